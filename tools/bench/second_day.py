@@ -208,7 +208,7 @@ def review(folder: Path, words: Sequence[str], labels: Mapping[str, str]) -> har
         signal.SIGINT, signal.default_int_handler
     )  # a shell's `&` has this process ignore it, and its children too
     with subprocess.Popen(line, cwd=folder, env=harness.environment(), stdout=subprocess.PIPE) as server:
-        for document in questions(f"http://127.0.0.1:{port}/v1/review"):
+        for document in questions(f"http://127.0.0.1:{port}/v1/review", server):
             for question in document["next"]:
                 for label in {labels[digest] for digest in question["pictures"]}:
                     same = [digest for digest in question["pictures"] if labels[digest] == label]
@@ -220,7 +220,7 @@ def review(folder: Path, words: Sequence[str], labels: Mapping[str, str]) -> har
     return said
 
 
-def questions(url: str) -> Iterator[harness.Row]:
+def questions(url: str, server: subprocess.Popen[bytes]) -> Iterator[harness.Row]:
     """Yield what is asked until nothing is left; the server takes a while to begin."""
     until, document = time.monotonic() + PATIENCE_S, None
     while document is None:
@@ -229,7 +229,7 @@ def questions(url: str) -> Iterator[harness.Row]:
         except urllib.error.HTTPError:
             raise
         except OSError:
-            if time.monotonic() > until:
+            if time.monotonic() > until or server.poll() is not None:
                 sys.exit("edgecnn review does not answer")
             time.sleep(0.5)
     while document["next"]:
