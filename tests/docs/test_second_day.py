@@ -23,7 +23,7 @@ def test_the_whole_day_from_a_few_photos_to_the_next_model_in_a_slot(root, photo
         Image.open(path).resize((64, 48)).save(jpeg)
     archive = shutil.make_archive(str(tmp_path / "colours"), "zip", tmp_path, "colours")
     given = argparse.Namespace(
-        data=archive, each=EACH, stream=60, hold=1.0, keep_unsure=6_000, keep_random=10_000, train=TINY
+        data=archive, each=EACH, stream=60, hold=0.3, keep_unsure=6_000, keep_random=10_000, train=TINY
     )
     made = bench.day(given, tmp_path, 1)
     labelled = made["labelled"]

@@ -177,7 +177,8 @@ def stream(given: Any, folder: Path, words: Sequence[str], paths: Sequence[Path]
     script, names = folder / "stream.py", folder / "names"
     script.write_text(STREAMED.format(hold=given.hold))
     names.write_text("\n".join(map(str, paths)))
-    source = f"exec:sh -c '{shlex.quote(sys.executable)} {shlex.quote(str(script))} < {shlex.quote(str(names))}'"
+    line = f"{shlex.join([sys.executable, str(script)])} < {shlex.quote(str(names))}"
+    source = f"exec:{shlex.join(['sh', '-c', line])}"
     keep = ["--keep-unsure", given.keep_unsure, "--keep-random", given.keep_random]
     others = [word for word in words if word != "--camera"]
     command(folder, "classify", source, *others, *keep, "--duration", round(given.hold * len(paths)), codes=(0, 24))
