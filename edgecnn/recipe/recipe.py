@@ -124,7 +124,7 @@ class TrainRecipe(Struct):
         0.01, "Weight decay: each step takes this times the learning rate off a weight.", low=0.0, high=1.0
     )
     label_smoothing: float = left_open(
-        "Share of each label that is spread over all classes; else 0.05, or 0.1 on few photos.",
+        "Share of each label that is spread over all classes; else 0.05, or 0.1 from ImageNet.",
         -1,
         low=0.0,
         high=0.5,

@@ -10,7 +10,7 @@ from edgecnn.runs import Run
 
 
 def existing_exports(run: Run) -> list[tuple[str, str]]:
-    """Return format and precision of each export of a run, in the order of EXPORTS; RunError if there is none."""
+    """Return format and precision of each export of a run, in the order of EXPORTS; RunError if the run has no export."""
     exports = [pair for pair in EXPORTS if export_path(run, *pair).exists()]
     if not exports:
         raise RunError(f"run {run.path} has no export to verify. First: {run.command('export')} --format tflite --int8")

@@ -120,7 +120,7 @@ class Choosing:
         )
 
     def known_ranking(self) -> list[Candidate]:
-        """Return what an interrupted choice has ranked; nothing if there is none, or it cannot be used."""
+        """Return what an interrupted choice has ranked; nothing if there was no such choice, or its list cannot be used."""
         with contextlib.suppress(OSError, ValueError):
             ranking = json.loads(self.ranking.read_text(encoding="utf-8"))
             return [build(Candidate, item, ValueError) for item in ranking]

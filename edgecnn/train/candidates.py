@@ -43,11 +43,11 @@ BRIEF = 1 / 3
 """The share of the float phase, its first, for which the shortlist is tuned."""
 
 CLOSE_ERRORS, CLOSE_SHARE = 1.0, 0.01
-"""The cheapest is taken of those that are at most so many standard errors of the paired difference, and at most so large a share of the
-photos, behind the best of the shortlist."""
+"""Limits of how far behind the best of the shortlist a candidate may be, in standard errors of the paired difference and as a share of the
+photos: the cheapest within both is taken."""
 
 ROOM = 1.04
-"""The expected bytes are within 4 % of the real ones: a candidate takes at most so many times them."""
+"""The expected bytes are within 4 % of the real ones: a candidate takes at most this many times them."""
 
 
 def sides_of(family: str, network: NetworkRecipe) -> tuple[tuple[int, int], ...]:

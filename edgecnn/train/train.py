@@ -29,7 +29,7 @@ from edgecnn.train.teacher import open_teacher, remembered
 from edgecnn.versions import library_versions
 from edgecnn.workers import Workers
 
-SEEN = 200  # training images that stand for validation images where there are none
+SEEN = 200  # training images that stand for validation images if that split is empty
 
 LARGER = 1.4
 """Sides of the photos out of which parts are cut, in those of the input: the mean part, 70 % of the area, is then reduced by a sixth."""

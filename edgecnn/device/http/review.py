@@ -67,7 +67,7 @@ class Desk:
 
 
 def routes(desk: Desk | None) -> list[Route]:
-    """Return the routes of a review; without a desk each says that there is none."""
+    """Return the routes of a review; without a desk each says that nothing is kept."""
     if desk is None:
 
         async def nothing(request: Request) -> Response:

@@ -68,7 +68,7 @@ class Written(NamedTuple):
 
 
 class Keeper(Consumer):
-    """Keeps frames as DIR/DAY/NAME.*, at most so many a day; above a size, and after some days, it removes the oldest."""
+    """Keeps frames as DIR/DAY/NAME.*, up to a number per day; above a size, and after some days, it removes the oldest."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ AHEAD = 4
 """Questions that a page is given, so that it can load the pictures of those after the first."""
 
 WINDOW = 48
-"""Pictures of a question are looked for among so many that come next."""
+"""How many of the next pictures are searched for those that look alike."""
 
 SIDE, BLOCK, ALIKE = 32, 4, 12.0
 """Two pictures look alike if, SIDE x SIDE pixels large, no BLOCK x BLOCK pixels of them differ by more than ALIKE of 255 levels on average:
@@ -117,7 +117,7 @@ class Reviewing:
         return True
 
     def undo(self) -> bool:
-        """Take back the last answer that this review was given; return False if there is none."""
+        """Take back the last answer that this review was given; return False if nothing was answered."""
         if not self._answers:
             return False
         group = self._answers.pop()
@@ -133,7 +133,7 @@ class Reviewing:
         return True
 
     def preview(self, sha256: str) -> bytes | None:
-        """Return a picture as a JPEG to be looked at; None if there is none, or it is damaged."""
+        """Return a picture as a JPEG to be looked at; None if it does not exist or is damaged."""
         kept = self._kept.get(sha256)
         try:
             return None if kept is None else as_jpeg(seen_by_model(kept))
