@@ -7,7 +7,7 @@ import numpy as np
 from edgecnn.calibrate.confidence import fit_confidence
 from edgecnn.calibrate.strangers import limit_of
 from edgecnn.errors import ThresholdError
-from edgecnn.evaluate.scores import ScoreFigures, expected_calibration_error, nll
+from edgecnn.evaluate.scores import ScoreFigures, expected_calibration_error, nll, selective
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.stranger import Strangers
 
@@ -28,15 +28,8 @@ def cross_fitted_scores(
         temperature, limit = fitted(logits[~mine], classes[~mine], target_error)
         tempered[mine] = logits[mine] / np.float32(temperature)
         answered[mine] = softmax(tempered[mine]).max(axis=1).astype(np.float64) >= limit
-    errors = int(np.sum(answered & (np.argmax(tempered, axis=1) != classes)))
-    count = int(answered.sum())
     return ScoreFigures(
-        threshold=threshold,
-        n=len(classes),
-        answered=count,
-        errors=errors,
-        share_answered=count / len(classes),
-        error=errors / count if count else None,
+        **vars(selective(threshold, answered, np.argmax(tempered, axis=1) == classes)),
         nll=nll(logits, classes),
         nll_after=nll(tempered, classes),
         calibration_error=expected_calibration_error(softmax(logits), classes),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgecnn.data.csv_text import csv_text
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.items import NAMED
 from edgecnn.errors import DatasetError, RunError
@@ -98,11 +99,8 @@ def stratified(classes: np.ndarray, groups: Sequence[str], count: int, seed: int
 
 
 def write_folds(run: Run, folds: Folds) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((one, fold, folds.groups[one]) for one, fold in sorted(folds.of.items()))
-    write_atomic(run.file(FOLDS), text.getvalue())
+    rows = ((one, fold, folds.groups[one]) for one, fold in sorted(folds.of.items()))
+    write_atomic(run.file(FOLDS), csv_text(COLUMNS, rows))
 
 
 def read_folds(run: Run) -> Folds | None:

@@ -3,6 +3,7 @@
 import csv
 import io
 
+from edgecnn.data.csv_text import csv_text
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.items import NAMED
 from edgecnn.data.known import Known
@@ -31,12 +32,12 @@ def write_known(run: Run, dataset: Dataset) -> None:
     """Write the list of a run's images, if they are a user's own or in other splits: a named dataset does not change."""
     if not (dataset.own or dataset.moved):
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for split, items in dataset.items.items():
-        writer.writerows((split, dataset.labels[item.label], item.hash, item.source) for item in items)
-    write_atomic(run.file(IMAGES), text.getvalue())
+    rows = (
+        (split, dataset.labels[item.label], item.hash, item.source)
+        for split, items in dataset.items.items()
+        for item in items
+    )
+    write_atomic(run.file(IMAGES), csv_text(COLUMNS, rows))
 
 
 def require_split(run: Run, dataset: Dataset, split: str) -> None:

@@ -9,10 +9,11 @@ import io
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from edgecnn.data.csv_text import csv_text
 from edgecnn.data.splits import SPLITS
 from edgecnn.errors import DatasetError
 
@@ -79,14 +80,6 @@ def damaged(where: str, what: str) -> DatasetError:
 
 def sides_text(sides: Sides) -> str:
     return csv_text(COLUMNS, ((one, *side) for one, side in sorted(sides.items())))
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def bursts(data: bytes, where: str, photos: Container[str]) -> Iterator[Link]:

@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 def divide(
     items: Iterable[Item], recipe: DataRecipe, places: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, tuple[Item, ...]]:
-    """Give each image its split by u = int(hash[:16], 16) / 2**64, so that a new image moves no other, and sort each split by content hash.
+    """Give each image its split by u, its `place_of`, so that a new image moves no other, and sort each split by content hash.
 
     u < test_fraction is test, u < test_fraction + validation_fraction validation, the rest training. The source's own splits do not change,
     and an image that has a split in `places`, by its hash, is in that.
@@ -32,10 +32,15 @@ def divide(
         if split == "train" and item.hash in places:
             split = places[item.hash]
         elif split == "train":
-            place = int(item.hash[:16], 16) / 2**64
+            place = place_of(item.hash)
             split = "test" if place < test else "validation" if place < validation else "train"
         divided[split].append(item if split == item.split else replace(item, split=split))
     return {split: tuple(sorted(divided[split], key=order)) for split in SPLITS}
+
+
+def place_of(content_hash: str) -> float:
+    """Return where an image stands in [0, 1) by its content: int(hash[:16], 16) / 2**64."""
+    return int(content_hash[:16], 16) / 2**64
 
 
 def order(item: Item) -> tuple[str, int, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from edgecnn.bundle.read import Bundle
+from edgecnn.data.csv_text import csv_text
 from edgecnn.errors import BundleError, RunError
 from edgecnn.files import sha256, write_atomic
 from edgecnn.runs import HELD_OUT, Run
@@ -101,9 +102,6 @@ def read_answers(bundle: Bundle) -> dict[str, dict[str, str]]:
 
 def answers_csv(held: HeldOut, labels: Sequence[str]) -> bytes:
     """Return each image's hash, class, fold, both models' answers and int8's score without a temperature, as CSV, by hash."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("sha256", "class", "fold", "float", "int8", "score"))
     scores = softmax(held.int8).max(axis=1)
     answers = (
         (labels[index] for index in held.float.argmax(axis=1)),
@@ -111,5 +109,4 @@ def answers_csv(held: HeldOut, labels: Sequence[str]) -> bytes:
     )
     classes = (labels[index] for index in held.classes)
     rows = zip(held.hashes, classes, held.fold.tolist(), *answers, (f"{score:.4f}" for score in scores), strict=True)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return csv_text(("sha256", "class", "fold", "float", "int8", "score"), rows).encode()

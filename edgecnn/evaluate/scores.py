@@ -72,14 +72,18 @@ def expected_calibration_error(scores: np.ndarray, classes: np.ndarray, bins: in
 
 def answered_at(scores: np.ndarray, right: np.ndarray, threshold: float) -> Selective:
     """Return what a threshold is worth on images: `scores` their largest, float32 (n,), `right` whether each answer is true."""
-    answered = scores.astype(np.float64) >= threshold
+    return selective(threshold, scores.astype(np.float64) >= threshold, right)
+
+
+def selective(threshold: float, answered: np.ndarray, right: np.ndarray) -> Selective:
+    """Return what it is worth to answer some images, bool (n,), and no others; `right` is whether each answer is true."""
     count, errors = int(np.sum(answered)), int(np.sum(answered & ~right))
     return Selective(
         threshold=threshold,
-        n=len(scores),
+        n=len(answered),
         answered=count,
         errors=errors,
-        share_answered=count / len(scores),
+        share_answered=count / len(answered),
         error=errors / count if count else None,
     )
 

@@ -4,6 +4,7 @@ import csv
 import io
 
 from edgecnn.bundle.read import Bundle
+from edgecnn.data.csv_text import csv_text
 from edgecnn.data.recorded import known_images
 from edgecnn.errors import BundleError
 from edgecnn.runs import IMAGES, LEFT_OUT, Run
@@ -42,8 +43,4 @@ def images_csv(run: Run) -> bytes | None:
     taught = taught_images(run)
     if taught is None or len(taught) > MOST:
         return None
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("sha256", "split"))
-    writer.writerows(sorted(taught.items()))
-    return text.getvalue().encode()
+    return csv_text(("sha256", "split"), sorted(taught.items())).encode()

@@ -17,6 +17,7 @@ from edgecnn.bundle.verdict import AGAINST
 from edgecnn.data import DATASETS, Dataset, Progress, open_dataset
 from edgecnn.data.decoding import Decoder
 from edgecnn.data.items import Item
+from edgecnn.data.splits import place_of
 from edgecnn.errors import BundleError, UnknownNameError, nearest
 from edgecnn.evaluate.answers import CHUNK, device_model, input_contract
 from edgecnn.evaluate.held_out import read_answers, require_held_out
@@ -74,8 +75,7 @@ class Side(Struct):
             return ""
         if self.taught is None and not self.held:
             by_source = "test" in given
-            place = int(item.hash[:16], 16) / 2**64
-            tested = item.split == "test" if by_source else place < self.data.test_fraction
+            tested = item.split == "test" if by_source else place_of(item.hash) < self.data.test_fraction
             return "" if tested else "may have taught the {} model"
         split = (self.taught or {}).get(item.hash, "test")
         return {"test": "", TIED: ALIKE}.get(split, "taught the {} model, or chose for it")

@@ -75,7 +75,7 @@ def asked_recipe(run: Run) -> Recipe:
 
 
 def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> Folds:
-    """Return the folds of a run, made now if there are none yet: images that show the same, cut or mirrored too, share one."""
+    """Return the folds of a run, made now if it has none yet: images that show the same, cut or mirrored too, share one."""
     folds = read_folds(run)
     if folds is None:
         sides = dataset.sides or dataset.sided({}, find(dataset, reporter)).sides

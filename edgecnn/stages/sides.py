@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgecnn.data import Dataset
-from edgecnn.data.sides import FILE, Link, Sides, csv_text, read_sides, sides_text
+from edgecnn.data.csv_text import csv_text
+from edgecnn.data.sides import FILE, Link, Sides, read_sides, sides_text
 from edgecnn.errors import DatasetError, OutputError
 from edgecnn.files import folder_lock, write_atomic
 from edgecnn.runs import LEFT_OUT, Run
@@ -26,7 +27,7 @@ UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 def placed(dataset: Dataset, reporter: Reporter, run: Run | None = None, *, keep: bool = True) -> Dataset:
     """Return a dataset with each image in the split of its group, and say what that changed; others than a user's own stay as they are.
 
-    The list next to the photos is read again and written, unless `keep` is false. Where there is none, that of the run goes first.
+    The list next to the photos is read again and written, unless `keep` is false. If it does not exist, that of the run goes first.
 
     Raises:
         DatasetError: if a list is damaged, or the images give no training; OutputError if the disk is full.

@@ -20,8 +20,8 @@ from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import find_python
 from edgecnn.verify.matrix import matrix as engine_matrix
 from edgecnn.verify.other_programs import check_programs, program_answers, program_comparisons
-from edgecnn.verify.parity import compared, int8_choice, judged, references, run_comparisons
-from edgecnn.verify.parity_report import Data, Report
+from edgecnn.verify.parity import compared, data_of, int8_choice, judged, references, run_comparisons
+from edgecnn.verify.parity_report import Report
 from edgecnn.verify.predictions import write_predictions
 from edgecnn.verify.strangers import tested_strangers
 
@@ -84,13 +84,7 @@ def verify(
     if by_programs:  # then `exports` begins with the int8 TFLite file: `check_programs`
         comparisons += program_comparisons(by_programs, float_, shipped, hold)
     models, recorded = (float_, *fakes, *answers), run.info.data
-    data = Data(
-        name=recorded.name,
-        title=recorded.title,
-        split="test",
-        test_images=len(test.classes),
-        test_sha256=dataset.hashes["test"],
-    )
+    data = data_of(run, "test", len(test.classes), dataset.hashes["test"])
     rows = run_on_boards(run, exports, test, boards, progress) if boards else ()
     report = judged(run.name, data, gate, models, comparisons, test, recorded.labels)
     report = replace(

@@ -26,8 +26,8 @@ from edgecnn.stages.choose import Choosing
 from edgecnn.stages.exported import answered, existing_exports
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.other_programs import check_programs, file_answers
-from edgecnn.verify.parity import compared, judged
-from edgecnn.verify.parity_report import Comparison, Confidence, Data, ModelFigures, Report, StrangerFigures
+from edgecnn.verify.parity import compared, data_of, judged
+from edgecnn.verify.parity_report import Comparison, Confidence, ModelFigures, Report, StrangerFigures
 from edgecnn.verify.predictions import write_predictions
 from edgecnn.verify.references import reference_answers
 
@@ -56,7 +56,7 @@ def verify_by_folds(
     float_, *fakes = (reference_answers(run, name, dataset.hashes["train"], seen.images, progress) for name in names)
     candidates, _, _ = answered(run, exports, [], seen, progress)
 
-    labels, recorded = run.info.data.labels, run.info.data
+    labels = run.info.data.labels
     models = [by_folds(item, held) for item in (float_, *fakes, *candidates)]
     tested = Split(images=np.empty(0), classes=held.classes, sources=tuple(held.sources.tolist()))
     estimated = partial(compared, split=tested, labels=labels, gate=gate)
@@ -68,13 +68,7 @@ def verify_by_folds(
     comparisons += [
         hold("conversion", candidates[0], file_answers(run, one, seen.images, progress)) for one in programs
     ]
-    data = Data(
-        name=recorded.name,
-        title=recorded.title,
-        split="folds",
-        test_images=len(held.classes),
-        test_sha256=dataset.hashes["train"],
-    )
+    data = data_of(run, "folds", len(held.classes), dataset.hashes["train"])
     rows = run_on_boards(run, exports, seen, boards, progress) if boards else ()
     shipped = next(item for item in models if item.name == candidates[0].name)
     scores = cross_fitted_scores(shipped.values, held.classes, held.fold, confidence.threshold, target_error)

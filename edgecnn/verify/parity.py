@@ -28,6 +28,7 @@ from edgecnn.verify.parity_report import (
     PairedFigures,
     QatAgainstPtq,
     Report,
+    SplitName,
     Unit,
 )
 from edgecnn.verify.references import reference_answers
@@ -81,6 +82,12 @@ def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choic
     )
     worse = statistics.mcnemar_exact(figures.lost, figures.gained, "greater")
     return replace(choice, qat_against_ptq=QatAgainstPtq(**vars(figures), mcnemar_p_worse=worse))
+
+
+def data_of(run: Run, split: SplitName, images: int, digest: str) -> Data:
+    """Return what a report says of the images of a run that tested it: their split, count and hash."""
+    recorded = run.info.data
+    return Data(name=recorded.name, title=recorded.title, split=split, test_images=images, test_sha256=digest)
 
 
 def judged(
