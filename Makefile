@@ -1,21 +1,21 @@
 # make demo   the main job on scikit-learn's digits: train, export, verify, bundle, classify
-# make test   linters, spelling, types, import rules and all default tests, the device side on Python 3.11 and 3.13 among them where those are
-# make test-slow       the tests that make test leaves out because they take long: further variants of what it has tested once
-# make test-tools      those of the default tests that need programs which a bare machine lacks, and make test skips there
-# make test-viewers   what 16 viewers cost the camera loop: a minute, which needs the machine for itself
-# make test-planted   how many of fifty planted faults make test catches: hours; it goes on where it was interrupted
-# make test-mediapipe   the file for MediaPipe in MediaPipe itself, in a virtual environment of 650 MB
-# make test-ansible   the role in deploy/: linted, and run by Ansible, in a virtual environment of 90 MB
-# make docs   the documents as a site, in site/
-# make release   wheel and sdist of the last commit, the same bytes twice, tried on Python 3.11 and 3.13, in dist/
-# make deb   Debian packages for arm64 and amd64 of the working tree, in dist/
-# make test-home-assistant   MQTT, the API and the camera's picture with Home Assistant itself, on Python 3.13.2 or later, and with mosquitto
-# make test-emulated   on QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
-# make test-service   on QEMU: an arm64 board with Debian's systemd (the package from apt install to purge, power cuts); it takes minutes
+# make test   linters, spelling, types, import rules and all default tests, including the device side on Python 3.11 and 3.13 if installed
+# make test-slow   the slow tests that make test leaves out: further variants of its tests
+# make test-tools   the default tests that need programs which a bare machine lacks; make test skips them there
+# make test-viewers   how much 16 viewers cost the camera loop; takes a minute on an otherwise idle machine
+# make test-planted   how many of fifty planted faults make test catches; takes hours, and resumes after an interruption
+# make test-mediapipe   the file for MediaPipe, run by MediaPipe itself in a virtual environment of 650 MB
+# make test-ansible   the role in deploy/, linted and run by Ansible in a virtual environment of 90 MB
+# make docs   the documentation site, in site/
+# make release   wheel and sdist of the last commit in dist/, built twice with identical bytes and tried on Python 3.11 and 3.13
+# make deb   Debian packages of the working tree for arm64 and amd64, in dist/
+# make test-home-assistant   MQTT, the API and the camera's picture with Home Assistant itself; needs Python 3.13.2 or later, and mosquitto
+# make test-emulated   in QEMU: an arm64 board with a camera (pictures, faults, self-test), and bundles on the processors of four boards
+# make test-service   in QEMU: an arm64 board with Debian's systemd (the package from apt install to purge, power cuts); takes minutes
 
-# Python's own path, not a link to it, which may go
+# Python's real path: a link to it may disappear
 WHERE := import ensurepip, os, sys; print(os.path.realpath(sys.executable))
-# the first that can make virtual environments
+# the first Python that can make virtual environments
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do $$name -c '$(WHERE)' && break; done 2>/dev/null)
 MAKE_VENV = "$(or $(PYTHON),$(error no Python 3.11 to 3.13 with venv: apt-get install python3-venv, or PYTHON=/path/to/python3.13))" -m venv
 VENV := .venv
@@ -27,15 +27,15 @@ TFLITE := .venv-tflite-3.11
 MEDIAPIPE := .venv-mediapipe-3.11
 ANSIBLE := .venv-ansible
 HOME_ASSISTANT := .venv-home-assistant
-# empty where there is no such Python that can make virtual environments: its tests are then skipped, with that reason
+# empty if this Python is missing or cannot make virtual environments: its tests are then skipped, with that reason
 PYTHON_311 := $(shell python3.11 -c '$(WHERE)' 2>/dev/null)
 PYTHON_313 := $(shell python3.13 -c '$(WHERE)' 2>/dev/null)
 ORDINARY := not long and not emulated and not gpu
 DEFAULT := not slow and $(ORDINARY)
-# two processes; a file is one's alone, in the order of tests/conftest.py
+# two processes, each with whole files, in the order from tests/conftest.py
 SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 
-# its notice about other generators
+# hide Material's notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: demo test test-slow test-tools test-viewers test-planted test-mediapipe test-ansible test-home-assistant test-emulated test-service lint docs release deb device-venvs clean
@@ -134,7 +134,7 @@ $(ANSIBLE)/.done: $(VENV)/.dev
 	$(ANSIBLE)/bin/python $(PIP) ansible-core==2.19.14 ansible-lint==26.10.1
 	touch $@
 
-# what Home Assistant would install when its integrations MQTT, generic camera and REST are set up
+# the packages that Home Assistant installs when you set up its integrations MQTT, generic camera and REST
 $(HOME_ASSISTANT)/.done:
 	"$(or $(PYTHON_313),$(error Home Assistant needs Python 3.13.2 or later, with venv))" -m venv $(HOME_ASSISTANT)
 	$(HOME_ASSISTANT)/bin/python $(PIP) homeassistant==2026.2.3 paho-mqtt==2.1.0 janus hassil numpy \
