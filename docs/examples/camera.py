@@ -1,4 +1,4 @@
-"""Print what a camera sees whenever it changes, and when the camera is lost."""
+"""Print each change of a camera's state, and report when the camera is lost."""
 
 import sys
 
@@ -6,7 +6,7 @@ from edgecnn.device import open_stream
 from edgecnn.device.stream.events import CameraLostEvent, EndedEvent, StateChangedEvent
 from edgecnn.runtime import Classifier
 
-source = sys.argv[1] if len(sys.argv) > 1 else None  # None finds a camera
+source = sys.argv[1] if len(sys.argv) > 1 else None  # None looks for a camera
 with open_stream(source, Classifier.load("photos.edgecnn"), smooth="3") as stream:
     for item in stream:
         match item:

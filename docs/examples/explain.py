@@ -1,4 +1,4 @@
-"""Say where a model looked."""
+"""Print where a model looked."""
 
 from edgecnn.device.explain import explain, in_words
 from edgecnn.runtime import Classifier

@@ -1,4 +1,4 @@
-"""Classify a folder's JPEGs and print a line of CSV for each."""
+"""Classify the JPEGs in a folder and print a line of CSV for each."""
 
 from pathlib import Path
 

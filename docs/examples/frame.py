@@ -1,4 +1,4 @@
-"""Classify a frame that another program has in memory: uint8, (height, width, 3), RGB."""
+"""Classify a frame that is already in memory: uint8, (height, width, 3), RGB."""
 
 import numpy as np
 

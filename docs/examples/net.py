@@ -1,4 +1,4 @@
-"""A small network of one's own: edgecnn train --network net.py:build."""
+"""A small custom network: edgecnn train --network net.py:build."""
 
 from tf_keras import Input, Model, layers
 

@@ -1,4 +1,4 @@
-"""Classify drawn frames for two seconds, publish the state on a broker, and print what happens there."""
+"""Classify generated frames for two seconds, publish the state to a broker, and print the MQTT events."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Read the lines of `edgecnn classify --json` and print when the state changes, and when a camera is lost or back."""
+"""Read the lines of `edgecnn classify --json` and print each change of state, and when a camera is lost or back."""
 
 import json
 import sys

@@ -1,6 +1,6 @@
 import torch
 
-model = torch.load("model.pt", weights_only=False)  # executes what is in the file
+model = torch.load("model.pt", weights_only=False)  # executes code in the file
 model.eval()
 torch.onnx.export(
     model,

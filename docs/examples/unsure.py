@@ -1,4 +1,4 @@
-"""Ask a person where the classifier abstains."""
+"""Ask a person if the classifier abstains."""
 
 from edgecnn.runtime import Classifier
 
