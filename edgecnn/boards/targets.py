@@ -10,18 +10,18 @@ from edgecnn.tables import Struct, build, key
 
 ARCHITECTURES = ("aarch64", "x86_64")
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
-"""Debian's releases that boards run, 12 and 13 by their code names, and the Python of each."""
+"""The Debian releases that boards run (12 and 13, by code name), and the Python version of each."""
 
 
 class Emulator(Struct):
-    """How QEMU emulates the board: `cpu` is qemu-aarch64's name for its processor, `release` the Debian on it."""
+    """How QEMU emulates the board: `cpu` is the processor's name in qemu-aarch64, `release` the Debian release."""
 
     cpu: str
     release: str = key("trixie", choices=tuple(RELEASES))
 
 
 class Target(Struct):
-    """A board. `arch` is what `uname -m` says; `memory_mib` is 0 if it differs from one machine to another."""
+    """A board. `arch` is the output of `uname -m`; `memory_mib` is 0 if it varies between machines."""
 
     name: str
     title: str
@@ -39,7 +39,7 @@ def list_targets() -> list[Target]:
 
 
 def read_target(path: Path) -> Target:
-    """Read a target's file, which has the target's name; RecipeError if it is not valid."""
+    """Read a target from its file, NAME.toml; RecipeError if it is not valid."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -51,7 +51,7 @@ def read_target(path: Path) -> Target:
 
 
 def emulated_targets(names: Sequence[str]) -> list[Target]:
-    """Return the targets of some names, each once: several may stand in one string, separated by commas; "all" is every one."""
+    """Return the named targets without repeats. A string may hold several names, separated by commas, or "all"."""
     targets = {target.name: target for target in list_targets()}
     able = {name: target for name, target in targets.items() if target.emulator}
     chosen: dict[str, Target] = {}
@@ -64,6 +64,6 @@ def emulated_targets(names: Sequence[str]) -> list[Target]:
             raise UnknownNameError(f"no target {name!r}. {nearest(name, targets)}")
         else:
             raise EmulatorError(
-                f"{name} cannot be emulated: it has no [emulator] table. Known: {', '.join(able)}, all."
+                f"{name} cannot be emulated: it has no [emulator] table. Choose from: {', '.join(able)}, all."
             )
     return list(chosen.values())

@@ -1,4 +1,4 @@
-"""The runtime: bundles to labels, by numpy, Pillow and one inference engine.
+"""The runtime: from a bundle to labels, with numpy, Pillow and one inference engine.
 
 from edgecnn.runtime import Classifier
 print(Classifier.load().classify("photo.jpg").top)

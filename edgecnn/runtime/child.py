@@ -1,4 +1,4 @@
-"""Programs of edgecnn's own that run in another process: they print one JSON object, with the key `error` where they failed."""
+"""edgecnn's helper programs, which run in a separate process. Each prints one JSON object, with the key `error` if it failed."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from edgecnn.runtime.isolated import signal_words
 
 
 def run_program(work: Callable[[], dict[str, Any]]) -> None:
-    """Print what `work` returns, or an EdgeCNNError's text, and exit with 0 or its code; what engines print goes to standard error."""
+    """Print the result of `work` and exit with 0, or print an EdgeCNNError and exit with its code; engines print to standard error."""
     files.stderr_is_ours = True
     out = os.dup(1)
     os.dup2(2, 1)
@@ -26,7 +26,7 @@ def run_program(work: Callable[[], dict[str, Any]]) -> None:
 
 
 class Finished(NamedTuple):
-    """A command that ended: `code` is its exit code, below 0 the signal that ended it, None if it cannot be run or took too long."""
+    """A finished command. `code` is its exit code, negative for a signal, None if it could not be run or took too long."""
 
     code: int | None
     out: str
@@ -34,14 +34,14 @@ class Finished(NamedTuple):
 
     @property
     def how(self) -> str:
-        """How it ended, for people, such as "illegal instruction (SIGILL)" or "exit code 3"."""
+        """How it ended, in words, such as "illegal instruction (SIGILL)" or "exit code 3"."""
         if self.code is None:
             return self.err
         return signal_words(-self.code) if self.code < 0 else f"exit code {self.code}"
 
     @property
     def table(self) -> dict[str, Any]:
-        """The JSON object that it printed, {} if it did not."""
+        """The JSON object that it printed, or {}."""
         try:
             table = json.loads(self.out)
         except ValueError:
@@ -50,11 +50,11 @@ class Finished(NamedTuple):
 
     @property
     def said(self) -> str:
-        """The error that a program of ours printed, else the last line of standard error that is not empty."""
+        """The `error` that a helper program printed, else the last non-empty line of standard error."""
         lines = [line.strip() for line in self.err.splitlines() if line.strip()]
         return str(self.table.get("error") or (lines[-1] if lines else ""))
 
     @property
     def failure(self) -> str:
-        """How it ended, and the last thing that it said."""
+        """How it ended and its last message."""
         return f"{self.how}: {self.said}" if self.said and self.code is not None else self.how

@@ -25,13 +25,13 @@ Picture = str | PathLike[str] | bytes | np.ndarray | Image.Image
 """A path, an encoded image's bytes, a uint8 array (height, width, channels) in RGB or (height, width) in grey, or a Pillow image."""
 
 BATCH = 64
-"""Images that `Classifier.classify_batch` gives to the engine at once."""
+"""How many images `Classifier.classify_batch` passes to the engine at a time."""
 
 
 class Result(NamedTuple):
-    """What an image was classified as (`edgecnn.runtime.decision.Decision`), and how long the steps decode, preprocess and infer took.
+    """The decision on one image (`edgecnn.runtime.decision.Decision`), and the time of each step: decode, preprocess and infer.
 
-    `features` are what the model's last layer read, float32 (length,), if the classifier `gives_features`.
+    `features` is the input of the model's last layer, float32 (length,), if the classifier `gives_features`.
     """
 
     top: tuple[Score, ...]
@@ -43,9 +43,9 @@ class Result(NamedTuple):
 
 
 class Classifier:
-    """A bundle's model, ready to classify; `about` says which one, and why. Threads may share it.
+    """A bundle's model, ready to classify. `about` describes it and why it was chosen. Threads may share a classifier.
 
-    Do not fork while a thread classifies: start other processes with `spawn`.
+    Do not fork while a thread is classifying; start other processes with `spawn`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Classifier:
         self.region = model.contract.region
         self.strangers = strangers
         self.gives_features = strangers is not None
-        """Whether results have features. True only for a model that has them (`model.engine.features`)."""
+        """Whether results include features. This needs a model that has them (`model.engine.features`)."""
 
     @classmethod
     def load(
@@ -81,12 +81,12 @@ class Classifier:
         region: Region | None = None,
         strangers: bool | None = None,
     ) -> "Classifier":
-        """Load a bundle and open one of its models: `find_bundle` and `choose_model` of `edgecnn.runtime.default` say which.
+        """Load a bundle and open one of its models, as chosen by `find_bundle` and `choose_model` of `edgecnn.runtime.default`.
 
-        `region` is (x, y, width, height) of the part that is classified, as fractions of the upright image. `strangers` is whether the
-        decision may be "stranger", if the bundle can make it. By default both are as the bundle says.
+        `region` is the part to classify: (x, y, width, height), as fractions of the upright image. `strangers` allows the decision
+        "stranger" for out-of-distribution images, if the bundle supports it. Both default to the bundle's settings.
 
-        BundleError if there is no bundle or it is damaged; ValueError, UnknownNameError, EngineError or ProviderError for a wrong request.
+        BundleError for a missing or damaged bundle; ValueError, UnknownNameError, EngineError or ProviderError for an invalid request.
         """
         if region is not None and not is_region(region):
             raise ValueError(f"region must be {EXPECTED}; received {region!r}")
@@ -122,12 +122,12 @@ class Classifier:
         fit: str | None = None,
         rotation: int = 0,
     ) -> Result:
-        """Classify one image, of any size: it is fitted to the model's input.
+        """Classify one image of any size, fitted to the model's input.
 
-        `top_k`, `threshold` and `margin` are as in `decide`; `fit` is of FITS, `rotation` of ROTATIONS. The threshold and fit are the
-        bundle's by default.
+        `top_k`, `threshold` and `margin` are as in `decide`; `fit` is one of FITS, `rotation` one of ROTATIONS. Threshold and fit
+        default to the bundle's.
 
-        ImageError if the image cannot be decoded or has a wrong shape, dtype or mode; TypeError or ValueError for other wrong arguments.
+        ImageError if the image cannot be decoded or has the wrong shape, dtype or mode; TypeError or ValueError for other bad arguments.
         """
         pixels, latency_ms = self._prepare(image, fit, rotation)
         start = perf_counter()
@@ -144,7 +144,7 @@ class Classifier:
         fit: str | None = None,
         rotation: int = 0,
     ) -> list[Result]:
-        """Classify images, BATCH at a time; `latency_ms["infer"]` is an image's share, and an ImageError begins with the image's index."""
+        """Classify images, BATCH at a time. `latency_ms["infer"]` is the batch's mean; an ImageError begins with the image's index."""
         results: list[Result] = []
         remaining = iter(images)
         while batch := list(islice(remaining, BATCH)):
@@ -176,7 +176,7 @@ class Classifier:
     def _decide(
         self, pixels: np.ndarray, top_k: int, threshold: float | None, margin: float
     ) -> tuple[list[Decision], Sequence[np.ndarray | None] | np.ndarray]:
-        """Run the model; return the decision for each image, uint8 (n, height, width, channels), and its features if they are given."""
+        """Run the model on uint8 (n, height, width, channels); return each image's decision, and its features if `gives_features`."""
         threshold = self.threshold if threshold is None else threshold
         if not self.gives_features:
             rows = [softmax(row / self.temperature) for row in self.model.logits(pixels)]
@@ -199,21 +199,21 @@ def region_about(own: Region, requested: Region | None) -> str:
 def fitted(
     picture: Image.Image | np.ndarray, contract: InputContract, fit: str | None = None, rotation: int = 0
 ) -> np.ndarray:
-    """Return what `decoded` gave as the contract's pixels."""
+    """Resize a picture from `decoded` to the contract's pixels."""
     return resize(
         picture, contract.height, contract.width, contract.fit if fit is None else fit, rotation, contract.region
     )
 
 
 def decoded(image: Picture, contract: InputContract, rotation: int = 0) -> Image.Image | np.ndarray:
-    """Return any image upright by its EXIF, in the contract's channels; a large JPEG reduced, as far as the later rotation allows."""
+    """Decode an image, upright by its EXIF, in the contract's channels. A large JPEG is reduced as far as the later rotation allows."""
     channels = contract.channels
     if isinstance(image, np.ndarray):
         shape = image.shape
         depth = shape[2:]
         if image.dtype != np.uint8 or not image.size or len(shape) < 2 or depth not in ((), (1,), (3,), (4,)):
             raise ImageError(
-                "an image array must be uint8 of shape (height, width), or (height, width, 1, 3 or 4); "
+                "an image array must be uint8, of shape (height, width) or (height, width, 1, 3 or 4); "
                 f"received {image.dtype} {shape}"
             )
         if depth == (channels,):
@@ -223,9 +223,9 @@ def decoded(image: Picture, contract: InputContract, rotation: int = 0) -> Image
         return images.to_mode(images.upright(image), channels)
     if isinstance(image, str | PathLike):
         image = images.read_file(image)
-    elif not isinstance(image, bytes):  # such as a number, which `open` would take for a file descriptor
+    elif not isinstance(image, bytes):  # such as a number, which `open` would treat as a file descriptor
         raise TypeError(
-            "an image is a path, the bytes of an encoded image, a uint8 array or a Pillow image; "
+            "an image must be a path, the bytes of an encoded image, a uint8 array or a Pillow image; "
             f"received {type(image).__name__}"
         )
     return images.decode(image, channels, whole_size(contract.height, contract.width, contract.region, rotation))

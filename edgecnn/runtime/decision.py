@@ -18,7 +18,7 @@ UNFAMILIAR = "unfamiliar"
 
 @dataclass(slots=True)
 class Score:
-    """One class and its softmax probability. Not frozen: creating three for each image would then cost three times as much."""
+    """One class and its softmax probability. Not frozen, because creating three per image would take three times as long."""
 
     label: str
     index: int
@@ -26,7 +26,7 @@ class Score:
 
 
 class Decision(NamedTuple):
-    """The best classes, best first, and the decision: a label, ABSTAIN or STRANGER; `lead` is by how much the best exceeds the second."""
+    """The top classes, best first, and the decision: a label, ABSTAIN or STRANGER. `lead` is the best score minus the second best."""
 
     top: tuple[Score, ...]
     decision: str
@@ -37,7 +37,7 @@ class Decision(NamedTuple):
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return softmax over the last axis of float32 logits: exp(logit - max) / sum."""
     if logits.ndim == 1:
-        # one image's: the largest by its index, since a reduction costs as much as all the rest on ten classes
+        # one image: find the maximum with argmax, since with ten classes a reduction costs as much as everything else
         scores = np.exp(logits - logits[logits.argmax()])
         scores /= np.add.reduce(scores)
         return scores
@@ -55,20 +55,20 @@ def decide(
     margin: float = 0.0,
     stranger: bool = False,
 ) -> Decision:
-    """Rank the classes and take the best one, or none; ValueError if a number is out of range.
+    """Rank the classes and accept the best one or none; ValueError if a number is out of range.
 
-    `scores` is float32 (num_classes,); of equal ones the lower index comes first. `threshold` is the lowest score of an accepted class, and
-    `margin` its smallest lead, in [0, 1]. `stranger`, that the image shows none of the classes, comes first.
+    `scores` is float32 (num_classes,); ties go to the lower index. `threshold` is the lowest accepted score and `margin` the smallest
+    accepted lead, both in [0, 1]. `stranger` means that the image shows none of the classes, and overrides both.
     """
     if top_k < 1 or not 0 <= threshold <= 1 or not 0 <= margin <= 1:
         raise ValueError(
-            "top_k must be at least 1, threshold and margin in [0, 1]; "
+            "top_k must be at least 1, and threshold and margin must be in [0, 1]; "
             f"received top_k {top_k}, threshold {threshold} and margin {margin}"
         )
     order = (-scores).argsort(kind="stable")[: top_k if top_k > 1 else 2].tolist()
     top = tuple([Score(labels[index], index, scores.item(index)) for index in order])
     best = top[0].score
-    if best != best:  # not a number; argsort puts those last, so all of them are
+    if best != best:  # NaN; argsort puts NaN last, so all scores are NaN
         return Decision((), ABSTAIN, NO_SCORE, 0.0)
     lead = best - top[1].score if len(top) > 1 else best
     if top_k == 1:
@@ -83,9 +83,9 @@ def decide(
 
 
 class Smoother:
-    """Turns the decisions on single frames into a state that does not flicker; None until enough frames have been seen.
+    """Turns the decisions on single frames into a state that does not flicker. It is None until enough frames have arrived.
 
-    A decision becomes the state after `frames` in a row; by majority, once more than half of the last `frames` had it.
+    A decision becomes the state after `frames` in a row or, with `majority`, once more than half of the last `frames` agree on it.
     """
 
     def __init__(self, frames: int = 1, majority: bool = False) -> None:
@@ -103,7 +103,7 @@ class Smoother:
         return Smoother(int(number), number != text)
 
     def update(self, decision: str) -> bool:
-        """Take a frame's decision; return whether the state changed."""
+        """Add a frame's decision; return whether the state changed."""
         self._last.append(decision)
         needed = self.frames // 2 + 1 if self.majority else self.frames
         if decision == self.state or self._last.count(decision) < needed:
@@ -112,7 +112,7 @@ class Smoother:
         return True
 
     def reset(self) -> bool:
-        """Forget all frames, so that there is no state. Return whether there was one."""
+        """Forget all frames and the state. Return whether there was a state."""
         had = self.state is not None
         self.state = None
         self._last.clear()

@@ -1,4 +1,4 @@
-"""Which bundle, which of its models and which engine are used by default."""
+"""The default choice of bundle, model and engine."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ LATEST = Path("runs/latest")
 SHIPPED = "cifar10-resnet8"
 
 REQUESTED, OF_RUN, INSTALLED = "requested", "of the last run", "installed"
-SHIPS = "ships with edgecnn, to try it: it takes everything for one of CIFAR-10's ten classes"
+SHIPS = "ships with edgecnn, for a first try: it classifies everything as one of CIFAR-10's ten classes"
 
 
 class BundleChoice(NamedTuple):
@@ -25,9 +25,9 @@ class BundleChoice(NamedTuple):
 
 
 def find_bundle(path: Path | None = None) -> BundleChoice:
-    """Find the requested bundle; else that of this user's last run, runs/latest; else the installed one; else the one that ships.
+    """Return the requested bundle, else the one from this user's last run (runs/latest), else the installed one, else the shipped one.
 
-    BundleError if there is none, or the last run has none: another model would answer with other classes.
+    BundleError if no bundle exists, or if the last run has none, since another model would answer with other classes.
     """
     if path is not None:
         return BundleChoice(path, REQUESTED)
@@ -40,8 +40,8 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
             return BundleChoice(of_run, OF_RUN)
         if own and of_run is None:
             run = LATEST.resolve() if LATEST.is_symlink() else LATEST
-            why = f"has no bundle. First: edgecnn bundle {run}" if run.is_dir() else "is no longer there"
-            raise BundleError(f"the last run, {run}, {why}. Name another with --model.")
+            why = f"has no bundle. Write it first: edgecnn bundle {run}" if run.is_dir() else "no longer exists"
+            raise BundleError(f"the last run, {run}, {why}. To use another bundle, name it with --model.")
         others = f"; {LATEST} belongs to another user"
     data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     installed = Path(data, "edgecnn", "model.edgecnn")
@@ -59,7 +59,7 @@ def shipped_bundle() -> Path:
 
 
 class ModelChoice(NamedTuple):
-    """An engine's name and the bundle's model that it is to run."""
+    """An engine's name and the model for it to run."""
 
     engine: str
     model: ModelEntry
@@ -68,9 +68,9 @@ class ModelChoice(NamedTuple):
 def choose_model(
     manifest: Manifest, *, engine: str | None = None, provider: str | None = None, precision: str | None = None
 ) -> ModelChoice:
-    """Choose the requested engine, or the first installed one that can, and its model of the requested precision, or the default one.
+    """Choose the requested engine or the first suitable installed one, and its model in the requested precision or its default model.
 
-    UnknownNameError for an engine or precision that does not exist, EngineError or ProviderError if nothing installed can.
+    UnknownNameError for an unknown engine or precision; EngineError or ProviderError if no installed engine is suitable.
     """
     if precision is not None and precision not in PRECISIONS:
         raise UnknownNameError(f"no precision {precision!r}. {nearest(precision, PRECISIONS)}")
@@ -93,7 +93,7 @@ def choose_model(
 
 
 class OpenedModel(NamedTuple):
-    """A bundle's model, opened by an engine. `remark` says that a tuned setting was used, or why it was ignored."""
+    """A bundle's model, opened by an engine. `remark` describes the tuned setting in use, or says why it was ignored."""
 
     engine: Engine
     entry: ModelEntry
@@ -109,10 +109,10 @@ def open_model(
     precision: str | None = None,
     num_threads: int | None = None,
 ) -> OpenedModel:
-    """Open one of a bundle's models: as requested; else as `edgecnn benchmark --tune` chose; else the default. Errors as `choose_model`."""
+    """Open a bundle's requested model, else the choice of `edgecnn benchmark --tune`, else the default. Errors as in `choose_model`."""
     remark = ""
     if (engine, provider, precision, num_threads) == (None, None, None, None) and os.path.exists(tuned_file()):
-        from edgecnn.runtime.tuned import open_tuned  # here, since few have tuned
+        from edgecnn.runtime.tuned import open_tuned  # here, since few users have tuned
 
         tuned = open_tuned(bundle)
         if not isinstance(tuned, str):

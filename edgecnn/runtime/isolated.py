@@ -1,4 +1,4 @@
-"""Run a function in a separate process: a crash or a hang there does not affect this one."""
+"""Run a function in a separate process, so that a crash or a hang does not affect this one."""
 
 import contextlib
 import os
@@ -13,25 +13,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OUT_OF_MEMORY = 101
-"""The exit code of a separate process that Python's own memory was refused to."""
+"""The exit code of a separate process in which Python raised MemoryError."""
 
 
 MEMORY_BYTES = 2 << 30
-"""The most memory that a separate process may take beyond what it has of this one: four times what a Raspberry Pi Zero 2 W has."""
+"""The most memory that a separate process may take on top of what it inherits: four times that of a Raspberry Pi Zero 2 W."""
 
 
 def isolated(work: Callable[[], T], limit_s: float, what: str = "this model", victim: str = "the engine") -> T:
-    """Call a function in a fork of this process, which must not have opened an engine, and return its result; its output goes to stderr.
+    """Call a function in a fork of this process and return its result. This process must not have opened an engine.
 
-    EngineError, about `what` and its `victim`, if it crashed, took more than `limit_s`, ran out of MEMORY_BYTES or ended without a result.
+    The function's output goes to stderr. EngineError, about `what` and its `victim`, if the call crashed, took longer than `limit_s`,
+    exceeded MEMORY_BYTES or ended without a result.
     """
-    import multiprocessing  # here, since `signal_words` alone does not need it, and it is slow to import
+    import multiprocessing  # here, since it is slow to import and `signal_words` does not need it
 
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(work, limit_s, sender))
     process.start()
-    sender.close()  # so that the end of the process ends the wait
+    sender.close()  # so that the wait ends when the process does
     with receiver:
         try:
             result: T = receiver.recv()
@@ -44,9 +45,7 @@ def isolated(work: Callable[[], T], limit_s: float, what: str = "this model", vi
 
 def _call(work: Callable[[], Any], limit_s: float, sender: "Connection") -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.setitimer(
-        signal.ITIMER_REAL, limit_s
-    )  # SIGALRM, without a handler, ends the process in an engine's code too
+    signal.setitimer(signal.ITIMER_REAL, limit_s)  # without a handler, SIGALRM ends the process even inside an engine
     os.dup2(2, 1)
     _limit_memory()
     try:
@@ -56,7 +55,7 @@ def _call(work: Callable[[], Any], limit_s: float, sender: "Connection") -> None
 
 
 def _limit_memory() -> None:
-    """Let this process take MEMORY_BYTES more, if the system says what it has."""
+    """Limit this process to MEMORY_BYTES more than it has, if the system reports that."""
     import resource
 
     with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
@@ -68,12 +67,12 @@ def _how(code: int, limit_s: float, victim: str) -> str:
     if code == -signal.SIGALRM:
         return f"hangs {victim}: no answer in {limit_s:g} s"
     if code in (OUT_OF_MEMORY, -signal.SIGABRT):  # C++ aborts where Python raises MemoryError
-        return f"ends {victim}'s process, which may take {MEMORY_BYTES >> 20:,} MiB of memory"
+        return f"ends {victim}'s process, which is limited to {MEMORY_BYTES >> 20:,} MiB of memory"
     if code < 0:
         return f"crashes {victim}: {signal_words(-code)}"
     return f"ends {victim}'s process with exit code {code}"
 
 
 def signal_words(number: int) -> str:
-    """Return a signal for people: "segmentation fault (SIGSEGV)"."""
+    """Return a signal in words, such as "segmentation fault (SIGSEGV)"."""
     return f"{(signal.strsignal(number) or 'signal').lower()} ({signal.Signals(number).name})"

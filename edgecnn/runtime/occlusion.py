@@ -1,4 +1,4 @@
-"""What an answer rests on: occlusion sensitivity of the model that the device runs.
+"""Explain an answer by the occlusion sensitivity of the model that the device runs.
 
 Source: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2 (arXiv:1311.2901).
 """
@@ -14,18 +14,18 @@ from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.model import Model
 
 PATCH = 0.25
-"""Side of the patch, as a share of the input's."""
+"""Side of the patch, as a fraction of the input's."""
 
 POSITIONS = 13
-"""Places of the patch in each direction, if the input has as many."""
+"""Positions of the patch in each direction; fewer on an input too small for them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Occlusion:
-    """What a model answers for an image, also if the classifier would abstain, and how much of that each pixel carries.
+    """A model's answer for an image, even if the classifier would abstain, and each pixel's contribution to it.
 
     `map` is how much the logit falls under the patches that cover a pixel, float32 (height, width); negative where it rises. `box` is
-    (left, top, right, bottom) of the patch with the largest `decrease`, as fractions.
+    the patch with the largest `decrease`: (left, top, right, bottom) as fractions.
     """
 
     pixels: np.ndarray
@@ -38,9 +38,9 @@ class Occlusion:
 
 
 def occlusion(model: Model, pixels: np.ndarray, labels: Sequence[str], temperature: float = 1.0) -> Occlusion:
-    """Cover an image with a mid-grey patch, place by place, and average logit(image) - logit(patched) over the patches on each pixel.
+    """Move a mid-grey patch over an image and average logit(image) - logit(patched) over the patches that cover each pixel.
 
-    The model runs at most POSITIONS x POSITIONS times, a row of patches at a time. ImageError if the logits are not numbers.
+    The model runs on at most POSITIONS x POSITIONS patched images, one row at a time. ImageError if the logits are not numbers.
     """
     logits = model.logits(pixels[np.newaxis])[0]
     if not np.isfinite(logits).all():
@@ -68,21 +68,21 @@ def occlusion(model: Model, pixels: np.ndarray, labels: Sequence[str], temperatu
 
 
 def places(side: int) -> tuple[int, list[int]]:
-    """Return the patch's length along a side of `side` pixels, and its places, evenly from one end to the other."""
+    """Return the patch's length along a side of `side` pixels, and its positions, evenly spaced from end to end."""
     length = max(1, round(side * PATCH))
     room = side - length
     return length, np.linspace(0, room, min(POSITIONS, room + 1)).round().astype(int).tolist()
 
 
 def mean_over_patches(decreases: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the mean of the patches that cover each pixel, float32 of `shape`; `decreases` has one for each place (down, across)."""
+    """Return the mean over the patches that cover each pixel, float32 of `shape`; `decreases` has one value per position (down, across)."""
     rows, columns = (_covers(side) for side in shape)
     counts = np.outer(rows.sum(axis=0), columns.sum(axis=0))
     return rows.T @ decreases @ columns / counts
 
 
 def _covers(side: int) -> np.ndarray:
-    """Return which pixels along a side each place of the patch covers: float32 of 0 and 1, shape (places, side)."""
+    """Return which pixels along a side each position of the patch covers: float32 of 0 and 1, shape (positions, side)."""
     length, starts = places(side)
     pixels = np.arange(side)
     return np.array([(pixels >= start) & (pixels < start + length) for start in starts], np.float32)

@@ -1,6 +1,6 @@
 """Run one of a bundle's models over stored pixels: `python -m edgecnn.runtime.replay BUNDLE MODEL ENGINE THREADS PIXELS.npy OUTPUTS.npy`.
 
-For another system's Python, such as an emulated board's; prints a JSON object that names the engine.
+It runs in another system's Python, such as an emulated board's, and prints a JSON object that names the engine.
 """
 
 import sys
@@ -16,7 +16,7 @@ from edgecnn.runtime.model import bundle_model
 
 
 def main() -> dict[str, Any]:
-    """Read uint8 pixels, shape (n, height, width, channels), write the raw outputs and say what ran them."""
+    """Read uint8 pixels, shape (n, height, width, channels), write the raw outputs and return the engine's description."""
     bundle_path, file, name, threads, pixels, outputs = sys.argv[1:]
     bundle = read_bundle(Path(bundle_path))
     entry = bundle.manifest.model(file)

@@ -1,4 +1,4 @@
-"""Replay a bundle's golden vectors: does this device answer as the bundle says?"""
+"""Replay a bundle's golden vectors: does this device reproduce the bundle's answers?"""
 
 import time
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ from edgecnn.runtime.isolated import isolated
 from edgecnn.runtime.model import bundle_model
 
 OTHER_KERNELS = 2.0
-"""Codes allowed beyond a bundle's tolerance for kernels other than those that made the golden outputs: tflite-runtime's were up to three
-codes from XNNPACK on a residual network, two on a plain one.
+"""Codes allowed beyond a bundle's tolerance if other kernels made the golden outputs. tflite-runtime differed from XNNPACK by up to three
+codes on a residual network and up to two on a plain one.
 """
 
 LIMIT_S = 60.0
-"""The time limit of one model in a separate process. A Raspberry Pi takes less than a second for the models that ship."""
+"""The time limit for one model in a separate process. A Raspberry Pi needs less than a second for each shipped model."""
 
 TOTAL_S = 300.0
-"""The time limit of all of a bundle's models and images in separate processes."""
+"""The time limit for all of a bundle's models and images in separate processes."""
 
 
 class Row(NamedTuple):
     """One model on one engine.
 
-    `passed` is None if nothing was checked; `note` says why, or why the engine could not run the model. `largest_difference`
+    `passed` is None if nothing was checked. `note` explains that, or why the engine could not run the model. `largest_difference`
     and `allowed` are in `unit` (LSB or logit); `top1_changes` counts images whose best class differs.
     """
 
@@ -50,9 +50,9 @@ class Row(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What comes before the model, and must be exact: `layer` is "decode" (encoded image to pixels) or "resize" (to the model's input).
+    """A step before the model that must be exact: `layer` is "decode" (encoded image to pixels) or "resize" (to the model's input).
 
-    `images` golden images were checked; `differing` names those that were not exact.
+    `images` counts the golden images that were checked; `differing` names those that were not exact.
     """
 
     layer: str
@@ -62,7 +62,7 @@ class Layer(NamedTuple):
 
 
 class Report(NamedTuple):
-    """A self-test: `passed` if at least one model was checked and every check passed."""
+    """A self-test's result: `passed` if at least one model was checked and every check passed."""
 
     rows: tuple[Row, ...]
     passed: bool
@@ -70,9 +70,9 @@ class Report(NamedTuple):
 
 
 def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: int = 1, apart: bool = False) -> Report:
-    """Run every model of a bundle over the golden images, on every installed engine that runs its format, or those of `engines`.
+    """Run every model of a bundle over the golden images, on every installed engine for its format or only on `engines`.
 
-    `apart` opens each model, and decodes the photos, in a separate process: what crashes there, or exceeds the limits, has failed.
+    `apart` opens each model and decodes the photos in a separate process. A crash there, or exceeding a limit, is a failure.
     """
     for name in engines or ():
         known_engine(name)
@@ -98,7 +98,7 @@ def selftest(bundle: Bundle, engines: Sequence[str] | None = None, num_threads: 
 
 
 def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
-    """Decode and resize the golden photos to compare; an image that is decoded to other bytes proves nothing about the resize."""
+    """Decode and resize the golden photos and compare the bytes. A photo that decodes to other bytes does not count for the resize."""
     contract = bundle.manifest.input
     least = whole_size(contract.height, contract.width, contract.region)
     wrong: dict[str, list[str]] = {"decode": [], "resize": []}
@@ -124,24 +124,24 @@ def require_pass(report: Report) -> None:
         if not layer.passed:
             raise SelftestError(
                 f"the layer {layer.layer} does not reproduce the bundle's bytes for {len(layer.differing)} of {layer.images} golden "
-                f"images ({', '.join(layer.differing[:3])}). Install the Pillow that the bundle was made with, from its wheel."
+                f"images ({', '.join(layer.differing[:3])}). Install the Pillow version that made the bundle, from its wheel."
             )
     failed = [row for row in report.rows if row.passed is False]
     if failed:
         row = failed[0]
-        reason = row.note or f"it differs by {row.largest_difference:g} {row.unit}, the limit is {row.allowed:g}"
+        reason = row.note or f"it differs by {row.largest_difference:g} {row.unit}; the limit is {row.allowed:g}"
         raise SelftestError(
-            f"{row.model} on {row.engine} does not answer as the bundle says: {reason} ({len(failed)} failed). "
-            "Do not use it here; try another engine, or another version of it."
+            f"{row.model} on {row.engine} does not reproduce the bundle's answers: {reason} ({len(failed)} failed). "
+            "Do not use this engine here; try another one, or another version."
         )
     if not report.passed:
         raise SelftestError(
-            "nothing was checked: no requested engine that runs one of the bundle's models is installed"
+            "nothing was checked: none of the requested engines that can run the bundle's models is installed"
         )
 
 
 def check_apart(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, end: float) -> Row:
-    """Check a model in a separate process, for at most LIMIT_S seconds and until `end`. A crash is a failed row too."""
+    """Check a model in a separate process, for at most LIMIT_S seconds and until `end`. A crash also gives a failed row."""
     left = end - time.monotonic()
     if left <= 0:
         note = f"not checked: all of the bundle's models together took more than {TOTAL_S:g} s"
@@ -162,7 +162,7 @@ def layers_apart(bundle: Bundle, end: float) -> tuple[Layer, ...]:
 
 
 def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, provider: str | None = None) -> Row:
-    """Replay the golden vectors of one model on one engine. An engine that refuses the model is a failed row, not an error."""
+    """Replay the golden vectors of one model on one engine. An engine that refuses the model gives a failed row, not an error."""
     try:
         opened = open_engine(engine, bundle.files[entry.file], entry.format, num_threads=num_threads, provider=provider)
         model, golden_features = bundle_model(opened, bundle.manifest), bundle.golden_features(entry)
@@ -188,7 +188,7 @@ def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int
     difference = 0.0
     for given, right in zip(answers, expected, strict=True):
         if given.dtype != right.dtype or given.shape != right.shape:
-            note = f"it gives {given.dtype} {given.shape}, the golden outputs are {right.dtype} {right.shape}"
+            note = f"it gives {given.dtype} {given.shape}; the golden outputs are {right.dtype} {right.shape}"
             return row._replace(note=note)
         apart = float(np.max(np.abs(given.astype(np.float64) - right.astype(np.float64))))
         difference = apart if np.isnan(apart) else max(difference, apart)

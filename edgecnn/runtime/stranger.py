@@ -1,10 +1,10 @@
-"""Does an image show any of the classes? Answered by the model's features and its best score, in numpy alone.
+"""Out-of-distribution detection: does an image show any of the classes? It uses the model's features and best score, and only numpy.
 
-Features are what the model's last layer reads. An image is like the known ones if its features point the way that those of some training
-images do, and if the model is sure of its answer: both count alike, each by its p-value among the validation images.
+Features are the input of the model's last layer. An image resembles the known ones if its features point in the same direction as those of
+some training images, and if the model is confident. Both count equally, each as a p-value among the validation images.
 
-Sources: neighbours by cosine, Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors" (arXiv:2204.06507); two p-values
-as one number, Fisher 1925, "Statistical Methods for Research Workers", section 21.1.
+Sources: nearest neighbours by cosine, Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors" (arXiv:2204.06507);
+combining two p-values, Fisher 1925, "Statistical Methods for Research Workers", section 21.1.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from edgecnn.bundle.manifest import StrangerLimit
 
 
 def unit_rows(features: np.ndarray) -> np.ndarray:
-    """Return features scaled to length 1, float32 (n, length); a row of zeros stays."""
+    """Return features scaled to length 1, float32 (n, length); a row of zeros stays zero."""
     features = features.astype(np.float32, copy=False)
     lengths = np.sqrt(np.einsum("ij,ij->i", features, features))[:, np.newaxis]
     return features / np.where(lengths > 0, lengths, 1)
@@ -28,16 +28,16 @@ def similarity(features: np.ndarray, known: np.ndarray, neighbours: int) -> np.n
 
 
 def p_values(values: np.ndarray, validation: np.ndarray) -> np.ndarray:
-    """Return the share of images that have no larger values, float64 (n,) in (0, 1], by the ascending values of validation images."""
+    """Return the fraction of validation images, given in ascending order, that do not exceed each value: float64 (n,) in (0, 1]."""
     shares: np.ndarray = (1 + np.searchsorted(validation, values, side="right")) / (len(validation) + 1)
     return shares
 
 
 class Strangers:
-    """Recognises images that show none of the classes."""
+    """Detects images that show none of the classes."""
 
     def __init__(self, limit: StrangerLimit, known: np.ndarray) -> None:
-        """Prepare the comparison with the features of known images, int8 (images, length), each row to a scale of its own."""
+        """Prepare to compare with the features of known images: int8 (images, length), each row with its own scale."""
         self.limit = limit
         self._known = unit_rows(known)
         self._scores, self._similarities = np.array(limit.scores), np.array(limit.similarities)
@@ -45,13 +45,14 @@ class Strangers:
         self._spread = max(float(np.median(self._similarities) - self._least), 1e-6)
 
     def familiarity(self, scores: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """Return how like the known images each image is, float64 (n,), at most 0; see `familiarity_of`."""
+        """Return how similar each image is to the known images, float64 (n,), at most 0; see `familiarity_of`."""
         return self.familiarity_of(scores, similarity(features, self._known, self.limit.neighbours))
 
     def familiarity_of(self, scores: np.ndarray, similar: np.ndarray) -> np.ndarray:
-        """Return the sum of the logarithms of both p-values, of scores and of similarities to the known images.
+        """Return the sum of the logarithms of two p-values: that of the score and that of the similarity to the known images.
 
-        What similarity lacks of the smallest validation image's is taken off, in units of what that lacks of their median.
+        A similarity below the smallest among the validation images costs extra: the shortfall, in units of the distance from that smallest
+        one to their median.
         """
         both = p_values(scores, self._scores) * p_values(similar, self._similarities)
         return np.log(both) - np.maximum(self._least - similar, 0) / self._spread

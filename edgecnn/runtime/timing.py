@@ -1,4 +1,4 @@
-"""Time calls in order to compare them, interleaved so that other work on the machine affects all of them alike."""
+"""Time calls to compare them, interleaved so that other work on the machine affects all of them equally."""
 
 import random
 import time
@@ -17,7 +17,7 @@ class Timing(NamedTuple):
 
 
 def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, repeats: int) -> dict[str, Timing]:
-    """Time several calls, interleaved, in a new random order each round: what follows a large call pays for the caches that it emptied."""
+    """Time several calls, interleaved, in a new random order each round, because a call that follows a large one finds cold caches."""
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, received {repeats}")
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -33,7 +33,7 @@ def measure_interleaved(calls: Mapping[str, Callable[[], Any]], *, warmup: int, 
 
 
 def interleave(names: Sequence[str], repeats: int, block: int) -> Iterator[tuple[str, range]]:
-    """Yield names and their calls' numbers, in blocks that let caches settle, each once a round and in random order."""
+    """Yield names with their call numbers, in blocks that let caches settle: each name once per round, in random order."""
     drawn = random.Random(0)
     for start in range(0, repeats, block):
         order = list(names)

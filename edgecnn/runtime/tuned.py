@@ -1,4 +1,4 @@
-"""The setting of `edgecnn benchmark --tune`, by bundle SHA-256, in one JSON file; it counts on its hardware and engine version only."""
+"""Settings from `edgecnn benchmark --tune`, by bundle SHA-256, in one JSON file. Each is valid for one machine and engine version."""
 
 import dataclasses
 import json
@@ -17,12 +17,12 @@ from edgecnn.runtime.engines import ENGINES, Engine, is_installed, open_engine
 from edgecnn.tables import build, key
 
 SCHEMA = "edgecnn.tuned/1"
-IGNORED, AGAIN = "the tuned setting is ignored", "Again: edgecnn benchmark --tune"
+IGNORED, AGAIN = "the tuned setting is ignored", "Tune again: edgecnn benchmark --tune"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """A measured winner: what to open, and the conditions of the measurement: one inference over `n` calls, on a day such as 2026-11-25."""
+    """The fastest configuration and its measurement: the time per inference over `n` calls, on a `date` such as 2026-11-25."""
 
     engine: str = key(choices=tuple(ENGINES))
     engine_version: str
@@ -45,7 +45,7 @@ class Tuned:
 
 
 def hardware() -> str:
-    """Name this machine: the board or the processor, and how many CPUs it has."""
+    """Return this machine's name: its board or processor, and its number of CPUs."""
     try:
         with open("/proc/device-tree/model", encoding="utf-8", errors="replace") as file:
             name = file.read().strip("\0 \n")
@@ -55,7 +55,7 @@ def hardware() -> str:
 
 
 def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
-    """Open the model that was the fastest for a bundle on this machine, or return why not: "" if there is no setting for it."""
+    """Open a bundle's fastest model on this machine, or return why that is not possible: "" if the bundle has no setting."""
     entries, damage = _read()
     if damage or bundle.sha256 not in entries:
         return damage
@@ -66,7 +66,7 @@ def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
     here, requested = hardware(), (ENGINES[tuned.engine].format, tuned.precision)
     model = next((item for item in bundle.manifest.models if (item.format, item.precision) == requested), None)
     if tuned.hardware != here:
-        why = f"it was measured on {tuned.hardware}, this is {here}"
+        why = f"it was measured on {tuned.hardware}, but this is {here}"
     elif not is_installed(tuned.engine):
         why = f"{tuned.engine} is no longer installed"
     elif model is None:
@@ -79,12 +79,12 @@ def open_tuned(bundle: Bundle) -> tuple[Engine, ModelEntry, int, str] | str:
             return f"{IGNORED}: {error}. {AGAIN}"
         if engine.version == tuned.engine_version:
             return engine, model, threads, tuned.about
-        why = f"{tuned.engine} is {engine.version}, it was {tuned.engine_version}"
+        why = f"{tuned.engine} is now {engine.version}; it was tuned with {tuned.engine_version}"
     return f"{IGNORED}: {why}. {AGAIN}"
 
 
 def store(sha256: str, tuned: Tuned) -> Path:
-    """Keep a setting for a bundle and return the file; a damaged file is replaced, other bundles' settings stay."""
+    """Store a bundle's setting and return the file's path. A damaged file is replaced; other bundles' settings stay."""
     entries, _ = _read()
     path = Path(tuned_file())
     write_atomic(path, canonical_json({"schema": SCHEMA, "bundles": {**entries, sha256: dataclasses.asdict(tuned)}}))
@@ -92,7 +92,7 @@ def store(sha256: str, tuned: Tuned) -> Path:
 
 
 def remove(sha256: str) -> bool:
-    """Remove a bundle's setting; False if there was none. A damaged file is removed as a whole."""
+    """Remove a bundle's setting; return False if it had none. A damaged file is deleted."""
     path = Path(tuned_file())
     entries, damage = _read()
     if sha256 not in entries and not damage:
@@ -106,7 +106,7 @@ def remove(sha256: str) -> bool:
 
 
 def _read() -> tuple[dict[str, Any], str]:
-    """Return the file's entries, and what is wrong with it."""
+    """Return the file's entries, and why it cannot be used, if so."""
     path = Path(tuned_file())
     try:
         table = json.loads(path.read_bytes())

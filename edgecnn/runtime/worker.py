@@ -1,6 +1,6 @@
 """Run a model over stored inputs: `python -m edgecnn.runtime.worker ENGINE MODEL.tflite INPUTS.npy OUTPUTS.npy`.
 
-For an engine that lives in a separate environment; prints a JSON object that names it.
+For an engine in a separate environment. Prints a JSON object that names the engine.
 """
 
 import sys
@@ -16,7 +16,7 @@ CHUNK = 500
 
 
 def main() -> dict[str, Any]:
-    """Read the inputs, of the model's own input type, write the raw outputs and say what ran them."""
+    """Read inputs of the model's input type, write the raw outputs and return the engine's description."""
     name, model, inputs, outputs = sys.argv[1:]
     engine = open_engine(name, Path(model).read_bytes(), Path(model).suffix[1:])
     images = np.load(inputs, mmap_mode="r", allow_pickle=False)

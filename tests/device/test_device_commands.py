@@ -196,7 +196,7 @@ def test_selftest_that_fails(command, root, folder):
     write_bundle(folder / "other.edgecnn", bundle.manifest, files)
     result = command("selftest", "--model", "photos/other.edgecnn")
     assert result.returncode == SelftestError.exit_code
-    assert b"FAILED" in result.stdout and b"does not answer as the bundle says" in result.stderr
+    assert b"FAILED" in result.stdout and b"does not reproduce the bundle's answers" in result.stderr
 
 
 def forged(root, folder, change):
@@ -327,7 +327,7 @@ def test_a_model_that_crashes_its_engine_fails_the_selftest(fake_engine, root, f
     assert [layer["passed"] for layer in report["layers"]] == [True, True]
     last = result.stderr.decode().splitlines()[-1]
     assert last.startswith(
-        "edgecnn: error: models/int8.tflite on litert does not answer as the bundle says: this model "
+        "edgecnn: error: models/int8.tflite on litert does not reproduce the bundle's answers: this model "
     )
 
 

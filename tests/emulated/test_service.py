@@ -243,7 +243,7 @@ def test_a_bundle_whose_selftest_fails_goes_back_by_itself(service_board):
     after = len(service_board.events)
     service_board.run("edgecnn", "slot", "add", "wrong.edgecnn", "--activate")
     bad = service_board.released("wrong", "bad", after)
-    assert "does not answer as the bundle says" in service_board.events[bad]["reason"]
+    assert "does not reproduce the bundle's answers" in service_board.events[bad]["reason"]
     service_board.classifying(service_board.released("new", "good", bad))
 
 

@@ -73,7 +73,7 @@ def test_installed_but_broken(only, monkeypatch):
 
 
 def test_threads():
-    with pytest.raises(EngineError, match="at least 1, received 0"):
+    with pytest.raises(EngineError, match=r"at least 1.* received 0"):
         open_engine("litert", b"", "tflite", num_threads=0)
 
 
@@ -90,7 +90,7 @@ def test_numpy_2_with_tflite_runtime_is_said_before_it_fails(only, monkeypatch):
     only("tflite_runtime")
     monkeypatch.delitem(sys.modules, "edgecnn.runtime.engines.tflite_runtime", raising=False)
     monkeypatch.setattr(np, "__version__", "2.4.6")
-    with pytest.raises(EngineError, match=r"numpy below 2, numpy 2\.4\.6.*pip install 'numpy<2'"):
+    with pytest.raises(EngineError, match=r"numpy below 2, .*numpy 2\.4\.6.*pip install 'numpy<2'"):
         open_engine("tflite_runtime", b"", "tflite")
 
 

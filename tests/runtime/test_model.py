@@ -52,11 +52,11 @@ def test_dequantize_widens_before_arithmetic(fake_engine, contract):
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ({"shape": (1, 8, 9, 3)}, r"shape \(8, 9, 3\), the contract says \(8, 8, 3\)"),
+        ({"shape": (1, 8, 9, 3)}, r"shape \(8, 9, 3\).*\(8, 8, 3\)"),
         ({"shape": (1, 8, 8, 1)}, "shape"),
         ({"scale": 1 / 127}, "scale 0.0078740157"),
         ({"zero_point": 1}, "zero point 1"),
-        ({"input_type": "uint8"}, "the contract says 0.0078125 and 128"),
+        ({"input_type": "uint8"}, "contract .*0.0078125 and 128"),
         ({"input_type": "int16"}, "reads int16"),
         ({"output_scale": 0.0}, "int8 output has no scale"),
     ],
@@ -69,9 +69,7 @@ def test_model_that_does_not_keep_the_contract(fake_engine, contract, engine, me
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_as_many_labels_as_outputs(fake_engine, contract, num_classes):
     assert Model(fake_engine(), contract, 3)
-    with pytest.raises(
-        EngineError, match=rf"outputs of shape \(3,\), but {num_classes} labels need \({num_classes},\)"
-    ):
+    with pytest.raises(EngineError, match=rf"output has shape \(3,\), but {num_classes} labels"):
         Model(fake_engine(), contract, num_classes)
 
 
@@ -81,13 +79,13 @@ def test_outputs_of_another_shape_than_the_model_says(fake_engine, contract, pix
     model = Model(engine, contract, 3)
     for shape in ((6, 2), (6, 3, 1), (5, 3)):
         engine.run = lambda batch, shape=shape: np.zeros(shape, np.int8)
-        with pytest.raises(EngineError, match="expected 3 for each"):
+        with pytest.raises(EngineError, match="expected 3 per image"):
             model.logits(pixels)
 
 
 def test_pixels_that_are_none(fake_engine, contract, pixels):
     model = Model(fake_engine(), contract)
-    with pytest.raises(ImageError, match="uint8, received float64"):
+    with pytest.raises(ImageError, match=r"uint8.*float64"):
         model.logits(pixels.astype(float))
     with pytest.raises(EngineError, match=r"expected \(n, 8, 8, 3\)"):
         model.logits(pixels[0])

@@ -58,7 +58,7 @@ def test_ignoring_exif_is_named(bundle, monkeypatch):
 
 def test_another_model_is_named(bundle, monkeypatch):
     monkeypatch.setattr("edgecnn.runtime.model.to_codes", lambda pixels: (pixels // 2).view(np.int8))
-    assert failure(bundle).startswith("models/int8.tflite on litert does not answer as the bundle says")
+    assert failure(bundle).startswith("models/int8.tflite on litert does not reproduce the bundle's answers")
 
 
 def test_photos_are_drawn_the_same_each_time_and_differ_from_each_other():

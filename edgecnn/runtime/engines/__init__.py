@@ -14,11 +14,11 @@ from edgecnn.labels import printable
 if TYPE_CHECKING:
     import numpy as np
 FEATURES = "features"
-"""The name of a second output: what the model's last layer reads. A model with any other second output is refused."""
+"""The name of a second output: the input of the model's last layer. A model with any other second output is refused."""
 
 
 class Tensor(NamedTuple):
-    """A model's input or output: `shape` with -1 for a dimension that is not fixed, `scale` 0 if it is not quantized."""
+    """A model's input or output. `shape` has -1 for a dimension that is not fixed; `scale` is 0 if the tensor is not quantized."""
 
     name: str
     shape: tuple[int, ...]
@@ -28,7 +28,7 @@ class Tensor(NamedTuple):
 
 
 class Engine(Protocol):
-    """A model opened by an inference engine; `provider` is what computes, read back from it, such as "XNNPACK" or "cpu"."""
+    """A model opened by an inference engine. `provider`, read back from the engine, is what computes, such as "XNNPACK" or "cpu"."""
 
     name: str
     version: str
@@ -46,7 +46,7 @@ class Engine(Protocol):
 
 
 class EngineKind(NamedTuple):
-    """What edgecnn knows about an engine before it imports it. `providers` are those that can be requested, the default first."""
+    """What edgecnn knows about an engine before importing it. `providers` lists those that can be requested, the default first."""
 
     implementation: str
     module: str
@@ -69,10 +69,10 @@ ENGINES = {
     ),
     "onnxruntime": EngineKind("onnxruntime:ONNXRuntime", "onnxruntime", "onnxruntime", "onnx", ("cpu", "cuda")),
 }
-"""The engines by name, in the order in which an automatic choice tries them."""
+"""The engines by name, in the order in which the automatic choice tries them."""
 
 PROVIDERS = tuple(dict.fromkeys(provider for kind in ENGINES.values() for provider in kind.providers))
-"""What computes: "cpu", an engine's fast kernels; "cuda" of ONNX Runtime; "reference" and "builtin", LiteRT's without XNNPACK."""
+"""What computes: "cpu", an engine's fast kernels; "cuda", for ONNX Runtime; "reference" and "builtin", LiteRT's without XNNPACK."""
 
 
 def engines_for(format_: str) -> list[str]:
@@ -92,7 +92,7 @@ def known_engine(name: str) -> EngineKind:
 
 
 def offering(names: list[str], provider: str | None) -> list[str]:
-    """Return those of some engines that offer a provider; all of them if it is None. ProviderError if none does."""
+    """Return the engines in `names` that offer a provider, or all if it is None. ProviderError if none does."""
     offers = [name for name in names if provider is None or provider in ENGINES[name].providers]
     if not offers:
         able = {name: kind.format for name, kind in ENGINES.items() if provider in kind.providers}
@@ -103,7 +103,7 @@ def offering(names: list[str], provider: str | None) -> list[str]:
 
 
 def first_installed(names: list[str]) -> str:
-    """Return the first of some engines that is installed; EngineError, with the pip commands, if none is."""
+    """Return the first installed engine in `names`; EngineError, with the pip commands, if none is installed."""
     for name in names:
         if is_installed(name):
             return name
@@ -116,12 +116,12 @@ def first_installed(names: list[str]) -> str:
 
 
 def split_outputs(inputs: Sequence[Any], outputs: Sequence[Any], names: Sequence[str]) -> tuple[Any, Any | None]:
-    """Return a model's output and its features, None if it has none; EngineError for anything else."""
+    """Return a model's output, and its features or None; EngineError for any other set of inputs and outputs."""
     if len(inputs) == 1 and len(outputs) == 1:
         return outputs[0], None
     if len(inputs) == 1 and len(outputs) == 2 and names[1] == FEATURES:
         return outputs[0], outputs[1]
-    raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+    raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs; expected one of each")
 
 
 def joined(runs: list[list["np.ndarray"]], tensors: Iterable[Tensor]) -> list["np.ndarray"]:
@@ -139,7 +139,7 @@ def described(engine: Engine) -> str:
 
 
 def refusal(engine: str, doing: str, error: Exception) -> EngineError:
-    """Return the error for what an engine raised when it was to "open" or "run" a model, in one printable line."""
+    """Return an engine's failure to "open" or "run" a model as an EngineError of one printable line."""
     reason = " ".join(printable(line) for line in str(error).splitlines()[:3]).strip()
     if isinstance(error, UnicodeDecodeError):  # its own message cannot be read
         reason = "it is damaged: a name in it is not UTF-8"
@@ -148,7 +148,7 @@ def refusal(engine: str, doing: str, error: Exception) -> EngineError:
 
 @contextlib.contextmanager
 def opening(engine: str) -> Iterator[Callable[[], str]]:
-    """Turn what an engine raises about a model into an EngineError; yields what returns what it printed on standard error so far."""
+    """Turn an engine's exception about a model into an EngineError; yields a function that returns its standard error so far."""
     failed: EngineError | None = None
     with quiet_stderr() as printed:
         try:
@@ -164,18 +164,18 @@ def opening(engine: str) -> Iterator[Callable[[], str]]:
 def open_engine(
     name: str | None, model: bytes, format_: str, *, num_threads: int = 1, provider: str | None = None
 ) -> Engine:
-    """Open a "tflite" or "onnx" model on the engine of a name, or the first installed one that runs the format.
+    """Open a "tflite" or "onnx" model on the named engine, or on the first installed one that runs the format.
 
-    UnknownNameError if there is no such engine, EngineError if it is not installed, does not run the format, or refuses the model,
+    UnknownNameError for an unknown engine; EngineError if it is not installed, does not run the format or refuses the model;
     ProviderError if the provider is not available.
     """
     if num_threads < 1:
-        raise EngineError(f"threads must be at least 1, received {num_threads}")
+        raise EngineError(f"threads must be at least 1; received {num_threads}")
     names = engines_for(format_)
     if name is not None and known_engine(name).format != format_:
         others = " or ".join(names) or "none"
         raise EngineError(
-            f"{name} runs .{known_engine(name).format} models, received a .{format_} model. Engines for it: {others}."
+            f"{name} runs .{known_engine(name).format} models; received a .{format_} model. Engines for that: {others}."
         )
     name = first_installed(offering([name] if name is not None else names, provider))
     kind = ENGINES[name]

@@ -1,4 +1,4 @@
-"""LiteRT's `Interpreter`: the CompiledModel API of 2.3.0 kills the process on Cortex-A53 and A72 (illegal instruction)."""
+"""LiteRT through its `Interpreter`: the CompiledModel API of 2.3.0 crashes on Cortex-A53 and A72 (illegal instruction)."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ KERNELS = {
     "reference": OpResolverType.BUILTIN_REF,
     "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
 }
-"""The reference kernels are slow, simple, and what the others are held against; the built-in ones are those of tflite-runtime 2.14.0."""
+"""The reference kernels are slow and simple; the others are checked against them. The built-in ones are those of tflite-runtime 2.14.0."""
 
 
 class LiteRT(TFLiteEngine):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else its import writes events into ~/.cache/Microsoft
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise the import writes events to ~/.cache/Microsoft
 import onnxruntime
 
 from edgecnn.bundle.external import has_external_data
@@ -24,14 +24,14 @@ TYPES: dict[str, np.dtype] = {
     "tensor(float)": np.dtype(np.float32),
 }
 METADATA = "edgecnn.quantization"
-"""Where `edgecnn.export.onnx_int8` puts the scale and zero point of input and output, which ONNX Runtime itself does not give."""
+"""The metadata key for the scale and zero point of input and output. `edgecnn.export.onnx_int8` writes it; ONNX Runtime reports neither."""
 
 ONLY_FATAL = 4
-"""A session's log severity: errors are raised, so standard error need not have them as well."""
+"""A session's log severity. Errors are raised, so they need not go to standard error as well."""
 
 WITHOUT_SATURATION = "session.x64quantprecision"
-"""The session entry that turns int8 weights into uint8. With uint8 activations int8 ones saturate on x86 processors without VNNI (Intel
-before Ice Lake, AMD before Zen 4). With VNNI it would only be slow (resnet8: 2.5 times).
+"""The session entry that converts int8 weights to uint8. With uint8 activations, int8 weights saturate on x86 processors without VNNI
+(Intel before Ice Lake, AMD before Zen 4). With VNNI the conversion would only cost time (resnet8: 2.5 times).
 """
 
 VNNI = {"avx512_vnni", "avx_vnni"}
@@ -57,7 +57,7 @@ class ONNXRuntime:
             self.features = _tensor(features, quantization.get(FEATURES)) if features else None
 
         if self.input.shape[0] not in (-1, 1):
-            raise EngineError(f"the model reads {self.input.shape[0]} images at a time, expected 1 or any number")
+            raise EngineError(f"the model reads {self.input.shape[0]} images at a time; expected 1 or any number")
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run the model, image by image if it takes one at a time."""
@@ -90,8 +90,8 @@ def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.Infer
         )
     if has_external_data(model):
         raise EngineError(
-            "the ONNX model has values in another file, which is not read. "
-            "Put them inside: onnx.save(onnx.load('model.onnx'), 'whole.onnx')"
+            "the ONNX model keeps values in another file, which edgecnn does not read. "
+            "Move them into the model: onnx.save(onnx.load('model.onnx'), 'whole.onnx')"
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
@@ -100,25 +100,25 @@ def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.Infer
     if sums_saturate():
         options.add_session_config_entry(WITHOUT_SATURATION, "1")
     with opening(ABOUT) as printed:
-        # by its own fallback it would print on standard output, and open the model a second time
+        # its own fallback would print to standard output and open the model a second time
         session = onnxruntime.InferenceSession(model, options, providers=[requested], enable_fallback=0)
         said = printed()
     if requested not in session.get_providers():  # it falls back to the CPU without an error
         raise ProviderError(
             f"{requested} was requested, but the session runs on {', '.join(session.get_providers())}."
-            + f" onnxruntime said: {said.strip()}" * bool(said)
+            + f" onnxruntime printed: {said.strip()}" * bool(said)
         )
     return session
 
 
 def sums_saturate() -> bool:
-    """Return whether this processor may saturate sums of uint8 times int8: x86 that does not say that it has VNNI."""
+    """Return whether sums of uint8 times int8 may saturate on this processor: x86 that does not report VNNI."""
     return platform.machine().lower() in ("x86_64", "amd64") and VNNI.isdisjoint(read_cpu().flags)
 
 
 def _tensor(value: onnxruntime.NodeArg, quantization: Mapping[str, Any] | None) -> Tensor:
     if value.type not in TYPES:
-        raise EngineError(f"the model's {value.name!r} is {value.type}, expected one of {', '.join(TYPES)}")
+        raise EngineError(f"the model's {value.name!r} is {value.type}; expected one of {', '.join(TYPES)}")
     shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
     scale, zero_point = (quantization["scale"], quantization["zero_point"]) if quantization else (0, 0)
     return Tensor(value.name, shape, TYPES[value.type], float(scale), int(zero_point))

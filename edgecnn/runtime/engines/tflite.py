@@ -1,4 +1,4 @@
-"""What the two TFLite engines share: they have the same `Interpreter`."""
+"""The shared code of the two TFLite engines, which have the same `Interpreter`."""
 
 import sys
 import threading
@@ -11,14 +11,14 @@ from edgecnn.runtime.engines import Tensor, joined, opening, refusal, split_outp
 
 
 class TFLiteEngine:
-    """A TFLite model in an `Interpreter`, one image at a time, locked from input to outputs. A subclass gives `name` and `version`."""
+    """A TFLite model in an `Interpreter`. It runs one image at a time, under a lock. A subclass sets `name` and `version`."""
 
     name: str
     version: str
     format = "tflite"
 
     def __init__(self, interpreter_class: Any, model: bytes, num_threads: int) -> None:
-        """Open a model; the interpreter takes None for 1 thread, so `num_threads` is always given."""
+        """Open a model. `num_threads` is required because the interpreter reads None as one thread."""
         self.about = f"{self.name} {self.version}"
         with opening(self.about) as printed:
             self._interpreter = interpreter_class(model_content=model, num_threads=num_threads)
@@ -31,14 +31,14 @@ class TFLiteEngine:
             self.features = _tensor(features) if features else None
             self._both = {item["index"]: _tensor(item) for item in outputs}
             lines = printed().splitlines()
-        # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." would land in the middle of a progress bar; LiteRT has no setting for it
+        # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." would break a progress bar; LiteRT has no setting to silence it
         sys.stderr.writelines(f"{printable(line)}\n" for line in lines if not line.startswith("INFO: "))
 
     @property
     def provider(self) -> str:
-        """What computes: "XNNPACK" if its delegate took operators over, else "built-in kernels"."""
+        """What computes: "XNNPACK" if its delegate took over operators, else "built-in kernels"."""
         with opening(self.about), self._lock:
-            operators = self._interpreter._get_ops_details()  # there is no public call for it
+            operators = self._interpreter._get_ops_details()  # no public call returns this
         return "XNNPACK" if any(item["op_name"] == "DELEGATE" for item in operators) else "built-in kernels"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ class TFLiteEngine:
         return outputs, features
 
     def _run(self, batch: np.ndarray, tensors: dict[int, Tensor]) -> list[np.ndarray]:
-        """Run the model on each image of a batch and return copies of some outputs, given by their indices."""
+        """Run the model on each image of a batch and return copies of the outputs with the given indices."""
         interpreter, runs = self._interpreter, []
         try:
             for image in [batch] if len(batch) == 1 else [batch[start : start + 1] for start in range(len(batch))]:

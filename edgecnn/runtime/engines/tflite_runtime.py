@@ -1,4 +1,4 @@
-"""tflite-runtime, for systems that have it and not LiteRT."""
+"""tflite-runtime, for systems that lack LiteRT."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from edgecnn.errors import EngineError
 from edgecnn.runtime.engines.tflite import TFLiteEngine
 
 if int(np.__version__.partition(".")[0]) >= 2:
-    # Up to 2.14.0, the last release, it is built for numpy 1: with numpy 2 it imports, then the interpreter fails.
+    # All releases, up to 2.14.0, are built for numpy 1. With numpy 2 the import works, but the interpreter fails.
     raise EngineError(
-        f"tflite-runtime needs numpy below 2, numpy {np.__version__} is installed. Install it: pip install 'numpy<2'"
+        f"tflite-runtime needs numpy below 2, but numpy {np.__version__} is installed. Run: pip install 'numpy<2'"
     )
 
 import tflite_runtime

@@ -118,7 +118,7 @@ def test_a_release_whose_selftest_fails_goes_back_at_once(board, variant):
     board.activate(variant("wrong", wrong=True))
     assert board.start() == [("wrong", BAD), ("old", GOOD)]
     reason = next(item.reason for item in board.items if isinstance(item, ReleaseEvent))
-    assert "does not answer as the bundle says" in reason
+    assert "does not reproduce the bundle's answers" in reason
     assert board.states() == {"old": GOOD, "wrong": BAD}
 
 
