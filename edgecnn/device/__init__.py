@@ -1,6 +1,6 @@
-"""What runs on the device: cameras, the loop over a stream, the benchmark and the doctor.
+"""The code that runs on the device: cameras, the stream loop, the benchmark and the doctor.
 
-A program that classifies what a camera sees:
+A program that classifies the images of a camera:
 
     from edgecnn.device import open_stream
     with open_stream() as stream:

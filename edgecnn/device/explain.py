@@ -1,4 +1,4 @@
-"""Explanations of images and frames: the map of `edgecnn.runtime.occlusion`, and the picture that shows it."""
+"""Explain the answers for images and frames: compute the map of `edgecnn.runtime.occlusion` and draw it."""
 
 import io
 from collections.abc import Callable
@@ -11,30 +11,30 @@ from edgecnn.runtime.classifier import Classifier, Picture, decoded, fitted
 from edgecnn.runtime.occlusion import Occlusion, occlusion
 
 FOR, AGAINST = np.array([217, 115, 13], np.float32), np.array([27, 108, 168], np.float32)
-"""Colours of what speaks for the answer and of what speaks against it: orange and blue, which the colour-blind tell apart."""
+"""Colours of pixels that count for and against the answer: orange and blue, which colour-blind people can tell apart."""
 
-STRENGTH = 0.85  # share of the colour in the strongest pixel; the rest is the image in grey
+STRENGTH = 0.85  # fraction of colour in the strongest pixel; the rest is the grey image
 
-PANEL, GAP = 256, 8  # pixels of a panel's longer side, at least, and between the two panels
+PANEL, GAP = 256, 8  # in pixels: the least length of a panel's longer side, and the gap between the two panels
 
-TEXT, LINE = 14, 19  # pixels of the caption's letters, and of a line of it
+TEXT, LINE = 14, 19  # in pixels: the caption's font size and line height
 
 NINTHS = (("upper left", "top", "upper right"), ("left", "centre", "right"), ("lower left", "bottom", "lower right"))
 
 
 def explain(image: Picture, classifier: Classifier, fit: str | None = None, rotation: int = 0) -> Occlusion:
-    """Fit an image to the model's input as `Classifier.classify` does, and explain its answer; ImageError if that is not possible."""
+    """Fit an image to the model's input as `Classifier.classify` does, and explain its answer; ImageError if it cannot be explained."""
     contract = classifier.model.contract
     pixels = fitted(decoded(image, contract, rotation), contract, fit, rotation)
     return occlusion(classifier.model, pixels, classifier.labels, float(classifier.temperature))
 
 
 def picture(pixels: np.ndarray, map_: np.ndarray, answer: str, score: float) -> bytes:
-    """Draw what the model read, the map over it in grey, and below them the answer and a legend, as a PNG file.
+    """Draw the model's input, the map over a grey copy of it, and below them the answer and a legend. Return a PNG file.
 
     Args:
         pixels: uint8, shape (height, width, channels).
-        map_: float32, shape (height, width); FOR is where it is positive, AGAINST where it is negative.
+        map_: float32, shape (height, width); positive values take the colour FOR, negative ones AGAINST.
     """
     height, width, channels = pixels.shape
     image = Image.fromarray(pixels if channels > 1 else pixels[:, :, 0]).convert("RGB")
@@ -56,7 +56,7 @@ def picture(pixels: np.ndarray, map_: np.ndarray, answer: str, score: float) -> 
 
 
 def write_caption(sheet: Image.Image, top: int, answer: str, score: str) -> None:
-    """Write the answer, shortened if it is too long, with its score, and below it what the colours say."""
+    """Write the answer, shortened if it is too long, with its score, and a legend of the colours below."""
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
     room = sheet.width - font.getlength(score)
     shown = answer
@@ -72,14 +72,14 @@ def write_caption(sheet: Image.Image, top: int, answer: str, score: str) -> None
 
 
 def in_words(box: tuple[float, float, float, float]) -> str:
-    """Return which ninth of an image the middle of a box lies in; its left, top, right and bottom are fractions."""
+    """Return the ninth of the image that contains the middle of a box: left, top, right and bottom as fractions."""
     left, top, right, bottom = box
     row, column = (min(2, int(3 * (low + high) / 2)) for low, high in ((top, bottom), (left, right)))
     return NINTHS[row][column]
 
 
 def frame_pictures(classifier: Classifier, fit: str | None = None) -> Callable[[bytes | np.ndarray, int], bytes]:
-    """Return what turns a frame and its rotation into its explanation's picture, a PNG file's bytes."""
+    """Return a function that turns a frame and its rotation into a picture of its explanation, as the bytes of a PNG file."""
 
     def write(image: bytes | np.ndarray, rotation: int) -> bytes:
         found = explain(image, classifier, fit, rotation)

@@ -1,34 +1,34 @@
-"""Users and passwords of cameras and brokers: where they come from, and how texts and other programs do without them."""
+"""User names and passwords of cameras and brokers: where they come from, and how to keep them out of texts and other programs."""
 
 import os
 import re
 from pathlib import Path
 
 MQTT, CAMERA, HTTP = "EDGECNN_MQTT_", "EDGECNN_CAMERA_", "EDGECNN_HTTP_"
-"""How the variables begin that hold them, which end in USER and PASSWORD, or in TOKEN."""
+"""Prefixes of the environment variables that hold them; the names end in USER and PASSWORD, or in TOKEN."""
 
 HIDDEN = "***"
 
 USERINFO = re.compile(r"://(?:[^/?#\s:@]*:(?!\d*(?:[/?#\s]|$))\S*|[^/?#\s]*)@")
-"""User and password of an address; a password that is not quoted may hold a slash or an @."""
+"""The user and password in an address. A password that is not quoted may contain a slash or an @."""
 
 NAMES = "pass|passwd|password|passphrase|pwd|psw|token|key|auth|secret"
 FIELD = re.compile(rf"((?:{NAMES})=|--?(?:{NAMES}|u|user)\s+|authorization:\s*\w+\s+)[^&;\s'\"]+", re.IGNORECASE)
-"""A field of an address, an option or a header that holds a password, and its value."""
+"""An address field, option or header that holds a password, with its value."""
 
 
 def masked(text: str) -> str:
-    """Return a text without the users and passwords of the addresses in it."""
+    """Return a text with the users and passwords in it masked."""
     return FIELD.sub(rf"\1{HIDDEN}", USERINFO.sub(f"://{HIDDEN}@", text))
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for another program: without users and passwords."""
+    """Return the environment for another program, without users and passwords."""
     return {name: value for name, value in os.environ.items() if not name.startswith((MQTT, CAMERA, HTTP))}
 
 
 def read_secret(prefix: str, file: Path | None) -> tuple[str | None, str | None]:
-    """Return (user, password), or None: of a file, else of the environment by a prefix, MQTT or CAMERA. ValueError names a bad file."""
+    """Return (user, password), each None if missing, from a file or the environment variables of a prefix. ValueError names a bad file."""
     user, password = (os.environ.get(prefix + name) or None for name in ("USER", "PASSWORD"))
     if file is not None:
         try:
@@ -41,7 +41,7 @@ def read_secret(prefix: str, file: Path | None) -> tuple[str | None, str | None]
 
 
 def parse_secret(text: str) -> tuple[str | None, str]:
-    """Return (user, password) of a file with a line for the password, or one for each; ValueError for other lines."""
+    """Parse a file with one line (the password) or two (the user, then the password); ValueError for any other."""
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     if len(lines) > 2 or not all(lines):
         raise ValueError("expected one line with the password, or two: the user and the password")

@@ -6,16 +6,16 @@ from edgecnn.device.system import System
 
 THROTTLED = "/sys/devices/platform/soc/soc:firmware/get_throttled"
 BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
-"""A Raspberry Pi's flags: these bits say what holds now, and 16 above, what has been so since it was started."""
+"""A Raspberry Pi's flags. These bits give the current state; the bits 16 places higher give what has occurred since boot."""
 
 SINCE_START = 16
 TYPES = ("cpu-thermal", "cpu_thermal", "soc-thermal", "x86_pkg_temp")
-"""Thermal zones that are the processor's, the likeliest first."""
+"""Types of the processor's thermal zone, the likeliest first."""
 
 
 @dataclass(frozen=True)
 class Sensors:
-    """The fastest CPU's clock, the processor's temperature, the bits of BITS, and an x86 processor's count; None without such a sensor."""
+    """The fastest CPU's clock, the processor's temperature, the flags of BITS, an x86 processor's throttle count; None if unavailable."""
 
     mhz: int | None
     celsius: float | None
@@ -35,7 +35,7 @@ def read_sensors(system: System) -> Sensors:
 
 
 def temperature(system: System) -> float | None:
-    """Return the processor's temperature in degrees Celsius: of its own zone, else of the hottest."""
+    """Return the processor's temperature in degrees Celsius, from its own zone or else the hottest one."""
     zones: dict[str, float] = {}
     for zone in system.glob("/sys/class/thermal/thermal_zone*"):
         if (value := _number(system.read(f"{zone}/temp"))) is not None:
@@ -45,7 +45,7 @@ def temperature(system: System) -> float | None:
 
 
 def throttled(system: System) -> int | None:
-    """Return a Raspberry Pi's throttling bits, from the kernel, else from vcgencmd."""
+    """Return a Raspberry Pi's throttling bits, from the kernel or else from vcgencmd."""
     bits = _number(system.read(THROTTLED), 16)
     if bits is None and system.which("vcgencmd"):
         bits = _number(system.run(["vcgencmd", "get_throttled"]).out.strip().rpartition("=")[2], 16)
@@ -53,7 +53,7 @@ def throttled(system: System) -> int | None:
 
 
 def throttle_words(bits: int) -> tuple[list[str], list[str]]:
-    """Return what the bits say: what holds now, and what has been so since the board was started."""
+    """Return the conditions that the bits report: the current ones, and those since boot."""
     now, since = ([text for bit, text in BITS.items() if bits >> (bit + shift) & 1] for shift in (0, SINCE_START))
     return now, since
 

@@ -1,4 +1,4 @@
-"""The machine as the checks see it: files below a root and commands through a runner, so that a test can simulate any board."""
+"""The machine as the checks see it: files under a root and commands through a runner, so that tests can simulate any board."""
 
 import importlib.metadata
 import os
@@ -17,24 +17,24 @@ from edgecnn.runtime.child import Finished
 
 
 class Space(NamedTuple):
-    """A file system: what is free in bytes, and whether it is mounted read-only."""
+    """A file system's free space, and whether it is mounted read-only."""
 
     free_bytes: int
     read_only: bool
 
 
 def packages() -> dict[str, str]:
-    """Return the installed packages' versions by name, in lower case with `-`."""
+    """Return the versions of the installed packages by name, in lower case with `-`."""
     versions: dict[str, str] = {}
     for item in importlib.metadata.distributions():
-        if name := item.metadata["Name"]:  # a half-removed package has none
+        if name := item.metadata["Name"]:  # a half-removed package has no name
             versions.setdefault(name.lower().replace("_", "-"), item.version)
     return versions
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """This machine, or one that a test made up. `machine` is the kernel's, `bits` are Python's; `model` is the requested bundle, if any."""
+    """This machine, or one simulated by a test. `machine` is the kernel's, `bits` are Python's, `model` is the requested bundle, if any."""
 
     root: Path = Path("/")
     python: tuple[int, ...] = tuple(sys.version_info[:3])
@@ -47,21 +47,21 @@ class System:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def read(self, absolute: str) -> str:
-        """Return a small text file of the machine, without the zeros and blanks around it; "" if there is none."""
+        """Return a small text file, stripped of zeros and white space; "" if it cannot be read."""
         try:
             return (self.root / absolute.lstrip("/")).read_text(encoding="utf-8", errors="replace").strip("\0 \n\t")
         except OSError:
             return ""
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the absolute paths of the machine that match, sorted."""
+        """Return the absolute paths that match, sorted."""
         return sorted(f"/{path.relative_to(self.root)}" for path in self.root.glob(pattern.lstrip("/")))
 
     def which(self, name: str) -> str | None:
         return shutil.which(name, path=self.environ.get("PATH"))
 
     def run(self, command: Sequence[str], timeout: float | None = 10.0) -> Finished:
-        """Run a command and wait for it; it is ended after `timeout` seconds."""
+        """Run a command and wait for it, at most `timeout` seconds; then it is killed."""
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, env=dict(self.environ)
@@ -73,7 +73,7 @@ class System:
         return Finished(done.returncode, *(output.decode(errors="replace") for output in (done.stdout, done.stderr)))
 
     def space(self, absolute: str) -> Space:
-        """Return the file system that a path is on, or would be."""
+        """Return the file system that a path is on, or would be on."""
         path = self.root / absolute.lstrip("/")
         while not path.exists() and path != path.parent:
             path = path.parent
@@ -82,7 +82,7 @@ class System:
 
     @property
     def board(self) -> str:
-        """What the kernel calls the board, such as "Raspberry Pi 4 Model B Rev 1.4", if it does."""
+        """The kernel's name for the board, such as "Raspberry Pi 4 Model B Rev 1.4", or ""."""
         return self.read("/proc/device-tree/model")
 
     @property
@@ -94,5 +94,5 @@ class System:
         return read_cpu(self.root).flags
 
     def now(self) -> float:
-        """Return the clock, in seconds since 1970."""
+        """Return the time in seconds since 1970."""
         return time.time()

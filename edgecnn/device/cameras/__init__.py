@@ -20,7 +20,7 @@ SOURCES = {
 }
 
 PREFIXES = {"csi:": "rpicam", "ffmpeg:": "ffmpeg", "exec:": "exec", "watch:": "watch", "synthetic:": "synthetic"}
-"""The prefixes by which a SOURCE argument names one of SOURCES; the rest is what that source opens."""
+"""The prefixes of a SOURCE argument that select one of SOURCES; that source opens the rest of the text."""
 
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://", "tcp://", "srt://")
 
@@ -30,7 +30,7 @@ VIDEOS = (
 
 
 def kind_of(text: str) -> tuple[str, str]:
-    """Return (name of one of SOURCES, what it opens) for a SOURCE argument; ("", text) if it names files, or nothing."""
+    """Return (key of SOURCES, text to open) for a SOURCE argument; ("", text) if it names image files or nothing."""
     if "\0" in text:
         return "", text
     for prefix, name in PREFIXES.items():
@@ -44,22 +44,22 @@ def kind_of(text: str) -> tuple[str, str]:
 
 
 def is_stream(text: str) -> bool:
-    """Return whether a SOURCE argument names a stream of frames rather than image files. Imports nothing and looks at no file."""
+    """Return whether a SOURCE argument names a stream of frames rather than image files. Imports nothing and reads no file."""
     return bool(kind_of(text)[0])
 
 
 def make(name: str, text: str, settings: "CameraSettings") -> "Source":
-    """Import a source's class and open it; CameraError if it cannot be opened, or needs another operating system."""
+    """Import a source's class and open it; CameraError if it cannot be opened or does not support this system."""
     if sys.platform != "linux" and name != "synthetic":
         raise CameraError(
-            f"{name}: cameras and streams are read on Linux only; this is {sys.platform}. Give image files instead."
+            f"{name}: cameras and streams work on Linux only; this is {sys.platform}. Use image files instead."
         )
     module, _, attribute = SOURCES[name].partition(":")
     return getattr(importlib.import_module(module), attribute)(text, settings)
 
 
 def open_source(text: str, settings: "CameraSettings") -> "Source":
-    """Open the stream that a SOURCE argument names, such as "/dev/video2", "rtsp://…", "clip.mp4" or "synthetic:"; or CameraError."""
+    """Open the stream that a SOURCE argument names, such as "/dev/video2", "rtsp://…", "clip.mp4" or "synthetic:"; else CameraError."""
     name, rest = kind_of(text)
     if not name:
         from edgecnn.device.secrets import masked
@@ -75,7 +75,7 @@ PROOF_S = {"rpicam": 10.0, "v4l2": 5.0, "ffmpeg": 10.0}
 
 
 def find_camera(settings: "CameraSettings") -> "Source":
-    """Open the first camera that gives a frame, which is dropped, or raise CameraError, which lists each attempt and why it failed."""
+    """Open the first camera that delivers a frame, which is dropped. CameraError lists each attempt and why it failed."""
     from edgecnn.device.cameras.nodes import video_nodes
     from edgecnn.device.cameras.source import CameraLost, UnreadableFormatError
 
@@ -90,7 +90,7 @@ def find_camera(settings: "CameraSettings") -> "Source":
             if isinstance(error, UnreadableFormatError):
                 candidates.append(("ffmpeg", text))  # which may read it; tried last
     if not nodes:
-        failures.append("USB: there is no /dev/video*. Plug in a camera, and look at what `dmesg` says of it.")
+        failures.append("USB: no /dev/video* exists. Plug in a camera, then check `dmesg`.")
     raise CameraError("no camera found; tried:" + "".join(f"\n  {failure}" for failure in failures))
 
 

@@ -1,7 +1,7 @@
-"""From a driver's pixels to RGB.
+"""Convert a driver's pixels to RGB.
 
-YUYV is Y'CbCr 4:2:2: two pixels in four bytes (Y0 Cb Y1 Cr), chroma repeated, not interpolated. Limited range is Y' 16..235, chroma
-16..240; full range is 0..255. V4L2's default for YUYV is BT.601, limited; a driver may report another.
+YUYV is Y'CbCr 4:2:2: two pixels in four bytes (Y0 Cb Y1 Cr); chroma is repeated, not interpolated. Limited range is Y' 16..235 and chroma
+16..240; full range is 0..255. V4L2's default for YUYV is BT.601 with limited range; a driver may report another.
 """
 
 import functools
@@ -27,13 +27,13 @@ DEFAULT_ENCODINGS = {
     abi.COLORSPACE_BT2020: "2020",
     abi.COLORSPACE_SMPTE240M: "240M",
 }
-"""What an encoding of 0 means by colour space; BT.601 for the others. Source: V4L2_MAP_YCBCR_ENC_DEFAULT in linux/videodev2.h."""
+"""The meaning of encoding 0 in each colour space; BT.601 in the others. Source: V4L2_MAP_YCBCR_ENC_DEFAULT in linux/videodev2.h."""
 
 FRACTION_BITS = 5  # fixed point of the conversion: the largest sum, 279 + 238 levels at BT.2020, stays within int16
 
 
 def encoding_of(pixels: abi.PixFormat) -> tuple[str, bool]:
-    """Return (a key of LUMA_WEIGHTS, whether full range) of what a driver reports for a Y'CbCr format."""
+    """Return (key of LUMA_WEIGHTS, whether full range) for the Y'CbCr format that a driver reports."""
     encoding = ENCODINGS.get(pixels.ycbcr_enc) or DEFAULT_ENCODINGS.get(pixels.colorspace, "601")
     full = pixels.quantization == abi.QUANTIZATION_FULL_RANGE or (
         pixels.quantization != abi.QUANTIZATION_LIM_RANGE and pixels.colorspace == abi.COLORSPACE_JPEG
@@ -43,14 +43,14 @@ def encoding_of(pixels: abi.PixFormat) -> tuple[str, bool]:
 
 @functools.cache
 def yuv_tables(encoding: str, full: bool) -> tuple[np.ndarray, ...]:
-    """Return what each byte of Y', Cb and Cr adds: int16 tables of 256 for Y', Cr to red, Cb and Cr to green, Cb to blue."""
+    """Return the conversion as int16 tables of 256 entries: Y', Cr to red, Cb to green, Cr to green, Cb to blue."""
     red, blue = LUMA_WEIGHTS[encoding]
     green = 1 - red - blue
     levels = np.arange(256.0)
     luma = levels if full else (levels - 16) * 255 / 219
     chroma = (levels - 128) * (1 if full else 255 / 224)
     parts = (
-        luma + 0.5,  # rounds to nearest, once, in the shift
+        luma + 0.5,  # makes the final shift round to nearest
         chroma * 2 * (1 - red),
         -chroma * 2 * (1 - blue) * blue / green,
         -chroma * 2 * (1 - red) * red / green,
@@ -60,7 +60,7 @@ def yuv_tables(encoding: str, full: bool) -> tuple[np.ndarray, ...]:
 
 
 def rows(data: np.ndarray, height: int, row_bytes: int, stride: int) -> np.ndarray:
-    """Return a view, shape (height, row_bytes), of the rows in a buffer whose rows begin `stride` bytes apart."""
+    """Return a view, shape (height, row_bytes), of a buffer whose rows begin `stride` bytes apart."""
     return np.lib.stride_tricks.as_strided(data, (height, row_bytes), (stride, 1))
 
 
@@ -81,7 +81,7 @@ def yuyv_to_rgb(packed: np.ndarray, encoding: str = "601", full: bool = False) -
 
 
 def bgr_to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """Return a copy of (height, width, 3) with the first and last channel swapped; three planes are quicker than one turn."""
+    """Return a copy of (height, width, 3) with the first and last channel swapped; copying three planes is faster than one reversal."""
     result = np.empty(pixels.shape, np.uint8)
     for channel in range(3):
         result[:, :, channel] = pixels[:, :, 2 - channel]
@@ -90,12 +90,12 @@ def bgr_to_rgb(pixels: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def stretch_table() -> np.ndarray:
-    """Return the full-range level of each limited-range one (16..235)."""
+    """Return the full-range level for each limited-range level (16..235)."""
     return np.rint(np.clip((np.arange(256.0) - 16) * 255 / 219, 0, 255)).astype(np.uint8)
 
 
 def to_rgb(data: np.ndarray, pixels: abi.PixFormat) -> np.ndarray:
-    """Convert a driver's buffer of YUYV, RGB3 or BGR3, uint8 of one dimension, to uint8 RGB (height, width, 3), perhaps a view."""
+    """Convert a driver's one-dimensional uint8 buffer (YUYV, RGB3 or BGR3) to uint8 RGB (height, width, 3), which may be a view."""
     if pixels.pixelformat == abi.YUYV:
         width = pixels.width + pixels.width % 2
         packed = rows(data, pixels.height, 2 * width, pixels.bytesperline)

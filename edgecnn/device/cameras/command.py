@@ -10,17 +10,17 @@ from edgecnn.errors import CameraError
 
 
 class CommandSource(ProcessSource):
-    """Frames of a command, split as a shell would and run without one. It is live: that it ends is a loss, whatever its exit code."""
+    """Frames from a command, split as a shell would but run without one. It is live: its end is a loss, whatever the exit code."""
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
         try:
             command = shlex.split(text)
         except ValueError as error:
             text = masked(text)
-            raise CameraError(f"exec:{text}: cannot be split into words: {error}. Close the quotation.") from None
+            raise CameraError(f"exec:{text}: cannot be split into words: {error}. Close the quotes.") from None
         if not command:
             raise CameraError(
                 "exec: has no command; expected a program that writes MJPEG, such as 'exec:rpicam-vid -t 0 --codec mjpeg -o -'."
             )
-        missing = "The command is run without a shell; for pipes and variables write exec:sh -c '…'."
+        missing = "The command runs without a shell; for pipes and variables, write exec:sh -c '…'."
         super().__init__(f"exec:{text}", "MJPEG", command, MjpegSplitter(), live=True, missing=missing)

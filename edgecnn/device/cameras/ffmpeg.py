@@ -1,8 +1,8 @@
 """Video files, network streams and cameras through the program ffmpeg.
 
-Frames come as PPM, which is RGB bytes behind a header with the size: no second loss, the size need not be known before, and it costs
-less than Motion JPEG. Streams are opened with low delay; recordings and playlists are not: of H.264 whose pictures refer to later ones, a
-short clip then gave none. RTSP goes by TCP if the server takes it, else by UDP.
+Frames arrive as PPM: a header with the size, then RGB bytes. PPM is lossless, does not need the size in advance and costs less than Motion
+JPEG. Streams are opened with low delay. Recordings and playlists are not, because a short H.264 clip whose pictures refer to later ones
+then gave no frames. RTSP uses TCP if the server accepts it, else UDP.
 """
 
 import os
@@ -17,10 +17,10 @@ from edgecnn.errors import CameraError
 
 PROGRAM = "ffmpeg"
 MISSING = "Install it: `sudo apt install ffmpeg`."
-RECORDED = (".mjpeg", ".mjpg")  # suffixes of addresses that end in a video file's and are streams all the same
+RECORDED = (".mjpeg", ".mjpg")  # suffixes of video files; a web address that ends in one is still a stream
 
 MEMORY, THREAD_MEMORY = 512 << 20, 32 << 20
-"""Bytes of data that ffmpeg may allocate, and those for each processor: an HTTP camera whose picture never ends grew it to 1.28 GB."""
+"""Bytes of data that ffmpeg may allocate, and those per processor. An HTTP camera with an endless picture made it grow to 1.28 GB."""
 MOST_THREADS = 16
 
 WEB = "http,https,httpproxy,tcp,tls"
@@ -35,20 +35,20 @@ PROTOCOLS = {
     "tcp": "tcp",
     "srt": "srt",
 }
-"""What ffmpeg may open for an address of each scheme, "" for a file: what it reads must not choose."""
+"""The protocols that ffmpeg may use for each scheme, "" for a file. The content must not be able to choose others."""
 
 FORMATS = (
     "3gp,asf,av1,avi,dhav,dv,flv,gif,h264,hevc,ivf,jpeg_pipe,live_flv,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mpjpeg,"
     "nut,obu,ogg,png_pipe,rtp,rtsp,sdp,webm,yuv4mpegpipe"
 )  # fmt: skip
-"""Formats that name no other address: what claims to be a video must not be a playlist, which makes ffmpeg ask the hosts that it names."""
+"""Formats that name no other address. A supposed video must not be a playlist, which would make ffmpeg contact the hosts in it."""
 
 PLAYLISTS = {".m3u8": "hls", ".mpd": "dash"}
-"""Suffixes of the addresses of playlists, and their format. Whoever names one wants what it names."""
+"""Suffixes of playlist addresses, and their formats. A user who names a playlist wants the addresses in it."""
 
 
 class Ffmpeg(ProcessSource):
-    """A video file (not live), a stream or a camera, as ffmpeg decodes it, scaled down until it just covers the requested size."""
+    """A video file (not live), stream or camera, decoded by ffmpeg and scaled down until it just covers the requested size."""
 
     memory = MEMORY + THREAD_MEMORY * min(os.cpu_count() or 1, MOST_THREADS)
 
@@ -56,12 +56,12 @@ class Ffmpeg(ProcessSource):
         device, address = text.startswith("/dev/"), "://" in text
         if not (device or address):
             if not os.path.exists(text):
-                expected = "Give the path of one, an address such as rtsp://…, or /dev/videoN."
+                expected = "Give the path of a video, an address such as rtsp://…, or /dev/videoN."
                 raise CameraError(f"{text}: no such video file. {expected}")
             if not os.access(text, os.R_OK):
                 raise CameraError(f"{text}: no permission to read it. `chmod +r` it, or run as its owner.")
         if address and re.search(r"\s", text):
-            raise CameraError("the stream's address has a space; write %20 for it.")
+            raise CameraError("the stream's address contains a space; write it as %20.")
         live = device or (address and not is_recording(text))
         kind = "camera" if device else "stream" if live else "video file"
         command = [PROGRAM, *arguments(text, settings, device)]
@@ -81,13 +81,13 @@ def playlist_format(address: str) -> str | None:
 
 
 def with_secret(address: str, settings: CameraSettings) -> str:
-    """Return an address with the settings' user and password, if it has no password of its own; CameraError if it is not valid."""
+    """Add the settings' user and password to an address that has no password; CameraError if the address is not valid."""
     try:
         parts = urlsplit(address)
         if settings.password is None or parts.password is not None or not parts.hostname:
             return address
-    except ValueError as error:  # of brackets
-        raise CameraError(f"{masked(address)}: not an address: {error}.") from None
+    except ValueError as error:  # for bad brackets
+        raise CameraError(f"{masked(address)}: not a valid address: {error}.") from None
     user = parts.username or quote(settings.user or "", safe="")
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=f"{user}:{quote(settings.password, safe='')}@{host}").geturl()
@@ -108,14 +108,14 @@ def arguments(text: str, settings: CameraSettings, device: bool) -> list[str]:
         before += ["-fflags", "nobuffer", "-flags", "low_delay"]
     if scheme in ("rtsp", "rtsps"):
         before += ["-rtsp_flags", "prefer_tcp", "-analyzeduration", "1000000"]
-    # A path may hold what ffmpeg takes for a protocol or, with a leading dash, for an option.
+    # ffmpeg might read part of a path as a protocol or, with a leading dash, as an option.
     source = with_secret(text, settings) if scheme else text if device else f"file:{text}"
     after = ["-map", "0:v:0", "-vf", filters(settings), "-r", "25", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
     return [*before, "-i", source, *after]
 
 
 def limits(text: str, scheme: str) -> list[str]:
-    """Return the arguments that say what ffmpeg may open, and which formats it may read; `scheme` is "" for a file."""
+    """Return the arguments that limit ffmpeg's protocols and formats; `scheme` is "" for a file."""
     protocols, formats = PROTOCOLS.get(scheme, f"{scheme},tcp,tls,udp"), FORMATS
     playlist = playlist_format(text) if scheme else None
     if playlist:
@@ -124,7 +124,7 @@ def limits(text: str, scheme: str) -> list[str]:
 
 
 def filters(settings: CameraSettings) -> str:
-    """Return filters that lower the rate, shrink and number the frames: in 25ths of a second, since a clip's own unit may be too coarse."""
+    """Return filters that lower the rate, shrink the frames and number them in 25ths of a second, as a clip's unit may be too coarse."""
     chain = []
     if settings.fps:
         chain.append(f"select='isnan(prev_selected_t)+gte(t-prev_selected_t,{0.999 / settings.fps:.6f})'")

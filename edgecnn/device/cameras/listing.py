@@ -1,4 +1,4 @@
-"""The cameras of this machine, what they can do, and why one cannot be used: `edgecnn cameras`."""
+"""This machine's cameras, what they can do, and why any of them cannot be used: `edgecnn cameras`."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ ASK_S = 10.0
 
 
 class Format(NamedTuple):
-    """A pixel format. `modes` are (width, height, rates in frames per second); `ranged` if all sizes between them can be had."""
+    """A pixel format. `modes` are (width, height, rates in frames per second); `ranged` if all sizes between them are possible."""
 
     name: str
     description: str
@@ -37,7 +37,7 @@ class Camera(NamedTuple):
 
 
 class CameraList(NamedTuple):
-    """All cameras in the order in which `--camera` tries them, and notes on what is missing to find others."""
+    """All cameras in the order in which `--camera` tries them, and notes on why others may be missing."""
 
     cameras: tuple[Camera, ...]
     programs: dict[str, str | None]
@@ -62,7 +62,7 @@ def camera_json(camera: Camera) -> dict[str, Any]:
 
 
 def list_cameras() -> CameraList:
-    """Look for cameras, without streaming from one or changing its settings."""
+    """Look for cameras without streaming from them or changing their settings."""
     programs = {name: shutil.which(name) for name in (*rpicam.PROGRAMS, ffmpeg.PROGRAM)}
     notes = []
     cameras: list[Camera] = []
@@ -77,17 +77,17 @@ def list_cameras() -> CameraList:
     if programs[ffmpeg.PROGRAM] is None:
         notes.append(f"Video files, network streams and other formats: ffmpeg is not installed. {ffmpeg.MISSING}")
     if sys.platform != "linux":
-        notes.append(f"USB cameras are read on Linux only; this is {sys.platform}.")
+        notes.append(f"USB cameras work on Linux only; this is {sys.platform}.")
     else:
         nodes, names = video_nodes(), names_by_id()
         cameras += [node_camera(path, tuple(names.get(path, ()))) for path in nodes]
         if not nodes:
-            notes.append("USB cameras: there is no /dev/video*. Plug in a camera, and look at what `dmesg` says of it.")
+            notes.append("USB cameras: no /dev/video* exists. Plug in a camera, then check `dmesg`.")
     return CameraList(tuple(cameras), programs, tuple(notes))
 
 
 def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> Camera:
-    """Return what a V4L2 node can do, or why it cannot be used; `names` are its other paths, `kernel` is as for `v4l2_device.Device`."""
+    """Describe a V4L2 node, or why it cannot be used. `names` are its other paths; `kernel` is as in `v4l2_device.Device`."""
     from edgecnn.device.cameras.v4l2_abi import fourcc
     from edgecnn.device.cameras.v4l2_device import READABLE, Device, why_in_use, why_not_opened
 
@@ -107,16 +107,18 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
         camera = camera._replace(formats=formats, note=device.signal())
         busy = device.busy()
         if not busy and not any(item.readable for item in formats):
-            camera = camera._replace(problem=f"edgecnn reads none of its formats. Use ffmpeg:{path}, which reads more.")
+            camera = camera._replace(
+                problem=f"edgecnn cannot read any of its formats. Use ffmpeg:{path}, which reads more."
+            )
     except OSError as error:
         camera = camera._replace(problem=why_not_opened(path, error))
     finally:
         device.close()
-    return camera._replace(problem=why_in_use(path)) if busy else camera  # looked up once we have closed it ourselves
+    return camera._replace(problem=why_in_use(path)) if busy else camera  # look up the holders once we have closed it
 
 
 def csi_cameras(program: str) -> tuple[list[Camera], str]:
-    """Return the cameras that rpicam-vid lists; if it lists none, also the reason."""
+    """Return the cameras that rpicam-vid lists and, if it lists none, the reason."""
     try:
         result = subprocess.run(
             [program, "--list-cameras"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False
@@ -129,8 +131,8 @@ def csi_cameras(program: str) -> tuple[list[Camera], str]:
     cameras = parse_csi(said, program)
     if cameras:
         return cameras, ""
-    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "nothing was said")
-    return [], f"{program}: {last}. Check the ribbon cable, then `{program} --list-cameras`."
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "no output")
+    return [], f"{program}: {last}. Check the ribbon cable, then run `{program} --list-cameras`."
 
 
 def parse_csi(said: str, program: str) -> list[Camera]:
@@ -143,7 +145,7 @@ def parse_csi(said: str, program: str) -> list[Camera]:
         elif cameras:
             formats = cameras[-1].formats
             if name := re.search(r"'(\w+)' :", line):
-                formats += (Format(name[1], "of the sensor; frames come as MJPEG of any size", readable=True),)
+                formats += (Format(name[1], "sensor format; frames arrive as MJPEG of any size", readable=True),)
             if formats and (mode := re.search(r"(\d+)x(\d+) \[([\d.]+) fps", line)):
                 modes = (*formats[-1].modes, (int(mode[1]), int(mode[2]), (float(mode[3]),)))
                 formats = (*formats[:-1], formats[-1]._replace(modes=modes))
@@ -152,22 +154,22 @@ def parse_csi(said: str, program: str) -> list[Camera]:
 
 
 def camera_lines(camera: Camera) -> list[str]:
-    """Return a camera for people: a line for itself, then one for each name and format, or why it cannot be used."""
+    """Return a camera as text: a heading, then a line for each name and format, or why it cannot be used."""
     driver = f" (driver {camera.driver})" if camera.driver else ""
     lines = [f"{camera.device}  {camera.name}{driver}".rstrip()]
     lines += [f"    also {name}" for name in camera.names]
     if camera.problem:
         lines.append(f"    cannot be used: {camera.problem}")
     if camera.note:
-        lines.append(f"    the driver says: {camera.note}")
+        lines.append(f"    the driver reports: {camera.note}")
     for item in (item for item in camera.formats if item.readable):
         sizes = []
         for width, height, rates in item.modes:
             text = "/".join(f"{rate:.4g}" for rate in rates)
             sizes.append(f"{width}x{height} ({text} frames/s)" if rates else f"{width}x{height}")
         between = " to " if item.ranged else ", "
-        lines.append(f"    {item.name:5}{between.join(sizes) or 'any size that the driver takes'}")
+        lines.append(f"    {item.name:5}{between.join(sizes) or 'any size that the driver accepts'}")
     others = dict.fromkeys(item.name for item in camera.formats if not item.readable)
     if others:
-        lines.append(f"    not read: {', '.join(others)}")
+        lines.append(f"    unsupported: {', '.join(others)}")
     return lines

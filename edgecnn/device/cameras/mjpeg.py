@@ -1,7 +1,7 @@
-"""Motion JPEG, a byte stream of whole JPEG images one after another, cut into its images.
+"""Split Motion JPEG, a byte stream of consecutive JPEG images, into its images.
 
-A cut is made where the structure says so: marker segments are stepped over by their length, since a thumbnail within has its own end
-marker; entropy-coded data is searched for the next marker that is neither a stuffed byte nor a restart.
+The JPEG structure determines the cuts. Marker segments are skipped by their length, since a thumbnail inside one has its own end marker.
+Entropy-coded data is searched for the next marker that is neither a stuffed byte nor a restart.
 
 Source: ITU-T T.81, annex B.
 """
@@ -11,25 +11,25 @@ from bisect import bisect_left
 
 from edgecnn.device.cameras.source import CameraLost
 
-MAX_FRAME_BYTES = 32 * 1024 * 1024  # largest image: a 48-megapixel JPEG of quality 90 is smaller
+MAX_FRAME_BYTES = 32 * 1024 * 1024  # largest image: a 48-megapixel JPEG at quality 90 is smaller
 
-MAX_BARREN_BYTES = 64 * 1024 * 1024  # most bytes without a whole image, one that was joined midway included
+MAX_BARREN_BYTES = 64 * 1024 * 1024  # most bytes without a whole image, including one joined midway
 
 SOI = re.compile(rb"\xff\xd8\xff")
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
-STARTS_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15: one to an image
+STARTS_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15: one per image
 
 EDGES = re.compile(rb"\xff\xd8(?=\xff)|\xff\xd9")
 
-START, NESTED, END = b"<", b"!", b">"  # an image's start, one that follows a start, and an end
+START, NESTED, END = b"<", b"!", b">"  # an image's start, a start that follows a start, and an end
 
-APP0 = 0xE0  # segments of this code and above hold what an application put there, thumbnails among it
+APP0 = 0xE0  # segments with this code or a higher one hold application data, such as thumbnails
 
 
 class Edges:
-    """Where images start and end in a stream. Each byte is searched once, however often the segments that hold it are parsed."""
+    """The places where images start and end in a stream. Each byte is searched once, however often its segment is parsed."""
 
     def __init__(self) -> None:
         self._positions: list[int] = []
@@ -37,16 +37,16 @@ class Edges:
         self._searched = 0
 
     def search(self, data: bytearray, base: int, start: int, end: int) -> None:
-        """Search bytes start to end, the last one included, of `data`, whose first byte is the stream's byte number `base`."""
+        """Search `data` from `start` to `end`, inclusive; its first byte is byte number `base` of the stream."""
         for edge in EDGES.finditer(data, max(start, self._searched - base), end + 1):
             kind = END if edge[0] == b"\xff\xd9" else NESTED if self._kinds[-1:] in (START, NESTED) else START
             self._positions.append(base + edge.start())
             self._kinds += kind
             self._searched = base + edge.end()
-        self._searched = max(self._searched, base + end - 1)  # a start that its last two bytes begin may go on
+        self._searched = max(self._searched, base + end - 1)  # the last two bytes may begin a start
 
     def between(self, start: int, end: int) -> bytearray:
-        """Return the kinds of the edges in a segment's content, the stream's bytes `start` to before `end`; its last byte begins none."""
+        """Return the kinds of the edges in a segment's content, stream bytes `start` to before `end`. No edge begins at its last byte."""
         return self._kinds[bisect_left(self._positions, start) : bisect_left(self._positions, end - 1)]
 
     def forget(self, base: int) -> None:
@@ -55,7 +55,7 @@ class Edges:
 
 
 class MjpegSplitter:
-    """Cuts a stream of JPEG images at their ends; memory stays below the largest image and one chunk. Broken images count as `damaged`."""
+    """Splits a stream of JPEG images, with memory for at most the largest image and one chunk. Broken images count as `damaged`."""
 
     def __init__(self, max_frame: int = MAX_FRAME_BYTES, max_barren: int = MAX_BARREN_BYTES) -> None:
         self.damaged = 0
@@ -63,19 +63,19 @@ class MjpegSplitter:
         self._max_barren = max_barren
         self._barren = 0
         self._data = bytearray()
-        self._base = 0  # the stream's bytes before those in `_data`
+        self._base = 0  # number of the stream's bytes before `_data`
         self._edges = Edges()
         self._restart()
 
     def _restart(self) -> None:
         self._inside = False  # an image has begun, at byte 0
-        self._at = 0  # where parsing goes on
-        self._before = 0  # where the segment that ends at `_at` began, 0 if none does
+        self._at = 0  # where parsing continues
+        self._before = 0  # the start of the segment that ends at `_at`, or 0
         self._entropy = False
-        self._scanned = self._sized = False  # had a scan, had a frame header
+        self._scanned = self._sized = False  # seen a scan, seen a frame header
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes and return the images that they complete; CameraLost ("garbage") if that is too long in coming."""
+        """Add the next bytes and return the images that they complete; CameraLost ("garbage") after too many bytes without an image."""
         self._data += chunk
         self._edges.forget(self._base)
         images: list[bytes] = []
@@ -91,7 +91,7 @@ class MjpegSplitter:
         if self._entropy:
             match = MARKER.search(self._data, self._at)
             if match is None:
-                self._at = max(self._at, len(self._data) - 1)  # a marker may be cut in two
+                self._at = max(self._at, len(self._data) - 1)  # a marker may be split between chunks
                 return False
             self._at, self._before, self._entropy = match.start(), 0, False
         return self._marker(images)
@@ -127,7 +127,9 @@ class MjpegSplitter:
         if len(data) < at + 2:
             return False
         code = data[at + 1]
-        if data[at] != 0xFF or (code < 0xC0 and code != 0x01):  # no marker: the segment's length before it was wrong
+        if data[at] != 0xFF or (
+            code < 0xC0 and code != 0x01
+        ):  # not a marker: the length of the segment before it was wrong
             return self._damage(self._before + 2 if self._before else at)
         if code == 0xFF:  # a fill byte
             self._at = at + 1
@@ -136,7 +138,7 @@ class MjpegSplitter:
         elif code == 0x01 or 0xD0 <= code <= 0xD7:
             self._at, self._before = at + 2, 0
         elif code == 0xD8 or (code in STARTS_FRAME and self._sized):
-            return self._damage(at)  # the next image's
+            return self._damage(at)  # it belongs to the next image
         else:
             return self._segment(at, code)
         return True
@@ -152,7 +154,7 @@ class MjpegSplitter:
                 return False
             self._edges.search(data, self._base, at + 4, end)
             inner = self._edges.between(self._base + at + 4, self._base + end)
-            nested = inner.find(NESTED, 1) >= 0 or inner[-1:] in (START, NESTED)  # no whole thumbnails
+            nested = inner.find(NESTED, 1) >= 0 or inner[-1:] in (START, NESTED)  # not whole thumbnails
             cut = nested or (code < APP0 and bool(inner.strip(END)))
         if cut:  # the next image begins within the segment
             return self._damage(at + 2)
@@ -163,7 +165,7 @@ class MjpegSplitter:
         return True
 
     def _finish(self, end: int, images: list[bytes]) -> bool:
-        if not (self._scanned and self._sized):  # tables alone
+        if not (self._scanned and self._sized):  # only tables
             return self._damage(end)
         images.append(bytes(self._data[:end]))
         self._drop(end)

@@ -1,4 +1,4 @@
-"""Which V4L2 nodes there are, without opening any."""
+"""List V4L2 nodes without opening them."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def video_nodes(dev: Path = Path("/dev")) -> list[str]:
-    """Return all V4L2 nodes, each once, by its /dev/videoN: those with a name by id first, since it stays the same, then by number."""
+    """Return each V4L2 node once, as its /dev/videoN: first those with a stable name in `by-id`, then the others by number."""
     numbered = [path for path in dev.iterdir() if re.fullmatch(r"video\d+", path.name)] if dev.is_dir() else []
     numbered.sort(key=lambda path: int(path.name[5:]))
     return list(dict.fromkeys([*names_by_id(dev), *(os.path.realpath(path) for path in numbered)]))

@@ -1,4 +1,4 @@
-"""A byte stream of PPM images (P6: a header with the size, then RGB bytes), cut into its images."""
+"""Split a byte stream of PPM images (P6: a header with the size, then RGB bytes) into its images."""
 
 import re
 
@@ -12,7 +12,7 @@ HEADER_BYTES = 24
 
 
 class PpmSplitter:
-    """Cuts a stream of PPM images in chunks of any size. Memory stays below two images: the size is known before the pixels are."""
+    """Splits a stream of PPM images that arrives in chunks of any size. Memory stays below two images, since the size comes first."""
 
     damaged = 0
 
@@ -22,7 +22,7 @@ class PpmSplitter:
         self._filled = 0
 
     def feed(self, chunk: bytes) -> list[np.ndarray]:
-        """Take the next bytes and return the images that they complete, uint8 (height, width, 3); CameraLost for bytes that are not PPM."""
+        """Add the next bytes and return the images that they complete, uint8 (height, width, 3); CameraLost for bytes that are not PPM."""
         images = []
         rest = memoryview(chunk)
         while rest:
@@ -49,6 +49,6 @@ class PpmSplitter:
             raise CameraLost("garbage", f"not a PPM image: it begins with {self._header[:8]!r}")
         width, height = int(match[1]), int(match[2])
         if not 0 < width * height <= MAX_PIXELS:
-            raise CameraLost("garbage", f"the PPM image has {width}x{height} pixels, expected 1 to {MAX_PIXELS:,}")
+            raise CameraLost("garbage", f"the PPM image has {width}x{height} pixels; expected 1 to {MAX_PIXELS:,}")
         self._header, self._image, self._filled = b"", np.empty((height, width, 3), np.uint8), 0
         return rest[match.end() - had :]

@@ -18,7 +18,7 @@ from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
 from edgecnn.device.secrets import environment, masked
 from edgecnn.errors import CameraError
 
-CHUNK_BYTES = 1 << 16  # one read: what a pipe holds by default
+CHUNK_BYTES = 1 << 16  # per read: the default capacity of a pipe
 
 TAIL_BYTES = 2048
 
@@ -31,11 +31,11 @@ class Splitter(Protocol):
     damaged: int
 
     def feed(self, chunk: bytes) -> Sequence[bytes | np.ndarray]:
-        """Take the next bytes and return the images that they complete. Raises CameraLost."""
+        """Add the next bytes and return the images that they complete. Raises CameraLost."""
 
 
 class Process:
-    """A command with its own process group, without our passwords, whose outputs are read without blocking. OSError if it cannot start."""
+    """A command in its own process group, without our passwords. Its output is read without blocking. OSError if it cannot start."""
 
     def __init__(self, command: Sequence[str], memory: int | None = None) -> None:
         self._child = subprocess.Popen(
@@ -43,7 +43,7 @@ class Process:
             env=environment(),
         )  # fmt: skip
         if memory is not None:
-            with contextlib.suppress(ProcessLookupError):  # it has ended already
+            with contextlib.suppress(ProcessLookupError):  # it has already ended
                 resource.prlimit(self._child.pid, resource.RLIMIT_DATA, (memory, memory))
         self._pipes = [pipe for pipe in (self._child.stdout, self._child.stderr) if pipe is not None]
         self._out, self._err = (pipe.fileno() for pipe in self._pipes)
@@ -52,11 +52,11 @@ class Process:
             os.set_blocking(descriptor, False)
             self._poll.register(descriptor, select.POLLIN)
         self._tail = b""
-        self._silent = False  # standard error is at its end
+        self._silent = False  # standard error has ended
         self._closed = False
 
     def read(self, deadline: float) -> bytes | None:
-        """Return what it wrote, at most CHUNK_BYTES; b"" if it closed its output, None if it wrote nothing until `deadline`."""
+        """Return its next output, at most CHUNK_BYTES; b"" if it closed its output, None if it wrote nothing before `deadline`."""
         while True:
             ready = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
             descriptors = [descriptor for descriptor, _ in ready]
@@ -69,7 +69,7 @@ class Process:
                 return None
 
     def _listen(self) -> bool:
-        """Read its standard error once, so that a flood does not keep us here; False if there is nothing."""
+        """Read its standard error once, so that a flood cannot hold us up; return False if it was empty."""
         if self._silent:
             return False
         try:
@@ -85,21 +85,21 @@ class Process:
     def said(self) -> str:
         """Return the last line that it wrote to standard error, without passwords and control characters."""
         text = self._tail.decode("utf-8", "replace").replace("\r", "\n")
-        if len(self._tail) == TAIL_BYTES:  # the first word is cut, which may be an address with a password
+        if len(self._tail) == TAIL_BYTES:  # drop the first word, which may be part of an address with a password
             text = re.sub(r"^\S+", "", text)
         lines = text.split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return "".join(character if character.isprintable() else " " for character in masked(last))[-300:]
 
     def exit_code(self, timeout: float) -> int | None:
-        """Return its exit code, negative for a signal, if it has ended within `timeout` seconds. It is left to `close` to reap it."""
+        """Return its exit code, negative for a signal, or None if it does not end within `timeout` seconds. `close` reaps it."""
         deadline = time.monotonic() + timeout
         while True:
             if self._child.returncode is not None:
                 return self._child.returncode
             try:
                 status = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-            except ChildProcessError:  # reaped elsewhere, as where SIGCHLD is ignored
+            except ChildProcessError:  # reaped elsewhere, as when SIGCHLD is ignored
                 return self._child.poll()
             if status is not None:
                 return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
@@ -108,7 +108,7 @@ class Process:
             time.sleep(0.005)
 
     def ended(self) -> tuple[int | None, str]:
-        """Return the exit code and how a process ended that has closed its output, for people."""
+        """Return the exit code of a process that has closed its output, and how it ended, in words."""
         code = self.exit_code(TERMINATE_S)
         for _ in range(LAST_WORDS):
             if not self._listen():
@@ -120,7 +120,7 @@ class Process:
         return code, f"{how}: {said}" if said else how
 
     def close(self) -> None:
-        """End it and every process of its group: SIGTERM, then SIGKILL; within TERMINATE_S + KILL_S seconds. A second call does nothing."""
+        """End all processes of its group with SIGTERM, then SIGKILL, within TERMINATE_S + KILL_S seconds. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -129,7 +129,7 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGTERM)
             self.exit_code(TERMINATE_S)
-            os.killpg(self._child.pid, signal.SIGKILL)  # before it is reaped, and its number another's
+            os.killpg(self._child.pid, signal.SIGKILL)  # before it is reaped and its number reused
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(KILL_S)
 
@@ -142,7 +142,7 @@ def signal_name(number: int) -> str:
 
 
 class ProcessSource:
-    """Frames of a process. `name` is `text` without passwords; if `live`, its end is a loss; `missing` says what to install."""
+    """Frames from a process. `name` is `text` without passwords. If it is `live`, its end is a loss. `missing` says what to install."""
 
     patient = False
     memory: int | None = None
@@ -158,7 +158,7 @@ class ProcessSource:
         try:
             self._process: Process | None = Process(command, self.memory)
         except FileNotFoundError:
-            raise CameraError(f"{self.name}: there is no program {command[0]!r}. {missing}") from None
+            raise CameraError(f"{self.name}: program {command[0]!r} not found. {missing}") from None
         except OSError as error:
             why = error.strerror or error
             raise CameraError(f"{self.name}: {command[0]!r} cannot be run: {why}. {missing}") from None
@@ -168,7 +168,7 @@ class ProcessSource:
         return self._splitter.damaged
 
     def read(self, timeout: float) -> Frame | None:
-        """Return the next frame; None if a source that is not live ended with exit code 0. CameraLost has the last words of the process."""
+        """Return the next frame; None if a source that is not live ended with exit code 0. CameraLost quotes the process's last output."""
         deadline = time.monotonic() + timeout
         while not self._ready:
             if self._process is None:
@@ -176,14 +176,14 @@ class ProcessSource:
             chunk = self._process.read(deadline)
             if chunk is None:
                 said = self._process.said()
-                raise Stalled(self.name, "no frame", timeout, f"; it said: {said.rstrip('.')}" if said else "")
+                raise Stalled(self.name, "no frame", timeout, f"; its last message: {said.rstrip('.')}" if said else "")
             if not chunk:
                 code, how = self._process.ended()
                 if code == 0 and not self.live:
                     return None
                 raise CameraLost("ended", f"{self.name} {how}{'' if self._count else ', before its first frame'}.")
             self._take(chunk)
-            if not self._ready and time.monotonic() >= deadline:  # bytes come, and no frame
+            if not self._ready and time.monotonic() >= deadline:  # bytes arrive but no frame
                 raise Stalled(self.name, "no complete frame", timeout)
         return self._ready.popleft()
 
@@ -213,5 +213,5 @@ def size_of(image: bytes | np.ndarray) -> str:
     try:
         height, width, _ = probe(image) if isinstance(image, bytes) else image.shape
     except ImageError:
-        return "of a size that cannot be read"
+        return "size unknown"
     return f"{width}x{height}"

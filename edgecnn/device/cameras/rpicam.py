@@ -1,4 +1,4 @@
-"""A Raspberry Pi's CSI camera through `rpicam-vid`, or `libcamera-vid` as it was called before 2023, which writes Motion JPEG."""
+"""A Raspberry Pi's CSI camera through `rpicam-vid` (called `libcamera-vid` before 2023), which writes Motion JPEG."""
 
 import shutil
 
@@ -17,7 +17,7 @@ def program() -> str | None:
 
 
 class Rpicam(ProcessSource):
-    """The CSI camera of a number, 0 if the text is empty."""
+    """The CSI camera with a given number, 0 if the text is empty."""
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
         if not (text or "0").isdecimal():

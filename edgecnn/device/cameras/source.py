@@ -1,4 +1,4 @@
-"""The interface of every source of frames: frames in order, a loss with its reason, an end."""
+"""The interface of every source of frames: frames in order, losses with a reason, an end."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -11,8 +11,8 @@ from edgecnn.errors import CameraError
 class Frame(NamedTuple):
     """One frame: `image` is an encoded image's bytes, or a uint8 RGB array (height, width, 3).
 
-    `sequence` counts what the source delivered, from 0, gaps where it says that it dropped frames; `monotonic` is `time.monotonic()` when
-    the frame was whole; `name` is a file's path where the frame is one.
+    `sequence` counts the source's frames from 0, with gaps for frames that it reports as dropped. `monotonic` is `time.monotonic()` when
+    the frame was complete. `name` is the path of a frame that is a file.
     """
 
     sequence: int
@@ -22,7 +22,7 @@ class Frame(NamedTuple):
 
 
 class CameraLost(Exception):
-    """A source that was open and stopped giving frames, for one of REASONS: the loop reports it and opens the source again."""
+    """An open source stopped delivering frames, for one of REASONS. The loop reports it and opens the source again."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -30,7 +30,7 @@ class CameraLost(Exception):
 
 
 class Stalled(CameraLost):
-    """A source that is open and silent. The text is "SOURCE: WHAT for SECONDS s", and the remark."""
+    """An open source delivers nothing. The text is "SOURCE: WHAT for SECONDS s", then the remark."""
 
     def __init__(self, source: str, what: str, seconds: float, remark: str = "") -> None:
         super().__init__("stall", f"{source}: {what} for {seconds:g} s{remark}.")
@@ -43,7 +43,7 @@ class Stalled(CameraLost):
 
 
 class UnreadableFormatError(CameraError):
-    """A camera that works, but whose formats edgecnn does not read; ffmpeg may."""
+    """A working camera with formats that edgecnn cannot read; ffmpeg may be able to."""
 
 
 REASONS = ("stall", "unplugged", "io_error", "ended", "garbage")
@@ -52,7 +52,7 @@ REASONS = ("stall", "unplugged", "io_error", "ended", "garbage")
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSettings:
-    """The requested size and rate; 0 takes the source's own. `user` and `password` are for an address without them."""
+    """The requested size and rate; 0 keeps the source's own. `user` and `password` are for an address without them."""
 
     width: int = 640
     height: int = 480
@@ -64,9 +64,9 @@ class CameraSettings:
 class Source(Protocol):
     """An open source of frames.
 
-    `name` is its name in result lines, without passwords; `about` describes for people what was opened: device, format, size, rate.
-    `live` is False for a source that waits for its reader (a video file, `synthetic:`), whose frames are not dropped for age.
-    `patient` is True for a source in which silence is no failure (a watched folder): its stall only means that nothing has come yet.
+    `name` is its name in result lines, without passwords. `about` describes it for people: device, format, size, rate.
+    `live` is False for a source that waits for its reader (a video file, `synthetic:`); its frames are not dropped for age.
+    `patient` is True for a source whose silence is not a failure (a watched folder): a stall only means that nothing has arrived yet.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Source(Protocol):
         """How many frames were skipped because they were damaged."""
 
     def read(self, timeout: float) -> Frame | None:
-        """Return the next frame, None at the end of a source that ends; Stalled if none comes within `timeout` s; CameraLost."""
+        """Return the next frame, or None at the end of the source; Stalled if no frame arrives within `timeout` s; CameraLost."""
 
     def close(self) -> None:
-        """Release the device and end every process; never blocks longer than a second. A second call does nothing."""
+        """Release the device and end all processes, within a second. A second call does nothing."""

@@ -14,16 +14,16 @@ OPTIONS = ("frames", "fps", "pattern", "seed")
 LARGEST = 8192
 
 BARS = ((255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255), (255, 0, 0), (0, 0, 255), (0, 0, 0))
-"""Colours of the bars, from left to right. Each frame turns the pattern one column further."""
+"""Colours of the bars, from left to right. Each frame shifts the pattern by one more column."""
 
-NOISE_ROWS = 256  # each frame starts up to this many rows further down than the last, for the price of a copy
+NOISE_ROWS = 256  # each frame starts one row further down, up to this many, so a frame costs only a copy
 
 
 class Synthetic:
-    """Frames from arithmetic: the same text, a size and then options after a question mark, gives the same frames on every machine.
+    """Computed frames. The same text, a size and then options after a question mark, gives the same frames on every machine.
 
-    `frames` ends the source (0: it does not end), `fps` makes it live, `pattern` is "bars" (the default), "noise" or the path of an image,
-    whose frames are all equal, `seed` is that of the noise. Size and rate are those of the settings if the text has none.
+    `frames` limits their number (0: no limit), and `fps` makes the source live. `pattern` is "bars" (the default), "noise" or the path of
+    an image to repeat. `seed` is for the noise. Size and rate default to the settings.
     """
 
     patient = False
@@ -41,7 +41,7 @@ class Synthetic:
             raise CameraError(f"synthetic:{text}: the size is {size!r}; {expected}")
         width, height = (int(match[1]), int(match[2])) if size else (settings.width or 640, settings.height or 480)
         if not (0 < width <= LARGEST and 0 < height <= LARGEST):
-            raise CameraError(f"synthetic:{text}: {width}x{height} is out of range; both must be 1 to {LARGEST}.")
+            raise CameraError(f"synthetic:{text}: {width}x{height} is out of range; both sides must be 1 to {LARGEST}.")
         self._frames = int(number(text, options, "frames", 0))
         fps = number(text, options, "fps", settings.fps)
         pattern = options.get("pattern", "bars")
@@ -89,7 +89,7 @@ def number(text: str, options: dict[str, str], name: str, default: float) -> flo
 
 
 def maker(pattern: str, width: int, height: int, seed: int) -> Callable[[int], np.ndarray]:
-    """Return the function from a frame's number to its pixels, uint8 (height, width, 3)."""
+    """Return a function from a frame's number to its pixels, uint8 (height, width, 3)."""
     if pattern == "bars":
         colours = np.array(BARS, np.uint8)[np.arange(width) * len(BARS) // width]
         twice = np.concatenate([colours, colours])

@@ -1,4 +1,4 @@
-"""A USB camera, or any node that captures through V4L2: memory-mapped streaming by our own ioctls, without a thread."""
+"""A USB camera, or any other V4L2 capture node: memory-mapped streaming with our own ioctls, without a thread."""
 
 import contextlib
 import errno
@@ -17,15 +17,17 @@ from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Sta
 from edgecnn.device.cameras.v4l2_device import READABLE, Device, Mode, PixelFormat, SystemCalls, why_not_opened
 from edgecnn.errors import CameraError
 
-BUFFERS = 4  # frames that the driver may fill while we look at one
+BUFFERS = 4  # frames that the driver may fill while we process one
 
-USUAL_FPS = 30.0  # reached if none is requested: many cameras give a large YUYV at 5 frames a second only
+USUAL_FPS = (
+    30.0  # the target if no rate is requested: many cameras deliver large YUYV frames at only 5 frames per second
+)
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 
 
 class RawFrame(Frame):
-    """A frame that is converted to RGB at the first access to `image`: most of a camera's frames may never be classified."""
+    """A frame that is converted to RGB on the first access to `image`, since most of a camera's frames may never be classified."""
 
     _pixels: abi.PixFormat
 
@@ -42,7 +44,7 @@ class RawFrame(Frame):
 
 
 class V4L2Camera:
-    """A V4L2 capture node that streams. `read` gives the newest whole frame: RGB or MJPEG. CameraError if it has no format that we read."""
+    """A streaming V4L2 capture node. `read` returns the newest whole frame, RGB or MJPEG. CameraError if it has no readable format."""
 
     live = True
     patient = False
@@ -78,7 +80,7 @@ class V4L2Camera:
         self.format = device.set_format(mode.width, mode.height, pixelformat)
         if self.format.pixelformat not in READABLE:
             got, requested = abi.fourcc(self.format.pixelformat), abi.fourcc(pixelformat)
-            why = f"the driver set {got} where {requested} was requested, and edgecnn does not read it"
+            why = f"the driver set {got} instead of {requested}, and edgecnn cannot read that"
             raise UnreadableFormatError(f"{self.name}: {why}. {instead}")
         self._encoded = self.format.pixelformat in (abi.MJPG, abi.JPEG)
         if not self._encoded:  # a driver may leave the stride at 0 for rows without padding
@@ -91,7 +93,7 @@ class V4L2Camera:
         device = self._device
         count = device.request_buffers(BUFFERS)
         if count < 2:
-            what = f"the driver gave {count} buffers, at least 2 are needed"
+            what = f"the driver provided {count} of at least 2 buffers"
             raise CameraError(f"{self.name}: {what}. Free memory, or request a smaller size.")
         for index in range(count):
             buffer = abi.unpack_buffer(device.request(abi.VIDIOC_QUERYBUF, abi.pack_buffer(abi.Buffer(index))))
@@ -103,7 +105,7 @@ class V4L2Camera:
         device.request(abi.VIDIOC_STREAMON, abi.INT.pack(abi.BUF_TYPE_VIDEO_CAPTURE))
 
     def read(self, timeout: float) -> Frame:
-        """Return a copy of the newest whole frame, with the driver's time if that is of the same clock. CameraLost says why not."""
+        """Return a copy of the newest whole frame, with the driver's time if it uses the same clock. CameraLost gives the reason if not."""
         deadline = time.monotonic() + timeout
         device = self._device
         if device.descriptor < 0:
@@ -119,11 +121,11 @@ class V4L2Camera:
             if events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
                 raise CameraLost("io_error", f"{self.name}: the driver {device.capability.driver} stopped streaming.")
             if time.monotonic() >= deadline:
-                damaged = f", {self.damaged} damaged ones" if self.damaged else ""
+                damaged = f", {self.damaged} damaged" if self.damaged else ""
                 raise Stalled(self.name, "no complete frame", timeout, damaged)
 
     def _newest(self) -> abi.Buffer | None:
-        """Take what the driver has filled, hand back all but the last whole frame, and return that one."""
+        """Take the buffers that the driver has filled, hand back all but the last whole frame's, and return that one."""
         newest = None
         for _ in range(len(self._buffers)):
             try:
@@ -150,7 +152,7 @@ class V4L2Camera:
     def _frame(self, buffer: abi.Buffer) -> Frame:
         data = self._buffers[buffer.number][1][: buffer.bytesused].copy()
         self._give(buffer.number)
-        self._last = max(self._last + 1, buffer.sequence)  # some drivers do not count
+        self._last = max(self._last + 1, buffer.sequence)  # some drivers do not count frames
         if self._encoded:
             return Frame(self._last, self._time(buffer), data.tobytes())
         return RawFrame.of(self._last, self._time(buffer), data, self.format)
@@ -179,11 +181,9 @@ class V4L2Camera:
         with contextlib.suppress(OSError):  # a device that went away has nothing left to stop
             device.request(abi.VIDIOC_STREAMOFF, abi.INT.pack(abi.BUF_TYPE_VIDEO_CAPTURE))
         mapped = [item for item, _ in self._buffers]
-        self._buffers = []  # the arrays first: a map with a view of it does not close
+        self._buffers = []  # drop the arrays first: a map cannot close while a view of it exists
         for item in mapped:
-            with contextlib.suppress(
-                BufferError
-            ):  # a traceback that someone keeps may hold an array: the map goes with it
+            with contextlib.suppress(BufferError):  # a stored traceback may hold an array, and frees the map later
                 item.close()
         with contextlib.suppress(OSError):
             device.request_buffers(0)
@@ -191,7 +191,7 @@ class V4L2Camera:
 
 
 def choose(available: list[PixelFormat], width: int, height: int, fps: float) -> tuple[int, Mode]:
-    """Return (pixel format, mode) to request: the nearest size, then the rate, then the best format to read; 0 if none is readable."""
+    """Return the (pixel format, mode) to request, by nearest size, then rate, then best format; format 0 if none is readable."""
     target = fps or USUAL_FPS
     best: tuple[tuple[float, ...], int, Mode] | None = None
     for item in available:
@@ -208,7 +208,7 @@ def choose(available: list[PixelFormat], width: int, height: int, fps: float) ->
 
 
 def row_bytes(pixels: abi.PixFormat) -> int:
-    """Return how many bytes a row of a raw frame has without padding, which the last one need not have."""
+    """Return the bytes in a row of a raw frame without padding, which the last row may lack."""
     return 2 * (pixels.width + pixels.width % 2) if pixels.pixelformat == abi.YUYV else 3 * pixels.width
 
 
@@ -223,4 +223,4 @@ def describe(path: str, card: str, got: abi.PixFormat, fps: float, requested: Ca
         differs.append(f"{requested.fps:g} frames/s")
     if differs:
         text += f"; requested {' at '.join(differs)}"
-    return f"{text}; the driver says: {signal}" if signal else text
+    return f"{text}; the driver reports: {signal}" if signal else text

@@ -1,8 +1,8 @@
-"""The kernel's V4L2 interface, as far as a capture needs it: request numbers, constants and structure layouts.
+"""The part of the kernel's V4L2 interface that capturing needs: request numbers, constants and structure layouts.
 
-Layouts are those of 64-bit Linux (x86-64 and aarch64 are equal); 32-bit ones differ in `v4l2_buffer` and are not read.
+Layouts are those of 64-bit Linux (the same on x86-64 and aarch64). 32-bit layouts differ in `v4l2_buffer` and are not supported.
 
-Source: linux/videodev2.h, kernel 6.12. The tests compile that header and compare sizes, offsets and numbers where a compiler is there.
+Source: linux/videodev2.h, kernel 6.12. If a compiler is installed, the tests compile that header and compare sizes, offsets and numbers.
 """
 
 import struct
@@ -40,7 +40,7 @@ BUF_FLAG_ERROR = 0x40
 BUF_FLAG_TIMESTAMP_MASK = 0xE000
 BUF_FLAG_TIMESTAMP_MONOTONIC = 0x2000
 PRIV_MAGIC = 0xFEEDCAFE
-DISCRETE = 1  # the `type` of an enumerated frame size or interval that is one value; others are ranges
+DISCRETE = 1  # the `type` of an enumerated frame size or interval with a single value; others are ranges
 
 YUYV, RGB3, BGR3, MJPG, JPEG = (
     int.from_bytes(name, "little") for name in (b"YUYV", b"RGB3", b"BGR3", b"MJPG", b"JPEG")
@@ -88,7 +88,7 @@ class PixFormat(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """`v4l2_buffer` of a memory-mapped capture. `offset` is what `mmap` takes, `length` the buffer's bytes."""
+    """`v4l2_buffer` of a memory-mapped capture. `offset` is for `mmap`; `length` is in bytes."""
 
     number: int
     bytesused: int = 0

@@ -1,4 +1,4 @@
-"""A V4L2 node: what it is, what it can do, how it is set. The kernel is reached through `SystemCalls` alone."""
+"""A V4L2 node: its identity, capabilities and settings. All access to the kernel goes through `SystemCalls`."""
 
 import errno
 import fcntl
@@ -16,24 +16,24 @@ from edgecnn.device.cameras.source import UnreadableFormatError
 from edgecnn.errors import CameraError
 
 READABLE = (abi.RGB3, abi.BGR3, abi.YUYV, abi.MJPG, abi.JPEG)
-"""Pixel formats that the reader converts, the best first: no conversion, a channel swap, an arithmetic one, a lossy code."""
+"""Readable pixel formats, the best first: no conversion, a channel swap, an arithmetic conversion, lossy compression."""
 
 PIPELINE_DRIVERS = ("unicam", "rp1-cfe", "bcm2835-isp", "bcm2835-codec", "pispbe", "rpivid", "rpi-hevc-dec")
-"""Drivers of the Raspberry Pi's nodes that are parts of a camera's pipeline or codecs: none gives pictures by itself."""
+"""Drivers of Raspberry Pi nodes that are codecs or parts of a camera's pipeline. None delivers pictures by itself."""
 
-UNSUPPORTED = (errno.EINVAL, errno.ENOTTY, errno.ENODATA)  # at the end of a list, or of a request that is missing
+UNSUPPORTED = (errno.EINVAL, errno.ENOTTY, errno.ENODATA)  # at the end of a list, or for a missing request
 
-MAX_LISTED = 256  # longest list that we request: a driver that never ends its list must not hang us
+MAX_LISTED = 256  # longest list that we read: a driver with an endless list must not hang us
 
 
 class SystemCalls:
-    """The system calls that the reader makes. Tests replace them by a driver in memory."""
+    """The system calls that the reader makes. Tests replace them with a driver in memory."""
 
     def open(self, path: str) -> int:
         return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def ioctl(self, descriptor: int, request: int, argument: bytearray) -> None:
-        """Make a request; `argument` is changed in place. A signal's interruption is tried again."""
+        """Make a request, which changes `argument` in place; retry if a signal interrupts it."""
         while True:
             try:
                 fcntl.ioctl(descriptor, request, argument, True)
@@ -45,7 +45,7 @@ class SystemCalls:
         return mmap.mmap(descriptor, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
 
     def wait(self, descriptor: int, timeout: float) -> int:
-        """Wait for a frame at most `timeout` seconds and return poll's events, 0 if there were none."""
+        """Wait at most `timeout` seconds for a frame and return poll's events, or 0."""
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         events = poll.poll(max(0, timeout) * 1000)
@@ -56,7 +56,7 @@ class SystemCalls:
 
 
 class Mode(NamedTuple):
-    """A size of a pixel format and its rates in frames per second, the fastest first; none where the driver does not say."""
+    """A size of a pixel format and its rates in frames per second, the fastest first; no rates if the driver reports none."""
 
     width: int
     height: int
@@ -64,7 +64,7 @@ class Mode(NamedTuple):
 
 
 class PixelFormat(NamedTuple):
-    """A pixel format of a node, and its modes, if listed; `ranged`: every size between the first and the last mode can be had."""
+    """A node's pixel format and its modes, if listed. If `ranged`, every size between the first and the last mode is possible."""
 
     pixelformat: int
     description: str
@@ -72,7 +72,7 @@ class PixelFormat(NamedTuple):
     ranged: bool = False
 
     def within(self, width: int, height: int) -> tuple[Mode, ...]:
-        """Return the modes to choose from for a requested (width, height): that size itself if the driver lists none."""
+        """Return the modes to choose from for a requested (width, height). If the driver lists none, return that size."""
         if not self.modes:
             return (Mode(width, height),)
         if not self.ranged:
@@ -86,7 +86,7 @@ class Device:
 
     def __init__(self, path: str, kernel: SystemCalls | None = None) -> None:
         if struct.calcsize("P") != 8 or sys.byteorder != "little":
-            raise UnreadableFormatError(f"V4L2 is read on 64-bit little-endian systems only. Use ffmpeg:{path}.", path)
+            raise UnreadableFormatError(f"V4L2 works on 64-bit little-endian systems only. Use ffmpeg:{path}.", path)
         self.path = path
         self.kernel = kernel or SystemCalls()
         try:
@@ -104,13 +104,13 @@ class Device:
         """Return why the node cannot be used as a camera, or ""."""
         caps = self.capability.caps
         if self.capability.driver in PIPELINE_DRIVERS or caps & abi.CAP_IO_MC:
-            part = f"a part of a camera's pipeline (driver {self.capability.driver}), not a camera by itself"
+            part = f"part of a camera's pipeline (driver {self.capability.driver}), not a camera by itself"
             return f"{part}. Install rpicam-apps and use --camera."
         if not caps & abi.CAP_VIDEO_CAPTURE:
             kind = "multi-planar capture only" if caps & abi.CAP_VIDEO_CAPTURE_MPLANE else "does not capture"
             return f"{kind} (driver {self.capability.driver})."
         if not caps & abi.CAP_STREAMING:
-            return f"driver {self.capability.driver} does not stream into mapped memory, which is how frames are read."
+            return f"driver {self.capability.driver} does not stream into mapped memory, which edgecnn needs."
         return ""
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ class Device:
         return result
 
     def modes(self, pixelformat: int) -> tuple[tuple[Mode, ...], bool]:
-        """Return the sizes of a pixel format and False, or the smallest and the largest and True."""
+        """Return a pixel format's sizes and False or, for a range, the smallest and largest sizes and True."""
         result: list[Mode] = []
         for data in self.listed(abi.VIDIOC_ENUM_FRAMESIZES, abi.FRMSIZE, pixelformat, 0, *[0] * 6):
             _, _, kind, *values = abi.FRMSIZE.unpack(data)
@@ -155,7 +155,7 @@ class Device:
         return tuple(result), False
 
     def rates(self, pixelformat: int, width: int, height: int) -> tuple[float, ...]:
-        """Return the rates of a size in frames per second, the fastest first; the fastest and the slowest of a range."""
+        """Return the rates of a size in frames per second, the fastest first; for a range, the fastest and the slowest."""
         rates: list[float] = []
         for data in self.listed(abi.VIDIOC_ENUM_FRAMEINTERVALS, abi.FRMIVAL, pixelformat, width, height, 0, *[0] * 6):
             _, _, _, _, kind, *parts = abi.FRMIVAL.unpack(data)
@@ -173,7 +173,7 @@ class Device:
         return abi.unpack_format(self.request(abi.VIDIOC_S_FMT, requested))
 
     def set_rate(self, fps: float) -> float:
-        """Request a rate, 0 to leave it unchanged, and return the one that is set; 0 if the driver does not say."""
+        """Request a rate, or 0 to leave it unchanged, and return the rate that is set; 0 if the driver does not report it."""
         try:
             data = self.request(abi.VIDIOC_G_PARM, abi.STREAMPARM.pack(abi.BUF_TYPE_VIDEO_CAPTURE, *[0] * 6))
             if fps and abi.STREAMPARM.unpack(data)[1] & abi.CAP_TIMEPERFRAME:
@@ -191,7 +191,7 @@ class Device:
         return int(abi.REQUESTBUFFERS.unpack(self.request(abi.VIDIOC_REQBUFS, request))[0])
 
     def signal(self) -> str:
-        """Return the driver's status of an input without a picture: "no signal", "no power", or ""."""
+        """Return the input's status from the driver: "no signal", "no power" or ""."""
         try:
             (index,) = abi.INT.unpack(self.request(abi.VIDIOC_G_INPUT, abi.INT.size))
             data = self.request(abi.VIDIOC_ENUMINPUT, abi.INPUT.pack(index, b"", 0, 0, 0, 0, 0))
@@ -203,7 +203,7 @@ class Device:
         return "no power" if status & abi.IN_ST_NO_POWER else "no signal" if status & abi.IN_ST_NO_SIGNAL else ""
 
     def busy(self) -> bool:
-        """Return whether another process streams from the node. It requests zero buffers, which has no effect where none are held."""
+        """Return whether another process streams from the node, by requesting zero buffers. That has no effect if none are held."""
         try:
             self.request_buffers(0)
         except OSError as error:
@@ -221,9 +221,9 @@ def why_not_opened(path: str, error: OSError) -> str:
         return why_in_use(path)
     if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
         return "no such device: it is not plugged in, or its driver is not loaded. `edgecnn cameras` lists the cameras."
-    return f"{error.strerror or error}. Unplug the camera and plug it in again, then see what `dmesg` reports."
+    return f"{error.strerror or error}. Unplug the camera and plug it in again, then check `dmesg`."
 
 
 def why_in_use(path: str) -> str:
-    """Return the error's text for a node in use: by which process, where /proc shows it, and what to do next."""
+    """Return the error text for a node in use: by which process, if /proc shows it, and what to do next."""
     return f"in use{holders_of(path)}. End that process, or use another camera (`edgecnn cameras` lists them)."

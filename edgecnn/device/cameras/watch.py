@@ -1,4 +1,4 @@
-"""A folder that is watched for new images: `watch:DIR`. It is polled, without inotify, so that network folders work too."""
+"""Watch a folder for new images: `watch:DIR`. It is polled, without inotify, so that network folders work too."""
 
 import os
 import threading
@@ -13,11 +13,11 @@ from edgecnn.images import SUFFIXES, read_file
 
 LOOK_S = 0.1
 
-SETTLED_S = 0.2  # a file with its format's end is whole when its size and date have not changed for this long
+SETTLED_S = 0.2  # a file with a valid end is complete once its size and date have not changed for this long
 
-GIVEN_UP_S = 5.0  # a file without its end that has not changed for this long is passed on unmodified
+GIVEN_UP_S = 5.0  # a file without a valid end is passed on unmodified after this long without a change
 
-TEMPORARY = (".", "~", "#", "_tmp", "tmp.")  # how the names of files begin that are still being written
+TEMPORARY = (".", "~", "#", "_tmp", "tmp.")  # prefixes of the names of files that are still being written
 
 
 class Version(NamedTuple):
@@ -29,11 +29,11 @@ class Version(NamedTuple):
 
 
 _seen: dict[str, set[Version]] = {}
-"""The files of each folder that were there or were returned, so that opening the folder again skips no file and repeats none."""
+"""The files of each folder that existed at first or were returned, so that reopening the folder neither skips nor repeats a file."""
 
 
 class Watch:
-    """New images of a folder, oldest first, each once, when they are whole. Never ends. CameraError if it is not a readable folder."""
+    """New images in a folder, oldest first, each returned once, when complete. Never ends. CameraError if the folder is not readable."""
 
     live = False
     patient = True
@@ -67,12 +67,12 @@ class Watch:
                     if entry.is_file():
                         status = entry.stat()
                         present[name] = Version(status.st_ino, status.st_size, status.st_mtime_ns)
-                except OSError:  # it was there a moment ago
+                except OSError:  # it has just been removed
                     continue
         return present
 
     def read(self, timeout: float) -> Frame:
-        """Return the next new image: the file's bytes, with its path as `name`; no bytes, which cannot be decoded, of an unreadable one."""
+        """Return the next new image: the file's bytes, with its path as `name`. An unreadable file gives no bytes, which do not decode."""
         deadline = time.monotonic() + timeout
         while True:
             frame = self._next()
@@ -124,7 +124,7 @@ class Watch:
         self._growing = growing
 
     def close(self) -> None:
-        """Wake a read that waits; a second call does nothing."""
+        """Wake a waiting read. A second call does nothing."""
         self._closed.set()
 
 

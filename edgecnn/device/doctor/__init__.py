@@ -1,1 +1,1 @@
-"""What is wrong with this machine, as far as edgecnn is concerned."""
+"""Find what is wrong with this machine, as far as edgecnn is concerned."""

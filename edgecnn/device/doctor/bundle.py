@@ -1,7 +1,7 @@
-"""Find and prove the bundle in a process of its own: `python -m edgecnn.device.doctor.bundle [BUNDLE]`.
+"""Find and check the bundle in a separate process: `python -m edgecnn.device.doctor.bundle [BUNDLE]`.
 
 A damaged installation then crashes this process, not the doctor. Prints a JSON object with `path`, `reason`, `sha256` and
-`wrong_layers`: "decode" and "resize" where the golden photos do not give the expected bytes.
+`wrong_layers`: "decode" or "resize", if the golden photos do not give the expected bytes there.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Checks of cameras, by the list that `edgecnn cameras` prints."""
+"""Checks of cameras, based on the list that `edgecnn cameras` prints."""
 
 import sys
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ PATIENCE_S = 60.0
 
 
 def cameras(system: System) -> Iterator[Finding]:
-    """Can edgecnn read the cameras, and are the programs installed that read CSI cameras, video files and streams?"""
-    # in a process of its own: a driver that hangs or crashes does not stop the doctor
+    """Can edgecnn read the cameras, and are the programs for CSI cameras, video files and streams installed?"""
+    # in a separate process, so that a driver that hangs or crashes does not stop the doctor
     done = system.run([sys.executable, "-m", "edgecnn", "cameras", "--json"], PATIENCE_S)
     listing = done.table
     if not listing:
-        means = "edgecnn does not know whether a camera works"
+        means = "edgecnn cannot tell whether a camera works"
         yield Finding("warning", f"edgecnn cannot list the cameras: {done.failure}", means, "run: edgecnn cameras")
         return
     yield from _programs(system, listing["programs"])
@@ -28,10 +28,10 @@ def cameras(system: System) -> Iterator[Finding]:
         elif camera["is_camera"] and problem.startswith("in use by edgecnn "):
             yield Finding("ok", f"{name}: {problem.partition('.')[0]}")
         elif camera["is_camera"]:
-            fix = "do what it says, then run: edgecnn cameras"
+            fix = "follow that advice, then run: edgecnn cameras"
             yield Finding("warning", name, f"it cannot be used: {problem}", fix)
     if not any(camera["usable"] or camera["is_camera"] for camera in listed):
-        reasons = [f"{camera['device']} is {camera['problem']}" for camera in listed]
+        reasons = [f"{camera['device']}: {camera['problem']}" for camera in listed]
         means = " ".join(reasons) or "no camera is connected, or the system does not recognize it"
         yield Finding("note", "no usable camera", means, "connect one, then run: edgecnn cameras")
 

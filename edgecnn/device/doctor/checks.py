@@ -55,5 +55,5 @@ def require_healthy(diagnosis: Diagnosis) -> None:
     if failed:
         raise DoctorError(
             f"{len(failed)} error{'s' if len(failed) > 1 else ''} in: {', '.join(dict.fromkeys(failed))}. "
-            "Fix what is listed above, then run again: edgecnn doctor"
+            "Fix the errors listed above, then run again: edgecnn doctor"
         )

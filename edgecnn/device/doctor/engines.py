@@ -1,4 +1,4 @@
-"""Checks of the software: versions that do not work together, the bundle, and each engine in a process of its own."""
+"""Checks of the software: versions that do not work together, the bundle, and each engine in a separate process."""
 
 import itertools
 import sys
@@ -26,7 +26,7 @@ def old_arm(system: System) -> bool:
 
 
 class Bad(NamedTuple):
-    """A package that fails in a range of versions: from the first to below the second; with which other, if any, and on which machines."""
+    """A package with a range of bad versions, from the first to below the second, `alongside` another package, if any, on some machines."""
 
     package: str
     versions: tuple[tuple[int, ...], tuple[int, ...]]
@@ -38,7 +38,9 @@ class Bad(NamedTuple):
 
     def applies(self, system: System) -> bool:
         installed = version_tuple(system.packages.get(self.package, ""))
-        bad = self.versions[0] <= installed < self.versions[1]  # () for a package that is not installed is below all
+        bad = (
+            self.versions[0] <= installed < self.versions[1]
+        )  # a missing package gives (), which is below every version
         return bad and (not self.alongside or self.alongside in system.packages) and self.where(system)
 
 
@@ -67,7 +69,7 @@ def versions(system: System) -> Iterator[Finding]:
         alongside = f" with {item.alongside} {system.packages[item.alongside]}" if item.alongside else ""
         yield Finding(item.severity, f"{item.package} {system.packages[item.package]}{alongside}", item.means, item.fix)
     if not bad:
-        yield Finding("ok", ", ".join(installed) or "no package of edgecnn's is installed")
+        yield Finding("ok", ", ".join(installed) or "none of edgecnn's packages is installed")
 
 
 def bundle(system: System) -> Iterator[Finding]:
@@ -82,15 +84,15 @@ def bundle(system: System) -> Iterator[Finding]:
         fix = "pip install --force-reinstall numpy Pillow"
         yield Finding("error", f"the bundle cannot be read: {done.failure}", "Python or a package is broken", fix)
         return
-    yield Finding("ok", f"{answer['path']} ({answer['reason']}), whole: SHA-256 {answer['sha256'][:12]}")
+    yield Finding("ok", f"{answer['path']} ({answer['reason']}), intact: SHA-256 {answer['sha256'][:12]}")
     for name in answer["wrong_layers"]:
-        means = f"this Pillow does not {name} to the bytes in the bundle: answers may differ"
+        means = f"this Pillow does not {name} photos to the bundle's bytes, so answers may differ"
         fix = "pip install --force-reinstall --only-binary :all: Pillow"
         yield Finding("error", f"golden photos differ after {name}", means, fix)
 
 
 def engines(system: System) -> Iterator[Finding]:
-    """Does each installed engine start, run and answer as the bundle says?"""
+    """Does each installed engine start, run and reproduce the bundle's answers?"""
     installed = [name for name, packages in PACKAGES.items() if any(item in system.packages for item in packages)]
     if not installed:
         yield Finding("error", "no inference engine", "edgecnn cannot classify without one", ENGINES["litert"].install)
@@ -101,7 +103,7 @@ def engines(system: System) -> Iterator[Finding]:
 def _try(system: System, name: str) -> Finding:
     command = [sys.executable, "-m", "edgecnn", "selftest", "--engine", name, "--json"]
     done = system.run([*command, *(["--model", system.model] if system.model else [])], PATIENCE_S)
-    again = f"install it again, or another version: {ENGINES[name].install}"
+    again = f"reinstall it, or try another version: {ENGINES[name].install}"
     if done.code == BundleError.exit_code:
         return Finding("note", f"{name}: not tried", "there is no valid bundle to try it with")
     if done.code is None or done.code < 0:
@@ -115,10 +117,11 @@ def _try(system: System, name: str) -> Finding:
         return Finding("note", f"{name}: not tried", "the bundle has no model for it")
     row = min(rows, key=lambda row: bool(row["passed"]))
     if not row["passed"]:
-        what = f"it differs by {row['largest_difference']:g} {row['unit']}, {row['allowed']:g} is allowed"
-        means = "it does not answer as the bundle says"
+        what = f"it differs by {row['largest_difference']:g} {row['unit']}; {row['allowed']:g} is allowed"
+        means = "it does not reproduce the bundle's answers"
         if row["note"]:
             what, means = row["note"], "it cannot run the bundle's model: the model is damaged, "
             means += "or the engine is not built for this machine"
         return Finding("error", f"{name}: {row['model']}: {what}", means, again)
-    return Finding("ok", f"{name} {row['version']} ({row['provider']}): {len(rows)} models answer as the bundle says")
+    models = f"{len(rows)} model{'s' if len(rows) > 1 else ''}"
+    return Finding("ok", f"{name} {row['version']} ({row['provider']}) reproduces the bundle's answers with {models}")

@@ -8,7 +8,7 @@ SEVERITIES = ("ok", "note", "warning", "error")
 
 
 class Finding(NamedTuple):
-    """One of SEVERITIES, the result, what it means and how to fix it; the last two are empty if there is nothing to say or do."""
+    """A severity from SEVERITIES, the result, what it means and how to fix it. The last two are empty if there is nothing to do."""
 
     severity: str
     result: str

@@ -11,7 +11,7 @@ from edgecnn.device.sensors import throttle_words
 from edgecnn.device.sensors import throttled as read_throttled
 from edgecnn.device.system import System
 
-PYTHONS = ((3, 11), (3, 14))  # from the first, below the second: as in pyproject.toml
+PYTHONS = ((3, 11), (3, 14))  # from the first to below the second, as in pyproject.toml
 
 RELEASE_YEAR = 2026
 SIXTY_FOUR = ("aarch64", "arm64", "x86_64", "amd64")
@@ -36,9 +36,7 @@ def python(system: System) -> Iterator[Finding]:
     if PYTHONS[0] <= system.python[:2] < PYTHONS[1]:
         yield Finding("ok", f"Python {version}")
     else:
-        means = (
-            f"edgecnn supports Python {first} and later, below {below}: the engines have no wheels for other versions"
-        )
+        means = f"edgecnn supports Python {first} or later, but below {below}: the engines have no wheels for other versions"
         fix = "python3.11 -m venv venv (or 3.12, 3.13), and install edgecnn there"
         yield Finding("error", f"Python {version}", means, fix)
 
@@ -53,7 +51,7 @@ def architecture(system: System) -> Iterator[Finding]:
         yield Finding("error", result, "no inference engine has a wheel for this architecture", fix)
     elif system.bits == 32:
         result = f"{board}32-bit Python under a 64-bit kernel ({system.machine})"
-        means = "the programs are 32-bit, and no inference engine has a wheel for that"
+        means = "the programs here are 32-bit, and no inference engine has a 32-bit wheel"
         yield Finding("error", result, means, NEW_SYSTEM)
     else:
         yield Finding("ok", f"{board}{system.machine}, 64-bit")
@@ -75,14 +73,14 @@ def glibc(system: System) -> Iterator[Finding]:
         yield Finding("ok", f"glibc {version}")
     elif "LiteRT" in lacking:
         means = f"the engines' wheels need a newer one: {needed_by}"
-        yield Finding("error", f"glibc {version}", means, "upgrade the system: Debian 11, Ubuntu 20.04 or later")
+        yield Finding("error", f"glibc {version}", means, "upgrade the system to Debian 11, Ubuntu 20.04 or later")
     else:
-        means = f"LiteRT works here, the others do not: {needed_by}"
+        means = f"LiteRT works here; the others do not: {needed_by}"
         yield Finding("note", f"glibc {version}", means, "pip install ai-edge-litert")
 
 
 def processor(system: System) -> Iterator[Finding]:
-    """Does the processor have what fast and correct int8 inference needs?"""
+    """Does the processor support fast and correct int8 inference?"""
     flags, machine = system.cpu_flags, system.machine.lower()
     if not flags or machine not in SIXTY_FOUR:
         return
@@ -91,12 +89,12 @@ def processor(system: System) -> Iterator[Finding]:
             yield Finding("ok", "VNNI: int8 sums are exact and fast")
         else:
             means = "ONNX Runtime's sums of uint8 times int8 saturate on this processor; edgecnn sets session.x64quantprecision, "
-            means += "which makes them exact and slower"
+            means += "which makes them exact but slower"
             yield Finding("note", "no VNNI", means, "use LiteRT for int8: --engine litert")
         return
     if "atomics" not in flags:
-        means = "as on Cortex-A53 and A72 (Raspberry Pi 3, Zero 2 W, 4): programs built for ARMv8.1, such as ONNX Runtime 1.21, "
-        means += "crash here with an illegal instruction"
+        means = "programs built for ARMv8.1, such as ONNX Runtime 1.21, crash here with an illegal instruction, "
+        means += "as on Cortex-A53 and A72 (Raspberry Pi 3, Zero 2 W, 4)"
         yield Finding("note", "no LSE atomics", means)
     if "asimddp" not in flags:
         means = "int8 is not much faster than float32 here: measure it with edgecnn benchmark"
@@ -115,8 +113,8 @@ def memory(system: System) -> Iterator[Finding]:
     if mib["MemAvailable"] >= LITTLE_MEMORY_MIB:
         yield Finding("ok", result)
     else:
-        means = f"below {LITTLE_MEMORY_MIB} MiB the kernel may kill edgecnn, which takes about 50 MiB with LiteRT, more with ONNX Runtime"
-        fix = "stop what you do not need (ps aux --sort=-rss | head), or boot without a desktop"
+        means = f"below {LITTLE_MEMORY_MIB} MiB the kernel may kill edgecnn, which needs about 50 MiB with LiteRT, more with ONNX Runtime"
+        fix = "stop programs that you do not need (ps aux --sort=-rss | head), or boot without a desktop"
         yield Finding("warning", result, means, fix)
 
 
@@ -125,9 +123,7 @@ def clock(system: System) -> Iterator[Finding]:
     now = datetime.datetime.fromtimestamp(system.now(), datetime.UTC)
     result = f"{now:%Y-%m-%d %H:%M} UTC"
     if now.year < RELEASE_YEAR:
-        means = (
-            f"the clock is not set (it is before {RELEASE_YEAR}): TLS connections fail, and results have wrong times"
-        )
+        means = f"the clock is not set (its date is before {RELEASE_YEAR}): TLS connections fail and results have wrong times"
         yield Finding("error", result, means, "sudo timedatectl set-ntp true; or: sudo date -s '2026-11-25 12:00'")
         return
     if system.which("timedatectl"):
@@ -140,7 +136,7 @@ def clock(system: System) -> Iterator[Finding]:
 
 
 def disk(system: System) -> Iterator[Finding]:
-    """Is there space where results, state and temporary files go, and can it be written?"""
+    """Is there writable space for results, state and temporary files?"""
     home = system.environ.get("HOME", "/")
     state = system.environ.get("XDG_STATE_HOME") or posixpath.join(home, ".local/state")
     places = {"results": system.cwd, "state": state, "temporary files": system.environ.get("TMPDIR") or "/tmp"}
@@ -155,7 +151,7 @@ def disk(system: System) -> Iterator[Finding]:
         elif free < LITTLE_SPACE_MIB:
             severity = "error" if free < NO_SPACE_MIB else "warning"
             means = f"there is {'no' if severity == 'error' else 'little'} space for {purpose}"
-            fix = "sudo apt clean; list what takes most space: du -xh / | sort -h | tail"
+            fix = "sudo apt clean; list the largest folders: du -xh / | sort -h | tail"
             yield Finding(severity, result, means, fix)
         else:
             yield Finding("ok", result)
@@ -167,24 +163,24 @@ def power(system: System) -> Iterator[Finding]:
     if bits is None:
         if system.is_pi:
             means = "vcgencmd is not installed, or you are not allowed to use it"
-            yield Finding("note", "power: not known", means, "sudo usermod -aG video $USER")
+            yield Finding("note", "power: unknown", means, "sudo usermod -aG video $USER")
         return
     now, since = throttle_words(bits)
     if not now and not since:
         yield Finding("ok", f"no under-voltage, no throttling (0x{bits:x})")
         return
-    parts = [f"{when}: {', '.join(words)}" for when, words in (("now", now), ("since the start", since)) if words]
+    parts = [f"{when}: {', '.join(words)}" for when, words in (("now", now), ("since boot", since)) if words]
     weak = "under-voltage" in (*now, *since)
     means = "the board lowers its clock: it is slower than it could be, and measurements drift"
     fix = "cool it: a heat sink, a fan, an open case"
     if weak:
-        means += "; under-voltage can also crash it and damage files"
+        means += "; under-voltage can also crash the board and damage files"
         fix = "use the board's own power supply and a short, thick cable"
     yield Finding("warning" if now or weak else "note", f"{'; '.join(parts)} (0x{bits:x})", means, fix)
 
 
 def temperature(system: System) -> Iterator[Finding]:
-    """Is the processor so hot that its clock is lowered?"""
+    """Is the processor hot enough for the board to lower its clock?"""
     celsius = read_temperature(system)
     if celsius is None:
         return

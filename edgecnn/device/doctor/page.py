@@ -1,4 +1,4 @@
-"""A check of what the page and the API need."""
+"""A check of the packages that the page and the API need."""
 
 import tomllib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ OPTIONS = "/etc/edgecnn/service.toml"
 
 
 def page(system: System) -> Iterator[Finding]:
-    """Are the packages there with which --http, or `http` in the service's options, serves a page?"""
+    """Are the packages installed that --http, or `http` in the service's options, needs?"""
     missing = [name for name in PACKAGES if name not in system.packages]
     if not missing:
         yield Finding("ok", f"{', '.join(f'{name} {system.packages[name]}' for name in PACKAGES)} for the page")
@@ -24,8 +24,8 @@ def page(system: System) -> Iterator[Finding]:
     yield Finding(
         "warning" if asked else "note",
         f"no {', '.join(missing)}",
-        f"{OPTIONS} names a page, and edgecnn cannot serve it"
+        f"{OPTIONS} requests a page, but edgecnn cannot serve it"
         if asked
-        else "edgecnn needs it to serve a page, an API and metrics",
+        else "edgecnn cannot serve a page, an API or metrics",
         f"sudo apt install {debian}, or pip install 'edgecnn[http]'",
     )

@@ -142,7 +142,7 @@ def test_without_any_the_error_names_all_that_was_tried(found):
     for text in ("no cameras available", "H264 only", "v4l2 /dev/video2: no", "ffmpeg /dev/video0: no"):
         assert text in str(error)
     _, error = found({}, ())
-    assert "there is no /dev/video*" in str(error)
+    assert "no /dev/video*" in str(error)
 
 
 def test_an_interrupt_while_a_camera_is_proved_closes_it(found):

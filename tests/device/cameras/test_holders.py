@@ -27,4 +27,4 @@ def test_advice_for_groups_that_cannot_be_joined(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "stat", lambda _: os.stat_result([*status[:5], 0, *status[6:]]))
     assert "only root" in advice_on_permission(str(path))
     monkeypatch.setattr(os, "stat", lambda _: os.stat_result([*status[:5], 54321, *status[6:]]))
-    assert "group of number 54321" in advice_on_permission(str(path))
+    assert "group number 54321" in advice_on_permission(str(path))

@@ -34,8 +34,8 @@ def test_a_usb_camera_with_what_it_can_do(fake_kernel):
         "/dev/video0  Fake camera (driver uvcvideo)",
         "    also /dev/v4l/by-id/usb-cam",
         "    YUYV 640x480 (30/15 frames/s), 1280x720 (10 frames/s)",
-        "    MJPG any size that the driver takes",
-        "    not read: H264",
+        "    MJPG any size that the driver accepts",
+        "    unsupported: H264",
     ]
     data = camera_json(camera)
     assert data["usable"] is True
@@ -48,7 +48,7 @@ def test_a_range_of_sizes_and_an_input_without_a_picture(fake_kernel):
     camera = node_camera(
         "/dev/video0", (), fake_kernel({abi.RGB3: ((32, 32), (1920, 1080))}, input_status=abi.IN_ST_NO_POWER)
     )
-    assert camera_lines(camera)[1:] == ["    the driver says: no power", "    RGB3 32x32 to 1920x1080"]
+    assert camera_lines(camera)[1:] == ["    the driver reports: no power", "    RGB3 32x32 to 1920x1080"]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_command_lists_csi_cameras(program, no_nodes, edgecnn):
 def test_the_command_says_what_is_missing(program, no_nodes, edgecnn):
     result = edgecnn("cameras")
     assert (result.code, result.out) == (0, "")
-    for text in ("rpicam-apps", "apt install ffmpeg", "there is no /dev/video*"):
+    for text in ("rpicam-apps", "apt install ffmpeg", "no /dev/video*"):
         assert text in result.err
     assert len(json.loads(edgecnn("cameras", "--json").out)["notes"]) == 3
 

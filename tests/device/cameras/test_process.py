@@ -67,7 +67,7 @@ def test_the_command_gets_its_words_and_no_shell(program, opened, tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("exec:no-such-program -x", "no program 'no-such-program'"),
+        ("exec:no-such-program -x", "program 'no-such-program' not found"),
         ("exec:", "has no command"),
         ("exec:camera 'open", "quotation"),
         ("exec:./folder", "cannot be run"),

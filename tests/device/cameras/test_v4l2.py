@@ -166,7 +166,8 @@ def test_about_says_what_was_got_instead_and_what_the_input_lacks(opened):
     settings = CameraSettings(width=1280, height=720, fps=60)
     camera, _ = opened(settings=settings, input_status=abi.IN_ST_NO_SIGNAL)
     assert camera.about == (
-        "/dev/video7 (Fake camera) through V4L2: YUYV 640x480 at 30 frames/s; requested 1280x720 at 60 frames/s; the driver says: no signal"
+        "/dev/video7 (Fake camera) through V4L2: YUYV 640x480 at 30 frames/s; requested 1280x720 at 60 frames/s; "
+        "the driver reports: no signal"
     )
     camera, _ = opened(settings=CameraSettings(fps=15), rates=False)
     assert camera.about.endswith("YUYV 640x480; requested 15 frames/s")

@@ -173,10 +173,10 @@ def test_onnxruntime_that_dies_on_a_pi_4_alone(pi):
 
 def test_an_under_volted_pi_4(pi):
     (text,) = found(pi({"sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n"}), "power", "warning")
-    assert "now: under-voltage, throttled; since the start: under-voltage, throttled (0x50005)" in text
+    assert "now: under-voltage, throttled; since boot: under-voltage, throttled (0x50005)" in text
     assert "power supply" in text
     (text,) = found(pi({"sys/devices/platform/soc/soc:firmware/get_throttled": "80000"}), "power", "note")
-    assert "since the start: soft temperature limit" in text and "cool it" in text
+    assert "since boot: soft temperature limit" in text and "cool it" in text
 
 
 def test_a_pi_that_does_not_tell_its_power(machine):
@@ -227,15 +227,13 @@ def test_a_machine_without_a_camera(pi):
 
 def test_cameras_are_what_edgecnn_cameras_says(pi):
     """A node that is refused there is not right here: unicam has pictures, and gives none by itself."""
-    part = (
-        "a part of a camera's pipeline (driver unicam), not a camera by itself. Install rpicam-apps and use --camera."
-    )
+    part = "part of a camera's pipeline (driver unicam), not a camera by itself. Install rpicam-apps and use --camera."
     unicam = Camera(device="/dev/video1", name="unicam-image", problem=part, is_camera=False)
     forbidden = Camera(device="/dev/video2", problem="no permission: it belongs to the group video.")
     system = pi(None, software(cameras=listed(unicam)))
     assert not any("/dev/video" in text for text in found(system, "cameras", "ok"))
     (text,) = found(system, "cameras", "note")
-    assert "no usable camera" in text and f"/dev/video1 is {part}" in text
+    assert "no usable camera" in text and f"/dev/video1: {part}" in text
     system = pi(None, software(cameras=listed(WEBCAM, unicam, forbidden)))
     assert found(system, "cameras", "ok")[-1].startswith("/dev/video0 (HD Webcam)")
     assert found(system, "cameras", "note") == [], "codecs and the like are no news where there is a camera"
@@ -284,7 +282,7 @@ def test_an_engine_that_crashes_by_sigill(pi):
         (
             Finished(18, json.dumps({"rows": [ROW | {"passed": False, "largest_difference": 3.0}]}), "x"),
             "error",
-            "differs by 3 LSB, 1 is",
+            "differs by 3 LSB; 1 is",
         ),
         (
             Finished(18, json.dumps({"rows": [ROW | {"passed": False, "note": "refused"}]}), "x"),
@@ -366,4 +364,4 @@ def test_the_page_of_the_service_needs_its_packages(pi):
     assert "no uvicorn, prometheus-client" in text and "apt install python3-uvicorn python3-prometheus-client" in text
     assert found(pi({"etc/edgecnn/service.toml": "http = "}, packages=some), "page", "note")
     (text,) = found(pi({"etc/edgecnn/service.toml": 'http = "8080"'}, packages=some), "page", "warning")
-    assert "/etc/edgecnn/service.toml names a page, and edgecnn cannot serve it" in text
+    assert "/etc/edgecnn/service.toml requests a page, but edgecnn cannot serve it" in text
