@@ -1,4 +1,4 @@
-"""What the fields of a JSON document mean and are limited to, for its schema; `edgecnn.tables` checks their types, not these limits."""
+"""Meanings and limits of a JSON document's fields, for its schema. `edgecnn.tables` checks their types, not these limits."""
 
 from dataclasses import MISSING
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ from edgecnn.tables import Struct, key
 
 
 class Limits(Struct):
-    """What a value is limited to, under JSON Schema's own keys; for `Annotated`."""
+    """Limits of a value, under JSON Schema's own keys; for `Annotated`."""
 
     minimum: float | None = None
     maximum: float | None = None
@@ -27,5 +27,5 @@ Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
 
 
 def described(meaning: str, *, default: Any = MISSING, left_out: bool = False) -> Any:
-    """Return a field of a document: its schema's text, the value if a document lacks the key, and whether the default is written."""
+    """Return a field of a document: its description, the value if the key is missing, and whether the default is left out on writing."""
     return key(default, meaning, left_out=left_out)

@@ -1,1 +1,1 @@
-"""Bundles: one `.edgecnn` file that holds the models, what they need to run, and the proof that they answer as they should."""
+"""Bundles: one `.edgecnn` file with the models, everything they need to run, and the proof that they answer correctly."""

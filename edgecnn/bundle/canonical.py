@@ -1,4 +1,4 @@
-"""The canonical zip: the same bytes for the same content on every Python, which `zipfile` does not promise."""
+"""The canonical zip: the same bytes for the same content on every Python, which `zipfile` does not guarantee."""
 
 import struct
 import zlib
@@ -15,23 +15,23 @@ LOCAL_MAGIC, CENTRAL_MAGIC, END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x
 VERSION = 20
 UNIX_VERSION = 3 << 8 | VERSION
 DATE, TIME = 1 << 5 | 1, 0
-"""1 January 1980, midnight: the earliest that a zip can say."""
+"""1 January 1980, midnight: the earliest time in a zip."""
 
 MODE = 0o100644 << 16
 
 MAX_BYTES = 128 * 1024 * 1024
-"""Largest bundle that is written or read: a small board must hold it in memory."""
+"""Largest bundle to write or read: a small board must hold it in memory."""
 
 MAX_FILES = 1000
 
 
 def pack(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
-    """Return the canonical zip: stored entries, the manifest first and the others sorted by name, fixed date and mode."""
+    """Return the canonical zip: stored entries, the manifest first, the others sorted by name, with a fixed date and mode."""
     return b"".join(pieces(manifest, files))
 
 
 def pieces(manifest: Manifest, files: Mapping[str, bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """Yield what `pack` returns, piece by piece; BundleError for a name that is not a plain relative path, or too much content."""
+    """Yield the canonical zip piece by piece; BundleError if a name is not a plain relative path, or there is too much content."""
     entries = {MANIFEST: manifest.to_json(), **{name: files[name] for name in sorted(files)}}
     unsafe = next((name for name in files if not safe_name(name) or name == MANIFEST), None)
     if unsafe is not None:
@@ -39,7 +39,7 @@ def pieces(manifest: Manifest, files: Mapping[str, bytes | memoryview]) -> Itera
     size = sum(map(len, entries.values()))
     if size > MAX_BYTES or len(entries) > MAX_FILES:
         raise BundleError(
-            f"the bundle would hold {size:,} bytes in {len(entries):,} files; at most {MAX_BYTES:,} in {MAX_FILES:,} are allowed"
+            f"the bundle would hold {size:,} bytes in {len(entries):,} files; the limit is {MAX_BYTES:,} bytes in {MAX_FILES:,} files"
         )
     central, offset = b"", 0
     for name, content in entries.items():

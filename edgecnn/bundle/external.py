@@ -1,12 +1,12 @@
-"""Whether an ONNX file has values in other files, which no hash of a bundle covers: read from its bytes, without the package onnx."""
+"""Detects values that an ONNX file keeps in other files, which a bundle's hashes do not cover. The package onnx is not needed."""
 
 from collections.abc import Iterator
 
 LOCATION = b"location"
-"""The key of the path of another file: ONNX Runtime refuses external data that lacks it."""
+"""The key for the path of another file: ONNX Runtime refuses external data without it."""
 
 RUNTIME_FORMAT = b"ORTM"
-"""The identifier, at byte 4, of ONNX Runtime's own format, which it would open as well."""
+"""The identifier, at byte 4, of ONNX Runtime's own format, which it would also open."""
 
 INNER = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -18,14 +18,14 @@ INNER = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-"""The messages of onnx.proto that lead to tensors: the numbers of their fields, and which message each holds."""
+"""The messages of onnx.proto that lead to tensors: their field numbers, and the message in each field."""
 
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
-"""Fields of a tensor: the entries that name another file, and whether its values are there."""
+"""Fields of a tensor: the entries that name another file, and whether the values are in it."""
 
 
 def has_external_data(model: bytes) -> bool:
-    """Return whether an ONNX file has values in another file, or cannot be read far enough to see that it has none."""
+    """Return whether an ONNX file has values in another file, or is too damaged to rule that out."""
     if model[4:8] == RUNTIME_FORMAT:
         return True
     if LOCATION not in model:
@@ -52,7 +52,7 @@ def _any_external(model: memoryview) -> bool:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield the number and the value of each field, 0 for numbers with a fixed width; IndexError or ValueError if it is not protobuf."""
+    """Yield each field's number and value (0 for fixed-width numbers); IndexError or ValueError if the message is not protobuf."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)

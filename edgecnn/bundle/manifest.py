@@ -16,7 +16,7 @@ SCHEMA = "edgecnn.bundle/1"
 MANIFEST = "manifest.json"
 FORMATS = ("tflite", "onnx")
 PRECISIONS = ("int8", "float32", "float16", "int16x8")
-"""Models of all but the first have float32 input and output."""
+"""All precisions except the first have float32 input and output."""
 
 
 HEX_DIGITS = frozenset("0123456789abcdef")
@@ -24,17 +24,17 @@ NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 MAX_SIDE = 4096
 
 MAX_MANIFEST_BYTES = 512 * 1024
-"""1,000 classes with names of 40 characters take a tenth. It is checked before JSON is parsed, which takes up to 30 times the memory."""
+"""1,000 class names of 40 characters take a tenth of it. Checked before the JSON is parsed, which takes up to 30 times the memory."""
 
 MAX_DEPTH = 20
-"""Most levels of `provenance`: canonical JSON indents each line by its level."""
+"""Most levels of `provenance`, since canonical JSON indents each line by its level."""
 
 MAX_LSB = 8
-"""Largest tolerance of a model that answers in codes. Kernels were seen three codes apart."""
+"""Largest tolerance of a model with integer output. Kernels have been seen to differ by three codes."""
 
 
 class InputContract(Struct):
-    """How an image gets into `shape` (height, width, channels); a pixel's real value is scale * (pixel - 128 - zero_point)."""
+    """The model's input, and how an image is fitted to it. A pixel's real value is scale * (pixel - 128 - zero_point)."""
 
     height: int = key(low=1, high=MAX_SIDE)
     width: int = key(low=1, high=MAX_SIDE)
@@ -46,7 +46,7 @@ class InputContract(Struct):
 
 
 class ModelEntry(Struct):
-    """One model file; it gives the golden outputs, and features if it has any, within `tolerance`: output codes (LSB) or logits."""
+    """One model file. It reproduces the golden outputs, and features if any, to within `tolerance`, in output codes (LSB) or logits."""
 
     file: str
     format: str = key(choices=FORMATS)
@@ -69,8 +69,9 @@ ASCENDING = "two or more numbers, none smaller than the one before"
 class StrangerLimit(Struct):
     """How `edgecnn.runtime.stranger` recognises an image that shows none of the classes, chosen on validation images.
 
-    `known` is a file of training images' features, int8 (images, length). `scores` and `similarities` are ascending values of validation
-    images. What is less familiar than `limit` is a stranger: an image like the validation images with a probability of at most `rate`.
+    `known` is a file with the features of training images, int8 (images, length). `scores` and `similarities` are ascending values from
+    validation images. An image less familiar than `limit` is a stranger. For an image like the validation images, the probability of that
+    is at most `rate`.
     """
 
     known: str
@@ -84,7 +85,7 @@ class StrangerLimit(Struct):
 
 
 class GoldenImage(Struct):
-    """An encoded image, and the SHA-256 of the bytes that it must be decoded to (upright, in the input's channels) and resized to."""
+    """An encoded image, and the SHA-256 of its expected bytes after decoding (upright, in the input's channels) and after resizing."""
 
     file: str
     decoded_sha256: str
@@ -92,9 +93,9 @@ class GoldenImage(Struct):
 
 
 class Manifest(Struct):
-    """What a bundle says about itself. Logits are divided by `temperature` before softmax; serial 0 is no number.
+    """A bundle's description of itself. Logits are divided by `temperature` before softmax; serial 0 means no serial number.
 
-    `defaults` maps a format to its model file; `files` maps every other entry to its SHA-256, and is filled when the bundle is written.
+    `defaults` maps a format to its model file. `files` maps every other entry to its SHA-256; writing the bundle fills it.
     """
 
     schema: str = SCHEMA
@@ -114,7 +115,7 @@ class Manifest(Struct):
     files: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """Return the manifest as canonical JSON; BundleError if `provenance` holds what JSON cannot."""
+        """Return the manifest as canonical JSON; BundleError if `provenance` does not fit into JSON."""
         try:
             return canonical_json(to_json(self)).encode()
         except (TypeError, ValueError, RecursionError) as error:
@@ -122,7 +123,7 @@ class Manifest(Struct):
 
     @staticmethod
     def from_json(data: bytes) -> "Manifest":
-        """Read and check what `to_json` returns; BundleError for anything else."""
+        """Parse and check the output of `to_json`; BundleError for anything else."""
         if len(data) > MAX_MANIFEST_BYTES:
             raise BundleError(f"{MANIFEST} has {len(data):,} bytes; the limit is {MAX_MANIFEST_BYTES:,}")
         try:
@@ -132,7 +133,7 @@ class Manifest(Struct):
         if type(table) is dict and table.get("schema", SCHEMA) != SCHEMA:
             raise BundleError(
                 f"the bundle's schema is {shown(table['schema'])}, this edgecnn reads {SCHEMA!r}. "
-                "Install the edgecnn that made it, or bundle again."
+                "Install the version of edgecnn that made it, or run edgecnn bundle again."
             )
         manifest = build(Manifest, table, BundleError, MANIFEST, exact=True)
         _check_values(manifest)
@@ -175,19 +176,21 @@ def _check_values(manifest: Manifest) -> None:
     if manifest.stranger:
         referred.add(manifest.stranger.known)
         _require(
-            STRANGER not in manifest.labels, f"labels must not name {STRANGER!r} where that is a decision", STRANGER
+            STRANGER not in manifest.labels,
+            f"labels must not contain {STRANGER!r}, which is a decision of this model",
+            STRANGER,
         )
     lacking = sorted(name for name in referred if name not in manifest.files)
     _require(not lacking, "files must list every file that the manifest names; missing", lacking)
 
 
 def check_labels(labels: Sequence[Any]) -> None:
-    """Raise BundleError if names cannot be those of a model's classes: not valid, repeated, or fewer than two."""
+    """Raise BundleError unless these are valid class names: two or more, without repetition."""
     for index, label in enumerate(labels):
         why = why_not_a_label(label) if type(label) is str else "it is not a string"
         if why:
             raise BundleError(f"labels[{index}] cannot be the name of a class: {why}, received {shown(label)}")
-    _require(len(labels) == len(set(labels)) >= 2, "labels must be two or more, without repetition", labels)
+    _require(len(labels) == len(set(labels)) >= 2, "expected two or more labels, without repetition", labels)
 
 
 def _require_plain(texts: Mapping[str, str]) -> None:
@@ -201,7 +204,7 @@ def _deeper(value: Any, levels: int) -> bool:
 
 
 def safe_name(name: str) -> bool:
-    """Return whether a name may be an entry of a bundle: ASCII letters, digits, `.`, `_` and `-` in parts that do not begin with a dot."""
+    """Return whether a bundle entry may have this name: ASCII letters, digits, `.`, `_` and `-`, in parts that do not start with a dot."""
     parts = name.split("/")
     return len(name) <= 200 and all(part and part[0] != "." and NAME_CHARACTERS.issuperset(part) for part in parts)
 

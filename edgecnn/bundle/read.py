@@ -1,4 +1,4 @@
-"""Read a bundle, and refuse one that is not provably whole."""
+"""Reads a bundle, and refuses one that is not provably complete and undamaged."""
 
 import contextlib
 import functools
@@ -21,17 +21,17 @@ MODEL_SUFFIXES = (".tflite", ".onnx", ".keras", ".h5", ".pb", ".pt")
 MAX_GOLDEN = 1000
 
 MAX_KNOWN = 10_000
-"""Most known images whose features a bundle holds: each is compared with every image that is classified."""
+"""Most known images in a bundle: the features of each are compared with every image that is classified."""
 
 MAX_KNOWN_BYTES = 16 << 20
-"""Most bytes of their features: as floats, and while they are made so, they take eight times that."""
+"""Most bytes of their features: the conversion to float takes eight times that much memory."""
 
 MAX_RELATIVE_TOLERANCE = 0.5
-"""Largest tolerance of float outputs, as a share of the largest golden one or of 1."""
+"""Largest tolerance of float outputs, as a fraction of the largest golden output or of 1."""
 
 
 class Entries(Mapping[str, bytes]):
-    """Entries of a zip by name, copied out of it at each access: a small board need not hold all of them twice."""
+    """Entries of a zip by name, copied on each access, so that a small board need not hold all of them twice."""
 
     def __init__(self, data: bytes, spans: dict[str, slice]) -> None:
         self._data = memoryview(data)
@@ -52,7 +52,7 @@ class Entries(Mapping[str, bytes]):
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle that `read_bundle` has checked: `files` holds every entry but the manifest, `data` the file's bytes."""
+    """A checked bundle: `files` holds every entry except the manifest, `data` the file's bytes."""
 
     path: Path
     manifest: Manifest
@@ -61,7 +61,7 @@ class Bundle:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The file's SHA-256, computed on first access: `classify` does not need it, and it takes half as long as reading."""
+        """The file's SHA-256, computed on first access: `classify` does not need it, and computing it takes half as long as reading."""
         return sha256(self.data)
 
     def golden_inputs(self) -> np.ndarray:
@@ -96,7 +96,7 @@ def output_types(model: ModelEntry) -> tuple[str, ...]:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read a bundle; BundleError if it is not byte for byte what `write_bundle` writes for its content."""
+    """Read a bundle; BundleError unless it is byte for byte the file that `write_bundle` would write for its content."""
     try:
         with io.BufferedReader(open_regular(path)) as file:
             with _refused(path):
@@ -105,7 +105,7 @@ def read_bundle(path: Path) -> Bundle:
     except IsADirectoryError:
         made = next(iter(sorted(path.glob("*.edgecnn"))), None)
         instead = (
-            f"Its bundle is {made}" if made else f"edgecnn bundle {path} makes the bundle of a run that is verified"
+            f"Its bundle is {made}" if made else f"If it is a verified run, make its bundle: edgecnn bundle {path}"
         )
         raise BundleError(f"{path} is a folder, not a bundle. {instead}.") from None
     except OSError as error:
@@ -115,7 +115,7 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def parse_bundle(data: bytes, path: Path) -> Bundle:
-    """Prove the bytes of a bundle: the canonical zip of what they hold must be these bytes, and every hash and array must be right."""
+    """Prove a bundle's bytes: the canonical zip of their content must be the same bytes, and every hash and array must be valid."""
     with _refused(path):
         if len(data) > MAX_BYTES:
             raise BundleError(f"it has more than {MAX_BYTES:,} bytes")
@@ -125,7 +125,7 @@ def parse_bundle(data: bytes, path: Path) -> Bundle:
         files = Entries(data, spans)
         views = files.views()
         if not _consists_of(data, pieces(manifest, views)):
-            raise BundleError("it is damaged, or another program packed it")
+            raise BundleError("it is damaged, or was packed by another program")
         bundle = Bundle(path, manifest, files, data)
         _check_files(bundle, views)
     return bundle
@@ -133,14 +133,14 @@ def parse_bundle(data: bytes, path: Path) -> Bundle:
 
 @contextlib.contextmanager
 def _refused(path: Path) -> Iterator[None]:
-    """Add to a bundle's error which bundle it is, and what to do."""
+    """Add the bundle's path and the next step to its error."""
     try:
         yield
     except BundleError as error:
         if path.suffix.lower() in MODEL_SUFFIXES:
             raise BundleError(
-                f"{path} is a model without labels and proof, not a bundle. edgecnn bundle RUN packs both with the run's models into one "
-                ".edgecnn file; edgecnn import makes a run of a Keras model."
+                f"{path} is a bare model, not a bundle with labels and proof. To bundle the models of a run: edgecnn bundle RUN. "
+                "To make a run from a Keras model: edgecnn import."
             ) from None
         raise BundleError(
             f"cannot use the bundle {path}: {error}. Copy it again, or rebuild it with: edgecnn bundle"
@@ -148,7 +148,7 @@ def _refused(path: Path) -> Iterator[None]:
 
 
 def _check_beginning(data: bytes) -> None:
-    """Refuse what is not a bundle by its first bytes, before the whole file takes memory."""
+    """Refuse other files by their first bytes, before the whole file is in memory."""
     start = data[: LOCAL_HEADER.size].ljust(LOCAL_HEADER.size)
     magic, *_, size, name_length, _ = LOCAL_HEADER.unpack(start)
     if magic != LOCAL_MAGIC or name_length != len(MANIFEST) or not data.startswith(MANIFEST.encode(), len(start)):
@@ -160,14 +160,14 @@ def _check_beginning(data: bytes) -> None:
 def _consists_of(data: bytes, expected: Iterable[bytes | memoryview]) -> bool:
     offset = 0
     for piece in expected:
-        if not data.startswith(bytes(piece), offset):  # two views would be compared byte by byte, which is slow
+        if not data.startswith(bytes(piece), offset):  # comparing two views goes byte by byte, which is slow
             return False
         offset += len(piece)
     return offset == len(data)
 
 
 def _stored_entries(data: bytes) -> dict[str, slice]:
-    """Return the places of a zip's leading stored entries. Only bounds are checked: `parse_bundle` compares the whole file."""
+    """Locate a zip's leading stored entries. Only bounds are checked, since `parse_bundle` compares the whole file."""
     files: dict[str, slice] = {}
     position = 0
     while (
@@ -206,11 +206,11 @@ def _check_files(bundle: Bundle, views: Mapping[str, memoryview]) -> None:
             )
     for model in manifest.models:
         if model.format == "onnx" and has_external_data(bundle.files[model.file]):
-            raise BundleError(f"{model.file} has values in another file, which no hash of the bundle covers")
+            raise BundleError(f"{model.file} has values in another file, which the bundle's hashes do not cover")
         outputs, features = bundle.golden_outputs(model), bundle.golden_features(model)
         for name, array in ((model.golden, outputs), (model.golden_features, features)):
             if array is not None and len(array) != count:
-                raise BundleError(f"{name} must hold one row for each of the {count} golden images")
+                raise BundleError(f"{name} must hold one row per golden image: expected {count}, received {len(array)}")
         floats = outputs.dtype == np.float32
         if floats != (model.tolerance_unit == "logit"):
             raise BundleError(
@@ -227,7 +227,7 @@ NPY_MAGIC = b"\x93NUMPY\x01\x00"
 
 
 def read_array(name: str, data: bytes, types: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Read an .npy file of one of `types`, shape (n, *shape), as a read-only array; else BundleError. Nothing is unpickled."""
+    """Read an .npy file of one of `types`, shape (n, *shape), as a read-only array; else BundleError. It never unpickles."""
     size = data[len(NPY_MAGIC) : len(NPY_MAGIC) + 2]
     start = len(NPY_MAGIC) + 2 + int.from_bytes(size, "little")
     for kind in types:

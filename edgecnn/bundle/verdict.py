@@ -1,4 +1,4 @@
-"""What a bundle says of how its model compares with the one that it replaces. It is taken for what it is: text from outside."""
+"""A bundle's own verdict on how its model compares with the one it replaces. It is treated as untrusted text."""
 
 import json
 from typing import Final
@@ -7,7 +7,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.labels import printable
 
 AGAINST = "against.json"
-"""The file of a bundle that has the comparison."""
+"""The file in a bundle with the comparison."""
 
 PASSED: Final = "passed"
 REFUSED: Final = "refused"
@@ -15,7 +15,7 @@ NOT_SHOWN: Final = "not shown"
 
 
 def verdict_of(bundle: Bundle) -> tuple[str, str]:
-    """Return a bundle's verdict, PASSED, REFUSED or NOT_SHOWN, and why; "" for a bundle that was compared with none."""
+    """Return a bundle's verdict (PASSED, REFUSED or NOT_SHOWN) and the reason; both "" if the bundle was not compared."""
     if AGAINST not in bundle.files:
         return "", ""
     try:

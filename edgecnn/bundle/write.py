@@ -1,4 +1,4 @@
-"""Write a bundle."""
+"""Writes a bundle."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A small bundle whose models are bytes of no meaning: reading a bundle does not open them."""
+"""A small bundle whose models are meaningless bytes: reading a bundle does not open them."""
 
 import io
 
@@ -55,7 +55,7 @@ def content():
 
 @pytest.fixture
 def bundle_path(tmp_path, content):
-    """The small bundle, written."""
+    """The small bundle as a file."""
     from edgecnn.bundle.write import write_bundle
 
     path = tmp_path / "small.edgecnn"

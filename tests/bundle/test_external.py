@@ -21,7 +21,7 @@ def external(tensor, location="secret.bin"):
 
 
 def places(model):
-    """Yield a name and a new tensor for each place of a model where a tensor may be, three levels deep."""
+    """Yield a name and a new tensor for each place in a model that can hold a tensor, three levels deep."""
     node = model.graph.node.add(name="a node", op_type="If")
     inner = node.attribute.add(name="then_branch").g
     yield "initializer", model.graph.initializer.add()
@@ -35,7 +35,7 @@ def places(model):
 
 
 def test_the_fields_are_those_of_onnx():
-    """Every message that leads to a tensor, by every field of it."""
+    """Every message that leads to a tensor, through each of its fields."""
     fields, waiting = {}, [onnx.ModelProto.DESCRIPTOR]
     while waiting:
         message = waiting.pop()

@@ -17,7 +17,7 @@ def manifest(content):
 
 
 def changed(manifest, path, value):
-    """Return the manifest's JSON with the value at a path of keys replaced, or removed where it is `...`."""
+    """Return the manifest's JSON with the value at a path of keys replaced, or removed if the new value is `...`."""
     table = json.loads(manifest.to_json())
     place = table
     for key in path[:-1]:
@@ -41,7 +41,7 @@ def test_is_readable_json_with_sorted_keys(manifest):
 
 
 def nested(levels):
-    """Return so many lists within each other."""
+    """Return this many nested lists."""
     value = []
     for _ in range(levels - 1):
         value = [value]
@@ -73,7 +73,7 @@ def nested(levels):
         (["input", "height"], -1, "between 1 and 4096"),
         (["input", "height"], 10**400, "between 1 and 4096"),
         (["input", "zero_point"], 128, "between -128 and 127"),
-        (["labels"], ["cat", "cat"], "two or more, without repetition"),
+        (["labels"], ["cat", "cat"], "two or more labels, without repetition"),
         (["labels"], ["cat"], "two or more"),
         (["labels"], ["cat", 1], "labels[1] must be a string, received 1"),
         (["labels"], ["cat", ""], "it is empty"),
@@ -132,13 +132,13 @@ def test_a_label_that_does_not_stay_on_its_line(manifest, character):
 
 
 def test_a_label_that_is_no_text(manifest):
-    """JSON can spell half of a surrogate pair; it cannot be written to a terminal, a file or an environment."""
+    """JSON can contain half of a surrogate pair, which cannot be written to a terminal, a file or an environment."""
     with pytest.raises(BundleError, match="labels"):
         Manifest.from_json(manifest.to_json().replace(b'"cat"', b'"c\\ud800t"'))
 
 
 def test_labels_of_people(manifest):
-    """What a folder is called in any language, 1,000 of them, is a label."""
+    """Folder names in any language, 1,000 of them, are valid labels."""
     for label in ("dög", "Katze 2", "猫", "قط", "חתול", "T-shirt/top", "👩\u200d🚀", "it's", "Abstain", "e\u0301"):
         assert Manifest.from_json(changed(manifest, ["labels"], ["x", label])).labels[1] == label
     names = [f"{number:04d} {'name of forty characters or so' * 2}" for number in range(1000)]

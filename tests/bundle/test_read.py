@@ -1,4 +1,4 @@
-"""What cannot be proved whole is refused, with BundleError and nothing else."""
+"""Any file that cannot be proved complete is refused, always with BundleError."""
 
 import dataclasses
 import io
@@ -87,7 +87,7 @@ def test_the_files_digest_is_computed_once_from_the_bytes_that_were_read(bundle_
     bundle, data = read_bundle(bundle_path), bundle_path.read_bytes()
     hashed = []
     monkeypatch.setattr("edgecnn.bundle.read.sha256", lambda content: hashed.append(content) or sha256(content))
-    monkeypatch.setattr("edgecnn.bundle.read.pieces", None)  # nothing is packed again
+    monkeypatch.setattr("edgecnn.bundle.read.pieces", None)  # nothing is repacked
     assert bundle.sha256 == bundle.sha256 == sha256(data)
     assert hashed == [data]
 
@@ -99,7 +99,7 @@ def test_larger_than_the_limit_is_not_read(bundle_path, monkeypatch):
 
 
 def rezipped(data, change=None, **options):
-    """Return the bundle's entries as zipfile writes them, after `change` has been made to the list of (name, content)."""
+    """Return the bundle's entries as zipfile writes them, after applying `change` to the list of (name, content)."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = [(name, archive.read(name)) for name in archive.namelist()]
     if change:
@@ -155,7 +155,7 @@ def test_deflated(data, bundle_path):
 
 
 def test_sizes_that_lie(data, bundle_path):
-    """Sizes that point past the end, at zip64, or at nothing: refused before anything is allocated for them."""
+    """Sizes that point past the end, at zip64, or at nothing are refused before anything is allocated."""
     for size in (0, 1, 2**31, 2**32 - 1):
         damaged = bytearray(data)
         struct.pack_into("<L", damaged, 18, size)
@@ -167,7 +167,7 @@ def test_sizes_that_lie(data, bundle_path):
 
 
 class Forged:
-    """A manifest of any text: what an enemy writes, who can recompute every hash."""
+    """A manifest with any text, as written by an attacker who can recompute every hash."""
 
     def __init__(self, text):
         self.text = text
@@ -177,7 +177,7 @@ class Forged:
 
 
 def forged(content, change):
-    """Return a canonical bundle with right hashes whose manifest's table was changed; `change` may return another text instead."""
+    """Return a canonical bundle with correct hashes and a changed manifest; `change` may also return other text."""
     manifest, files = content
     table = json.loads(
         dataclasses.replace(manifest, files={name: sha256(data) for name, data in files.items()}).to_json()
@@ -200,7 +200,7 @@ def deep(table):
 
 @pytest.mark.parametrize("change", [long_list, long_labels, deep])
 def test_a_manifest_of_megabytes_is_refused_by_its_size(content, tmp_path, change):
-    """Before JSON is parsed and before the file is in memory: 5 MB took 4 s, 120 MB took 95 s and 3.9 GB."""
+    """It is refused before the JSON is parsed or the file is in memory: 5 MB took 4 s, and 120 MB took 95 s and 3.9 GB."""
     path = tmp_path / "large.edgecnn"
     path.write_bytes(forged(content, change))
     assert path.stat().st_size > 1_000_000
@@ -214,7 +214,7 @@ def test_a_manifest_of_megabytes_is_refused_by_its_size(content, tmp_path, chang
 
 
 def wide(table):
-    """As many values as the largest manifest holds, nested as deep as it may be: its canonical form would be 20 times as long."""
+    """As many values as the largest manifest can hold, nested as deeply as allowed: its canonical form would be 20 times as long."""
     value = [0] * 200_000
     for _ in range(18):
         value = [value]
@@ -232,7 +232,7 @@ def too_deep(table):
 
 @pytest.mark.parametrize("change", [wide, too_deep])
 def test_what_the_largest_manifest_costs(content, tmp_path, change):
-    """Indented by 900 levels, 200,000 numbers would be 180 MB of spaces."""
+    """Indented by 900 levels, 200,000 numbers would need 180 MB of spaces."""
     data = forged(content, change)
     tracemalloc.start()
     refused(data, tmp_path)
@@ -257,7 +257,7 @@ def test_codes_that_are_compared_as_logits(content, tmp_path):
 
 
 def test_no_golden_image_proves_nothing(content, tmp_path):
-    """All golden arrays without a row: everything agrees, and nothing was compared."""
+    """With no row in any golden array, everything agrees but nothing was compared."""
     manifest, files = content
     empty = files | {
         "golden/inputs.npy": npy(np.zeros((0, 4, 5, 3), np.uint8)),
@@ -296,7 +296,7 @@ def test_headers_have_no_padding():
 
 
 def test_manifest_that_is_not_canonical(content, bundle_path):
-    """A manifest with another spacing or with a key twice would read the same: one content, one form."""
+    """A manifest with different spacing or a duplicate key would read the same, but each content has only one form."""
     manifest, files = content
     whole = dataclasses.replace(manifest, files={name: sha256(item) for name, item in files.items()})
     text = whole.to_json()
@@ -363,7 +363,7 @@ def test_golden_arrays_of_another_count(content, tmp_path):
 
 
 def test_golden_arrays_without_rows(content, tmp_path):
-    """What proves nothing is no proof: a self-test over no images would pass on any device."""
+    """A self-test over no images would pass on any device, so it proves nothing."""
     manifest, files = content
     empty = {
         "golden/inputs.npy": np.zeros((0, 4, 5, 3), np.uint8),
@@ -419,7 +419,11 @@ def test_a_bundle_that_tells_strangers_is_read_back(content, tmp_path):
             "holds 16,842,752 bytes of features",
         ),
         ({}, {"stranger/known.npy": np.full((4, 3), 1, np.uint8)}, "stranger/known.npy"),
-        ({}, {"golden/int8.tflite.features.npy": np.zeros((3, 3), np.int8)}, "one row for each of the 2 golden images"),
+        (
+            {},
+            {"golden/int8.tflite.features.npy": np.zeros((3, 3), np.int8)},
+            "one row per golden image: expected 2, received 3",
+        ),
         ({}, {"golden/int8.tflite.features.npy": np.zeros((2, 2), np.int8)}, "golden/int8.tflite.features.npy"),
         ({}, {"golden/int8.tflite.features.npy": np.zeros((2, 3), np.float32)}, "golden/int8.tflite.features.npy"),
         ({"scores": (1.0, 0.5)}, {}, "none smaller than the one before"),

@@ -39,7 +39,7 @@ def test_bytes_do_not_depend_on_time_umask_or_locale(tmp_path, content, monkeypa
 
 
 def test_known_bytes(bundle_path):
-    """The form is fixed for ever: every Python, system and version of edgecnn must give these bytes (`edgecnn.bundle/1`)."""
+    """The form is fixed forever: every Python, system and version of edgecnn must produce these bytes (`edgecnn.bundle/1`)."""
     assert hashlib.sha256(bundle_path.read_bytes()).hexdigest() == KNOWN
 
 
@@ -80,7 +80,7 @@ def test_does_not_replace_unless_forced(bundle_path, content):
 
 
 def with_unit(manifest, index, unit):
-    """Return the manifest with another unit of one model's tolerance."""
+    """Return the manifest with a different unit for one model's tolerance."""
     models = list(manifest.models)
     models[index] = dataclasses.replace(models[index], tolerance_unit=unit)
     return dataclasses.replace(manifest, models=tuple(models))
@@ -121,7 +121,7 @@ def test_limits(content, monkeypatch):
             patch.setattr(f"edgecnn.bundle.canonical.{name}", at_most)
             assert pack(manifest, files) == whole
             patch.setattr(f"edgecnn.bundle.canonical.{name}", at_most - 1)
-            with pytest.raises(BundleError, match=rf"at most .*{at_most - 1:,}"):
+            with pytest.raises(BundleError, match=rf"limit is .*{at_most - 1:,}"):
                 pack(manifest, files)
 
 
@@ -138,7 +138,7 @@ def test_unwritable_folder_leaves_nothing(tmp_path, content):
 
 
 def test_needs_neither_zipfile_nor_tempfile_to_read(bundle_path):
-    """Reading is a part of starting `edgecnn classify`, and these two cost milliseconds."""
+    """Reading is part of the start of `edgecnn classify`, and these two cost milliseconds."""
     code = (
         "import sys; from pathlib import Path; from edgecnn.bundle.read import read_bundle; import numpy, PIL.Image;"
         "before = set(sys.modules); read_bundle(Path(sys.argv[1])); print(sorted({'zipfile', 'tempfile'} & set(sys.modules)))"

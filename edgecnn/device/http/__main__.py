@@ -1,4 +1,4 @@
-"""The server's process: `python -m edgecnn.device.http LINK LISTENER FRAMES`, three inherited files, and an Opening on standard input."""
+"""The server's process: `python -m edgecnn.device.http LINK LISTENER FRAMES`, three inherited descriptors, and an Opening on stdin."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ NICE = 10  # the camera loop comes first
 
 def main() -> None:
     link, listener, frames = map(int, sys.argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the camera loop's, which ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the camera loop, which then ends this process
     os.nice(NICE)
     opening = Opening(**json.load(sys.stdin.buffer))
     to_loop = socket.socket(fileno=link)

@@ -11,7 +11,7 @@ BACKLOG = 128
 
 
 class Listen(NamedTuple):
-    """An address to listen on. `host` is a name or a number, without the brackets of IPv6."""
+    """An address to listen on. `host` is a name or an IP address, without the brackets of IPv6."""
 
     host: str
     port: int
@@ -22,7 +22,7 @@ class Listen(NamedTuple):
 
 
 def parse_listen(text: str) -> Listen:
-    """Read "8080", "0.0.0.0:8080", "board.local:8080" or "[::]:8080"; ValueError for anything else. Port 0 is any free one."""
+    """Parse "8080", "0.0.0.0:8080", "board.local:8080" or "[::]:8080"; ValueError for anything else. Port 0 means any free one."""
     match = re.fullmatch(r"(?:(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):)?([0-9]{1,5})", text)
     if match is None or int(match[3]) > 65535:
         raise ValueError(f"received {text!r}, expected PORT or HOST:PORT, such as 8080, 0.0.0.0:8080 or [::1]:8080")
@@ -30,7 +30,7 @@ def parse_listen(text: str) -> Listen:
 
 
 def is_local(host: str) -> bool:
-    """Tell whether only this machine reaches a host's number, or "localhost"."""
+    """Return whether a host is "localhost" or a loopback address, which only this machine can reach."""
     return ipaddress.ip_address(host).is_loopback if is_number(host) else host == "localhost"
 
 
@@ -43,7 +43,7 @@ def is_number(host: str) -> bool:
 
 
 def bind(listen: Listen) -> socket.socket:
-    """Return the listening socket of an address; ValueError, which names it, if it cannot be had."""
+    """Return a socket that listens on an address; ValueError, which names the address, if that fails."""
     try:
         found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, place = found[0]

@@ -1,4 +1,4 @@
-"""What programs ask the board: its state, its events, its pictures, and what it makes of an image of theirs."""
+"""The API for programs: the board's state, events and pictures, and the classification of an image that they send."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BOUNDARY = "edgecnn-frame"
 
-PICTURE_S = 10.0  # a slow board imports Pillow with the first one
+PICTURE_S = 10.0  # a slow board imports Pillow for the first one
 
 POSTED = "http"  # the source of an image that a client sent
 
@@ -40,8 +40,10 @@ def routes(site: Site) -> list[Route]:
     async def frame(request: Request) -> Response:
         jpeg = await viewers.newest(PICTURE_S) if board.camera != "none" else None
         if jpeg is None:
-            return no_camera() if board.camera == "none" else refusal(503, f"no picture came within {PICTURE_S:g} s.")
-        taken = formatdate(viewers.ts, usegmt=True)  # which is long ago if the camera is lost
+            return (
+                no_camera() if board.camera == "none" else refusal(503, f"no picture arrived within {PICTURE_S:g} s.")
+            )
+        taken = formatdate(viewers.ts, usegmt=True)  # long ago if the camera is lost
         return Response(jpeg, media_type="image/jpeg", headers={"last-modified": taken})
 
     async def stream(request: Request) -> Response:
@@ -109,7 +111,7 @@ def no_camera() -> Response:
 
 
 def streaming(request: Request, content: AsyncIterator[str] | AsyncIterator[bytes], media_type: str) -> Response:
-    """Return an answer without an end; to HEAD, its headers only."""
+    """Return an endless answer; to HEAD, only its headers."""
     if request.method == "HEAD":
         return Response(media_type=media_type)
     return StreamingResponse(content, media_type=media_type)

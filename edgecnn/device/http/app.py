@@ -1,4 +1,4 @@
-"""The application: all routes in one list, and what surrounds them."""
+"""The application: all routes in one list, and the layers around them."""
 
 from collections.abc import Sequence
 
@@ -57,7 +57,7 @@ def on_error(request: Request, error: Exception) -> Response:
 
 
 def on_busy(request: Request, error: Exception) -> Response:
-    return refusal(503, "too many images wait already.", "Busy", retry_after="1")
+    return refusal(503, "too many images are waiting already.", "Busy", retry_after="1")
 
 
 def on_gone(request: Request, error: Exception) -> Response:
@@ -65,7 +65,7 @@ def on_gone(request: Request, error: Exception) -> Response:
 
 
 class Headers:
-    """Adds HEADERS to every answer that does not have its own."""
+    """Adds HEADERS to every answer, except those that the answer sets itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Who may come in: by the name that the server is called, by the page that asks, and by the token."""
+"""Access control: by the host name in the request, the origin of the requesting page, and the token."""
 
 import base64
 import binascii
@@ -19,10 +19,10 @@ from edgecnn.device.http.answers import refusal
 from edgecnn.device.http.limits import body_bytes
 
 PUBLIC = ("/healthz", "/readyz", "/login")
-"""Paths that need no token: they say nothing of the camera."""
+"""Paths that need no token: they reveal nothing about the camera."""
 
 PAGES = ("/", "/review")
-"""Paths that lead somebody without a token to the page that asks for it, and then back."""
+"""Paths that redirect a browser without a token to the login page, which then leads back."""
 
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 
@@ -32,7 +32,7 @@ LONGEST_LOGIN = 4096  # bytes of a form
 
 
 class Gate:
-    """Checks of a request; each returns what refuses it, or None."""
+    """Checks requests. Each check returns a refusal, or None."""
 
     def __init__(self, token: str | None, hosts: Collection[str] = (), port: int = 0) -> None:
         name = socket.gethostname().lower()
@@ -42,11 +42,11 @@ class Gate:
         self._cookie = f"edgecnn-{port}"  # all ports of a host share their cookies
 
     def check_host(self, request: Request) -> Response | None:
-        """Refuse a name that is not this server's: a page elsewhere may have had it point here (DNS rebinding)."""
+        """Refuse a host name that is not this server's: a hostile page may have pointed it here (DNS rebinding)."""
         match = HOST.fullmatch(request.headers.get("host", ""))
         if match and self._is_ours(match[1] or match[2], request.scope["server"]):
             return None
-        return refusal(421, "this server has another name. Add the one that you use with --http-hosts.")
+        return refusal(421, "this server does not answer to that host name. Add it with --http-hosts.")
 
     def _is_ours(self, name: str, server: tuple[str, int]) -> bool:
         try:
@@ -57,7 +57,7 @@ class Gate:
         return number.is_loopback or number in (local, getattr(local, "ipv4_mapped", None))
 
     def check_origin(self, request: Request) -> Response | None:
-        """Refuse what a page of another origin asks for, but following a link to the page here."""
+        """Refuse requests from pages of another origin, except for following a link to a page here."""
         origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
         if origin is not None:
             if self._is_own_origin(origin, request.headers["host"]):
@@ -66,7 +66,7 @@ class Gate:
             request.headers.get("sec-fetch-mode") == "navigate" and request.method == "GET"
         ):
             return None
-        return refusal(403, "a page of another origin may not ask this server.")
+        return refusal(403, "pages of another origin may not send requests to this server.")
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
         try:
@@ -80,7 +80,7 @@ class Gate:
             return None
         if request.scope["path"] in PAGES and "text/html" in request.headers.get("accept", ""):
             return RedirectResponse(f"/login?to={request.scope['path'][1:]}", 303)
-        # not Basic: a browser would open a window of its own over the page
+        # not Basic: the browser would open its own dialog over the page
         return refusal(401, "the token is missing or wrong.", www_authenticate='Bearer realm="edgecnn"')
 
     def _knows(self, request: Request) -> bool:
@@ -107,16 +107,16 @@ class Gate:
         return hmac.compare_digest(cookie.encode(), self._signed(until).encode())
 
     def _signed(self, until: str) -> str:
-        """Return a cookie's value: the time at which it ends, and what only who has the token can compute of it."""
+        """Return a cookie's value: its expiry time, and an HMAC of it that only the token's holder can compute."""
         return f"{until}.{hmac.new(self._token or b'', f'edgecnn cookie {until}'.encode(), hashlib.sha256).hexdigest()}"
 
     def routes(self) -> list[Route]:
         return [Route("/login", self.login, methods=["POST"])]
 
     async def login(self, request: Request) -> Response:
-        """Take the token once, from the field `token` of a form, and give a cookie for it."""
+        """Take the token from the form field `token`, and set a cookie for it."""
         if body_bytes(request) > LONGEST_LOGIN:
-            return refusal(413, f"a form has at most {LONGEST_LOGIN} bytes.")
+            return refusal(413, f"a form may have at most {LONGEST_LOGIN} bytes.")
         fields = parse_qs((await request.body()).decode("utf-8", "replace"))
         if self._token is not None and not self.is_token(fields.get("token", [""])[0].strip().encode()):
             return refusal(401, "the token is wrong.")

@@ -1,4 +1,4 @@
-"""All that the server knows of the board and its camera, changed by the messages of the camera loop only."""
+"""Everything the server knows about the board and its camera; only messages from the camera loop change it."""
 
 import asyncio
 import contextlib
@@ -17,17 +17,17 @@ SCHEMA = "edgecnn.state/1"
 
 HOUR_S = 3600.0
 
-SAME_S = 1.0  # changes of the state within this time are one in the strip of the last hour
+SAME_S = 1.0  # state changes closer together than this count as one in the strip of the last hour
 
-FRESH_S = 10.0  # a frame that was classified so long ago is not fresh
+FRESH_S = 10.0  # a frame classified longer ago than this is not fresh
 
 QUIET_S = 15.0
 
-LINES = 1000  # that wait for a reader before it counts as too slow
+LINES = 1000  # waiting lines at which a reader counts as too slow
 
 
 class Board:
-    """What /v1/state, the page and the metrics show. Each listener is called with every message's kind."""
+    """The data behind /v1/state, the page and the metrics. Listeners are called for each picture and each result."""
 
     def __init__(self, opening: Opening, clock: Callable[[], float] = time.time) -> None:
         self.opening = opening
@@ -63,7 +63,7 @@ class Board:
             self._event(json.loads(line))
 
     def receive(self, message: bytes) -> None:
-        """Take a message of the camera loop, as `edgecnn.device.http.link` has them."""
+        """Handle a message from the camera loop, in the format of `edgecnn.device.http.link`."""
         kind, rest = message[:1], message[1:]
         if kind == RESULT:
             head, _, line = rest.partition(b"\n")
@@ -79,7 +79,7 @@ class Board:
             self.unsure.appendleft(json.loads(rest))
 
     def is_ready(self) -> bool:
-        """Tell whether a model is loaded and, with a camera, a frame was classified within FRESH_S."""
+        """Return whether a model is loaded and, with a camera, a frame was classified within FRESH_S."""
         if self.camera == "none":
             return self.ready
         return self.camera == "open" and self.frame is not None and self._clock() - self.frame["ts"] < FRESH_S
@@ -101,7 +101,7 @@ class Board:
         }  # fmt: skip
 
     def unsure_picture(self, name: str) -> bytes | None:
-        """Return the JPEG of an unsure frame that is listed; None if it is not, or is gone."""
+        """Return the JPEG of a listed unsure frame; None if it is not listed, or is gone."""
         from edgecnn.device.stream.pictures import as_jpeg
         from edgecnn.images import read_file
 
@@ -113,7 +113,7 @@ class Board:
             return None
 
     async def lines(self) -> AsyncIterator[str | None]:
-        """Yield each line from now on, None after QUIET_S without one; end if the reader is LINES behind."""
+        """Yield each new line, and None after QUIET_S without one; end if the reader falls LINES behind."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(LINES)
         self._readers.add(queue)
         try:
@@ -175,7 +175,7 @@ class Board:
             self.hour.append((ts, state))
 
     def _hour(self, now: float) -> list[tuple[float, str | None]]:
-        """Return the changes of the last hour; the first is the state of an hour ago, if there was one."""
+        """Return the changes of the last hour; the first is the state an hour ago, if there was one."""
         while len(self.hour) > 1 and self.hour[1][0] <= now - HOUR_S:
             self.hour.popleft()
         changes = list(self.hour)
@@ -185,5 +185,5 @@ class Board:
 
 
 def seconds(text: str) -> float:
-    """Return a time of RFC 3339 as seconds since the epoch."""
+    """Convert an RFC 3339 time to seconds since the epoch."""
     return datetime.fromisoformat(text).timestamp()

@@ -1,4 +1,4 @@
-"""Where the server listens, and what a client needs to come in: made of the settings before anything is loaded."""
+"""The server's listening socket and token, prepared from the settings before anything is loaded."""
 
 import os
 import socket
@@ -10,11 +10,11 @@ from edgecnn.device.secrets import HTTP
 from edgecnn.device.stream.settings import Http
 
 LEAST_TOKEN = 16
-"""Characters of a token: sixteen of a random one cannot be guessed, at whatever rate."""
+"""Fewest characters of a token: sixteen random ones cannot be guessed at any rate."""
 
 
 class Door(NamedTuple):
-    """A listening socket, the token that clients have to send, if any, and the further names by which they call the server."""
+    """A listening socket, the token that clients must send, if any, and further host names of the server."""
 
     listener: socket.socket
     token: str | None
@@ -27,7 +27,7 @@ class Door(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Where the page is, for people."""
+        """The page's address, for people."""
         host, port = self.address
         if host in ("0.0.0.0", "::"):
             host = socket.gethostname()
@@ -39,12 +39,12 @@ class Door(NamedTuple):
 
 
 def open_door(options: Http) -> Door:
-    """Listen where the settings say; ValueError for an address, a token or a combination that is not valid."""
+    """Listen at the address in the settings; ValueError if the address, the token or their combination is not valid."""
     listen = parse_listen(options.address or "")
     token = read_token(options.token_file)
     if not (token or options.open or is_local(listen.host)):
         raise ValueError(
-            f"other machines can reach {listen.shown}, so clients need a token: name its file with --http-token-file, put it into "
+            f"other machines can reach {listen.shown}, so clients need a token: name its file with --http-token-file, set "
             f"{HTTP}TOKEN, or let everybody in with --http-open"
         )
     named = f"{options.hosts or ''},{listen.host}".lower().split(",")
@@ -53,7 +53,7 @@ def open_door(options: Http) -> Door:
 
 
 def read_token(file: Path | None) -> str | None:
-    """Return the token of a file, else of the environment, else None; ValueError, without the token, if it is not valid."""
+    """Return the token from a file, else from the environment, else None. If it is not valid, ValueError, which does not show it."""
     if file is None:
         where, text = f"{HTTP}TOKEN", os.environ.get(f"{HTTP}TOKEN", "")
         if not text:
@@ -68,6 +68,6 @@ def read_token(file: Path | None) -> str | None:
     if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(
             f"{where}: expected one line of at least {LEAST_TOKEN} ASCII characters without spaces. "
-            "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
+            "Generate one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
         )
     return token

@@ -1,7 +1,7 @@
-"""How far a camera's scores are from those of validation images, and from those of a week that the board's owner has accepted.
+"""Drift: how far a camera's scores are from those of the validation images, and from a week that the board's owner has accepted.
 
-Counts by hour are kept in a small file. Validation images are shown next to them without an alarm: a scene that stays all day, and another
-mix of classes, differ from them without a fault. The alarm compares a day, and seven, with the accepted week: `Week`.
+Hourly counts are kept in a small file. Validation images are shown next to them without an alarm: a scene that stays all day or a
+different mix of classes changes the scores without a fault. The alarm compares a day, and seven days, with the accepted week: see `Week`.
 """
 
 import json
@@ -21,46 +21,46 @@ SCHEMA = "edgecnn.drift/1"
 
 HOUR_S, DAY = 3600, 24  # seconds; hours
 
-WEEK = 7  # days that are accepted
+WEEK = 7  # days that are accepted together
 
-LEAST_FRAMES = 60  # of an hour that counts
+LEAST_FRAMES = 60  # for an hour to count
 
-LEAST_HOURS = 6  # of a day that counts as one of the week
+LEAST_HOURS = 6  # for a day to count towards the week
 
-COVERED = 0.75  # share of the hours that the week had, without which a day or seven are not compared
+COVERED = 0.75  # a day, or seven, needs this share of the hours that the week had to be compared
 
-MOST_HOURS = 20 * DAY  # that are kept while there is no week
+MOST_HOURS = 20 * DAY  # kept while there is no week
 
-GROUPS = 64  # classes counted separately; of more, some share a group
+GROUPS = 64  # classes counted separately; with more, some share a group
 
-SET_CLOCK_S = 1.7e9  # an earlier time is that of a board whose clock is not set
+SET_CLOCK_S = 1.7e9  # an earlier time comes from a board whose clock is not set
 
 FALSE_ALARMS = 0.05
-"""Share of months (30 days) without a change in which the alarm goes off, at most; `tools/bench/drift.py` measures it."""
+"""Largest share of months (30 days) without a change in which the alarm goes off; `tools/bench/drift.py` measures it."""
 
 LIMIT = 7.021
-"""Student's t with WEEK - 1 degrees of freedom that is exceeded with a probability of FALSE_ALARMS / 2 / 30 days / 2 spans."""
+"""Student's t with WEEK - 1 degrees of freedom, exceeded with a probability of FALSE_ALARMS / 2 / 30 days / 2 spans."""
 
 SPANS = {1: "24 hours", WEEK: f"{WEEK} days"}
 
 PRIOR = 2 / DAY
-"""Days with which a class that the week hardly had takes the mean of all."""
+"""Weight, in days, of the mean over all classes: a class that hardly occurred in the week takes that mean."""
 
 LEAST_SPREAD = 0.05
-"""Smallest standard deviation of a day, in bins of the score. A week of one scene has less, and any other scene more."""
+"""Smallest standard deviation between days, in bins of the score. A week of one scene varies less, and any other scene differs more."""
 
 EXCEEDING = 6
-"""Days of the last seven that have more strangers than each of the week's: of days that are alike, with a probability of 1/429.
+"""How many of the last seven days must have more strangers than any day of the week: without a change, the probability is 1/429.
 
-Once a day: judged each hour, it would be so in three times as many months.
+This is judged once a day. Judged hourly, it would happen in three times as many months.
 """
 
-TEXT = "the scores are not those of the week that you accepted"
+TEXT = "the scores differ from the week that you accepted"
 
 
 @dataclass
 class Hour:
-    """An hour's frames: `counts` by the bin of the best score; `groups` has frames, and the sum of their bins, by best class."""
+    """An hour's frames: `counts` per bin of the best score; `groups` holds the frames and the sum of their bins per best class."""
 
     hour: int
     frames: int = 0
@@ -89,12 +89,12 @@ class Hour:
             or len(hour.counts) != BINS
             or not all(len(sums) == 2 and 0 <= key < GROUPS for key, sums in groups.items())
         ):
-            raise ValueError("an hour has other counts")
+            raise ValueError("an hour's counts are not valid")
         return hour
 
 
 def means_of(hours: Sequence[Hour]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the share of each group and its bins per frame, (GROUPS,), and the share of strangers, (): each hour counts alike."""
+    """Return the share of each group and its bins per frame, (GROUPS,), and the share of strangers, (): each hour has the same weight."""
     sums = np.zeros((len(hours), GROUPS, 2))
     for number, hour in enumerate(hours):
         for group, values in hour.groups.items():
@@ -104,15 +104,15 @@ def means_of(hours: Sequence[Hour]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Week:
-    """Tells whether hours are as those of a week of days.
+    """Compares hours with an accepted week of days.
 
-    Of the score, what is compared is a frame's bin less the mean of its best class in the week, so that another mix of classes changes
-    little; the mean over a day, since pictures stay, nights are dark and days differ. A day of the week is held against the other six in
-    the same way: these seven numbers give the spread of a day that is no drift, whatever makes days differ, and with it t = mean /
-    (spread * sqrt(1/7 + 1/days)) has about Student's distribution with 6 degrees of freedom. Permuting hours would take a day's for
-    independent. Strangers are few, until one stays all day, which has no such distribution: days are compared by their ranks.
+    The score is compared as a frame's bin minus its best class's mean in the week, so that a different mix of classes changes little. It
+    is averaged over a day, because scenes stay, nights are dark and days differ. Each day of the week is compared with the other six in
+    the same way. These seven numbers give the spread of a day without drift, whatever makes days differ. With it, t = mean / (spread *
+    sqrt(1/7 + 1/days)) approximately follows Student's distribution with 6 degrees of freedom. Permuting hours would treat a day's hours
+    as independent. Strangers are rare until one stays all day, which has no such distribution, so days are compared by rank.
 
-    Sources: the prediction interval of a further observation, Student 1908; each day left out once, Stone 1974; exceedances, Rosenbaum
+    Sources: prediction interval of a further observation, Student 1908; leaving out each day once, Stone 1974; exceedances, Rosenbaum
     1954 (Annals of Mathematical Statistics 25).
     """
 
@@ -125,11 +125,11 @@ class Week:
         self._spread = max(math.sqrt((WEEK - 1) / WEEK * np.mean(np.square(left))), LEAST_SPREAD)
 
     def t(self, shares: np.ndarray, levels: np.ndarray, days: float) -> np.ndarray:
-        """Return t of the score, (...), for means of the hours of `days` days, each (..., GROUPS)."""
+        """Return t of the score, (...), for means over `days` days, each (..., GROUPS)."""
         return self._less(shares, levels, self._means) / (self._spread * math.sqrt(1 / WEEK + 1 / days))
 
     def has_more_strangers(self, strangers: np.ndarray) -> np.ndarray:
-        """Return whether days, (..., WEEK), have more strangers: bool (...)."""
+        """Return whether days, (..., WEEK), have more strangers than the week: bool (...)."""
         more: np.ndarray = np.sum(strangers > self._most, axis=-1) >= EXCEEDING
         return more
 
@@ -146,16 +146,17 @@ class Week:
 
 
 class Drift:
-    """Counts what a camera's frames score, and says whether that is still so.
+    """Counts the scores of a camera's frames, and detects when they change.
 
-    `key` names what scores depend on, such as the model: counts of another one begin anew. `file` keeps them; None for nowhere.
+    `key` identifies what the scores depend on, such as the model: with another key, counting starts from scratch. `file` stores the
+    counts; None stores them nowhere.
     """
 
     def __init__(
         self, labels: Iterable[str], key: str, file: Path | None = None, validation: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """Take up the counts of `file`; a damaged one is as none. `validation` is what `shown_validation` returns."""
+        """Continue with the counts in `file`, unless it is damaged. `validation` comes from `shown_validation`."""
         self.file, self.validation = file, validation
         self._labels = {label: number for number, label in enumerate(labels)}
         self._key, self._clock = key, clock
@@ -168,7 +169,7 @@ class Drift:
             self._read(file)
 
     def take(self, line: Mapping[str, Any], ts: float) -> None:
-        """Count a frame's result, as `--json` prints it, at a time in seconds since the epoch."""
+        """Count a frame's result, in the form of `--json`; `ts` is in seconds since the epoch."""
         hour = int(ts // HOUR_S)
         if ts < SET_CLOCK_S or not line["top"]:
             return
@@ -180,17 +181,17 @@ class Drift:
         self.hours[-1].add(best["score"], self._labels[best["label"]], line["decision"])
 
     def accept(self) -> None:
-        """Accept the first week, or if one was accepted before, the last, as how the scores are meant to be; ValueError without it."""
+        """Accept the first week as normal, or the last one if a week was accepted before; ValueError if the week is not complete."""
         days = self._days()
         if len(days) < WEEK:
             raise ValueError(
-                f"a week can be accepted after {WEEK} days of {LEAST_HOURS} hours or more; there are {len(days)} so far"
+                f"a week can be accepted after {WEEK} days of {LEAST_HOURS} hours or more; so far: {len(days)}"
             )
         self.week, self.accepted, self.alarm = days, self._clock(), None
         self._compare()
 
     def _days(self) -> list[list[Hour]]:
-        """Return the days, WEEK at most, that could be accepted now: the first ones, or after those the last ones."""
+        """Return up to WEEK days that could be accepted now: the first ones, or after an accepted week the last ones."""
         if self.week and self.accepted is None:
             return self.week
         last = self.week[-1][-1].hour if self.week else -1
@@ -213,7 +214,7 @@ class Drift:
         }  # fmt: skip
 
     def dumped(self) -> str:
-        """Return what the file holds."""
+        """Return the content of the file."""
         kept: dict[str, Any] = {"schema": SCHEMA, "key": self._key, "accepted": self.accepted, "alarm": self.alarm}
         kept |= {
             "week": [[vars(hour) for hour in day] for day in self.week],
@@ -237,7 +238,7 @@ class Drift:
         self._compare()
 
     def _begin(self, hour: int) -> None:
-        """Close the last hour, and begin another."""
+        """Close the last hour and begin another."""
         if self.hours and self.hours[-1].frames < LEAST_FRAMES:
             self.hours.pop()
         if not self.week and len(days := days_of(self.hours, hour)) >= WEEK:
@@ -251,7 +252,7 @@ class Drift:
             self._compared = Week(*map(np.stack, zip(*map(means_of, self.week), strict=True)))
 
     def _judge(self, now: int) -> None:
-        """Compare the last day, and the last seven, with the accepted week; of strangers, the last whole days since it."""
+        """Compare the last day, and the last seven, with the accepted week; for strangers, the last whole days since it."""
         if self._compared is None:
             return
         start, per_day, found = self.week[-1][-1].hour + 1, sum(map(len, self.week)) / WEEK, None
@@ -266,7 +267,7 @@ class Drift:
         last = [[hour for hour in self.hours if 0 <= end - 1 - hour.hour - day * DAY < DAY] for day in range(WEEK)]
         whole = end >= start + WEEK * DAY and min(map(len, last)) >= COVERED * per_day
         if whole and self._compared.has_more_strangers(np.array([means_of(day)[2] for day in last])):
-            more = f"on {EXCEEDING} of the last {WEEK} days more frames are strangers than on any of its days"
+            more = f"on {EXCEEDING} of the last {WEEK} days, more frames were strangers than on any day of that week"
             found = found or more
         if found is None:
             self.alarm = None
@@ -275,7 +276,7 @@ class Drift:
 
 
 def days_of(hours: list[Hour], now: int) -> list[list[Hour]]:
-    """Return the days of 24 hours, from the first hour on, that have LEAST_HOURS and have ended by the hour `now`."""
+    """Return the 24-hour days, counted from the first hour, that have LEAST_HOURS or more and have ended by the hour `now`."""
     days: dict[int, list[Hour]] = {}
     for hour in hours:
         days.setdefault((hour.hour - hours[0].hour) // DAY, []).append(hour)
@@ -285,7 +286,7 @@ def days_of(hours: list[Hour], now: int) -> list[list[Hour]]:
 
 
 def figures(hours: list[Hour]) -> dict[str, Any] | None:
-    """Return the frames of hours as /v1/state has them; None without any."""
+    """Summarise hours in the form of /v1/state; None without frames."""
     frames = sum(hour.frames for hour in hours)
     if not frames:
         return None
@@ -300,7 +301,7 @@ def shown(n: int, counts: Iterable[int], abstain: float | None, stranger: float,
 
 
 def shown_validation(scores: ValidationScores | None, threshold: float, strangers: bool) -> dict[str, Any] | None:
-    """Return a bundle's validation images as /v1/state has them; `threshold` and `strangers` are how the device decides."""
+    """Summarise a bundle's validation images in the form of /v1/state; `threshold` and `strangers` are the device's own."""
     if scores is None:
         return None
     return shown(scores.images, scores.counts, *scores.shares(threshold, strangers), None)

@@ -1,4 +1,4 @@
-"""The classifier of the API: loaded by the first request, and used by one thread."""
+"""The API's classifier: loaded by the first request, and used by one thread."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_WAITING = 8
-"""Requests that wait for the thread, the one that it works on included."""
+"""Most requests that may wait for the thread, including the one in progress."""
 
 
 class Busy(Exception):
-    """Too many requests wait already."""
+    """Too many requests are waiting already."""
 
 
 class Inference:
@@ -30,7 +30,7 @@ class Inference:
         self._waiting = 0
 
     async def run(self, work: Callable[["Classifier"], T]) -> T:
-        """Return what `work` does; Busy if MOST_WAITING wait, and the errors of loading and of the work."""
+        """Return the result of `work`; Busy if MOST_WAITING requests wait. Errors of loading and of `work` pass through."""
         if self._waiting >= MOST_WAITING:
             raise Busy
         self._waiting += 1
@@ -46,10 +46,10 @@ class Inference:
 
 
 def load(path: str, model_sha256: str, region: list[float] | None = None, **choice: Any) -> "Classifier":
-    """Load the classifier that the camera loop has; BundleError if its bundle is another one by now."""
+    """Load the same classifier as the camera loop; BundleError if its bundle has changed since."""
     from edgecnn.runtime.classifier import Classifier
 
     classifier = Classifier.load(path, region=None if region is None else (*region,), **choice)  # type: ignore[arg-type]
     if classifier.model_sha256 != model_sha256:
-        raise BundleError(f"{path} has changed since the camera loop read it. Start edgecnn again.")
+        raise BundleError(f"{path} has changed since the camera loop read it. Restart edgecnn.")
     return classifier

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "image", "scores"
 
 HEADER = "inference-header-content-length"
-"""Bytes of the JSON, of a request or an answer in which tensors' bytes follow it."""
+"""The length of the JSON in bytes, in a request or an answer in which tensor bytes follow it."""
 
 LEAST_JSON, BYTES_OF_ONE = 1 << 16, 8
-"""Bytes that the JSON of a request may have, and as many more for each value of a pixel."""
+"""How many bytes the JSON of a request may have, and how many more per pixel value."""
 
 EXTENSION = "binary_tensor_data"
 
 
 class Refused(Exception):
-    """What a request for inference has that it may not have."""
+    """The request for inference is not valid."""
 
 
 def routes(site: Site) -> list[Route]:
@@ -47,13 +47,13 @@ def routes(site: Site) -> list[Route]:
         path = request.path_params
         if path["model"] == model["name"] and path.get("version", version) == version:
             return None
-        return refusal(404, f"there is only the model {shown(model['name'])}, version {version}.")
+        return refusal(404, f"the only model is {shown(model['name'])}, version {version}.")
 
     async def live(request: Request) -> Response:
         return JSONResponse({"live": True})
 
     async def ready(request: Request) -> Response:
-        return JSONResponse({"ready": True})  # the camera loop, or the start without one, has loaded the model
+        return JSONResponse({"ready": True})  # the model was loaded by the camera loop or, without one, at the start
 
     async def server(request: Request) -> Response:
         return JSONResponse({"name": "edgecnn", "version": __version__, "extensions": [EXTENSION]})
@@ -100,13 +100,13 @@ def described(board: Board) -> dict[str, Any]:
 
 
 def parsed(body: bytes, size: str | None, shape: tuple[int, ...]) -> tuple[dict[str, Any], np.ndarray]:
-    """Return a request's JSON and its pixels, uint8 (1, *shape); `size` is the header HEADER. Refused for any other request."""
+    """Return a request's JSON and its pixels, uint8 (1, *shape); `size` is the header HEADER. Refused if the request is not valid."""
     length = len(body) if size is None else int(size) if size.isascii() and size.isdigit() else -1
     count = int(np.prod(shape))
     if not 0 <= length <= len(body):
-        raise Refused(f"{HEADER} must be the number of bytes of the JSON, received {shown(size)}")
-    if length > (most := LEAST_JSON + BYTES_OF_ONE * count):  # as objects it takes many times that
-        raise Refused(f"the JSON may have {most:,} bytes, received {length:,}")
+        raise Refused(f"{HEADER} must be the length of the JSON in bytes, received {shown(size)}")
+    if length > (most := LEAST_JSON + BYTES_OF_ONE * count):  # as objects, it takes many times that memory
+        raise Refused(f"the JSON may have at most {most:,} bytes, received {length:,}")
     try:
         asked = json.loads(body[:length])
         (image,) = asked["inputs"]
@@ -116,7 +116,7 @@ def parsed(body: bytes, size: str | None, shape: tuple[int, ...]) -> tuple[dict[
         listed = image.get("data")
         asked.get("parameters", {}).get("")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise Refused("expected JSON with one input, which has a name, a datatype, a shape and data") from None
+        raise Refused("expected JSON with one input that has a name, a datatype, a shape and data") from None
     if received != expected:
         raise Refused(f"expected the input {expected}, received {shown(received)}")
     if following is None:
@@ -125,7 +125,7 @@ def parsed(body: bytes, size: str | None, shape: tuple[int, ...]) -> tuple[dict[
         pixels = np.frombuffer(body, np.uint8, offset=length)
     else:
         raise Refused(
-            f"expected {count:,} bytes after the JSON, and as binary_data_size; received {len(body) - length:,}"
+            f"expected {count:,} bytes after the JSON, and that number as binary_data_size; received {len(body) - length:,}"
         )
     if pixels.size != count:
         raise Refused(f"expected {count:,} pixel values, received {pixels.size:,}")
@@ -133,7 +133,7 @@ def parsed(body: bytes, size: str | None, shape: tuple[int, ...]) -> tuple[dict[
 
 
 def numbers(listed: Any) -> np.ndarray:
-    """Return an array of JSON, nested or flat, as uint8; Refused if it is not one of whole numbers from 0 to 255."""
+    """Convert a JSON array, nested or flat, to uint8; Refused unless it holds whole numbers from 0 to 255."""
     try:
         values = np.array(listed)
     except ValueError:  # rows of different lengths
@@ -144,7 +144,7 @@ def numbers(listed: Any) -> np.ndarray:
 
 
 def wants_binary(asked: dict[str, Any]) -> bool:
-    """Return whether the scores are to follow the JSON as bytes; Refused for another output, or one in another form."""
+    """Return whether the scores should follow the JSON as bytes; Refused for any other output or form."""
     binary: Any = asked.get("parameters", {}).get("binary_data_output", False)
     try:
         for output in asked.get("outputs") or ():
@@ -152,7 +152,7 @@ def wants_binary(asked: dict[str, Any]) -> bool:
                 raise Refused(f"the only output is {OUTPUT!r}, received {shown(output['name'])}")
             parameters = output.get("parameters", {})
             if parameters.get("classification"):
-                raise Refused("classification is not supported: ask for the scores")
+                raise Refused("classification is not supported: request the scores")
             binary = parameters.get("binary_data", binary)
     except (TypeError, KeyError, AttributeError):
         raise Refused("outputs must be objects with a name") from None

@@ -1,4 +1,4 @@
-"""How much a client may take: of a request's size, of memory for bodies, of connections, and of time."""
+"""Limits on one client: request size, memory for bodies, connections and time."""
 
 import asyncio
 import socket
@@ -17,9 +17,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edgecnn.device.http.answers import refusal
 
 RECEIVE_S = 8.0
-"""From the start of a connection, or of a request on one, to its last byte. uvicorn has no such limit."""
+"""Time from the start of a connection, or of a request on it, to the request's last byte. uvicorn has no such limit."""
 
-SLOW_S = 8.0  # how long a client may read nothing while there is something for it, also of a stream
+SLOW_S = 8.0  # how long a client may leave waiting data unread, on a stream too
 
 SWEEP_S = 0.5
 
@@ -31,32 +31,32 @@ HEADERS, HEADER_BYTES, TARGET_BYTES = 64, 16 << 10, 2 << 10
 
 BODY_BYTES = 16 << 20
 
-BODIES_BYTES = 32 << 20  # of all requests at the same time
+BODIES_BYTES = 32 << 20  # for all open requests together
 
 Check = Callable[[Request], Response | None]
 
 
 def check_shape(request: Request) -> Response | None:
-    """Refuse a request that is too large, or whose length another program might read otherwise."""
+    """Refuse a request that is too large, or whose length another program might interpret differently."""
     headers = request.headers.raw
     if len(headers) > HEADERS or sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES:
-        return refusal(431, f"a request has at most {HEADERS} headers, of {HEADER_BYTES:,} bytes.")
+        return refusal(431, f"a request may have at most {HEADERS} headers, {HEADER_BYTES:,} bytes in total.")
     if len(request.scope["raw_path"]) + len(request.scope["query_string"]) > TARGET_BYTES:
-        return refusal(414, f"an address has at most {TARGET_BYTES:,} bytes.")
+        return refusal(414, f"an address may have at most {TARGET_BYTES:,} bytes.")
     if "transfer-encoding" in request.headers:
-        return refusal(411, "give the body's length: Content-Length, and no Transfer-Encoding.")
+        return refusal(411, "send the body with Content-Length, not Transfer-Encoding.")
     if body_bytes(request) > BODY_BYTES:
-        return refusal(413, f"a body has at most {BODY_BYTES:,} bytes.")
+        return refusal(413, f"a body may have at most {BODY_BYTES:,} bytes.")
     return None
 
 
 def body_bytes(request: Request) -> int:
-    """Return the length of a request's body, which h11 has checked."""
+    """Return the length of a request's body, already checked by h11."""
     return int(request.headers.get("content-length", "0"))
 
 
 class Guard:
-    """Lets requests through that pass all checks, and whose bodies have room."""
+    """Lets a request through if it passes all checks and there is room for its body."""
 
     def __init__(self, app: ASGIApp, checks: Sequence[Check]) -> None:
         self._app, self._checks = app, checks
@@ -86,7 +86,7 @@ DROP = struct.pack("ii", 1, 0)
 
 
 class Guarded(H11Protocol):
-    """A connection that `sweep` ends: of a request that does not arrive in time, of a client that does not read, above the limits."""
+    """A connection that ends if a request arrives too slowly, the client stops reading, or too many connections are open."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -107,7 +107,7 @@ class Guarded(H11Protocol):
         try:
             super().data_received(data)
         except (h11.LocalProtocolError, ValueError):
-            # what arrives after an answer that has begun is not HTTP; a length of thousands of digits, which h11 0.14 does not check
+            # data after the start of an answer that is not HTTP, or a length of thousands of digits, which h11 0.14 does not check
             self.transport.abort()
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._due = None
@@ -128,11 +128,11 @@ class Guarded(H11Protocol):
         super().resume_writing()
 
     def sweep(self, now: float) -> None:
-        """Abort the connection if its time is over."""
+        """Abort the connection if its time is up."""
         if self.transport.is_closing() and self._blocked is None:
-            self._blocked = now  # what was written before its end has to leave
+            self._blocked = now  # data that was already written still has to go out
         if self._blocked is not None and now - self._blocked > SLOW_S:
-            # the kernel drops what it still holds for who does not read it, up to some megabytes
+            # make the kernel drop the unread data, which can be several megabytes
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, DROP)
             self.transport.abort()
         elif self._due is not None and now > self._due:

@@ -1,4 +1,4 @@
-"""What the camera loop and the server say to each other: datagrams that never wait, and the newest frame in shared memory."""
+"""The link between the camera loop and the server: datagrams that never block, and the newest frame in shared memory."""
 
 import json
 import mmap
@@ -14,26 +14,26 @@ import numpy as np
 from edgecnn.tables import Struct
 
 RESULT, EVENT, PICTURE, UNSURE = b"r", b"e", b"p", b"u"
-"""How a message to the server begins: a result's header and line, an event's line, where a picture lies, a frame that was kept."""
+"""The first byte of a message to the server: a result's header and line, an event's line, the place of a picture, or a kept frame."""
 
 LOOK, AWAY = b"look", b"away"
-"""Messages of the server: somebody looks at the pictures, or nobody does."""
+"""Messages from the server: somebody is watching the pictures, or nobody is."""
 
 UNSURES = 12
-"""The newest unsure frames that the page shows."""
+"""How many of the newest unsure frames the page shows."""
 
-MOST_BYTES = 1 << 20  # of one message; the kernel's own limit is lower
+MOST_BYTES = 1 << 20  # per message; the kernel's own limit is lower
 
 STAMP = struct.Struct("=Q")
 
 
 class Opening(Struct):
-    """What the server is given when it starts, as JSON on its standard input: nothing of it is visible to other users.
+    """The server's starting data, sent as JSON on its standard input so that other users cannot see it.
 
-    `model` is what /v1/state says of it, `classifier` and `decision` are the arguments of `Classifier.load` and `classify`,
-    `unsure` is the folder of unsure frames, `kept` says which it has, oldest first; `decisions` and `replay`, the lines of events, are what
-    an earlier server heard of. `token` None if none is required. `drift` has the key, the file and the validation images' scores of a
-    `Drift`; `metrics_file` is where metrics for node_exporter go; `started` is when the camera loop did.
+    `model` is the object in /v1/state. `classifier` and `decision` hold the arguments of `Classifier.load` and `classify`. `unsure` is the
+    folder of unsure frames, and `kept` lists them, oldest first. `decisions` and `replay`, the lines of events, are those that an earlier
+    server received. `token` is None if none is required. `drift` holds a `Drift`'s key, file and validation scores. `metrics_file` is
+    the file for node_exporter. `started` is when the camera loop started.
     """
 
     port: int
@@ -55,7 +55,7 @@ class Opening(Struct):
 
 
 class Picture(NamedTuple):
-    """Where a frame lies in the shared memory: an encoded image's bytes, or uint8 RGB of `shape` (height, width)."""
+    """The place of a frame in shared memory: the bytes of an encoded image, or uint8 RGB of `shape` (height, width)."""
 
     stamp: int
     offset: int
@@ -71,7 +71,7 @@ class Picture(NamedTuple):
 
 
 def send(to: socket.socket, message: bytes) -> bool:
-    """Send a message if there is room for it now; False if not, or if nobody reads any more."""
+    """Send a message if there is room for it now; return False if there is not, or if the reader is gone."""
     try:
         to.send(message)
     except OSError:  # full, closed, or longer than the kernel takes
@@ -80,7 +80,7 @@ def send(to: socket.socket, message: bytes) -> bool:
 
 
 class Shared:
-    """Memory of two frames that two processes see, each written in turn; it grows with the frames."""
+    """Shared memory for two frames, written alternately; it grows with the frame size."""
 
     def __init__(self, file: int) -> None:
         self.file = file
@@ -93,7 +93,7 @@ class Shared:
         return cls(os.memfd_create("edgecnn-frame"))
 
     def write(self, image: bytes | np.ndarray, ts: float, seq: int) -> Picture:
-        """Copy a frame to where the last one but one was."""
+        """Copy a frame over the older of the two."""
         size = len(image) if isinstance(image, bytes) else image.size
         if self._map is None or size > self._room:
             self._room = size + size // 2
@@ -112,7 +112,7 @@ class Shared:
         return Picture(self._count, offset, size, shape, ts, seq)
 
     def read(self, picture: Picture) -> bytes | np.ndarray | None:
-        """Return a copy of a frame; None if a newer one has taken its place."""
+        """Return a copy of a frame; None if a newer one has replaced it."""
         start, end = picture.offset + STAMP.size, picture.offset + STAMP.size + picture.size
         if self._map is None or end > len(self._map):
             if os.fstat(self.file).st_size < end:

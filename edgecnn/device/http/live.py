@@ -1,4 +1,4 @@
-"""From the camera loop to the server: a Consumer that starts it, keeps it running, and reports results, events and pictures to it."""
+"""The camera loop's side of the server: a Consumer that starts it, keeps it running, and sends it results, events and pictures."""
 
 import contextlib
 import os
@@ -33,23 +33,23 @@ from edgecnn.device.stream.results import FrameResult, event_line, result_line
 from edgecnn.errors import ImageError
 
 PICTURES_PER_S = 10.0
-"""Most pictures that viewers get: more would cost the camera loop copies, and the board its processor."""
+"""The highest rate for viewers: more pictures would cost the camera loop copies and the board processor time."""
 
-PREVIEW_SIDE = 1280  # of pixels that are shared: of a frame twice as large, every second row and column is
+PREVIEW_SIDE = 1280  # pixels: of a frame twice as large, every second row and column is shared
 
-REPLAYED = 1000  # events that a server that is started again hears of
+REPLAYED = 1000  # events that a restarted server receives again
 
-WAITING = 256  # events that wait for a server that does not read
+WAITING = 256  # events kept for a server that does not read
 
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 
-STEADY_S = 60.0  # a server that ran for as long is started again at once
+STEADY_S = 60.0  # a server that ran this long is restarted after the shortest delay
 
-LEAST_END_S, END_S = 0.5, 2.0  # for the server to write its files; the first also after an interruption
+LEAST_END_S, END_S = 0.5, 2.0  # time for the server to write its files; the first also after an interruption
 
 
 class Live(Consumer):
-    """Runs the server in a process of its own, and sends it what the stream gives. Nothing here waits for it."""
+    """Runs the server in its own process and sends it the stream's results. Nothing here waits for it."""
 
     def __init__(self, opening: Opening, listener: socket.socket, model: tuple[str, str], region: Any) -> None:
         """Start the server, which listens on `listener`; `model` and `region` are as in `result_line`."""
@@ -98,7 +98,7 @@ class Live(Consumer):
         self._flush()
 
     def kept(self, name: str, result: FrameResult) -> None:
-        """Hear of an unsure frame that was kept as `name` below its folder."""
+        """Report an unsure frame that was kept as `name` in its folder."""
         best = result.top[0] if result.top else None
         known = {"guess": best and best.label, "reason": result.reason, "score": best and round(best.score, 6)}
         entry = {"name": name, "ts": result.ts, **known}
@@ -107,7 +107,7 @@ class Live(Consumer):
         self._flush()
 
     def poll(self) -> Iterable[Event]:
-        """Send what waits, hear whether somebody looks, and start a server that has ended again."""
+        """Send waiting messages, note whether somebody is watching, and restart a server that has ended."""
         with contextlib.suppress(OSError):
             while message := self._link.recv(MOST_BYTES):
                 self._looking = self._unseen = message == LOOK
@@ -117,7 +117,7 @@ class Live(Consumer):
         return self._revive()
 
     def finish(self, wait_s: float) -> Iterable[Event]:
-        """End the server: it ends by itself when the link is closed."""
+        """End the server by closing the link; kill it if it does not end in time."""
         self._link.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(LEAST_END_S, min(wait_s, END_S)))
@@ -131,7 +131,7 @@ class Live(Consumer):
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._link.setblocking(False)
         self._looking = False
-        self._waiting.clear()  # and what else waits: the next server begins with all of it
+        self._waiting.clear()  # like everything else that waits: the next server starts with all of it
         self._late.clear()
         self._newest = None
         heard = {"decisions": self._decisions, "replay": self._heard(), "kept": tuple(self._kept)}
@@ -149,7 +149,7 @@ class Live(Consumer):
         self._started = time.monotonic()
 
     def _heard(self) -> tuple[str, ...]:
-        """Return the events that a server has to hear of: the camera's last one is never too old for that."""
+        """Return the events for a new server. They include the camera's last one, however old it is."""
         first = () if self._camera is None or self._camera in self._replay else (self._camera,)
         return (*first, *self._replay)
 
@@ -163,7 +163,7 @@ class Live(Consumer):
             self._due = now + again
             code = self._process.returncode
             how = f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
-            message = f"the server of the page has ended ({how}); it is started again in {again:g} s"
+            message = f"the page's server has ended ({how}); it restarts in {again:g} s"
             return [ProblemEvent(ts=time.time(), source=self._source, about="http", message=message)]
         if now >= self._due:
             self._due = 0.0
@@ -172,7 +172,7 @@ class Live(Consumer):
         return ()
 
     def _flush(self) -> None:
-        """Send the events that wait, then the newest result; what is refused waits, and a newer result takes its place."""
+        """Send the waiting events, then the newest result. A message that does not fit waits; a newer result replaces an older one."""
         while self._waiting:
             if not send(self._link, self._waiting[0]):
                 return
@@ -185,7 +185,7 @@ class Live(Consumer):
                 self._late.clear()
 
     def _show(self) -> None:
-        """Share the newest frame, if somebody looks who has not seen it, and the last one is old enough."""
+        """Share the newest frame if somebody is watching, it is unseen, and the last one is old enough."""
         now, result = time.monotonic(), self._frame
         if not (self._looking and self._unseen) or result is None or now - self._shown_at < 1 / PICTURES_PER_S:
             return
@@ -196,7 +196,7 @@ class Live(Consumer):
         send(self._link, PICTURE + dumps(self._shared.write(image, result.ts, result.seq)))
 
     def _size_of(self, image: bytes | np.ndarray) -> tuple[int, int]:
-        """Return the upright (width, height) of a frame. Those of an encoded one are read with a camera's first."""
+        """Return the upright (width, height) of a frame, read from the first frame after the camera opens."""
         if self._size is None:
             if isinstance(image, bytes):
                 from edgecnn.images import probe

@@ -1,4 +1,4 @@
-"""How the board is: temperature, throttling, memory, and how long it has been at work."""
+"""The state of the board: temperature, throttling, memory and uptime."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ EVERY_S = 5.0
 
 
 def look(system: System, processes: tuple[int, ...]) -> dict[str, Any]:
-    """Return `board` of /v1/state: memory of these processes, how long the last of them has run, and the last check for a release."""
+    """Return `board` of /v1/state, with the memory of these processes, the uptime of the last one, and the last check for a release."""
     bits, check = throttled(system), last_check()
     pages = 0
     for process in processes:
@@ -39,7 +39,7 @@ def age_s(system: System, process: int) -> float | None:
 
 
 async def watch(machine: dict[str, Any], with_parent: bool) -> None:
-    """Keep what is known of the machine up to date; a program may have to run for it, so this is done in a thread."""
+    """Keep the machine's state up to date, in a thread, because reading it may mean running a program."""
     system = System(packages={})
     processes = (os.getpid(), os.getppid()) if with_parent else (os.getpid(),)
     while True:

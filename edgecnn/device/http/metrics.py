@@ -1,4 +1,4 @@
-"""What Prometheus reads: all that the board knows, by its conventions, and histograms of each result that arrives here."""
+"""Metrics that follow Prometheus's conventions: the board's whole state, and histograms of the results that arrive here."""
 
 import itertools
 from bisect import bisect_left
@@ -31,7 +31,7 @@ DRIFT_WEEKS = ("today", "validation", "accepted")
 
 
 class Histogram:
-    """Counts of observations by their upper bounds, as a device can keep them at any rate."""
+    """Counts of observations per upper bound, cheap enough for a device at any rate."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -49,7 +49,7 @@ class Histogram:
 
 
 class Metrics(Collector):
-    """Collects the metrics of a board; `registry` has nothing else."""
+    """Collects the metrics of a board; `registry` holds nothing else."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -80,16 +80,16 @@ class Metrics(Collector):
         return generate_latest(self.registry)
 
     def encoded(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics in the format that a client accepts, and that format's content type."""
+        """Return the metrics in a format that the client accepts, and its content type."""
         encode, media_type = choose_encoder(accept)
         return encode(self.registry), media_type
 
     def _about(self) -> Iterator[Metric]:
         model = self._board.model
         facts = {name: str(model[name]) for name in ("name", "serial", "sha256", "engine", "precision")}
-        yield InfoMetricFamily("edgecnn_model", "The model that classifies, by its bundle.", value=facts)
+        yield InfoMetricFamily("edgecnn_model", "The model in use, from its bundle.", value=facts)
         yield InfoMetricFamily("edgecnn_build", "The version of edgecnn.", value={"version": __version__})
-        about = "When edgecnn started, since the epoch."
+        about = "When edgecnn started, in seconds since the epoch."
         yield GaugeMetricFamily("edgecnn_start_time_seconds", about, value=self._board.opening.started)
         if model["accuracy"] is not None:
             about = "Accuracy of the model on its test images."
@@ -102,9 +102,11 @@ class Metrics(Collector):
             yield GaugeMetricFamily("edgecnn_temperature_celsius", about, value=machine["temperature_c"])
         if machine["memory_mib"] is not None:
             memory = machine["memory_mib"] * 2**20
-            yield GaugeMetricFamily("edgecnn_resident_memory_bytes", "Memory of edgecnn's processes.", value=memory)
+            yield GaugeMetricFamily(
+                "edgecnn_resident_memory_bytes", "Memory used by edgecnn's processes.", value=memory
+            )
         throttled = GaugeMetricFamily(
-            "edgecnn_throttled", "Whether the board is slowed down now, by the reason.", labels=["reason"]
+            "edgecnn_throttled", "Whether the board is throttled now, by reason.", labels=["reason"]
         )
         for reason in BITS.values():
             throttled.add_metric([reason], float(reason in machine["throttled"]))
@@ -113,40 +115,40 @@ class Metrics(Collector):
             about = "Whether the last check for a release failed."
             yield GaugeMetricFamily("edgecnn_update_failed", about, value=float(update["reason"] is not None))
             if update["last_good"]:
-                about = "When the last good check for a release was, since the epoch."
+                about = "When the last successful check for a release was, in seconds since the epoch."
                 good = datetime.fromisoformat(update["last_good"]).timestamp()
                 yield GaugeMetricFamily("edgecnn_update_last_good_timestamp_seconds", about, value=good)
 
     def _camera(self) -> Iterator[Metric]:
         board = self._board
-        about = "Whether the camera gives frames."
+        about = "Whether the camera delivers frames."
         yield GaugeMetricFamily("edgecnn_camera_up", about, value=float(board.camera == "open"))
         yield CounterMetricFamily(
             "edgecnn_camera_reconnects", "Times that a lost camera came back.", value=board.reconnects
         )
         yield CounterMetricFamily("edgecnn_frames", "Frames that were classified.", value=board.frames)
-        decisions = CounterMetricFamily("edgecnn_decisions", "Frames by their decision.", labels=["decision"])
+        decisions = CounterMetricFamily("edgecnn_decisions", "Frames by decision.", labels=["decision"])
         for decision in dict.fromkeys((*board.model["labels"], *board.decisions)):
             decisions.add_metric([decision], board.decisions[decision])
         yield decisions
-        about = "Frames that were too old, or replaced by newer ones while another was classified."
+        about = "Frames that were too old, or replaced by newer ones during a classification."
         yield CounterMetricFamily("edgecnn_frames_dropped", about, value=board.dropped)
         yield CounterMetricFamily("edgecnn_frames_damaged", "Frames that could not be decoded.", value=board.damaged)
         if board.frame:
-            about = "When the newest classified frame was whole, since the epoch."
+            about = "When the newest classified frame was complete, in seconds since the epoch."
             yield GaugeMetricFamily("edgecnn_last_frame_timestamp_seconds", about, value=board.frame["ts"])
-        yield self._inference.family("edgecnn_inference_seconds", "Time that the model takes for a frame.")
-        yield self._age.family("edgecnn_frame_age_seconds", "Age of a frame at its decision.")
+        yield self._inference.family("edgecnn_inference_seconds", "Inference time per frame.")
+        yield self._age.family("edgecnn_frame_age_seconds", "Age of a frame when the decision is made.")
         yield self._score.family("edgecnn_best_score", "Largest softmax score of a frame.")
 
 
 def drift_families(drift: Mapping[str, Any]) -> Iterator[Metric]:
-    """Yield what `edgecnn.device.http.drift.Drift.document` says; `of` is today, the validation images or the accepted week."""
-    about = "Whether the scores are not those of the week that was accepted."
+    """Yield the metrics of `edgecnn.device.http.drift.Drift.document`; `of` is today, the validation images or the accepted week."""
+    about = "Whether the scores differ from the accepted week."
     yield GaugeMetricFamily("edgecnn_drift_alarm", about, value=float(drift["alarm"] is not None))
-    about = "Whether a week can be accepted, so that the alarm compares with it."
+    about = "Whether a week can be accepted as the reference for the alarm."
     yield GaugeMetricFamily("edgecnn_drift_can_accept", about, value=float(drift["can_accept"]))
-    frames = GaugeMetricFamily("edgecnn_drift_frames", "Frames or images that the shares are of.", labels=["of"])
+    frames = GaugeMetricFamily("edgecnn_drift_frames", "Number of frames or images in the shares.", labels=["of"])
     about = "Share of frames with this decision."
     decisions = GaugeMetricFamily("edgecnn_drift_decision_ratio", about, labels=["of", "decision"])
     about = "Share of frames whose best score is at most the bound."

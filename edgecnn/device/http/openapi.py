@@ -1,4 +1,4 @@
-"""The description of the API for programs, OpenAPI 3.1, at /openapi.json. A test holds it to the routes and to what they answer."""
+"""The OpenAPI 3.1 description of the API, at /openapi.json. A test checks it against the routes and their answers."""
 
 from typing import Any
 
@@ -58,13 +58,13 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Scores": table(n=COUNT, histogram=array(SHARE), abstain=OR_NULL, stranger=OR_NULL, since=or_null(SECONDS)),
     "Drift": table(
-        bins=array(SHARE) | {"description": "Edges of the histograms' bins; a bin has its upper edge."},
+        bins=array(SHARE) | {"description": "Edges of the histograms' bins; a bin includes its upper edge."},
         today=or_null(of("Scores")), validation=or_null(of("Scores")), accepted=or_null(of("Scores")), accepted_at=or_null(SECONDS),
-        days={**COUNT, "description": "Days of the week that can be accepted once there are seven."}, can_accept=TRUTH,
+        days={**COUNT, "description": "Days so far of the week that can be accepted, which takes seven."}, can_accept=TRUTH,
         alarm=or_null(table(since=SECONDS, message=TEXT_FIELD)), false_alarms_per_month=SHARE,
     ),
     "Update": table(reason=TEXT_OR_NULL, last_good=TEXT_OR_NULL, age_s=OR_NULL)
-    | {"description": "The last check for a release: why it failed if it did, and when the last good one was."},
+    | {"description": "The last check for a release: why it failed, if it did, and when the last successful one was."},
     "State": table(
         schema={"const": "edgecnn.state/1"}, time=SECONDS, source=TEXT_OR_NULL, camera={"enum": ["open", "lost", "opening", "none"]},
         camera_since=or_null(SECONDS), camera_message=TEXT_OR_NULL,
@@ -72,7 +72,7 @@ SCHEMAS: dict[str, Schema] = {
         state=TEXT_OR_NULL | {"description": "A label, abstain, stranger, or null before enough frames were seen."},
         since=or_null(SECONDS), reason=TEXT_OR_NULL, top=array(SCORE), region=or_null(REGION),
         hour=array({"type": "array", "prefixItems": [SECONDS, TEXT_OR_NULL], "items": False})
-        | {"description": "Changes of the state in the last hour; the first is the state of an hour ago."},
+        | {"description": "Changes of the state in the last hour; the first is the state an hour ago."},
         counts=table(
             frames=COUNT, dropped=COUNT, damaged=COUNT, reconnects=COUNT,
             decisions={"type": "object", "additionalProperties": COUNT},
@@ -94,10 +94,10 @@ SCHEMAS: dict[str, Schema] = {
                 reason=TEXT_OR_NULL,
             )
         )
-        | {"description": "The next questions: SHA-256 of pictures that look alike, and what the model made of the first, unless random."},
+        | {"description": "The next questions: the SHA-256 of similar pictures, and the model's guess for the first, unless random."},
         left=COUNT, unreadable=COUNT, labelled=COUNT, none=COUNT, skipped=COUNT,
-        undo={**COUNT, "description": "Pictures of the answer that would be taken back."},
-        field=TEXT_OR_NULL | {"description": "The accuracy in the field, once all of the random sample is decided."},
+        undo={**COUNT, "description": "Number of pictures in the answer that undo would take back."},
+        field=TEXT_OR_NULL | {"description": "The accuracy in the field, once the whole random sample is decided."},
     ),
     "ReviewAnswer": table(
         ("pictures", "decision", "label"), reviewer=TEXT_FIELD, pictures=array(TEXT_FIELD), decision={"enum": ["label", "none", "skip"]},
@@ -122,8 +122,8 @@ SCHEMAS: dict[str, Schema] = {
 }  # fmt: skip
 
 
-def answers(media: str, schema: Schema | None = None, about: str = "As requested.", **others: str) -> Schema:
-    """Return the answers of an operation: 200 with a body of this type, and refusals by their status, as `s404`."""
+def answers(media: str, schema: Schema | None = None, about: str = "Success.", **others: str) -> Schema:
+    """Return the answers of an operation: 200 with a body of this type, and refusals by status, such as `s404`."""
     body = {media: {"schema": schema} if schema else {}}
     refused = {"content": {JSON: {"schema": of("Error")}}}
     more = {status.removeprefix("s"): {"description": text, **refused} for status, text in others.items()}
@@ -131,15 +131,15 @@ def answers(media: str, schema: Schema | None = None, about: str = "As requested
 
 
 NO_CAMERA = "There is no camera."
-NO_REVIEW = "Nothing is kept here."
-BINARY = f"Tensors as bytes after the JSON, whose length is in {HEADER}."
+NO_REVIEW = "No pictures are kept."
+BINARY = f"Tensor bytes after the JSON; {HEADER} gives the JSON's length."
 
 REVIEWED = answers(
     JSON,
     of("Review"),
     s400="No such picture or class.",
     s404=NO_REVIEW,
-    s409="Another page is reviewing, or has answered otherwise.",
+    s409="Another page is reviewing, or has given a different answer.",
 )
 
 PATHS: dict[str, dict[str, tuple[str, Schema]]] = {
@@ -147,63 +147,67 @@ PATHS: dict[str, dict[str, tuple[str, Schema]]] = {
     "/login": {
         "get": ("The page, which asks for the token.", answers("text/html")),
         "post": (
-            "Give the token once, for a cookie.",
+            "Exchange the token for a cookie.",
             {"303": {"description": "The cookie."}, **answers(JSON, s401="The token is wrong.", s413="Too long.")},
         ),
     },
-    "/v1/state": {"get": ("All that is known of the board and its camera.", answers(JSON, of("State")))},
+    "/v1/state": {"get": ("Everything known about the board and its camera.", answers(JSON, of("State")))},
     "/v1/events": {
         "get": (
             "Server-sent events: data is a line of `edgecnn classify --json`, described by result.schema.json.",
             answers("text/event-stream", TEXT_FIELD),
         )
     },
-    "/v1/frame.jpg": {"get": ("The newest picture.", answers(JPEG, s404=NO_CAMERA, s503="No picture came."))},
-    "/v1/stream.mjpeg": {"get": ("Pictures, without an end.", answers("multipart/x-mixed-replace", s404=NO_CAMERA))},
+    "/v1/frame.jpg": {"get": ("The newest picture.", answers(JPEG, s404=NO_CAMERA, s503="No picture arrived."))},
+    "/v1/stream.mjpeg": {
+        "get": ("An endless stream of pictures.", answers("multipart/x-mixed-replace", s404=NO_CAMERA))
+    },
     "/v1/unsure/{name}": {"get": ("An unsure picture of /v1/state.", answers(JPEG, s404="No such picture."))},
     "/v1/classify": {
         "post": (
             "Classify the bytes of an image.",
-            answers(JSON, of("Result"), s400="Not an image.", s413="Too large.", s503="Too many wait."),
+            answers(JSON, of("Result"), s400="Not an image.", s413="Too large.", s503="Too many requests are waiting."),
         )
     },
     "/v1/drift/accept": {
         "post": (
-            "Accept the first week, or the last, as how the scores are meant to be.",
-            answers(JSON, of("Drift"), s404=NO_CAMERA, s409="There are no seven days yet."),
+            "Accept the scores of the first week, or of the last, as normal.",
+            answers(JSON, of("Drift"), s404=NO_CAMERA, s409="There are fewer than seven days so far."),
         )
     },
-    "/review": {"get": ("The page that asks what kept pictures show.", answers("text/html"))},
+    "/review": {"get": ("The page for reviewing kept pictures.", answers("text/html"))},
     "/v1/review": {
         "get": (
-            "What is asked next. ?reviewer= has an id that the page has made up; &take takes the review over from another page.",
+            "The next questions. ?reviewer= is an id that the page has made up; &take takes the review over from another page.",
             answers(JSON, of("Review"), s404=NO_REVIEW, s409="Another page is reviewing."),
         )
     },
     "/v1/review/pictures/{sha256}": {"get": ("A kept picture.", answers(JPEG, s404="No such picture."))},
-    "/v1/review/answer": {"post": ("Answer; it is on disk when this returns.", REVIEWED)},
+    "/v1/review/answer": {"post": ("Answer. The answer is on disk when this returns.", REVIEWED)},
     "/v1/review/undo": {"post": ("Take the last answer back.", REVIEWED)},
     "/metrics": {"get": ("Metrics for Prometheus.", answers(TEXT, TEXT_FIELD))},
     "/healthz": {"get": ("Whether the server answers.", answers(TEXT, TEXT_FIELD))},
     "/readyz": {
         "get": (
-            "Whether a model is loaded and, with a camera, frames come.",
+            "Whether a model is loaded and, with a camera, frames arrive.",
             answers(TEXT, TEXT_FIELD) | {"503": {"description": "Not ready.", "content": {TEXT: {}}}},
         )
     },
     "/openapi.json": {"get": ("This document.", answers(JSON, {"type": "object"}))},
-    "/v2": {"get": ("The server, by KServe's protocol.", answers(JSON, of("Server")))},
+    "/v2": {"get": ("The server's name, version and extensions.", answers(JSON, of("Server")))},
     "/v2/health/live": {"get": ("Whether the server answers.", answers(JSON, of("Live")))},
     "/v2/health/ready": {"get": ("Whether a model is loaded.", answers(JSON, of("Ready")))},
 }
 
 for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-    unknown = "There is only one model."
-    infer = answers(JSON, of("InferAnswer"), s400="Not as expected.", s404=unknown, s503="Too many wait.")
+    unknown = "Unknown model or version."
+    infer = answers(
+        JSON, of("InferAnswer"), s400="Not a valid request.", s404=unknown, s503="Too many requests are waiting."
+    )
     infer["200"]["content"][BYTES] = {"schema": {"description": BINARY}}
     PATHS[base] = {"get": ("The model's tensors.", answers(JSON, of("Metadata"), s404=unknown))}
     PATHS[f"{base}/ready"] = {"get": ("Whether the model is loaded.", answers(JSON, of("ModelReady"), s404=unknown))}
-    PATHS[f"{base}/infer"] = {"post": ("Scores of an image that is resized already.", infer)}
+    PATHS[f"{base}/infer"] = {"post": ("Scores of an image that is already resized.", infer)}
 
 BODIES: dict[str, Schema] = {
     "/v1/classify": {JPEG: {}, "image/png": {}, BYTES: {}},
@@ -218,7 +222,7 @@ BODIES: dict[str, Schema] = {
 
 
 def operation(path: str, method: str, about: str, responses: Schema) -> Schema:
-    """Return an operation with the parameters that its path has."""
+    """Return an operation with the parameters of its path."""
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     found: Schema = {"operationId": f"{method} {path}", "summary": about, "responses": responses}
     if names:
@@ -231,14 +235,18 @@ def operation(path: str, method: str, about: str, responses: Schema) -> Schema:
 
 
 def document(*, token: bool) -> Schema:
-    """Return the document of a server that needs a token, or none."""
+    """Return the document of a server that needs a token, or does not."""
     schemes = {
         "bearer": {"type": "http", "scheme": "bearer"},
-        "basic": {"type": "http", "scheme": "basic", "description": "The token as the password, with any user."},
+        "basic": {"type": "http", "scheme": "basic", "description": "The token as the password, with any user name."},
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "edgecnn", "version": __version__, "summary": "What a camera shows, and what an image is."},
+        "info": {
+            "title": "edgecnn",
+            "version": __version__,
+            "summary": "Classification of a camera's frames, and of single images.",
+        },
         "servers": [{"url": "."}],
         "security": [{name: []} for name in schemes] if token else [],
         "paths": {

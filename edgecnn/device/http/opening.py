@@ -1,4 +1,4 @@
-"""What the server is given when it starts, made of the settings and of the classifier."""
+"""Builds the server's starting data from the settings and the classifier."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,10 +27,10 @@ def make_opening(
     camera: str | None = None,
     kept: Sequence[str] = (),
 ) -> Opening:
-    """Put together what the server needs.
+    """Return the server's starting data.
 
-    `choice` has the arguments of `Classifier.load`, but its path; `camera` is the stream's address, "" for the first camera that works and
-    None without a stream; `kept` are the unsure frames that an earlier run kept in the folder of the settings, oldest first.
+    `choice` holds the arguments of `Classifier.load` except the path. `camera` is the stream's address: "" for the first camera that
+    works, None without a stream. `kept` lists the unsure frames that an earlier run kept in the settings' folder, oldest first.
     """
     folder, metrics_file = settings.reaction.keep, settings.metrics.file
     return Opening(
@@ -51,7 +51,7 @@ def make_opening(
 
 
 def drift_facts(classifier: "Classifier", settings: Settings, camera: str) -> dict[str, Any]:
-    """Return what a camera's counts are compared with, where they are kept, and what makes them those of another model or picture."""
+    """Return the reference for a camera's counts, the file that stores them, and a key that changes with the model or the picture."""
     strangers, decision = classifier.strangers is not None, settings.decision
     threshold = classifier.threshold if decision.threshold is None else decision.threshold
     made = [classifier.model_sha256, classifier.region, settings.camera.rotation, decision.fit, strangers]
@@ -63,7 +63,7 @@ def drift_facts(classifier: "Classifier", settings: Settings, camera: str) -> di
 
 
 def described(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return what is known of an unsure frame that was kept as `name` below a folder; None if it is gone."""
+    """Return the facts about an unsure frame that was kept as `name` in a folder; None if it is gone."""
     kept = read_kept((folder / name).with_suffix(".json"))
     if kept is None:
         return None
@@ -72,7 +72,7 @@ def described(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def model_facts(classifier: "Classifier") -> dict[str, Any]:
-    """Return what /v1/state says of the model: its accuracy is the verified one, with Wilson's 95 % interval."""
+    """Return the model's entry in /v1/state, with its verified accuracy and Wilson's 95 % interval."""
     bundle, engine = classifier.bundle, classifier.model.engine
     known = about(bundle)
     files = {digest: name for name, digest in bundle.manifest.files.items()}

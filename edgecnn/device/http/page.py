@@ -1,4 +1,4 @@
-"""The pages: one document each. Nothing runs or loads but what is in it, and what its own server gives."""
+"""The pages, one document each. A page runs and loads only its own content and what its own server sends."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ def routes() -> list[Route]:
 
 
 def document(name: str, *paths: str) -> list[Route]:
-    """Return the routes of a document. Its file is read once; what it shows, its script asks other routes for."""
+    """Return the routes of a document. Its file is read once; its script fetches the content from other routes."""
     shared = {b"/* %b */" % file.encode(): (FOLDER / file).read_bytes() for file in ("shared.css", "shared.js")}
     body = re.sub(rb"/\* shared\.\w+ \*/", lambda match: shared[match[0]], (FOLDER / name).read_bytes())
     headers = {"Content-Security-Policy": policy(body)}
@@ -29,7 +29,7 @@ def document(name: str, *paths: str) -> list[Route]:
 
 
 def policy(document: bytes) -> str:
-    """Return a document's Content-Security-Policy: its own style and script by their hashes, and its own server, nothing else."""
+    """Return a document's Content-Security-Policy: only its own style and script, by hash, and its own server."""
     style, script = (
         _hash(re.search(b"<%b>(.*?)</%b>" % (tag, tag), document, re.DOTALL)) for tag in (b"style", b"script")
     )
@@ -40,5 +40,5 @@ def policy(document: bytes) -> str:
 
 
 def _hash(part: re.Match[bytes] | None) -> str:
-    assert part is not None, "the document has a style and a script"
+    assert part is not None, "the document lacks a style or a script"
     return f"'sha256-{base64.b64encode(hashlib.sha256(part[1]).digest()).decode()}'"

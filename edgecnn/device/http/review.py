@@ -1,4 +1,4 @@
-"""The routes of a review, for one page at a time: the next questions, their pictures, and answers, on disk when they return."""
+"""The routes of a review, for one page at a time: the next questions, their pictures, and answers, which are on disk on return."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HELD_S = 30.0
-"""So long after its last request a page counts as the reviewer's."""
+"""How long a page holds the review after its last request."""
 
 PATHS = (
     ("/v1/review", "GET"), ("/v1/review/pictures/{sha256}", "GET"), ("/v1/review/answer", "POST"), ("/v1/review/undo", "POST"),
@@ -28,7 +28,7 @@ PATHS = (
 
 
 class Asked(Struct):
-    """What a page sends: who it is, an id that it has made up; and what of which pictures."""
+    """A request from a page: the id that it has made up, the pictures, and the decision on them."""
 
     reviewer: str
     pictures: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Asked(Struct):
 
 
 class Desk:
-    """A review, begun by the first request, in a thread of its own; and the page that has it."""
+    """A review in its own thread, which the first request starts, and the page that holds it."""
 
     def __init__(self, begin: Callable[[], "Reviewing"]) -> None:
         self._begin = begin
@@ -54,24 +54,24 @@ class Desk:
         return work(self._reviewing)
 
     def claim(self, reviewer: str, take: bool = False) -> Response | None:
-        """Give the review to a page, or refuse it while another one has it, unless the page takes it over."""
+        """Give the review to a page; refuse while another page holds it, unless `take` is set."""
         now = time.monotonic()
         if reviewer != self._reviewer and now < self._until and not take:
-            return refusal(409, "another page is reviewing these pictures. Close it, or go on here.", "Reviewing")
+            return refusal(409, "another page is reviewing these pictures. Close it, or continue here.", "Reviewing")
         self._reviewer, self._until = reviewer, now + HELD_S
         return None
 
     def close(self) -> None:
-        """Return once the last answer is written."""
+        """Wait until the last answer is written."""
         self._thread.shutdown()
 
 
 def routes(desk: Desk | None) -> list[Route]:
-    """Return the routes of a review; without a desk each says that nothing is kept."""
+    """Return the routes of a review; without a desk, each answers that no pictures are kept."""
     if desk is None:
 
         async def nothing(request: Request) -> Response:
-            return refusal(404, "nothing is kept here to be reviewed: start edgecnn with --keep DIR.")
+            return refusal(404, "no pictures are kept for review: start edgecnn with --keep DIR.")
 
         return [Route(path, nothing, methods=[method]) for path, method in PATHS]
 
@@ -100,7 +100,7 @@ def routes(desk: Desk | None) -> list[Route]:
                 return JSONResponse(document)
         except (ValueError, RecursionError) as error:
             return refusal(400, f"{error}.")
-        return refusal(409, "these pictures were answered otherwise before, or there is nothing to undo.", "Decided")
+        return refusal(409, "these pictures already have a different answer, or there is nothing to undo.", "Decided")
 
     ends = (state, picture, changed, changed)
     return [Route(path, end, methods=[method]) for (path, method), end in zip(PATHS, ends, strict=True)]

@@ -1,4 +1,4 @@
-"""The server: one event loop, the socket that it listens on, and the messages of the camera loop."""
+"""The server: one event loop, its listening socket, and the messages from the camera loop."""
 
 import asyncio
 import contextlib
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to who runs the server."""
+        """Leave signals to the caller."""
         yield
 
     def end(self) -> None:
-        """End at once: streams would go on for ever."""
+        """End immediately: streams would go on forever."""
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
         self.should_exit = self.force_exit = True
 
 
 async def serve_camera(opening: Opening, listener: socket.socket, link: socket.socket, shared: Shared) -> None:
-    """Serve what the camera loop sends by `link`, until it closes that."""
+    """Serve what the camera loop sends over `link`, until it closes the link."""
     viewers = Viewers(shared, lambda looking: send(link, LOOK if looking else AWAY), opening.rotation)
     choice = opening.classifier | {"model_sha256": opening.model["model_sha256"]}
     site = make_site(opening, viewers, Inference(functools.partial(load, **choice)))
@@ -57,7 +57,7 @@ async def serve_camera(opening: Opening, listener: socket.socket, link: socket.s
 
 
 async def serve_api(opening: Opening, listener: socket.socket, classifier: "Classifier") -> None:
-    """Serve without a camera, until a signal comes, which is raised as Stopped."""
+    """Serve without a camera until a signal arrives, which is raised as Stopped."""
     site = make_site(opening, Viewers(None, bool), Inference(lambda: classifier))
     site.board.ready = True
     server = make_server(make_app(site.gate, all_routes(site)))
@@ -66,7 +66,7 @@ async def serve_api(opening: Opening, listener: socket.socket, classifier: "Clas
 
 
 async def serve_review(gate: Gate, listener: socket.socket, reviewing: "Reviewing") -> None:
-    """Serve a review and nothing else, until a signal comes, which is raised as Stopped."""
+    """Serve only a review until a signal arrives, which is raised as Stopped."""
 
     async def to_review(request: Request) -> Response:
         return RedirectResponse("/review", 303)
@@ -81,7 +81,7 @@ async def serve_review(gate: Gate, listener: socket.socket, reviewing: "Reviewin
 
 @contextlib.contextmanager
 def stopped_by_signals(server: Server) -> Iterator[None]:
-    """Have a signal end the server, and raise it as Stopped once that is over."""
+    """End the server on a signal, and raise the signal as Stopped afterwards."""
     signals: list[int] = []
 
     def stop(number: int) -> None:
@@ -100,7 +100,7 @@ def make_site(opening: Opening, viewers: Viewers, inference: Inference) -> Site:
 
 
 def make_desk(opening: Opening) -> review.Desk | None:
-    """Return what reviews the kept pictures of a board; None if none are kept."""
+    """Return the desk for reviewing a board's kept pictures; None if none are kept."""
     if opening.unsure is None:
         return None
     folder = Path(opening.unsure)
@@ -131,7 +131,7 @@ async def run(server: Server, listener: socket.socket, site: Site, *, with_paren
 
 
 async def serve(server: Server, listener: socket.socket, *others: Coroutine[Any, Any, None]) -> None:
-    """Serve until the server is ended, and meanwhile do what else there is."""
+    """Run the server until it ends, with the other tasks alongside."""
     tasks = [asyncio.create_task(work) for work in (sweep(server.server_state.connections), *others)]
     try:
         await server.serve(sockets=[listener])
@@ -141,7 +141,7 @@ async def serve(server: Server, listener: socket.socket, *others: Coroutine[Any,
 
 
 def receive(link: socket.socket, board: Board, server: Server) -> None:
-    """Take all messages that wait; an empty one is the end of the camera loop."""
+    """Handle all waiting messages; an empty one means that the camera loop has ended."""
     with contextlib.suppress(BlockingIOError):
         while message := link.recv(MOST_BYTES):
             board.receive(message)

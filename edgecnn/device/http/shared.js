@@ -1,7 +1,7 @@
-// Labels and file names are hostile text: they only ever become textContent, or an encoded part of an address.
+// Labels and file names are hostile text: they only ever become textContent or an encoded part of an address.
 const $ = id => document.getElementById(id);
 const WHY = {
-  below_threshold: "The best score is below the threshold.", below_margin: "The two best scores are too close.",
+  below_threshold: "The best score is below the threshold.", below_margin: "The two best scores are too close together.",
   unfamiliar: "The picture shows none of the classes.", no_score: "The model's scores are not numbers.", camera_lost: "The camera is lost.",
 };
 function make(tag, text, name) {
@@ -14,13 +14,14 @@ const label = text => { const item = make("bdi", text); item.dir = "auto"; retur
 const write = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
 const percent = (share, digits = 1) => share == null ? "–" : `${(100 * share).toFixed(digits)} %`;
 const number = value => value == null ? "–" : value.toLocaleString();
+const plural = (count, what, more = `${what}s`) => `${number(count)} ${count === 1 ? what : more}`;
 
 function clock(s, seconds = true) {
   const date = new Date(1000 * s), day = new Date(1000 * now()).toDateString() === date.toDateString();
   const time = date.toLocaleTimeString([], {hour: "numeric", minute: "2-digit", ...seconds && {second: "2-digit"}});
   return day ? time : `${date.toLocaleDateString([], {day: "numeric", month: "short"})}, ${time}`;
 }
-// What is drawn again only if it has changed: a reader's place and focus stay.
+// Redraw only what has changed, so that the reader's place and focus stay.
 const drawn = {};
 function changed(name, value) {
   const text = JSON.stringify(value) ?? "";

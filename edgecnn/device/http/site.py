@@ -1,4 +1,4 @@
-"""What the routes share."""
+"""The objects that all routes share."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from edgecnn.device.http.viewers import Viewers
 
 
 class Site(NamedTuple):
-    """What a module of routes is given: its function `routes` takes it and returns a list of them."""
+    """The argument of each module's function `routes`, which returns a list of routes."""
 
     board: Board
     viewers: Viewers

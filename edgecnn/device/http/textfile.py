@@ -1,4 +1,4 @@
-"""Metrics in a file for node_exporter, for a board without a port: a Consumer that never waits for the disk."""
+"""Metrics in a file for node_exporter, for a board with no open port: a Consumer that never waits for the disk."""
 
 import os
 import time
@@ -17,10 +17,10 @@ from edgecnn.device.system import System
 
 
 class MetricsFile(Consumer):
-    """Keeps a Board of the stream in this process, and writes its metrics."""
+    """Keeps the stream's Board in this process and writes its metrics."""
 
     def __init__(self, opening: Opening, model: tuple[str, str], region: Any) -> None:
-        """Prepare; `model` and `region` are as in `result_line`."""
+        """`model` and `region` are as in `result_line`."""
         self._board = Board(opening)
         self._upkeep = Upkeep(self._board, opening)
         self._model, self._region = model, region
@@ -32,7 +32,7 @@ class MetricsFile(Consumer):
     def take(self, item: Item) -> Iterable[Event]:
         self._source = item.source
         if isinstance(item, FrameResult):
-            head = dumps([[0, 0], {item.decision: 1}])  # nobody is shown the frame's size
+            head = dumps([[0, 0], {item.decision: 1}])  # nobody sees the frame's size here
             line = result_line(item, self._model, self._region)
             self._board.receive(b"%b%b\n%b" % (RESULT, head, line.encode()))
         else:
@@ -40,7 +40,7 @@ class MetricsFile(Consumer):
         return ()
 
     def poll(self) -> Iterable[Event]:
-        """Begin to write what is due, unless the last is still being written; report what went wrong."""
+        """Start writing the files that are due, unless a write is still running; report a write that failed."""
         if self._writing is not None:
             if not self._writing.done():
                 return ()
@@ -58,5 +58,5 @@ class MetricsFile(Consumer):
 
     def _write(self, files: Files) -> str | None:
         problem = self._upkeep.write(files)
-        self._board.machine.update(look(self._system, (os.getpid(),)))  # for the next time
+        self._board.machine.update(look(self._system, (os.getpid(),)))  # for the next write
         return problem

@@ -1,4 +1,4 @@
-"""The files of a running board: metrics for node_exporter, and the counts of drift."""
+"""The files of a running board: metrics for node_exporter, and the drift counts."""
 
 import asyncio
 import sys
@@ -21,10 +21,10 @@ Files = list[tuple[Path, bytes | str]]
 
 
 class Upkeep:
-    """Counts the results of a board, and says which files are due."""
+    """Counts a board's results and decides which files are due."""
 
     def __init__(self, board: Board, opening: Opening) -> None:
-        """Begin to count; without a camera there is no drift."""
+        """Start counting; without a camera, `drift` is None."""
         self.metrics = Metrics(board)
         self.drift: Drift | None = None
         if opening.drift is not None:
@@ -38,7 +38,7 @@ class Upkeep:
         self._complaints = Seldom(COMPLAIN_EVERY_S)
 
     def due(self, *, end: bool = False) -> Files:
-        """Return the content of each file that is to be written now; at the end, of all."""
+        """Return the files to write now, with their content; at the end, all files."""
         files: Files = []
         if self._file is not None and (self._metrics.count() or end):
             files.append((self._file, self.metrics.text()))
@@ -47,7 +47,7 @@ class Upkeep:
         return files
 
     def write(self, files: Files) -> str | None:
-        """Write files, which may take long; return what went wrong, at most once in COMPLAIN_EVERY_S."""
+        """Write files, which may be slow; return the error message, if any, at most once per COMPLAIN_EVERY_S."""
         problem = None
         for path, content in files:
             try:
@@ -58,7 +58,7 @@ class Upkeep:
 
 
 async def keep(upkeep: Upkeep) -> None:
-    """Write what is due, in a thread, for ever; problems go to standard error."""
+    """Write the files that are due, in a thread, forever; problems go to standard error."""
     while True:
         await asyncio.sleep(1.0)
         if files := upkeep.due():

@@ -1,4 +1,4 @@
-"""The newest picture for all who look: encoded once, and only while somebody looks."""
+"""The newest picture for all viewers: encoded once, and only while somebody is watching."""
 
 import asyncio
 import time
@@ -8,17 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from edgecnn.device.http.link import Picture, Shared
 from edgecnn.errors import ImageError
 
-LINGER_S = 3.0  # how long one who asked for a single picture counts as looking
+LINGER_S = 3.0  # how long a client that requested a single picture counts as watching
 
 JPEG = b"\xff\xd8\xff"
 
 
 class Viewers:
-    """Counts who looks, tells the camera loop by `look`, and gives each the newest JPEG."""
+    """Counts the viewers, notifies the camera loop through `look`, and gives each viewer the newest JPEG."""
 
     def __init__(self, shared: Shared | None, look: Callable[[bool], object], rotation: int = 0) -> None:
         self._shared, self._look, self._rotation = shared, look, rotation
-        self._thread = ThreadPoolExecutor(1, "pictures")  # of several, each keeps some megabytes
+        self._thread = ThreadPoolExecutor(1, "pictures")  # one, because each thread holds some megabytes
         self._count = 0
         self._until = 0.0
         self._looking = False
@@ -29,13 +29,13 @@ class Viewers:
         self.ts = 0.0
 
     def picture(self, picture: Picture) -> None:
-        """Take a picture of the camera loop; the newest one wins."""
+        """Take a picture from the camera loop; the newest one wins."""
         self._waiting = picture
         if self._busy is None or self._busy.done():
             self._busy = asyncio.create_task(self._encode())
 
     async def newest(self, wait_s: float) -> bytes | None:
-        """Return a picture that came while somebody looked, else the next one within `wait_s`; None if none comes."""
+        """Return the newest picture if somebody was already watching, else the next one within `wait_s`; None if none arrives."""
         self._count += 1
         self._attend()
         try:
@@ -50,7 +50,7 @@ class Viewers:
         return self.jpeg
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Yield each new picture, beginning with the newest if it is of now."""
+        """Yield each new picture, starting with the current one if there is one."""
         self._count += 1
         self._attend()
         try:

@@ -1,1 +1,1 @@
-"""What a board keeps of its stream: unsure and strange frames, and a random sample, from which accuracy in the field is estimated."""
+"""The frames that a board keeps: unsure ones, strangers, and a random sample that gives an estimate of accuracy in the field."""

@@ -1,4 +1,4 @@
-"""Accuracy in the field, estimated from the random sample of a stream's frames, in numpy alone."""
+"""Accuracy in the field, estimated from the random sample of a stream's frames, using only numpy."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,16 +11,16 @@ from edgecnn.tables import Struct
 HOUR_S, DAY_S = 3600, 86400
 
 BLOCKS = 7
-"""Blocks of the time that a sample spans, for scenes that last longer than an hour."""
+"""How many blocks the sample's time span is divided into, for scenes that last longer than an hour."""
 
 Z = 1.959964
 """The normal distribution's 97.5th percentile."""
 
 
 class Answer(NamedTuple):
-    """What became of a kept picture: when its frame was seen, whether the model's best class was right, and why it was kept.
+    """The review of a kept picture: the time of its frame, whether the model's best class was right, and why it was kept.
 
-    `right` is None if nobody can say: the picture was skipped, or shows none of the classes.
+    `right` is None if nobody can say, because the picture was skipped or shows none of the classes.
     """
 
     ts: float
@@ -29,10 +29,10 @@ class Answer(NamedTuple):
 
 
 class Estimate(Struct):
-    """Accuracy in the field: a fraction with its 95 % interval, of `n` pictures from `hours` different hours.
+    """Accuracy in the field: a fraction with its 95 % interval, from `n` pictures in `hours` different hours.
 
-    `skipped` pictures have no answer; `bounds` is the accuracy if the model was wrong on all of them, and right. Of the sample's `planned`
-    times that are over, `kept` have a picture: at the others there was no frame.
+    `skipped` pictures have no answer; `bounds` is the accuracy if the model was wrong on all of them, or right. Of the sample's `planned`
+    times that have passed, `kept` have a picture; at the others there was no frame.
     """
 
     accuracy: float
@@ -47,7 +47,7 @@ class Estimate(Struct):
 
     @property
     def text(self) -> str:
-        """Return it as a line: "in the field 84.1 % (79 to 88), n = 212; 9 skipped: 80.7 to 85.0 %"."""
+        """The estimate as a line: "in the field 84.1 % (79 to 88), n = 212; 9 skipped: 80.7 to 85.0 %"."""
         low, high = (100 * end for end in self.bounds)
         skipped = f"; {self.skipped} skipped: {low:.1f} to {high:.1f} %" if self.skipped else ""
         interval = f"{100 * self.low:.0f} to {100 * self.high:.0f}"
@@ -55,9 +55,9 @@ class Estimate(Struct):
 
 
 def field_accuracy(answers: Sequence[Answer], planned: int, kept: int) -> Estimate | None:
-    """Estimate accuracy from those of the answers that are of the random sample; None if none of these says right or wrong.
+    """Estimate accuracy from the answers on the random sample; None if none of them is right or wrong.
 
-    `planned` and `kept` are the sample's counts (`sample.read_counts`). Frames that were kept for another reason say nothing of accuracy.
+    `planned` and `kept` are the sample's counts (`sample.read_counts`). Frames kept for another reason say nothing about accuracy.
     """
     sample = [answer for answer in answers if answer.why == RANDOM]
     known = [answer for answer in sample if answer.right is not None]
@@ -74,15 +74,15 @@ def field_accuracy(answers: Sequence[Answer], planned: int, kept: int) -> Estima
 
 
 def clustered_interval(right: np.ndarray, times: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of a share of answers that depend on each other while a scene persists: Wilson's, of fewer answers.
+    """Return the 95 % interval of a share of answers that are correlated while a scene persists: Wilson's, with fewer answers.
 
     Args:
         right: float (n,) of 0 and 1.
         times: float (n,), seconds.
 
-    Answers are clustered by hour, and by longer blocks: BLOCKS of all the time, of a day at most; the wider interval counts. The design
-    effect is the clustered variance of the mean by that of independent answers, at least 1; n divided by it is the number of answers in
-    Wilson's interval, and Student's t of clusters - 1 degrees of freedom takes the place of the normal distribution.
+    Answers are clustered by hour, and by longer blocks: BLOCKS over the whole time, each at most a day. The wider interval counts. The
+    design effect is the clustered variance of the mean divided by that of independent answers, at least 1. Wilson's interval uses n
+    divided by it, and Student's t with clusters - 1 degrees of freedom instead of the normal distribution.
 
     Source: Kish 1965, "Survey Sampling"; Dean & Pagano 2015, "Evaluating Confidence Interval Methods for Binomial Proportions in Clustered
     Surveys".
@@ -92,7 +92,7 @@ def clustered_interval(right: np.ndarray, times: np.ndarray) -> tuple[float, flo
     by_hour, by_block = (
         np.unique(one // 1, return_inverse=True)[1] for one in (times / HOUR_S, (times - start) / block)
     )
-    unknown = n / (by_hour.max() + 1)  # if all answers are the same, they may depend wholly on their hour
+    unknown = n / (by_hour.max() + 1)  # if all answers are the same, they may depend entirely on their hour
     ends = [
         _wilson(mean, n / _design_effect(right, clusters, unknown), student(int(clusters.max())))
         for clusters in ((by_hour, by_block) if by_block.max() >= BLOCKS - 1 else (by_hour,))
@@ -115,7 +115,7 @@ def _wilson(mean: float, n: float, t: float) -> tuple[float, float]:
 
 
 def student(freedom: int) -> float:
-    """Return the 97.5th percentile of Student's t, within 1 % from 3 degrees of freedom up. Source: Abramowitz & Stegun 26.7.5."""
+    """Return the 97.5th percentile of Student's t, accurate to 1 % from 3 degrees of freedom. Source: Abramowitz & Stegun 26.7.5."""
     if freedom < 3:
         return (Z, 12.706, 4.303)[freedom]
     terms = (

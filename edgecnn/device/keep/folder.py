@@ -1,4 +1,4 @@
-"""A folder of kept pictures: DIR/DAY/NAME.jpg, and NAME.json, written last, which says what it is. `kept.schema.json` is its schema."""
+"""A folder of kept pictures: DIR/DAY/NAME.jpg and its description NAME.json, which is written last. `kept.schema.json` is its schema."""
 
 import contextlib
 import json
@@ -24,19 +24,19 @@ Why = Literal["unsure", "stranger", "random"]
 UNSURE: Why = "unsure"
 STRANGER: Why = "stranger"
 RANDOM: Why = "random"
-"""Why a picture was kept. A frame that the random sample was due for is RANDOM, however unsure its answer."""
+"""Why a picture was kept. A frame of the random sample is RANDOM, however unsure its answer."""
 
 DAY, NAME = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{8}T\d{6}\.\d{6}Z-\d+")
 
 MOST_BYTES = 1 << 20  # of a picture's JSON
 
-LAST_S = 253_402_300_799  # the last second that a name's four digits of the year can say
+LAST_S = 253_402_300_799  # the last second of a four-digit year, which is all that a name holds
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600  # these are pictures of somebody's home
 
 
 class KeptModel(Struct):
-    """The model that answered: its bundle's name, and its own file's hash."""
+    """The model that answered: its bundle's name and the hash of its own file."""
 
     name: str
     sha256: str
@@ -58,14 +58,14 @@ class KeptPicture(Struct):
 
 
 class Facts(Struct):
-    """What the JSON says of a kept picture.
+    """The content of a kept picture's JSON.
 
     Attributes:
-        ts: when the frame was whole, in seconds since the epoch (UTC).
+        ts: when the frame was complete, in seconds since the epoch (UTC).
         why: UNSURE, STRANGER or RANDOM.
-        scores: of the best classes, as many as the result had, best first.
-        label: the decision; None if it was no label, for `reason`.
-        region: the part of the picture that the model saw, as in `edgecnn.region`; all else is grey. None for the whole picture.
+        scores: of the best classes, best first, as many as the result had.
+        label: the decision; None if the decision was not a label, for `reason`.
+        region: the part of the picture that the model saw, as in `edgecnn.region`; the rest is grey. None for the whole picture.
     """
 
     schema: Literal["edgecnn.kept/1"] = "edgecnn.kept/1"
@@ -82,7 +82,7 @@ class Facts(Struct):
 
     @property
     def guess(self) -> str | None:
-        """The best class, also if the decision was no label; None without scores."""
+        """The best class, even if the decision was not a label; None without scores."""
         return self.scores[0].label if self.scores else None
 
 
@@ -92,27 +92,27 @@ class Kept(Facts):
     path: Path
 
     def read(self) -> bytes:
-        """Return the JPEG file's bytes; ImageError if it cannot be read, or is not what was kept."""
+        """Return the JPEG file's bytes; ImageError if it cannot be read, or has changed since."""
         data = read_file(self.path)
         if sha256(data) != self.picture.sha256:
-            raise ImageError("the picture is not the one that was kept: its SHA-256 is another")
+            raise ImageError("the picture has changed since it was kept: its SHA-256 differs")
         return data
 
 
 def name_of(ts: float, seq: int) -> str:
-    """Return a kept picture's path below the folder, without suffix: its day in UTC, its time and its number."""
+    """Return a kept picture's path in the folder, without suffix: its day in UTC, time and number."""
     return f"{time.strftime('%Y-%m-%d', time.gmtime(ts))}/{stamp(ts, 6)}-{seq}"
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that only its owner may look into; one that exists stays as it is. OutputError if that fails."""
+    """Make a folder that only its owner can read; leave an existing one unchanged. OutputError if that fails."""
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=FOLDER_MODE, exist_ok=True)
 
 
 def documents(facts: Facts, data: bytes) -> dict[str, bytes]:
-    """Return a kept picture's files by suffix, in the order in which they are written: the JPEG, and what says that it is whole."""
+    """Return a kept picture's files by suffix, in writing order: the JPEG, then the JSON, which marks it as complete."""
     text = utf8(json.dumps(to_json(facts), ensure_ascii=False, indent=1), r"\\")
     return {".jpg": data, ".json": text.encode() + b"\n"}
 
@@ -129,16 +129,16 @@ def write_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
 
 
 def write_kept(folder: Path, facts: Facts, data: bytes) -> Kept:
-    """Write a picture, as a keeper does; return it as `kept_pictures` does. OutputError if it cannot be written."""
+    """Write a picture as a keeper does, and return it. OutputError if it cannot be written."""
     name = name_of(facts.ts, facts.seq)
     write_files(folder, name, documents(facts, data))
     return Kept(path=folder / f"{name}.jpg", **vars(facts))
 
 
 def kept_pictures(folder: Path) -> list[Kept]:
-    """Return a folder's kept pictures, oldest first; a folder that does not exist has none.
+    """Return a folder's kept pictures, oldest first; a missing folder has none.
 
-    What is not whole yet, damaged, a link or something else is passed over: a folder that was fetched from a board may hold anything.
+    Incomplete or damaged pictures, links and other files are skipped: a folder fetched from a board may hold anything.
     """
     paths = sorted(
         path for path in folder.glob("*/*.json") if DAY.fullmatch(path.parent.name) and NAME.fullmatch(path.stem)
@@ -147,7 +147,7 @@ def kept_pictures(folder: Path) -> list[Kept]:
 
 
 def read_kept(path: Path) -> Kept | None:
-    """Return what a JSON file and the JPEG next to it are; None if they are no kept picture. Fields that are not known are left out."""
+    """Return the kept picture of a JSON file and the JPEG next to it; None if they are not one. Unknown fields are ignored."""
     picture = path.with_suffix(".jpg")
     try:
         if not all(stat.S_ISREG(file.lstat().st_mode) for file in (picture, path)):
@@ -156,5 +156,5 @@ def read_kept(path: Path) -> Kept | None:
             table = json.loads(file.read(MOST_BYTES + 1) or b"")
         known = {name: value for name, value in table.items() if name in fields_of(Facts)}
         return Kept(path=picture, **vars(build(Facts, known, ValueError)))
-    except (OSError, ValueError, AttributeError, RecursionError):  # of a table that is no object, too
+    except (OSError, ValueError, AttributeError, RecursionError):  # also if the JSON is not an object
         return None

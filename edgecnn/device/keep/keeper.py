@@ -1,4 +1,4 @@
-"""Keeps frames of a stream in a folder of limited size: unsure and strange ones, and those of the random sample."""
+"""Keeps frames of a stream in a folder of limited size: unsure frames, strangers, and the random sample."""
 
 import contextlib
 import math
@@ -42,25 +42,25 @@ if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
 
 INDEX = ".edgecnn-saved"
-"""In the folder: size, reason and path of each file that was written, oldest first. Nothing else is ever removed."""
+"""In the folder: size, reason and path of each written file, oldest first. No other file is ever removed."""
 
 LEFT_OVER = re.compile(rf"\.({NAME.pattern}\.\w+|{re.escape(INDEX)}|{re.escape(SAMPLE)})\.[0-9a-f]{{16}}\.tmp")
-"""How `write_atomic` names a file of the folder until it is whole."""
+"""The names that `write_atomic` gives to files of the folder until they are complete."""
 
-LEAST_INTERVAL_S = 1.0  # between two unsure frames that are looked at: those of one second are almost the same picture
+LEAST_INTERVAL_S = 1.0  # between two unsure frames that are considered: frames within a second are almost the same
 
-FAILED_EVERY_S = 10.0  # after a failure the next unsure frame has to wait as long
+FAILED_EVERY_S = 10.0  # how long unsure frames are ignored after a failure
 
 PER_HOUR, STRANGE = 6, 10
-"""An hour gets a sixth of a day's unsure frames at most, and strangers are a tenth of a day's: the others teach more (docs/keep.md)."""
+"""An hour gets at most a sixth of a day's unsure frames, and strangers at most a tenth: the others teach more (docs/keep.md)."""
 
 EXPIRE_EVERY_S = 3600.0
 
-MOST_STALE = 64  # the index is rewritten once it has at least this many lines whose files are gone
+MOST_STALE = 64  # the index is rewritten once more than this many of its lines have lost their files
 
 
 class Written(NamedTuple):
-    """A file that was written: its size, why, and its path below the folder."""
+    """A written file: its size, the reason, and its path in the folder."""
 
     size: int
     why: str
@@ -68,7 +68,7 @@ class Written(NamedTuple):
 
 
 class Keeper(Consumer):
-    """Keeps frames as DIR/DAY/NAME.*, up to a number per day; above a size, and after some days, it removes the oldest."""
+    """Keeps up to a number of frames per day as DIR/DAY/NAME.*. It removes the oldest above a total size, and after some days."""
 
     def __init__(
         self,
@@ -81,9 +81,9 @@ class Keeper(Consumer):
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Read what earlier runs wrote, or raise OutputError.
+        """Read the index of earlier runs, or raise OutputError.
 
-        `make` gives a frame's files by suffix, in the order in which they are written; both happens within `interruptible`.
+        `make` returns a frame's files by suffix, in writing order. Making and writing both run within `interruptible`.
         """
         self._folder, self._settings, self._make = folder, settings, make
         self._cap_bytes = round(settings.keep_cap * 2**20)
@@ -94,7 +94,7 @@ class Keeper(Consumer):
         self._not_before = -math.inf
         self._stale = 0
         self.on_kept: Callable[[str, FrameResult], object] = lambda name, result: None
-        """Is called with the path below the folder of each picture that is not of the random sample."""
+        """Called with the path in the folder of each picture that is not part of the random sample."""
         self._alike = alike
         self._sweep()
         self._sample = Sample(folder, settings.keep_random)
@@ -117,11 +117,11 @@ class Keeper(Consumer):
         return ()
 
     def poll(self) -> Iterable[Event]:
-        """Remove what is too old, now and then."""
+        """Remove old files from time to time."""
         if self._expiry.count():
             oldest = stamp(max(0.0, self._wall() - self._settings.keep_days * DAY_S), 6)
             try:
-                # not only from the oldest on: a clock that was wrong may have made one that looks new
+                # all files, not only the first: a wrong clock may have given an old one a new time
                 for file in [file for file in self._files if os.path.basename(file.name) < oldest]:
                     self._remove(file)
                 self._tidy()
@@ -130,7 +130,7 @@ class Keeper(Consumer):
         return ()
 
     def offer(self, result: FrameResult) -> None:
-        """Keep a frame that is due or unsure. OutputError if it cannot be written, wholly; ImageError if `make` raises it."""
+        """Keep a frame that is due or unsure. OutputError if it cannot be written completely; ImageError if `make` raises it."""
         if self._sample.is_due(result.ts):
             try:
                 self._sample.take()
@@ -144,11 +144,11 @@ class Keeper(Consumer):
                 self._keep(result, why, look)
 
     def newest(self, count: int) -> list[str]:
-        """Return the paths below the folder of the newest pictures that are not of the random sample, oldest first."""
+        """Return the paths in the folder of the newest pictures outside the random sample, oldest first."""
         return [file.name for file in self._files if file.why != RANDOM and not file.name.endswith(".json")][-count:]
 
     def _why(self, result: FrameResult) -> Why | None:
-        """Return why a frame is to be kept that the random sample does not need; None if it is not, or not now."""
+        """Return why to keep a frame that the random sample does not need; None to drop it."""
         if result.reason is None and result.lead >= self._settings.keep_margin:
             return None
         now = self._clock()
@@ -179,7 +179,7 @@ class Keeper(Consumer):
             self._remove_oldest()
         name = name_of(result.ts, result.seq)
         written = [Written(len(data), why, name + suffix) for suffix, data in files.items()]
-        self._append(written)  # first: what a power cut leaves of the files is then removed in its time
+        self._append(written)  # first, so that files left by a power cut are removed in due time
         self._stale += len(written)
         write_files(self._folder, name, files)
         self._stale -= len(written)
@@ -194,27 +194,27 @@ class Keeper(Consumer):
         make_folder(self._folder)
         path = self._folder / INDEX
         with output_errors(path), open(path, "ab", opener=lambda name, flags: os.open(name, flags, FILE_MODE)) as index:
-            # a line begins with its end: one that a full disk cut short then spoils no other
+            # the newline comes first: a line that a full disk cut short then spoils no other
             index.write("".join(f"\n{file.size} {file.why} {file.name}" for file in files).encode())
             index.flush()
             os.fsync(index.fileno())
 
     def _remove_oldest(self) -> None:
-        """Remove the oldest picture, all files of it."""
+        """Remove all files of the oldest picture."""
         stem = self._files[0].name.rpartition(".")[0]
         while self._files and self._files[0].name.rpartition(".")[0] == stem:
             self._remove(self._files[0])
         self._tidy()
 
     def _tidy(self) -> None:
-        """Write the index anew if most of its lines are of files that are gone."""
+        """Rewrite the index if the files of most of its lines are gone."""
         if self._stale > max(MOST_STALE, len(self._files)):
             self._stale = 0
             lines = "".join(f"\n{file.size} {file.why} {file.name}" for file in self._files)
             write_atomic(self._folder / INDEX, lines, FILE_MODE)
 
     def _remove(self, file: Written) -> None:
-        """Remove a file if it is as it was written, and its day's folder if that is empty then."""
+        """Remove a file if its size is unchanged, and its day's folder if that is then empty."""
         path = self._folder / file.name
         with output_errors(path), contextlib.suppress(FileNotFoundError):
             if path.lstat().st_size == file.size:
@@ -226,26 +226,26 @@ class Keeper(Consumer):
             path.parent.rmdir()
 
     def _sweep(self) -> None:
-        """Remove what a process that was killed while it wrote has left."""
+        """Remove the temporary files of a process that was killed while writing."""
         for path in (*self._folder.glob(".*.tmp"), *self._folder.glob("*/.*.tmp")):
             if LEFT_OVER.fullmatch(path.name) and (path.parent == self._folder or DAY.fullmatch(path.parent.name)):
                 with output_errors(path):
                     path.unlink()
 
     def _read_index(self) -> list[Written]:
-        """Return the files that earlier runs wrote and that are still there, oldest first."""
+        """Return the files of earlier runs that still exist, oldest first."""
         try:
             lines = (self._folder / INDEX).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
         except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(f"cannot read {self._folder / INDEX}: {error}. Remove it to start again.") from None
+            raise OutputError(f"cannot read {self._folder / INDEX}: {error}. Remove it to start over.") from None
         files = []
         for line in lines:
             size, _, rest = line.partition(" ")
             why, _, name = rest.partition(" ")
             day, _, file = name.partition("/")
-            # a line cut short by a full disk, or edited, leads nowhere
+            # skips a line that was cut short by a full disk, or edited
             if size.isdecimal() and DAY.fullmatch(day) and NAME.fullmatch(file.rpartition(".")[0]):
                 with contextlib.suppress(OSError):
                     if os.lstat(self._folder / name).st_size == int(size):
@@ -274,9 +274,9 @@ def make_keepers(
     classifier: "Classifier",
     interruptible: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(),
 ) -> list[Keeper]:
-    """Return what keeps frames, and what keeps their explanations, as far as the settings name folders for them.
+    """Return the keepers of frames and of their explanations, if the settings name folders for them.
 
-    The classifier gives features with its results from now on, if its model has any. OutputError as `Keeper`.
+    From now on the classifier returns features with its results, if its model has any. Raises OutputError like `Keeper`.
     """
     chosen, rotation = settings.reaction, settings.camera.rotation
     if not (chosen.keep or chosen.explain):

@@ -1,4 +1,4 @@
-"""The random sample of a stream's frames: times drawn in advance for each day in UTC, and what became of them, in DIR/sample.json."""
+"""The random sample of a stream's frames: times drawn in advance for each UTC day, and their outcomes, in DIR/sample.json."""
 
 import json
 import os
@@ -16,20 +16,20 @@ FILE, SCHEMA = "sample.json", "edgecnn.sample/1"
 DAY_S = 86400
 
 LATE_S = 60.0
-"""A time is missed if no frame comes within as long after it: waiting longer would favour what a camera sees after an outage."""
+"""A time is missed if no frame arrives this long after it. Waiting longer would favour the first frames after an outage."""
 
-MOST_DAYS = 400  # that the file counts
+MOST_DAYS = 400  # in the file
 
 
 class Counts(NamedTuple):
-    """How many times of the sample are over, and how many of them have a picture; at the others there was no frame."""
+    """How many times of the sample have passed, and how many of them have a picture; at the others there was no frame."""
 
     planned: int
     kept: int
 
 
 def read_counts(folder: Path) -> Counts:
-    """Return the sample's counts of a folder; zeros if it has none, or its file is damaged."""
+    """Return the counts of a folder's sample; zeros if it has no sample, or the file is damaged."""
     try:
         days = _read(folder / FILE).values()
     except OutputError:
@@ -53,15 +53,15 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def uniform() -> float:
-    """Return a random number in [0, 1), which nobody can know in advance. The module `random` takes longer to import."""
+    """Return an unpredictable random number in [0, 1). The module `random` takes longer to import."""
     return int.from_bytes(os.urandom(6), "big") / 2**48
 
 
 class Sample:
-    """Says when a frame is due. What is planned and counted outlives the process: a time is never due twice."""
+    """Decides when a frame is due. Plan and counts outlive the process, so that no time is due twice."""
 
     def __init__(self, folder: Path, per_day: int, draw: Callable[[], float] = uniform) -> None:
-        """Read what earlier runs planned, or raise OutputError. Another `per_day` counts from the next day on; 0 plans nothing."""
+        """Read the plan of earlier runs, or raise OutputError. A changed `per_day` applies from the next day; 0 plans nothing."""
         self._path = folder / FILE
         self._per_day = per_day
         self._draw = draw
@@ -70,7 +70,7 @@ class Sample:
         self._since = self._next = 0.0
 
     def is_due(self, ts: float) -> bool:
-        """Return whether the frame of that time is to be kept. Times that no frame came for are counted as missed."""
+        """Return whether to keep the frame at this time. Times without a frame are counted as missed."""
         if not self._per_day or self._since <= ts < self._next:
             return False
         self._since = ts
@@ -87,21 +87,21 @@ class Sample:
         return bool(due) and due[0] <= ts
 
     def take(self) -> None:
-        """Count the time that is due as kept, before its picture is written: no time is due twice. OutputError if that cannot be kept."""
+        """Count the due time as kept before its picture is written, so that no time is due twice. OutputError if that fails."""
         self._days[self._day]["due"].pop(0)
         self._days[self._day]["kept"] += 1
         self._next = 0.0
         self._write()
 
     def fail(self) -> None:
-        """Count the time that was taken last as missed: its picture could not be written."""
+        """Count the last time taken as missed, because its picture could not be written."""
         self._days[self._day]["kept"] -= 1
         self._days[self._day]["missed"] += 1
 
     def _plan(self, start: float, ts: float) -> None:
-        """Draw a day's times. Those of a first day begin now; of a later one the board may have missed some already."""
+        """Draw a day's times. On the first day they start now; on a later day the board may already have missed some."""
         for name, day in self._days.items():
-            if name < self._day:  # not a later one: a clock may be wrong until it is set
+            if name < self._day:  # no later days: a clock may be wrong until it is set
                 day["missed"] += len(day["due"])
                 day["due"] = []
         times = sorted(start + DAY_S * self._draw() for _ in range(self._per_day))

@@ -1,4 +1,4 @@
-"""A frame as the picture that is kept: only what the model saw of it, in a file that `edgecnn train` reads as the model did."""
+"""Turns a frame into the kept picture: only the part that the model saw, in a file that `edgecnn train` reads the same way."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,9 +19,9 @@ GREY = 128
 
 
 class View(NamedTuple):
-    """What a model sees of a stream's frames.
+    """The part of a stream's frames that a model sees.
 
-    `rotation` turns a frame upright, clockwise; `seen` is the region that is classified, `own` the one that the model was trained with.
+    `rotation` turns a frame upright, clockwise. `seen` is the region that is classified, `own` the region that the model was trained with.
     """
 
     rotation: int
@@ -29,10 +29,10 @@ class View(NamedTuple):
     own: Region
 
     def jpeg(self, image: bytes | np.ndarray) -> tuple[bytes, int, int]:
-        """Return a frame as a JPEG file's bytes, with its width and height: of the model's own region what it saw, and grey around it.
+        """Return a frame as JPEG bytes with its width and height: the model's own region with what it saw, and grey around it.
 
-        Training cuts the region out of each photo, so that the picture has to be a whole one. For a model without a region it is what the
-        model saw, and nothing else. A JPEG of which the model saw all stays as it is.
+        Training cuts the region out of each photo, so the picture has to be a whole one. For a model without a region, the picture is just
+        what the model saw. A JPEG that the model saw in full is not changed.
         """
         whole = not self.rotation and self.seen == self.own == WHOLE
         if whole and isinstance(image, bytes) and suffix_of(image) == ".jpg":
@@ -53,7 +53,7 @@ def masked(whole: np.ndarray, region: Region) -> np.ndarray:
 
 
 def placed(pixels: np.ndarray, region: Region) -> np.ndarray:
-    """Return a grey picture of which a region is these pixels, uint8 (height, width, 3), but for a row or column."""
+    """Return a grey picture with these pixels, uint8 (height, width, 3), as a region, to within a row or column."""
     height, width = pixels.shape[:2]
     whole = np.full((round(height / region[3]), round(width / region[2]), pixels.shape[2]), GREY, np.uint8)
     left, top, right, bottom = pixel_box((whole.shape[1], whole.shape[0]), region)
@@ -63,7 +63,7 @@ def placed(pixels: np.ndarray, region: Region) -> np.ndarray:
 
 
 def pictures_of(classifier: "Classifier", view: View) -> Callable[[FrameResult, Why], dict[str, bytes]]:
-    """Return what makes a frame's JPEG and JSON."""
+    """Return a function that makes a frame's JPEG and JSON."""
     model = KeptModel(name=classifier.name, sha256=classifier.model_sha256)
     region = None if view.own == WHOLE else view.own
 

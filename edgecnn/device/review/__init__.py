@@ -1,1 +1,1 @@
-"""People say what kept pictures show: the order of the questions, and where the answers are written before the next one is asked."""
+"""Reviewing: people label the kept pictures. Each answer is written to disk before the next question."""

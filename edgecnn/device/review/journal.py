@@ -1,4 +1,4 @@
-"""Decisions on kept pictures as lines of JSON: on disk before they count, and the last one of a picture holds."""
+"""Decisions on kept pictures as lines of JSON: on disk before they count. A picture's last decision holds."""
 
 import json
 import os
@@ -13,17 +13,17 @@ from edgecnn.labels import utf8
 from edgecnn.tables import Struct, build, to_json
 
 LABELS = "labels.jsonl"
-"""In a kept folder: what was decided on the board's own page."""
+"""In a kept folder: the decisions made on the board's own page."""
 
 REVIEWED = "reviewed.jsonl"
-"""In a kept folder: decisions of `edgecnn review` that put no file into the photos."""
+"""In a kept folder: decisions of `edgecnn review` that added no file to the photos."""
 
 LABEL, NONE, SKIP, OPEN = "label", "none", "skip", "open"
-"""What a decision is: a class, none of the classes, nobody can say, or the last one was taken back."""
+"""The kinds of decision: a class, none of the classes, nobody can say, or the last decision undone."""
 
 
 class Decision(Struct):
-    """What was decided on a picture, and when, in seconds since the epoch. `label` is "" unless it is a class."""
+    """A decision on a picture, and its time in seconds since the epoch. `label` is "" unless the decision is a class."""
 
     sha256: str
     decision: str
@@ -36,7 +36,7 @@ class Decision(Struct):
 
 
 class Journal:
-    """A file of decisions. `last` is each picture's last one, `decided` those of them that were not taken back."""
+    """A file of decisions. `last` holds each picture's last one, `decided` only those that were not undone."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,7 +47,7 @@ class Journal:
         return sorted({decision.label for decision in self.decided.values() if decision.label})
 
     def decide(self, pictures: Sequence[Kept], decision: str, label: str = "") -> None:
-        """Write one decision on pictures; OutputError, without a trace of it, if it cannot be written."""
+        """Write one decision on pictures. If it cannot be written, OutputError, and no trace of it remains."""
         made = [
             Decision(sha256=kept.picture.sha256, decision=decision, label=label, labelled=round(time.time(), 3))
             for kept in pictures
@@ -64,7 +64,7 @@ class Journal:
 
 
 def read_decisions(path: Path) -> Iterator[Decision]:
-    """Yield a journal's decisions, oldest first. What is not one is passed over: the file may be a board's."""
+    """Yield a journal's decisions, oldest first. Other lines are skipped, because the file may come from a board."""
     for line in read_lines(path):
         try:
             table: Any = json.loads(line)
@@ -74,7 +74,7 @@ def read_decisions(path: Path) -> Iterator[Decision]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return a file's whole lines: none of one that does not exist, and not the end that a power cut left without its newline."""
+    """Return a file's complete lines, without an end that a power cut left without its newline. A missing file has no lines."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -83,11 +83,11 @@ def read_lines(path: Path) -> list[str]:
 
 
 def append(path: Path, text: str, mode: int = FILE_MODE) -> None:
-    """Add whole lines to a file, and return once they are on disk; OutputError, with the file as it was, if that fails."""
+    """Append whole lines to a file and wait until they are on disk. If that fails, OutputError, and the file is unchanged."""
     new = not path.exists()
     with output_errors(path), open(path, "ab+", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         size = file.tell()
-        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a line that a power cut has left unfinished
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a power cut left a line unfinished
             size = os.pread(file.fileno(), size, 0).rfind(b"\n") + 1
             file.truncate(size)
         try:

@@ -1,4 +1,4 @@
-"""Labelled pictures into a folder of photos: a file in its class's folder, and a line that says where it came from."""
+"""Adds labelled pictures to a folder of photos: a file in the class's folder, and a line that records its origin."""
 
 import contextlib
 import csv
@@ -19,29 +19,29 @@ from edgecnn.labels import printable
 SOURCES = "edgecnn-sources.csv"
 FIELDS = ("sha256", "path", "board", "why", "ts", "guess", "model", "labelled")
 
-HASHED = 12  # hexadecimal digits of a picture's hash in its file's name
+HASHED = 12  # hexadecimal digits of a picture's hash in its file name
 
 NAME = re.compile(rf"\.?\d{{8}}T\d{{6}}\.\d{{6}}Z-([0-9a-f]{{{HASHED}}})\.jpg(\.[0-9a-f]+\.tmp)?")
-"""Of a file that this module makes: a photo, or hidden a copy that was not finished."""
+"""Matches a file that this module writes: a photo, or the hidden start of an unfinished copy."""
 
 Row = Mapping[str, str]
 
 
 class Photos(Journal):
-    """A folder of photos, one sub-folder for each class; what puts no file into it goes to REVIEWED in the kept folder.
+    """A folder of photos, one sub-folder per class. Decisions that add no file to it go to REVIEWED in the kept folder.
 
-    A label is written in two steps, the file and then its line, and taken back in two, the line and then the file. After a crash between
-    them there is a file without its line: `finish` gives it one. What is on disk is then the label, whole, or nothing of it.
+    A label is written in two steps, the file and then its line, and undone in two, the line and then the file. A crash between them leaves
+    a file without a line, which `finish` adds. A label is then on disk either completely or not at all.
     """
 
     def __init__(self, folder: Path, kept: Path, board: str) -> None:
-        """Open a folder of photos, for pictures of the kept folder of a board. OutputError if it cannot be used."""
+        """Open a folder of photos for pictures from a board's kept folder. OutputError if it cannot be used."""
         super().__init__(kept / REVIEWED)
         self.folder, self._board = folder, board
         with output_errors(folder):
             folders = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
         if split := next((name for name in folders if name.lower() in SPLITS), None):
-            raise OutputError(f"{folder} has folders of splits. Name the one that new photos go to: {folder / split}")
+            raise OutputError(f"{folder} contains folders of splits. Name the one for new photos: {folder / split}")
         self._folders = [name for name in folders if not why_no_folder(name)]
         self._rows = read_rows(folder)
         self.decided |= {sha256: decision_of(row) for sha256, row in self._rows.items()}
@@ -50,7 +50,7 @@ class Photos(Journal):
         return self._folders
 
     def decide(self, pictures: Sequence[Kept], decision: str, label: str = "") -> None:
-        """Write a decision, on disk before this returns. OutputError if it cannot be written: then no picture has it."""
+        """Write a decision to disk before returning. If it cannot be written, OutputError, and it applies to no picture."""
         if decision != LABEL:
             super().decide(pictures, decision)
             return
@@ -71,7 +71,7 @@ class Photos(Journal):
             undo.pop_all()
 
     def undo(self, pictures: Sequence[Kept]) -> None:
-        """Take back one decision on pictures: the lines, and their files."""
+        """Undo one decision on pictures: remove the lines and their files."""
         gone = {kept.picture.sha256 for kept in pictures}
         if not gone <= self._rows.keys():
             super().undo(pictures)
@@ -89,7 +89,7 @@ class Photos(Journal):
                     path.unlink(missing_ok=True)
 
     def finish(self, pictures: Iterable[Kept]) -> None:
-        """Finish the labels that an earlier review had begun to write for these pictures when it ended."""
+        """Finish the labels for these pictures that an earlier review had started to write when it ended."""
         known = {kept.picture.sha256[:HASHED]: kept for kept in pictures}
         unfinished = [*self.folder.glob(f".{SOURCES}.*.tmp")]
         for label in self._folders:
@@ -104,7 +104,7 @@ class Photos(Journal):
             path.unlink(missing_ok=True)
 
     def take(self, decisions: Mapping[str, Decision], pictures: Iterable[Kept]) -> int:
-        """Take what was decided on the board's page, unless it was decided here before; return of how many pictures."""
+        """Adopt the decisions made on the board's page, unless one was made here before; return the number of pictures."""
         taken: dict[tuple[str, str], list[Kept]] = {}
         for kept in pictures:
             one = decisions.get(kept.picture.sha256)
@@ -131,7 +131,7 @@ class Photos(Journal):
 
 
 def file_name(kept: Kept) -> str:
-    """Return what a kept picture is called among the photos: by its time and its content, so that those of two boards never clash."""
+    """Return a kept picture's name among the photos: from its time and content, so that two boards' pictures never clash."""
     return f"{kept.path.name.partition('-')[0]}-{kept.picture.sha256[:HASHED]}.jpg"
 
 
@@ -144,7 +144,7 @@ def is_whole(kept: Kept) -> bool:
 
 
 def place(kept: Kept, path: Path) -> bool:
-    """Give a kept picture a second name, or on another disk a copy; return whether it is new there. OutputError if that fails."""
+    """Hard-link a kept picture, or copy it to another disk; return whether it is new there. OutputError if that fails."""
     try:
         os.link(kept.path, path)
     except FileExistsError:
@@ -160,13 +160,13 @@ def decision_of(row: Row) -> Decision:
 
 
 def read_rows(folder: Path) -> dict[str, Row]:
-    """Return the lines of a folder's SOURCES by their picture's hash; OutputError if the file is another one."""
+    """Return the lines of a folder's SOURCES by picture hash; OutputError if the file has another format."""
     path = folder / SOURCES
     with output_errors(path):
         lines = read_lines(path)
     if lines and lines[0] != ",".join(FIELDS):
         raise OutputError(
-            f"{path} is not a file of this version of edgecnn: expected {','.join(FIELDS)} as its first line."
+            f"{path} was not written by this version of edgecnn: expected {','.join(FIELDS)} as its first line."
         )
     rows = csv.DictReader(lines, restval="")
     return {row["sha256"]: row for row in rows if re.fullmatch(r"[^./][^/]*/[^/]+", row["path"])}

@@ -1,4 +1,4 @@
-"""The questions of a review: which pictures come next, which of them look alike, and what was answered."""
+"""The questions of a review: the next pictures, grouped if they look alike, and the answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,23 +19,23 @@ from edgecnn.region import is_region
 SCHEMA = "edgecnn.review/1"
 
 AHEAD = 4
-"""Questions that a page is given, so that it can load the pictures of those after the first."""
+"""How many questions a page receives, so that it can preload the pictures of those after the first."""
 
 WINDOW = 48
-"""How many of the next pictures are searched for those that look alike."""
+"""How many of the next pictures are searched for similar ones."""
 
 SIDE, BLOCK, ALIKE = 32, 4, 12.0
-"""Two pictures look alike if, SIDE x SIDE pixels large, no BLOCK x BLOCK pixels of them differ by more than ALIKE of 255 levels on average:
-a thing of an eighth of the picture's width that only one of them shows parts them, a camera's noise does not."""
+"""Two pictures look alike if, resized to SIDE x SIDE pixels, no block of BLOCK x BLOCK pixels differs by more than ALIKE of 255 levels on
+average. An object an eighth of the picture's width that only one of them shows separates them; a camera's noise does not."""
 
 MOST_CLASSES = 2000
 
 
 class Reviewing:
-    """A review of a kept folder. One thread at a time may use it, but for `preview`."""
+    """A review of a kept folder. Only one thread at a time may use it, except for `preview`."""
 
     def __init__(self, folder: Path, store: Journal, labels: Iterable[str] = (), into: str | None = None) -> None:
-        """Begin with the folder's pictures as they are now; `labels` are classes that the store and the pictures' scores may lack."""
+        """Start with the folder's current pictures; `labels` are classes that the store and the pictures' scores may lack."""
         self._folder, self._store, self._into = folder, store, into
         self._looks: dict[str, np.ndarray | None] = {}
         self._answers: list[tuple[Kept, ...]] = []
@@ -46,22 +46,22 @@ class Reviewing:
         self.classes = sorted(named, key=lambda label: (label.casefold(), label))[:MOST_CLASSES]
 
     def refresh(self) -> None:
-        """Look for pictures that came since. The random sample is asked first, before guesses for other pictures are seen."""
+        """Look for new pictures. The random sample comes first, before anyone sees guesses for other pictures."""
         self._all = kept_pictures(self._folder)
         self._kept = {kept.picture.sha256: kept for kept in sorted(self._all, key=lambda kept: kept.why != RANDOM)}
 
     @property
     def pictures(self) -> Mapping[str, Kept]:
-        """The folder's pictures by their hash, in the order in which they are asked."""
+        """The folder's pictures by hash, in the order of the questions."""
         return self._kept
 
     def document(self) -> dict[str, Any]:
-        """Return what the page shows. What the model made of a picture of the random sample is not in it."""
+        """Return the page's data. It does not contain the model's guess for a picture of the random sample."""
         questions = self._questions(AHEAD)
         if not questions:
             self.refresh()
             questions = self._questions(AHEAD)
-        # while some of the sample is still asked, it would say after each answer what the model had made of the picture
+        # while parts of the sample are open, the estimate would reveal after each answer whether the model had been right
         field = None if any(is_blind(group[0]) for group in questions) else self.field()
         unreadable = sum(look is None for look in self._looks.values())
         left = sum(sha256 not in self._store.decided for sha256 in self._kept) - unreadable
@@ -72,7 +72,7 @@ class Reviewing:
         }  # fmt: skip
 
     def field(self) -> Estimate | None:
-        """Estimate the accuracy in the field of the newest model, from what was decided on its random sample; None without answers."""
+        """Estimate the newest model's accuracy in the field from the decisions on its random sample; None without answers."""
         sample = [kept for kept in self._all if kept.why == RANDOM]
         answers = [
             Answer(kept.ts, None if one.decision != LABEL else one.label == kept.guess, kept.why)
@@ -82,14 +82,14 @@ class Reviewing:
         return field_accuracy(answers, *read_counts(self._folder))
 
     def answer(self, pictures: Sequence[str], decision: str, label: str = "") -> bool:
-        """Write an answer on pictures, named by their hashes; the same answer again changes nothing.
+        """Write an answer for pictures, given by hash. Repeating an answer changes nothing.
 
         Returns:
-            Whether it holds: not if one of them was answered otherwise before. Then nothing is changed.
+            Whether it was accepted. It is not, and nothing changes, if one of them already has a different answer.
 
         Raises:
-            ValueError: if there is no such picture or decision, or the label cannot be a class.
-            ImageError: if one of them is gone.
+            ValueError: if a picture or the decision does not exist, or the label cannot be a class.
+            ImageError: if a picture is gone.
             OutputError: if the answer cannot be written.
         """
         if decision not in self.counts:
@@ -117,7 +117,7 @@ class Reviewing:
         return True
 
     def undo(self) -> bool:
-        """Take back the last answer that this review was given; return False if nothing was answered."""
+        """Undo the last answer in this review; return False if there is none."""
         if not self._answers:
             return False
         group = self._answers.pop()
@@ -126,14 +126,14 @@ class Reviewing:
         try:
             self._store.undo(group)
         finally:
-            if name in self._store.decided:  # it could not be taken back
+            if name in self._store.decided:  # the undo failed
                 self._answers.append(group)
             else:
                 self.counts[decision] -= len(group)
         return True
 
     def preview(self, sha256: str) -> bytes | None:
-        """Return a picture as a JPEG to be looked at; None if it does not exist or is damaged."""
+        """Return a picture as a JPEG for display; None if it does not exist or is damaged."""
         kept = self._kept.get(sha256)
         try:
             return None if kept is None else as_jpeg(seen_by_model(kept))
@@ -145,10 +145,10 @@ class Reviewing:
             raise ValueError(f"this cannot be the name of a class: {why}")
         same = next((known for known in self.classes if known.casefold() == label.casefold()), label)
         if same != label:
-            raise ValueError(f"there is a class {same!r} already")
+            raise ValueError(f"the class {same!r} already exists")
 
     def _questions(self, count: int) -> list[list[Kept]]:
-        """Return the next questions, each of pictures that look alike."""
+        """Return the next questions, each a group of pictures that look alike."""
         waiting = [kept for sha256, kept in self._kept.items() if sha256 not in self._store.decided]
         questions: list[list[Kept]] = []
         while waiting and len(questions) < count:
@@ -178,13 +178,13 @@ class Reviewing:
 
 
 def seen_by_model(kept: Kept) -> bytes | np.ndarray:
-    """Return a picture, or its region if it has one: all else in it is grey. ImageError if it is damaged."""
+    """Return a picture, or only its region if it has one, because the rest is grey. ImageError if it is damaged."""
     data = kept.read()
     return part(data, 0, kept.region) if kept.region and is_region(kept.region) else data
 
 
 def is_blind(kept: Kept) -> bool:
-    """Tell whether a guess must not be shown: it would bias the estimate that the random sample is for."""
+    """Return whether the guess must stay hidden: it would bias the estimate from the random sample."""
     return kept.why == RANDOM
 
 

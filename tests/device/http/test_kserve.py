@@ -95,7 +95,7 @@ def test_the_protocol_by_hand(infer, pixels):
     [
         (b"{", b"", "expected JSON with one input"),
         (b"[" * 80_000, b"", "expected JSON with one input"),
-        (b"[" * 100_000, b"", "the JSON may have 90,112 bytes, received 100,000"),
+        (b"[" * 100_000, b"", "at most 90,112 bytes, received 100,000"),
         ({"inputs": []}, b"", "expected JSON with one input"),
         ({"inputs": [3]}, b"", "expected JSON with one input"),
         (document() | {"parameters": 3}, b"", "expected JSON with one input"),

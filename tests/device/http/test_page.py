@@ -120,7 +120,7 @@ def test_it_follows_the_camera_and_comes_back_after_each_loss(board, browser, pa
     assert page["link"] == "connected" and page["say"] == "State: 2." and "2" in browser.title
 
     camera.unplug()
-    page.until("notices", "The camera is lost since")
+    page.until("notices", "Camera lost since")
     assert page["state"] == "no state" and page["veil"] == "The camera is lost"
     camera.unplug(False)
     page.until("state", "^2$")
@@ -140,7 +140,7 @@ def test_it_follows_the_camera_and_comes_back_after_each_loss(board, browser, pa
     camera.show("9")
     board("--http", str(serving.port)).ready()
     page.until("state", "^9$")
-    page.until("notices", "edgecnn was started again")
+    page.until("notices", "edgecnn restarted")
     before = page.until_picture()
     camera.show("1")
     assert page.until("state", "^1$") < 1, "the EventSource is back"
@@ -172,10 +172,10 @@ def test_the_token_is_asked_for_once(board, browser, page, serious, tmp_path):
     serving = board("--http-token-file", str(tmp_path / "token"))
     serving.until(lambda: serving.ask("/readyz", Authorization=f"Bearer {TOKEN}")[0] == 200)
     browser.get(serving.url)
-    page.until("login", "This board asks for its token")
+    page.until("login", "this board's token")
     field = browser.find_element("id", "token")
     field.send_keys("a guess\n")
-    page.until("wrong", "This token is not the board's")
+    page.until("wrong", "not this board's token")
     assert serious() == []
     field.clear()
     field.send_keys(TOKEN + "\n")
@@ -255,7 +255,7 @@ def test_a_week_is_accepted_and_other_scores_are_said(root, board, browser, page
     pass_(-2 * 24, 0, 0.6)
     write_atomic(drift.file, drift.dumped())
     browser.get(board().ready().url)
-    page.until("notices", "Drift: the scores are not those of the week that you accepted.*lower, since")
+    page.until("notices", "Drift: the scores differ from .*lower, since")
 
 
 @chromium

@@ -84,7 +84,7 @@ def test_a_key_is_a_label_on_disk_and_the_next_picture_is_there_already(review, 
         serving.until(lambda: browser.execute_script("return seen && !busy"))
         press(browser, key)
         page.until("counts", f"^{counts}")
-    page.until("over", "Nothing is left to review\\s+The labels are in photos")
+    page.until("over", "The labels are in photos")
     serving.process.send_signal(signal.SIGINT)
     assert serving.process.wait(10) == 0
     serving.until(lambda: serving.lines and serving.lines[-1] == "}\n")
@@ -122,9 +122,11 @@ def test_pictures_that_look_alike_many_classes_hostile_ones_and_each_size(
     assert "<b onclick" in page["classes"] and "<img src=x onerror" in page["classes"]
     box = browser.find_element("id", "say").rect
     assert max(box["width"], box["height"]) <= 1, "what a screen reader says is not seen"
-    assert page["together"].startswith("These look alike: your answer is for all 3.") and "damaged" in page["counts"]
+    assert (
+        page["together"].startswith("These look alike: your answer applies to all 3.") and "damaged" in page["counts"]
+    )
     browser.find_elements("css selector", "#pictures button")[1].click()
-    assert page["together"].startswith("These look alike: your answer is for 2 of 3.")
+    assert page["together"].startswith("These look alike: your answer applies to 2 of 3.")
     browser.find_element("id", "name").send_keys("09\n")
     page.until("left", "^6 pictures left")
     browser.find_element("id", "name").send_keys("a/b\n")

@@ -88,5 +88,5 @@ def test_what_is_no_kept_picture_is_passed_over(tmp_path):
     assert [kept.path for kept in found] == [good.path, newer.with_suffix(".jpg")], "a later edgecnn may say more"
     assert kept_pictures(tmp_path / "nothing") == []
     good.path.write_bytes(JPEG + b"!")
-    with pytest.raises(ImageError, match="not the one that was kept"):
+    with pytest.raises(ImageError, match="has changed since it was kept"):
         found[0].read()
