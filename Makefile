@@ -4,6 +4,7 @@
 # make test-tools   the default tests that need programs which a bare machine lacks; make test skips them there
 # make test-viewers   how much 16 viewers cost the camera loop; takes a minute on an otherwise idle machine
 # make test-planted   how many of fifty planted faults make test catches; takes hours, and resumes after an interruption
+# make test-faults   how many of 400 mutants by cosmic-ray the tests next to the code catch; takes about an hour; ROOMS="verify/gate" takes those in full
 # make test-mediapipe   the file for MediaPipe, run by MediaPipe itself in a virtual environment of 650 MB
 # make test-ansible   the role in deploy/, linted and run by Ansible in a virtual environment of 90 MB
 # make docs   the documentation site, in site/
@@ -26,6 +27,7 @@ DEVICE_313 := .venv-device-3.13
 TFLITE := .venv-tflite-3.11
 MEDIAPIPE := .venv-mediapipe-3.11
 ANSIBLE := .venv-ansible
+FAULTS := .venv-faults
 HOME_ASSISTANT := .venv-home-assistant
 # empty if this Python is missing or cannot make virtual environments: its tests are then skipped, with that reason
 PYTHON_311 := $(shell python3.11 -c '$(WHERE)' 2>/dev/null)
@@ -38,7 +40,7 @@ SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 # hide Material's notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-slow test-tools test-viewers test-planted test-mediapipe test-ansible test-home-assistant test-emulated test-service lint docs release deb device-venvs clean
+.PHONY: demo test test-slow test-tools test-viewers test-planted test-faults test-mediapipe test-ansible test-home-assistant test-emulated test-service lint docs release deb device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -61,6 +63,9 @@ test-viewers: $(VENV)/.dev
 test-planted: $(VENV)/.dev device-venvs
 	$(BIN)/python tools/faults/plant.py check
 	$(BIN)/python tools/faults/plant.py run --out dist/planted.json
+
+test-faults: $(VENV)/.dev device-venvs $(FAULTS)/.done
+	$(BIN)/python tools/faults/mutants.py --out dist/mutants.json $(if $(ROOMS),--rooms $(ROOMS)) $(if $(COUNT),--count $(COUNT))
 
 test-mediapipe: $(VENV)/.dev $(MEDIAPIPE)/.done
 	$(BIN)/python -m pytest tests/verify/test_mediapipe.py
@@ -132,6 +137,11 @@ $(MEDIAPIPE)/.done:
 $(ANSIBLE)/.done: $(VENV)/.dev
 	$(BIN)/python -m venv $(ANSIBLE)
 	$(ANSIBLE)/bin/python $(PIP) ansible-core==2.19.14 ansible-lint==26.10.1
+	touch $@
+
+$(FAULTS)/.done: $(VENV)/.dev
+	$(BIN)/python -m venv $(FAULTS)
+	$(FAULTS)/bin/python $(PIP) cosmic-ray==8.7.0
 	touch $@
 
 # the packages that Home Assistant installs when you set up its integrations MQTT, generic camera and REST

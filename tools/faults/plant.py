@@ -52,6 +52,10 @@ class HungError(Exception):
     """Tests that did not end in time."""
 
 
+class BrokenError(SystemExit):
+    """Tests that ended without a word on which of them failed, as those do whose conftest.py cannot be imported."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """A fault: `before`, which its file has once, becomes `after`; `seen` is what a user would see."""
@@ -120,6 +124,7 @@ class Worktree:
     def __init__(self, root: Path, options: Sequence[str], limit_s: float) -> None:
         self.root, self._options, self._limit_s = root, options, limit_s
         self._tests: subprocess.Popen[str] | None = None
+        self._stopped = False
         # first on the path, so that an installation in place, which names another folder, is not what is tested
         self._environment = harness.environment() | {"PYTHONPATH": str(root)}
 
@@ -156,17 +161,24 @@ class Worktree:
             except subprocess.TimeoutExpired:
                 raise HungError from None
             finally:
-                self.stop()
+                self._kill()
                 self._tests.wait()
                 self._tests = None
+            if self._stopped:
+                sys.exit("interrupted")
             if code in (0, NO_TESTS):
                 return []
             if failed.exists() and (found := sorted(json.loads(failed.read_text()))):
                 return found
             said.seek(0)
-            sys.exit(f"{' '.join(command)}: code {code}\n{said.read()[-3000:]}")
+            raise BrokenError(f"{' '.join(command)}: code {code}\n{said.read()[-3000:]}")
 
     def stop(self) -> None:
+        """End the tests, whose outcome then counts for nothing."""
+        self._stopped = True
+        self._kill()
+
+    def _kill(self) -> None:
         """End the tests and what they have started, as far as it is in their group."""
         if self._tests is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -190,35 +202,50 @@ def worktree(options: Sequence[str], limit_s: float, lock: threading.Lock) -> It
                 git("worktree", "remove", "--force", str(root))
 
 
-def tried(fault: Fault, tree: Worktree, anyway: set[str]) -> tuple[str, str]:
-    """Plant a fault and run the tests; return the outcome, and the test that caught it. Those that fail without it go to `anyway`."""
-    whole, changed = (tree.root / fault.file).read_text(encoding="utf-8"), fault.planted(tree.root)
-    room = fault.room(tree.root)
-    phases = [[room], [f"--ignore={room}"]] if room else [[]]
+def tried(
+    tree: Worktree, file: str, changed: str, phases: Sequence[Sequence[str]], anyway: set[str]
+) -> tuple[str, str]:
+    """Change a file, run one set of tests after the other, and put the file back; return the outcome, and the test that caught it.
+
+    Tests that fail without the change too go to `anyway`.
+    """
+    whole = (tree.root / file).read_text(encoding="utf-8")
     try:
         for where in phases:
             while True:
-                tree.write(fault.file, changed)
+                tree.write(file, changed)
                 failed = tree.failing(*where, *(f"--deselect={test}" for test in sorted(anyway)))
                 if not failed:
                     break
-                tree.write(fault.file, whole)
+                tree.write(file, whole)
                 still = {test for test in failed if tree.failing(test)}
                 if caught := [test for test in failed if test not in still]:
                     return CAUGHT, caught[0]
                 anyway |= still
     except HungError:
         return HUNG, ""
+    except BrokenError:
+        tree.write(file, whole)
+        tree.failing(*where, "--collect-only")  # which breaks as well if the change is not the cause
+        return CAUGHT, "before the first test"
+    finally:
+        tree.write(file, whole)
     return SURVIVED, ""
 
 
-def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
+def test_options() -> list[str]:
+    """Return the options that `make test` gives pytest."""
     made = subprocess.run(
         ["make", "-s", "--eval", OPTIONS, "options"], cwd=harness.ROOT, capture_output=True, text=True
     )
     options = made.stdout.splitlines()
     if made.returncode or "-m" not in options:
         sys.exit(f"the Makefile does not give the options of make test: {made.stderr}")
+    return options
+
+
+def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
+    options = test_options()
     git("worktree", "prune")  # of a run that was killed
     context = {"commit": git("rev-parse", "HEAD"), "faults": sha256(FAULTS.read_bytes()), "options": options}
     results = harness.Results(out, harness.about("planted", **context))
@@ -229,7 +256,9 @@ def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
         start, fault = time.monotonic(), named[name]
         with worktree(options, limit_s, lock) as tree:
             trees.append(tree)
-            outcome, test = tried(fault, tree, anyway)
+            room = fault.room(tree.root)
+            phases = [[room], [f"--ignore={room}"]] if room else [[]]
+            outcome, test = tried(tree, fault.file, fault.planted(tree.root), phases, anyway)
             trees.remove(tree)
         with lock:
             results.add(

@@ -1,0 +1,254 @@
+"""How much do the tests next to the code notice? Mutants that cosmic-ray makes, each tried in a git worktree of HEAD.
+
+A sample draws places of each room's code, by the room's lines and at least ten, and one mutant of each place. Rooms or modules that are
+named without a count are taken in full. Rooms that need TensorFlow are left out. A mutant runs the tests named after its module, then the
+others of its room; `--all` then runs the rest. Results are written after each mutant: an interrupted run goes on, as long as HEAD is the
+same. survivors.toml says of a survivor why nobody can notice it, or why it is left.
+
+    python tools/faults/mutants.py --out dist/mutants.json
+    python tools/faults/mutants.py --out dist/mutants.json --rooms verify/gate runtime/decision
+"""
+
+import argparse
+import ast
+import contextlib
+import json
+import queue
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain, groupby, zip_longest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+
+import harness
+from plant import CAUGHT, HUNG, SURVIVED, Worktree, git, test_options, tried, worktree
+
+from edgecnn.evaluate.statistics import clopper_pearson
+from edgecnn.fleet.hosts import on_each
+from edgecnn.report.table import text_table
+from edgecnn.tables import build
+
+COUNT, LEAST = 400, 10
+
+NOT_MADE = "not made"
+
+WITH_TENSORFLOW = ("cli", "export", "interop", "networks", "stages", "train")
+"""Rooms whose code or whose tests need it throughout."""
+
+WORDS = Path(__file__).with_name("survivors.toml")
+
+CONFIGURATION = """\
+[cosmic-ray]
+module-path = {files}
+timeout = 1.0
+excluded-modules = []
+test-command = "false"
+distributor.name = "local"
+"""
+
+
+@dataclass(frozen=True, order=True)
+class Mutant:
+    """What cosmic-ray calls a mutation; `line` and `column` are its place."""
+
+    file: str
+    line: int
+    column: int
+    operator: str
+    occurrence: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.file}:{self.line}:{self.column} {self.operator} {self.occurrence}"
+
+    @property
+    def room(self) -> str:
+        """The folder of its module in the package; `.` is the ground floor."""
+        return str(Path(self.file).relative_to("edgecnn").parent)
+
+    def tests(self, root: Path) -> list[list[str]]:
+        """Return the tests next to its module, in the order in which they run: those of its name, then those of its room."""
+        module, tests = Path(self.file).relative_to("edgecnn").with_suffix(""), root / "tests"
+        folders = [tests / folder for folder in module.parents if folder.name]
+        modules = [tests / f"test_{folder}.py" for folder in module.parents if folder.name]
+        others = next(([path] for path in folders + modules if path.exists()), sorted(tests.glob("test_*.py")))
+        named = (others[0] if others[0].is_dir() else tests) / f"test_{module.name}.py"
+        return [*([[str(named)]] if named.exists() else []), [*map(str, others), f"--ignore={named}"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survivor:
+    """A line that may become another, and why no test notices: if it is equivalent, because nobody can."""
+
+    file: str
+    before: str
+    after: str
+    why: str
+    equivalent: bool = False
+
+
+def modules(root: Path) -> dict[str, list[str]]:
+    """Return the modules of each room that needs no TensorFlow."""
+    rooms: dict[str, list[str]] = {}
+    for path in sorted((root / "edgecnn").rglob("*.py")):
+        inside, text = path.relative_to(root / "edgecnn"), path.read_text(encoding="utf-8")
+        if inside.parts[0] not in WITH_TENSORFLOW and "import tensorflow" not in text and "networks.keras" not in text:
+            rooms.setdefault(str(inside.parent), []).append(str(path.relative_to(root)))
+    return rooms
+
+
+def cosmic_ray(root: Path, *arguments: str | Path) -> str:
+    command = [harness.ROOT / ".venv-faults" / "bin" / "cosmic-ray", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+@cache
+def types(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return where each annotation of a module begins and ends: `|` computes nothing there."""
+    nodes = ast.walk(ast.parse(path.read_bytes()))
+    found = [getattr(node, name, None) for node in nodes for name in ("annotation", "returns")]
+    exprs = [node for node in found if isinstance(node, ast.expr)]
+    return [((one.lineno, one.col_offset), (one.end_lineno or 0, one.end_col_offset or 0)) for one in exprs]
+
+
+def mutants(root: Path, files: Sequence[str]) -> list[list[Mutant]]:
+    """Return all mutants that cosmic-ray makes of some modules, by their place, but for those of types."""
+    with tempfile.TemporaryDirectory() as folder:
+        configuration, session = Path(folder, "cosmic-ray.toml"), Path(folder, "session.sqlite")
+        configuration.write_text(CONFIGURATION.format(files=json.dumps(list(files))))
+        cosmic_ray(root, "init", configuration, session)
+        made = [json.loads(line)[0]["mutations"][0] for line in cosmic_ray(root, "dump", session).splitlines()]
+    found = []
+    for one in made:
+        file, (line, column), operator = one["module_path"], one["start_pos"], one["operator_name"]
+        if not any(start <= (line, column) < end for start, end in types(root / file)):
+            found.append(Mutant(file, line, column, operator.removeprefix("core/"), one["occurrence"]))
+    return [list(group) for _, group in groupby(sorted(found), lambda one: (one.file, one.line, one.column))]
+
+
+def drawn(root: Path, names: Sequence[str], count: int | None, seed: int) -> list[Mutant]:
+    """Return the mutants to try, of the rooms or modules that are named, or of all rooms: about `count`, or all; interleaved."""
+    rooms = modules(root)
+    single = {file.removeprefix("edgecnn/").removesuffix(".py"): [file] for file in chain(*rooms.values())}
+    if unknown := [name for name in names if name not in single | rooms]:
+        sys.exit(f"{unknown[0]} is neither a room nor a module without TensorFlow: the rooms are {', '.join(rooms)}")
+    rooms = {name: (single | rooms)[name] for name in names or rooms}
+    lines = {name: sum((root / file).read_bytes().count(b"\n") for file in files) for name, files in rooms.items()}
+    samples = []
+    for name, files in rooms.items():
+        places, chance = mutants(root, files), random.Random(f"{seed} {name}")
+        if count is None:
+            samples.append(list(chain(*places)))
+            continue
+        least = min(LEAST, count // len(rooms))
+        share = least + round((count - least * len(rooms)) * lines[name] / sum(lines.values()))
+        samples.append([chance.choice(place) for place in chance.sample(places, min(share, len(places)))])
+    return [one for turn in zip_longest(*samples) for one in turn if one]
+
+
+def tried_in(tree: Worktree, mutant: Mutant, everything: bool, anyway: set[str]) -> harness.Row:
+    """Try a mutant, of which cosmic-ray makes a copy; return what goes into the results."""
+    start, whole = time.monotonic(), (tree.root / mutant.file).read_text(encoding="utf-8")
+    row = {"id": mutant.id, "room": mutant.room, "file": mutant.file, "line": mutant.line}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "module.py")
+        copy.write_text(whole, encoding="utf-8")
+        try:
+            cosmic_ray(tree.root, "apply", copy, f"core/{mutant.operator}", str(mutant.occurrence))
+        except subprocess.CalledProcessError:  # 8.7.0 cannot replace a module's exception that is in parentheses
+            return {**row, "outcome": NOT_MADE, "anyway": []}
+        changed = copy.read_text(encoding="utf-8")
+    phases = mutant.tests(tree.root)
+    if everything:
+        phases.append([f"--ignore={path}" for path in chain(*phases) if not path.startswith("-")])
+    outcome, test = tried(tree, mutant.file, changed, phases, anyway)
+    before, after = (text.splitlines()[mutant.line - 1].strip() for text in (whole, changed))
+    judged = {"before": before, "after": after, "outcome": outcome, "test": test, "anyway": sorted(anyway)}
+    return row | judged | {"seconds": round(time.monotonic() - start, 1)}
+
+
+def run(given: argparse.Namespace) -> None:
+    git("worktree", "prune")  # of a run that was killed
+    options = [*test_options(), "-n", "0"]
+    context = {"commit": git("rev-parse", "HEAD"), "options": options, "all": given.all}
+    results = harness.Results(given.out, harness.about("mutants", **context))
+    anyway = {test for row in results.rows for test in row["anyway"]}
+    lock, free = threading.Lock(), queue.Queue[Worktree]()
+    with contextlib.ExitStack() as stack:
+        trees = [stack.enter_context(worktree(options, given.limit, lock)) for _ in range(given.jobs)]
+        sample = {one.id: one for one in drawn(trees[0].root, given.rooms, given.count, given.seed)}
+
+        def one(name: str) -> None:
+            tree = free.get()
+            try:
+                row = tried_in(tree, sample[name], given.all, anyway)
+            finally:
+                free.put(tree)
+            with lock:
+                results.add(**row)
+
+        def stop() -> None:
+            for tree in trees:
+                tree.stop()
+
+        for tree in trees:
+            free.put(tree)
+        for _ in on_each([case["id"] for case in results.missing(id=sample)], given.jobs, one, stop):
+            pass
+    show([row for row in results.rows if row["id"] in sample and row["outcome"] != NOT_MADE])
+
+
+def show(rows: Sequence[harness.Row]) -> None:
+    """Print the survivors, each with its word in survivors.toml, and the score of each room. A test that hangs has noticed the mutant."""
+    known = [
+        build(Survivor, one, ValueError, WORDS.name) for one in tomllib.loads(WORDS.read_text()).get("survivor", ())
+    ]
+    words = {(one.file, one.before, one.after): one for one in known}
+    equivalent, noticed = set(), {row["id"] for row in rows if row["outcome"] in (CAUGHT, HUNG)}
+    for row in (row for row in rows if row["outcome"] == SURVIVED):
+        word = words.get((row["file"], row["before"], row["after"]))
+        if word and word.equivalent:
+            equivalent.add(row["id"])
+        said = f"{'equivalent' if word.equivalent else 'left'}: {word.why}" if word else "not judged"
+        print(f"{row['file']}:{row['line']}: {said}\n  - {row['before']}\n  + {row['after']}")
+    table = []
+    for room in [*sorted({row["room"] for row in rows}), "all"]:
+        of = {row["id"] for row in rows if room in ("all", row["room"])}
+        hung = {row["id"] for row in rows if row["outcome"] == HUNG} & of
+        caught, total = len(of & noticed), len(of - equivalent)
+        low, high = clopper_pearson(caught, total) if total else (0, 1)
+        counts = (len(of), len(of & equivalent), caught, len(hung))
+        table.append((room, *map(str, counts), f"{caught / max(total, 1):.0%}", f"{low:.0%} to {high:.0%}"))
+    print(text_table(("room", "mutants", "equivalent", "caught", "by hanging", "score", "95 % interval"), table))
+    for test in sorted({test for row in rows for test in row["anyway"]}):
+        print(f"fails without a mutant too, and counts for none: {test}")
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, and no worktree stays
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="the results, as JSON")
+    parser.add_argument("--rooms", nargs="+", default=(), metavar="NAME", help="rooms or modules, such as verify/gate")
+    parser.add_argument("--count", type=int, metavar="N", help=f"mutants (default: {COUNT}, or all of named rooms)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the sample (default: 1)")
+    parser.add_argument("--all", action="store_true", help="then run the other tests too")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="mutants at a time (default: 2)")
+    parser.add_argument("--limit", type=float, default=300, metavar="S", help="seconds of one run (default: 300)")
+    given = parser.parse_args()
+    if given.count is None and not given.rooms:
+        given.count = COUNT
+    run(given)
+
+
+if __name__ == "__main__":
+    main()
