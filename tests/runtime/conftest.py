@@ -43,6 +43,25 @@ def fake_engine():
     return FakeEngine
 
 
+class Held:
+    """What a Classifier reads of a bundle."""
+
+    def __init__(self, contract, limit=None, temperature=1.0, threshold=0.0):
+        self.manifest = self
+        self.name, self.labels, self.temperature, self.threshold = (
+            "held",
+            ("red", "green", "blue"),
+            temperature,
+            threshold,
+        )
+        self.input, self.stranger = contract, limit
+
+
+@pytest.fixture(scope="session")
+def held():
+    return Held
+
+
 @pytest.fixture(scope="session")
 def tflite_models():
     """TFLite files made with plain TensorFlow: float32, and int8 and uint8 by post-training quantization over all pixels."""

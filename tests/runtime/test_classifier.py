@@ -14,6 +14,7 @@ from edgecnn.runtime.classifier import BATCH
 from edgecnn.runtime.decision import ABSTAIN
 from edgecnn.runtime.default import SHIPPED
 from edgecnn.runtime.engines import engines_for, is_installed
+from edgecnn.runtime.model import bundle_model
 
 pytestmark = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
@@ -129,6 +130,30 @@ def test_abstains(classifier, picture):
     for options, reason in (({"threshold": 1.0}, "below_threshold"), ({"margin": 1.0}, "below_margin")):
         result = classifier.classify(picture, **{"threshold": 0.0, **options})
         assert (result.top, result.decision, result.reason) == (sure.top, ABSTAIN, reason)
+
+
+def test_a_threshold_of_zero_overrides_the_bundles(fake_engine, contract, held):
+    bundle = held(contract, threshold=0.9)
+    classifier = Classifier(bundle, bundle_model(fake_engine(), bundle))
+    grey = np.full((8, 8, 3), 128, np.uint8)  # of three equal scores
+    for threshold, decision in ((None, ABSTAIN), (0.0, "red"), (0.34, ABSTAIN)):
+        assert classifier.classify(grey, threshold=threshold).decision == decision
+        assert classifier.classify_batch([grey], threshold=threshold)[0].decision == decision
+
+
+def test_an_image_of_a_batch_has_its_share_of_the_time(fake_engine, contract, held, monkeypatch):
+    class Slow(fake_engine):
+        def run(self, batch):
+            clock.append(clock[-1] + 0.6)
+            return super().run(batch)
+
+    clock = [100.0]
+    monkeypatch.setattr("edgecnn.runtime.classifier.perf_counter", lambda: clock[-1])
+    bundle = held(contract)
+    classifier = Classifier(bundle, bundle_model(Slow(shape=(None, 8, 8, 3)), bundle))
+    grey = np.full((8, 8, 3), 128, np.uint8)
+    assert classifier.classify(grey).latency_ms == pytest.approx({"decode": 0, "preprocess": 0, "infer": 600})
+    assert [result.latency_ms["infer"] for result in classifier.classify_batch([grey] * 4)] == pytest.approx([150] * 4)
 
 
 def test_latency_is_told(classifier, picture):

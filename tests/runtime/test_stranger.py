@@ -113,22 +113,13 @@ def test_a_models_features_are_real_values(engine, contract, pixels):
     assert np.allclose(features, 0.5 * (codes.astype(float) + 3))
 
 
-class Held:
-    """What a Classifier reads of a bundle."""
-
-    def __init__(self, contract, limit):
-        self.manifest = self
-        self.name, self.labels, self.temperature, self.threshold = "held", ("red", "green", "blue"), 1.0, 0.0
-        self.input, self.stranger = contract, limit
-
-
 def flat(*colours):
     """Return images of one colour each, as offsets from mid-grey."""
     return [np.full((8, 8, 3), 128 + np.array(colour), np.uint8) for colour in colours]
 
 
-def test_a_classifier_answers_stranger(engine, contract):
-    bundle = Held(contract, LIMIT)
+def test_a_classifier_answers_stranger(engine, contract, held):
+    bundle = held(contract, LIMIT)
     classifier = Classifier(bundle, bundle_model(engine, bundle), strangers=Strangers(LIMIT, KNOWN))
     images = flat((100, 0, 0), (0, 100, 0), (0, 0, 100))
     results = classifier.classify_batch(images)
@@ -141,8 +132,20 @@ def test_a_classifier_answers_stranger(engine, contract):
     assert without.classify(images[2]).decision == "blue"
 
 
-def test_features_of_another_length_are_refused(engine, contract):
+@pytest.mark.parametrize("strangers", [None, Strangers(LIMIT, KNOWN)], ids=["any image", "strangers"])
+def test_scores_are_of_the_logits_divided_by_the_temperature(engine, contract, held, strangers):
+    """Logits 48.5, -1.5 and -1.5, so that a temperature of 50 leaves a difference of 1."""
+    bundle = held(contract, LIMIT, temperature=50.0)
+    classifier = Classifier(bundle, bundle_model(engine, bundle), strangers=strangers)
+    (red,) = flat((100, 0, 0))
+    for result in (classifier.classify(red), *classifier.classify_batch([red])):
+        assert [item.index for item in result.top] == [0, 1, 2]
+        expected = [np.e / (np.e + 2), 1 / (np.e + 2), 1 / (np.e + 2)]
+        assert [item.score for item in result.top] == pytest.approx(expected, abs=1e-5)
+
+
+def test_features_of_another_length_are_refused(engine, contract, held):
     from edgecnn.errors import EngineError
 
     with pytest.raises(EngineError, match=r"features have shape \(3,\).* \(4,\)"):
-        bundle_model(engine, Held(contract, dataclasses.replace(LIMIT, length=4)))
+        bundle_model(engine, held(contract, dataclasses.replace(LIMIT, length=4)))
