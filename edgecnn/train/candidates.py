@@ -1,7 +1,7 @@
-"""Which network and input suit some photos: what is tried, how it is ranked, which are tuned, and which of these is taken.
+"""The rules that select a network and input size for a set of photos: candidates, ranking, shortlist and final choice.
 
-Every limit of the choice stands here. The ranking is that of frozen features by logistic regression, which misleads about what tuning
-gains: the shortlist therefore keeps networks that differ.
+Every limit of the selection is defined here. Candidates are ranked by logistic regression on frozen features. That ranking does not predict
+what fine-tuning gains, so the shortlist holds networks that differ.
 """
 
 import math
@@ -16,42 +16,40 @@ from edgecnn.run_info import Candidate
 from edgecnn.train.regression import regression
 
 SIDES = {"efficientnet_lite0": (96, 128, 160, 192, 224), "efficientnet_lite2": (160, 224, 260)}
-"""Rows and columns of the input that are tried, for each family of rungs."""
+"""Candidate input sides, in pixels, for each family of networks."""
 
-SAMPLE = 1_000  # photos that choose, at most, the same number of each class
+SAMPLE = 1_000  # photos used for the selection, at most; the same number per class
 
 FOLDS = 5
-"""Stratified folds: of the regression that ranks, and of which the first one judges the shortlist."""
+"""Stratified folds for ranking. The first one also evaluates the shortlist."""
 
-STRENGTHS = (
-    0.01,
-    0.1,
-    1.0,
-)  # inverse strengths of the regression's regularisation (scikit-learn's C); the likeliest counts
+STRENGTHS = (0.01, 0.1, 1.0)
+"""Inverse regularization strengths (scikit-learn's C). The one with the highest held-out likelihood is used."""
+
 MOST_ITERATIONS = 200
 
 SHORTLIST = 3
 
 RANKED_ERRORS = 2.0
-"""Standard errors of a frozen accuracy by which candidates differ by chance: of those the cheapest is tuned, as tuning a large input takes
-minutes."""
+"""Candidates within this many standard errors of the best frozen accuracy count as equally good. The cheapest of them is tuned, since
+tuning at a large input size takes minutes."""
 
 MUCH_CHEAPER = 1 / 3
-"""Share of the best candidate's multiplications that the best of the much cheaper ones may take."""
+"""The largest fraction of the best candidate's multiplications at which another candidate counts as much cheaper."""
 
 BRIEF = 1 / 3
-"""The share of the float phase, its first, for which the shortlist is tuned."""
+"""The fraction of the float phase for which the shortlist is tuned."""
 
 CLOSE_ERRORS, CLOSE_SHARE = 1.0, 0.01
-"""Limits of how far behind the best of the shortlist a candidate may be, in standard errors of the paired difference and as a share of the
-photos: the cheapest within both is taken."""
+"""How far behind the best of the shortlist a candidate may be: in standard errors of the paired difference, and as a share of photos.
+The cheapest candidate within both limits is chosen."""
 
 ROOM = 1.04
-"""The expected bytes are within 4 % of the real ones: a candidate takes at most this many times them."""
+"""Safety factor on the predicted size of the int8 file, which is within 4 % of the real one."""
 
 
 def sides_of(family: str, network: NetworkRecipe) -> tuple[tuple[int, int], ...]:
-    """Return the (height, width) that are tried: the recipe's if it has one of them, else SIDES."""
+    """Return the candidate (height, width) pairs: the recipe's if it sets either side, else those of SIDES."""
     if network.height or network.width:
         height, width = network.height or network.width, network.width or network.height
         return ((height, width),)
@@ -59,19 +57,19 @@ def sides_of(family: str, network: NetworkRecipe) -> tuple[tuple[int, int], ...]
 
 
 def within(candidate: Candidate, network: NetworkRecipe) -> bool:
-    """Return whether a candidate keeps the recipe's budget, as far as that is known without running it."""
+    """Return whether a candidate is within the recipe's budget, as far as that is known without running it."""
     bytes_fit = network.max_kb is None or ROOM * candidate.int8_bytes <= 1_000 * network.max_kb
     return bytes_fit and (network.max_macs is None or candidate.macs <= network.max_macs)
 
 
 def folds_of(classes: np.ndarray, groups: Sequence[str], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the indices of each stratified fold's other images, and of its own; images of one group share a fold."""
+    """Yield (training indices, held-out indices) for each stratified fold. Images of one group share a fold."""
     for held in stratified(classes, groups, FOLDS, seed):
         yield np.setdiff1d(np.arange(len(classes)), held), held
 
 
 def frozen_accuracy(features: np.ndarray, classes: np.ndarray, groups: Sequence[str], seed: int) -> float:
-    """Return the accuracy of logistic regressions on features (n, length), each asked about the fold that it was not fitted on."""
+    """Return the cross-validated accuracy of logistic regression on features (n, length)."""
     from threadpoolctl import threadpool_limits
 
     scores = np.zeros((len(STRENGTHS), len(classes), int(classes.max()) + 1))
@@ -95,15 +93,15 @@ def by_cost(candidate: Candidate) -> tuple[float, int, int]:
 
 
 def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return candidates by their frozen accuracy, the cheaper first of equals."""
+    """Sort candidates by frozen accuracy, best first; ties by cost."""
     return sorted(candidates, key=lambda one: (-one.frozen, *by_cost(one)))
 
 
 def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Return at most SHORTLIST candidates that differ: a best one, a much cheaper one, a whole network, then others.
+    """Return at most SHORTLIST candidates that differ: a best one, a much cheaper one, an uncut network, then others.
 
-    Each is the cheapest of its kind that is within RANKED_ERRORS standard errors, for `count` photos, of the best of its kind. If the best
-    is whole itself, a cut network stands for the third; others are of networks that are not in the list yet.
+    Each is the cheapest candidate within RANKED_ERRORS standard errors, for `count` photos, of the best of its kind. If the best one is
+    uncut, the third is a cut network. The others are networks that are not yet in the list.
     """
     ranked = best_first(candidates)
     if not ranked:
@@ -125,7 +123,10 @@ def as_good(ranked: Sequence[Candidate], count: int) -> Candidate:
 
 
 def compared(candidates: Sequence[Candidate], right: Sequence[np.ndarray]) -> list[Candidate]:
-    """Return tuned candidates with their accuracy and how far they are behind the best; `right` is each one's, bool (n,), same images."""
+    """Return tuned candidates with their accuracy and distance from the best.
+
+    `right` holds, for each candidate, which of the same n images it classified correctly: bool (n,).
+    """
     accuracies = [float(item.mean()) for item in right]
     order = sorted(range(len(candidates)), key=lambda index: (-accuracies[index], *by_cost(candidates[index])))
     best, count = right[order[0]], len(right[0])
@@ -138,7 +139,7 @@ def compared(candidates: Sequence[Candidate], right: Sequence[np.ndarray]) -> li
 
 
 def taken(tuned: Sequence[Candidate]) -> Candidate:
-    """Return the cheapest of the tuned candidates that are not clearly behind the best."""
+    """Return the cheapest tuned candidate that is not clearly behind the best."""
     close = [one for one in tuned if one.behind is not None and one.behind_error is not None and is_close(one)]
     return min(close, key=by_cost)
 
