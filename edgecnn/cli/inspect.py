@@ -8,6 +8,7 @@ import typer
 from edgecnn.cli.console import emit_json, emit_line, note
 from edgecnn.cli.options import Json, option
 from edgecnn.cli.workstation_options import Force
+from edgecnn.region import Region, read_region
 
 if TYPE_CHECKING:
     from edgecnn.data import Dataset
@@ -39,6 +40,14 @@ def inspect(
             "--no-features",
         ),
     ] = False,
+    region: Annotated[
+        str,
+        option(
+            "Look only at this part of each image, in fractions: the data.region that you train with.",
+            "the whole image",
+            metavar="X,Y,W,H",
+        ),
+    ] = "0,0,1,1",
     run: Annotated[
         Path | None,
         option(
@@ -85,7 +94,7 @@ def inspect(
       edgecnn inspect photos/ --no-features --fail-on warning --json
       edgecnn inspect photos/ --run runs/photos
     """
-    kinds = stated_kinds(leave_out, fix)
+    kinds, seen = stated_kinds(leave_out, fix), stated_region(region)
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_dataset
     from edgecnn.files import refuse_existing
@@ -101,7 +110,8 @@ def inspect(
     if fix:
         require_new(fix, data)
     with ProgressReporter() as reporter:
-        dataset = open_dataset(DataRecipe(source=data), progress=reporter.working, for_training=False, note=note)
+        recipe = DataRecipe(source=data, region=seen)
+        dataset = open_dataset(recipe, progress=reporter.working, for_training=False, note=note)
         missing, answers = unsearched(no_features), answers_of(run, dataset) if run else None
         try:
             report = inspect_images(
@@ -156,6 +166,13 @@ def stated_kinds(text: str | None, fix: Path | None) -> tuple[str, ...]:
         expected = f"received {unknown[0]!r}, expected of {', '.join(LEAVE_OUT)}."
         raise typer.BadParameter(expected, param_hint="--leave-out")
     return kinds
+
+
+def stated_region(text: str) -> Region:
+    try:
+        return read_region(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="--region") from None
 
 
 def unsearched(no_features: bool) -> str | None:

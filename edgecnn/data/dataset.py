@@ -79,7 +79,7 @@ class Dataset:
         self.moved = False
         self.duplicates: tuple[Duplicate, ...] = ()
         self._decoded: dict[tuple[int, int, int], tuple[Decoder, dict[str, Split]]] = {}
-        self._recipe = recipe
+        self._recipe, self.region = recipe, recipe.region
         self.read = listed.read
         self.lists, self.place = listed.lists, listed.place
         self.given = frozenset(item.split for item in listed.items)

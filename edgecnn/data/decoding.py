@@ -14,6 +14,7 @@ from edgecnn.files import sha256
 from edgecnn.modes import as_array, as_image, to_mode
 from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
+from edgecnn.region import Region, pixel_box
 from edgecnn.run_info import Duplicate, Unreadable
 from edgecnn.tables import Struct
 
@@ -35,6 +36,15 @@ def picture(
         return to_mode(as_image(data), channels)
     require_listed(item, data)
     return images.decode(data, channels, least)
+
+
+def region_of(item: Item, read: Callable[[Item], bytes | np.ndarray], region: Region) -> np.ndarray:
+    """Return the pixels of an upright item inside a region, uint8 (rows, columns, channels). Errors as `picture`."""
+    data = read(item)
+    channels = data.shape[2] if isinstance(data, np.ndarray) else images.probe(data)[2]
+    image = picture(item, lambda _: data, channels)
+    part = image.crop(pixel_box(image.size, region))
+    return as_array(part).reshape(part.height, part.width, channels)
 
 
 def require_listed(item: Item, data: bytes) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from edgecnn.files import cache_home
+from edgecnn.region import WHOLE, Region, region_text
 
 FILE = "inspect-1.sqlite"  # in the user's cache folder; whoever needs the space may delete it
 
@@ -13,13 +14,17 @@ ASKED = 500  # keys of one query: below SQLite's own limit in every version
 
 
 class Cache:
-    """Bytes by kind and content hash, in one file; a pair has the hashes of both, one after the other.
+    """Bytes by kind and content hash, in one file. The key of a pair is the hashes of both, one after the other.
 
-    A file that cannot be used is replaced by memory, which `note` says.
+    Values of one region of the images are kept apart from those of whole images. A file that cannot be used is replaced by memory, and
+    `note` is called with a line that says so.
     """
 
-    def __init__(self, note: Callable[[str], None] = lambda text: None, path: Path | None = None) -> None:
+    def __init__(
+        self, note: Callable[[str], None] = lambda text: None, region: Region = WHOLE, path: Path | None = None
+    ) -> None:
         self._path = path or cache_home() / FILE
+        self._part = "" if region == WHOLE else f" {region_text(region)}"
         try:
             self._database = self._opened(self._path)
         except (OSError, sqlite3.Error) as error:
@@ -45,14 +50,14 @@ class Cache:
             part = hashes[start : start + ASKED]
             query = f"SELECT hash, value FROM entries WHERE kind = ? AND hash IN ({','.join('?' * len(part))})"
             with contextlib.suppress(sqlite3.Error):  # the entries of a damaged file are computed again
-                rows = self._database.execute(query, (kind, *part)).fetchall()
+                rows = self._database.execute(query, (kind + self._part, *part)).fetchall()
                 known.update((key, value) for key, value in rows if size is None or len(value) == size)
         return known
 
     def put(self, kind: str, values: Iterable[tuple[str, bytes]]) -> None:
         """Keep values by hash, from now on also if the process is killed. A full disk keeps nothing, and nobody needs to know."""
         with contextlib.suppress(sqlite3.Error), self._database:
-            rows = [(kind, key, value) for key, value in values]
+            rows = [(kind + self._part, key, value) for key, value in values]
             self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from edgecnn import __version__
 from edgecnn.data import Dataset, Progress
 from edgecnn.data.dataset import PRECEDENCE
+from edgecnn.data.decoding import region_of
 from edgecnn.data.items import Item, Meter
 from edgecnn.data.sides import SOURCES, Link, bursts
 from edgecnn.data.splits import SPLITS
@@ -36,6 +37,7 @@ from edgecnn.inspect.look import Looks, look_at
 from edgecnn.inspect.odd import OddOnes, blurred, far_from_the_rest
 from edgecnn.inspect.pairs import Limits, Pictures
 from edgecnn.inspect.wrong_labels import FEWEST, distinct, doubts, out_of_fold
+from edgecnn.region import WHOLE
 from edgecnn.runtime.decision import softmax
 
 SEED = 1
@@ -62,7 +64,7 @@ def inspect_images(
         NetworkError: if the weights are not the expected ones.
     """
     started = time.monotonic()
-    with contextlib.closing(Cache(note)) as cache:
+    with contextlib.closing(Cache(note, dataset.region)) as cache:
         found = find_copies(dataset, cache, missing, progress)
     if dataset.left_to_edgecnn:  # as training will divide them
         dataset = dataset.sided(dataset.sides, links_of(dataset, found))
@@ -150,16 +152,19 @@ def find_copies(
     For `scenes_only`, which are the links of the result, no features are computed if all images are too small to compare.
     """
     items = [item for split in SPLITS for item in dataset.items[split]]
-    looks = look_at(items, dataset.read, cache, Meter(progress, f"looking at {dataset.name}", len(items)))
+    read: Callable[[Item], bytes | np.ndarray] = dataset.read
+    if dataset.region != WHOLE:  # a fixed camera's pictures are all alike outside of it
+        read = functools.partial(region_of, read=dataset.read, region=dataset.region)
+    looks = look_at(items, read, cache, Meter(progress, f"looking at {dataset.name}", len(items)))
     features, computed = None, {"hashes": looks.computed}
     network = functools.cache(features_module.open_body)  # opened when its features are first needed
     shorter = np.minimum(looks.table["width"], looks.table["height"])
     if missing is None and (shorter >= (LEAST_SIDE if scenes_only else 0)).any():
         meter = Meter(progress, "computing features", len(looks.items))
-        features, computed["features"] = features_module.compute(looks.items, dataset.read, cache, network, meter)
+        features, computed["features"] = features_module.compute(looks.items, read, cache, network, meter)
     search = Search(
         looks=looks,
-        pictures=Pictures(looks.items, dataset.read),
+        pictures=Pictures(looks.items, read),
         features=features,
         body=None if features is None else lambda pictures: network()(pictures),
         cache=cache,
@@ -172,7 +177,7 @@ def find_copies(
 
 def find_links(dataset: Dataset, *, missing: str | None, progress: Progress, note: Callable[[str], None]) -> list[Link]:
     """Return the images that show the same, and those of one burst; arguments as of `inspect_images`."""
-    with contextlib.closing(Cache(note)) as cache:
+    with contextlib.closing(Cache(note, dataset.region)) as cache:
         return links_of(dataset, find_copies(dataset, cache, missing, progress, scenes_only=True))
 
 

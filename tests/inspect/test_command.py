@@ -29,6 +29,17 @@ def test_exit_codes_follow_the_severity(edgecnn, tmp_path, fill, photos, planted
     assert edgecnn("inspect", "bad", "--no-features", "--fail-on", "never").code == 0
 
 
+def test_a_region_outside_of_the_image_is_refused(edgecnn, tmp_path, fill, photos):
+    fill(tmp_path / "good", photos)
+    done = edgecnn("inspect", "good", "--no-features", "--region", "0.5,0,0.6,1")
+    assert (
+        done.code == 2
+        and "--region" in done.err
+        and "0.5,0,0.6,1" in done.err
+        and not (tmp_path / "inspections").exists()
+    )
+
+
 def test_json_is_as_its_schema_says(edgecnn, schema_of, tmp_path, fill, planted):
     jsonschema = pytest.importorskip("jsonschema")
     fill(tmp_path / "pets", planted)
