@@ -1,3 +1,3 @@
-"""edgecnn: from labelled images to a verified int8 image classifier on a small board, whose device imports this: nothing heavy here."""
+"""edgecnn: from labelled images to a verified int8 image classifier on a small board. Devices import this, so it must stay light."""
 
 __version__ = "0.2.0"

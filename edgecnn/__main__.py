@@ -12,12 +12,12 @@ def run() -> None:
         from edgecnn.cli import console_script
 
         console_script()
-    except KeyboardInterrupt:  # while modules are imported, or a second one while the process ends
+    except KeyboardInterrupt:  # during imports, or a second one while the process ends
         os._exit(INTERRUPTED)
 
 
 def repeat_ignored_interrupts() -> None:
-    """Send SIGINT once more if Python ignores KeyboardInterrupt: in a destructor, or a weak reference's callback, which imports have."""
+    """Send SIGINT again if Python ignores KeyboardInterrupt: in a destructor or a weak reference's callback, as during imports."""
     import _thread
     import signal
 
@@ -25,7 +25,7 @@ def repeat_ignored_interrupts() -> None:
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            # by a thread: here it would be ignored again
+            # from a thread: here it would be ignored again
             _thread.start_new_thread(signal.pthread_kill, (main, signal.SIGINT))
         else:
             sys.__unraisablehook__(unraisable)

@@ -13,7 +13,7 @@ class CPU(NamedTuple):
 
 
 def read_cpu(root: str | PathLike[str] = "/") -> CPU:
-    """Read /proc/cpuinfo below `root`; what cannot be read is empty."""
+    """Read /proc/cpuinfo below `root`; anything unreadable is empty."""
     name, flags = "", ""
     try:
         with open(os.path.join(root, "proc/cpuinfo"), encoding="utf-8", errors="replace") as file:

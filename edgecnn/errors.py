@@ -1,10 +1,10 @@
-"""Every error that edgecnn raises on purpose, each kind with its own exit code. Taken: 0 success, 1 an unexpected failure, 2 usage."""
+"""The errors that edgecnn raises on purpose, each kind with its own exit code. 0 is success, 1 an unexpected failure, 2 a usage error."""
 
 from collections.abc import Iterable
 
 
 class EdgeCNNError(Exception):
-    """Base of all errors below. `exit_code` is what the command line exits with."""
+    """Base of all errors below. `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
@@ -13,7 +13,7 @@ class EdgeCNNError(Exception):
 
 
 class UnknownNameError(EdgeCNNError, LookupError, exit_code=3):
-    """A name that no dataset, network, engine or target has."""
+    """An unknown name of a dataset, network, engine or target."""
 
 
 class RecipeError(EdgeCNNError, ValueError, exit_code=4):
@@ -25,11 +25,11 @@ class DatasetError(EdgeCNNError, ValueError, exit_code=5):
 
 
 class UnsafeArchiveError(DatasetError, exit_code=6):
-    """An archive with a path that leads outside of it, or that is too large when unpacked."""
+    """An archive that is too large when unpacked, or has a path that leads outside of it."""
 
 
 class ImageError(EdgeCNNError, ValueError, exit_code=7):
-    """An image file that cannot be decoded: unreadable, truncated or of no known format."""
+    """An image file that cannot be decoded: unreadable, truncated or of an unknown format."""
 
 
 class ImageTooLargeError(ImageError, exit_code=8):
@@ -57,11 +57,11 @@ class ExportError(EdgeCNNError, RuntimeError, exit_code=13):
 
 
 class ParityError(EdgeCNNError, exit_code=14):
-    """An exported model that does not answer as the float model does: the gate."""
+    """An exported model that does not answer like the float model: it failed the gate."""
 
 
 class BundleError(EdgeCNNError, ValueError, exit_code=15):
-    """A bundle that cannot be proved whole."""
+    """A bundle that cannot be proved to be whole."""
 
 
 class EngineError(EdgeCNNError, ImportError, exit_code=16):
@@ -93,7 +93,7 @@ class PartialFailure(EdgeCNNError, exit_code=22):
 
 
 class ThresholdError(EdgeCNNError, ValueError, exit_code=23):
-    """No threshold keeps the error among answered images at the target."""
+    """No threshold meets the target error among answered images."""
 
 
 class CameraError(EdgeCNNError, OSError, exit_code=24):
@@ -105,7 +105,7 @@ class CameraError(EdgeCNNError, OSError, exit_code=24):
 
 
 class EmulatorError(EdgeCNNError, RuntimeError, exit_code=25):
-    """A board that cannot be emulated here, or a process that ended on it."""
+    """A board that cannot be emulated here, or a process that died on it."""
 
 
 class DoctorError(EdgeCNNError, RuntimeError, exit_code=26):
@@ -121,19 +121,19 @@ class MissingExtraError(EdgeCNNError, ImportError, exit_code=28):
 
 
 class MqttError(EdgeCNNError, ConnectionError, exit_code=29):
-    """A broker that cannot be reached, or that refuses the connection, where nothing but that was requested."""
+    """A broker that cannot be reached, or refuses the connection, for a command that only needs the broker."""
 
 
 class SlotError(EdgeCNNError, ValueError, exit_code=30):
-    """A change of a device's releases that cannot be made: an unknown or an older one, none before, or another change at the same time."""
+    """A change of a device's releases that is not possible: unknown or older release, no previous one, or another change meanwhile."""
 
 
 class ServiceError(EdgeCNNError, RuntimeError, exit_code=31):
-    """A service that cannot be set up: no systemd, not root, or options that are not valid."""
+    """A service that cannot be set up: no systemd, not root, or invalid options."""
 
 
 class FindingsError(EdgeCNNError, ValueError, exit_code=32):
-    """Images in which an inspection found what `--fail-on` does not allow."""
+    """Images with findings that `--fail-on` does not allow."""
 
 
 class StressError(EdgeCNNError, exit_code=33):
@@ -141,11 +141,11 @@ class StressError(EdgeCNNError, exit_code=33):
 
 
 class UpdateError(EdgeCNNError, RuntimeError, exit_code=34):
-    """A board's update that was refused or did not come through; the model in use stays in use."""
+    """A board's update that was refused or failed; the model in use stays in use."""
 
 
 class ReleaseError(EdgeCNNError, RuntimeError, exit_code=35):
-    """A change of a repository of releases that cannot be made: its keys, its folder, the bundle, or another change at the same time."""
+    """A change of a repository of releases that is not possible: keys, folder, bundle, or another change at the same time."""
 
 
 class WorseError(EdgeCNNError, exit_code=36):
@@ -153,12 +153,12 @@ class WorseError(EdgeCNNError, exit_code=36):
 
 
 class NotShownError(EdgeCNNError, exit_code=37):
-    """A new model of which too few photos tell whether it is worse than the old one."""
+    """A new model with too few photos to tell whether it is worse than the old one."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the hint that ends an unknown-name message: "Did you mean 'digits'? Known: cifar10, digits.", or only the list."""
-    import difflib  # here, since only an error needs it
+    """Return the end of a message about an unknown name: "Did you mean 'digits'? Known: cifar10, digits.", or only the list."""
+    import difflib  # here, since only errors need it
 
     names = sorted(known)
     listing = f"Known: {', '.join(names)}."
@@ -167,5 +167,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what a library raised, or the error's type if it has no text."""
+    """Return the first line of a library's error, or the error's type if it has no text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

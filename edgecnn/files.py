@@ -23,12 +23,12 @@ else:
 
 
 def sha256(data: bytes | memoryview) -> str:
-    """Return the SHA-256 of `data`, by Python's own code: `hashlib` loads OpenSSL, which takes 5 MB of a device's memory."""
+    """Return the SHA-256 of `data`, using Python's own code: `hashlib` loads OpenSSL, which takes 5 MB of a device's memory."""
     return _own_sha256(data).hexdigest()
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
-    """Open a file to read its bytes, without a buffer; OSError for a pipe, which would wait for a writer, a device or a socket."""
+    """Open a file to read its bytes, without a buffer; OSError for a device, a socket or a pipe, which would wait for a writer."""
     try:
         file = io.FileIO(os.fspath(path), opener=_open_at_once)
     except ValueError as error:  # a null character in the path
@@ -44,19 +44,19 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def sha256_file(path: Path) -> str:
-    import hashlib  # here, for what `sha256` says
+    import hashlib  # here, for the reason in `sha256`
 
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def canonical_json(value: Any) -> str:
-    """Return `value` as JSON with sorted keys: the same value gives the same text, hence the same hash."""
+    """Return `value` as JSON with sorted keys: the same value gives the same text, and so the same hash."""
     return utf8(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1), r"\\") + "\n"
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a path, and what it leads to if it is a link, belong to this process's user."""
+    """Return whether a path, and its target if it is a link, belong to this process's user."""
     owners = {path.lstat().st_uid}
     with contextlib.suppress(FileNotFoundError):
         owners.add(path.stat().st_uid)
@@ -68,28 +68,28 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def output_errors(path: Path):
-    """Turn an OSError raised while writing `path` into an OutputError with the path, the system's reason and what to do."""
+    """Turn an OSError raised while writing `path` into an OutputError with the path, the system's reason and advice."""
     try:
         yield
     except OutputError:
         raise
     except OSError as error:
-        advice = "Free some space." if error.errno in NO_SPACE else "Its folder must be one that you can write to."
+        advice = "Free some space." if error.errno in NO_SPACE else "Choose a folder that you can write to."
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}. Nothing was left half-written. {advice}"
         ) from error
 
 
 def write_atomic(path: Path, data: bytes | str, mode: int = 0o666) -> None:
-    """Write a file so that its path holds the old content or the new, never a part; missing folders are made. Else OutputError.
+    """Write a file so that its path has the old content or the new, never a part; missing folders are made. OutputError if that fails.
 
-    `mode` says who may use it, as far as the umask lets them.
+    `mode` is its permissions, before the umask.
     """
     content = data.encode() if isinstance(data, str) else data
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         name = path.parent / f".{path.name}.{os.urandom(8).hex()}.tmp"
-        # not by `tempfile`, which lets only the owner read: its files would need the umask, which cannot be read without changing it
+        # not with `tempfile`, whose files only the owner can read: to fix that takes the umask, which cannot be read without changing it
         with contextlib.ExitStack() as undo:
             with open(name, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
                 undo.callback(name.unlink, missing_ok=True)
@@ -101,7 +101,7 @@ def write_atomic(path: Path, data: bytes | str, mode: int = 0o666) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have the names of a folder's files outlive a power cut, those that `write_atomic` gave it too. Else OutputError."""
+    """Make the names of a folder's files survive a power cut, including those from `write_atomic`. OutputError if that fails."""
     with output_errors(path):
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         try:
@@ -111,14 +111,14 @@ def sync_folder(path: Path) -> None:
 
 
 stderr_is_ours = False
-"""Whether edgecnn may redirect this process's standard error. The command line sets it; as a library edgecnn leaves it to the program."""
+"""Whether edgecnn may redirect this process's standard error. The command line sets this; a library leaves it to the program."""
 
 _redirecting = threading.RLock()
 
 
 @contextlib.contextmanager
 def folder_lock(folder: Path, busy: Exception, wait_s: float = 0.0) -> Iterator[None]:
-    """Keep other processes out of a folder; raise `busy` if one is in it for longer than `wait_s`. OSError if the folder cannot be opened.
+    """Keep other processes out of a folder; raise `busy` if one stays longer than `wait_s` seconds. OSError if it cannot be opened.
 
     A lock ends with its process.
     """
@@ -142,10 +142,10 @@ def folder_lock(folder: Path, busy: Exception, wait_s: float = 0.0) -> Iterator[
 
 @contextlib.contextmanager
 def quiet_stderr():
-    """Keep what native libraries print on standard error from the user, unless the block fails: then it is shown.
+    """Hide what native libraries print on standard error, unless the block fails: then show it.
 
-    They write start-up notes past Python's logging, so the file descriptor itself is redirected: by one thread at a time, since two would
-    restore each other's. Yields a function that returns what was caught so far.
+    They write start-up notes past Python's logging, so this redirects the file descriptor itself, in one thread at a time, since two would
+    restore each other's. Yields a function that returns the text caught so far.
     """
     if not stderr_is_ours:
         yield str
@@ -168,7 +168,7 @@ def quiet_stderr():
 
 
 def _unnamed_file() -> int:
-    """Return the descriptor of an empty file without a name: in memory on Linux, since importing `tempfile` takes longer."""
+    """Return the descriptor of an empty, unnamed file: in memory on Linux, since importing `tempfile` takes longer."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("stderr")
     import tempfile
@@ -184,12 +184,12 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 
 def cache_home() -> Path:
-    """Return the folder for what can be made or downloaded again: $XDG_CACHE_HOME/edgecnn, or ~/.cache/edgecnn."""
+    """Return the folder for files that can be made or downloaded again: $XDG_CACHE_HOME/edgecnn, or ~/.cache/edgecnn."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "edgecnn")
 
 
 def state_home() -> Path:
-    """Return the folder for what a program keeps: systemd's for a service, else edgecnn/ in $XDG_STATE_HOME or ~/.local/state."""
+    """Return the folder for files that a program keeps: systemd's for a service, else edgecnn/ in $XDG_STATE_HOME or ~/.local/state."""
     of_service = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(of_service or os.path.join(state, "edgecnn"))

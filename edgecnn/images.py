@@ -1,4 +1,4 @@
-"""From an encoded file to an upright image, only here and only by Pillow, whose bytes are the same on x86-64 and aarch64."""
+"""Decode a file to an upright image, only here and only with Pillow, whose bytes are the same on x86-64 and aarch64."""
 
 import contextlib
 import functools
@@ -14,21 +14,22 @@ from PIL import Image
 
 from edgecnn.errors import ImageError, ImageTooLargeError
 from edgecnn.files import open_regular
+from edgecnn.labels import plural
 from edgecnn.memory import MAX_SCANS, SMALL_PIXELS, decoding_bytes, in_one_scan, require_memory, scans
 from edgecnn.modes import to_mode
 from edgecnn.pixels import KEPT, resize
 from edgecnn.region import WHOLE, Region, whole_size
 
 MAX_PIXELS = 100_000_000
-"""Largest width times height that is decoded, read from the header before any pixel is."""
+"""Largest width times height to decode; it is read from the header, before any pixel."""
 
 MAX_SIDE = 65_535
-"""Largest width and height that is decoded, a JPEG's own limit: Pillow holds up to 24 bytes for each row, however short it is."""
+"""Largest width and height to decode, which is JPEG's own limit: Pillow needs up to 24 bytes per row, however short."""
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
-"""File names that count as images, in lower case. The content decides the decoder."""
+"""Suffixes of files that count as images, in lower case. The content decides the decoder."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "WebP", "TIFF", "GIF", "AVIF")
 READERS = (
@@ -40,8 +41,8 @@ READERS = (
     (0, (b"GIF87a", b"GIF89a"), "Gif", ".gif"),
     (4, (b"ftypavif", b"ftypavis"), "Avif", ".avif"),
 )
-"""Each format's signatures and their offset, Pillow's plugin that reads it (`Image.open` would import them all, at each start) and
-its usual suffix. Of several images in one file, the first is read."""
+"""Each format's signatures and their offset, the Pillow plugin that reads it (`Image.open` would import all plugins, at each start) and its
+usual suffix. If a file contains several images, the first is read."""
 
 EXIF_ORIENTATION = 0x0112
 TURNS = {
@@ -53,22 +54,22 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image of each EXIF orientation but the first upright; from 5 on width and height change places. EXIF 2.32, tag 274."""
+"""What makes an image upright, for each EXIF orientation but the first; from 5 on, it swaps width and height. EXIF 2.32, tag 274."""
 
 DAMAGE = (
     OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error, Warning
 )  # fmt: skip
-"""What Pillow's decoders raise on damaged files; a warning where the program that uses edgecnn has made those errors."""
+"""What Pillow's decoders raise on damaged files; a warning if the program that uses edgecnn turns warnings into errors."""
 
 
 def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> Image.Image:
     """Decode an encoded image to grey (1 channel) or RGB (3), upright by its EXIF: a Pillow image of mode "L" or "RGB".
 
-    Transparency is laid over white. 16-bit samples keep their upper 8 bits. A JPEG much larger than `least`, the (height, width) that the
-    whole image will be resized to, is decoded at a half, a quarter or an eighth of its size, at least twice `least`; zeros reduce nothing.
+    Transparency is laid over white. 16-bit samples keep their upper 8 bits. `least` is the (height, width) that the whole image will be
+    resized to: a much larger JPEG is decoded at a half, a quarter or an eighth of its size, at least twice `least`; zeros reduce nothing.
 
-    ImageError if the bytes are not a complete image of a known format, ImageTooLargeError for more than MAX_PIXELS, MAX_SIDE, MAX_SCANS
-    or the memory.
+    ImageError if the bytes are not a complete image of a known format, ImageTooLargeError above MAX_PIXELS, MAX_SIDE, MAX_SCANS or the
+    memory limit.
     """
     with _opened(data) as image:
         full = image.size
@@ -79,23 +80,23 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
                 height, width = reversed(least) if orientation(image) >= 5 else least
                 image.draft(None, (KEPT * width, KEPT * height))
         if full[0] * full[1] > SMALL_PIXELS:
-            # what follows a PNG's pixels may turn it, and Pillow decodes it whole to see that
+            # data after a PNG's pixels may rotate it, and Pillow decodes all of it to see that
             turned = image.format == "PNG" or orientation(image) > 1
             require_memory(decoding_bytes(image, full, channels, data, turned))
         image.load()
         turn = TURNS.get(orientation(image))
         decoded = to_mode(image, channels)
-        del image  # its memory must be freed before the turn takes as much
+        del image  # its memory must be freed before the rotation takes as much
     return decoded if turn is None else decoded.transpose(turn)
 
 
 def probe(data: bytes) -> tuple[int, int, int]:
-    """Return an encoded image's upright (height, width, channels) by its header; 1 channel if it is grey. Errors as `decode`."""
+    """Return an encoded image's upright (height, width, channels) from its header; 1 channel if it is grey. Errors as in `decode`."""
     with _opened(data) as image:
         late = image.format == "PNG" and metadata_after_pixels(data)
         if late:
             require_memory(decoding_bytes(image, image.size, 3, data, turned=True))
-        # Pillow gives a TIFF's size upright
+        # Pillow reports the upright size of a TIFF
         turned = orientation(image, by_header=not late) >= 5 and image.format != "TIFF"
         width, height = reversed(image.size) if turned else image.size
         grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
@@ -111,7 +112,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         with _reader(plugin)(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-                limit = f"{MAX_PIXELS:,}, and of {MAX_SIDE:,} in a row or a column"
+                limit = f"{MAX_PIXELS:,}, or {MAX_SIDE:,} in a row or a column"
                 raise ImageTooLargeError(f"the image claims {width}x{height} pixels, more than the limit of {limit}")
             yield image
     except ImageError:
@@ -136,7 +137,7 @@ def _reader(plugin: str) -> Callable[[io.BytesIO], Image.Image]:
 
 
 def orientation(image: Image.Image, by_header: bool = False) -> int:
-    """Return an image's EXIF orientation, 1 to 8; 1, upright, if it has none. A PNG is decoded for it unless `by_header`."""
+    """Return an image's EXIF orientation, 1 to 8; 1, upright, if it has none. A PNG is decoded to find it, unless `by_header`."""
     try:
         value = (Image.Image.getexif(image) if by_header else image.getexif()).get(EXIF_ORIENTATION, 1)
     except DAMAGE:
@@ -145,19 +146,19 @@ def orientation(image: Image.Image, by_header: bool = False) -> int:
 
 
 def metadata_after_pixels(data: bytes) -> bool:
-    """Return whether a PNG may have its EXIF or XMP after its pixels, by what follows the last chunk that looks like pixels."""
+    """Return whether a PNG may have EXIF or XMP after its pixels, judging by the data after the last chunk that looks like pixels."""
     last = data.rfind(b"IDAT")
     rest = data[last + 8 + int.from_bytes(data[last - 4 : last], "big") :] if last >= 4 else b""
     return any(name in rest for name in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"))
 
 
 def suffix_of(data: bytes) -> str:
-    """Return the usual suffix of an encoded image by its first bytes; ".jpg" for an unknown format."""
+    """Return the usual suffix of an encoded image, from its first bytes; ".jpg" for an unknown format."""
     return next((suffix for start, signatures, _, suffix in READERS if data.startswith(signatures, start)), ".jpg")
 
 
 def left_out(names: Collection[str]) -> str:
-    """Return a line about files among images that are not read: how many of which suffix, and what to do; "" if there are none."""
+    """Return a line about files that are not read as images: counts by suffix, and what to do; "" if there are none."""
     if not names:
         return ""
     suffixes = (os.path.splitext(name)[1].lower() for name in names)
@@ -165,7 +166,7 @@ def left_out(names: Collection[str]) -> str:
     listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(8))
     more = f" and {len(kinds) - 8:,} other kinds" if len(kinds) > 8 else ""
     return (
-        f"{len(names):,} file{'s' if len(names) > 1 else ''} left out ({listed}{more}): only {' '.join(SUFFIXES)} are read. "
+        f"{plural(len(names), 'file')} left out ({listed}{more}): only {' '.join(SUFFIXES)} are read. "
         "Convert photos among them to JPEG or PNG."
     )
 
@@ -192,6 +193,6 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def load(data: bytes, height: int, width: int, channels: int, fit: str = "crop", region: Region = WHOLE) -> np.ndarray:
-    """Decode and resize an encoded image: bytes to the model's input pixels, uint8 (height, width, channels). Errors as `decode`."""
+    """Decode and resize an encoded image: bytes to the model's input pixels, uint8 (height, width, channels). Errors as in `decode`."""
     decoded = decode(data, channels, whole_size(height, width, region))
     return resize(decoded, height, width, fit, region=region)

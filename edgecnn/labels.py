@@ -1,10 +1,10 @@
-"""Names from outside: which of them a class may have, and how a terminal shows any of them."""
+"""Names from outside: whether a class may have one, and how a terminal shows it; and counts with their nouns."""
 
 ABSTAIN = "abstain"
 """The decision if no score reaches the threshold, or two are too close to each other. No class may have this name."""
 
 STRANGER = "stranger"
-"""The decision if an image is unlike all that the classifier was trained on."""
+"""The decision if an image is unlike everything that the classifier was trained on."""
 
 MAX_LABEL_BYTES = 255
 """The longest name that a folder can have."""
@@ -14,13 +14,13 @@ LINES_AND_DIRECTIONS = frozenset("\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u20
 
 
 def unsafe(character: str) -> bool:
-    """Return whether a character can move a terminal's cursor, begin a line or change its direction, or is a surrogate, not text."""
+    """Return whether a character can move a terminal's cursor, start a line or change its direction, or is a surrogate."""
     code = ord(character)
     return code < 0x20 or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 or character in LINES_AND_DIRECTIONS
 
 
 def utf8(text: str, backslash: str = "\\") -> str:
-    """Return a text that UTF-8 can hold: surrogates as escapes, which begin with two backslashes within a text that is JSON already."""
+    """Return a text that UTF-8 can encode, with surrogates as escapes. In JSON text, escapes begin with two backslashes."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -36,8 +36,13 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return a text of several lines without unsafe characters in any of them."""
+    """Return a text of several lines with the unsafe characters of each line escaped."""
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
+
+
+def plural(count: int, noun: str, several: str = "") -> str:
+    """Return a count with its noun, or with `several` unless it is one: "1 photo", "1,200 photos", "2 classes"."""
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def why_not_a_label(label: str) -> str:
@@ -45,9 +50,9 @@ def why_not_a_label(label: str) -> str:
     if not label:
         return "it is empty"
     if label == ABSTAIN:
-        return f"{ABSTAIN!r} is the answer where the classifier is unsure"
+        return f"{ABSTAIN!r} is the answer when the classifier is unsure"
     if not label.isprintable() and any(map(unsafe, label)):
-        return "it holds a control character, or one that changes the direction of text"
+        return "it contains a control character, or one that changes the direction of text"
     if len(label.encode()) > MAX_LABEL_BYTES:
         return f"it is longer than {MAX_LABEL_BYTES} bytes"
     return ""

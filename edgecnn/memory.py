@@ -1,4 +1,4 @@
-"""How much memory decoding an image takes, and how much it may take on this machine."""
+"""The memory that decoding an image takes, and its limit on this machine."""
 
 import contextlib
 import os
@@ -13,20 +13,20 @@ MEMORY_LIMIT = "EDGECNN_IMAGE_MIB"
 SHARE = 0.5
 
 SMALL_PIXELS = 1_500_000
-"""An image of at most this size is decoded without checking the memory: it takes 33 MB at most."""
+"""Images up to this size are decoded without checking the memory: they take at most 33 MB."""
 
 MAX_SCANS = 100
-"""Each scan of a JPEG passes over the whole image, so a small file of thousands takes minutes. Progressive files have about ten."""
+"""Each scan of a JPEG passes over the whole image, so a small file with thousands takes minutes. Progressive files have about ten."""
 
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
-"""What Pillow stores of a pixel, in bytes, by mode; 4 for all others, such as RGB and LA."""
+"""Pillow's bytes per pixel, by mode; 4 for all others, such as RGB and LA."""
 
 DECODER_BYTES = {"WEBP": 12, "AVIF": 12}
-"""What a decoder takes next to Pillow's image, in bytes a pixel. Measured with Pillow 13.0.0 on images of 12 million pixels."""
+"""A decoder's bytes per pixel, in addition to Pillow's image. Measured with Pillow 13.0.0 on images of 12 million pixels."""
 
 
 def require_memory(needed: int) -> None:
-    """Raise ImageTooLargeError if decoding an image may not take `needed` bytes: $EDGECNN_IMAGE_MIB, or else half of what is available."""
+    """Raise ImageTooLargeError if `needed` bytes exceed the limit: $EDGECNN_IMAGE_MIB, or half of the available memory."""
     text = os.environ.get(MEMORY_LIMIT, "")
     if text.isascii() and text.isdigit():
         allowed, source = int(text) << 20, f"${MEMORY_LIMIT}"
@@ -34,7 +34,7 @@ def require_memory(needed: int) -> None:
         available = available_bytes()
         if available is None:
             return
-        allowed, source = int(SHARE * available), f"{SHARE:.0%} of what is available"
+        allowed, source = int(SHARE * available), f"{SHARE:.0%} of the available memory"
     if needed > allowed:
         mib = -(-needed >> 20)
         raise ImageTooLargeError(
@@ -44,9 +44,9 @@ def require_memory(needed: int) -> None:
 
 
 def decoding_bytes(image: Image.Image, full: tuple[int, int], channels: int, data: bytes, turned: bool) -> int:
-    """Return about how much memory decoding an image, after `draft`, and resizing it takes at its most, without the encoded file.
+    """Return about how much memory it takes at most to decode an image, after `draft`, and resize it, without the encoded file.
 
-    `full` is its (width, height) before `draft`; `turned` is whether its EXIF orientation turns or mirrors it.
+    `full` is its (width, height) before `draft`; `turned` is whether its EXIF orientation rotates or mirrors it.
     """
     stored = PIXEL_BYTES.get(image.mode, 4)
     mode, result = ("L", 1) if channels == 1 else ("RGB", 4)
@@ -56,12 +56,12 @@ def decoding_bytes(image: Image.Image, full: tuple[int, int], channels: int, dat
     )
     coefficients = 0
     if image.format == "JPEG" and not in_one_scan(data):
-        coefficients = 2 * len(image.getbands()) * full[0] * full[1]  # of the whole image, however small the result
+        coefficients = 2 * len(image.getbands()) * full[0] * full[1]  # for the whole image, however small the result
     return image.width * image.height * pixel + coefficients
 
 
 def in_one_scan(data: bytes) -> bool:
-    """Return whether a JPEG is decoded line by line: a baseline one whose first scan has all of its components."""
+    """Return whether a JPEG is decoded line by line: a baseline JPEG whose first scan has all of its components."""
     position, components = 2, 0
     while position + 9 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -74,13 +74,13 @@ def in_one_scan(data: bytes) -> bool:
 
 
 def scans(data: bytes) -> int:
-    """Return how many scans a JPEG has; up to MAX_SCANS, pictures in its metadata or after its end may count too."""
+    """Return the number of scans of a JPEG; up to MAX_SCANS, pictures in its metadata or after its end may count too."""
     most = data.count(b"\xff\xda")
     if most <= MAX_SCANS:
         return most
-    import re  # here, since few files have as many
+    import re  # here, since few files have so many scans
 
-    marker = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # those that stand within a scan, or have no length, are left out
+    marker = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # without those that are inside a scan or have no length
     count, position = 0, 2
     while (found := marker.search(data, position)) and found[0] != b"\xff\xd9":
         count += found[0] == b"\xff\xda"
@@ -89,13 +89,13 @@ def scans(data: bytes) -> int:
 
 
 def available_bytes(root: str = "/") -> int | None:
-    """Return the bytes that can be had without swapping: MemAvailable, or a lower limit of a control group; None if unknown."""
+    """Return the bytes available without swapping: MemAvailable, or a lower limit of a control group; None if unknown."""
     free = [int(line.split()[1]) * 1024 for line in _lines(root, "proc/meminfo") if line.startswith("MemAvailable:")]
     return min([*free, *_limits(root)], default=None)
 
 
 def _limits(root: str) -> Iterator[int]:
-    """Yield the limits of this process's control group and of those above it, version 2 or 1."""
+    """Yield the limits of this process's control group and its parents, version 2 or 1."""
     for line in _lines(root, "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":

@@ -8,14 +8,14 @@ from PIL import Image
 from edgecnn.errors import ImageError
 
 BAND_PIXELS = 500_000
-"""A larger image is converted in bands of this size: otherwise all of it would be in memory in both forms, and in those in between."""
+"""A larger image is converted in bands of this size: otherwise memory would hold all of it in both forms and those in between."""
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
     """Convert a Pillow image to 8-bit grey (1 channel) or RGB (3), transparency over white; ImageError for modes "I" and "F"."""
     if image.mode in ("I", "F") and image.format != "PNG":  # Pillow below 10.3 opens a 16-bit PNG as "I"
         raise ImageError(
-            f"a sample of the image (Pillow's mode {image.mode}) has 32 bits, and nothing says which value is white. "
+            f"a sample of the image (Pillow's mode {image.mode}) has 32 bits, and it is unknown which value is white. "
             "Convert it to 8 or 16 bits"
         )
     mode = "L" if channels == 1 else "RGB"
@@ -47,7 +47,7 @@ def as_image(pixels: np.ndarray) -> Image.Image:
 def as_array(image: Image.Image) -> np.ndarray:
     """Return an image's pixels: uint8, shape (rows, columns) or (rows, columns, 3)."""
     if image.width * image.height <= BAND_PIXELS:
-        return np.asarray(image)  # takes the pixels twice for a moment
+        return np.asarray(image)  # holds the pixels twice for a moment
     shape = (image.height, image.width)
     pixels = np.empty(shape if image.mode == "L" else (*shape, 3), np.uint8)
     for top, bottom in _bands(image):

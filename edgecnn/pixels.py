@@ -1,4 +1,4 @@
-"""From an image to a model's input: the one resize of the project, by Pillow alone, and the codes that a quantized model reads."""
+"""Turn an image into a model's input: the only resize of the project, only with Pillow, and the codes that a quantized model reads."""
 
 import numpy as np
 from PIL import Image
@@ -14,7 +14,7 @@ SIGN = np.uint8(128)
 """The bit that turns a pixel into its code, pixel - 128."""
 
 KEPT = 2
-"""The coarse steps, a JPEG's reduced decoding and the means of whole blocks, leave this many times the result's size: at 2 they cost no
+"""The coarse steps, a JPEG's reduced decoding and the means of whole blocks, stop at this many times the result's size: at 2, they cost no
 measurable accuracy (docs/figures.md, "The resize").
 """
 
@@ -27,11 +27,12 @@ def resize(
     rotation: int = 0,
     region: Region = WHOLE,
 ) -> np.ndarray:
-    """Resize an image to the model's input, the one resize of the project: uint8 (height, width, channels), channels 1 or 3.
+    """Resize an image to the model's input, uint8 (height, width, channels), channels 1 or 3. This is the only resize of the project.
 
-    A pixel becomes the mean of the area that it covers (bilinear if the image is enlarged), over the whole region, its centre crop of the
-    model's aspect, or the region between mid-grey bars. A region of the right size passes through unchanged. `image` has mode "L" or "RGB",
-    or is uint8 (rows, columns, 1 or 3); ValueError unless `fit` and `rotation` are of FITS and ROTATIONS; `region` is of the turned image.
+    A pixel becomes the mean of the area that it covers (bilinear if the image is enlarged): of the whole region, of its centre crop with
+    the model's aspect ratio, or of the region between mid-grey bars. A region of the right size passes through unchanged. `image` has mode
+    "L" or "RGB", or is uint8 (rows, columns, 1 or 3); `region` is of the rotated image. ValueError unless `fit` and `rotation` are in FITS
+    and ROTATIONS.
     """
     if fit not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, received {fit!r}")
@@ -70,7 +71,7 @@ def cut(image: Image.Image | np.ndarray, region: Region, rotation: int = 0) -> I
 def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Average an image, uint8 (rows, columns, 1 or 3), down to (height, width), or enlarge it.
 
-    Blocks of whole rows, then columns, are averaged first, in integers: far cheaper than the filter, which may thereby move an edge by a
+    Blocks of whole rows, then columns, are averaged first, in integers: this is far cheaper than the filter, but may move an edge by a
     quarter of a pixel.
     """
     rows, columns, _ = pixels.shape
@@ -121,7 +122,7 @@ def _resized(
 
 
 def crop_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
-    """Return the largest centred box (left, top, right, bottom), in whole pixels, of aspect width:height in an image of `size`."""
+    """Return the largest centred box (left, top, right, bottom), in whole pixels, with aspect ratio width:height, in an image of `size`."""
     scale = min(size[0] / width, size[1] / height)
     across, down = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = (size[0] - across) // 2, (size[1] - down) // 2
@@ -140,9 +141,9 @@ def letterbox(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_codes(pixels: np.ndarray) -> np.ndarray:
-    """Convert uint8 pixels to the int8 codes that a quantized model reads: code = pixel - 128, one xor per byte; else ImageError.
+    """Convert uint8 pixels to the int8 codes that a quantized model reads: code = pixel - 128, one xor per byte. Else ImageError.
 
-    With scale 1/128 and zero point 0 its real value is (pixel - 128) / 128; with scale 1 and zero point -128 it is the pixel itself.
+    With scale 1/128 and zero point 0, its real value is (pixel - 128) / 128; with scale 1 and zero point -128 it is the pixel itself.
     Source: Jacob et al. 2017, equation 1 (arXiv:1712.05877).
     """
     if pixels.dtype != np.uint8:
@@ -151,5 +152,5 @@ def to_codes(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_real(pixels: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-    """Convert pixels to the float32 values that a float model reads: scale * (code - zero_point). Errors as `to_codes`."""
+    """Convert pixels to the float32 values that a float model reads: scale * (code - zero_point). Errors as in `to_codes`."""
     return (to_codes(pixels).astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

@@ -7,10 +7,10 @@ Region = tuple[float, float, float, float]
 """(x, y, width, height) of a region of an upright image, as fractions of its width and height; (x, y) is the upper left corner."""
 
 ROTATIONS = (0, 90, 180, 270)
-"""Clockwise turns, in degrees, that make an image upright."""
+"""Clockwise rotations, in degrees, that make an image upright."""
 
 FITS = ("crop", "letterbox", "stretch")
-"""Ways to fit an image into the model's aspect: centre crop, mid-grey bars, or neither."""
+"""Ways to fit an image to the model's aspect ratio: centre crop, mid-grey bars, or neither."""
 
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
 
@@ -19,11 +19,11 @@ EXPECTED = (
 )
 
 SLACK = 1e-9
-"""How far X + W may be above 1, since sums of fractions are rounded."""
+"""How far X + W may exceed 1, since sums of fractions are rounded."""
 
 
 def is_region(values: Sequence[float]) -> bool:
-    """Return whether numbers are a region within the image."""
+    """Return whether the numbers are a region within the image."""
     if len(values) != 4 or not all(math.isfinite(value) for value in values):
         return False
     x, y, width, height = values
@@ -43,7 +43,7 @@ def read_region(text: str) -> Region:
 
 
 def region_text(region: Region) -> str:
-    """Return a region as --region takes it: "0.25,0,0.5,1"."""
+    """Return a region in the form of --region: "0.25,0,0.5,1"."""
     return ",".join(f"{value:g}" for value in region)
 
 
@@ -68,7 +68,7 @@ def _span(start: float, end: float, length: int) -> tuple[int, int]:
 
 
 def whole_size(height: int, width: int, region: Region = WHOLE, rotation: int = 0) -> tuple[int, int]:
-    """Return the (height, width) that a whole image has, before its rotation, if its region has (height, width) after it."""
+    """Return a whole image's (height, width) before its rotation, if its region has (height, width) after it."""
     _, _, across, down = region
     whole = math.ceil(height / down), math.ceil(width / across)
     return whole if rotation in (0, 180) else whole[::-1]

@@ -1,4 +1,4 @@
-"""What a run's `run.json` holds, as frozen dataclasses; `edgecnn.tables` reads and writes them, `edgecnn.runs` knows where."""
+"""The content of a run's `run.json`, as frozen dataclasses; `edgecnn.tables` reads and writes them, `edgecnn.runs` has the paths."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ Decisive = Literal["agreement", "accuracy", "divergence"]
 
 
 class Duplicate(Struct):
-    """An image kept out of `split`, because its pixels at the model's size are those of `of_source` in `of_split`."""
+    """An image kept out of `split`, because at the model's size its pixels equal those of `of_source` in `of_split`."""
 
     source: str
     split: str
@@ -31,7 +31,7 @@ class Conflict(Struct):
 
 
 class Unreadable(Struct):
-    """An image that is left out because it cannot be read, and why; `split` is None where not even its bytes could be read."""
+    """An image that is left out because it cannot be read, and why; `split` is None if not even its bytes could be read."""
 
     source: str
     split: str | None
@@ -41,8 +41,8 @@ class Unreadable(Struct):
 class DataInfo(Struct):
     """A run's data: enough to detect whether they have changed.
 
-    `split_sizes` and `split_hashes` are before duplicates and undecodable images are kept out; `used` is after. `sides` is the SHA-256
-    of the list of splits and groups, if the images have one.
+    `split_sizes` and `split_hashes` are from before duplicates and undecodable images were kept out, `used` from after. `sides` is the
+    SHA-256 of the list of splits and groups, if the images have one.
     """
 
     name: str
@@ -99,7 +99,7 @@ class ImportedFrom(Struct):
 
 
 class RepresentativeInfo(Struct):
-    """The representative dataset: how many images, by which seed; and, once drawn, of which split, how many it has, and their SHA-256."""
+    """The representative dataset: number of images and seed; once drawn, also its split, the number drawn and their SHA-256."""
 
     images: int
     seed: int
@@ -109,34 +109,34 @@ class RepresentativeInfo(Struct):
 
 
 class Candidate(Struct):
-    """A network and an input that the images may choose. Figures of tuning are only there for the shortlist."""
+    """A network and an input that the images may choose. Only the shortlist has figures of tuning."""
 
     network: str
     height: Positive
     width: Positive
-    whole: bool = described("Whether the network has all of its blocks, and the head.")
+    whole: bool = described("Whether the network has all of its blocks and the head.")
     macs: Count
     int8_bytes: Count = described("Expected.")
-    frozen: Fraction = described("Accuracy of logistic regressions on the frozen network's features, by folds.")
-    fits: bool = described("Whether it keeps the budget; true without one.")
+    frozen: Fraction = described("Cross-validated accuracy of logistic regressions on the frozen network's features.")
+    fits: bool = described("Whether it is within the budget; true without one.")
     ms: NonNegative | None = described(
-        "Median milliseconds of its int8 file on this machine; null where it was not measured.", default=None
+        "Median milliseconds of its int8 file on this machine; null if it was not measured.", default=None
     )
     tuned: Fraction | None = described("Accuracy on one fold after a brief tuning on the others.", default=None)
     behind: Annotated[float, Limits(minimum=0, maximum=1)] | None = described(
         "How far behind the best of the shortlist, on the same images.", default=None
     )
-    behind_error: NonNegative | None = described("The standard error of that, paired.", default=None)
+    behind_error: NonNegative | None = described("The paired standard error of `behind`.", default=None)
 
 
 class NetworkChoice(Struct):
-    """Which network and input the training and validation images chose, and by which figures: `choice.json`."""
+    """The network and input that the training and validation images chose, and the figures for it: `choice.json`."""
 
     schema: Literal["edgecnn.choice/1"] = "edgecnn.choice/1"
-    key: Sha256 = described("Of the images, the recipe and the limits that decided.")
+    key: Sha256 = described("Hash of the images, the recipe and the limits that decided.")
     images: Positive
     judged_by: Count = described("Images of the fold that judged the shortlist.")
-    budget: str = described("What the network may take; empty without a limit.")
+    budget: str = described("Limits of the network; empty without a limit.")
     candidates: tuple[Candidate, ...]
     network: str
     height: Positive
@@ -149,10 +149,10 @@ class Validated(Struct):
     """A model on validation images, compared with the float model."""
 
     accuracy: Fraction
-    agreement: Fraction = described("With the float model.")
-    lost: Count = described("Images that the float model alone has right.")
-    gained: Count = described("Images that this model alone has right.")
-    standard_error: NonNegative = described("Of the difference in accuracy from the float model, paired.")
+    agreement: Fraction = described("Agreement with the float model.")
+    lost: Count = described("Images that only the float model classifies correctly.")
+    gained: Count = described("Images that only this model classifies correctly.")
+    standard_error: NonNegative = described("Paired standard error of the difference in accuracy from the float model.")
     divergence: NonNegative | None = described(
         "Mean Kullback-Leibler divergence from the float model's softmax, in nats; in older reports within the logits' range, or absent.",
         default=None,
@@ -160,7 +160,7 @@ class Validated(Struct):
 
 
 class Validation(Struct):
-    """What the int8 method and its epoch were chosen by."""
+    """The figures that chose the int8 method and its epoch."""
 
     n: Positive
     float: Validated
@@ -170,23 +170,23 @@ class Validation(Struct):
         default=None,
     )
     qat_nearest: Validated | None = described(
-        "The same epoch, every weight at its nearest code; absent from older reports.", default=None
+        "The same epoch with every weight rounded to the nearest code; absent from older reports.", default=None
     )
     ptq: Validated | None
 
 
 class Int8Method(Struct):
-    """How the int8 models were made, and by which figures that was chosen."""
+    """How the int8 models were made, and the figures that chose it."""
 
     asked: Asked = described("The recipe's qat.method.")
     method: Method = described("Quantization-aware training, or quantization after training.")
     decided_by: Decisive | None = described(
-        "The figure of validation images that decided between the two; null where none differed or there was no choice, absent from older "
+        "The figure of validation images that decided between the two; null if none differed or there was no choice, absent from older "
         "reports.",
         default=None,
     )
     epoch: Count | None = described(
-        "Of the quantization-aware phase, the one that was kept; 0 is the calibrated model, null without that phase."
+        "The kept epoch of the quantization-aware phase; 0 is the calibrated model, null without that phase."
     )
     rounding: Rounding | None = described(
         "How the weights of the quantization-aware phase became codes; absent from older reports.", default=None
@@ -195,31 +195,31 @@ class Int8Method(Struct):
         "The peak of the quantization-aware phase's learning rate, null without that phase; absent from older reports.",
         default=None,
     )
-    validation: Validation = described("What was chosen by.")
+    validation: Validation = described("The figures that decided.")
 
 
 class FoldInfo(Struct):
-    """A model that was trained without one fold of the images, and what its answers to that fold are worth."""
+    """A model that was trained without one fold of the images, and its accuracy on that fold."""
 
     network: str
     height: Positive
     width: Positive
     images: Positive = described("Images of the fold, which it was never trained on.")
-    epochs: Count = described("Of the float phase.")
+    epochs: Count = described("Epochs of the float phase.")
     method: Method
     rounding: Rounding | None
-    epoch: Count | None = described("Of the quantization-aware phase, the one that was kept; null without that phase.")
+    epoch: Count | None = described("The kept epoch of the quantization-aware phase; null without that phase.")
     qat_epochs: Count
     float_accuracy: Fraction
     int8_accuracy: Fraction
-    seconds: NonNegative = described("Of all its epochs.")
+    seconds: NonNegative = described("Time of all its epochs.")
 
 
 class RunInfo(Struct):
-    """What held when a run began, and, once it is trained, how that went. The keys after `versions` are only written where they are set.
+    """The state of a run when it began and, once it is trained, the results. The keys after `versions` are only written if they are set.
 
-    `flip` is whether images were mirrored, `seconds` the time of all epochs, `validation_accuracy` the int8 model's, a fraction; of a model
-    that all images taught, with `folds` that were trained without a part of them, it is that of the images that it saw.
+    `flip` is whether images were mirrored, `seconds` the time of all epochs, `validation_accuracy` the int8 model's, a fraction. If the
+    model learnt from all images, with `folds` trained without a part of them, it is the accuracy on images that the model saw.
     """
 
     state: Literal["training", "trained", "imported"]

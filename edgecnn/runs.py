@@ -1,4 +1,4 @@
-"""The run folder, which holds everything that one training made, and `runs/latest`, a link to the last one."""
+"""The run folder, which has all files of one training, and `runs/latest`, a link to the last one."""
 
 import contextlib
 import dataclasses
@@ -89,7 +89,7 @@ class Run:
             raise RunError(f"{self.path} is not a usable run: {INFO}: {error}. Train again.") from None
 
     def stored(self, name: str, kind: type[T]) -> T | None:
-        """Return the dataclass that a JSON file of the run holds; None if the file is missing or cannot be used."""
+        """Read a JSON file of the run into a dataclass; None if the file is missing or cannot be used."""
         try:
             return build(kind, json.loads(self.file(name).read_text(encoding="utf-8")), ValueError)
         except (OSError, ValueError):
@@ -101,7 +101,7 @@ class Run:
 
     @property
     def imported(self) -> bool:
-        """Whether the model was imported: it is kept as FLOAT_GRAPH, and there is no fake-quantized one."""
+        """Whether the model was imported: it is then stored as FLOAT_GRAPH, and there is no fake-quantized one."""
         return self.file(FLOAT_GRAPH).exists()
 
     @property
@@ -120,7 +120,7 @@ class Run:
         return self.path / name
 
     def read(self, name: str, stage: str, options: str = "") -> bytes:
-        """Read a file that an earlier stage wrote; if it is not there, RunError names the command of that stage and its options."""
+        """Read a file that an earlier stage wrote; if it is missing, RunError names the command of that stage and its options."""
         try:
             return self.file(name).read_bytes()
         except FileNotFoundError:
@@ -136,7 +136,7 @@ class Run:
         write_json(self.file(INFO), info)
 
     def make_latest(self) -> None:
-        """Point `runs/latest`, below the working folder, at this run, wherever that is; not at one of a fold, a part of another run."""
+        """Point `runs/latest` in the working folder at this run, wherever it is; but not at a fold, which is a part of another run."""
         if (self.path.parent.parent / FOLDS).exists():
             return
         link = RUNS / LATEST
@@ -149,7 +149,7 @@ class Run:
 
 
 def without_folders(recipe: Recipe) -> Recipe:
-    """Return a recipe whose data, own network, network to start from and teacher are named without their folders."""
+    """Return a recipe that names its data, own network, starting network and teacher without their folders."""
 
     def last(path: str) -> str:
         return Path(path).name
@@ -169,7 +169,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
-    """Make a run folder that holds the resolved recipe; `force` replaces the files of an earlier run there, else OutputExistsError."""
+    """Make a run folder with the resolved recipe; OutputExistsError if one exists, unless `force` replaces its files."""
     run = Run(path)
     require_run_folder(path)
     if run.file(RECIPE).exists():
@@ -180,7 +180,7 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
         for used in (recipe.init.source, (recipe.network.name or "").rpartition(":")[0]):
             if used and Path(used).resolve().is_relative_to(path.resolve()):
                 raise OutputExistsError(
-                    f"{path} holds {used}, which the new run needs, so it is not replaced. {ANOTHER}."
+                    f"{path} contains {used}, which the new run needs, so it is not replaced. {ANOTHER}."
                 )
         for folder in (run.file(ASKED).parent, run.file(FEATURES)):
             shutil.rmtree(folder, ignore_errors=True)
@@ -193,20 +193,20 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
 
 
 def settle_run(run: Run, recipe: Recipe) -> Run:
-    """Give a run the recipe that its images have settled, and return it with that."""
+    """Give a run the recipe that its images have settled, and return the run with it."""
     write_atomic(run.file(RECIPE), to_toml(recipe))
     return Run(run.path)
 
 
 def run_path(name: str) -> Path:
-    """Return `runs/NAME`; RecipeError if the name is not that of a folder there."""
+    """Return `runs/NAME`; RecipeError if the name cannot be that of a folder there."""
     if name in ("", ".", "..", LATEST) or "/" in name or any(map(unsafe, name)):
-        raise RecipeError(f"name is {name!r}, expected the name of a new folder in {RUNS}/, without a / in it.")
+        raise RecipeError(f"name is {name!r}, expected the name of a new folder in {RUNS}/, without a slash.")
     return RUNS / name
 
 
 def require_run_folder(path: Path) -> None:
-    """Raise OutputExistsError if a run cannot be at `path`, since a file or a folder of something else is there."""
+    """Raise OutputExistsError if a run cannot be at `path`, since a file or another folder is there."""
     if path.exists() and not path.is_dir():
         raise OutputExistsError(f"{path} is a file, not a run folder. {ANOTHER}.")
     if path.is_dir() and not (path / RECIPE).exists() and any(file.name != LOCK for file in path.iterdir()):
@@ -215,7 +215,7 @@ def require_run_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from creating or training the run at `path` meanwhile, else RunError. A lock ends with its process."""
+    """Keep other processes from creating or training the run at `path` meanwhile; RunError if one is. A lock ends with its process."""
     require_run_folder(path)
     with contextlib.ExitStack() as opened:
         with output_errors(path):
@@ -227,10 +227,10 @@ def locked(path: Path) -> Iterator[None]:
             except BlockingIOError:
                 holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
                 raise RunError(
-                    f"process {holder} is training {path}. Wait until it ends. Or name another folder with --out."
+                    f"process {holder} is training {path}. Wait until it ends, or name another folder with --out."
                 ) from None
             except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # of file systems without locks
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # on file systems without locks
                     raise
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -245,14 +245,14 @@ def free_path(name: str, force: bool = False) -> Path:
 
 
 def open_run(path: Path | None = None) -> Run:
-    """Open a run folder, by default `runs/latest`; RunError if there is none, or `runs/latest` is another user's."""
+    """Open a run folder, by default `runs/latest`; RunError if it does not exist, or `runs/latest` belongs to another user."""
     folder = path if path is not None else RUNS / LATEST
     if not (folder / RECIPE).is_file():
         runs = sorted(str(recipe.parent) for recipe in RUNS.glob(f"*/{RECIPE}") if recipe.parent.name != LATEST)
         if path is None and not runs:
             raise RunError(f"no run in {RUNS}/ here. First: edgecnn train")
         target = f" leads to {os.readlink(folder)}, which" if folder.is_symlink() else ""
-        here = f"Name a run; those here: {', '.join(runs)}." if runs else "Runs are made by: edgecnn train"
+        here = f"Name a run; runs here: {', '.join(runs)}." if runs else "To make a run: edgecnn train"
         raise RunError(f"{folder}{target} is not a run folder (it has no {RECIPE}). {here}")
     if path is None and not is_own(folder):
         raise RunError(
@@ -262,7 +262,7 @@ def open_run(path: Path | None = None) -> Run:
 
 
 def trained_run(source: Path) -> Run:
-    """Return the run that `source` names: its folder or float.h5, or its bundle or recipe; RunError if it was not trained."""
+    """Return the run that `source` names by its folder, float.h5, bundle or recipe; RunError if it was not trained."""
     path = source.expanduser()
     if path.suffix in (".edgecnn", ".toml") and path.is_file():
         path = _run_of(path)
@@ -278,7 +278,7 @@ def trained_run(source: Path) -> Run:
 
 
 def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete a recipe's tables with the network and input of the run that `init.source` names. Errors as `trained_run`."""
+    """Complete a recipe's tables with the network and input of the run that `init.source` names. Errors as in `trained_run`."""
     init = tables.get("init")
     source = init.get("source") if isinstance(init, Mapping) else None
     if not isinstance(source, str) or source == RANDOM:
@@ -300,7 +300,7 @@ def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_of(path: Path) -> Path:
-    """Return the run of a bundle or a recipe file, which hold no weights that can be trained."""
+    """Return the run of a bundle or a recipe file, which contain no weights that can be trained."""
     name = path.stem
     if path.suffix == ".toml":
         tables, kind = load_recipe(path), "a recipe has no weights"
@@ -317,7 +317,7 @@ def _run_of(path: Path) -> Path:
     if not run.file(FLOAT_MODEL).is_file() or run.public_recipe != without_folders(recipe):
         network = f" --network {shlex.quote(recipe.network.name)}" if recipe.network.name else ""
         raise RunError(
-            f"cannot start from {path}: {kind}, and {run.path} is not a run of it. Train its network first, then start from that run:\n"
+            f"cannot start from {path}: {kind}, and {run.path} is not its run. Train its network first, then start from that run:\n"
             f"edgecnn train --data {shlex.quote(recipe.data.source)}{network} --out {RUNS}/body\n"
             f"then the same command with --init {RUNS}/body"
         )

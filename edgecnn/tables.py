@@ -1,8 +1,8 @@
-"""Nested tables, as TOML and JSON give them, checked into frozen dataclasses, and these written as JSON again.
+"""Check nested tables, as read from TOML and JSON, into frozen dataclasses, and write these as JSON again.
 
-A field's type is what a value must be: `str`, `int`, `float`, `bool`, a `Literal`, another dataclass, `tuple[X, ...]`, `tuple[X, X]`,
-`dict[str, X]` or `Mapping[str, X]`, or one of these `| None`; `Any` is taken unchecked. Its limits are metadata, which `key` sets; what
-`Annotated` adds is for schemas (`edgecnn.schema`).
+A field's type is the required type of its value: `str`, `int`, `float`, `bool`, a `Literal`, another dataclass, `tuple[X, ...]`,
+`tuple[X, X]`, `dict[str, X]` or `Mapping[str, X]`, or one of these `| None`; `Any` is not checked. Its limits are metadata, which `key`
+sets; additions of `Annotated` are for schemas (`edgecnn.schema`).
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from edgecnn.errors import nearest
 T = TypeVar("T")
 NAMES = {str: "string", int: "whole number", float: "number", bool: "boolean"}
 UNIONS = (types.UnionType, typing.Union)
-"""`X | None` is the second if X is `Annotated`."""
+"""The type of `X | None` if X is `Annotated`."""
 
 SHOWN = 80
 """Most characters of a received value that a message repeats."""
@@ -27,7 +27,7 @@ SHOWN = 80
 def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) -> Any:
     """Return a dataclass field with limits that `build` enforces: low and high inclusive, choices, or `valid` for an array.
 
-    `expected` is what `valid` accepts, in words; left_out=True if JSON lacks the key while the value is the default.
+    `expected` describes what `valid` accepts; left_out=True leaves the key out of JSON while the value is the default.
     """
     return dataclasses.field(default=default, metadata={"meaning": meaning, **limits} if meaning else limits)
 
@@ -39,7 +39,7 @@ def fields_of(kind: type) -> dict[str, dataclasses.Field]:
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Struct:
-    """A frozen dataclass of keyword-only fields: `@dataclass` would compile its methods anew at each start, 0.3 ms for each class."""
+    """A frozen dataclass of keyword-only fields: `@dataclass` would compile its methods again at each start, 0.3 ms per class."""
 
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
@@ -61,7 +61,7 @@ class Struct:
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        """Check the values of a new struct, as of a dataclass."""
+        """Check the values of a new struct, as in a dataclass."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -84,7 +84,7 @@ def _values(struct: Any) -> tuple[Any, ...]:
 
 
 def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    """Yield every key below a dataclass that is not a table of another one, with its dotted name, in order."""
+    """Yield every key of a dataclass and its tables, with its dotted name, in order, but not the tables themselves."""
     for name, entry in fields_of(kind).items():
         if dataclasses.is_dataclass(inner := value_type(entry.type)):
             yield from leaves(typing.cast(type, inner), f"{prefix}{name}.")
@@ -93,16 +93,16 @@ def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fiel
 
 
 def build(kind: type[T], table: Any, error: type[Exception], where: str = "", *, exact: bool = False) -> T:
-    """Make a checked dataclass from nested tables; missing keys take their defaults.
+    """Build a checked dataclass from nested tables; missing keys take their defaults.
 
-    `error`, whose line begins with `where`, is raised for an unknown or missing key, a wrong type or a value out of its limits. `exact` is
-    for JSON of a program: only keys that are left out may lack, and a whole number is no float.
+    `error`, whose message begins with `where`, is raised for an unknown or missing key, a wrong type or a value outside its limits. `exact`
+    is for JSON from a program: only keys that may be left out can be missing, and a whole number is not a float.
     """
     return _Builder(kind, error, f"{where}: " if where else "", exact).table(kind, table, "")
 
 
 def to_json(value: Any) -> Any:
-    """Return a dataclass, or a value within one, as JSON has it: dataclasses and mappings as objects, tuples as arrays."""
+    """Convert a dataclass, or a value within one, for JSON: dataclasses and mappings to objects, tuples to arrays."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             name: to_json(content)
@@ -143,7 +143,7 @@ class _Builder:
         )
 
     def advice(self, name: str, fields: Mapping[str, Any]) -> str:
-        """Return what to write for an unknown key: the same key of another table, or the nearest of this one."""
+        """Return the suggestion for an unknown key: the same key of another table, or the nearest of this one."""
         same = [other for other, _ in leaves(self.root) if other.rpartition(".")[2] == name]
         return f"Did you mean {' or '.join(same)}?" if same else nearest(name[:SHOWN], fields)
 
@@ -196,7 +196,7 @@ class _Builder:
 
 
 def value_type(kind: Any, value: Any = ...) -> Any:
-    """Return X of `X | None` and of `Annotated[X, ...]`, and any other type unchanged; None of `X | None` if the value is None."""
+    """Return X for `X | None` and `Annotated[X, ...]`, and any other type unchanged; None for `X | None` if the value is None."""
     while (origin := typing.get_origin(kind)) in UNIONS or origin is Annotated:
         if value is None and origin is not Annotated:
             return None
@@ -205,11 +205,11 @@ def value_type(kind: Any, value: Any = ...) -> Any:
 
 
 def _name(name: str) -> str:
-    """Return a key as a message shows it: quoted and shortened if it is not a plain word."""
+    """Return a key for a message: quoted and shortened if it is not a plain word."""
     return name if name.isidentifier() and len(name) <= SHOWN else shown(name)
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it: in ASCII, shortened."""
+    """Return a value for a message: in ASCII, shortened."""
     text = ascii(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

@@ -1,4 +1,4 @@
-"""Which versions and which machine made a result."""
+"""The versions and the machine that made a result."""
 
 import contextlib
 import importlib.metadata
@@ -26,7 +26,7 @@ LIBRARIES = (
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of edgecnn, Python and those of LIBRARIES that are installed, by name."""
+    """Return the versions of edgecnn, Python and the installed LIBRARIES, by name."""
     versions = {"edgecnn": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -198,7 +198,7 @@ class TestDecode:
         """Taken as 16 bits, levels from 0 to 255 would be black."""
         image = Image.fromarray(np.arange(256, dtype=dtype).reshape(16, 16))
         for convert in (lambda: images.decode(encoded(image, "tiff")), lambda: images.to_mode(image, 1)):
-            with pytest.raises(ImageError, match=r"has 32 bits, and nothing says which value is white"):
+            with pytest.raises(ImageError, match=r"has 32 bits, and it is unknown which value is white"):
                 convert()
 
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])

@@ -155,7 +155,7 @@ class TestValues:
             build_recipe({"data": {"region": [0, 0, 1]}})
 
     def test_with_frigates_images_it_is_refused(self):
-        with pytest.raises(RecipeError, match="Frigate has cut its images already"):
+        with pytest.raises(RecipeError, match="Frigate has already cut its images"):
             build_recipe({"data": {"source": "frigate:clips", "region": list(REGION)}})
 
 

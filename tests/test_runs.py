@@ -56,11 +56,11 @@ def test_a_last_run_that_is_gone_is_said_and_not_that_there_is_none(tmp_path, mo
     create_run(RECIPE, free_path("cars")).make_latest()
     (tmp_path / "runs" / "cars").rename(tmp_path / "cars")
     with pytest.raises(
-        RunError, match=r"runs/latest leads to cars, which is not a run folder .*those here: runs/pets\."
+        RunError, match=r"runs/latest leads to cars, which is not a run folder .*runs here: runs/pets\."
     ):
         open_run()
     (tmp_path / "runs" / "latest").unlink()
-    with pytest.raises(RunError, match=r"runs/latest is not a run folder .*those here: runs/pets\."):
+    with pytest.raises(RunError, match=r"runs/latest is not a run folder .*runs here: runs/pets\."):
         open_run()
 
 
@@ -77,7 +77,7 @@ def test_the_last_run_of_another_user_is_not_followed(tmp_path, monkeypatch):
 def test_what_is_no_run_names_the_runs_that_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     create_run(RECIPE, free_path("pets")).make_latest()
-    with pytest.raises(RunError, match=r"nope is not a run folder .*those here: runs/pets\."):
+    with pytest.raises(RunError, match=r"nope is not a run folder .*runs here: runs/pets\."):
         open_run(tmp_path / "nope")
 
 

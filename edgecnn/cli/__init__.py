@@ -2,7 +2,7 @@
 
 import gc
 
-# Imports make objects that stay: looking for garbage among them is a tenth of a short command.
+# Imported objects stay alive: looking for garbage among them takes a tenth of a short command.
 gc.set_threshold(100_000)
 
 import atexit
@@ -31,20 +31,20 @@ COMMANDS = {
         "networks", "datasets", "targets",
     )
 }  # fmt: skip
-"""The commands in the order of `--help`. Each is a function in a module of the same name; `import` is a keyword of Python."""
+"""The commands in `--help` order. Each is a function in a module of the same name; `import` is a Python keyword."""
 
 BROKEN_PIPE = 141
-"""Exit code where the reader of standard output went away: that of a process ended by SIGPIPE."""
+"""Exit code when the reader of standard output has gone: that of a process killed by SIGPIPE."""
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help has its options under headings; after an action, such as `slot add --help`, it is the action's own."""
+    """A command whose help lists options under headings; after an action, such as `slot add --help`, it covers only that action."""
 
     actions: Mapping[str, str] = MappingProxyType({})
     action = ""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the command line; for what is no number, say which number is expected."""
+        """Read the command line; if a value is not a number, report which number is expected."""
         self.action = next((arg for arg in args if arg in self.actions), "")
         try:
             return super().parse_args(ctx, args)
@@ -69,14 +69,14 @@ class Command(typer.core.TyperCommand):
                 formatter.write_dl(rows)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the arguments as they are typed: typer has braces around those that are required."""
+        """Return the arguments as typed; typer puts braces around required ones."""
         if self.action:
             return [piece for piece in (self.action, self.actions[self.action], "[OPTIONS]") if piece]
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
 class Commands(typer.core.TyperGroup):
-    """A group that builds a command when it is needed: building all of them takes longer than classifying an image."""
+    """A group that builds a command only when needed: building all of them takes longer than classifying an image."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -128,9 +128,9 @@ def edgecnn(
 
 
 def main(leave: Callable[[int], object] = sys.exit) -> None:
-    """Run the command line and leave with its exit code: an EdgeCNNError is one message and its own code, without a traceback."""
+    """Run the command line and exit with its code. An EdgeCNNError prints one message, no traceback, and sets its own code."""
     files.stderr_is_ours = True
-    # Pillow warns of damaged metadata. Such an image is taken as upright, or an ImageError reports it.
+    # Pillow warns about damaged metadata. Such an image counts as upright, or raises an ImageError.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     code = 0
     try:
@@ -151,7 +151,7 @@ def main(leave: Callable[[int], object] = sys.exit) -> None:
     except KeyboardInterrupt:
         code = 130
     except OSError as error:
-        # The stages turn what their files raise into OutputError: what is left is standard output.
+        # The stages turn errors of their own files into OutputError, so this one comes from standard output.
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT, errno.EPIPE):
             raise
         drop_output()
@@ -161,14 +161,14 @@ def main(leave: Callable[[int], object] = sys.exit) -> None:
 
 
 main.__code__ = main.__code__.replace(co_stacksize=20_000)
-"""Python keeps the frames of calls in chunks of 16 KiB, and maps and unmaps one at each call that begins where a chunk ends, such as a
-loop's in numpy's import: 5 ms. A first frame as large as this gets one chunk of 256 KiB, with room for all others."""
+"""Python keeps call frames in chunks of 16 KiB. If a chunk ends just before a call in a loop, such as in numpy's import, each call maps and
+unmaps a new one: 5 ms. A first frame this large gets one chunk of 256 KiB, with room for all others."""
 
 
 def leave_at_once(code: int) -> None:
-    """End the process without freeing objects, a twentieth of a short command; exit handlers run, such as TensorFlow's."""
+    """End the process without freeing objects, which takes a twentieth of a short command; exit handlers, such as TensorFlow's, do run."""
     atexit._run_exitfuncs()
-    with contextlib.suppress(OSError):  # `main` has reported what standard output could not take
+    with contextlib.suppress(OSError):  # `main` has reported a failed write to standard output
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
@@ -176,8 +176,8 @@ def leave_at_once(code: int) -> None:
 
 def console_script() -> None:
     if "OPENBLAS_NUM_THREADS" not in os.environ:
-        # numpy's OpenBLAS would start a thread a core, which was seen to cost a short command 35 to 50 ms; nothing here calls it.
-        # Not in os.environ: a command that this one runs must see what its user set.
+        # numpy's OpenBLAS would start one thread per core, which cost a short command 35 to 50 ms; nothing here calls it.
+        # Not in os.environ: a command that this one runs must see the user's own value.
         os.putenv("OPENBLAS_NUM_THREADS", "1")
     main(leave_at_once)
 
@@ -188,5 +188,5 @@ def failed(error: EdgeCNNError) -> int:
 
 
 def drop_output() -> None:
-    """Send what standard output still holds nowhere, so that the interpreter does not fail on it at its end."""
+    """Discard what standard output still holds, so that the interpreter does not fail on it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

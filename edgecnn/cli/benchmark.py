@@ -76,7 +76,7 @@ def benchmark(
 
     Calls of different configurations are interleaved, and all images are loaded into memory before the first call. Peak memory is
     measured in a separate process for each configuration. A cold start is one run of edgecnn classify on one image. Ctrl-C prints the
-    results so far; the exit code is then 130.
+    results so far and exits with code 130.
 
     \b
     Examples:
@@ -86,14 +86,14 @@ def benchmark(
     """
     if sustained is not None:
         if tune:
-            raise typer.BadParameter("--sustained runs one configuration, so it does not go with --tune.")
+            raise typer.BadParameter("--sustained runs one configuration, so it excludes --tune.")
         if not 0.01 <= sustained <= 10_000:
             raise typer.BadParameter(f"--sustained takes 0.01 to 10000 minutes, received {sustained:g}.")
         for name, values in {"--engine": engine, "--precision": precision, "--threads": threads}.items():
             if len(values or ()) > 1:
                 raise typer.BadParameter(f"--sustained runs one configuration: give {name} once.")
     if untune and (source or sustained is not None or tune):
-        raise typer.BadParameter("--untune measures nothing: give only --model and --json with it.")
+        raise typer.BadParameter("--untune measures nothing: combine it only with --model and --json.")
     from edgecnn.bundle.read import read_bundle
     from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.engines import PROVIDERS

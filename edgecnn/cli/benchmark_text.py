@@ -1,4 +1,4 @@
-"""What `edgecnn benchmark` measured, for people."""
+"""The results of `edgecnn benchmark` as text."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ def print_table(measured: "Sweep") -> None:
         print("nothing was measured")
         return
     counts = sorted({row.parts["whole"].n for row in measured.rows})
-    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))  # an interruption leaves some with fewer
+    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))  # an interruption leaves fewer for some
     print(f"{hardware()}; ms, n = {n}; fastest first by infer p50\n")
     print(f"{'':34} {'infer':^26} {'whole':^26} {'peak':>6} {'cold':>7}")
     print(f"{'configuration':34}{'p50':>9}{'p90':>9}{'p99':>9}{'p50':>9}{'p90':>9}{'p99':>9}{'MiB':>7}{'ms':>8}  gate")
@@ -58,5 +58,5 @@ def sustained_line(done: "Sustained") -> str:
         first, last = (done.windows[index].whole.p50_ms for index in (0, -1))
         drift = f"drift of p50: {done.drift:+.1%}, from {first:.3f} ms to {last:.3f} ms"
     if done.throttled is None:
-        return f"{drift}; whether it throttled is unknown: this machine has no such sensor"
+        return f"{drift}; throttling is unknown: this machine has no sensor for it"
     return f"{drift}; {'it throttled: ' + ', '.join(done.throttled) if done.throttled else 'it did not throttle'}"

@@ -1,4 +1,4 @@
-"""The options of `edgecnn verify --on`, and a bundle on emulated boards."""
+"""The options of `edgecnn verify --on`, and how to run a bundle on emulated boards."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ BOARDS = "Emulated boards"
 On = Annotated[
     list[str] | None,
     option(
-        "Also run on emulated boards: targets separated by commas, or all. May be repeated. The packages are downloaded once, "
+        "Also run on emulated boards: targets separated by commas, or all. May be repeated. Packages are downloaded once, "
         "into ~/.cache/edgecnn/boards.",
         "none",
         BOARDS,
@@ -38,7 +38,7 @@ BoardModel = Annotated[
     Path | None,
     option(
         "Run this bundle on the boards, and nothing else.",
-        "without a run, the bundle of edgecnn classify",
+        "without a run, the bundle that edgecnn classify uses",
         BOARDS,
         metavar="FILE",
     ),

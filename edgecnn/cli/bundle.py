@@ -22,7 +22,7 @@ def bundle(
     serial: Annotated[
         int,
         option(
-            "Number it, so that a device can tell an older bundle: give each a larger one, such as $(date +%s).",
+            "Serial number, by which a device recognises an older bundle: increase it each time, as with $(date +%s).",
             "none",
             metavar="N",
             min=0,

@@ -7,8 +7,8 @@ from edgecnn.cli.options import Json
 def cameras(json: Json = False) -> None:
     """List this machine's cameras and what each can do.
 
-    If a camera cannot be used, the list says why. `edgecnn classify --camera` tries them in this order. The first word of each is its
-    SOURCE.
+    If a camera cannot be used, the list gives the reason. `edgecnn classify --camera` tries them in this order. The first word of each line
+    is the SOURCE.
 
     \b
     Examples:

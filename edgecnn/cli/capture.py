@@ -16,6 +16,7 @@ from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import secret
 from edgecnn.device.secrets import CAMERA
 from edgecnn.device.stream.settings import Camera, Pictures
+from edgecnn.labels import plural
 
 if TYPE_CHECKING:
     from edgecnn.device.stream.capture import Shot
@@ -28,7 +29,9 @@ def capture(
     label: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="The class of the pictures, and their folder's name.", rich_help_panel=Pictures.heading
+            metavar="NAME",
+            help="The class of the pictures, which also names their folder.",
+            rich_help_panel=Pictures.heading,
         ),
     ],
     source: Annotated[
@@ -54,9 +57,8 @@ def capture(
 ) -> None:
     """Take pictures for training with a camera.
 
-    Space or enter takes a picture, q quits. Pictures go to DIR/NAME/, so that `edgecnn train --data DIR` can read them once there are two
-    classes. Nothing is overwritten. Pictures that are blurred, or too similar to the last one,
-    are skipped with a note.
+    Space or enter takes a picture, q quits. Pictures go to DIR/NAME/, which `edgecnn train --data DIR` can read once there are two classes.
+    Nothing is overwritten. Pictures that are blurred, or too similar to the last one, are skipped with a note.
 
     \b
     Examples:
@@ -80,7 +82,7 @@ def capture(
         raise typer.BadParameter(f"{label!r} cannot be a class folder: {why}.", param_hint="--label")
     if not pictures.interval_s and not sys.stdin.isatty():
         raise typer.BadParameter(
-            "standard input is not a terminal, so there are no keys to press: give a number of seconds.",
+            "standard input is not a terminal, so no key can be pressed: give a number of seconds.",
             param_hint="--interval",
         )
     secret("--camera-password-file", CAMERA, frames.password_file)
@@ -95,7 +97,7 @@ def capture(
         try:
             taking.run(report)
         finally:
-            note(f"{taking.kept} pictures kept in {out / label}, {taking.skipped} skipped")
+            note(f"{plural(taking.kept, 'picture')} kept in {out / label}, {taking.skipped} skipped")
 
 
 def show(shot: "Shot", json: bool) -> None:
@@ -111,12 +113,12 @@ def show(shot: "Shot", json: bool) -> None:
     elif shot.change is None:
         note(f"skipped: blurred, sharpness {shot.sharpness:.1f} (see --min-sharpness)")
     else:
-        note(f"skipped: too much like the last one, change {shot.change:.2f} (see --min-change)")
+        note(f"skipped: too similar to the last one, change {shot.change:.2f} (see --min-change)")
 
 
 @contextlib.contextmanager
 def keyboard(timed: bool) -> Iterator[Callable[[], str | None]]:
-    """Yield what returns the key that was pressed, without waiting; None if standard input is no terminal, which is restored at the end."""
+    """Yield a function that returns the key pressed, or None, without waiting; at the end, restore the terminal, if there is one."""
     from edgecnn.device.stream.capture import QUIT, TAKE
 
     if not sys.stdin.isatty():

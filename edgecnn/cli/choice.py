@@ -1,4 +1,4 @@
-"""A choice of the network by the images that is only shown, for the commands that train nothing."""
+"""Let the images choose a network and only show the choice, for commands that do not train."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def chosen_by(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "tuple[Recipe, NetworkChoice | None]":
-    """Return a recipe with the network that the images choose, and the choice, if they are to; nothing is kept."""
+    """Let the images choose the network if the recipe leaves it open; return the recipe and the choice. Nothing is saved."""
     from edgecnn.run_info import NetworkChoice
     from edgecnn.runs import CHOICE
     from edgecnn.stages.network_choice import choose_network, unkept

@@ -66,12 +66,11 @@ def classify(
 ) -> None:
     """Classify images, or what a camera sees.
 
-    Standard error names the bundle, engine and camera in use. An image file that cannot be read is reported and skipped, and the exit
-    code is then 22.
+    Standard error names the bundle, engine and camera in use. Unreadable image files are reported and skipped; the exit code is then 22.
 
-    If a camera is lost, edgecnn keeps trying to open it again, forever unless --retry-for says otherwise. A camera that cannot be opened
-    at the start is an error, exit code 24. SIGTERM and Ctrl-C close the camera; the exit codes are 143 and 130. In a terminal the current
-    result is redrawn in place. Elsewhere each change of state prints a line, or with --json each frame and event.
+    If a camera is lost, edgecnn keeps trying to reopen it, forever unless --retry-for sets a limit. If it cannot be opened at the start,
+    the exit code is 24. SIGTERM and Ctrl-C close the camera; the exit codes are 143 and 130. In a terminal the current result is redrawn in
+    place. Elsewhere each change of state prints a line, or with --json each frame and event.
 
     \b
     Examples:
@@ -92,7 +91,9 @@ def classify(
         from edgecnn.cli.mqtt import forget_device
 
         if source or camera:
-            raise typer.BadParameter("removes a device and classifies nothing.", param_hint="--mqtt-forget")
+            raise typer.BadParameter(
+                "only removes a device: give no source and no --camera.", param_hint="--mqtt-forget"
+            )
         forget_device(mqtt)
         return
     if http.address is None:
@@ -110,7 +111,7 @@ def classify(
     else:
         refuse_options(context, STREAM_OPTIONS, "is for streams and --camera, not for files.")
         if source:
-            refuse_options(context, ("http",), "is for streams and --camera, or without a source, not for files.")
+            refuse_options(context, ("http",), "is for streams, for --camera or for no source, not for files.")
 
     load = functools.partial(load_classifier, model, **vars(engine), **vars(seen))
     if camera or streams:
@@ -139,7 +140,7 @@ def classify(
 
 
 def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Refuse options that are given where they mean nothing: a usage error, which names the option."""
+    """Raise a usage error that names the option, if one of these was given where it has no effect."""
     for name in names:
         given = context.get_parameter_source(name)
         if given is not None and given.name != "DEFAULT":

@@ -24,7 +24,7 @@ def classify_files(classifier: "Classifier", sources: Sequence[str], decision: "
 
 
 def show_each(work: Callable[[str], T], sources: Sequence[str], show: Callable[[Outcome[T]], None], done: str) -> None:
-    """Do `work` with each image of SOURCE arguments, and show what came of it; PartialFailure if one could not be `done`."""
+    """Do `work` on each image of the SOURCE arguments, and show the outcome; PartialFailure if one could not be `done`."""
     count = failed = 0
     for outcome in for_each_image(work, sources, sys.stdin.buffer, note):
         count += 1
@@ -33,7 +33,7 @@ def show_each(work: Callable[[str], T], sources: Sequence[str], show: Callable[[
     if failed:
         raise PartialFailure(f"{failed} of {count} images could not be {done}; each is named above.")
     if not count:
-        raise PartialFailure("standard input named no image.")
+        raise PartialFailure("standard input did not name an image.")
 
 
 def show_json(classifier: "Classifier", outcome: Outcome["Result"]) -> None:

@@ -1,4 +1,4 @@
-"""`edgecnn classify` for a stream: settings to the loop's parts, and lines to standard output."""
+"""`edgecnn classify` for a stream: builds the loop from its settings, and prints its results."""
 
 import contextlib
 import functools
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 READER_EVERY_S = 1.0
 
 Sink = Callable[[Item | None], None]
-"""Prints results and events. It is called with None at least every `loop.TICK_S` while nothing comes."""
+"""Prints results and events. It is called with None at least every `loop.TICK_S` while there are none."""
 
 
 def classify_stream(
     source: str | None, settings: "Settings", load: "functools.partial[Classifier]", json: bool
 ) -> None:
-    """Classify a stream, or what a camera sees if `source` is None, until it ends, its time is over or a signal comes (Stopped)."""
+    """Classify a stream, or a camera if `source` is None, until it ends, its time is up or a signal arrives (Stopped)."""
     consumers: list[Consumer] = []
     chosen = settings.reaction
     maps, frames = chosen.explain, chosen.keep
     if maps and frames and maps.resolve().is_relative_to(frames.resolve()):
         raise typer.BadParameter(
-            "name a folder outside that of --keep: maps are not images to train on.", param_hint="--explain"
+            "name a folder outside the --keep folder: maps are not training images.", param_hint="--explain"
         )
     if chosen.on_change is not None:
         from edgecnn.device.stream.onchange import OnChange
@@ -87,7 +87,7 @@ def classify_stream(
 
 @contextlib.contextmanager
 def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
-    """Yield where results go: JSON lines, a drawing in a terminal, or plain lines."""
+    """Yield the sink for results: JSON lines, a drawing in a terminal, or plain lines."""
     if not json and sys.stdout.isatty():
         from edgecnn.cli.view import View
 
@@ -100,7 +100,7 @@ def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
 
 
 def check_reader(due: Seldom) -> None:
-    """Raise BrokenPipeError if nobody reads standard output any more; it is looked at only now and then."""
+    """Raise BrokenPipeError if nobody reads standard output any more; check only now and then."""
     if due.count() and reader_gone():
         raise BrokenPipeError
 

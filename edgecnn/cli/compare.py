@@ -35,18 +35,20 @@ def compare(
     out: Annotated[
         Path | None,
         option(
-            "Write the JSON report to this file; of bundles a page with pictures next to it.", "none", metavar="FILE"
+            "Write the JSON report to this file; for bundles, also a page with pictures next to it.",
+            "none",
+            metavar="FILE",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Compare any two models on the same images.
 
-    Neither needs to come from edgecnn, and no run is needed. Classes are in the alphabetical order of the folders. For an integer
-    input, the file's own quantization applies. The exit code is 14 if B fails the gate.
+    Neither needs to come from edgecnn, and no run is needed. Classes are the folders in alphabetical order. For an integer input, the
+    file's own quantization applies. The exit code is 14 if B fails the gate.
 
-    Of two bundles B would replace A: both answer, each by all that it carries, the photos that neither learnt from. The exit code is 36 if
-    B is worse, and 37 if there are too few photos to know.
+    Two bundles are compared as old and new: each answers, with all that it carries, the photos that neither learnt from. The exit code is
+    36 if B is worse, and 37 if there are too few photos to know.
 
     \b
     Examples:
@@ -64,13 +66,13 @@ def compare(
         limits = max_drop != shared.Limits.max_drop or min_agreement is not None
         if limits or split != "test" or foreign != shared.Foreign():
             raise typer.BadParameter(
-                "--split, --max-drop, --min-agreement, --labels and the input range are for model files: bundles say what they read, and "
-                "which photos taught them."
+                "--split, --max-drop, --min-agreement, --labels and the input range are for model files: bundles record their input and "
+                "the photos that they were trained on."
             )
         against(reference, candidate, data, shared.renames(renamed), confident, out, json)
         return
     if renamed:
-        raise typer.BadParameter("goes with two bundles.", param_hint="--renamed")
+        raise typer.BadParameter("needs two bundles.", param_hint="--renamed")
     check_choice("--split", split, ("test", "all"))
     stated = shared.stated(foreign)
     from edgecnn.cli.parity import show_report

@@ -5,9 +5,9 @@ from edgecnn.cli.options import Json
 
 
 def datasets(json: Json = False) -> None:
-    """List the datasets that --data takes by name.
+    """List the datasets that --data accepts by name.
 
-    --data also takes a folder or a zip of images.
+    --data also accepts a folder or a zip of images.
 
     \b
     Example:

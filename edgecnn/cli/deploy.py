@@ -10,7 +10,7 @@ import typer
 from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.options import checked, option
 from edgecnn.errors import PartialFailure
-from edgecnn.labels import printable
+from edgecnn.labels import plural, printable
 
 if TYPE_CHECKING:
     from edgecnn.fleet.deploy import Outcome
@@ -20,27 +20,25 @@ SETUP = "What the boards get"
 Hosts = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="HOST...", help="Boards, as ssh takes them: NAME, USER@NAME, ssh://USER@NAME:PORT.", show_default="none"
+        metavar="HOST...", help="Boards, named as for ssh: NAME, USER@NAME, ssh://USER@NAME:PORT.", show_default="none"
     ),
 ]
 HostsFile = Annotated[
-    Path | None, option("Boards, one a line; # begins a comment.", "none", None, "--hosts", metavar="FILE")
+    Path | None, option("A file of boards, one per line; # starts a comment.", "none", None, "--hosts", metavar="FILE")
 ]
-Jobs = Annotated[int, option("Boards at a time.", True, min=1, max=256, metavar="N")]
+Jobs = Annotated[int, option("Boards to handle at a time.", True, min=1, max=256, metavar="N")]
 
 
 def deploy(
     hosts: Hosts = None,
-    repo: Annotated[Path, option("The folder of the repository.", True, SETUP, "--repo", metavar="DIR")] = Path(
-        "releases"
-    ),
+    repo: Annotated[Path, option("The repository's folder.", True, SETUP, "--repo", metavar="DIR")] = Path("releases"),
     channel: Annotated[
         str | None, option("The channel of these boards.", "the only one of the repository", SETUP, metavar="NAME")
     ] = None,
     source: Annotated[
         str,
         option(
-            "Where the boards look for releases by themselves from now on.",
+            "Where the boards look for releases on their own from now on.",
             "as before, or only when you deploy",
             SETUP,
             "--from",
@@ -66,14 +64,14 @@ def deploy(
     jobs: Jobs = 8,
     json: Annotated[bool, option("Print a JSON line for each board.", "off", None, "--json")] = False,
 ) -> None:
-    """Bring boards edgecnn and their newest release by ssh.
+    """Install edgecnn and the newest release on boards over ssh.
 
-    Each board gets what it lacks: edgecnn itself, the key that it trusts, its channel and options, the release. Then it runs edgecnn
-    update, which verifies the release and puts it in use. A second time nearly nothing is sent.
+    Each board gets what it lacks: edgecnn itself, the key that it trusts, its channel and options, and the release. Then it runs edgecnn
+    update, which verifies the release and puts it in use. Deploying again sends almost nothing.
 
-    ssh is OpenSSH, with your configuration, keys, agent, known hosts and jump hosts. Log in by keys, as root or as a user whose sudo needs
-    no password. Boards need no package index: this machine downloads the wheels for each kind of board. A board that fails does not stop
-    the others; the exit code is then 22.
+    ssh is OpenSSH, with your configuration, keys, agent, known hosts and jump hosts. Log in with keys, as root or as a user whose sudo
+    needs no password. Boards need no package index: this machine downloads the wheels for each kind of board. A board that fails does not
+    stop the others; the exit code is then 22.
 
     \b
     Examples:
@@ -91,7 +89,7 @@ def deploy(
     named = [checked("HOST", check_host, host) for host in hosts or ()]
     named += checked("--hosts", read_hosts, hosts_file) if hosts_file else []
     if not named:
-        raise typer.BadParameter("name a board, or a file of them with --hosts.", param_hint="HOST")
+        raise typer.BadParameter("name a board, or a file of boards with --hosts.", param_hint="HOST")
     if source and not Options(source=source).is_url:
         raise typer.BadParameter(f"received {source!r}, expected an address: https://…", param_hint="--from")
     plan = Plan(
@@ -120,12 +118,12 @@ def deploy(
 
 
 def read_options(path: Path) -> bytes:
-    """Return the service's options, checked. ServiceError if they are not valid, or there is no such file."""
+    """Return the service's options, checked. ServiceError if they are not valid or the file is missing."""
     from edgecnn.device.service import config
     from edgecnn.errors import ServiceError
 
     if not path.exists():
-        raise ServiceError(f"there is no file {path}.")
+        raise ServiceError(f"the file {path} does not exist.")
     text = config.read(path)
     config.parse(text, str(path))
     return text.encode()
@@ -134,6 +132,6 @@ def read_options(path: Path) -> bytes:
 def described(outcome: "Outcome") -> str:
     from edgecnn.fleet.status import in_use
 
-    done = [outcome.installed and f"installed {outcome.installed}", outcome.files and f"{outcome.files} files"]
+    done = [outcome.installed and f"installed {outcome.installed}", outcome.files and plural(outcome.files, "file")]
     what = ", ".join(map(str, filter(None, done))) or "nothing new"
     return f"{outcome.host}  {in_use(outcome.status or {})}; {what}; sent {outcome.sent_bytes / 1000:,.1f} kB in {outcome.seconds:.1f} s"

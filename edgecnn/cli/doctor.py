@@ -15,10 +15,10 @@ def doctor(
     quiet: Annotated[bool, option("Leave out the checks that pass.", "off", None, "--quiet", "-q")] = False,
     json: Json = False,
 ) -> None:
-    """Check this machine, and say how to fix what is wrong.
+    """Check this machine, and show how to fix what is wrong.
 
-    Checks the system, processor, power, versions, bundle, engines and cameras. Each engine runs in a process of its own, so one that
-    crashes is reported. The exit code is 26 if there is an error. doctor changes nothing and uses no network.
+    Checks the system, processor, power, versions, bundle, engines and cameras. Each engine runs in its own process, so a crash is reported
+    too. The exit code is 26 if there is an error. doctor changes nothing and does not use the network.
 
     \b
     Examples:

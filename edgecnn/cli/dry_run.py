@@ -1,4 +1,4 @@
-"""`edgecnn train --dry-run`: the cost of a training, estimated."""
+"""`edgecnn train --dry-run`: an estimate of what training costs."""
 
 import dataclasses
 import time
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_dry_run(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
-    """Let the images choose the network if they are to, time a few steps as training does, and print costs and an estimate of the time."""
+    """Let the images choose an open network, time a few training steps, and print the costs and the estimated time."""
     from edgecnn.cli.choice import chosen_by, print_choice
     from edgecnn.cli.progress import clock
     from edgecnn.stages.train import network_name, settled
@@ -63,7 +63,7 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter", as_
     )
     print(phase_table(estimate.phases))
     print(
-        f"about {clock(estimate.total_s)} in all, after {decoding_s:.1f} s to decode the images. Validation takes extra time. "
+        f"about {clock(estimate.total_s)} in total, after {decoding_s:.1f} s to decode the images. Validation takes extra time. "
         "Nothing was written."
     )
 

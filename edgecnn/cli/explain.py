@@ -25,7 +25,7 @@ SCHEMA = "edgecnn.explanation/1"
 SUFFIX = "-explained.png"
 
 LONGEST_STEM = 200
-"""Bytes of an image's name in that of its picture: a file's name has at most 255, and the temporary one is longer."""
+"""Most bytes of an image's name in its picture's name: a file name has at most 255, and the temporary one is longer."""
 
 DECIMALS = 3
 
@@ -44,7 +44,7 @@ def explain(
     *,
     fit: Annotated[str | None, settings.Decision],
     region: Annotated[Region | None, settings.Model],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pictures go.")] = Path("explained"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures.")] = Path("explained"),
     force: Force = False,
     json: Annotated[
         bool,
@@ -53,13 +53,13 @@ def explain(
 ) -> None:
     """Show which part of an image an answer rests on.
 
-    Covers the image with a grey patch, place by place, and runs the model of the device each time: where the answer's logit falls, the
-    answer rests on what is there. For each image it writes a picture, IMAGE-explained.png. On the left is what the model sees, at the
-    model's own size: the part of the photo, or of its region, that crop, letterbox or stretch leaves. On the right is the same in grey
-    with the map over it: orange speaks for the answer, blue against it. The line on standard output names the place where covering costs
-    most, in fractions of that part.
+    Covers the image with a grey patch, place by place, and runs the device's model each time: where the answer's logit falls, the answer
+    rests on what is there. For each image it writes a picture, IMAGE-explained.png. On the left is the model's input, at its own size: the
+    part of the photo, or of its region, that crop, letterbox or stretch leaves. On the right is the same in grey with the map over it:
+    orange speaks for the answer, blue against it. The line on standard output names the place where covering costs most, in fractions of
+    that part.
 
-    An image that cannot be read is reported and skipped, and the exit code is then 22.
+    Unreadable images are reported and skipped; the exit code is then 22.
 
     \b
     Examples:
@@ -83,7 +83,7 @@ def explain(
 
 
 def picture_path(source: str, folder: Path, force: bool, given: set[Path]) -> Path:
-    """Return where the picture of an image goes: to none of `given`, which it is added to, nor, without `force`, to a file's place."""
+    """Return a path for an image's picture that is not in `given`, and add it; OutputExistsError for an existing file without `force`."""
     from edgecnn.files import refuse_existing
 
     stem = Path(source).stem
@@ -121,7 +121,7 @@ def text_line(source: str, found: "Occlusion", path: Path, region: Region) -> st
         f"looked at the {in_words(found.box)} (x {left:.2f} to {right:.2f}, y {top:.2f} to {bottom:.2f})"
         + ("" if region == WHOLE else f" of the region {region_text(region)}")
         if found.decrease > 0
-        else "looked at no one place: covering any leaves the answer's logit as high"
+        else "looked at no single place: covering any leaves the answer's logit as high"
     )
     return f"{printable(source)}: {printable(found.answer)} {found.score:.2%}, {looked}: {printable(str(path))}"
 

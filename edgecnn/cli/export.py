@@ -39,7 +39,7 @@ def export(
     program: Annotated[
         str | None,
         option(
-            "Write the int8 model as this program loads it: Frigate's custom classifiers, MediaPipe's ImageClassifier.",
+            "Write the int8 model in this program's form: Frigate's custom classifiers, MediaPipe's ImageClassifier.",
             "none",
             PROGRAM,
             "--for",
@@ -49,7 +49,7 @@ def export(
     out: Annotated[
         Path | None,
         option(
-            "Where those files go; the run keeps a copy for verify.",
+            "Folder for those files; the run keeps a copy for verify.",
             "RUN/frigate or RUN/mediapipe",
             PROGRAM,
             metavar="DIR",
@@ -61,10 +61,10 @@ def export(
     """Export a run's model as a TFLite or ONNX file.
 
     The file goes into the run folder. A quantized file that still holds a float tensor is refused. If the run has both the int8 and the
-    float32 file of the format, both are timed, and the output names the faster one. With int8 TFLite comes a second int8 file, made by
-    the method that does not ship (quantization after training, or quantization-aware training), for verify to measure.
+    float32 file of the format, both are timed, and the output names the faster one. An int8 TFLite export also writes a second int8 file,
+    made by the method that does not ship (quantization after training, or quantization-aware training), for verify to measure.
 
-    With --for, the files are made from the int8 TFLite file: uint8 pixels in, uint8 scores out. verify judges them by the program's own
+    With --for, the files are made from the int8 TFLite file: uint8 pixels in, uint8 scores out. verify judges them with the program's own
     steps.
 
     \b
@@ -78,17 +78,17 @@ def export(
     if program is not None:
         check_choice("--for", program, ("frigate", "mediapipe"))
         if format_ or io or int8 or float32 or float16 or int16x8:
-            raise typer.BadParameter("--for decides format, precision and --io: leave them out.")
+            raise typer.BadParameter("--for sets the format, the precision and --io: leave them out.")
         export_for(run, program, out, force, json)
         return
     if out is not None:
-        raise typer.BadParameter("--out goes with --for: other exports go into the run.")
+        raise typer.BadParameter("--out needs --for: other exports go into the run.")
     format_ = format_ or "tflite"
     precision = one_precision(int8=int8, float32=float32, float16=float16, int16x8=int16x8)
     check_choice("--format", format_, ("tflite", "onnx"))
     check_choice("--io", io, ("int8", "uint8", "float32"))
     if io is not None and (format_, precision) != ("tflite", "int8"):
-        raise typer.BadParameter("--io is for int8 TFLite files: other files have one type of input and output.")
+        raise typer.BadParameter("--io is for int8 TFLite files: other files have a fixed input and output type.")
     if (format_, precision) == ("onnx", "int16x8"):
         raise typer.BadParameter("--int16x8 is for --format tflite.")
     from edgecnn.cli.progress import ProgressReporter

@@ -31,7 +31,7 @@ PURPOSES = {
 
 
 def missing_extra(error: ModuleNotFoundError, first: str = "") -> MissingExtraError | None:
-    """Return the error for a missing module of one of EXTRAS, `first` before others; None for any other module, whose absence is a bug."""
+    """Return the error for a missing module of one of EXTRAS, preferably `first`; None for any other module, whose absence is a bug."""
     module = (error.name or "").partition(".")[0]
     extra = next((name for name in (first, *EXTRAS) if module in EXTRAS.get(name, ())), None)
     if extra is None:
@@ -43,7 +43,7 @@ def missing_extra(error: ModuleNotFoundError, first: str = "") -> MissingExtraEr
 
 
 def installed_from(extra: str) -> str:
-    """Return what pip should install: this installation's own folder or file with an extra, or the name."""
+    """Return the argument of pip install: this installation's own folder or file with an extra, or the name."""
     try:
         origin = json.loads(metadata.distribution("edgecnn").read_text("direct_url.json") or "{}")
     except (metadata.PackageNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""Flags made from groups of settings: a command's parameter that is a group becomes a flag for each of its settings."""
+"""Make flags from groups of settings: a command's parameter that is a group becomes one flag per setting."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from edgecnn.tables import fields_of
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command for typer with flags for each parameter of a group's type (all) or `Annotated[KIND, GROUP]` (its own)."""
+    """Return a typer command with flags for each parameter that is a group (all its settings) or `Annotated[KIND, GROUP]` (that one)."""
     kept = []
     settings: dict[str, Any] = {}
     for item in inspect.signature(command).parameters.values():
@@ -61,7 +61,7 @@ def flag(entry: dataclasses.Field, heading: str) -> inspect.Parameter:
 
 
 def take(entry: dataclasses.Field, value: Any) -> Any:
-    """Return a setting of what was typed for its flag: typer.BadParameter, a usage error, for a value that is not valid."""
+    """Convert the value typed for a flag to its setting; an invalid value is a usage error (typer.BadParameter)."""
     about, name = entry.metadata, option_name(typed_name(entry))
     check_choice(name, value, about.get("choices", (value,)))
     if value == about.get("typed", entry.default):

@@ -7,10 +7,10 @@ NUMBERS = {"integer": "a whole number", "int range": "a whole number", "float": 
 
 
 def sections(command: Any, context: Any, action: str = "") -> dict[str, list[tuple[str, str]]]:
-    """Return the rows of a command's help by heading: how a parameter is typed, and what it means, with its default.
+    """Return the rows of a command's help by heading: a parameter as typed, and its meaning with its default.
 
-    typer shows its groups of options (`rich_help_panel`) only with rich, which a device does not have. If `action` is one of the argument
-    ACTION, headings of others ("With add") are left out.
+    typer shows its groups of options (`rich_help_panel`) only with rich, which devices lack. If `action` is a value of the argument ACTION,
+    headings of other actions ("With add") are left out.
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(context):
@@ -28,13 +28,13 @@ def sections(command: Any, context: Any, action: str = "") -> dict[str, list[tup
 
 
 def plain_default(text: str, parameter: Any) -> str:
-    """Return a parameter's help without the brackets that typer puts around a default that is stated as text."""
+    """Return a parameter's help without the brackets that typer puts around a default given as text."""
     default = getattr(parameter, "show_default", None)
     return text.replace(f"default: ({default})", f"default: {default}") if isinstance(default, str) else text
 
 
 def of_action(text: str, command: str) -> str:
-    """Return a help text without the examples of other actions than `command` ends in; without the heading too, if none is left."""
+    """Remove the examples of all actions but the one that ends `command` from a help text, and the heading if none remains."""
     before, heading, examples = text.partition("\b\n")
     title, *lines = examples.splitlines() or [""]
     lines = [line for line in lines if line.strip().startswith(command)]
@@ -42,7 +42,7 @@ def of_action(text: str, command: str) -> str:
 
 
 def expect_number(error: Any) -> None:
-    """Say in a usage error which number was expected, where typer calls a text no valid "int range"."""
+    """Make a usage error name the expected number; typer only mentions an "int range"."""
     value, found, _ = error.message.partition(" is not a valid ")
     kind: Any = getattr(error.param, "type", None)
     expected = NUMBERS.get(getattr(kind, "name", ""))

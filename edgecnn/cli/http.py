@@ -1,4 +1,4 @@
-"""The HTTP options of `edgecnn classify`: where the page and the API are, and who serves them."""
+"""The HTTP options of `edgecnn classify`: the address and the server of the page and the API."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def listen(options: "Http", say: Callable[[str], object] = note, warn: Callable[[str], object] = note) -> Door:
-    """Open the port, and say where the page is; a usage error for options that are not valid, MissingExtraError without the packages."""
+    """Open the port and print the page's address; a usage error for invalid options, MissingExtraError without the packages."""
     require_packages("starlette", "uvicorn", "prometheus_client")
     if options.token_file is not None:
         note_if_shared(options.token_file)
     door = checked("--http", open_door, options)
     say(f"page: {door.url}")
     if door.is_wide_open:
-        warn("warning: everybody who can reach this port sees what the camera sees (--http-open)")
+        warn("warning: anyone who can reach this port sees what the camera sees (--http-open)")
     return door
 
 
 def require_packages(*names: str) -> None:
-    """Raise ModuleNotFoundError if a package of the server is missing; nothing of it is imported here."""
+    """Raise ModuleNotFoundError if a package of the server is missing, without importing it."""
     import importlib.util
 
     for name in names:
@@ -47,7 +47,7 @@ def make_live(
 ) -> "Live":
     """Start the server of a stream.
 
-    `choice` has the arguments that loaded the classifier, but its path; the first of `keepers` keeps frames, if the settings name a
+    `choice` has the arguments that loaded the classifier, except its path; the first of `keepers` keeps frames, if the settings name a
     folder for them.
     """
     from edgecnn.device.http.link import UNSURES
@@ -64,7 +64,7 @@ def make_live(
 
 
 def make_metrics_file(settings: "Settings", classifier: "Classifier", source: str | None) -> "MetricsFile":
-    """Return what writes --metrics-file of a stream that is not served; MissingExtraError without the package."""
+    """Return the writer of --metrics-file for a stream that is not served; MissingExtraError without the package."""
     require_packages("prometheus_client")
     from edgecnn.device.http.opening import make_opening
     from edgecnn.device.http.textfile import MetricsFile
@@ -74,7 +74,7 @@ def make_metrics_file(settings: "Settings", classifier: "Classifier", source: st
 
 
 def serve_api(settings: "Settings", load: "functools.partial[Classifier]") -> None:
-    """Serve without a camera until a signal comes (Stopped)."""
+    """Serve without a camera until a signal arrives (Stopped)."""
     import asyncio
 
     from edgecnn.device.http.opening import make_opening

@@ -20,7 +20,7 @@ class Calibration(Group):
 
     heading: ClassVar = "Calibration"
     calibrate_images: int | None = setting(
-        None, "How many training images to calibrate with.", shown="500", metavar="N", low=1
+        None, "Number of training images to calibrate with.", shown="500", metavar="N", low=1
     )
     region: list[float] | None = setting(
         None,
@@ -31,7 +31,7 @@ class Calibration(Group):
         read=shared.read_seen,
         keys=("data.region",),
     )
-    seed: int | None = setting(None, "Seed that draws the calibration images.", shown="1", low=0, keys=("seed",))
+    seed: int | None = setting(None, "Seed for drawing the calibration images.", shown="1", low=0, keys=("seed",))
 
 
 @with_flags
@@ -54,14 +54,14 @@ def import_(
     force: shared.Force = False,
     json: Json = False,
 ) -> None:
-    """Start a run with a model that was trained somewhere else.
+    """Start a run with a model that was trained elsewhere.
 
     export, verify and bundle then work as for any other run. Its int8 files are quantized after training and calibrated with training
     images.
 
     The model's outputs must be the classes of the data in alphabetical order. A softmax at its end is removed. Unless you
-    give the input range, edgecnn chooses one and prints it. If you give one, a warning says when another usual range does far better.
-    Import only files that you trust: they can hold code.
+    give the input range, edgecnn chooses one and prints it. If you give one, it warns when another usual range does far better.
+    Import only files that you trust: they can contain code.
 
     \b
     Examples:

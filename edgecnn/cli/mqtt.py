@@ -1,4 +1,4 @@
-"""The MQTT options of `edgecnn classify`: who connects to which broker, and what publishes there."""
+"""The MQTT options of `edgecnn classify`: the broker, the credentials and the publisher."""
 
 import functools
 from dataclasses import replace
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
-    """Read the address, and the user and the password from where they are; a usage error for an option that is not valid."""
+    """Read the address, the user and the password from their options; an invalid one is a usage error."""
     import ssl
 
     from edgecnn.device.mqtt.publisher import MqttSettings
@@ -37,13 +37,13 @@ def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
     broker = replace(broker, user=broker.user or user, password=password)
     if password is not None and broker.user is None:
         raise typer.BadParameter(
-            f"there is a password and no user; expected mqtt://USER@HOST/NAME, {MQTT}USER, or the user as the first line of the file.",
+            f"a password needs a user; expected mqtt://USER@HOST/NAME, {MQTT}USER, or the user as the first line of the file.",
             param_hint="--mqtt",
         )
     try:
         return MqttSettings(broker=broker, name=name, options=options, rotation=rotation)
     except OSError as error:
-        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        why = "it contains no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise typer.BadParameter(f"{options.ca}: {why}.", param_hint="--mqtt-ca") from None
 
 

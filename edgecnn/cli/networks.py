@@ -24,8 +24,8 @@ def networks(
     data: Annotated[
         str | None,
         option(
-            "Images to train on, as for edgecnn train: each network's input and classes, and the network that photos choose, which takes "
-            "minutes.",
+            "Images to train on, as for edgecnn train. Shows each network's input for them, their classes, and the network that photos "
+            "choose, which takes minutes.",
             "none",
             metavar="DATA",
         ),
@@ -50,11 +50,13 @@ def networks(
     from edgecnn.networks import NETWORKS, build_network, network_module
 
     if channels == 2:
-        raise typer.BadParameter("an image has 1 channel or 3.", param_hint="--channels")
+        raise typer.BadParameter("an image has 1 or 3 channels.", param_hint="--channels")
     if data is None and any(vars(budget).values()):
-        raise typer.BadParameter("--max-kb, --max-macs and --max-ms limit what images choose: give --data too.")
+        raise typer.BadParameter(
+            "--max-kb, --max-macs and --max-ms limit the network that images choose: give --data too."
+        )
     if data is not None and classes is not None:
-        raise typer.BadParameter("the classes are those of --data: leave --classes out.", param_hint="--classes")
+        raise typer.BadParameter("--data sets the classes: leave --classes out.", param_hint="--classes")
     names = [name] if name else list(NETWORKS)
     for item in names:
         network_module(item)
@@ -93,9 +95,9 @@ def networks(
 def inputs_for(
     data: str, names: Sequence[str], stated: Mapping[str, float | None]
 ) -> "tuple[str, NetworkChoice | None, int, dict[str, tuple[int, int, int]]]":
-    """Return the network that training takes for some images, how they chose it, their number of classes, and each network's input.
+    """Return the network that training would use, how the images chose it, their number of classes, and each network's input.
 
-    `stated` are keys of the recipe's network, None for those that are left open; an input is (height, width, channels).
+    `stated` has the recipe's network keys, None for those that are left open; an input is (height, width, channels).
     """
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_dataset

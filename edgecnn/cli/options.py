@@ -1,4 +1,4 @@
-"""Options that several commands of the device have, and how their texts are read."""
+"""Options that several device commands share, and how to parse them."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -19,15 +19,15 @@ Model = Annotated[
     Path | None,
     typer.Option(
         help="The bundle to use.",
-        show_default="that of the last run here, else the release in use on this board, else the installed one, else the one that ships",
+        show_default="the last run's, else the release in use on this board, else the installed one, else the one shipped with edgecnn",
     ),
 ]
-Root = Annotated[Path, typer.Option(metavar="DIR", help="Where the releases are.")]
+Root = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the releases.")]
 
 
 def option(help: str, default: str | bool = True, panel: str | None = None, *flags: str, **more: Any) -> Any:
-    """Return a typer.Option: what it does, its default in words (True for its value), its heading, and its flags unless the parameter
-    names it."""
+    """Return a typer.Option: its help, its default in words (True shows the value), its heading, and its flags unless the parameter's name
+    gives them."""
     return typer.Option(*flags, help=help, show_default=default, rich_help_panel=panel, **more)
 
 
@@ -42,7 +42,7 @@ def check_choice(option: str, value: object, choices: Collection[object]) -> Non
 
 
 def checked(option: str, read: Callable[[T], U], value: T) -> U:
-    """Return what `read` makes of an option's value; a ValueError of its becomes a usage error."""
+    """Return `read(value)` for an option's value; a ValueError becomes a usage error."""
     try:
         return read(value)
     except ValueError as error:
@@ -50,7 +50,7 @@ def checked(option: str, read: Callable[[T], U], value: T) -> U:
 
 
 def secret(option: str, prefix: str, file: Path | None) -> tuple[str | None, str | None]:
-    """Return what `edgecnn.device.secrets.read_secret` does of an option's file, checked; say so if every user may read that."""
+    """Return the user and password that `edgecnn.device.secrets.read_secret` reads from an option's file; warn if everyone may read it."""
     from edgecnn.device.secrets import read_secret
 
     if file is not None:
@@ -59,7 +59,7 @@ def secret(option: str, prefix: str, file: Path | None) -> tuple[str | None, str
 
 
 def note_if_shared(file: Path) -> None:
-    """Say so if every user of this machine may read a file that holds a password."""
+    """Warn if every user of this machine may read a file that holds a password."""
     import contextlib
     import shlex
     import stat
@@ -71,7 +71,7 @@ def note_if_shared(file: Path) -> None:
 
 
 def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
-    """Load a bundle as `edgecnn.runtime.classifier.Classifier.load` does, and print which."""
+    """Load a bundle as `edgecnn.runtime.classifier.Classifier.load` does, and print its name."""
     from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.classifier import Classifier
 

@@ -1,4 +1,4 @@
-"""A parity report for people, for the commands that make or carry one."""
+"""Print a parity report, for the commands that make or read one."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Progress bars on standard error: drawn in a terminal; elsewhere a line for each epoch."""
+"""Progress bars on standard error: drawn in a terminal, elsewhere one line per epoch."""
 
 import sys
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""From options to a recipe, for the commands that train or import."""
+"""Build a recipe from options, for the commands that train or import."""
 
 import dataclasses
 import shlex
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def resolve(recipe: Path | None, settings: list[str] | None, given: Mapping[str, Any]) -> "Recipe":
-    """Lay what is given, by dotted keys, and --set over the recipe file over the defaults, with absolute paths; RecipeError."""
+    """Merge options (by dotted key) and --set over the recipe file and the defaults, with absolute paths; RecipeError if not valid."""
     from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides, with_source_defaults
     from edgecnn.recipe.former import refuse_former
     from edgecnn.runs import start_from
@@ -34,7 +34,7 @@ def resolve(recipe: Path | None, settings: list[str] | None, given: Mapping[str,
 def former_recipe(
     old: "Bundle", settings: list[str] | None, given: Mapping[str, Any], reporter: "Reporter"
 ) -> "Recipe":
-    """Do the same over what a bundle was asked for, and say what these images change of it; DatasetError, UnknownNameError without them."""
+    """Do the same over the recipe of a bundle, and note what the new images change; DatasetError, UnknownNameError without images."""
     from edgecnn.data import open_dataset
     from edgecnn.labels import printable
     from edgecnn.recipe import build_recipe, merge, nest, parse_overrides, to_tables
@@ -44,13 +44,13 @@ def former_recipe(
     former = build_recipe(merge(former_tables(old), {"data": over.get("data", {})}), str(old.path))
     dataset = open_dataset(absolute(former, None).data, progress=reporter.working, note=reporter.note)
     opened, lines = by_these_images(former, old, dataset)
-    for line in (f"as {printable(old.manifest.name)} was made, unless you say otherwise", *lines):
+    for line in (f"settings as for {printable(old.manifest.name)}, unless you say otherwise", *lines):
         reporter.note(line)
     return absolute(build_recipe(merge(to_tables(opened), over), "the command line"), None)
 
 
 def refuse_images(path: Path) -> None:
-    """Raise RecipeError for images or a run given as a recipe, with what to type instead."""
+    """Raise RecipeError, with the right command, if images or a run are given as a recipe."""
     from edgecnn.data import DATASETS
     from edgecnn.errors import RecipeError
     from edgecnn.recipe import source_kind
@@ -67,7 +67,7 @@ def refuse_images(path: Path) -> None:
 
 
 def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
-    """Return a recipe whose paths are absolute; a network's file may be named relative to the recipe's own folder."""
+    """Return a recipe with absolute paths; a network's file may be relative to the recipe's own folder."""
     from edgecnn.data import DATASETS
     from edgecnn.recipe import source_kind
 
@@ -88,7 +88,7 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
 
 
 def said(*groups: "Group") -> dict[str, Any]:
-    """Return what groups of settings say of a recipe, by its keys."""
+    """Return the recipe values of groups of settings, by recipe key."""
     values: dict[str, Any] = {}
     for group in groups:
         kind: type = type(group)
@@ -98,6 +98,6 @@ def said(*groups: "Group") -> dict[str, Any]:
                 values |= dict(zip(entry.metadata.get("keys", ()), parts, strict=False))
     if "network.name" in values and any(key.startswith("network.max_") for key in values):
         raise typer.BadParameter(
-            "--max-kb, --max-macs and --max-ms are for the network that the images choose: leave --network out."
+            "--max-kb, --max-macs and --max-ms limit the network that the images choose: leave --network out."
         )
     return values

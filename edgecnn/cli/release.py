@@ -11,7 +11,7 @@ import typer
 from edgecnn.cli.console import emit_json, note, terminal_width
 from edgecnn.cli.options import Json, check_choice, checked, note_if_shared, option
 from edgecnn.errors import PartialFailure, ReleaseError, first_line
-from edgecnn.labels import printable
+from edgecnn.labels import plural, printable
 
 if TYPE_CHECKING:
     from edgecnn.device.update.channel import Entry
@@ -38,8 +38,8 @@ def release(
         list[str] | None,
         typer.Argument(
             metavar="[DIR|BUNDLE|CHANNEL|KEY]...",
-            help="For init a new folder, for add a bundle, for share a channel and the percentage, for stop a channel, for refresh what to "
-            "sign again, for rotate which keys: online, targets, root-1 and so on.",
+            help="A new folder for init, a bundle for add, a channel and the percentage for share, a channel for stop, what to sign again "
+            "for refresh, and the keys for rotate: online, targets, root-1 and so on.",
             show_default="none",
         ),
     ] = None,
@@ -53,14 +53,14 @@ def release(
             metavar="FOLDER",
         ),
     ] = None,
-    to: Annotated[str, option("The channel that gets it.", "none", "With add", metavar="CHANNEL")] = "",
+    to: Annotated[str, option("The channel for the release.", "none", "With add", metavar="CHANNEL")] = "",
     share: Annotated[
         int | None, option("Percentage of the boards that get it.", "none", "With add", metavar="N", min=0, max=100)
     ] = None,
     pilot: Annotated[
         list[str] | None,
         option(
-            "The id of a board that gets it whatever the share is. May be repeated.",
+            "Id of a board that gets it regardless of the share. May be repeated.",
             "none",
             "With add and share",
             metavar="ID",
@@ -69,7 +69,7 @@ def release(
     accept_gate: Annotated[
         str,
         option(
-            "Release it although its gate failed, for this reason, which goes on record.",
+            "Release it although its gate failed, and record this reason.",
             "none",
             "With add",
             metavar="WHY",
@@ -78,30 +78,32 @@ def release(
     allow_older_from: Annotated[
         list[str] | None,
         option(
-            "A release that boards may leave for this older bundle: the first digits of its SHA-256. May be repeated.",
+            "A release that this older bundle may replace: the first digits of its SHA-256. May be repeated.",
             "none",
             "With add",
             metavar="SHA256",
         ),
     ] = None,
-    root_keys: Annotated[int, option("How many root keys.", True, "With init", metavar="N", min=1, max=9)] = 3,
+    root_keys: Annotated[int, option("Number of root keys.", True, "With init", metavar="N", min=1, max=9)] = 3,
     root_threshold: Annotated[
-        int, option("How many of them must sign.", True, "With init", metavar="N", min=1, max=9)
+        int, option("Number of root keys that must sign.", True, "With init", metavar="N", min=1, max=9)
     ] = 2,
     hosts: Annotated[
         Path | None,
-        option("Ask these boards by ssh instead, one a line.", "the repository's own", "With status", metavar="FILE"),
+        option(
+            "A file of boards, one per line, to ask over ssh.", "the repository's own", "With status", metavar="FILE"
+        ),
     ] = None,
-    jobs: Annotated[int, option("Boards at a time.", True, "With status", metavar="N", min=1, max=256)] = 16,
+    jobs: Annotated[int, option("Boards to ask at a time.", True, "With status", metavar="N", min=1, max=256)] = 16,
     json: Json = False,
 ) -> None:
-    """Release bundles to boards that fetch them by themselves.
+    """Release bundles to boards that fetch them on their own.
 
-    A repository is a folder of signed files: copy it to any web server, bucket or stick. init makes it and its keys, add releases a bundle
-    to a share of a channel's boards, share widens it, and stop ends it. refresh signs again before the metadata expires, within 30 days,
-    and rotate replaces keys that were lost or stolen. status shows all of it, or with --hosts what boards say of their last check.
+    A repository is a folder of signed files: copy it to any web server, bucket or stick. init makes it and its keys. add releases a bundle
+    to a share of a channel's boards, share widens it, and stop ends it. refresh signs the metadata again before it expires, within 30 days.
+    rotate replaces lost or stolen keys. status shows all of this, or with --hosts what boards report about their last check.
 
-    Root and targets keys have a passphrase, which EDGECNN_RELEASE_PASSPHRASE_FILE may give as a file.
+    Root and targets keys have a passphrase, which edgecnn can read from the file that EDGECNN_RELEASE_PASSPHRASE_FILE names.
 
     \b
     Examples:
@@ -120,12 +122,14 @@ def release(
     if (action == "add") != bool(to) or (action == "add") != (share is not None):
         raise typer.BadParameter("add needs --to and --share; no other action takes them.", param_hint="--to")
     if action != "add" and (accept_gate or allow_older_from):
-        raise typer.BadParameter("goes with add.", param_hint="--accept-gate" if accept_gate else "--allow-older-from")
+        raise typer.BadParameter(
+            "works only with add.", param_hint="--accept-gate" if accept_gate else "--allow-older-from"
+        )
     if pilot and action not in ("add", "share"):
-        raise typer.BadParameter("goes with add and share.", param_hint="--pilot")
+        raise typer.BadParameter("works only with add and share.", param_hint="--pilot")
     if hosts is not None:
         if action != "status":
-            raise typer.BadParameter("goes with status.", param_hint="--hosts")
+            raise typer.BadParameter("works only with status.", param_hint="--hosts")
         show_boards(hosts, jobs, json)
         return
     from edgecnn.release import operations
@@ -136,7 +140,7 @@ def release(
     repository, held = Repository(folder), Keys(keys or [default_folder(folder)], ask_passphrase)
     if action == "init":
         operations.init(folder, held, root_keys=root_keys, threshold=root_threshold)
-        note(f"keys: {held.own}. Keep the root keys offline, each in another place, and a copy of each.")
+        note(f"keys: {held.own}. Keep the root keys offline, each in a different place, and a copy of each.")
         note(f"trust root, for each board: {repository.metadata / '1.root.json'}")
     elif action == "add":
         from edgecnn.bundle.read import read_bundle
@@ -162,12 +166,12 @@ def release(
         operations.refresh(repository, held, *given)
     elif action == "rotate":
         operations.rotate(repository, held, given)
-        note("copy the repository to its server; the replaced key files, which end in .revoked, sign nothing any more")
+        note("copy the repository to its server; the replaced key files, which end in .revoked, can no longer sign")
     show(repository, held, json)
 
 
 def check_names(action: str, names: list[str]) -> None:
-    """Refuse arguments that do not fit the action, as a usage error."""
+    """Raise a usage error for arguments that do not fit the action."""
     least, most = {
         "init": (0, 1),
         "add": (1, 1),
@@ -190,7 +194,7 @@ def check_names(action: str, names: list[str]) -> None:
 
 
 def ask_passphrase(name: str, new: bool) -> str:
-    """Return the passphrase of EDGECNN_RELEASE_PASSPHRASE_FILE, else ask for it on the terminal, for a new one twice."""
+    """Return the passphrase from EDGECNN_RELEASE_PASSPHRASE_FILE, else ask for it on the terminal, twice if it is new."""
     from edgecnn.release.keys import PASSPHRASE_FILE
 
     if file := os.environ.get(PASSPHRASE_FILE):
@@ -201,14 +205,14 @@ def ask_passphrase(name: str, new: bool) -> str:
             raise ReleaseError(f"cannot read the passphrase of {PASSPHRASE_FILE}: {first_line(error)}") from None
     if not sys.stdin.isatty():
         raise ReleaseError(
-            f"the key {name} has a passphrase, and there is no terminal to ask for it. Name a file with it in {PASSPHRASE_FILE}."
+            f"the key {name} needs its passphrase, and there is no terminal to ask on. Put it in a file that is named in {PASSPHRASE_FILE}."
         )
     what = "New passphrase for root and targets keys" if new else f"Passphrase of the key {name}"
     return str(typer.prompt(what, hide_input=True, confirmation_prompt=new, err=True))
 
 
 def show_entry(repository: "Repository", entry: "Entry") -> None:
-    """Say what boards get now, and what it costs them."""
+    """Print what boards get now, and how many bytes they fetch."""
     from edgecnn.release.repository import metadata_sizes
 
     terms = entry.terms
@@ -237,7 +241,7 @@ def show(repository: "Repository", keys: "Keys", json: bool) -> None:
 
 
 def describe(entry: dict[str, Any]) -> str:
-    """Return a release as a line: its number, name and hash, to whom it is offered, and what is on record."""
+    """Return a release as a line: its number, share, name and hash, and what is on record."""
     share = "stopped" if entry["stopped"] else f"{entry['share']} %"
     more = [count(entry["pilots"])] if entry["pilots"] else []
     if entry["allow_older"]:
@@ -249,11 +253,11 @@ def describe(entry: dict[str, Any]) -> str:
 
 
 def count(pilots: Sized) -> str:
-    return f"{len(pilots)} pilot{'s' * (len(pilots) != 1)}"
+    return plural(len(pilots), "pilot")
 
 
 def show_boards(file: Path, jobs: int, json: bool) -> None:
-    """Print what boards say of their updates. PartialFailure if some do not."""
+    """Print what boards report about their updates; PartialFailure if some do not."""
     from edgecnn.fleet.hosts import on_each, read_hosts
     from edgecnn.fleet.ssh import Sessions
     from edgecnn.fleet.status import HEADINGS, gather, row
@@ -269,4 +273,4 @@ def show_boards(file: Path, jobs: int, json: bool) -> None:
     else:
         print(text_table(HEADINGS, [row(board) for board in boards], terminal_width()))
     if silent := sum(board.status is None for board in boards):
-        raise PartialFailure(f"{silent} of {len(boards)} boards do not say what they have.")
+        raise PartialFailure(f"{silent} of {len(boards)} boards did not report what they have.")

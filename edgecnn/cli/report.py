@@ -25,11 +25,12 @@ def report(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Show how a model does on one HTML page that needs nothing else.
+    """Show how a model performs, on one self-contained HTML page.
 
-    Whether the model is good, then the verdict; size, accuracy and latency of every export; confusion, drop by class, reliability,
-    coverage and learning curves; the images that int8 answers differently, and its most confident mistakes. Several runs are put side by
-    side on the photos that both answer for. A part that a run has no figures for is named, with the command that makes them.
+    The page shows whether the model is good, and the verdict; size, accuracy and latency of every export; confusion matrix, drop by
+    class, reliability, coverage and learning curves; the images that int8 answers differently, and its most confident mistakes. Several
+    runs are shown side by side, on the photos that all of them answer. If a run lacks the figures for a part, the page names the command
+    that makes them.
 
     \b
     Examples:
@@ -39,7 +40,7 @@ def report(
     """
     paths: list[Path | None] = [*runs] if runs else [None]
     if len(paths) > 1 and out is None:
-        raise typer.BadParameter("several runs share a page: say where it goes.", param_hint="--out")
+        raise typer.BadParameter("several runs share a page: name its file.", param_hint="--out")
     from edgecnn.files import refuse_existing
 
     if out:
@@ -59,7 +60,7 @@ def report(
 
 
 def show(path: Path | None) -> "tuple[Shown, Path]":
-    """Return what the page shows of a run folder or a bundle, `runs/latest` for None, and where the page goes by default."""
+    """Return the content of a page about a run folder or a bundle, `runs/latest` for None, and the page's default path."""
     from edgecnn.report.page import Shown, shown_run
     from edgecnn.runs import PAGE, open_run
 

@@ -9,6 +9,7 @@ from edgecnn.cli.console import emit_json, emit_line, note
 from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, checked, option
 from edgecnn.device.stream import settings
+from edgecnn.labels import plural
 
 if TYPE_CHECKING:
     from edgecnn.device.http.door import Door
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 BOARD = "A board's pictures"
 
-EVERY = 100  # pictures between two lines of progress
+EVERY = 100  # pictures between two progress lines
 
 
 @with_flags
@@ -26,7 +27,7 @@ def review(
         str,
         typer.Argument(
             metavar="FOLDER|HOST",
-            help="A folder that --keep has filled, or a board as ssh takes it: NAME, USER@NAME, ssh://USER@NAME:PORT.",
+            help="A folder that --keep has filled, or a board, named as for ssh: NAME, USER@NAME, ssh://USER@NAME:PORT.",
         ),
     ],
     into: Annotated[
@@ -38,7 +39,7 @@ def review(
     address: Annotated[
         str | None,
         option(
-            "Serve the page on this port, to this machine unless HOST is named.",
+            "Serve the page on this port, only to this machine unless you name HOST.",
             "any free port of this machine",
             settings.Http.heading,
             "--http",
@@ -51,13 +52,13 @@ def review(
     browser: Annotated[bool, option("Open the page in a browser.", "off", None, "--browser")] = False,
     json: Json = False,
 ) -> None:
-    """Say what kept pictures show, and put them into your photos.
+    """Label kept pictures, and add them to your photos.
 
-    The page asks for one picture after the other, or for several that look alike: keys 1 to 9 or a press name the class. Each answer is on
-    disk before the next picture is shown. Ctrl-C ends the review; the next one goes on with what is left.
+    The page shows one picture after the other, or several that look alike: keys 1 to 9 or a press name the class. Each answer is on disk
+    before the next picture is shown. Ctrl-C ends the review; the next review continues with what is left.
 
-    A board's pictures are fetched by ssh first, into PHOTOS-kept next to the photos: only those that are not there yet. What was answered
-    on the board's own page, /review, comes along.
+    A board's pictures are first fetched over ssh, into PHOTOS-kept next to the photos; those already there are not fetched again. Answers
+    that people gave on the board's own page, /review, come along.
 
     \b
     Examples:
@@ -81,28 +82,28 @@ def review(
     url = f"{door.url}review"
     if not (door.token or open):
         door = door._replace(token=secrets.token_urlsafe())
-        url += f"#token={door.token}"  # which a browser keeps to itself
+        url += f"#token={door.token}"  # which browsers do not send
     with output_errors(into):
         into.mkdir(parents=True, exist_ok=True)
-    busy = OutputError(f"somebody reviews pictures into {into} already. Wait until that review has ended, or end it.")
+    busy = OutputError(f"another review into {into} is running. Wait until it ends, or end it.")
     with folder_lock(into, busy):
         folder, board = located(source, into, remote_folder)
         photos = Photos(into, folder, board)
         reviewing = Reviewing(folder, photos, into=str(into))
         if not reviewing.pictures:
             raise DatasetError(
-                f"{folder} holds no kept pictures: --keep {folder} of edgecnn classify, or keep of the service, makes them."
+                f"{folder} contains no kept pictures. edgecnn classify --keep {folder} or the service's keep writes them."
             )
         photos.finish(reviewing.pictures.values())
         taken = photos.take(Journal(folder / LABELS).decided, reviewing.pictures.values())
         if taken:
-            note(f"{board}: {taken:,} pictures were answered on its own page")
+            note(f"{board}: {plural(taken, 'picture')} labelled on its own page")
         serve(door, url, reviewing, browser)
         report(reviewing, taken, json)
 
 
 def located(source: str, into: Path, remote_folder: str | None) -> tuple[Path, str]:
-    """Return the folder of kept pictures, those of a board fetched, and the board's name."""
+    """Return the folder of kept pictures, fetched first if a board has them, and the board's name."""
     from edgecnn.fleet.hosts import check_host
 
     folder = Path(source)
@@ -124,16 +125,16 @@ def fetch(host: str, remote: str | None, folder: Path) -> None:
 
     def progress(done: int) -> None:
         if done % EVERY == 0:
-            note(f"{host}: {done:,} pictures")
+            note(f"{host}: {plural(done, 'picture')}")
 
     try:
         with Sessions() as sessions, sessions.connect(host) as board:
             done = fetch_kept(board, remote or remote_folder(board), folder, progress)
     except BoardError as error:
-        named = host if "@" in host else f"there is no folder {host}, and as a board"
-        go_on = f"The same command goes on from here; edgecnn review {folder} takes what was fetched."
+        named = host if "@" in host else f"no folder {host} exists, and as a board it failed"
+        go_on = f"Run the same command to continue, or edgecnn review {folder} for the pictures fetched so far."
         raise PartialFailure(f"{named}: {error}. {go_on if folder.exists() else ''}".rstrip()) from None
-    note(f"{host}: {done:,} new pictures in {folder}")
+    note(f"{host}: {plural(done, 'new picture')} in {folder}")
 
 
 def serve(door: "Door", url: str, reviewing: "Reviewing", browser: bool) -> None:
@@ -149,7 +150,7 @@ def serve(door: "Door", url: str, reviewing: "Reviewing", browser: bool) -> None
 
     note(f"page: {url}")
     with tempfile.NamedTemporaryFile("w", suffix=".html") as page:
-        if browser:  # every user of this machine can read a program's arguments, and only this one the file
+        if browser:  # every user of this machine can read a program's arguments, but only this user the file
             page.write(f'<meta http-equiv="refresh" content="0; url={url}">')
             page.flush()
             webbrowser.open(f"file://{page.name}")

@@ -20,7 +20,7 @@ def run(
         typer.Argument(
             metavar="RECIPE",
             help="A recipe file (TOML); required, unless --against names a bundle.",
-            show_default="what the bundle of --against was made by",
+            show_default="the recipe of the --against bundle",
         ),
     ] = None,
     *,
@@ -36,7 +36,9 @@ def run(
     replacing: shared.Replacing,
     confident: Annotated[
         bool,
-        option("Hold the whole interval of --against to its limit.", "off", shared.Replacing.heading, "--confident"),
+        option(
+            "Require the whole interval of --against to meet its limit.", "off", shared.Replacing.heading, "--confident"
+        ),
     ] = False,
     jobs: shared.Jobs = 1,
     force: shared.Force = False,
@@ -47,7 +49,7 @@ def run(
     A stage whose inputs have not changed is skipped, and interrupted training continues. Options override the recipe, which
     overrides the defaults below.
 
-    With --against, the new model is compared with the old one, and its bundle has the next serial number and records the verdict. The exit
+    With --against, the new model is compared with the old one. Its bundle gets the next serial number and records the verdict. The exit
     code is 36 if it is worse, and 37 if there are too few photos to know.
 
     \b
@@ -61,7 +63,7 @@ def run(
         expected = (
             "Name a recipe, or a bundle with --against"
             if recipe is None
-            else "--renamed and --confident go with --against"
+            else "--renamed and --confident need --against"
         )
         raise typer.BadParameter(f"{expected}.")
     renamed = shared.renames(replacing.renamed)

@@ -16,13 +16,13 @@ def selftest(
         list[str] | None,
         option("Check only this engine. May be repeated.", "all that are installed", metavar="NAME"),
     ] = None,
-    threads: Annotated[int, option("Threads of one inference.", min=1, max=256)] = 1,
+    threads: Annotated[int, option("Threads per inference.", min=1, max=256)] = 1,
     json: Json = False,
 ) -> None:
     """Replay a bundle's golden vectors on this device's engines.
 
-    A difference larger than the bundle allows is a failure, and the exit code is then 18. Each model runs in a process of its own, for a
-    minute and with 2 GiB of memory at most, so a model that crashes or hangs its engine is a failure too.
+    A difference larger than the bundle allows is a failure; the exit code is then 18. Each model runs in its own process, with at most a
+    minute and 2 GiB of memory, so a model that crashes or hangs its engine is a failure too.
 
     \b
     Examples:

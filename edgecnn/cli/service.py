@@ -31,24 +31,24 @@ def service(
     config: Annotated[
         Path | None,
         option(
-            "Options in TOML. install checks it and copies it to the default's place.",
+            "Options in TOML. install checks the file and copies it to the default path.",
             "/etc/edgecnn/service.toml",
             "With install, check and run",
             metavar="FILE",
         ),
     ] = None,
     root: Root = Path("/var/lib/edgecnn"),
-    follow: Annotated[bool, option("Keep printing what comes.", "off", "With logs", "--follow", "-f")] = False,
-    lines: Annotated[int, option("How many.", True, "With logs", "--lines", "-n", min=1, metavar="N")] = 20,
+    follow: Annotated[bool, option("Keep printing new lines.", "off", "With logs", "--follow", "-f")] = False,
+    lines: Annotated[int, option("Number of lines.", True, "With logs", "--lines", "-n", min=1, metavar="N")] = 20,
     json: Json = False,
 ) -> None:
-    """Classify what a camera sees from boot to boot, with systemd.
+    """Classify what a camera sees as a systemd service, from boot on.
 
     install, once and as root, writes the unit, checks the options and starts the service. check only checks the options. status and logs
-    show what it does, remove takes it away and leaves options and releases. run is what the unit runs.
+    show what the service does. remove takes it away but leaves options and releases. run is the command of the unit.
 
-    The service runs the release that edgecnn slot has put in use, and waits while there is none. Its lines in the journal are JSON. A
-    watchdog, which only a freshly classified frame feeds, starts it again.
+    The service runs the release that edgecnn slot has put in use, and waits if there is none yet. It writes JSON lines to the journal. A
+    watchdog restarts it unless frames keep being classified.
 
     \b
     Examples:
@@ -68,20 +68,20 @@ def service(
     elif action == "check":
         path = config or options.CONFIG
         if config is not None and not config.exists():
-            raise ServiceError(f"there is no file {config}.")
+            raise ServiceError(f"the file {config} does not exist.")
         options.parse(options.read(path), str(path))
-        note(f"{path}: {'valid' if path.exists() else 'does not exist, so that the defaults apply'}")
+        note(f"{path}: {'valid' if path.exists() else 'does not exist, so the defaults apply'}")
     elif action == "install":
         from edgecnn.cli.options import note_if_shared
 
         unit = manage.install(manage.Host(), config)
         note_if_shared(options.ENVIRONMENT)
-        note(f"{unit} is started, now and at each boot; see: edgecnn service logs --follow")
+        note(f"{unit} has started, and will start at each boot. To watch it: edgecnn service logs --follow")
         if not Store(root).read().current:
             note(NO_RELEASE)
     elif action == "remove":
         manage.remove(manage.Host())
-        note(f"the service is removed; options in {options.CONFIG.parent} and releases in {root} stay")
+        note(f"service removed; options in {options.CONFIG.parent} and releases in {root} stay")
     elif action == "logs":
         command = manage.logs_command(manage.Host(), lines, follow)
         os.execvp(command[0], command)
@@ -110,7 +110,7 @@ def run(path: Path, root: Path) -> None:
     from edgecnn.device.slots.store import Store
     from edgecnn.device.stream.ends import Ends
 
-    environment = dict(os.environ)  # the next process needs the broker's password, which reading the options takes out
+    environment = dict(os.environ)  # the next process needs the broker's password, which reading the options removes
     taken = take(path, root)
     config = taken.config
     with Ends() as ends:
@@ -127,12 +127,12 @@ def run(path: Path, root: Path) -> None:
 
 
 def fit_network(config: "Config", around: "Surroundings") -> bool:
-    """Close the network unless the options need it; False if an earlier process closed it, which only a new start undoes."""
+    """Close the network unless the options need it; False if an earlier process closed it, which only a restart undoes."""
     from edgecnn.device.service import network
 
     closed = network.is_closed()
     if config.needs_network and closed:
-        around.problem("network", "the options need it now; the service ends, for systemd to start it again.")
+        around.problem("network", "the options need it now; the service exits, and systemd restarts it.")
         return False
     if not (config.needs_network or closed) and (why := network.close_network()):
         around.problem("network", f"it stays open: {why}.")
@@ -140,7 +140,7 @@ def fit_network(config: "Config", around: "Surroundings") -> bool:
 
 
 def print_item(item: "Item") -> None:
-    """Print an event as a JSON line. A line for each frame would fill the journal."""
+    """Print an event as a JSON line, but no frames: they would fill the journal."""
     from edgecnn.device.stream.events import Event
     from edgecnn.device.stream.results import event_line
 
@@ -149,7 +149,7 @@ def print_item(item: "Item") -> None:
 
 
 def publishers(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
-    """Make what keeps frames and publishes the state, as far as the options say. Options that do not fit are a problem, not the end."""
+    """Make the consumers that keep frames and publish the state, as the options require. Invalid options are reported, not fatal."""
     keepers = frames(config, classifier, around)
     return [*keepers, *brokers(config, classifier, around), *pages(config, classifier, around, keepers)]
 

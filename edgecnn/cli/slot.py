@@ -23,11 +23,11 @@ def slot(
         str | None,
         typer.Argument(
             metavar="[BUNDLE|RELEASE]",
-            help="For add a bundle, for activate a release: the first digits of its SHA-256.",
+            help="A bundle for add; for activate, the first digits of a release's SHA-256.",
             show_default="none",
         ),
     ] = None,
-    activate: Annotated[bool, option("Put it in use at once.", "off", "With add", "--activate")] = False,
+    activate: Annotated[bool, option("Put it in use immediately.", "off", "With add", "--activate")] = False,
     older: Annotated[
         bool, option("Activate a release with a smaller serial number.", "off", "With add and activate", "--older")
     ] = False,
@@ -37,23 +37,26 @@ def slot(
     accept: Annotated[
         bool,
         option(
-            "Activate a release that is refused or not shown to be as good as the one before.", "off", None, "--accept"
+            "Activate a release that is refused, or not shown to be as good as the previous one.",
+            "off",
+            None,
+            "--accept",
         ),
     ] = False,
     keep: Annotated[
-        int, option("Releases that stay: the one in use and those before it.", True, "With prune", min=1, metavar="N")
+        int, option("Releases to keep: the one in use and those before it.", True, "With prune", min=1, metavar="N")
     ] = 2,
     root: Root = Path("/var/lib/edgecnn"),
     json: Json = False,
 ) -> None:
     """Change the model that edgecnn service runs on this board.
 
-    add copies a bundle to the board, activate puts it in use, rollback puts the one before it in use, list shows all, and prune removes bad
-    and old ones. A running service changes over at once. What changes is named: classes, verified accuracy, and what of an image is seen. A
-    bundle that was compared with the one before and did not pass is put in use with --accept only.
+    add copies a bundle to the board, activate puts it in use, rollback returns to the previous one, list shows all, and prune removes bad
+    and old ones. A running service switches over immediately. The output names what changes: classes, verified accuracy, and the part of an
+    image that is seen. A bundle that was compared with the previous one and did not pass needs --accept.
 
-    A release that was activated is pending. It becomes good after the self-test has passed on this board and fresh frames were classified.
-    If that does not happen in three starts, it is bad and the one before it comes back by itself.
+    An activated release is pending. It becomes good once the self-test has passed on this board and new frames have been classified. If
+    that does not happen within three starts, it becomes bad, and the previous release comes back automatically.
 
     \b
     Examples:
@@ -64,7 +67,7 @@ def slot(
     """
     check_choice("ACTION", action, ACTIONS)
     if activate and action != "add":
-        raise typer.BadParameter("goes with add.", param_hint="--activate")
+        raise typer.BadParameter("works only with add.", param_hint="--activate")
     if (name is not None) != (action in ("add", "activate")):
         expected = {"add": "name a bundle", "activate": "name a release: edgecnn slot list"}.get(action)
         raise typer.BadParameter(f"{expected or f'{action} takes no name'}.", param_hint="[BUNDLE|RELEASE]")
@@ -130,7 +133,7 @@ def described(slots: "Slots", release: str) -> str:
 
 
 def table(store: "Store", slots: "Slots") -> dict[str, Any]:
-    """Return the record as a JSON document, with what each release says of itself if its bundle is whole."""
+    """Return the record as a JSON document, with what each bundle that is whole states about itself."""
 
     document = {"current": slots.current, **to_json(slots)}
     for release, entry in document["releases"].items():

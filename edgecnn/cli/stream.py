@@ -1,4 +1,4 @@
-"""What the commands that read a stream share: the end of the output, and what happened in words."""
+"""Shared by the commands that read a stream: the end of the output, and events as text."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from edgecnn.labels import printable
 
 @contextlib.contextmanager
 def stopping_output() -> Iterator[None]:
-    """Drop what standard output holds if a signal comes while nobody reads it; the process would wait for a reader at its end."""
+    """Discard buffered output if a signal arrives while nobody reads it; at exit the process would wait for a reader."""
     try:
         yield
     except Stopped:
@@ -21,14 +21,14 @@ def stopping_output() -> Iterator[None]:
 
 
 def state_text(event: events.StateChangedEvent) -> str:
-    """Return a change of the state for people: the label and its score, or why there is none."""
+    """Return a change of the state as text: the label and its score, or why there is no label."""
     if event.state is None or event.reason is not None:
         return f"{event.state or '-'} ({event.reason})"
     return f"{printable(event.state)} {event.score:.2%}"
 
 
 def event_text(event: events.Event) -> str:
-    """Return an event for people. A text that begins with its source's name has that once."""
+    """Return an event as text. The source's name appears once, even if the message begins with it."""
 
     def named(text: str) -> str:
         source = event.source

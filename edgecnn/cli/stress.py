@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgecnn.stress.stress_report import StressReport, StressSplit
     from edgecnn.stress.subject import Subject
 
-NOTE_S = 30.0  # seconds between two lines of progress where standard error is not a terminal
+NOTE_S = 30.0  # seconds between two progress lines if standard error is not a terminal
 
 
 def stress(
@@ -28,20 +28,21 @@ def stress(
     data: Annotated[
         str | None,
         option(
-            "Where its images are now: a dataset's name, a folder or zip. They must be the same ones.",
+            "Where its images are now: a dataset's name, a folder or zip. They must be the same images.",
             "where they were",
         ),
     ] = None,
     split: Annotated[
         str,
         option(
-            "Which images: validation while you still choose, test once you have chosen.", metavar="validation|test"
+            "Which images: validation while you are still choosing, test once you have chosen.",
+            metavar="validation|test",
         ),
     ] = "validation",
     corruptions: Annotated[
         str | None,
         option(
-            "Measure these alone, such as defocus,low-light. The result is not kept in the run.",
+            "Measure only these, such as defocus,low-light. The result is not kept in the run.",
             "all",
             metavar="NAME,…",
         ),
@@ -51,7 +52,7 @@ def stress(
     at_least: Annotated[
         float | None,
         option(
-            "The pass line: the least mean corrupted accuracy of the int8 model, 0 to 1.",
+            "The pass line: the lowest mean corrupted accuracy that the int8 model may have, 0 to 1.",
             "none",
             GATE,
             min=0.0,
@@ -64,14 +65,14 @@ def stress(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure how a model does under what cameras do to images.
+    """Measure how a model copes with what cameras do to images.
 
     Each image is corrupted in sixteen ways, most of them at five strengths: JPEG, coarse pixels, defocus, motion, three kinds of noise,
-    exposure, low light, contrast, white balance, red and blue swapped, rotation, scale and occlusion. Accuracy and agreement of the float
-    and the int8 model, the corruption that costs most, and what may help go to the screen, into the run and onto its page and card. The
-    exit code is 33 if the mean is below --at-least.
+    exposure, low light, contrast, white balance, red and blue swapped, rotation, scale and occlusion. The screen, the run and its page and
+    card then show the accuracy and agreement of the float and the int8 model, the corruption that costs most, and what may help. The exit
+    code is 33 if the mean is below --at-least.
 
-    Ctrl-C keeps what was measured of a run, or with --out; the same command goes on from there.
+    After Ctrl-C, the results for a run, or with --out, are kept; run the same command again to continue.
 
     \b
     Examples:
@@ -97,7 +98,7 @@ def stress(
         try:
             report = measure(subject, settings, progress_of(reporter))
         except KeyboardInterrupt:
-            kept = "what was measured is kept. The same command goes on from there" if keep else "nothing is kept"
+            kept = "results so far are kept. Run the same command to continue" if keep else "nothing is kept"
             note(f"\nInterrupted; {kept}.")
             raise
     places = keep_report(report, subject, settings, out)
@@ -111,7 +112,7 @@ def stress(
 
 
 def progress_of(reporter: "ProgressReporter") -> Callable[[int, int], None]:
-    """Return the function that shows how far a test is and how long it will take: in the bar, or in a line now and then."""
+    """Return a function that shows a test's progress and the time left: in the bar, or in a line now and then."""
     began = noted = time.monotonic()
     first: int | None = None
 
@@ -119,7 +120,7 @@ def progress_of(reporter: "ProgressReporter") -> Callable[[int, int], None]:
         nonlocal first, noted
         from edgecnn.cli.progress import clock
 
-        first = done if first is None else first  # an earlier try may have done these
+        first = done if first is None else first  # an earlier run may have done these
         now = time.monotonic()
         left = (now - began) * (total - done) / (done - first) if done > first else 0.0
         what = f"stress, {clock(left)} left" if done > first else "stress"

@@ -30,18 +30,16 @@ def train(
     budget: shared.Budget,
     training: shared.Training,
     out: Annotated[
-        Path | None, option("The run folder to write.", "runs/DATA-NETWORK, or runs/DATA if the network is open")
+        Path | None, option("The run folder to write.", "runs/DATA-NETWORK, or runs/DATA if the images choose it")
     ] = None,
-    resume: Annotated[
-        bool, option("Continue the run at --out, or else the last one.", "off", None, "--resume")
-    ] = False,
+    resume: Annotated[bool, option("Continue the run at --out, or the last one.", "off", None, "--resume")] = False,
     force: shared.Force = False,
     jobs: shared.Jobs = 1,
     workers: Annotated[
         str | None,
         option(
             "Addresses of all machines that share the float phase. Run the same command on each, with its own --worker.",
-            "this machine alone",
+            "only this machine",
             CLUSTER,
             metavar="HOST:PORT,…",
         ),
@@ -91,7 +89,7 @@ def train(
     cluster = join_cluster(workers, worker)
     given = said(data, budget, training)
     if resume and (recipe or training.settings or force or dry_run or given):
-        raise typer.BadParameter("--resume uses the run's own recipe: give only --out with it.")
+        raise typer.BadParameter("--resume uses the run's own recipe: combine it only with --out.")
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import create_run, free_path, locked, open_run, settle_run
     from edgecnn.stages.folds import train_by_folds
@@ -120,8 +118,8 @@ def train(
             dataset = placed(dataset, reporter, run, keep=not dry_run)
         elif dataset.left_to_edgecnn:
             reporter.note(
-                f"{dataset.name}: several machines search for no photos that show the same. Train once without --workers, then copy the "
-                "photos with their edgecnn-splits.csv"
+                f"{dataset.name}: with several machines, there is no search for photos that show the same thing. Train once without "
+                "--workers, then copy the photos with their edgecnn-splits.csv"
             )
         folds, choosing = resolved.train.folds, cluster is None and images_choose(resolved, dataset)
         named = resolved if choosing else settled(resolved, dataset, Silent() if folds else reporter)
@@ -157,7 +155,7 @@ def train(
 
 
 def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
-    """Return the machines of --workers, None without; TensorFlow hears of them before it is imported."""
+    """Return the machines of --workers, or None; this sets them for TensorFlow before it is imported."""
     if workers is None:
         if worker is not None:
             raise typer.BadParameter("--worker is this machine's place in --workers: give both.")
@@ -171,13 +169,13 @@ def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
 
 def result_text(run: "Run | None", info: "RunInfo", cluster: "Workers | None") -> str:
     if run is None or info.int8 is None:
-        return f"worker {cluster.index if cluster else 0}: the float phase is finished; worker 0 continues alone"
+        return f"worker {cluster.index if cluster else 0}: the float phase is finished; worker 0 continues on its own"
     if info.folds:
         images = sum(one.images for one in info.folds)
         right = sum(one.int8_accuracy * one.images for one in info.folds) / images
         return (
-            f"{run.path}: int8 by {len(info.folds)} folds has {right:.2%} of {images:,} images right, which its model never saw; all "
-            "of them taught the model that ships"
+            f"{run.path}: with {len(info.folds)} folds, int8 models classify {right:.2%} of {images:,} images correctly, each image with a "
+            "model that never saw it; the model that ships learnt from all of them"
         )
     how = f"quantization-aware, epoch {info.int8.epoch}" if info.int8.method == "qat" else "quantized after training"
     return f"{run.path}: validation accuracy of int8 ({how}): {info.validation_accuracy:.2%}"

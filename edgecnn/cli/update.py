@@ -25,7 +25,7 @@ def update(
     source: Annotated[
         str | None,
         option(
-            "Where releases are: an address, https://…, or a folder, such as one on a stick.",
+            "Where the releases are: an address, https://…, or a folder, such as one on a stick.",
             "that of /etc/edgecnn/update.toml",
             None,
             "--from",
@@ -33,23 +33,23 @@ def update(
         ),
     ] = None,
     channel: Annotated[
-        str | None, option("Which of them are for this board.", "that of /etc/edgecnn/update.toml", metavar="NAME")
+        str | None, option("The channel of this board.", "that of /etc/edgecnn/update.toml", metavar="NAME")
     ] = None,
     root: Annotated[
         Path | None, option("The root of trust: whose signatures count.", "/etc/edgecnn/root.json", metavar="FILE")
     ] = None,
     prefix: Annotated[
-        Path, option("The folder that this board's files are in, such as DIR/etc/edgecnn.", True, metavar="DIR")
+        Path, option("The folder of this board's files, such as DIR/etc/edgecnn.", True, metavar="DIR")
     ] = Path("/"),
     json: Json = False,
 ) -> None:
     """Fetch this board's next release, verify it, and put it in use.
 
     The server need not be trusted: a release counts if the keys of the root of trust have signed it, if it is not older than what this
-    board has had, and if the metadata have not expired. The new model is then pending, as after edgecnn slot add --activate, and goes
-    back by itself if it does not prove itself. Whatever fails, the model in use stays in use.
+    board has had, and if the metadata have not expired. The new model is then pending, as after edgecnn slot add --activate, and is rolled
+    back if it does not prove itself. If anything fails, the model in use stays in use.
 
-    status shows the last check: when it was, why it failed if it did, and which release is in use.
+    status shows the last check: when it was, why it failed if it did, and the release in use.
 
     \b
     Examples:
@@ -70,11 +70,11 @@ def update(
             from edgecnn.device.update.run import update
         except (ModuleNotFoundError, UpdateError, OSError) as error:
             problem = missing_extra(error, "update") if isinstance(error, ModuleNotFoundError) else error
-            if type(problem) is FileNotFoundError:  # requests, which python-tuf 5 imports, reads them at once
+            if type(problem) is FileNotFoundError:  # requests, which python-tuf 5 imports, reads them on import
                 certificates = (
                     "the machine's certificates are missing. On Debian: apt install --reinstall ca-certificates"
                 )
-                problem = UpdateError(f"python-tuf cannot be loaded, perhaps as {certificates}")
+                problem = UpdateError(f"python-tuf cannot be loaded, perhaps because {certificates}")
             if board.path(CONFIG).exists():
                 status.note_failure(board, options, str(problem or error))
             raise problem or error from None

@@ -43,17 +43,17 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check that what ships still answers as the float model does.
+    """Check that exported files still answer like the float model.
 
     Compares each exported file of a run with its float and fake-quantized models on the test split, and writes parity.json into the run.
-    The exit code is 14 if a limit of the gate is broken. Before that, validation images choose the temperature (so that a score of 90 %
-    is right about 90 % of the time) and the threshold of --target-error. The bundle carries both.
+    The exit code is 14 if the gate fails. Before that, validation images choose the temperature (so that a score of 90 % is right about
+    90 % of the time) and the threshold of --target-error. The bundle stores both.
 
-    With --against, the new int8 model is also compared with the one that it would replace, on the test photos that taught neither. The exit
-    code is 36 if it is worse, and 37 if there are too few photos to know.
+    With --against, the new int8 model is also compared with the one that it would replace, on test photos that neither learnt from. The
+    exit code is 36 if it is worse, and 37 if there are too few photos to know.
 
-    With --on, the exports also run on emulated boards, with the packages that a board would install. With --model, or without a run, a
-    bundle runs on them, and nothing else is compared.
+    With --on, the exports also run on emulated boards, with the packages that a board would install. With --model, or without a run, only a
+    bundle runs on them, with no other comparison.
 
     \b
     Examples:
@@ -66,20 +66,20 @@ def verify(
     """
     boards = boards_of(on, engines, release, sample) if on else None
     if not on and (model or engines or release):
-        raise typer.BadParameter("--engines, --release and --model go with --on.")
+        raise typer.BadParameter("--engines, --release and --model need --on.")
     if boards and (model or (run is None and not last_run())):
         of_run = replace(limits, max_drop=shared.Limits.max_drop)
         if run or matrix or tflite_python or of_run != shared.Limits() or target_error is not None or replacing.against:
             raise typer.BadParameter(
-                "RUN, --matrix, --tflite-python, --confident, --min-agreement, --accept-conversion, --target-error and --against go with a "
-                "run, --model with a bundle."
+                "RUN, --matrix, --tflite-python, --confident, --min-agreement, --accept-conversion, --target-error and --against are for a "
+                "run, --model is for a bundle."
             )
         verify_bundle(model, boards, data, out, json)
         return
     if data or out:
-        raise typer.BadParameter("--data and --out go with a bundle on boards: --on TARGET --model FILE.")
+        raise typer.BadParameter("--data and --out are for a bundle on boards: --on TARGET --model FILE.")
     if replacing.renamed and not replacing.against:
-        raise typer.BadParameter("goes with --against.", param_hint="--renamed")
+        raise typer.BadParameter("needs --against.", param_hint="--renamed")
     renamed = shared.renames(replacing.renamed)
     from edgecnn.cli.parity import show_against, show_report
     from edgecnn.cli.progress import ProgressReporter

@@ -1,4 +1,4 @@
-"""What a terminal shows of a stream: the state and the classes' bars, drawn in place."""
+"""Draw the state and the class bars of a stream in a terminal, in place."""
 
 import shutil
 import sys
@@ -22,7 +22,7 @@ WHOLE_SCREEN = "\x1b[2J\x1b[H"
 
 
 class View:
-    """Draws results and events; `size` gives columns and lines. Use as a context manager: the cursor is shown again whatever happens."""
+    """Draws results and events; `size` gives columns and lines. Use as a context manager, which always shows the cursor again."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class View:
         self._write(SHOW)
 
     def show(self, item: Item | None) -> None:
-        """Take a result or an event, and draw if it is time. Events stand above the drawing; a change of the state is in it."""
+        """Take a result or an event, and draw if it is time. Events appear above the drawing, a change of the state in it."""
         if isinstance(item, StateChangedEvent):
             self._state = state_text(item)
         elif isinstance(item, Event):
@@ -102,7 +102,7 @@ class View:
         self._drawn_lines = len(lines)
 
     def _erase(self) -> str:
-        """Return what moves the cursor to where the drawing began and clears it; after a resize, which wraps lines, the whole screen."""
+        """Return the codes that clear the drawing from its start; after a resize, which wraps lines, the whole screen."""
         size = self._size()
         if size != self._drawn_size:
             self._drawn_size = size

@@ -1,4 +1,4 @@
-"""Options that several commands of the workstation have; a command with groups of settings has `edgecnn.cli.flags.with_flags`."""
+"""Options that several workstation commands share; a command with groups of settings uses `edgecnn.cli.flags.with_flags`."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ GATE = "Gate"
 BY_COUNT = "by the number of images"
 AS_RANGE = "as --input-range"
 
-LARGEST = 2.0  # of the means and deviations for pixels from 0 to 1; those for 0 to 255 are larger
+LARGEST = 2.0  # for means and deviations of pixels from 0 to 1; those for 0 to 255 are larger
 
 
 RecipeArgument = Annotated[
@@ -26,9 +26,7 @@ RecipeArgument = Annotated[
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder.", show_default="runs/latest")]
 Jobs = Annotated[
     int,
-    options.option(
-        "Folds that are trained at the same time, each in a process of its own.", True, "Training", min=1, max=64
-    ),
+    options.option("Folds to train at the same time, each in its own process.", True, "Training", min=1, max=64),
 ]
 Force = Annotated[bool, options.option("Replace existing output.", "off", None, "--force")]
 
@@ -42,12 +40,12 @@ def read_sides(text: str) -> tuple[int, int]:
 
 
 def read_seen(text: str) -> list[float]:
-    """Read a region as a recipe has it; ValueError for anything else."""
+    """Read a region in a recipe's form; ValueError for anything else."""
     return list(read_region(text))
 
 
 def read_channels(text: str) -> tuple[float, ...]:
-    """Read one number or one a channel, for pixels from 0 to 1; ValueError for anything else."""
+    """Read one number, or one per channel, for pixels from 0 to 1; ValueError for anything else."""
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -67,18 +65,18 @@ def read_deviations(text: str) -> tuple[float, ...]:
 
 
 def read_names(path: str) -> tuple[str, ...]:
-    """Read a file with a name on each line; ValueError if it cannot be read, or has a name twice."""
+    """Read a file with one name per line; ValueError if it cannot be read or repeats a name."""
     try:
         names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from None
     if len(set(names)) != len(names):
-        raise ValueError(f"{path} has a name more than once")
+        raise ValueError(f"{path} contains a name more than once")
     return names
 
 
 class Data(Group):
-    """What is trained, and on what; `keys` are those of the recipe that a setting goes before."""
+    """What to train, and on which images; `keys` are the recipe keys that a setting overrides."""
 
     heading: ClassVar = "Data and network"
     data: str | None = option(
@@ -89,7 +87,7 @@ class Data(Group):
     )
     region: list[float] | None = option(
         None,
-        "Train on this part of each image, which the model then sees of each frame too: left, top, width and height as fractions "
+        "Train on this part of each image; the model then sees only this part of each frame too. Left, top, width and height as fractions "
         "of the upright image, such as 0.5,0,0.5,1 for its right half.",
         shown="the whole image",
         metavar="X,Y,W,H",
@@ -107,7 +105,7 @@ class Data(Group):
     size: tuple[int, int] | None = option(
         None,
         "The network's input in pixels, width x height, such as 160x120. One number is the side of a square.",
-        shown="chosen with the network; else 160 from ImageNet, or the images' own size up to 224, or 96 where they differ",
+        shown="chosen with the network; else 160 from ImageNet, or the images' own size up to 224, or 96 if they differ",
         metavar="WxH",
         typed=None,
         read=read_sides,
@@ -124,26 +122,26 @@ class Data(Group):
 
 
 class Budget(Group):
-    """What the network that the images choose may take; `keys` as in Data."""
+    """Limits for the network that the images choose; `keys` as in Data."""
 
     heading: ClassVar = "Data and network"
     max_kb: float | None = option(
         None,
-        "Most kB, of 1,000 bytes, of the int8 file that the images may choose.",
+        "Largest int8 file that the images may choose, in kB of 1,000 bytes.",
         shown="no limit",
         low=1,
         keys=("network.max_kb",),
     )
     max_macs: float | None = option(
         None,
-        "Most multiply-accumulates of an answer that they may choose, such as 2e8.",
+        "Most multiply-accumulates per answer that the images may choose, such as 2e8.",
         shown="no limit",
         low=1_000,
         keys=("network.max_macs",),
     )
     max_ms: float | None = option(
         None,
-        "Most milliseconds of an answer of that int8 file, measured on this machine.",
+        "Longest time per answer of that int8 file, in milliseconds, measured on this machine.",
         shown="no limit",
         low=0.001,
         keys=("network.max_ms",),
@@ -151,7 +149,7 @@ class Budget(Group):
 
 
 class Training(Group):
-    """How it is trained; `keys` as in Data."""
+    """How to train; `keys` as in Data."""
 
     heading: ClassVar = "Training"
     epochs: int | None = option(None, "Epochs of the float phase.", shown=BY_COUNT, low=1, keys=("train.epochs",))
@@ -159,7 +157,7 @@ class Training(Group):
         None, "Epochs of the quantization-aware phase.", shown=BY_COUNT, low=0, keys=("qat.epochs",)
     )
     batch_size: int | None = option(
-        None, "Images in a batch.", shown=f"32, 64 or 128, {BY_COUNT}", low=1, keys=("train.batch_size",)
+        None, "Images per batch.", shown=f"32, 64 or 128, {BY_COUNT}", low=1, keys=("train.batch_size",)
     )
     learning_rate: float | None = option(
         None,
@@ -170,14 +168,14 @@ class Training(Group):
     seed: int | None = option(None, "Seed of weights and batches.", shown="1", keys=("seed",))
     robust: bool = option(
         False,
-        "Mix corruptions into a third of the training images, against what cameras do: noise, blur, light, colour. edgecnn stress "
-        "measures what it gains.",
+        "Mix corruptions into a third of the training images, to prepare for what cameras do: noise, blur, light, colour. edgecnn stress "
+        "measures the gain.",
         keys=("train.robust",),
     )
     folds: int | None = option(
         None,
-        "Let every photo teach and every photo test: train this many models, each without a part of the images, which tests it, and the "
-        "model itself on all. Takes that many times as long, and once more.",
+        "Cross-validate: train this many models, each tested on a part of the images that it does not learn from, and then the model "
+        "itself on all images. Takes that many times as long, and once more.",
         shown="none",
         low=2,
         high=20,
@@ -193,7 +191,7 @@ class Training(Group):
 
 
 class Limits(Group):
-    """The gate's limits, as of `edgecnn.verify.gate.Gate`."""
+    """The gate's limits, as in `edgecnn.verify.gate.Gate`."""
 
     heading: ClassVar = GATE
     max_drop: float = option(1.0, "Largest accepted drop in accuracy, in percentage points.", low=0, high=100)
@@ -210,17 +208,17 @@ class Limits(Group):
 
 
 class Replacing(Group):
-    """What a new model is compared with before it replaces that."""
+    """The model that a new one is compared with before it replaces it."""
 
     heading: ClassVar = "Old against new"
     against: Path | None = option(
         None,
-        "The bundle that the new model would replace. Both answer the photos that neither learnt from, and one that is worse is refused.",
+        "The bundle that the new model would replace. Both answer the photos that neither learnt from, and a worse one is refused.",
         shown="none",
         metavar="OLD.edgecnn",
     )
     renamed: list[str] | None = option(
-        None, "A class that has another name now. May be repeated.", shown="none", metavar="OLD=NEW"
+        None, "A class that was renamed. May be repeated.", shown="none", metavar="OLD=NEW"
     )
 
 
@@ -234,7 +232,7 @@ def renames(texts: list[str] | None) -> dict[str, str]:
 
 
 class Scores(Group):
-    """What validation images choose for scores."""
+    """What to choose for scores on validation images."""
 
     heading: ClassVar = "Scores"
     target_error: float | None = option(
@@ -248,13 +246,13 @@ class Scores(Group):
 
 
 class Foreign(Group):
-    """What a model that edgecnn did not train reads and answers."""
+    """The input and the answers of a model that edgecnn did not train."""
 
     heading: ClassVar = "Input range"
     input_range: str | None = option(
         None,
-        "How the model reads pixels: -1 to 1 (centred), 0 to 1 (unit), 0 to 255 (raw) or as torchvision's models (imagenet). "
-        "auto picks the one that does best on validation images, and on training images too if those are few, and prints which.",
+        "How the model reads pixels: -1 to 1 (centred), 0 to 1 (unit), 0 to 255 (raw) or like torchvision's models (imagenet). "
+        "auto picks and prints the one that does best on validation images, and on training images too if those are few.",
         shown="auto",
         metavar="auto|centred|unit|raw|imagenet",
     )
@@ -269,7 +267,7 @@ class Foreign(Group):
     input_zero_point: int | None = option(None, "Z of --input-scale.", shown="0", low=-128, high=127, metavar="Z")
     input_mean: tuple[float, ...] | None = option(
         None,
-        "Mean of each channel, for pixels from 0 to 1: the model reads (pixel / 255 - mean) / std, as with torchvision's Normalize.",
+        "Mean of each channel, for pixels from 0 to 1: the model reads (pixel / 255 - mean) / std, like torchvision's Normalize.",
         shown=AS_RANGE,
         metavar="R,G,B",
         typed=None,
@@ -285,7 +283,7 @@ class Foreign(Group):
     )
     labels: tuple[str, ...] = option(
         (),
-        "Names of the model's outputs in their order, one a line; each class folder has to be among them.",
+        "Names of the model's outputs in their order, one per line; each class folder must be among them.",
         shown="the class folders in alphabetical order",
         metavar="FILE",
         heading=None,

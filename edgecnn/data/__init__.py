@@ -40,7 +40,7 @@ DATASETS: Mapping[str, Callable[[Progress | None], LabelledImages]] = {
 """Datasets by name. The first line of each function's docstring describes its dataset."""
 
 PREFIXES = {"frigate": "edgecnn.interop.frigate_data:open_frigate"}
-"""Kinds of folders that a source names before its path, as in "frigate:PATH", and what opens them; others are known by their content."""
+"""Kinds of folders that a source names before its path, as in "frigate:PATH", and their openers; others are recognised by content."""
 
 
 def open_dataset(
@@ -51,13 +51,13 @@ def open_dataset(
     note: Note = lambda text: None,
     known: Known | None = None,
 ) -> Dataset:
-    """Find, list, hash and divide a dataset; no image is decoded yet.
+    """Find, list, hash and divide a dataset; images are not decoded yet.
 
-    `recipe.source` is a name of DATASETS or, after one of PREFIXES or without, a path, also below $EDGECNN_DATA; a name comes first.
-    `for_training` demands a training image of every class, no empty split and no folder at fault; `note` gets lines for people;
-    `known` are the images to keep to.
+    `recipe.source` is a name in DATASETS, or a path, with or without one of PREFIXES, also relative to $EDGECNN_DATA; a name goes first.
+    `for_training` requires a training image of every class, no empty split and no faulty folder; `note` gets lines to print; `known` are
+    the images to keep to.
 
-    UnknownNameError, DatasetError, UnsafeArchiveError, DownloadError or OutputError if that fails.
+    UnknownNameError, DatasetError, UnsafeArchiveError, DownloadError or OutputError on failure.
     """
     if recipe.source in DATASETS:
         return Dataset(DATASETS[recipe.source](progress), recipe, for_training, note, known)
@@ -88,7 +88,7 @@ def open_dataset(
 def open_run_dataset(
     run: Run, *, source: str | None = None, progress: Progress | None = None, note: Note = lambda text: None
 ) -> Dataset:
-    """Open the data of a run, at `source` if they moved, without images that came later. Errors as `open_dataset`, and RunError."""
+    """Open the data of a run, at `source` if they moved, without images added later. Errors as in `open_dataset`, and RunError."""
     recipe = run.recipe.data if source is None else replace(run.recipe.data, source=source)
     return open_dataset(recipe, progress=progress, for_training=False, note=note, known=known_images(run))
 

@@ -12,20 +12,20 @@ from edgecnn.errors import DatasetError, ImageError, UnsafeArchiveError
 from edgecnn.images import MAX_FILE_BYTES
 
 MAX_ARCHIVE_BYTES = 16 * 1024**3
-"""Most bytes that the members of a zip may claim in total."""
+"""Most bytes that a zip's members may claim in total."""
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Compression that is undone piece by piece, so that a false size cannot fill the memory."""
+"""Compression methods that unpack piece by piece, so that a false size cannot fill the memory."""
 
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError, OverflowError)
-"""What zipfile raises on damaged and hostile archives."""
+"""Errors that zipfile raises on damaged and hostile archives."""
 
 
 def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
-    """List a zip's files, hidden ones left out; return their tree and the function that reads one, which raises ImageError.
+    """List a zip's files except hidden ones; return their tree and a function that reads one, which raises ImageError.
 
-    UnsafeArchiveError for a path outside or sizes above the limits, DatasetError for what cannot be read.
+    UnsafeArchiveError for a path that leads outside or sizes above the limits, DatasetError for unreadable data.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -66,7 +66,7 @@ def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
         except DAMAGE as error:
             raise ImageError(f"it is damaged in the zip: {error}") from None
         if len(data) != member.file_size:
-            raise ImageError(f"the zip holds {len(data):,} of its {member.file_size:,} bytes")
+            raise ImageError(f"the zip contains only {len(data):,} of its {member.file_size:,} bytes")
         return data
 
     return root, read

@@ -1,4 +1,4 @@
-"""Room for decoded images: in memory, or in a mapped file where they are many."""
+"""Room for decoded images: in memory, or in a mapped file if there are many."""
 
 import math
 import os
@@ -14,17 +14,17 @@ from edgecnn.files import cache_home
 from edgecnn.memory import available_bytes
 
 SHARE = 0.25
-"""Share of the available memory that decoded images may take. More of them go to a mapped file, whose pages the system writes out and reads
-again as it needs memory; the rest is for the network, its gradients and batches.
+"""Fraction of the available memory that decoded images may take. Beyond it, they go to a mapped file, whose pages the system writes out and
+reads again as it needs memory; the rest is for the network, its gradients and batches.
 """
 
 
 def rooms(
     name: str, counts: Sequence[int], shape: tuple[int, int, int], note: Callable[[str], None] = lambda text: None
 ) -> list[np.ndarray]:
-    """Return a uint8 array (count, height, width, channels) of no content for each count; OutputError if their file cannot be made.
+    """Return an uninitialised uint8 array (count, height, width, channels) for each count; OutputError if their file cannot be made.
 
-    In memory if all together take at most SHARE of what is available, else in a temporary file that ends with the process.
+    They are in memory if they take at most SHARE of what is available together, else in a temporary file that disappears with the process.
     """
     (height, width, channels), count = shape, sum(counts)
     size, available = count * math.prod(shape), available_bytes()
@@ -47,7 +47,7 @@ def rooms(
 
 
 def _mapped(folder: Path, shape: tuple[int, ...], need: str) -> np.ndarray:
-    """Return an array in a temporary file without a name; `need` begins the message if that cannot be."""
+    """Return an array in an unnamed temporary file; if that fails, the message begins with `need`."""
     size = math.prod(shape)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def _mapped(folder: Path, shape: tuple[int, ...], need: str) -> np.ndarray:
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Give a file its space on the disk: a page of a mapping that finds none later would end the process."""
+    """Reserve a file's space on the disk; without it, a mapped page could later find no space, which ends the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
         return
@@ -84,7 +84,7 @@ def _gib(count: int) -> str:
 
 
 def file_system(path: Path, mounts: str = "/proc/self/mountinfo") -> str:
-    """Return the kind of file system that a path is on, such as "ext4" or "tmpfs"; "" if the system does not say."""
+    """Return the kind of file system that a path is on, such as "ext4" or "tmpfs"; "" if the system does not report it."""
     try:
         device = os.stat(path).st_dev
         lines = Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines()

@@ -9,16 +9,16 @@ from edgecnn.modes import as_image
 from edgecnn.pixels import PAD
 
 AREA = (0.4, 1.0)
-"""Share of a photo that is kept, before it is enlarged again."""
+"""Fraction of a photo that is kept before it is enlarged again."""
 
 ASPECT = 1.25
-"""Most that one side is stretched compared with the other."""
+"""Largest stretch of one side relative to the other."""
 
 TURN = 15.0
-"""Most that a photo is turned, in degrees."""
+"""Largest rotation of a photo, in degrees."""
 
 BRIGHTNESS, CONTRAST, SATURATION = 0.25, 0.25, 0.25
-"""Most by which each changes, as a share."""
+"""Largest change of each, as a fraction."""
 
 
 def augment(
@@ -26,7 +26,7 @@ def augment(
 ) -> np.ndarray:
     """Mirror images, uint8 (n, height, width, channels), shift by up to `shift` pixels, cover a square of side `cutout`; return new ones.
 
-    `flip` mirrors half of them at random, or those of a bool array (n,). The uncovered border is mid-grey.
+    `flip` mirrors a random half of them, or those selected by a bool array (n,). Uncovered borders are mid-grey.
     """
     count, height, width, channels = images.shape
     padded = np.full((count, height + 2 * shift, width + 2 * shift, channels), PAD, np.uint8)
@@ -42,7 +42,7 @@ def augment(
 
 
 def cover(images: np.ndarray, random: np.random.Generator, side: int) -> np.ndarray:
-    """Cover a square of `side` pixels, perhaps partly outside, in mid-grey, in place. Source: DeVries and Taylor 2017, arXiv:1708.04552."""
+    """Fill a square of `side` pixels, perhaps partly outside, with mid-grey, in place. Source: DeVries, Taylor 2017, arXiv:1708.04552."""
     if side:
         corners = random.integers(0, images.shape[1:3], (len(images), 2)) - side // 2
         for index, (top, left) in enumerate(corners.tolist()):
@@ -55,7 +55,7 @@ def augment_photos(
 ) -> np.ndarray:
     """Change photos as a camera would: cropped, stretched, turned and mirrored, in one resampling to `size`, then in another light.
 
-    What lies outside of the photo is mid-grey. Source of the crops: Szegedy et al. 2015 (arXiv:1409.4842).
+    Areas outside the photo are mid-grey. Source of the crops: Szegedy et al. 2015 (arXiv:1409.4842).
     """
     count, rows, columns, channels = images.shape
     height, width = size
@@ -72,7 +72,7 @@ def augment_photos(
 
 
 def crop_and_turn(photo: tuple[int, int], size: tuple[int, int], draws: list[float], mirror: bool) -> tuple[float, ...]:
-    """Return Pillow's six affine coefficients, by five draws in [0, 1): area, aspect, column, row, angle."""
+    """Return Pillow's six affine coefficients, from five draws in [0, 1): area, aspect, column, row, angle."""
     area = AREA[0] + (AREA[1] - AREA[0]) * draws[0]
     aspect = ASPECT ** (2 * draws[1] - 1)
     wide, tall = min(math.sqrt(area * aspect), 1.0), min(math.sqrt(area / aspect), 1.0)
@@ -86,13 +86,13 @@ def crop_and_turn(photo: tuple[int, int], size: tuple[int, int], draws: list[flo
 
 
 def change_light(images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Change the saturation, contrast and brightness of uint8 images by draws (n, 3) in [0, 1): 0.5 changes nothing."""
+    """Change the saturation, contrast and brightness of uint8 images, from draws (n, 3) in [0, 1): 0.5 changes nothing."""
     factors = (1 + np.array([SATURATION, CONTRAST, BRIGHTNESS]) * (2 * draws - 1)).astype(np.float32)
     saturation, contrast, brightness = factors.T[:, :, np.newaxis, np.newaxis]
     count, channels = len(images), images.shape[3]
     values = images.reshape(count, -1, channels).astype(np.float32)
     mean = values.mean(axis=(1, 2), keepdims=True)
-    # of a pixel, its grey (the mean of its channels) and the photo's mean, all three changes are one sum
+    # all three changes are one sum of a pixel, its grey (the mean of its channels) and the photo's mean
     grey = np.full((channels, channels), 1 / channels, np.float32)
     mixed = (saturation * np.eye(channels, dtype=np.float32) + (1 - saturation) * grey) * contrast * brightness
     values = values @ mixed

@@ -1,4 +1,4 @@
-"""Some images of a split: the same number of each class."""
+"""Draw some images of a split: the same number per class."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from edgecnn.data.decoding import Split
 
 
 def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draw indices of `count` images, the same number of each class while they last, interleaved.
+    """Draw the indices of `count` images, the same number per class while they last, interleaved.
 
-    `classes` is an int array, shape (n,), of images in an order that does not depend on their places.
+    `classes` is an int array, shape (n,), of images in an order that does not depend on where they are stored.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(classes))

@@ -31,7 +31,7 @@ BATCHES: Mapping[str, str] = {
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
 RECORD_BYTES = 1 + 3 * SIDE * SIDE
-"""An image in a batch: its class, then its planes of red, green and blue."""
+"""An image in a batch: its class, then its red, green and blue planes."""
 
 OFFLINE = f"Without a network: put {ARCHIVE} (or {FOLDER}/, unpacked) into a folder and set {VARIABLE} to that folder."
 
@@ -48,7 +48,7 @@ def open_cifar10(progress: Progress | None = None) -> LabelledImages:
 
 
 def is_cifar10(path: Path) -> bool:
-    """Return whether a path is named as the archive is, or is a folder with its first batch."""
+    """Return whether a path has the archive's name, or is a folder with its first batch."""
     return (path.name == ARCHIVE and path.is_file()) or (path / "data_batch_1.bin").is_file()
 
 
@@ -116,7 +116,7 @@ def _from_folder(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def read_batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]:
-    """Read n records of RECORD_BYTES: uint8 array, shape (n, 32, 32, 3), and the n class indices; DatasetError if they are not."""
+    """Read n records of RECORD_BYTES: uint8 array, shape (n, 32, 32, 3), and the n class indices; DatasetError if the data are invalid."""
     count, rest = divmod(len(data), RECORD_BYTES)
     records = np.frombuffer(data, np.uint8, count * RECORD_BYTES).reshape(count, RECORD_BYTES)
     classes = records[:, 0].tolist()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as CSV below a line with the names of their columns."""
+    """Return rows as CSV, below a header line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

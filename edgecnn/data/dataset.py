@@ -28,6 +28,7 @@ from edgecnn.data.known import Known
 from edgecnn.data.sides import FILE, Link, Newcomers, Sides, read_sides, sides_text, splits_of, tied, updated
 from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
 from edgecnn.files import sha256
+from edgecnn.labels import plural
 from edgecnn.modes import as_array
 from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
@@ -35,27 +36,27 @@ from edgecnn.region import whole_size
 from edgecnn.run_info import Conflict, DataInfo, Duplicate, Unreadable
 
 PRECEDENCE = ("test", "validation", "train")
-"""An image that is in two splits stays in the one that comes first here."""
+"""An image in two splits stays in the one that comes first here."""
 
 MAY_SEE_TEST = ("verify", "stress")
-"""Stages that may have the test split: they report, and choose nothing."""
+"""Stages that may see the test split: they report, and choose nothing."""
 
 
 class Dataset:
-    """Labelled images, listed, hashed and divided; `open_dataset` makes one. See `LabelledImages` for what a source gives.
+    """Labelled images, listed, hashed and divided; `open_dataset` makes one. See `LabelledImages` for the parts of a source.
 
     Attributes:
-        sizes: images in each split, as listed: before duplicates are kept out.
-        hashes, fingerprint: SHA-256 of labels and content hashes, of each split and of all.
-        duplicates: images kept out of their split; filled by loading "train".
-        conflicts: images that are in more than one class; all of them are used.
-        unreadable: images that are left out because they cannot be read; loading adds those that cannot be decoded.
+        sizes: images per split, as listed, before duplicates are kept out.
+        hashes, fingerprint: SHA-256 of labels and content hashes, per split and over all.
+        duplicates: images kept out of their split; loading "train" fills it.
+        conflicts: images in more than one class; all of them are used.
+        unreadable: images left out because they cannot be read; loading adds those that cannot be decoded.
         given: the splits that the source itself has; only "train" if it leaves the choice to edgecnn.
-        moved: whether the images are in other splits than edgecnn's own rule says; see `redivided`.
-        known: what a run or a bundle recorded of its images: only these are in the splits.
-        lists, place: edgecnn's own files next to the images, by name, and the folder for them; None where they cannot be written.
-        sides: split and group of images by their hashes, if they are kept or were found; see `sided`.
-        tied: test images, by hash, that show the same as an image of another split, and that one.
+        moved: whether the images are in other splits than edgecnn's own rule gives; see `redivided`.
+        known: a run's or a bundle's record of its images: only these are in the splits.
+        lists, place: edgecnn's own files next to the images, by name, and the folder for them; None if they cannot be written.
+        sides: split and group of images by hash, if stored or computed; see `sided`.
+        tied: test images, by hash, that show the same thing as an image of another split, and that one.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Dataset:
         note: Note = lambda text: None,
         known: Known | None = None,
     ):
-        """Divide the images of a source; for training, DatasetError if a class has no training image, or validation or test are empty."""
+        """Divide the images of a source; for training, DatasetError if a class has no training image, or validation or test is empty."""
         self.name = listed.name
         self.title = recipe.title or listed.title
         self.labels = listed.labels
@@ -91,11 +92,11 @@ class Dataset:
         self.known = known
         if known:
             items = known.only(self.items, self.labels)
-            if self.sides and not known.files and not known.holds(items):  # it began before its images had sides
+            if self.sides and not known.files and not known.holds(items):  # the run began before its images had sides
                 items = known.only(splits.divide(listed.items, recipe), self.labels)
             self.items, self.labels = items, known.labels
             if unknown := len(listed.items) - sum(map(len, self.items.values())):
-                note(f"{self.name}: {unknown:,} images were not there when training began, and are left out")
+                note(f"{self.name}: left out {plural(unknown, 'image')} added after training began")
         self._for_training = for_training
         self._check()
         self._describe()
@@ -116,7 +117,7 @@ class Dataset:
         self.conflicts = find_conflicts(self.items, self.labels)
 
     def redivided(self, places: Mapping[str, str]) -> "Dataset":
-        """Return the same images in other splits, `places` by their content hashes; one without a place is left out. None is decoded."""
+        """Return the same images in other splits, `places` by content hash; those without a place are left out. Nothing is decoded."""
         other = copy.copy(self)
         items = [item for part in self.items.values() for item in part]
         other.items = {
@@ -133,7 +134,7 @@ class Dataset:
         return other
 
     def sided(self, known: Sides, links: Sequence[Link]) -> "Dataset":
-        """Return the same images with each in the split of its group: `known` sides stay, `links` are the images that show the same."""
+        """Return the same images, each in the split of its group: `known` sides stay, `links` connect images that show the same thing."""
         items = {item.hash: item for part in self.items.values() for item in part}
         bare = [dataclasses.replace(item, split="train") for item in items.values()]
         content = splits.divide(bare, self._recipe)
@@ -150,7 +151,7 @@ class Dataset:
         return other
 
     def order_classes(self, labels: Sequence[str]) -> None:
-        """Number the classes as another list has them, which may have more; DatasetError if one is not in the list."""
+        """Number the classes as in another list, which may have more; DatasetError if a class is not in that list."""
         if unknown := [label for label in self.labels if label not in labels]:
             raise DatasetError(
                 f"{self.name} has classes that are not among the {len(labels)} labels given: {', '.join(map(repr, unknown[:4]))}"
@@ -164,7 +165,7 @@ class Dataset:
         self.labels = tuple(labels)
 
     def summary(self) -> list[str]:
-        """Return lines for people: images, classes and splits, then the files left out and the images with two labels."""
+        """Return lines to print: images, classes and splits, then the files left out and the images with two labels."""
         counts = Counter(item.label for items in self.items.values() for item in items)
         classes = sorted(range(len(self.labels)), key=lambda index: (counts[index], index))
         small, large = classes[0], classes[-1]
@@ -176,34 +177,34 @@ class Dataset:
         folders = {(item.source.rpartition("/")[0], self.labels[item.label]) for item in self.items["train"]}
         nested = min((folder for folder, label in folders if folder.rpartition("/")[2] != label), default="")
         if self.own and nested:
-            lines.append(f"{self.name}: the images of folders in a class folder count for the class, such as {nested}/")
+            lines.append(f"{self.name}: images in subfolders count for their class, such as {nested}/")
         lines += [f"{self.name}: {line}" for line in self.skipped_lines()]
         lines += self.left_out()
         if self.conflicts:
             named = "; ".join(f"{item.source} and {item.other_source}" for item in self.conflicts[:NAMED])
             more = f"; and {len(self.conflicts) - NAMED:,} more" if len(self.conflicts) > NAMED else ""
             lines.append(
-                f"{self.name}: {len(self.conflicts):,} images have two labels: {named}{more}. Each is used with both; "
+                f"{self.name}: {plural(len(self.conflicts), 'image')} with two labels: {named}{more}. Each is used with both; "
                 "remove it from the wrong class."
             )
         return lines
 
     def skipped_lines(self) -> list[str]:
-        """Return lines on files that are not read as images, and on images outside of the class folders."""
+        """Return lines on files that are not read as images, and on images outside the class folders."""
         outside = [path for path in self.skipped if path.lower().endswith(images.SUFFIXES)]
         others = [path for path in self.skipped if path not in outside]
         lines = [images.left_out(others)] if others else []
         if outside:
-            stray = f"{len(outside):,} images left out, since they are outside of the class folders: {outside[0]}"
+            stray = f"left out {plural(len(outside), 'image')} outside the class folders, such as {outside[0]}"
             lines.insert(0, stray)
         return lines
 
     def left_out(self) -> list[str]:
-        """Return lines on the images whose bytes cannot be read, and on folders that are at fault."""
+        """Return lines on images whose bytes cannot be read, and on faulty folders."""
         total = sum(self.sizes.values()) + len(self._unlisted)
         lines = [f"{self.name}: {text.rstrip('.')}. {advice}" for text, advice in self.faults]
         if self._unlisted:
-            lines.append(f"{self.name}: {unreadable_text(self._unlisted, total)}. They are left out.")
+            lines.append(f"{self.name}: {unreadable_text(self._unlisted, total)}; left out")
         return lines
 
     def info(self, used: Mapping[str, int]) -> DataInfo:
@@ -236,8 +237,8 @@ class Dataset:
     ) -> dict[str, Split]:
         """Decode splits at the model's size, and keep them for the next call of the same size.
 
-        Duplicates of the resized pixels are left in the first split of PRECEDENCE only, so that the splits before are decoded too. Damaged
-        images are left out and recorded, up to MOST_UNREADABLE of all. `stage` must be in MAY_SEE_TEST for "test", else SplitError.
+        Of images that are the same at this size, only those in the first split of PRECEDENCE stay, so earlier splits are decoded too.
+        Damaged images are left out and recorded, up to MOST_UNREADABLE of all. `stage` must be in MAY_SEE_TEST for "test", else SplitError.
         `other_resize` is another program's, from uint8 (rows, columns, channels).
 
         OutputError without space for many images; DatasetError if too many are unreadable, one changed or is too large, a class has none.
@@ -266,9 +267,9 @@ class Dataset:
     def pictures(
         self, split: str, sources: Sequence[str], *, channels: int, least: tuple[int, int], stage: str
     ) -> Iterator[np.ndarray]:
-        """Yield a loaded split's `sources` before the resize: uint8 (rows, columns, channels), at least twice `least` if they have that.
+        """Yield a loaded split's `sources` before the resize: uint8 (rows, columns, channels), at least twice `least` if that large.
 
-        Errors as `load`, and ImageError if an image has changed since.
+        Errors as in `load`, and ImageError if an image has changed since.
         """
         self._permit((split,), stage)
         items = {item.source: item for item in self.items[split]}
@@ -288,7 +289,7 @@ class Dataset:
         stage: str,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """Decode images of a loaded split again, at another size: uint8, of `shape` each. Errors as `load` and `pictures`."""
+        """Decode images of a loaded split again, at another size: uint8, each of `shape`. Errors as in `load` and `pictures`."""
         height, width, channels = shape
         fit, region = self._recipe.fit, self._recipe.region
         meter = Meter(progress, f"decoding {self.name} at {width}x{height}", len(sources))
@@ -300,7 +301,7 @@ class Dataset:
         return room
 
     def _leave_out(self, decoder: Decoder, all_decoded: bool) -> None:
-        """Note what cannot be read, or raise DatasetError: judged by the whole dataset if all of it is decoded, as training does."""
+        """Note unreadable images, or raise DatasetError: judged over the whole dataset if all of it is decoded, as in training."""
         total = sum(self.sizes.values()) + len(self._unlisted)
         if decoder.lost:
             raise unreadable([*decoder.lost, *decoder.damaged], total, self.name, PASSING)
@@ -314,16 +315,16 @@ class Dataset:
         known = set(self.unreadable)
         if fresh := [item for item in decoder.damaged if item not in known]:
             self.unreadable = (*self.unreadable, *fresh)
-            self.note(f"{self.name}: {unreadable_text(fresh, total)}. They are left out.")
+            self.note(f"{self.name}: {unreadable_text(fresh, total)}; left out")
 
     def _note_once(self, text: str) -> None:
-        """Note that the images are in a file; the stages of `edgecnn run` would each say so."""
+        """Note only once that the images are in a file; each stage of `edgecnn run` would repeat it."""
         if not self._file_noted:
             self._file_noted = True
             self.note(text)
 
     def _emptied(self, damaged: Sequence[Unreadable]) -> list[str]:
-        """Return the splits, and the classes of the training split, of which no readable image is left."""
+        """Return the splits, and the classes of the training split, that have no readable image left."""
         gone = {(item.split, item.source) for item in damaged}
         left = {name: [item for item in items if (name, item.source) not in gone] for name, items in self.items.items()}
         classes = {item.label for item in left["train"]}
@@ -345,7 +346,7 @@ class Dataset:
 
 
 def find_conflicts(divided: Mapping[str, Sequence[Item]], labels: Sequence[str]) -> tuple[Conflict, ...]:
-    """Return each item whose content was seen before under another label; `divided` has the items by split."""
+    """Return the items whose content was seen before under another label; `divided` has the items by split."""
     first: dict[str, Item] = {}
     pairs = [(item, first.setdefault(item.hash, item)) for items in divided.values() for item in items]
     return tuple(

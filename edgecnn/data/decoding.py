@@ -1,4 +1,4 @@
-"""Items to pixels at one size: what is damaged, what is a duplicate, and what stays."""
+"""Decode items to pixels at one size: find damaged ones and duplicates, and keep the others."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class Split(Struct):
 def picture(
     item: Item, read: Callable[[Item], bytes | np.ndarray], channels: int, least: tuple[int, int] = (0, 0)
 ) -> Image.Image:
-    """Return an item as an upright image before the resize, at least twice `least`; ImageError if it cannot be read, or has changed."""
+    """Return an item as an upright image before the resize, at least twice `least`; ImageError if it is unreadable or has changed."""
     data = read(item)
     if isinstance(data, np.ndarray):
         return to_mode(as_image(data), channels)
@@ -55,9 +55,9 @@ def require_listed(item: Item, data: bytes) -> None:
 
 @dataclass(kw_only=True)
 class Decoder:
-    """Decodes one split after the other to `shape`, (height, width, channels).
+    """Decodes one split after another to `shape`, (height, width, channels).
 
-    `damaged` items are so everywhere; `lost` ones may be read at another time or on another machine.
+    `damaged` items are damaged everywhere; `lost` ones may be readable later or on another machine.
     """
 
     read: Callable[[Item], bytes | np.ndarray]
@@ -70,7 +70,7 @@ class Decoder:
     _seen: dict[bytes, Item] = field(default_factory=dict)
 
     def split(self, items: Sequence[Item], room: np.ndarray, meter: Meter) -> Split:
-        """Decode a split's items: those that are whole and in no split before. `room` takes the pixels: uint8, at least as many."""
+        """Decode the items of a split that are whole and in no earlier split. `room` takes the pixels: uint8, at least as many."""
         kept: list[Item] = []
         for item in items:
             meter.advance()
@@ -94,7 +94,7 @@ class Decoder:
         )
 
     def pixels(self, item: Item) -> np.ndarray | None:
-        """Return an item's pixels at the size, None if it cannot be read: then it is in one of the lists."""
+        """Return an item's pixels at the size; None if it cannot be read, which adds it to one of the lists."""
         found = self.lost
         try:
             data = self.read(item)

@@ -15,24 +15,24 @@ from edgecnn.errors import DatasetError, DownloadError, EdgeCNNError, OutputErro
 ATTEMPTS = 4
 
 PAUSE_S = 1.0
-"""Pause before the second attempt; it doubles with each."""
+"""Pause before the second attempt; it doubles with each attempt."""
 
 TIMEOUT_S = 30.0
-"""Longest silence of a server."""
+"""Longest wait for a silent server."""
 
 BLOCK_BYTES = 256 * 1024
 
 PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP status codes that a later attempt may not get."""
+"""HTTP status codes that a later attempt may not get again."""
 
 
 def fetch(
     url: str, target: Path, progress: Progress | None = None, *, check: Callable[[Path], object], offline: str
 ) -> None:
-    """Download a file so that `target` holds the whole, checked file or nothing. A broken-off transfer continues from `target` + ".part".
+    """Download a file so that `target` holds the whole, checked file or nothing. An interrupted transfer continues from `target` + ".part".
 
-    `check` raises DatasetError for another file than the expected one; `offline` says what to do without a network.
-    DownloadError if that fails ATTEMPTS times or the file is not the expected one, OutputError if it cannot be written.
+    `check` raises DatasetError for any file but the expected one; `offline` says what to do without a network.
+    DownloadError after ATTEMPTS failures or for another file, OutputError if the file cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
     with _writing(part):
@@ -64,7 +64,7 @@ def fetch(
 
 
 def _transfer(url: str, part: Path, progress: Progress | None) -> None:
-    """Append to `part` the rest of the file at `url`."""
+    """Append the rest of the file at `url` to `part`."""
     with _writing(part):
         offset = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "edgecnn", **({"Range": f"bytes={offset}-"} if offset else {})}

@@ -29,7 +29,7 @@ FILES: Mapping[str, str] = {
 """SHA-256 of each file's unpacked bytes, since copies are packed differently."""
 
 MAX_BYTES = 64 * 1024 * 1024
-"""More than any of the files has, unpacked: a packed file is not unpacked beyond it."""
+"""More bytes than any of the unpacked files has: a packed file is not unpacked beyond this."""
 
 LABELS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
@@ -54,7 +54,7 @@ def open_fashion_mnist(progress: Progress | None = None) -> LabelledImages:
 
 
 def is_fashion_mnist(folder: Path) -> bool:
-    """Return whether a folder has the file of Fashion-MNIST's training images, by its name."""
+    """Return whether a folder has the file of Fashion-MNIST's training images, by name."""
     return _find(folder, "train-images-idx3-ubyte") is not None
 
 
@@ -115,5 +115,5 @@ def _parse(data: bytes, path: Path) -> np.ndarray:
     shape = struct.unpack_from(f">{dimensions}I", data, 4)
     pixels = np.frombuffer(data, np.uint8, offset=header)
     if pixels.size != np.prod(shape, dtype=object):
-        raise DatasetError(f"{path} holds {pixels.size:,} values where its header says {shape}")
+        raise DatasetError(f"{path} contains {pixels.size:,} values, but its header says {shape}")
     return pixels.reshape(shape)

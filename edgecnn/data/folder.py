@@ -1,4 +1,4 @@
-"""A user's own images: a folder or a zip with one sub-folder for each class."""
+"""A user's own images: a folder or a zip with one subfolder per class."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,21 +14,21 @@ from edgecnn.files import sha256
 from edgecnn.run_info import Unreadable
 
 SAMPLE = 256
-"""How many training images decide the native shape: those with the smallest hashes."""
+"""Number of training images that decide the native shape: those with the smallest hashes."""
 
 LARGEST_SIDE = 224
 
 USUAL_SIDE = 96
-"""Side of the square input for images of many sizes, or of a large one. One size up to LARGEST_SIDE is kept."""
+"""Side of the square input for images of several sizes, or of one large size. A single size up to LARGEST_SIDE is kept."""
 
 DEPTH = 8
-"""Folder levels that are listed: enclosing folders, a split, a class, and folders in it."""
+"""Number of folder levels to list: enclosing folders, a split, a class, and its subfolders."""
 
 
 def open_folder(
     path: Path, progress: Progress | None = None, lenient: bool = False, may_be_empty: Sequence[str] = ()
 ) -> LabelledImages:
-    """List and hash a folder or zip of images; DatasetError if a folder is at fault, which `lenient` and `may_be_empty` only leave out."""
+    """List and hash a folder or zip of images; DatasetError for a faulty folder, which `lenient` and `may_be_empty` only leave out."""
     read_handle: Callable[[Any], bytes]
     if path.is_dir():
         root, read_handle, name = list_folder(path), images.read_file, path.resolve().name or "images"
@@ -88,7 +88,7 @@ def read_list(handle: Any, read: Callable[[Any], bytes], where: str) -> bytes:
 
 
 def native_shape(items: Sequence[Item], read: Callable[[Any], bytes], where: str) -> tuple[int, int, int]:
-    """Return the (height, width, channels) that suits the images, by the headers of a sample; DatasetError if none can be read."""
+    """Return the (height, width, channels) that suits the images, from the headers of a sample; DatasetError if none can be read."""
     training = [item for item in items if item.split == "train"] or items
     sample = sorted(training, key=lambda item: (item.hash, item.source))[:SAMPLE]
     shapes: set[tuple[int, int, int]] = set()
@@ -96,7 +96,7 @@ def native_shape(items: Sequence[Item], read: Callable[[Any], bytes], where: str
     for item in sample:
         try:
             shapes.add(images.probe(read(item.handle)))
-        except ImageError as error:  # a few broken images are reported, with all others, when they are decoded
+        except ImageError as error:  # decoding reports a few broken images, together with all others
             broken.append(Unreadable(source=item.source, split=item.split, reason=str(error)))
     if sample and not shapes:
         raise unreadable(broken, len(sample), where)

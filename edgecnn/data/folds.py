@@ -1,6 +1,6 @@
-"""Dividing images into folds: each teaches all models but one, and tests that one. Images that show the same share a fold.
+"""Divide images into folds: each trains all models but one, and tests that one. Images that show the same thing share a fold.
 
-The list of it is `folds.csv` of a run. Inside a fold, a part of its own training images validates: no choice sees the images that test.
+The list is `folds.csv` of a run. Inside a fold, a part of its own training images is for validation: no choice sees the test images.
 """
 
 import csv
@@ -23,23 +23,23 @@ from edgecnn.runs import FOLD, FOLD_INFO, FOLDS, Run
 COLUMNS = ("sha256", "fold", "group")
 
 VALIDATION_PARTS = 10
-"""Parts of a fold's training images of which one validates, as by default without folds."""
+"""Number of parts of a fold's training images; one of them validates, as by default without folds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folds:
-    """The fold, from 1, and the group of each image by its content hash; images of one group show the same."""
+    """The fold, from 1, and the group of each image, by content hash; images of a group show the same thing."""
 
     count: int
     of: Mapping[str, int]
     groups: Mapping[str, str]
 
     def all_teach(self, dataset: Dataset) -> Dataset:
-        """Return the dataset in which every image is for training."""
+        """Return the dataset with every image in training."""
         return dataset.redivided(dict.fromkeys(self.of, "train"))
 
     def without(self, dataset: Dataset, fold: int, seed: int) -> Dataset:
-        """Return the dataset of a fold's model: the fold itself is its test split, a part of the other images validates."""
+        """Return the dataset of a fold's model: the fold itself is the test split, and a part of the other images validates."""
         hashes, classes, groups = self._listed(dataset)
         held = np.array([self.of[one] == fold for one in hashes])
         others = np.flatnonzero(~held)
@@ -47,7 +47,7 @@ class Folds:
         left = set(classes[np.setdiff1d(others, validating)].tolist())
         validating = [
             index for index in validating.tolist() if classes[index] in left
-        ]  # else no image would teach the class
+        ]  # otherwise the class would have no training image
         places = dict.fromkeys(hashes, "train")
         places |= {hashes[index]: "test" for index in np.flatnonzero(held)}
         places |= {hashes[index]: "validation" for index in validating}
@@ -64,14 +64,14 @@ NO_FOLDS = Folds(count=0, of={}, groups={})
 
 
 def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -> Folds:
-    """Divide all images of a dataset into folds, stratified by class; `groups` by hash, where an image shows the same as others.
+    """Divide all images of a dataset into folds, stratified by class; `groups` are those of images that show the same thing, by hash.
 
     Raises:
         DatasetError: if the source has splits of its own, or a class has fewer than two images that differ.
     """
     if own := sorted(dataset.given - {"train"}):
         raise DatasetError(
-            f"{dataset.name} has {' and '.join(own)} images of its own, and with folds every image teaches and tests. "
+            f"{dataset.name} has its own {' and '.join(own)} images, but with folds every image trains and tests. "
             "Put all images into one set of class folders, or leave out --folds."
         )
     items = sorted((item for part in dataset.items.values() for item in part), key=lambda item: (item.hash, item.label))
@@ -79,8 +79,8 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -
     for number, label in enumerate(dataset.labels):
         if len({found[item.hash] for item in items if item.label == number}) < 2:
             raise DatasetError(
-                f"{dataset.name}: the class {label!r} has fewer than two photos that differ. One of them would have to test, and none "
-                "would be left to teach. Add photos, or leave out --folds."
+                f"{dataset.name}: the class {label!r} has fewer than two different photos: one for testing would leave none for training. "
+                "Add photos, or leave out --folds."
             )
     parts = stratified(np.array([item.label for item in items]), [found[item.hash] for item in items], count, seed)
     of = {items[index].hash: fold for fold, part in enumerate(parts, 1) for index in part.tolist()}
@@ -88,7 +88,7 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -
 
 
 def stratified(classes: np.ndarray, groups: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
-    """Return the indices of each of `count` parts, fewer if there are fewer images; classes are spread, a group is in one part."""
+    """Return the indices of each of `count` parts, fewer if there are fewer images; classes are spread, a group stays in one part."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     count = max(2, min(count, int(np.bincount(classes).max()), len(set(groups))))
@@ -104,7 +104,7 @@ def write_folds(run: Run, folds: Folds) -> None:
 
 
 def read_folds(run: Run) -> Folds | None:
-    """Return the folds of a run; None if they were not made yet. Raises RunError if the list is damaged."""
+    """Return the folds of a run, or None if they do not exist yet; RunError if the list is damaged."""
     path = run.file(FOLDS)
     if not path.exists():
         return None
@@ -117,18 +117,18 @@ def read_folds(run: Run) -> Folds | None:
 
 
 def require_listed(run: Run, folds: Folds, dataset: Dataset) -> None:
-    """Raise RunError if images of the folds are gone. Images that came later are in no fold, and are left out."""
+    """Raise RunError if images of the folds are gone. Images added later are in no fold, and are left out."""
     present = {item.hash for part in dataset.items.values() for item in part}
     if missing := [one for one in folds.of if one not in present]:
         named = ", ".join(printable(one[:12]) for one in missing[:NAMED])
         raise RunError(
-            f"{len(missing):,} of the {len(folds.of):,} images that {run.path} began with are gone from {dataset.name}, or have changed "
-            f"(SHA-256 {named}). Put the images back as they were, or train again."
+            f"{dataset.name} lacks or has changed {len(missing):,} of the {len(folds.of):,} images that {run.path} began with "
+            f"(SHA-256 {named}). Put the original images back, or train again."
         )
 
 
 def fold_infos(run: Run) -> tuple[FoldInfo, ...]:
-    """Return what the models of a run's folds recorded, in the order of the folds; those that are finished."""
+    """Return the records of a run's finished folds, in order."""
     count = (read_folds(run) or NO_FOLDS).count
     found = (Run(run.file(FOLD.format(fold=fold))).stored(FOLD_INFO, FoldInfo) for fold in range(1, count + 1))
     return tuple(info for info in found if info is not None)

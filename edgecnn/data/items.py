@@ -1,4 +1,4 @@
-"""Labelled images as a source lists them: hashed, not yet decoded."""
+"""Labelled images as listed by a source: hashed, not yet decoded."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,17 +16,17 @@ from edgecnn.run_info import Unreadable
 from edgecnn.tables import Struct
 
 Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total), ten times a second at most and once at the end; total 0 means unknown."""
+"""Called as progress(what, done, total), at most ten times a second and once at the end; total 0 means unknown."""
 
 Note = Callable[[str], None]
 
 PROGRESS_S = 0.1
 
 NAMED = 5
-"""How many broken images an error or a note names."""
+"""Number of broken images that an error or a note names."""
 
 MOST_UNREADABLE = 0.05
-"""Largest share of a dataset's images that may be left out because they cannot be read. More is a copy that broke off."""
+"""Largest fraction of a dataset's images that may be left out as unreadable. More suggests an interrupted copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +47,9 @@ def held(item: Item) -> np.ndarray:
 class LabelledImages(Struct):
     """A source, listed and hashed, of native `shape`.
 
-    `mirror` says that classes survive a left-right flip, `own` that the images are a user's. `read` returns an item's encoded bytes, or its
-    uint8 pixels (height, width, channels); it raises ImageError. `faults` is what is wrong with folders. `lists` are edgecnn's own files
-    next to the class folders, by name, and `place` is where more of them may be written; None where nothing can.
+    `mirror` is whether classes survive a left-right flip, `own` whether the images are a user's. `read` returns an item's encoded bytes, or
+    its uint8 pixels (height, width, channels); it raises ImageError. `faults` are problems of folders. `lists` are edgecnn's own files next
+    to the class folders, by name, and `place` is where more of them may be written, or None.
     """
 
     name: str
@@ -93,7 +93,7 @@ def array_items(split: str, name: str, pixels: np.ndarray, classes: Sequence[int
 
 
 def too_many(broken: Sequence[Unreadable], total: int) -> bool:
-    """Return whether more than MOST_UNREADABLE of all images cannot be read, so that they are not left out."""
+    """Return whether more than MOST_UNREADABLE of all images cannot be read, too many to leave out."""
     return len(broken) > MOST_UNREADABLE * total
 
 
@@ -104,15 +104,17 @@ def unreadable_text(broken: Sequence[Unreadable], total: int) -> str:
 
 
 def unreadable(broken: Sequence[Unreadable], total: int, where: str, why: str = "") -> DatasetError:
-    """Return the error for images that cannot be read; `why` they are not left out is a sentence."""
+    """Return the error for unreadable images; `why`, a sentence, is the reason that they are not left out."""
     why = why or f"Up to {MOST_UNREADABLE:.0%} of the images are left out if they cannot be read; these are too many."
     return DatasetError(f"{where}: {unreadable_text(broken, total)}.\n{why} Replace or remove them, then run again.")
 
 
-PASSING = "An image that is too large to decode here, is gone or has changed is not left out: elsewhere it would count."
-"""Why images are not left out that another machine, or the same one later, may be able to read."""
+PASSING = (
+    "An image that is too large to decode here, is gone or has changed is not left out, since it would count elsewhere."
+)
+"""Why edgecnn does not leave out images that another machine, or this one later, may be able to read."""
 
 
 def emptied(classes: Iterable[str]) -> str:
-    """Return why images are not left out if no readable one is left in some classes."""
+    """Return why images are not left out if some classes would have no readable one."""
     return f"No image would be left in {', '.join(map(repr, classes))}."

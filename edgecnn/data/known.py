@@ -1,4 +1,4 @@
-"""The images that a run or a bundle began with, out of what their folder holds now: a photo that is added later locks no run."""
+"""The images that a run or a bundle began with, among those in the folder now: adding photos does not lock a run."""
 
 import dataclasses
 from collections import Counter
@@ -13,7 +13,7 @@ Divided = dict[str, tuple[Item, ...]]
 
 
 class Known(Struct):
-    """What is recorded of the images: each split's hash and size, and each file by (split, class, SHA-256), if a list was kept."""
+    """The record of the images: each split's hash and size, and each file by (split, class, SHA-256), if a list was stored."""
 
     labels: tuple[str, ...]
     hashes: Mapping[str, str]
@@ -21,7 +21,7 @@ class Known(Struct):
     files: Mapping[tuple[str, str, str], list[str]]
 
     def only(self, divided: Divided, labels: Sequence[str]) -> Divided:
-        """Return the known items, in their splits; without a list, of each split the oldest ones if those give its hash, else all."""
+        """Return the known items in their splits; without a list, the oldest items of each split if they give its hash, else all."""
         numbers = {labels.index(label): number for number, label in enumerate(self.labels) if label in labels}
         items = [
             dataclasses.replace(item, label=numbers[item.label])
@@ -39,7 +39,7 @@ class Known(Struct):
         return all(split_hash(divided.get(split, ()), self.labels) == one for split, one in self.hashes.items())
 
     def missing(self, divided: Divided, split: str) -> list[str]:
-        """Return the files of a split that are listed and not among the items."""
+        """Return the listed files of a split that are not among the items."""
         found = Counter((split, self.labels[item.label], item.hash) for item in divided[split])
         return [file for key, files in self.files.items() if key[0] == split for file in files[found[key] :]]
 

@@ -1,4 +1,4 @@
-"""Where local copies of datasets are."""
+"""The place of local copies of datasets."""
 
 import os
 from pathlib import Path

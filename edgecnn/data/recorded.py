@@ -1,4 +1,4 @@
-"""What a run records of its images: the list of them, written when it begins, read and checked when it goes on."""
+"""A run's record of its images: the list, written when the run begins, and read and checked when it continues."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ COLUMNS = ("split", "class", "sha256", "file")
 
 
 def known_images(run: Run) -> Known:
-    """Return what a run records of its images; RunError if `run.json` or the list of its images cannot be read."""
+    """Return a run's record of its images; RunError if `run.json` or the list of its images cannot be read."""
     data, path = run.info.data, run.file(IMAGES)
     files: dict[tuple[str, str, str], list[str]] = {}
     if path.exists():
@@ -24,7 +24,7 @@ def known_images(run: Run) -> Known:
             for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
                 files.setdefault((row["split"], row["class"], row["sha256"]), []).append(row["file"])
         except (OSError, ValueError, KeyError, csv.Error) as error:
-            raise RunError(f"{path} is damaged ({error}). Remove it to go on without the list.") from None
+            raise RunError(f"{path} is damaged ({error}). Remove it to continue without the list.") from None
     return Known(labels=data.labels, hashes=data.split_hashes, sizes=data.split_sizes, files=files)
 
 
@@ -45,14 +45,14 @@ def require_split(run: Run, dataset: Dataset, split: str) -> None:
     recorded, received = run.info.data, dataset.hashes[split]
     if received == recorded.split_hashes[split]:
         return
-    size, advice = recorded.split_sizes[split], "Put the images back as they were, or train again."
+    size, advice = recorded.split_sizes[split], "Put the original images back, or train again."
     if dataset.known and (missing := dataset.known.missing(dataset.items, split)):
         named = ", ".join(map(printable, missing[:NAMED])) + (", …" if len(missing) > NAMED else "")
         raise RunError(
-            f"{len(missing):,} of the {size:,} {split} images that {run.path} began with are gone from {dataset.name}, or have changed: "
+            f"{dataset.name} lacks or has changed {len(missing):,} of the {size:,} {split} images that {run.path} began with: "
             f"{named}\n{advice}"
         )
     raise RunError(
-        f"the {split} split of {dataset.name} is not the one that {run.path} began with: it had {size:,} images, here are "
+        f"the {split} split of {dataset.name} is not the one that {run.path} began with: it had {size:,} images, now it has "
         f"{dataset.sizes[split]:,} (SHA-256 {received[:12]}, recorded {recorded.split_hashes[split][:12]}).\n{advice}"
     )

@@ -1,6 +1,6 @@
-"""Corruptions mixed into training images, against what cameras do: AugMix with one chain, and with noise and blur among its operations.
+"""Corruptions mixed into training images, to prepare for what cameras do: AugMix with one chain, plus noise and blur as operations.
 
-None of the operations is a corruption that `edgecnn stress` measures; docs/stress.md lists those that are related.
+None of the operations is a corruption that `edgecnn stress` measures; docs/stress.md lists the related ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,31 +11,31 @@ from PIL import Image, ImageFilter, ImageOps
 from edgecnn.modes import as_image
 
 SHARE = 0.35
-"""Share of the images that are changed. At 0.5 some of the accuracy on clean images was lost."""
+"""Fraction of the images that are changed. At 0.5, some accuracy on clean images was lost."""
 
 DEPTH = 3
-"""Most operations of a chain; their number is drawn from 1 to this."""
+"""Most operations in a chain; their number is drawn from 1 to this."""
 
 SOFT, COARSE = 0.05, 0.25
-"""Largest radius of the box blur, as a share of the shorter side; least share of the sides that `coarsen` leaves."""
+"""Largest radius of the box blur, as a fraction of the shorter side; smallest fraction of the sides that `coarsen` leaves."""
 
 GRAIN = 110
-"""Largest amplitude of the noise, in pixels' units."""
+"""Largest amplitude of the noise, in pixel values."""
 
 CURVE = 3.0
-"""Most by which a curve bends: the exponent is between 1 / CURVE and CURVE."""
+"""Largest bend of a curve: the exponent is between 1 / CURVE and CURVE."""
 
 VEIL = 0.85
-"""Most that a veil covers, as a share."""
+"""Largest opacity of a veil, as a fraction."""
 
 SHEAR = 0.3
-"""Most that a side is sheared, as a share of the other."""
+"""Largest shear of a side, as a fraction of the other."""
 
 Draws = np.random.Generator
 
 
 def shear(image: Image.Image, random: Draws) -> Image.Image:
-    """Shear along rows or columns about the centre; mid-grey comes in."""
+    """Shear along rows or columns about the centre; mid-grey fills the gaps."""
     amount = float(random.uniform(-SHEAR, SHEAR))
     width, height = image.size
     if random.random() < 0.5:
@@ -51,14 +51,14 @@ def soften(image: Image.Image, random: Draws) -> Image.Image:
 
 
 def coarsen(image: Image.Image, random: Draws) -> Image.Image:
-    """Reduce and enlarge again, with interpolation."""
+    """Shrink and enlarge again, with interpolation."""
     share = float(random.uniform(COARSE, 1))
     small = (max(1, round(image.width * share)), max(1, round(image.height * share)))
     return image.resize(small, Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BICUBIC)
 
 
 def grain(image: Image.Image, random: Draws) -> Image.Image:
-    """Add even noise, of all channels alike or of each its own."""
+    """Add uniform noise, separate or the same for all channels."""
     pixels = np.asarray(image)
     amplitude = int(random.uniform(8, GRAIN))
     shape = pixels.shape if random.random() < 0.7 else (*pixels.shape[:2], *(1,) * (pixels.ndim - 2))
@@ -67,18 +67,18 @@ def grain(image: Image.Image, random: Draws) -> Image.Image:
 
 
 def bent(image: Image.Image, exponents: np.ndarray) -> Image.Image:
-    """Raise values, as shares of white, to powers: one for all channels, or one for each."""
+    """Raise values, as fractions of white, to powers: one for all channels, or one per channel."""
     powers = np.resize(exponents, len(image.getbands()))[:, np.newaxis]
     return image.point(np.rint(255 * (np.arange(256) / 255) ** powers).astype(int).ravel().tolist())
 
 
 def fade(image: Image.Image, random: Draws) -> Image.Image:
-    """Take colour away, up to all of it; nothing of a grey image."""
+    """Remove colour, up to all of it; grey images do not change."""
     return Image.blend(image, image.convert("L").convert(image.mode), float(random.uniform(0.3, 1)))
 
 
 def veil(image: Image.Image, random: Draws) -> Image.Image:
-    """Lay black, white or a grey of one random level over the image."""
+    """Overlay black, white or one random grey level."""
     level = int(random.choice((0, 255, int(random.integers(0, 256)))))
     flat = Image.new(image.mode, image.size, (level,) * len(image.getbands()) if image.mode == "RGB" else level)
     return Image.blend(image, flat, float(random.uniform(0.1, VEIL)))
@@ -99,7 +99,7 @@ OPERATIONS: Mapping[str, Callable[[Image.Image, Draws], Image.Image]] = {
 
 
 def mix_corruptions(images: np.ndarray, random: Draws) -> np.ndarray:
-    """Change a SHARE of uint8 images (n, height, width, 1 or 3) by 1 to DEPTH operations, mixed with the original by a random weight.
+    """Change SHARE of the uint8 images (n, height, width, 1 or 3) by 1 to DEPTH operations, mixed with the original by a random weight.
 
     Source: Hendrycks et al. 2020, "AugMix" (arXiv:1912.02781), without its second and third chain and its consistency loss.
     """

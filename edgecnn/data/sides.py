@@ -1,7 +1,7 @@
-"""Which split each photo is in, and which photos show the same: a list next to the photos, in which nothing ever moves.
+"""Which split each photo is in, and which photos show the same thing: a list next to the photos, in which nothing ever moves.
 
-A new photo joins the group of the one that it is most like, and so its split; two groups of the list never become one. Groups that are
-new share a split, and what shows the same as nothing else is divided by its content.
+A new photo joins the group of the photo that it is most like, and so gets that split; two groups of the list never merge. The photos of
+a new group share a split, and a photo like no other is divided by its content.
 """
 
 import csv
@@ -23,11 +23,11 @@ SOURCES = "edgecnn-sources.csv"
 COLUMNS = ("sha256", "group", "split")
 
 BURST_S = 60.0
-"""Seconds between two frames of one board up to which they are of one burst: somebody at a door is gone after that."""
+"""Frames of one board up to this many seconds apart are one burst: after that, somebody at a door is gone."""
 
 
 class Side(NamedTuple):
-    """A photo's split, and its group: photos of one group show the same, and share the split."""
+    """A photo's split, and its group: photos of one group show the same thing, and share the split."""
 
     group: str
     split: str
@@ -42,7 +42,7 @@ def splits_of(sides: Sides) -> dict[str, str]:
 
 
 class Link(NamedTuple):
-    """Two photos, by their hashes, that show the same, and how alike they are, 0 to 1."""
+    """Two photos, by their hashes, that show the same thing, and how alike they are, 0 to 1."""
 
     first: str
     second: str
@@ -50,7 +50,7 @@ class Link(NamedTuple):
 
 
 def read_sides(data: bytes, where: str) -> dict[str, Side]:
-    """Return what a list says; `where` it is names it in a DatasetError, if it is damaged."""
+    """Return the content of a list; DatasetError, which names `where`, if it is damaged."""
     sides: dict[str, Side] = {}
     splits: dict[str, str] = {}
     try:
@@ -64,9 +64,12 @@ def read_sides(data: bytes, where: str) -> dict[str, Side]:
             raise damaged(where, f"line {number} is not a SHA-256, a group, and train, validation or test")
         one, side = row[0], Side(row[1], row[2])
         if one in sides:
-            raise damaged(where, f"line {number} has a photo for the second time")
+            raise damaged(where, f"line {number} repeats a photo")
         if splits.setdefault(side.group, side.split) != side.split:
-            raise damaged(where, f"line {number} has a group in {side.split} that is in {splits[side.group]} before")
+            raise damaged(
+                where,
+                f"line {number} puts a group into {side.split} that an earlier line puts into {splits[side.group]}",
+            )
         sides[one] = side
     return sides
 
@@ -74,7 +77,7 @@ def read_sides(data: bytes, where: str) -> dict[str, Side]:
 def damaged(where: str, what: str) -> DatasetError:
     return DatasetError(
         f"{where} is damaged: {what}.\nPut back a copy of it, such as the {FILE} of your last run. If you remove it instead, all photos "
-        "are divided anew, and some that tested may teach."
+        "are divided anew, and some test photos may become training photos."
     )
 
 
@@ -83,7 +86,7 @@ def sides_text(sides: Sides) -> str:
 
 
 def bursts(data: bytes, where: str, photos: Container[str]) -> Iterator[Link]:
-    """Yield links between photos of one burst, by the list of where photos come from; DatasetError if that cannot be read."""
+    """Yield links between photos of one burst, from the list of the photos' sources; DatasetError if that cannot be read."""
     frames: dict[str, list[tuple[float, str]]] = defaultdict(list)
     try:
         for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig"))):
@@ -98,7 +101,7 @@ def bursts(data: bytes, where: str, photos: Container[str]) -> Iterator[Link]:
 
 
 class Newcomers(NamedTuple):
-    """What the sides of new photos are decided by: each one's class and its split by content, and the share of each split."""
+    """The basis for the sides of new photos: each one's class and split by content, and the fraction of each split."""
 
     classes: Mapping[str, int]
     content: Mapping[str, str]
@@ -106,7 +109,7 @@ class Newcomers(NamedTuple):
 
 
 def updated(known: Sides, photos: Newcomers, links: Sequence[Link]) -> dict[str, Side]:
-    """Return the known sides, which stay, and those of the other photos."""
+    """Return the known sides, unchanged, and those of the other photos."""
     groups = grouped(known, photos.classes, links)
     splits = {side.group: side.split for side in known.values()}
     fresh = {name: members for name, members in groups.items() if name not in splits}
@@ -115,7 +118,7 @@ def updated(known: Sides, photos: Newcomers, links: Sequence[Link]) -> dict[str,
 
 
 def grouped(known: Sides, photos: Mapping[str, int], links: Sequence[Link]) -> dict[str, list[str]]:
-    """Return the new photos of each group by its name: the most alike meet first, and two known groups stay two."""
+    """Return the new photos of each group by its name: the most alike join first, and two known groups stay separate."""
     node = {one: f"old {side.group}" for one, side in known.items()}
     node |= {one: one for one in photos if one not in known}
     above = {one: one for one in node.values()}
@@ -138,7 +141,7 @@ def grouped(known: Sides, photos: Mapping[str, int], links: Sequence[Link]) -> d
 
 
 def split_of_new(groups: Mapping[str, Sequence[str]], known: Sides, photos: Newcomers) -> dict[str, str]:
-    """Return the split of each new group: that of its photos' content if it is one, else the one of which its class has too little."""
+    """Return the split of each new group: that of its photos' content if they agree, else the one that has too few of its class."""
     counts = Counter((photos.classes[one], known[one].split) for one in photos.classes if one in known)
     totals = Counter(photos.classes.values())
     splits: dict[str, str] = {}
@@ -156,7 +159,7 @@ def split_of_new(groups: Mapping[str, Sequence[str]], known: Sides, photos: Newc
     for name in sorted(groups.keys() - splits.keys(), key=lambda name: (-len(groups[name]), name)):
         label = classes_of(groups[name]).most_common(1)[0][0]
         put(name, max(SPLITS, key=lambda split: photos.shares[split] * totals[label] - counts[label, split]))
-    for split in SPLITS[1:]:  # few groups may leave one of them empty, and then there is no training
+    for split in SPLITS[1:]:  # few groups may leave a split empty, which would prevent training
         if not sum(count for (_, other), count in counts.items() if other == split):
             spare = [
                 name
@@ -172,9 +175,9 @@ def split_of_new(groups: Mapping[str, Sequence[str]], known: Sides, photos: Newc
 
 
 def tied(sides: Sides, links: Sequence[Link], known: Container[str] = ()) -> dict[str, str]:
-    """Return the test photos that show the same as a photo of another split, and that one: directly, or both the same as a third.
+    """Return the test photos that show the same thing as a photo of another split, directly or both as a third photo, and that photo.
 
-    Of several the one is a `known` photo, else the most direct.
+    Of several, a `known` photo goes first, then the most direct one.
     """
     near: dict[str, list[str]] = defaultdict(list)
     for link in links:

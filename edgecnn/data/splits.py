@@ -1,4 +1,4 @@
-"""Dividing images into training, validation and test by their content, never by their order or name."""
+"""Divide images into training, validation and test by content, never by order or name."""
 
 import json
 import math
@@ -17,10 +17,10 @@ SPLITS = ("train", "validation", "test")
 def divide(
     items: Iterable[Item], recipe: DataRecipe, places: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, tuple[Item, ...]]:
-    """Give each image its split by u, its `place_of`, so that a new image moves no other, and sort each split by content hash.
+    """Give each image its split by u, its `place_of`, so that a new image moves no other; sort each split by content hash.
 
     u < test_fraction is test, u < test_fraction + validation_fraction validation, the rest training. The source's own splits do not change,
-    and an image that has a split in `places`, by its hash, is in that.
+    and an image with a split in `places`, by hash, gets that one.
     """
     items = tuple(items)
     given = {item.split for item in items}
@@ -39,7 +39,7 @@ def divide(
 
 
 def place_of(content_hash: str) -> float:
-    """Return where an image stands in [0, 1) by its content: int(hash[:16], 16) / 2**64."""
+    """Return an image's position in [0, 1) by its content: int(hash[:16], 16) / 2**64."""
     return int(content_hash[:16], 16) / 2**64
 
 
@@ -53,8 +53,8 @@ def check(divided: dict[str, tuple[Item, ...]], labels: Sequence[str], recipe: D
     for split, fraction in (("validation", recipe.validation_fraction), ("test", recipe.test_fraction)):
         if not divided[split]:
             raise DatasetError(
-                f"{where}: no image is in {split}, which takes {fraction:.0%} of them, chosen by content.\n"
-                f"Add images (about {_needed(1 - fraction)} in all make an empty split unlikely), raise "
+                f"{where}: the {split} split is empty; it takes {fraction:.0%} of the images, chosen by content.\n"
+                f"Add images (an empty split is unlikely with about {_needed(1 - fraction)} in total), raise "
                 f"data.{split}_fraction, or add a {split} folder."
             )
 
@@ -73,12 +73,12 @@ def check_classes(classes: Iterable[int], labels: Sequence[str], recipe: DataRec
 
 
 def _needed(chance: float) -> int:
-    """Return how many independent draws make it unlikely (1 in 1000) that each had this chance come true."""
+    """Return how many independent draws make it unlikely (1 in 1000) that an event of this chance occurs in all of them."""
     return math.ceil(math.log(1e-3) / math.log(chance))
 
 
 def split_hash(items: Iterable[Item], labels: Sequence[str]) -> str:
-    """Return the SHA-256 over a split's sorted (label, content hash) pairs: order and file names do not count."""
+    """Return the SHA-256 over a split's sorted (label, content hash) pairs: order and file names do not matter."""
     names = [json.dumps(label) for label in labels]
     return sha256("".join(sorted(f"{names[item.label]} {item.hash}\n" for item in items)).encode())
 

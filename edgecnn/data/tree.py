@@ -1,4 +1,4 @@
-"""The layouts of a folder or zip of images: DIR/<class>/* or DIR/{train,val,test}/<class>/*, possibly below enclosing folders."""
+"""The layouts of a folder or zip of images: DIR/<class>/* or DIR/{train,val,test}/<class>/*, possibly inside enclosing folders."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Folder:
         return sorted(name for name in self.files if name.lower().endswith(SUFFIXES))
 
     def below(self) -> Iterator[tuple[str, Any]]:
-        """Yield all files in it and in the folders in it, by their paths."""
+        """Yield all files in it and its subfolders, by path."""
         yield from self.files.items()
         for name, folder in self.folders.items():
             yield from ((f"{name}/{path}", handle) for path, handle in folder.below())
@@ -53,19 +53,19 @@ class ImageFile(Struct):
 
 
 LISTS = "edgecnn-*.csv"
-"""What edgecnn keeps next to the class folders, such as where photos come from: no images, and nothing to speak of."""
+"""Files that edgecnn keeps next to the class folders, such as the list of the photos' sources: not images, and skipped silently."""
 
 LEFT_OUT = "left-out.json"
-"""What `edgecnn inspect` writes among the images of a cleaned copy: which ones it left out."""
+"""The file that `edgecnn inspect` writes into a cleaned copy: the images that it left out."""
 
 
 def hidden(name: str) -> bool:
-    """Return whether a file or folder name is one to leave out without a word."""
+    """Return whether a file or folder name is to be left out silently."""
     return name.startswith(".") or name in ("__MACOSX", LEFT_OUT)
 
 
 class Tree(NamedTuple):
-    """A tree's images, the files that are not images, what is wrong with the layout, and the LISTS next to its class folders in `place`."""
+    """A tree's images, its other files, the faults of its layout, and the LISTS next to its class folders in `place`."""
 
     images: list[ImageFile]
     skipped: list[str]
@@ -75,7 +75,7 @@ class Tree(NamedTuple):
 
 
 def find_images(root: Folder, where: str) -> Tree:
-    """List what a tree holds. DatasetError for fewer than two classes."""
+    """List the content of a tree; DatasetError for fewer than two classes."""
     prefix = ""
     while len(root.folders) == 1 and not root.images:
         (name, inner), *_ = root.folders.items()
@@ -105,7 +105,7 @@ def find_images(root: Folder, where: str) -> Tree:
 
 
 class _Found:
-    """Collects what a tree holds."""
+    """Collects the content of a tree."""
 
     def __init__(self) -> None:
         self.images: list[ImageFile] = []
@@ -116,7 +116,7 @@ class _Found:
         self.faults.append(Fault(text, advice))
 
     def classes(self, folder: Folder, split: str, prefix: str) -> None:
-        """Add the images of each class folder, those of the folders in it too, and its other files."""
+        """Add the images and other files of each class folder and its subfolders."""
         for label, inner in sorted(folder.folders.items()):
             place = f"{prefix}{label}/"
             files = dict(inner.below())
@@ -124,7 +124,7 @@ class _Found:
             named = SPLIT_FOLDERS.keys()
             inside = [name for name in sorted(inner.folders) if not named.isdisjoint((name.lower(), label.lower()))]
             if inside:
-                self.fault(f"{place} must hold only images, but holds the folder {inside[0]!r}", LAYOUT)
+                self.fault(f"{place} must contain only images, but contains the folder {inside[0]!r}", LAYOUT)
             elif not images:
                 reason = left_out(files) or f"images end in {' '.join(SUFFIXES)}."
                 self.fault(f"the class folder {place} has no images: {reason}", "Add some, or remove the folder.")

@@ -1,1 +1,1 @@
-"""Many boards from a workstation, by ssh: what they need is brought to them, and what they say of themselves is gathered."""
+"""Many boards from a workstation, over ssh: bring them what they need, and gather their status."""

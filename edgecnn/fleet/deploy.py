@@ -1,4 +1,4 @@
-"""Bring boards edgecnn, what they trust and their options, and of a repository of releases what they lack; they update from that copy."""
+"""Bring boards edgecnn, the keys that they trust, their options, and the releases that they lack; they update from that copy."""
 
 import json
 import shlex
@@ -36,7 +36,7 @@ for part in etc .{repository}/targets .{repository}/metadata; do
     done
 done
 """
-"""The time stamp comes last: what it leads to is there when it is read."""
+"""The timestamp comes last: by then, everything that it leads to is there."""
 
 RUN_UPDATE = """edgecnn update --from {repository} >&2
 code=$?
@@ -53,10 +53,10 @@ class File(NamedTuple):
 
 
 class Offer:
-    """What a repository has for the boards of a channel: the only one that it has, unless one is named. `roots` are those it has had.
+    """What a repository offers the boards of a channel: its only one, unless one is named. `roots` are all versions that it has had.
 
-    ReleaseError if the folder is not a repository, a signature in it is not valid, or it has no such channel; also if it does not follow
-    from the root that its keys have seen, where these are in their default folder.
+    ReleaseError if the folder is not a repository, has an invalid signature or lacks the channel; also if it does not follow from the root
+    that its keys have seen, if these are in their default folder.
     """
 
     def __init__(self, folder: Path, channel: str | None = None) -> None:
@@ -85,7 +85,7 @@ class Offer:
                 raise ReleaseError(f"{file.path} is missing or damaged. Copy the whole repository here again.")
 
     def files(self, board_id: str) -> dict[str, File]:
-        """Return what a board's copy has, by path there: metadata, and the releases that it may choose. Without an id it is any board."""
+        """Return the files of a board's copy, by path there: metadata, and the releases that it may choose. Without an id: of any board."""
         files = dict(self._metadata)
         for entry, file in reversed(self._releases.items()):
             if is_for(entry, board_id) if board_id else not entry.terms.stopped:
@@ -96,7 +96,7 @@ class Offer:
 
 
 class Plan(Struct):
-    """What boards get: `software`, an `offer`, and the service's options; `url` is where they look later, "" to leave that."""
+    """What boards get: `software`, an `offer`, and the service's options; `url` is where they look later, "" to leave that unchanged."""
 
     software: Software
     offer: Offer
@@ -105,9 +105,9 @@ class Plan(Struct):
     replace_root: bool = False
 
     def configuration(self, found: Look) -> dict[str, bytes]:
-        """Return what a board lacks of its options, by their paths there. Without a `url` it looks where it did, or in its copy.
+        """Return the options that a board lacks, by path there. Without a `url`, it looks where it did before, or in its copy.
 
-        A root that it trusts is not replaced, since new ones follow from it. BoardError if it is another repository's.
+        A root that it trusts is not replaced, since new ones follow from it. BoardError if that belongs to another repository.
         """
         source = json.dumps(self.url) if self.url else found.source or json.dumps(REPOSITORY)
         text = f"from = {source}\nchannel = {json.dumps(self.offer.channel)}\n"
@@ -119,13 +119,13 @@ class Plan(Struct):
             del files[ROOT]
         elif trusted and not self.replace_root:
             raise BoardError(
-                f"{ROOT} there is not of this repository. If it should trust this one from now on: --replace-root"
+                f"{ROOT} there belongs to another repository. To make it trust this one from now on: --replace-root"
             )
         return {path: content for path, content in files.items() if found.hashes.get(path) != sha256(content)}
 
 
 class Outcome(Struct):
-    """What became of a board: `problem` says why it failed, "" if it did not; `status` is what its `edgecnn update status` says."""
+    """The outcome for a board: `problem` is why it failed, or ""; `status` is the output of its `edgecnn update status`."""
 
     host: str
     problem: str = ""
@@ -138,7 +138,7 @@ class Outcome(Struct):
 
 
 def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, str], object]) -> Outcome:
-    """Do all of a plan on one board, and return what became of it. `progress` receives the host and what is done there."""
+    """Carry out a plan on one board, and return the outcome. `progress` receives the host and the step."""
     started = time.monotonic()
     made: dict[str, Any] = {}
     board = None
@@ -163,7 +163,7 @@ def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, s
 
 
 def bring(board: Board, found: Look, plan: Plan, configuration: Mapping[str, bytes]) -> Collection[str]:
-    """Write the files that a board lacks, take away what of its copy of the repository is old, and return the paths of the new ones."""
+    """Write the files that a board lacks, remove old ones from its copy of the repository, and return the paths of the new ones."""
     files: dict[str, bytes | Path] = {**configuration}
     kept = plan.offer.files(found.board)
     for path, source in kept.items():
@@ -179,7 +179,7 @@ def bring(board: Board, found: Look, plan: Plan, configuration: Mapping[str, byt
 
 
 def update(board: Board) -> dict[str, Any]:
-    """Run `edgecnn update` on a board from its copy, and return what it says of itself then. BoardError with its reason if it fails."""
+    """Run `edgecnn update` on a board from its copy, and return its status afterwards. BoardError with the board's reason if it fails."""
     done = board.run(RUN_UPDATE.format(repository=REPOSITORY))
     if done.code:
         raise BoardError(f"edgecnn update failed: {last_line(done.err) or done.how}")

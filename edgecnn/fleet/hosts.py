@@ -1,4 +1,4 @@
-"""The boards that a command names, and work on several of them at once."""
+"""The boards that a command names, and work on several of them at the same time."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -12,18 +12,18 @@ T = TypeVar("T")
 
 NAME = r"(?:\w[\w.+-]*@)?(?:\w[\w.-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%\w+)?)"
 HOST = re.compile(rf"{NAME}|ssh://{NAME}(?::\d+)?", re.ASCII)
-"""What ssh takes for a host. It may hand a name to a shell (ProxyCommand, Match exec), so nothing that a shell reads is let through."""
+"""A host for ssh. ssh may pass it to a shell (ProxyCommand, Match exec), so no shell syntax is let through."""
 
 
 def check_host(text: str) -> str:
-    """Return a host as ssh takes it, such as pi@door.local or ssh://pi@10.0.0.5:2222; ValueError if it is not one."""
+    """Return a valid host for ssh, such as pi@door.local or ssh://pi@10.0.0.5:2222; ValueError if it is not one."""
     if not HOST.fullmatch(text):
         raise ValueError(f"{shown(text)} is not a host: expected NAME, USER@NAME or ssh://USER@NAME:PORT")
     return text
 
 
 def read_hosts(path: Path) -> list[str]:
-    """Return the hosts of a file, one a line, in its order: # begins a comment. ValueError names a line that is not a host."""
+    """Return the hosts in a file, one per line, in order; # starts a comment. ValueError names a line that is not a host."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -39,7 +39,7 @@ def read_hosts(path: Path) -> list[str]:
 
 
 def on_each(hosts: Iterable[str], jobs: int, work: Callable[[str], T], stop: Callable[[], object]) -> Iterator[T]:
-    """Do some work for each host, once and at most `jobs` at a time; yield the results as they come. What ends this early calls `stop`."""
+    """Do some work for each host, once and at most `jobs` at a time; yield results as they arrive. `stop` is called if this ends early."""
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(work, host) for host in dict.fromkeys(hosts)]
         try:

@@ -1,4 +1,4 @@
-"""A board's kept pictures by ssh: only those that are not here yet, and each file whole."""
+"""Fetch a board's kept pictures over ssh: only those that are missing here, and each file whole."""
 
 import contextlib
 import re
@@ -20,21 +20,21 @@ PICTURE = re.compile(r"\./\d{4}-\d\d-\d\d/\d{8}T\d{6}\.\d{6}Z-\d+\.(?:jpg|json)"
 CHANGING = {f"./{FILE}", f"./{LABELS}"}
 
 MOST_BYTES = 64 << 20
-"""Of one file: somebody else may have taken the board over."""
+"""Limit for one file: somebody else may have taken over the board."""
 
 SCRIPT = r"""
 LC_ALL=C; export LC_ALL
-cd -- "$folder" 2>/dev/null || { echo "there is no folder $folder" >&2; exit 1; }
+cd -- "$folder" 2>/dev/null || { echo "no folder $folder" >&2; exit 1; }
 { cat; echo; find . -maxdepth 2 -type f \( -name '*.jpg' -o -name '*.json' -o -name '*.jsonl' \) | sort; } |
   awk '!length { listed = 1; next } !listed { here[$0] = 1; next } !($0 in here)' |
   tar -c --no-recursion --ignore-failed-read -f - -T -
 [ $? -le 1 ]
 """
-"""What is not among the names of standard input, a JPEG before its JSON: what the board removes meanwhile is left out."""
+"""Sends the files that standard input does not name, a JPEG before its JSON; files that the board removes meanwhile are left out."""
 
 
 def remote_folder(board: Board) -> str:
-    """Return where a board's service keeps pictures, by its options; BoardError if it keeps none."""
+    """Return the folder of pictures that a board's service keeps, from its options; BoardError if it keeps none."""
     text = board.run(f"cat {CONFIG}").out
     try:
         folder = tomllib.loads(text).get("keep", "")
@@ -48,13 +48,13 @@ def remote_folder(board: Board) -> str:
 
 
 def fetch_kept(board: Board, remote: str, folder: Path, progress: Callable[[int], object]) -> int:
-    """Fetch what a board's folder has that a local one lacks; return of how many pictures.
+    """Fetch the files of a board's folder that a local one lacks; return the number of pictures.
 
-    Each file is here whole or not at all, and a JPEG before its JSON: run it again after an error, and it goes on from there. BoardError,
-    and OutputError for this machine's disk.
+    Each file arrives whole or not at all, and a JPEG before its JSON; after an error, run it again to continue. BoardError, and OutputError
+    for this machine's disk.
     """
     make_folder(folder)
-    for path in folder.glob("*/.*.tmp"):  # of a fetch that was killed
+    for path in folder.glob("*/.*.tmp"):  # from a fetch that was killed
         path.unlink()
     here = sorted(f"./{path.relative_to(folder)}" for path in folder.glob("*/*") if path.suffix in (".jpg", ".json"))
     script, names = f"folder={shlex.quote(remote)}{SCRIPT}", "".join(f"{name}\n" for name in here)
@@ -76,7 +76,7 @@ def fetch_kept(board: Board, remote: str, folder: Path, progress: Callable[[int]
 
 
 class Bounded:
-    """A stream of which at most `left` bytes are read."""
+    """A stream that gives at most `left` bytes."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self.left = stream, MOST_BYTES
@@ -90,7 +90,7 @@ class Bounded:
 
 
 def take(archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> bool:
-    """Write an entry of the archive if it is one that is expected; return whether a picture is whole with it."""
+    """Write an entry of the archive if it is an expected one; return whether it completes a picture."""
     match = PICTURE.fullmatch(entry.name)
     if not entry.isreg() or not (match or entry.name in CHANGING):
         return False

@@ -1,4 +1,4 @@
-"""What a board is and has, in one look: a script of the shell, whose lines are read here."""
+"""One look at a board: a shell script reports what it is and has, and this module reads its lines."""
 
 from dataclasses import field
 
@@ -7,7 +7,7 @@ from edgecnn.fleet.ssh import Board, BoardError
 from edgecnn.tables import Struct
 
 VERSIONS = "/opt/edgecnn-versions"
-"""Where virtual environments are; /opt/edgecnn is a link to the one in use."""
+"""Folder of the virtual environments; /opt/edgecnn is a link to the one in use."""
 
 LINK = "/opt/edgecnn"
 REPOSITORY = "/var/lib/edgecnn-deploy"
@@ -38,9 +38,9 @@ find {REPOSITORY}/metadata {REPOSITORY}/targets -type f -exec sha256sum {{}} +
 
 
 class Look(Struct):
-    """What a board is and has. A text is "" for what it lacks.
+    """The state of a board. A text is "" if the board lacks it.
 
-    `board` is its id, `source` what update.toml has after `from =`, `hashes` are SHA-256 of files by absolute path.
+    `board` is its id, `source` the value of `from` in its update.toml, `hashes` are SHA-256 of files by absolute path.
     """
 
     machine: str = ""
@@ -60,7 +60,7 @@ class Look(Struct):
 
 
 def look(board: Board) -> Look:
-    """Look at a board, as root. BoardError if it is no Linux with a shell, or nobody may become root there."""
+    """Look at a board, as root. BoardError if it is not a Linux machine with a shell, or root access is not possible."""
     done = board.run(SCRIPT, limit_s=120)
     known, separator, rest = done.out.partition("hashes \n")
     values = dict(line.partition(" ")[::2] for line in known.splitlines())

@@ -1,4 +1,4 @@
-"""How edgecnn gets onto a board: as the Debian package, or in a virtual environment whose wheels are resolved here."""
+"""Install edgecnn on a board: as the Debian package, or in a virtual environment whose wheels are resolved here."""
 
 import gzip
 import io
@@ -24,11 +24,11 @@ MACHINES = ("aarch64", "x86_64")
 """Processors that LiteRT has wheels for."""
 
 DIGITS = 12
-"""Of a SHA-256, in the name of a folder on a board."""
+"""Digits of a SHA-256 in the name of a folder on a board."""
 
 WHEELS = "wheels.tar.gz"
 PRIVATE = CONFIGURED[1].lstrip("/")
-"""Options of updates: their address may have a password."""
+"""Options of updates: their address may contain a password."""
 
 MAIN = f"""#!{LINK}/bin/python3
 import sys
@@ -82,13 +82,13 @@ echo {digest} > {repository}/deb
 
 
 class Software(Protocol):
-    """A way to install edgecnn. `install` returns what it has installed, in words; "" where the board has it."""
+    """A way to install edgecnn. `install` returns what it installed, as text; "" if the board already has it."""
 
     def install(self, board: Board, look: Look) -> str: ...
 
 
 class Package:
-    """Debian packages, of which each board gets the one for its architecture. ValueError for a file that is not one."""
+    """Debian packages; each board gets the one for its architecture. ValueError for a file that is not one."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = {self._field(path, "Architecture"): path for path in paths}
@@ -100,7 +100,7 @@ class Package:
         try:
             done = subprocess.run(["dpkg-deb", "--field", str(path), name], capture_output=True, text=True)
         except FileNotFoundError:
-            raise ValueError("dpkg-deb is not installed, which reads Debian packages: apt-get install dpkg") from None
+            raise ValueError("reading Debian packages needs dpkg-deb: apt-get install dpkg") from None
         if done.returncode or not done.stdout.strip():
             raise ValueError(f"{path} is not a Debian package: {done.stderr.strip()}")
         return done.stdout.strip()
@@ -108,8 +108,8 @@ class Package:
     def install(self, board: Board, look: Look) -> str:
         path = self._paths.get(look.architecture)
         if path is None:
-            has = look.architecture or "no Debian"
-            raise BoardError(f"it is {has}, and --deb names a package for {', '.join(self._paths)}")
+            has = look.architecture or "not a Debian system"
+            raise BoardError(f"it is {has}, but --deb names a package for {', '.join(self._paths)}")
         if look.link:
             raise BoardError(f"it has a virtual environment, {LINK}. Remove that, or deploy without --deb")
         digest = self._digests[path]
@@ -120,7 +120,7 @@ class Package:
 
 
 class Wheels:
-    """Virtual environments: the wheels of each kind of board are resolved once, by this machine's pip, and kept in edgecnn's cache."""
+    """Virtual environments: this machine's pip resolves the wheels for each kind of board once, and edgecnn's cache keeps them."""
 
     def __init__(self) -> None:
         self._package = package_tar()
@@ -131,8 +131,8 @@ class Wheels:
         if look.package.startswith("installed"):
             raise BoardError("it has the Debian package. Deploy that with --deb, or remove it: apt remove edgecnn")
         if look.foreign:
-            raise BoardError(f"{LINK} there is not a link that deploy has made. Move it away")
-        with self._lock:  # pip for one kind of board at a time, and once for each
+            raise BoardError(f"{LINK} there was not made by deploy. Move it away")
+        with self._lock:  # pip runs for one kind of board at a time, and only once for each
             try:
                 archive = wheels_for(platform)
             except EmulatorError as error:
@@ -147,30 +147,30 @@ class Wheels:
         script = PUT_EDGECNN.format(place=place, wheels=f"{VERSIONS}/{wheels_id}", link=LINK)
         board.must("making the virtual environment", script, gzip.compress(self._package, mtime=0))
         board.must(
-            "removing what is not used",
+            "removing old versions",
             f"cd {VERSIONS} && ls -A | grep -vxF -e {edgecnn_id} -e {wheels_id} | xargs -r rm -rf",
         )
         return f"{__version__} for {platform}"
 
 
 def platform_of(look: Look) -> wheels.Platform:
-    """Return what a board's wheels are for. BoardError if edgecnn cannot run on it from wheels."""
+    """Return the platform of a board's wheels. BoardError if edgecnn cannot run on it from wheels."""
     if not look.python:
         raise BoardError("it has no Python 3: apt-get install python3, or deploy the Debian package (--deb)")
     if look.python not in PYTHONS:
-        raise BoardError(f"its Python is {look.python}, and edgecnn runs on {PYTHONS[0]} to {PYTHONS[-1]}")
+        raise BoardError(f"its Python is {look.python}, but edgecnn needs {PYTHONS[0]} to {PYTHONS[-1]}")
     if look.machine not in MACHINES or look.bits != "64":
         raise BoardError(
-            f"it is {look.machine} with {look.bits or 'unknown'} bits, and edgecnn's engine has wheels for {' and '.join(MACHINES)} only"
+            f"it is {look.machine} with {look.bits or 'unknown'} bits, but edgecnn's engine has wheels only for {' and '.join(MACHINES)}"
         )
     name, _, version = look.libc.partition(" ")
     if name != "glibc" or not version.startswith("2."):
-        raise BoardError(f"its C library is {look.libc or 'not the GNU one'}, and the wheels need glibc")
+        raise BoardError(f"its C library is {look.libc or 'not the GNU one'}, but the wheels need glibc")
     return wheels.Platform(look.python, int(version.split(".")[1]), look.machine)
 
 
 def wheels_for(platform: wheels.Platform) -> Path:
-    """Return an archive of the packages that a board needs, made unless it is in the cache. EmulatorError if pip cannot get them."""
+    """Return an archive of the packages that a board needs, from the cache or made now. EmulatorError if pip cannot get them."""
     needed = wheels.requirements("litert", platform.python, wheels.EXTRAS)
 
     def make(folder: Path) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def wheels_for(platform: wheels.Platform) -> Path:
 
 
 def package_tar() -> bytes:
-    """Return an archive of this edgecnn as its wheel has it, wherever it was installed from, and the program that starts it on a board."""
+    """Return an archive of this edgecnn, laid out as in its wheel however it was installed, with the program to start it on a board."""
     package = Path(edgecnn.__file__).parent
     files = {
         f"edgecnn/{name}": path for name, path in files_below(package).items() if not name.endswith(".schema.json")
@@ -211,7 +211,7 @@ def regular(folder: Path) -> Iterator[Path]:
 
 
 def tar(files: Mapping[str, Path | bytes]) -> bytes:
-    """Return a tar archive of files by path, the same bytes for the same files: all may read them, but for PRIVATE; bin/ has programs."""
+    """Return a tar archive of files by path, the same bytes for the same files: readable by all, except PRIVATE; bin/ is executable."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name in sorted(files):

@@ -1,4 +1,4 @@
-"""A board by ssh: OpenSSH's own program, with the user's configuration, keys, agent, known hosts and jump hosts."""
+"""A board over ssh: OpenSSH's own program, with the user's configuration, keys, agent, known hosts and jump hosts."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from edgecnn.runtime.child import Finished
 
 CONNECT_S = 20
 OPEN_S = 90
-"""Seconds until a connection has to be open: with jump hosts, each of which has CONNECT_S."""
+"""Seconds for a connection to open, including jump hosts, each of which has CONNECT_S."""
 
 OPTIONS = {
     "BatchMode": "yes",
@@ -32,31 +32,31 @@ OPTIONS = {
     "RequestTTY": "no",
     "ServerAliveInterval": "15",
 }
-"""What differs from the user's configuration: nobody answers a prompt, and many boards are reached at once."""
+"""Changes to the user's configuration: nobody answers prompts, and many boards are reached at the same time."""
 
 MAX_ANSWER_BYTES = 1 << 20
-"""What is kept of a board's answer: somebody else may have taken it over."""
+"""Most bytes to keep of a board's answer: somebody else may have taken it over."""
 
 AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -c "$1"; else exec sudo -n sh -c "$1"; fi'
 
 UNREACHABLE = (
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED[\s\S]*?Offending \S+ key in (.+):(\d+)",
-        "its host key is not the one in {0}, line {1}. If the board was installed anew, remove that line; if not, another machine "
-        "answers in its name",
+        "its host key is not the one in {0}, line {1}. If the board was reinstalled, remove that line; if not, another machine "
+        "is answering under its name",
     ),
     ("Host key verification failed", "this machine does not know its host key. Connect once by hand, and compare it: ssh {host}"),
-    ("Permission denied", "it lets none of your keys in. Try it by hand: ssh {host}"),
+    ("Permission denied", "it accepts none of your keys. Try by hand: ssh {host}"),
     ("Could not resolve hostname", "no machine has this name"),
-    ("Connection refused", "it is on the network, and no ssh server answers there"),
+    ("Connection refused", "it is on the network, but no ssh server answers there"),
     (
         "timed out|No route to host|Network is unreachable|Host is down",
         "it does not answer: it is off, or not on this network",
     ),
-    ("Connection (?:reset|closed) by", "it ended the connection: it is starting or stopping, or has too many. Try again"),
+    ("Connection (?:reset|closed) by", "it closed the connection: it is starting or stopping, or has too many connections. Try again"),
     ("Control socket|ControlPath too long", "ssh cannot make its control socket: set TMPDIR to a folder with a short name"),
 )  # fmt: skip
-"""What ssh says, as regular expressions, and what that means to people."""
+"""Messages of ssh, as regular expressions, and their meaning for people."""
 
 FAILED = (
     ("No space left on device", "its disk is full. Free some space there"),
@@ -69,7 +69,7 @@ FAILED = (
 
 
 class BoardError(Exception):
-    """A board that cannot be reached, or on which a step failed: in words, as the end of a sentence about the board."""
+    """A board that cannot be reached, or on which a step failed; the text is the end of a sentence about the board."""
 
 
 class Sessions:
@@ -98,7 +98,7 @@ class Sessions:
                     process.kill()
 
     def start(self, arguments: list[str], stdin: IO[bytes] | int = DEVNULL) -> subprocess.Popen[bytes]:
-        """Start ssh. BoardError if it is not installed or all is over."""
+        """Start ssh. BoardError if it is not installed or the sessions have been stopped."""
         with self._lock:
             if self.program is None:
                 raise BoardError("this machine has no ssh: apt-get install openssh-client")
@@ -116,7 +116,7 @@ class Sessions:
 
     @contextlib.contextmanager
     def connect(self, host: str) -> Iterator["Board"]:
-        """Open a connection that all commands of the block share. BoardError if it does not come up."""
+        """Open a connection that all commands of the block share. BoardError if it does not open."""
         with self._lock:
             self._opened += 1
             control = Path(self._folder.name) / str(self._opened)
@@ -144,15 +144,15 @@ class Board:
         self._sessions, self._options = sessions, options
 
     def run(self, script: str, stdin: bytes | Path = b"", *, limit_s: float = 900) -> Finished:
-        """Run a script of the shell on the board, as root.
+        """Run a shell script on the board, as root.
 
         Args:
             script: what sh reads.
             stdin: bytes, or a file, that the script may read.
-            limit_s: seconds that it may take.
+            limit_s: most seconds that it may take.
 
         Raises:
-            BoardError: if the connection breaks, or the script fails for a reason that has words of its own, such as a full disk.
+            BoardError: if the connection breaks, or the script fails for a known reason, such as a full disk.
         """
         process = self._start(script, stdin)
         late = threading.Timer(limit_s, process.kill)
@@ -172,7 +172,7 @@ class Board:
 
     @contextlib.contextmanager
     def reading(self, script: str, stdin: bytes = b"") -> Iterator[IO[bytes]]:
-        """Run a script as `run` does, and give its standard output, of any length. What went wrong is raised at the end of the block."""
+        """Run a script as `run` does, and yield its standard output, of any length. Errors are raised at the end of the block."""
         process = self._start(script, stdin)
         assert process.stdout and process.stderr
         with ThreadPoolExecutor(1) as other:
@@ -198,7 +198,7 @@ class Board:
 
     @staticmethod
     def _judged(process: subprocess.Popen[bytes], err: bytes) -> str:
-        """Return what a process that has ended said on standard error; BoardError if it failed for a reason that has words of its own."""
+        """Return the standard error of a process that has ended; BoardError if it failed for a known reason."""
         said = err.decode(errors="replace")
         if process.returncode in (255, -9):
             raise BoardError("the connection broke")
@@ -207,7 +207,7 @@ class Board:
         return said
 
     def must(self, what: str, script: str, stdin: bytes | Path = b"") -> str:
-        """Run a script as root and return what it printed; BoardError with `what` and its last words if it fails."""
+        """Run a script as root and return what it printed; BoardError with `what` and its last line if it fails."""
         done = self.run(script, stdin)
         if done.code:
             raise BoardError(f"{what} failed: {last_line(done.err or done.out) or done.how}")
@@ -215,7 +215,7 @@ class Board:
 
 
 def answer_of(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """Return what a process writes to standard output and standard error; one that writes too much of the first is ended."""
+    """Return a process's standard output and standard error; a process that writes too much to the first is killed."""
     assert process.stdout and process.stderr
     with ThreadPoolExecutor(1) as other:
         errors = other.submit(process.stderr.read, MAX_ANSWER_BYTES)

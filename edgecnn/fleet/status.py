@@ -1,4 +1,4 @@
-"""What boards say of their updates, gathered by ssh."""
+"""The update status of boards, gathered over ssh."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ HEADINGS = ("board", "channel", "in use", "last good check", "problem")
 
 
 class Gathered(Struct):
-    """A board's status, or why there is none: `problem` is "" if there is one."""
+    """A board's status; without one, `problem` says why, else it is ""."""
 
     host: str
     problem: str = ""
@@ -33,7 +33,7 @@ def gather(host: str, sessions: Sessions) -> Gathered:
 
 
 def read_status(text: str) -> dict[str, Any]:
-    """Return what `edgecnn update status --json` printed on a board. BoardError if it is not that."""
+    """Read the output of `edgecnn update status --json` on a board; BoardError if it is something else."""
     try:
         status = json.loads(text)
         if status is None:
@@ -42,13 +42,13 @@ def read_status(text: str) -> dict[str, Any]:
             raise ValueError(f"schema {status['schema']!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BoardError(
-            f"edgecnn update status there answers something else: {last_line(first_line(error))}"
+            f"edgecnn update status gave an unexpected answer there: {last_line(first_line(error))}"
         ) from None
     return status
 
 
 def in_use(status: Mapping[str, Any]) -> str:
-    """Return which release a board has in use, in words."""
+    """Return the release that a board has in use, as text."""
     slot = status.get("in_use")
     if not isinstance(slot, Mapping):
         return "no release"
@@ -56,7 +56,7 @@ def in_use(status: Mapping[str, Any]) -> str:
 
 
 def age(seconds: Any) -> str:
-    """Return how long ago something was, in words."""
+    """Return how long ago something was, as text."""
     if not isinstance(seconds, int | float):
         return "never"
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):

@@ -1,4 +1,4 @@
-"""What is wrong with labelled images, before anything is trained on them: copies, wrong labels, files that cannot be read.
+"""Find what is wrong with labelled images before training on them: copies, wrong labels, unreadable files.
 
 inspection = inspect_images(open_dataset(recipe.data, for_training=False))
 """

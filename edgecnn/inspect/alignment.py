@@ -1,7 +1,7 @@
-"""Whether two pictures show the same scene from the same place: one laid over the other, moved, enlarged and mirrored as it fits best.
+"""Whether two pictures show the same scene from the same place: one is laid over the other, and moved, enlarged and mirrored to fit.
 
-Photos of a set have one background, one light and objects of one kind. Of a copy, the detail agrees at one place; of another photo, it
-does not. So slow changes of brightness are removed first, and the detail of one is searched for in the other.
+Photos of a set share background, light and kinds of objects. The detail of a copy agrees at one place; that of another photo does not. So
+slow changes of brightness are removed first, and the detail of one picture is searched for in the other.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter
 
 COARSE_SIDE, FINE_SIDE = 64, 160
-"""Longer side, in pixels, at which a place is searched for, and at which it is measured."""
+"""Longer side, in pixels, for the search of a place, and for its measurement."""
 
 SCALES = (1.1, 1.0, 0.93, 0.86, 0.8, 0.74, 0.69, 0.64, 0.59, 0.55)
-"""How large one picture may be within the other: a copy that keeps 60 % of each side is covered, from both directions."""
+"""Sizes that one picture may have within the other: they cover a copy that keeps 60 % of each side, in both directions."""
 
-FINE_STEPS = (0.94, 0.97, 1.0, 1.03, 1.06)  # scales that are tried around the best of those
+FINE_STEPS = (0.94, 0.97, 1.0, 1.03, 1.06)  # scales to try around the best of those
 
 MIDDLE = 0.7
-"""Share of each side that is searched for: a copy that was cut or moved still has its middle in the other picture."""
+"""Fraction of each side to search for: the middle of a cut or moved copy is still in the other picture."""
 
 COARSE_BLURS, FINE_BLURS = (0.7, 3.0), (1.0, 4.0)
 """Standard deviations, in pixels, of the two blurs whose difference is a picture's detail."""
 
-NOISE = 2.0  # grey levels of detail that do not count: a compressed empty wall has as many
+NOISE = 2.0  # grey levels of detail to ignore: a compressed empty wall has as many
 
 Box = tuple[float, float, float, float]  # left, top, right and bottom, as fractions of an upright picture
 
@@ -35,8 +35,8 @@ Box = tuple[float, float, float, float]  # left, top, right and bottom, as fract
 class Match(NamedTuple):
     """How well one picture fits onto another, and where.
 
-    `score` is the correlation of their detail, -1 to 1. `mirrored` says that left and right of the second are exchanged first, `scale`
-    how large it then is within the first. The two boxes show the same: one in the first, one in the second after mirroring.
+    `score` is the correlation of their detail, -1 to 1. `mirrored` means that the second is mirrored left to right first; `scale` is its
+    size within the first. The two boxes show the same thing: one in the first, one in the second after mirroring.
     """
 
     score: float
@@ -47,7 +47,7 @@ class Match(NamedTuple):
 
 
 class Detail:
-    """The detail of a picture in mode "L", its longer side COARSE_SIDE, and that of its middle at each scale as its Fourier transform."""
+    """The detail of a picture in mode "L" with longer side COARSE_SIDE, and the Fourier transform of its middle at each scale."""
 
     def __init__(self, grey: Image.Image) -> None:
         self.grey = grey
@@ -75,7 +75,7 @@ class Detail:
 
 
 def detail(pixels: np.ndarray, blurs: tuple[float, float]) -> np.ndarray:
-    """Return pixels (height, width) or (height, width, channels) without slow changes: one blur minus a wider one, float32, same shape."""
+    """Remove slow changes from pixels (height, width[, channels]): one blur minus a wider one, float32, same shape."""
     real = pixels.astype(np.float32)
     narrow, wide = ((blur, blur, 0.0)[: pixels.ndim] for blur in blurs)
     return gaussian_filter(real, narrow) - gaussian_filter(real, wide)
@@ -93,14 +93,14 @@ def norm(cut: np.ndarray) -> float:
 
 
 def energy_sums(pixels: np.ndarray) -> np.ndarray:
-    """Return the sums of squares over all rectangles that begin at the origin, float64 (height + 1, width + 1)."""
+    """Return the sums of squares over all rectangles that start at the origin, float64 (height + 1, width + 1)."""
     squares = np.square(pixels, dtype=np.float64)
     squares = squares.sum(axis=2) if squares.ndim == 3 else squares
     return np.pad(np.cumsum(np.cumsum(squares, 0), 1), ((1, 0), (1, 0)))
 
 
 def correlations(sums: np.ndarray, energy: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
-    """Return a cut's products with the whole, over the whole's norm, at each place where all of it lies inside; None if it is too large."""
+    """Return a cut's products with the whole, over the whole's norm, wherever the cut lies fully inside; None if it is too large."""
     rows, columns = shape[:2]
     down, across = energy.shape[0] - rows, energy.shape[1] - columns
     if down < 1 or across < 1:
@@ -110,7 +110,7 @@ def correlations(sums: np.ndarray, energy: np.ndarray, shape: Sequence[int]) -> 
 
 
 def placed(first: Detail, second: Detail) -> Match:
-    """Return how well the middle of the second picture fits into the first where it fits best; the boxes are not set."""
+    """Return the best fit of the second picture's middle in the first; the boxes are not set."""
     spectra, shapes, norms = second.middles
     sums = fft.irfft2(first.spectrum * spectra.conj(), (COARSE_SIDE, COARSE_SIDE))
     best = Match(-1.0, False, 1.0)
@@ -122,7 +122,7 @@ def placed(first: Detail, second: Detail) -> Match:
 
 
 def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
-    """Return a match of `placed` measured again in colour, around its scale; its boxes are set."""
+    """Measure a match of `placed` again in colour, around its scale, and set its boxes."""
     size = (FINE_SIDE, FINE_SIDE)
     whole = detail(np.asarray(first), FINE_BLURS)
     spectrum, energy = fft.rfft2(whole, size, axes=(0, 1)), energy_sums(whole)
@@ -167,7 +167,7 @@ def cut_out(image: Image.Image, box: Box, side: int) -> Image.Image:
 
 
 def difference(first: Image.Image, second: Image.Image) -> tuple[float, float]:
-    """Return how much two pictures of one size differ once their mean colours are equal, in grey levels: mean, and 99th percentile."""
+    """Return the difference, in grey levels, of two pictures of one size with equalised mean colours: mean, and 99th percentile."""
     levels = np.asarray(first, np.float32) - np.asarray(second, np.float32)
     levels = np.abs(levels - levels.mean(axis=(0, 1)))
     return float(levels.mean()), float(np.percentile(levels, 99))

@@ -1,4 +1,4 @@
-"""What an inspection computes of each file and pair, kept by content: a second one, or one that goes on, computes nothing twice."""
+"""An inspection's results for each file and pair, stored by content: a second or resumed inspection computes nothing twice."""
 
 import contextlib
 import sqlite3
@@ -8,7 +8,7 @@ from pathlib import Path
 from edgecnn.files import cache_home
 from edgecnn.region import WHOLE, Region, region_text
 
-FILE = "inspect-1.sqlite"  # in the user's cache folder; whoever needs the space may delete it
+FILE = "inspect-1.sqlite"  # in the user's cache folder; may be deleted to free space
 
 ASKED = 500  # keys of one query: below SQLite's own limit in every version
 
@@ -28,7 +28,7 @@ class Cache:
         try:
             self._database = self._opened(self._path)
         except (OSError, sqlite3.Error) as error:
-            note(f"{self._path} cannot be used ({error}): what is computed now will be computed again next time.")
+            note(f"{self._path} cannot be used ({error}), so results are not kept for next time.")
             self._database = self._opened(":memory:")
 
     @staticmethod
@@ -44,7 +44,7 @@ class Cache:
         return database
 
     def get(self, kind: str, hashes: Sequence[str], size: int | None = None) -> dict[str, bytes]:
-        """Return what is known of some hashes, by hash; a value of another size than `size` bytes is not."""
+        """Return the stored values of some hashes, by hash, except those that do not have `size` bytes."""
         known: dict[str, bytes] = {}
         for start in range(0, len(hashes), ASKED):
             part = hashes[start : start + ASKED]
@@ -55,7 +55,7 @@ class Cache:
         return known
 
     def put(self, kind: str, values: Iterable[tuple[str, bytes]]) -> None:
-        """Keep values by hash, from now on also if the process is killed. A full disk keeps nothing, and nobody needs to know."""
+        """Store values by hash, safely even if the process is killed next. A full disk stores nothing, silently."""
         with contextlib.suppress(sqlite3.Error), self._database:
             rows = [(kind + self._part, key, value) for key, value in values]
             self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)

@@ -1,4 +1,4 @@
-"""What a network that was trained on ImageNet sees in each image: features in which copies, also cut and mirrored ones, lie close."""
+"""Features of each image from an ImageNet network, in which copies lie close, even cut and mirrored ones."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from edgecnn.inspect.look import chunks
 from edgecnn.networks.pretrained import SOURCES, locate
 
 SOURCE = SOURCES[0]
-SIDE = 160  # side of the square to which the whole image is resized
+SIDE = 160  # side of the square that the whole image is resized to
 
 LENGTH = 1280
 STORED = np.dtype("<f2")
@@ -26,7 +26,7 @@ Body = Callable[[np.ndarray], np.ndarray]
 
 
 def missing_weights() -> bool:
-    """Tell whether the weights' package is not installed."""
+    """Return whether the weights' package is missing."""
     try:
         locate(SOURCE)
     except ModuleNotFoundError:
@@ -49,7 +49,7 @@ def open_body() -> Body:
 def compute(
     items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, body: Callable[[], Body], meter: Meter
 ) -> tuple[np.ndarray, int]:
-    """Return each image's features, of length 1, and how many were computed; the others are from the cache."""
+    """Return each image's features, of length 1, and how many were computed; the others come from the cache."""
     known = cache.get(KIND, list(dict.fromkeys(item.hash for item in items)), LENGTH * STORED.itemsize)
     missing = list({item.hash: item for item in items if item.hash not in known}.values())
     meter.advance(len(items) - len(missing))
@@ -58,7 +58,7 @@ def compute(
         with ThreadPoolExecutor(2) as pool:
             for part in chunks(missing, BATCH):
                 pictures = np.stack(list(pool.map(lambda item: square(item, read), part)))
-                # a batch of one shape: the network is traced once
+                # one batch shape, so that the network is traced only once
                 padded = np.concatenate([pictures, np.zeros((BATCH - len(part), SIDE, SIDE, 3), np.uint8)])
                 values = network(padded)[: len(part)].astype(STORED)
                 fresh = [(item.hash, row.tobytes()) for item, row in zip(part, values, strict=True)]
@@ -70,7 +70,7 @@ def compute(
 
 
 def square(item: Item, read: Callable[[Item], Any]) -> np.ndarray:
-    """Return an item's pixels as the network reads them, uint8 (SIDE, SIDE, 3)."""
+    """Return an item's pixels for the network, uint8 (SIDE, SIDE, 3)."""
     from edgecnn.pixels import resize
 
     try:
@@ -80,13 +80,13 @@ def square(item: Item, read: Callable[[Item], Any]) -> np.ndarray:
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Return rows divided by their lengths, float32; a row of zeros stays."""
+    """Return rows divided by their lengths, float32; zero rows stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
 def neighbours(features: np.ndarray, count: int, progress: Callable[[int, int], None]) -> tuple[np.ndarray, np.ndarray]:
-    """Return each image's nearest others by the cosine of their features, float32 (n, LENGTH) of length 1, the nearest first."""
+    """Return each image's nearest others by cosine of the features, float32 (n, LENGTH) of length 1, nearest first."""
     total = len(features)
     count = min(count, total - 1)
     indices, cosines = np.empty((total, count), np.int64), np.empty((total, count), np.float32)

@@ -1,4 +1,4 @@
-"""From what was detected to sentences: what is wrong, how bad that is, and what to do."""
+"""Turn results into sentences: what is wrong, how bad it is, and what to do."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,21 +18,22 @@ from edgecnn.inspect.inspection_report import (
     Severity,
     WrongLabel,
 )
+from edgecnn.labels import plural
 
 FEW_TRAINING, FEW_TEST = 20, 10
-"""Images of a class below which it is called small: of 10 test images one more right is ten points of that class's accuracy."""
+"""A class with fewer images is small: with 10 test images, one more correct answer is ten points of that class's accuracy."""
 
 UNEVEN, VERY_UNEVEN = 3.0, 10.0  # largest class over smallest one, in images
 
-MOSTLY_COPIES = 0.7  # share of distinct images in a class below which its images are too alike
+MOSTLY_COPIES = 0.7  # a class with a smaller fraction of distinct images has images that are too alike
 
 TELLING = 0.2
-"""How much better than the largest class alone the size, mode and format of an image may tell its class."""
+"""How much better the size, mode and format of an image may predict its class than always guessing the largest class."""
 
-FEWEST_OF_A_SIZE = 10  # images of one size from which on it says something about the class
+FEWEST_OF_A_SIZE = 10  # fewest images of one size that say something about the class
 
 PHOTOS = (*SUFFIXES, ".heic", ".heif", ".jxl", ".dng", ".raw", ".zip")
-"""Ends of the names of files that hold photos."""
+"""Suffixes of photo files."""
 
 REMOVE = "Keep one of each group."
 
@@ -42,7 +43,7 @@ def finding(kind: Kind, severity: Severity, images: int, text: str, advice: str)
 
 
 def of_folders(faults: Iterable[Fault], skipped: Sequence[str], lines: Iterable[str]) -> Iterator[Finding]:
-    """Yield what is wrong with folders, and the files that are not read; `lines` say that of `skipped`."""
+    """Yield the faults of folders, and the files that are not read; `lines` describe `skipped`."""
     for text, advice in faults:
         yield finding("layout", "error", 1, text.rstrip("."), advice)
     severity: Severity = "warning" if any(name.lower().endswith(PHOTOS) for name in skipped) else "note"
@@ -59,9 +60,9 @@ def of_files(lost: Sequence[Lost], total: int) -> Iterator[Finding]:
 
 
 def of_groups(groups: Sequence[Group], own_splits: Iterable[str], sided: bool) -> Iterator[Finding]:
-    """Yield what is wrong with images that show the same.
+    """Yield the problems of images that show the same thing.
 
-    `own_splits` are those that the data have themselves; `sided` says that training keeps such images in one split from the start.
+    `own_splits` are the data's own splits; `sided` means that training keeps such images in one split from the start.
     """
     given = set(own_splits)
     leaks = [group for group in groups if group.leak]
@@ -71,9 +72,9 @@ def of_groups(groups: Sequence[Group], own_splits: Iterable[str], sided: bool) -
     leaked = "the same image in more than one split"
     keep_one = "Keep one of each, or divide the images into train, val and test folders yourself."
     if sided:
-        keep_one = "Nothing: photos that came later tie them, and comparisons of models leave the test images out."
+        keep_one = "Nothing: photos added later connect them, and model comparisons leave the test images out."
     kinds: tuple[tuple[Kind, Severity, list[Group], str, str], ...] = (
-        ("leak", "error", theirs, leaked, "Remove them from training: what was trained on them cannot be measured on them."),
+        ("leak", "error", theirs, leaked, "Remove them from training: a model cannot be tested on images that it was trained on."),
         ("leak", "warning", ours, leaked, keep_one),
         ("two-labels", "error", [group for group in groups if group.two_labels], "the same image with different labels",
          "Remove the images with the wrong label."),
@@ -83,7 +84,7 @@ def of_groups(groups: Sequence[Group], own_splits: Iterable[str], sided: bool) -
     )  # fmt: skip
     for kind, severity, found, what, advice in kinds:
         if found:
-            text = f"{number(len(found), 'group')} of {what}, such as {named(found[0])}"
+            text = f"{plural(len(found), 'group')} of {what}, such as {named(found[0])}"
             yield finding(kind, severity, len(found), text, advice)
 
 
@@ -91,15 +92,15 @@ def of_labels(doubts: Sequence[WrongLabel]) -> Iterator[Finding]:
     if doubts:
         first = doubts[0]
         text = (
-            f"{number(len(doubts), 'label')} may be wrong, the likeliest first: {first.source} is labelled {first.label}, "
-            f"looks like {first.suggested}"
+            f"{plural(len(doubts), 'label')} may be wrong, the likeliest first: {first.source} is labelled {first.label}, "
+            f"but looks like {first.suggested}"
         )
-        advice = "Look at them in this order, and move those that are wrong."
+        advice = "Check them in this order, and move the wrong ones."
         yield finding("label", "warning", len(doubts), text, advice)
 
 
 def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Finding]:
-    """Yield what is wrong with the number of images, and with how different they are."""
+    """Yield problems with the number of images and with their variety."""
     totals = {item.label: sum(item.images.values()) for item in classes}
     small: tuple[tuple[str, int, Severity], ...] = (("train", FEW_TRAINING, "warning"), ("test", FEW_TEST, "note"))
     for split, least, severity in small:
@@ -107,7 +108,7 @@ def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Find
         if few and any(item.images[split] for item in classes):
             smallest = min(few, key=lambda item: item.images[split])
             text = (
-                f"{number(len(few), 'class', 'classes')} with fewer than {least} images in {split}, such as {smallest.label} "
+                f"{plural(len(few), 'class', 'classes')} with fewer than {least} images in {split}, such as {smallest.label} "
                 f"({smallest.images[split]:,})"
             )
             yield finding("few", severity, len(few), text, "Add images of these classes.")
@@ -121,23 +122,23 @@ def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Find
     if alike:
         worst = min(alike, key=lambda item: item.distinct / totals[item.label])
         text = (
-            f"{number(len(alike), 'class', 'classes')} in which many images show the same, such as {worst.label}: "
+            f"{plural(len(alike), 'class', 'classes')} in which many images show the same thing, such as {worst.label}: "
             f"{totals[worst.label]:,} images, {worst.distinct:,} different ones"
         )
         yield finding("alike", "warning", len(alike), text, "Add images from other places, days and angles.")
     if method.tightened:
         text = (
-            f"{method.alike:.0%} of randomly chosen pairs of images are as alike as copies usually are, as where a camera never moves. "
-            "Only closer ones are called copies"
+            f"{method.alike:.0%} of randomly chosen pairs of images are as alike as copies usually are, as from a camera that never moves. "
+            "Only closer pairs are called copies"
         )
         advice = "Add images from other places, days and angles, unless the camera will stay there."
         yield finding("alike", "warning", 0, text, advice)
     if method.skipped_pairs or method.uncompared:
         text = (
             f"too many images are alike to compare all: {method.skipped_pairs:,} pairs by features and {method.uncompared:,} images "
-            "by hash were left out, so that copies may be missing here"
+            "by hash were left out, so copies may be missing here"
         )
-        yield finding("alike", "warning", method.uncompared, text, "Take copies out and inspect the data again.")
+        yield finding("alike", "warning", method.uncompared, text, "Remove copies, and inspect the data again.")
 
 
 def of_sizes(items: Sequence[Item], shapes: Sequence[tuple[int, int, int]], labels: Sequence[str]) -> Iterator[Finding]:
@@ -148,7 +149,7 @@ def of_sizes(items: Sequence[Item], shapes: Sequence[tuple[int, int, int]], labe
     usual, most = counts.most_common(1)[0]
     if len(counts) > 1:
         text = f"images of {len(counts):,} sizes, modes and formats; {most / len(keys):.0%} are {usual[0]}x{usual[1]}"
-        advice = "Nothing, unless the camera's images have one size only."
+        advice = "Nothing, unless the camera's images all have one size."
         yield finding("sizes", "note", len(keys) - most, text, advice)
     frequent = [(key, item.label) for key, item in zip(keys, items, strict=True) if counts[key] >= FEWEST_OF_A_SIZE]
     if len(frequent) < len(keys) / 2:
@@ -162,10 +163,10 @@ def of_sizes(items: Sequence[Item], shapes: Sequence[tuple[int, int, int]], labe
         key = max(by_key, key=lambda key: by_key[key].most_common(1)[0][1] if key != usual else 0)
         label, count = by_key[key].most_common(1)[0]
         text = (
-            f"size, mode and format alone tell the class of {right / len(frequent):.0%} of the images (always saying the largest class: "
+            f"size, mode and format predict the class of {right / len(frequent):.0%} of the images (always guessing the largest class: "
             f"{chance / len(frequent):.0%}), such as {key[0]}x{key[1]} {key[3]}: {labels[label]} in {count / by_key[key].total():.0%}"
         )
-        advice = "A network may learn that instead of what is shown. Take the images of all classes in the same way."
+        advice = "A network may learn that instead of the content. Take the images of all classes in the same way."
         yield finding("tell", "warning", right, text, advice)
 
 
@@ -182,16 +183,12 @@ def ordered(found: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda item: -SEVERITIES.index(item.severity)))
 
 
-def number(count: int, what: str, several: str = "") -> str:
-    return f"{count:,} {what if count == 1 else several or f'{what}s'}"
-
-
 def images(count: int) -> str:
-    return number(count, "image")
+    return plural(count, "image")
 
 
 def named(group: Group) -> str:
-    """Return the first two images of a group, from different splits or with different labels where that is what is wrong."""
+    """Return the first two images of a group, from different splits or with different labels if that is the problem."""
     first, *others = group.copies
     other = next((copy for copy in others if (copy.split, copy.label) != (first.split, first.label)), others[0])
     return " and ".join(f"{copy.source} ({copy.split})" if group.leak else copy.source for copy in (first, other))

@@ -1,4 +1,4 @@
-"""A cleaned copy of labelled images: the same classes and splits without what an inspection detected."""
+"""A cleaned copy of labelled images: the same classes and splits, without the images that an inspection detected."""
 
 import io
 import os
@@ -22,13 +22,13 @@ from edgecnn.modes import as_image
 from edgecnn.tables import to_json
 
 LEAVE_OUT = ("unreadable", "copies", "near", "labels", "far", "blurred")
-"""What a cleaned copy can be without: of "copies", which have the same pixels, all but one go, and all if their labels differ; so do those
-that are "near" copies."""
+"""Kinds that a cleaned copy can leave out. Of "copies", which have the same pixels, one stays, or none if their labels differ; the same
+goes for "near" copies."""
 
 USUAL = LEAVE_OUT[:3]
-"""What it is without unless you say otherwise: what can be decided without a look."""
+"""Kinds left out by default: those that can be decided without a look."""
 
-LONGEST_NAME = 200  # bytes of a file's name that is kept
+LONGEST_NAME = 200  # most bytes of a file's name to keep
 
 
 def left_out(report: Inspection, kinds: Sequence[str]) -> dict[str, str]:
@@ -40,7 +40,7 @@ def left_out(report: Inspection, kinds: Sequence[str]) -> dict[str, str]:
             reasons.setdefault(source, reason)
     if "labels" in kinds:
         for wrong in report.wrong_labels:
-            reasons.setdefault(wrong.source, f"it is labelled {wrong.label} and looks like {wrong.suggested}")
+            reasons.setdefault(wrong.source, f"it is labelled {wrong.label} but looks like {wrong.suggested}")
     for item in report.far if "far" in kinds else ():
         reasons.setdefault(item.source, "it is unlike all others")
     for item in report.blurred if "blurred" in kinds else ():
@@ -61,11 +61,11 @@ def but_one(copies: Sequence[Copy]) -> Iterator[tuple[str, str]]:
     if any(copy.label != kept.label for copy in others):
         for copy in copies:
             other = next(item for item in copies if item.label != copy.label)
-            yield copy.source, f"it shows what {other.source} shows, which is labelled {other.label}"
+            yield copy.source, f"it shows the same thing as {other.source}, which is labelled {other.label}"
         return
     for copy in others:
         same = copy.pixels == kept.pixels
-        why = f"it has the pixels of {kept.source}" if same else f"it shows what {kept.source} shows"
+        why = f"it has the same pixels as {kept.source}" if same else f"it shows the same thing as {kept.source}"
         yield copy.source, why + (f", which is in {kept.split}" if kept.split != copy.split else "")
 
 
@@ -78,18 +78,18 @@ def require_new(folder: Path, source: str) -> None:
     elif original.is_dir() and folder.resolve().is_relative_to(original.resolve()):
         fault = "lies inside the data"
     if fault:
-        raise OutputExistsError(f"{folder} {fault}. Name one with --fix that does not exist yet, outside of the data.")
+        raise OutputExistsError(f"{folder} {fault}. Name a new folder outside the data with --fix.")
 
 
 def write_cleaned(
     report: Inspection, dataset: Dataset, folder: Path, kinds: Sequence[str], progress: Progress
 ) -> Cleaned:
-    """Write a cleaned copy: the files that are kept, byte by byte, and a list of the others. The original is only read.
+    """Write a cleaned copy: the kept files, byte for byte, and a list of the others. The original is only read.
 
-    The folder, which must not exist, appears when all of it is written. The kinds are those of LEAVE_OUT.
+    The folder, which must not exist, appears once it is complete. The kinds are those of LEAVE_OUT.
 
     Raises:
-        DatasetError: if fewer than two classes would be left, or an image cannot be read any more.
+        DatasetError: if fewer than two classes would remain, or an image can no longer be read.
         OutputError: if the folder cannot be written.
     """
     reasons = left_out(report, kinds)
@@ -97,7 +97,7 @@ def write_cleaned(
     broken = {item.source for item in report.unreadable}
     for item in every:
         if item.source in broken and leads_outside(item):
-            reasons.setdefault(item.source, "it is a link to a file outside of the data, which is not an image")
+            reasons.setdefault(item.source, "it is a link to a file outside the data, which is not an image")
     items = [item for item in every if item.source not in reasons]
     if len({item.label for item in items}) < 2:
         raise DatasetError(f"a cleaned copy of {dataset.name} would have fewer than two classes. Leave out less.")
@@ -168,7 +168,7 @@ def encoded(item: Item, dataset: Dataset) -> bytes:
 
 
 def place_of(item: Item, dataset: Dataset, data: bytes) -> tuple[str, str, str]:
-    """Return where an item goes: its split's folder ("" without splits), its class's folder, and its name."""
+    """Return the destination of an item: its split's folder ("" without splits), its class's folder, and its name."""
     split = item.split if item.split in dataset.given else "train"
     name = item.source.rpartition("/")[2]
     plain = name and not any(map(unsafe, name)) and "\\" not in name and len(name.encode()) <= LONGEST_NAME

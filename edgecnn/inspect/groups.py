@@ -1,4 +1,4 @@
-"""Which images of a set show the same: by content, by perceptual hash, and by features."""
+"""Find the images of a set that show the same thing: by content, by perceptual hash and by features."""
 
 import struct
 from collections import Counter
@@ -32,41 +32,41 @@ from edgecnn.inspect.pairs import (
 
 P = TypeVar("P", bound=tuple)
 
-FRAMES, DIFFERENCE = "frame-1", struct.Struct("<d")  # frame differences as the cache keeps them
+FRAMES, DIFFERENCE = "frame-1", struct.Struct("<d")  # frame differences in the cache's format
 
-KIND = f"pair-1 {FEATURES}"  # the name under which measures are cached; it changes with what is measured
+KIND = f"pair-1 {FEATURES}"  # the name of cached measures; it changes with what is measured
 
-CHUNK = 256  # pairs that are measured before what was measured is kept
+CHUNK = 256  # pairs to measure before the results are stored
 
 NEIGHBOURS = 3
-"""Nearest images by features that are compared: of 1,465 photos a mirrored copy was always one of them."""
+"""Number of nearest images by features to compare: with 1,465 photos, a mirrored copy was always among them."""
 
 LEAST_COSINE = 0.5
-"""Cosine of features below which no pair is compared: a copy cut to 60 % of each side has 0.5 or more."""
+"""Pairs with a smaller cosine of features are not compared: a copy cut to 60 % of each side has 0.5 or more."""
 
 RESEMBLING = 0.85
-"""Cosine of features from which on two images are of one scene, though perhaps no copies: dim frames of a grey wall have little else alike.
-Each of 300 bursts of ten frames is connected so; of frames, one in a hundred is as near as that to one of another scene."""
+"""Two images with at least this cosine of features are of one scene, though perhaps no copies: dim frames of a grey wall have little else
+in common. This connects each of 300 bursts of ten frames; one frame in a hundred is as near as that to one of another scene."""
 
-MOST_PAIRS = 20_000  # candidates by features that are compared, the nearest ones: about three minutes
+MOST_PAIRS = 20_000  # most candidates by features to compare, nearest first: about three minutes
 
 THUMB_LEVELS = 25.0
-"""Mean difference of two thumbnails, in grey levels, above which a candidate by hash is not decoded."""
+"""A candidate by hash is not decoded if its thumbnails differ by more, on average, in grey levels."""
 
 LEAST_SIDE = 16
-"""Shorter side, in pixels, below which only equal pixels make a copy: of two 8x8 digits nobody can say that they are one."""
+"""If the shorter side has fewer pixels, only equal pixels make a copy: nobody can say whether two 8x8 digits are the same."""
 
-RANDOM_PAIRS = 200  # pairs that are drawn to see how alike the set's images are anyway
+RANDOM_PAIRS = 200  # random pairs, to see how alike the set's images are anyway
 
 USUAL_SHARE = 0.01
-"""Share of those that may pass for the same. Where more do, the limits are tightened, unless these are bursts: no group is too large."""
+"""Fraction of them that may count as the same. If more do, the limits are tightened, unless these are bursts: no group is too large."""
 
 LARGEST_GROUP = 0.6
-"""Share of a class's images that one group may have then. More is a camera that never moves, and leaves nothing to test or teach."""
+"""Largest fraction of a class that one group may then have. More means a camera that never moves, and leaves nothing to test."""
 
 
 class Pair(NamedTuple):
-    """Two images that show the same, what detected it, and how alike they are."""
+    """Two images that show the same thing, what detected it, and how alike they are."""
 
     first: int
     second: int
@@ -78,10 +78,10 @@ class Pair(NamedTuple):
 class Search:
     """Finds the pairs of a set.
 
-    The features, float32 (n, LENGTH) of length 1, and the body that computes those of parts of pictures are None for hashes alone. At the
-    end, `alike` is the share of random pairs that the usual limits would call the same; `skipped` candidates by features were not
-    compared, and `uncompared` images whose hashes were not compared with those after them. `resembling` are pairs of one scene, by their
-    features as a whole; for `scenes_only` these are not compared to see whether they are copies, too.
+    The features, float32 (n, LENGTH) of length 1, and the body that computes those of picture parts are None for hashes only. At the end,
+    `alike` is the fraction of random pairs that the usual limits would call the same. `skipped` counts candidates by features that were not
+    compared, `uncompared` images whose hashes were not compared with later ones. `resembling` are pairs of one scene, by the features of
+    the whole images; with `scenes_only`, these are not also compared as possible copies.
     """
 
     looks: Looks
@@ -98,7 +98,7 @@ class Search:
     uncompared: int = 0
 
     def run(self, seed: int) -> list[Pair]:
-        """Return all pairs that connect images which show the same, each image to the first one of its content."""
+        """Return all pairs that connect images that show the same thing, each image with the first one of its content."""
         pairs, distinct = self.by_content()
         table = self.looks.table[distinct]
         distinct = distinct[np.minimum(table["width"], table["height"]) >= LEAST_SIDE]
@@ -121,7 +121,7 @@ class Search:
         return found
 
     def largest(self, distinct: np.ndarray, found: Sequence[Pair]) -> float:
-        """Return the largest share of a class's images that are one group."""
+        """Return the largest fraction of a class's images in one group."""
         labels = [item.label for item in self.looks.items]
         totals = Counter(labels[index] for index in distinct.tolist())
         groups = (Counter(labels[index] for index in indices) for indices, _ in connected(len(labels), found))
@@ -137,10 +137,10 @@ class Search:
         return pairs, np.array(list(first.values()), np.int64)
 
     def calibrate(self, distinct: np.ndarray, random: np.random.Generator) -> Limits | None:
-        """Return tighter limits where randomly chosen pairs pass the usual ones: half of what still divides the most alike of these."""
+        """Return tighter limits if randomly chosen pairs pass the usual ones: half of what still separates the most alike of these."""
         if len(distinct) < 2:
             return None
-        by_content = sorted(distinct.tolist(), key=lambda index: self.looks.items[index].hash)  # whatever the splits
+        by_content = sorted(distinct.tolist(), key=lambda index: self.looks.items[index].hash)  # in any split
         drawn: list[tuple[int, int]] = [
             tuple(random.choice(by_content, 2, replace=False).tolist()) for _ in range(RANDOM_PAIRS)
         ]
@@ -166,7 +166,7 @@ class Search:
         return tight
 
     def measured(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures | None]:
-        """Return the measures of pairs, from the cache or some at a time: their parts take memory."""
+        """Return the measures of pairs, from the cache or computed a few at a time, since their parts take memory."""
         items = self.looks.items
         keys = {pair: items[pair[0]].hash + items[pair[1]].hash for pair in pairs}
         known = {
@@ -183,7 +183,7 @@ class Search:
         return [known[keys[pair]] for pair in pairs]
 
     def by_hash(self, distinct: np.ndarray) -> list[Pair]:
-        """Return the pairs of images that are the same whole picture, of those whose perceptual hashes are near."""
+        """Return the pairs that are the same whole picture, among those with near perceptual hashes."""
         table = self.looks.table[distinct]
         progress = partial(self.progress, "comparing hashes")
         pairs, mirrored, self.uncompared = near_pairs(table["hash"], table["mirrored"], progress)
@@ -198,7 +198,7 @@ class Search:
         ]
 
     def framed(self, pairs: Sequence[tuple[int, int, bool]], meter: Meter) -> list[float]:
-        """Return the frame differences of pairs, the second of which is mirrored or not, from the cache where they are known."""
+        """Return the frame differences of pairs, whose second image may be mirrored, from the cache if known."""
         items = self.looks.items
         keys = {pair: f"{items[pair[0]].hash}{items[pair[1]].hash}{'m' * pair[2]}" for pair in pairs}
         known = {
@@ -217,7 +217,7 @@ class Search:
         return [known[keys[pair]] for pair in pairs]
 
     def by_features(self, distinct: np.ndarray, known: set[tuple[int, int]]) -> list[Pair]:
-        """Return the pairs that show the same, perhaps cut or moved, of those whose features are near; `known` ones are left out."""
+        """Return the pairs that show the same thing, perhaps cut or moved, among those with near features, without the `known` ones."""
         assert self.features is not None
         if len(distinct) < 2:
             return []
@@ -247,7 +247,7 @@ class Search:
 
 
 def thumbs_agree(thumbs: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """Return which pairs have thumbnails near enough to decode their images, bool (pairs,)."""
+    """Return which pairs have thumbnails similar enough to decode their images, bool (pairs,)."""
     agree = np.empty(len(pairs), bool)
     for start in range(0, len(pairs), 4096):
         part, flags = pairs[start : start + 4096], mirrored[start : start + 4096, np.newaxis, np.newaxis, np.newaxis]
@@ -259,13 +259,13 @@ def thumbs_agree(thumbs: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) ->
 
 
 def components(count: int, ends: np.ndarray) -> list[int]:
-    """Return the number of each image's component, if the images of `ends`, integers (pairs, 2), are connected."""
+    """Return the number of each image's component if the pairs in `ends`, integers (pairs, 2), are connected."""
     graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (count, count))
     return connected_components(graph, directed=False)[1].tolist()
 
 
 def together(near: np.ndarray, pairs: Sequence[P]) -> list[P]:
-    """Order pairs so that those of images that `near` connects follow each other: a burst's pictures are then decoded once."""
+    """Order pairs so that images connected by `near` follow each other: a burst's pictures are then decoded only once."""
     component = components(int(near.max(initial=0)) + 1, near)
     return sorted(pairs, key=lambda pair: (component[pair[0]], pair))
 

@@ -1,4 +1,4 @@
-"""Perceptual hashes: 64 bits that stay nearly the same when a picture is compressed or resized, and the search for near ones."""
+"""Perceptual hashes: 64 bits that barely change when a picture is compressed or resized, and the search for similar ones."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,16 @@ from PIL import Image
 
 SIDE = 32  # side, in pixels, of the grey picture whose frequencies make the hash
 
-KEPT = 8  # frequencies of each axis that are kept, the lowest ones
+KEPT = 8  # lowest frequencies to keep on each axis
 
 NEAR = 8
-"""Most bits of 64 by which the hashes of candidates differ. A candidate is compared as a picture before it is called a copy."""
+"""Most bits of 64 in which the hashes of candidates differ. Candidates are compared as pictures before they are called copies."""
 
 BLOCK = 64
-"""Hashes that are compared with all others at once: of 60,000, 31 MB of differences. Larger blocks leave the caches and are slower."""
+"""Hashes to compare with all others in one block: 31 MB of differences for 60,000. Larger blocks exceed the caches and are slower."""
 
 MOST_CANDIDATES = 2_000_000
-"""Candidates that are kept: more come only of pictures without content, whose copies are still found by their pixels."""
+"""Most candidates to keep: only pictures without content have more, and the pixels still give their copies."""
 
 
 COSINES = np.cos(np.pi * np.arange(KEPT)[:, np.newaxis] * (2 * np.arange(SIDE)[np.newaxis] + 1) / (2 * SIDE))
@@ -24,7 +24,7 @@ COSINES = np.cos(np.pi * np.arange(KEPT)[:, np.newaxis] * (2 * np.arange(SIDE)[n
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """Return the 64-bit hash of an image of mode "L": which of its 8x8 lowest frequencies lie above their median.
+    """Return the 64-bit hash of an image of mode "L": which of its 8x8 lowest frequencies are above their median.
 
     Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1 (DCT based hash).
     """
@@ -48,11 +48,11 @@ def _hash(pixels: np.ndarray) -> int:
 def near_pairs(
     hashes: np.ndarray, mirrored: np.ndarray, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the pairs of images whose hashes, uint64 (n,), differ by at most NEAR bits, one of them mirrored if need be.
+    """Return the pairs of images whose hashes, uint64 (n,), differ in at most NEAR bits, also with one of them mirrored.
 
     Returns:
-        int64 (pairs, 2), the smaller index first; bool (pairs,): whether the second had to be mirrored; and how many images were not
-        compared with those after them, since MOST_CANDIDATES pairs were exceeded.
+            int64 (pairs, 2), the smaller index first; bool (pairs,): whether the second had to be mirrored; and the number of images not
+            compared with later ones, since there were more than MOST_CANDIDATES pairs.
     """
     pairs, flags = [np.empty((0, 2), np.int64)], [np.empty(0, bool)]
     found = compared = 0

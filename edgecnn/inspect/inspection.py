@@ -1,4 +1,4 @@
-"""The inspection itself: every part of it in turn."""
+"""The inspection itself, which runs each part in turn."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ from edgecnn.region import WHOLE
 from edgecnn.runtime.decision import softmax
 
 SEED = 1
-SIZES = 20  # sizes that are listed, the most frequent ones
+SIZES = 20  # sizes to list, most frequent first
 
 BY = {"content": 0, "hash": 1, "features": 2}
 
@@ -56,11 +56,11 @@ def inspect_images(
 ) -> Inspection:
     """Inspect the images of all splits of a dataset that was opened with for_training=False.
 
-    What is computed of an image is kept in the user's cache, by its content. `missing` is a line that says why no features are used, None
-    to use them. `answers` are a run's name and what its folds answered, by which labels are judged then.
+    Results for an image are stored in the user's cache, by content. `missing` says why features are not used; None uses them. `answers`
+    are a run's name and its folds' answers, which then judge the labels.
 
     Raises:
-        ImageError: if an image changes meanwhile.
+        ImageError: if an image changes during the inspection.
         NetworkError: if the weights are not the expected ones.
     """
     started = time.monotonic()
@@ -129,7 +129,7 @@ def inspect_images(
 
 
 class Copies(NamedTuple):
-    """What was computed to find the images that show the same, and each group of them: their indices, and the pairs that connect them."""
+    """The results of the search for images that show the same thing, and each group as indices and the pairs that connect them."""
 
     looks: Looks
     features: np.ndarray | None
@@ -138,7 +138,7 @@ class Copies(NamedTuple):
     computed: dict[str, int]
 
     def divided(self, dataset: Dataset) -> "Copies":
-        """Return the same with each image in its split of a dataset of the same images."""
+        """Return the same with each image in its split of another dataset of these images."""
         items = {item.source: item for part in dataset.items.values() for item in part}
         looks = dataclasses.replace(self.looks, items=tuple(items[item.source] for item in self.looks.items))
         return self._replace(looks=looks)
@@ -147,9 +147,9 @@ class Copies(NamedTuple):
 def find_copies(
     dataset: Dataset, cache: Cache, missing: str | None, progress: Progress, scenes_only: bool = False
 ) -> Copies:
-    """Search a dataset for images that show the same; arguments as of `inspect_images`.
+    """Search a dataset for images that show the same thing; arguments as in `inspect_images`.
 
-    For `scenes_only`, which are the links of the result, no features are computed if all images are too small to compare.
+    With `scenes_only`, for the links of the result, no features are computed if all images are too small to compare.
     """
     items = [item for split in SPLITS for item in dataset.items[split]]
     read: Callable[[Item], bytes | np.ndarray] = dataset.read
@@ -176,19 +176,19 @@ def find_copies(
 
 
 def find_links(dataset: Dataset, *, missing: str | None, progress: Progress, note: Callable[[str], None]) -> list[Link]:
-    """Return the images that show the same, and those of one burst; arguments as of `inspect_images`."""
+    """Return links between images that show the same thing or are of one burst; arguments as in `inspect_images`."""
     with contextlib.closing(Cache(note, dataset.region)) as cache:
         return links_of(dataset, find_copies(dataset, cache, missing, progress, scenes_only=True))
 
 
 def links_of(dataset: Dataset, found: Copies) -> list[Link]:
-    """Return the pairs of images of one scene: the copies, what resembles each other, and frames of one burst."""
+    """Return links between images of one scene: copies, similar images, and frames of one burst."""
     hashes, features = [item.hash for item in found.looks.items], found.features
     links = []
     for pair in (*(pair for _, pairs in found.groups for pair in pairs), *found.search.resembling):
         one, other = sorted((hashes[pair.first], hashes[pair.second]))
         score = pair.verdict.score
-        if pair.by == "features" and features is not None:  # as of those that are not compared further
+        if pair.by == "features" and features is not None:  # as for those that are not compared further
             score = float(features[pair.first] @ features[pair.second])
         if one != other:
             links.append(Link(one, other, score))
@@ -204,7 +204,7 @@ def labels_in_doubt(
     groups: Sequence[tuple[list[int], list[Pair]]],
     progress: Progress,
 ) -> tuple[WrongLabel, ...]:
-    """Return the labels that are likely wrong; none without features, or of a class with too few different images to judge."""
+    """Return the labels that are likely wrong; none without features, and none of a class with too few different images to judge."""
     if features is None:
         return ()
     labels = np.array([item.label for item in looks.items])
@@ -230,7 +230,7 @@ def labels_in_doubt(
 
 
 def doubted_by_folds(dataset: Dataset, looks: Looks, held: HeldOut) -> tuple[WrongLabel, ...]:
-    """Return the labels that a run's folds do not believe, each image's by the model that it did not teach."""
+    """Return the labels that a run's folds contradict, each image judged by the model that never saw it."""
     rows = {
         (one, label): row
         for row, (one, label) in enumerate(zip(held.hashes.tolist(), held.classes.tolist(), strict=True))
@@ -254,10 +254,10 @@ def photo(item: Item, labels: Sequence[str]) -> dict[str, str]:
 
 
 def group_of(looks: Looks, indices: Sequence[int], pairs: Sequence[Pair], labels: Sequence[str]) -> Group:
-    """Return a group as a report has it: the image first that is kept.
+    """Return a group for the report, with the image to keep first.
 
-    That is one of the split that comes first in PRECEDENCE, the largest and then the first by name. Where labels differ, none is: which
-    label is right only people can say.
+    That is one in the first split of PRECEDENCE, then the largest, then the first by name. If labels differ, none is kept: only people can
+    say which label is right.
     """
 
     def rank(index: int) -> tuple[int, int, str]:
@@ -299,7 +299,7 @@ def by_split(items: Sequence[Item]) -> dict[str, int]:
 def class_figures(
     items: Sequence[Item], groups: Sequence[Sequence[int]], labels: Sequence[str]
 ) -> tuple[ClassFigures, ...]:
-    """Return each class's images by split, and how many are left if each group is one."""
+    """Return each class's images by split, and how many remain if each group counts as one."""
     copies: Counter[int] = Counter()
     for indices in groups:
         counts = Counter(items[index].label for index in indices)

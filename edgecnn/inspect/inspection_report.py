@@ -1,4 +1,4 @@
-"""What an inspection says of labelled images.
+"""The report of an inspection of labelled images.
 
 Frozen dataclasses; `inspection.json` is `tables.to_json` of an `Inspection`, and its schema is made from the same fields:
 `tools/schema.py`.
@@ -26,9 +26,7 @@ class Photo(Struct):
     """An image of the data."""
 
     source: str = described("Its path within the data, or NAME[INDEX] of an array.")
-    split: str = described(
-        "train, validation or test; where the data have no splits, the one that edgecnn puts it into."
-    )
+    split: str = described("train, validation or test; if the data have no splits, the one that edgecnn assigns.")
     label: str
 
 
@@ -36,29 +34,29 @@ class Copy(Photo):
     """An image of a group."""
 
     same: Same = described(
-        "What it shares with another image of its group: the file, the decoded pixels, or nearly what it shows."
+        "What it shares with another image of its group: the file, the decoded pixels, or nearly the same content."
     )
     pixels: Count = described("The same number for images of a group that have the same pixels.")
     keep: bool = described("Whether a cleaned copy of the data keeps it.")
 
 
 class Group(Struct):
-    """Images that show the same."""
+    """Images that show the same thing."""
 
     copies: tuple[Copy, ...]
     exact: bool = described("Whether all have the same pixels.")
     leak: bool = described("Whether they are in more than one split.")
     two_labels: bool = described("Whether they have more than one label.")
     by: By = described("What detected the last of them: the content, the perceptual hash, or the features.")
-    score: Fraction = described("How alike the two are that are least alike of those compared; 1 for the same pixels.")
-    mirrored: bool = described("Whether left and right are exchanged in some.")
+    score: Fraction = described("Similarity of the least alike two among those compared; 1 for the same pixels.")
+    mirrored: bool = described("Whether some are mirrored left to right.")
 
 
 class Lost(Struct):
     """An image that cannot be read."""
 
     source: str
-    split: str | None = described("null where not even its bytes could be read.")
+    split: str | None = described("null if not even its bytes could be read.")
     reason: str
 
 
@@ -66,7 +64,7 @@ class WrongLabel(Photo):
     """An image whose label is likely wrong."""
 
     suggested: str = described("The label that its features suggest.")
-    score: Fraction = described("Its label's score by classifiers that were fitted without it.")
+    score: Fraction = described("Its label's score from classifiers that were fitted without it.")
     suggested_score: Fraction
 
 
@@ -84,7 +82,7 @@ class ClassFigures(Struct):
 
     label: str
     images: Mapping[str, Count] = described("Readable images by split.")
-    distinct: Count = described("Images left if each group is one.")
+    distinct: Count = described("Images left if each group counts as one.")
 
 
 class SizeFigures(Struct):
@@ -97,11 +95,11 @@ class SizeFigures(Struct):
 
 
 class Finding(Struct):
-    """What is wrong, in a sentence, and what to do about it."""
+    """A sentence on what is wrong, and what to do about it."""
 
     kind: Kind
     severity: Severity
-    images: Count = described("How many images, classes or groups it is about.")
+    images: Count = described("Number of images, classes or groups that it is about.")
     text: str
     advice: str
 
@@ -109,23 +107,25 @@ class Finding(Struct):
 class Method(Struct):
     """How the images were compared."""
 
-    features: str | None = described("The network whose features were used; null for hashes alone.")
-    missing: str | None = described("What could not be looked for, and what to install; null if all was.")
-    alike: Fraction = described("Share of randomly chosen pairs of images that the usual limits would call the same.")
+    features: str | None = described("The network whose features were used; null for hashes only.")
+    missing: str | None = described("What was not searched for, and what to install; null if nothing.")
+    alike: Fraction = described(
+        "Fraction of randomly chosen pairs of images that the usual limits would call the same."
+    )
     tightened: bool = described("Whether the limits were tightened because of that.")
     skipped_pairs: Count = described("Candidates by features that were not compared, since there were too many.")
     uncompared: Count = described(
         "Images whose hashes were not compared with those of later images, since too many are alike."
     )
     labels_by: str | None = described(
-        "The run by whose folds' answers labels were judged; absent where a classifier on features judged them.",
+        "The run whose folds judged the labels; absent if a classifier on features judged them.",
         default=None,
         left_out=True,
     )
 
 
 class Inspection(Struct):
-    """All that `edgecnn inspect` says of labelled images."""
+    """The whole report of `edgecnn inspect`."""
 
     schema: Literal["edgecnn.inspect/1"]
     edgecnn: str = described("Version of edgecnn.")
@@ -134,9 +134,7 @@ class Inspection(Struct):
     fingerprint: str = described("SHA-256 over the splits, labels and content hashes of the listed images.")
     images: Count = described("Images that can be read.")
     splits: Mapping[str, Count] = described("Those by split.")
-    own_splits: tuple[str, ...] = described(
-        "The splits that the data have themselves; train alone where edgecnn makes the others."
-    )
+    own_splits: tuple[str, ...] = described("The data's own splits; only train if edgecnn makes the others.")
     findings: tuple[Finding, ...] = described("The most severe first.")
     classes: tuple[ClassFigures, ...]
     sizes: tuple[SizeFigures, ...] = described("The most frequent first.")
@@ -147,13 +145,13 @@ class Inspection(Struct):
     blurred: tuple[Odd, ...] = described("The most blurred first.")
     method: Method
     computed: Mapping[str, Count] = described(
-        "For how many images hashes and features were computed; the others were known."
+        "Number of images whose hashes and features were computed; the others were known."
     )
     seconds: NonNegative
 
 
 class LeftOut(Struct):
-    """An image that a cleaned copy does not have, and why."""
+    """An image that a cleaned copy leaves out, and why."""
 
     source: str
     reason: str

@@ -1,4 +1,4 @@
-"""What training says of its images: what their last inspection found, or else what their listing shows."""
+"""What training reports about its images: the findings of their last inspection, or else of their listing."""
 
 import contextlib
 import json
@@ -7,8 +7,9 @@ from collections import Counter
 from edgecnn.data import Dataset
 from edgecnn.files import cache_home
 from edgecnn.inspect.cache import FILE, Cache
-from edgecnn.inspect.findings import FEW_TRAINING, number
+from edgecnn.inspect.findings import FEW_TRAINING
 from edgecnn.inspect.inspection_report import SEVERITIES, Inspection
+from edgecnn.labels import plural
 
 KIND = "inspection-1"
 
@@ -23,14 +24,14 @@ def keep(report: Inspection) -> None:
 
 
 def worst(dataset: Dataset) -> str:
-    """Return a line on the worst findings of the same images, divided in the same way; "" where nothing is known to be wrong."""
+    """Return a line on the worst findings for these images, divided in the same way; "" if nothing is known to be wrong."""
     found = inspected(dataset)
     if found is None:
         return listed(dataset)
     bad = [text for severity, text in found if severity in SEVERITIES[1:]]
     if not bad:
         return ""
-    more = f"; and {number(len(bad) - NAMED, 'more finding')}" if len(bad) > NAMED else ""
+    more = f"; and {plural(len(bad) - NAMED, 'more finding')}" if len(bad) > NAMED else ""
     return f"{dataset.name}: inspected: {'; '.join(bad[:NAMED])}{more}. All of them: edgecnn inspect"
 
 
@@ -46,7 +47,7 @@ def inspected(dataset: Dataset) -> list[tuple[str, str]] | None:
 
 
 def listed(dataset: Dataset) -> str:
-    """Return a line on what the listing of a user's own images shows; "" where it shows nothing bad."""
+    """Return a line on what the listing of a user's own images shows; "" if it shows nothing bad."""
     if not dataset.own:
         return ""
     hashes = Counter(item.hash for items in dataset.items.values() for item in items)
@@ -55,9 +56,9 @@ def listed(dataset: Dataset) -> str:
     few = [label for index, label in enumerate(dataset.labels) if training[index] < FEW_TRAINING]
     parts = []
     if copies:
-        parts.append(f"{number(copies, 'file is a copy', 'files are copies')} of another one")
+        parts.append(f"{plural(copies, 'file is a copy', 'files are copies')} of another one")
     if few:
         parts.append(
-            f"{number(len(few), 'class has', 'classes have')} fewer than {FEW_TRAINING} training images, such as {few[0]}"
+            f"{plural(len(few), 'class has', 'classes have')} fewer than {FEW_TRAINING} training images, such as {few[0]}"
         )
-    return f"{dataset.name}: {'; '.join(parts)}. What else is wrong with the images: edgecnn inspect" if parts else ""
+    return f"{dataset.name}: {'; '.join(parts)}. To find more problems: edgecnn inspect" if parts else ""

@@ -1,4 +1,4 @@
-"""What one look at each image gives: whether it can be read, its size, the hash of its pixels, and its fingerprints."""
+"""The result of one look at each image: whether it can be read, its size, the hash of its pixels, and its fingerprints."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,25 +17,25 @@ from edgecnn.inspect.cache import Cache
 from edgecnn.inspect.hashing import mirrored_hash, perceptual_hash
 from edgecnn.tables import Struct
 
-KIND = "look-1"  # the name under which looks are cached; it changes with what is computed
+KIND = "look-1"  # the name of cached looks; it changes with what is computed
 
-THUMB = 16  # side of the small picture that candidates for copies are compared by
+THUMB = 16  # side of the small picture for comparing candidates for copies
 
 SHARP_SIDE = 160
-"""Longer side, in pixels, at which sharpness is measured: a photo's and that of its reduced copy are then the same."""
+"""Longer side, in pixels, for measuring sharpness: a photo and its reduced copy are then equally sharp."""
 
-CHUNK = 64  # images that are looked at before what was computed is kept
+CHUNK = 64  # images to look at before the results are stored
 
 LOOK = np.dtype([
     ("width", "<u4"), ("height", "<u4"), ("channels", "u1"), ("pixels", "S64"), ("hash", "<u8"), ("mirrored", "<u8"),
     ("sharpness", "<f4"), ("spread", "<f4"), ("thumb", "u1", (THUMB, THUMB, 3)),
 ])  # fmt: skip
-"""A look, as the cache keeps it: `pixels` is the SHA-256 of the decoded upright pixels, in RGB, with their size; `sharpness` the mean
+"""A look, in the cache's format: `pixels` is the SHA-256 of the decoded upright pixels, in RGB, with their size; `sharpness` the mean
 difference of neighbouring pixels and `spread` the standard deviation, both in grey levels."""
 
 
 class Looks(Struct):
-    """All items that can be read, their looks as an array of LOOK, and the others with the reasons."""
+    """All readable items, their looks as an array of LOOK, and the other items with the reasons."""
 
     items: tuple[Item, ...]
     table: np.ndarray
@@ -44,7 +44,7 @@ class Looks(Struct):
 
 
 def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, meter: Meter) -> Looks:
-    """Look at all items of a dataset, those that the cache does not know by decoding them."""
+    """Look at all items of a dataset; those that are not in the cache are decoded."""
     known = cache.get(KIND, list(dict.fromkeys(item.hash for item in items)), LOOK.itemsize)
     table = np.zeros(len(items), LOOK)
     reasons: dict[int, str] = {}
@@ -81,7 +81,7 @@ def chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def one_look(item: Item, read: Callable[[Item], Any]) -> Any:
-    """Return an item's look, a scalar of LOOK; the reason as text if it cannot be read."""
+    """Return an item's look, a scalar of LOOK; or the reason, as text, if it cannot be read."""
     try:
         data = read(item)
         image = picture(item, lambda _: data, 3)
@@ -105,7 +105,7 @@ def steps(pixels: np.ndarray) -> float:
 
 
 def scaled(image: Image.Image, side: int) -> Image.Image:
-    """Return an image with its longer side reduced to `side`, a smaller one unchanged. No side gets below 8 where it was not."""
+    """Return an image with its longer side reduced to `side`, a smaller one unchanged. No side drops below 8 unless it was below."""
     factor = side / max(image.size)
     if factor >= 1:
         return image

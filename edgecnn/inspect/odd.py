@@ -1,4 +1,4 @@
-"""Images unlike the others: far from them in features, or blurred."""
+"""Images unlike the others: far away in features, or blurred."""
 
 from functools import partial
 from typing import NamedTuple
@@ -8,18 +8,18 @@ import numpy as np
 from edgecnn.data import Progress
 from edgecnn.inspect.features import neighbours
 
-NEIGHBOURS = 10  # nearest others whose mean distance is an image's own
+NEIGHBOURS = 10  # nearest others to average an image's distance over
 
 SPREADS = 4.0
-"""How far from the median, in robust standard deviations of the logarithm, an image is called odd: one of 30,000 by chance, if normal."""
+"""An image this far from the median, in robust standard deviations of the logarithm, is odd: one in 30,000 by chance, if normal."""
 
-FEWEST = 20  # images below which nothing is called odd
+FEWEST = 20  # with fewer images, nothing is called odd
 
-EMPTY = 4.0  # standard deviation, in grey levels, below which a picture is too empty to be called blurred
+EMPTY = 4.0  # a picture with a smaller standard deviation, in grey levels, is too empty to be called blurred
 
 
 class OddOnes(NamedTuple):
-    """Indices of odd images, the oddest first, all images' values and their median."""
+    """Indices of odd images, the oddest first; the values of all images, and their median."""
 
     indices: tuple[int, ...]
     values: np.ndarray
@@ -27,7 +27,7 @@ class OddOnes(NamedTuple):
 
 
 def far_from_the_rest(features: np.ndarray, progress: Progress) -> OddOnes:
-    """Return the images whose neighbours in features (n, LENGTH), of length 1, are farthest: 1 minus the mean cosine, 0 to 2."""
+    """Return the images farthest from their neighbours in features (n, LENGTH), of length 1: 1 minus the mean cosine, 0 to 2."""
     if len(features) < FEWEST:
         return OddOnes((), np.zeros(len(features)), 0.0)
     _, cosines = neighbours(features, NEIGHBOURS, partial(progress, "comparing features"))
@@ -35,7 +35,7 @@ def far_from_the_rest(features: np.ndarray, progress: Progress) -> OddOnes:
 
 
 def blurred(sharpness: np.ndarray, spread: np.ndarray) -> OddOnes:
-    """Return the images whose neighbouring pixels differ least, by the image's contrast; arguments as in LOOK, (n,)."""
+    """Return the images whose neighbouring pixels differ least, relative to contrast; arguments as in LOOK, (n,)."""
     values = sharpness.astype(np.float64) / np.maximum(spread, 1e-6)
     full = spread >= EMPTY
     if full.sum() < FEWEST:
@@ -44,7 +44,7 @@ def blurred(sharpness: np.ndarray, spread: np.ndarray) -> OddOnes:
 
 
 def odd_ones(values: np.ndarray, side: int) -> OddOnes:
-    """Return the values SPREADS robust standard deviations of their logarithm from the median: above it for side 1, below for -1.
+    """Return the values at least SPREADS robust standard deviations of the logarithm from the median: above it for side 1, below for -1.
 
     Source: Iglewicz and Hoaglin 1993, "How to Detect and Handle Outliers", section 3.3 (modified z-score).
     """

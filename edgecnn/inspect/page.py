@@ -1,4 +1,4 @@
-"""An inspection as one HTML file with pictures that needs nothing else, and as JSON."""
+"""An inspection as one self-contained HTML file with pictures, and as JSON."""
 
 import base64
 import contextlib
@@ -12,6 +12,7 @@ from edgecnn.errors import ImageError
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.inspect.inspection_report import SEVERITIES, Inspection
 from edgecnn.inspect.look import scaled
+from edgecnn.labels import plural
 from edgecnn.report.page import templates
 from edgecnn.tables import to_json
 
@@ -23,17 +24,17 @@ QUALITY = 75
 
 
 SHOWN = {"lost": 100, "groups": 60, "copies": 6, "labels": 100, "odd": 40}
-"""How many of each the page shows; the JSON has all. All pictures together take about 2 MB."""
+"""Most entries of each kind that the page shows; the JSON has all. All pictures together take about 2 MB."""
 
 
 def verdict(report: Inspection) -> str:
     counts = Counter(item.severity for item in report.findings)
-    parts = [f"{counts[name]} {name}{'s' if counts[name] > 1 else ''}" for name in reversed(SEVERITIES) if counts[name]]
+    parts = [plural(counts[name], name) for name in reversed(SEVERITIES) if counts[name]]
     return ", ".join(parts) or "Nothing was detected"
 
 
 def pictures(report: Inspection, dataset: Dataset) -> dict[str, str]:
-    """Return the pictures of the page by source, as data addresses; one that has changed since is left out."""
+    """Return the pictures of the page by source, as data URLs; images that have changed since are left out."""
     copies = (copy for group in report.groups[: SHOWN["groups"]] for copy in group.copies[: SHOWN["copies"]])
     odd = (*report.far[: SHOWN["odd"]], *report.blurred[: SHOWN["odd"]])
     needed = {item.source for item in (*copies, *report.wrong_labels[: SHOWN["labels"]], *odd)}

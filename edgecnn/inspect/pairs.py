@@ -1,4 +1,4 @@
-"""Pairs of images, decided: is one a copy of the other, cut, mirrored and compressed as may be, or another picture of a burst?"""
+"""Decide pairs of images: is one a copy of the other, perhaps cut, mirrored or compressed, or another picture of a burst?"""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -24,15 +24,15 @@ from edgecnn.inspect.features import SIDE, Body, unit
 from edgecnn.tables import Struct
 
 KEPT_PICTURES = 512
-"""Decoded pictures that are kept for the next pairs, at FINE_SIDE: 40 MB; as many transforms at COARSE_SIDE take 180 MB."""
+"""Number of decoded pictures to keep for the next pairs, at FINE_SIDE: 40 MB; as many transforms at COARSE_SIDE take 180 MB."""
 
 
 class Limits(Struct):
-    """From where on two pictures count as the same; `Search.calibrate` tightens those that other pictures of the set would pass.
+    """The limits within which two pictures are the same; `Search.calibrate` tightens those that other pictures of the set would pass.
 
-    `frame`: most difference of two whole pictures, in units of what compression may change (`frame_difference`).
-    `place`: least correlation at which a place is measured at all. `copied`: most grey levels of difference of two parts that show the
-    same, with a correlation of `copied_detail`. `burst`: least cosine of such parts' features, with a correlation of `burst_detail`.
+    `frame`: largest difference of two whole pictures, in units of what compression may change (`frame_difference`). `place`: smallest
+    correlation at which a place is measured at all. `copied`: largest difference in grey levels of two parts that show the same thing,
+    with a correlation of `copied_detail`. `burst`: smallest cosine of such parts' features, with a correlation of `burst_detail`.
     """
 
     frame: float = 1.0
@@ -44,22 +44,22 @@ class Limits(Struct):
 
 
 MEAN, PEAK = (1.5, 0.1), (8.0, 0.6)
-"""What compression and resizing may change of a picture: grey levels, and a share of its spread; on average, and of the worst hundredth
-of its pixels. Of 300 photos each, compressed at quality 40 and halved, the worst stayed below."""
+"""How much compression and resizing may change a picture: grey levels, and a fraction of its spread; on average, and for the worst
+hundredth of its pixels. The worst of 300 photos, each compressed at quality 40 and halved, stayed below."""
 
 DIFFERENCE_SIDE = 32
-"""Side at which two parts are compared in colour: what is left of a photo after compression and a place that is half a pixel off."""
+"""Side at which two parts are compared in colour: as much of a photo survives compression and a place that is half a pixel off."""
 
 
 class Verdict(NamedTuple):
-    """That two images are the same, and how alike, 0 to 1; `mirrored` says that left and right are exchanged."""
+    """Two images are the same; how alike they are, 0 to 1, and whether one is `mirrored` left to right."""
 
     score: float
     mirrored: bool
 
 
 class Measures(NamedTuple):
-    """What was measured of a pair: how well they fit, the grey levels by which the parts that show the same differ, their features' cosine.
+    """The measures of a pair: how well they fit, the difference in grey levels of their common parts, and these parts' cosine of features.
 
     `place` and `mirrored` are of the `Match`; `cosine` is -1 if it was not measured.
     """
@@ -70,7 +70,7 @@ class Measures(NamedTuple):
     cosine: float
 
 
-MEASURES = struct.Struct("<d?dd")  # measures as the cache keeps them; nothing if there was nothing to measure
+MEASURES = struct.Struct("<d?dd")  # measures in the cache's format; empty if there was nothing to measure
 
 
 class Pictures:
@@ -89,7 +89,7 @@ class Pictures:
 
 
 def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool) -> float:
-    """Return how much two whole pictures differ, in units of what compression and resizing may change: MEAN or PEAK, the larger."""
+    """Return the difference of two whole pictures, in units of what compression and resizing may change: MEAN or PEAK, the larger."""
     one, other = (cut_out(pictures.picture(index), (0, 0, 1, 1), COARSE_SIDE) for index in (first, second))
     if mirrored:
         other = other.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -102,7 +102,7 @@ def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool
 def measure(
     pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None, step: Callable[[], None], limits: Limits
 ) -> list[Measures | None]:
-    """Return what is measured of each pair of images, by index; None for one whose detail agrees at no place."""
+    """Return the measures of each pair of images, by index; None if their detail agrees nowhere."""
     found: list[Measures | None] = []
     parts: list[np.ndarray] = []
     places: list[int] = []
@@ -142,7 +142,7 @@ def cosines(parts: Sequence[np.ndarray], body: Body | None) -> list[float]:
 
 
 def decided(measures: Measures | None, limits: Limits) -> Verdict | None:
-    """Return that two images are the same by what was measured of them; None if they are not."""
+    """Return the verdict that two images are the same, from their measures; None if they are not."""
     if measures is None:
         return None
     detail = measures.place

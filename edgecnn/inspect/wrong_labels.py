@@ -1,4 +1,4 @@
-"""Labels that a classifier, fitted to all other images, does not believe."""
+"""Labels that a classifier fitted to all other images contradicts."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,17 @@ from edgecnn.data import Progress
 from edgecnn.train.regression import choose_strength, regression
 
 FOLDS = 5
-ROUNDS = 3  # how many times all images are divided into folds anew; an image's scores are the mean
+ROUNDS = 3  # random divisions of all images into folds; an image's scores are the mean over them
 
 FEWEST = 2
-"""Different images that a class must have for its scores to be cross-validated: copies of each other share a fold."""
+"""Fewest different images of a class for its scores to be cross-validated: copies of each other share a fold."""
 
 ODDS = 10.0
-"""How many times a label's score another class must have for the label to be named. Of 1,465 photos with 50 wrong labels it names about 80,
-44 of them wrong; at 5 it would name 120, with three more."""
+"""A label is named if another class has this many times its score. Of 1,465 photos with 50 wrong labels, this names about 80, 44 of them
+wrong; 5 would name 120, with three more."""
 
 COMPONENTS = 256
-"""Principal components that stand for the features: as many wrong labels are named as with all 1,280, in a fraction of the time."""
+"""Principal components to use instead of the features: they name as many wrong labels as all 1,280, in a fraction of the time."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Doubt:
 def out_of_fold(
     features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int, progress: Progress | None = None
 ) -> np.ndarray:
-    """Return each image's scores by logistic regressions that were fitted without it and without its copies.
+    """Return each image's scores from logistic regressions that were fitted without it and its copies.
 
     Args:
         features: float32 (n, features).
         classes: int (n,); each class 0 to the largest has FEWEST or more different images.
-        groups: int (n,), the same for images that are copies of each other: they share a fold.
+        groups: int (n,), the same for copies of each other, which share a fold.
         seed: of the folds.
         progress: if any.
 
@@ -52,7 +52,7 @@ def out_of_fold(
     scores = np.zeros((len(classes), int(classes.max()) + 1))
     times = np.zeros((len(classes), 1))
     folds = max(2, min(FOLDS, int(distinct(classes, groups).min())))
-    # small matrices: threads that wait for each other took 30 times as long on a busy machine
+    # small matrices: on a busy machine, threads waiting for each other took 30 times as long
     with threadpool_limits(1):
         scaled = components(standardised(features))
         strength = choose_strength(scaled, classes, seed)
@@ -76,7 +76,7 @@ def distinct(classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def standardised(features: np.ndarray) -> np.ndarray:
-    """Return features (n, features) with mean 0 and spread 1; a constant one becomes 0."""
+    """Return features (n, features) with mean 0 and standard deviation 1; a constant one becomes 0."""
     spread = features.std(axis=0)
     spread = np.where(spread > 1e-6 * max(float(spread.max()), 1e-12), spread, np.inf)
     scaled: np.ndarray = (features - features.mean(axis=0)) / spread
@@ -92,9 +92,9 @@ def components(features: np.ndarray) -> np.ndarray:
 
 
 def doubts(scores: np.ndarray, classes: np.ndarray) -> list[Doubt]:
-    """Return the labels that are likely wrong by the scores of `out_of_fold`, the likeliest first.
+    """Return the labels that are likely wrong according to the scores of `out_of_fold`, the likeliest first.
 
-    Those are labels to which another class is preferred at ODDS. They are ranked by their own score (self-confidence).
+    These are labels for which another class is preferred at ODDS. They are ranked by their own score (self-confidence).
 
     Source: Northcutt et al. 2021, "Confident Learning" (arXiv:1911.00068), section 3.2, for the ranking.
     """

@@ -1,4 +1,4 @@
-"""Recipes of earlier versions: those that runs and bundles hold are read, and a person learns the new form."""
+"""Recipes of earlier versions: runs and bundles may hold them; in a user's recipe, the error shows the new form."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -25,11 +25,11 @@ RENAMED: Mapping[tuple[str, Any], Any] = {
     ("stranger.decide", "yes"): True,
     ("stranger.decide", "no"): False,
 }
-"""Values that are said otherwise now."""
+"""Values that are written differently now."""
 
 
 def known(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's tables, of any version, as recipes have them today; keys that recipes no longer have are left out."""
+    """Convert a recipe's tables, of any version, to today's form; keys that no longer exist are left out."""
     kept = []
     for former, value in _items(tables):
         name = MOVED.get(former, former)
@@ -42,7 +42,7 @@ def known(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_former(tables: Mapping[str, Any], where: str) -> None:
-    """Raise RecipeError for a key or a value of an earlier version; the message has the new form."""
+    """Raise RecipeError for a key or a value of an earlier version; the message shows the new form."""
     for name, value in _items(tables):
         if name in MOVED:
             raise RecipeError(f"{where}: {name} is called {MOVED[name]} now, in the table [teacher].")
@@ -50,10 +50,10 @@ def refuse_former(tables: Mapping[str, Any], where: str) -> None:
             raise RecipeError(f"{where}: {name} is no longer a key. Leave it out.")
         if isinstance(value, str) and (name, value) in RENAMED:
             now = json.dumps(RENAMED[name, value])
-            raise RecipeError(f"{where}: {name} = {json.dumps(value)} is called {now} now.")
+            raise RecipeError(f"{where}: {name} = {json.dumps(value)} is now written {now}.")
         if _was_open(name, value):
             raise RecipeError(
-                f"{where}: {name} = {shown(value)} is how earlier versions left a key open. Leave it out."
+                f"{where}: {name} = {shown(value)} is how earlier versions left this key open. Leave it out."
             )
 
 

@@ -1,4 +1,4 @@
-"""The keys of a recipe as people read them: type, default, limits and meaning."""
+"""The keys of a recipe, for display: type, default, limits and meaning."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from edgecnn.tables import NAMES, leaves, to_json, value_type
 
 @dataclass(frozen=True)
 class Key:
-    """A recipe key for people: its dotted name, TOML type, default, limits as text ("" for none), and meaning."""
+    """A recipe key, for display: its dotted name, TOML type, default, limits as text ("" for none), and meaning."""
 
     name: str
     type: str
@@ -31,7 +31,7 @@ def keys() -> list[Key]:
 
 
 def default(entry: dataclasses.Field) -> Any:
-    """Return a key's default as JSON has it; None where the key is left open, or has to be there."""
+    """Return a key's default as a JSON value; None if the key is left open or required."""
     if entry.default_factory is not dataclasses.MISSING:
         return to_json(entry.default_factory())
     return None if entry.default is dataclasses.MISSING else to_json(entry.default)
@@ -46,6 +46,6 @@ def _limits_text(entry: dataclasses.Field) -> str:
 
 
 def range_text(metadata: Mapping[str, Any]) -> str:
-    """Return the numbers that a key takes, as text, from its metadata `low` and `high`: see `edgecnn.tables.key`."""
+    """Return the range of a key as text, from its metadata `low` and `high`: see `edgecnn.tables.key`."""
     ends = metadata["low"], metadata["high"]
     return " to ".join(f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in ends)

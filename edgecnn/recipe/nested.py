@@ -1,4 +1,4 @@
-"""Nested tables, as TOML has them: made from dotted keys, and laid over each other."""
+"""Nested tables, as in TOML: built from dotted keys, and merged."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def nest(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `over` laid over it, table by table."""
+    """Return `base` with the values of `over` merged into it, table by table."""
     merged = dict(base)
     for name, value in over.items():
         if isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):

@@ -1,4 +1,4 @@
-"""From TOML and the command line to a checked recipe, and a recipe as TOML again."""
+"""Build a checked recipe from TOML and the command line, and write a recipe as TOML."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from edgecnn.recipe.recipe import SOURCE_KINDS, Recipe
 from edgecnn.region import WHOLE, region_text
 from edgecnn.tables import build, to_json
 
-TOO_DEEP = "its values are nested too deeply: a recipe's are numbers, texts and lists of numbers."
+TOO_DEEP = "its values are nested too deeply: a recipe holds numbers, texts and lists of numbers."
 
 
 def load_recipe(path: Path) -> dict[str, Any]:
@@ -28,19 +28,19 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
 
 def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe:
-    """Make a checked Recipe from nested tables, which messages say are of `where`; RecipeError for an unknown key or a wrong value."""
+    """Build a checked Recipe from nested tables; RecipeError, which names `where`, for an unknown key or a wrong value."""
     refuse_former(tables, where)
     recipe = build(Recipe, with_source_defaults(tables), RecipeError, where)
     if source_kind(recipe.data.source)[0] == "frigate" and recipe.data.region != WHOLE:
         raise RecipeError(
-            f"{where}: data.region is {region_text(recipe.data.region)}, but Frigate has cut its images already, and cuts what it "
-            "classifies. Leave it out."
+            f"{where}: data.region is {region_text(recipe.data.region)}, but Frigate has already cut its images, and cuts those that "
+            "it classifies. Leave it out."
         )
     return recipe
 
 
 def with_source_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's tables laid over the defaults that SOURCE_KINDS has for their source."""
+    """Return a recipe's tables merged over the SOURCE_KINDS defaults of their source."""
     data = tables.get("data")
     source = data.get("source") if isinstance(data, Mapping) else None
     kind, _ = source_kind(source) if isinstance(source, str) else ("", "")
@@ -54,7 +54,7 @@ def source_kind(source: str) -> tuple[str, str]:
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """Turn `train.epochs=20` settings into nested tables; a value that is not TOML is a string, `none` is None. Else RecipeError."""
+    """Turn `train.epochs=20` settings into nested tables; a value that is not TOML is a string, an empty one None. Else RecipeError."""
     items = []
     for setting in settings:
         name, separator, text = setting.partition("=")

@@ -1,4 +1,4 @@
-"""The keys that sign releases: files of Ed25519 in folders that only their owner reads."""
+"""The keys that sign releases: Ed25519 key files in folders that only their owner can read."""
 
 import contextlib
 import os
@@ -23,24 +23,24 @@ from edgecnn.files import output_errors, sync_folder, write_atomic
 
 ONLINE, TARGETS = "online", "targets"
 NAME = "edgecnn_name"
-"""The field of a key in root metadata that says what its file is called: so that a lost file can be named."""
+"""The field of a key in root metadata with the name of its file, so that a message can name a lost file."""
 
 ANCHOR = "root.json"
-"""The file of a key folder with the newest root metadata that was seen there: what a repository has to follow from."""
+"""The file in a key folder with the newest root metadata seen there, from which a repository has to follow."""
 
 PASSPHRASE_FILE = "EDGECNN_RELEASE_PASSPHRASE_FILE"
 MIN_PASSPHRASE = 16
-"""Fewest characters: who has a file can try a million a second, since PKCS#8 as cryptography writes it takes 2,048 rounds of PBKDF2."""
+"""Fewest characters: a thief of the file can try a million per second, since cryptography's PKCS#8 takes 2,048 rounds of PBKDF2."""
 
 FRESH, REVOKED = ".new", ".revoked"
-"""Endings of a key file that is not yet the one in use, and of one that no longer is."""
+"""Suffixes of a key file that is not yet in use, and of one that no longer is."""
 
 
 @dataclass
 class Keys:
-    """Folders with key files, the first of which gets new ones.
+    """Folders with key files; new ones go to the first.
 
-    `ask` returns a passphrase, given the key's name and whether it is a new one.
+    `ask` returns a passphrase, given the key's name and whether the key is new.
     """
 
     folders: Sequence[Path]
@@ -54,26 +54,26 @@ class Keys:
         return self.folders[0]
 
     def known(self) -> bytes | None:
-        """Return the root metadata that the keys belong to; None if no folder has any."""
+        """Return the root metadata that the keys belong to; None if no folder has it."""
         for folder in self.folders:
             with contextlib.suppress(OSError):
                 return (folder / ANCHOR).read_bytes()
         return None
 
     def anchor(self) -> bytes:
-        """Return what `known` does; ReleaseError if no folder has any."""
+        """Return `known`; ReleaseError if no folder has it."""
         if known := self.known():
             return known
         raise ReleaseError(
-            f"no {ANCHOR} in {self.searched}, so that nothing says which root the keys belong to. Name their folder with --keys, or copy "
-            f"{ANCHOR} there from where the keys were made."
+            f"no {ANCHOR} in {self.searched}, so the root of the keys is unknown. Name their folder with --keys, or copy "
+            f"{ANCHOR} there from the folder where the keys were made."
         )
 
     def create(self, name: str, *, fresh: bool = False) -> CryptoSigner:
-        """Make a key and write its file, for `fresh` next to the one in use. All but the online key get the passphrase."""
+        """Make a key and write its file; a `fresh` one goes next to the one in use. All but the online key get the passphrase."""
         path = self.own / f"{name}.pem{FRESH if fresh else ''}"
         if path.exists() and not fresh:
-            raise ReleaseError(f"{path} exists. A key is not replaced: name another folder with --keys.")
+            raise ReleaseError(f"{path} exists, and keys are not overwritten. Name another folder with --keys.")
         private = Ed25519PrivateKey.generate()
         protection: KeySerializationEncryption = NoEncryption()
         if name != ONLINE:
@@ -90,14 +90,14 @@ class Keys:
         if signer is None:
             name = name_of(key)
             raise ReleaseError(
-                f"there is no {name}.pem in {self.searched} that the repository trusts. Name the folder that has it with --keys, which may "
-                f"be given several times; if it is lost: edgecnn release rotate {name}"
+                f"no {name}.pem that the repository trusts is in {self.searched}. Name the folder that has it with --keys, which may be "
+                f"repeated; if it is lost: edgecnn release rotate {name}"
             )
         return signer
 
     def find(self, key: Key) -> CryptoSigner | None:
-        """Return the signer of a key, None if no file has it; ReleaseError for a wrong passphrase."""
-        if key.keyid in self._made:  # the file before it may be one whose passphrase was forgotten
+        """Return the signer of a key, or None if no file has it; ReleaseError for a wrong passphrase."""
+        if key.keyid in self._made:  # the previous file may be one whose passphrase was forgotten
             return self._made[key.keyid]
         name = name_of(key)
         names = (f"{name}.pem{ending}" for ending in ("", FRESH))
@@ -108,9 +108,9 @@ class Keys:
         return None
 
     def replace(self, name: str, key: Key) -> None:
-        """Give the file of a key that was made `fresh` the name of the one before it, which signs nothing more and gets another ending.
+        """Give a `fresh` key's file the name of the previous key's file, which signs nothing more and gets another suffix.
 
-        Does nothing if it has its name already.
+        Does nothing if it already has its name.
         """
         fresh = self.own / f"{name}.pem{FRESH}"
         if not fresh.exists() or _signer(self._load(fresh, name), name).public_key.keyid != key.keyid:
@@ -123,22 +123,22 @@ class Keys:
         sync_folder(self.own)
 
     def _new_passphrase(self, name: str) -> bytes:
-        """Return the passphrase for new keys, which is asked for once; ReleaseError if it is too short."""
+        """Return the passphrase for new keys, which is requested only once; ReleaseError if it is too short."""
         if not self._new:
             text = self.ask(name, True)
             if len(text) < MIN_PASSPHRASE:
                 raise ReleaseError(
-                    f"a passphrase has at least {MIN_PASSPHRASE} characters, such as five random words; received {len(text)}."
+                    f"a passphrase needs at least {MIN_PASSPHRASE} characters, such as five random words; received {len(text)}."
                 )
             self._new = text.encode()
             self._known.append(self._new)
         return self._new
 
     def _load(self, path: Path, name: str) -> Ed25519PrivateKey:
-        """Read a key, by a passphrase that has opened another one if it can."""
+        """Read a key, if possible with a passphrase that opened another one."""
         try:
             if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise ReleaseError(f"other users may use the key {path}. Change that: chmod 600 {path}")
+                raise ReleaseError(f"other users can use the key {path}. To change that: chmod 600 {path}")
             data = path.read_bytes()
         except OSError as error:
             raise ReleaseError(f"cannot read the key {path}: {error.strerror}.") from None
@@ -150,7 +150,7 @@ class Keys:
             except (TypeError, ValueError):
                 continue
             if not isinstance(private, Ed25519PrivateKey):
-                raise ReleaseError(f"{path} is not an Ed25519 key, which is what edgecnn release makes.")
+                raise ReleaseError(f"{path} is not an Ed25519 key, the only kind that edgecnn release makes.")
             if protected and given not in self._known:
                 self._known.append(given)
             return private
@@ -159,7 +159,7 @@ class Keys:
 
     @property
     def searched(self) -> str:
-        """The folders, for messages."""
+        """The folders, as text for messages."""
         return " or ".join(map(str, self.folders))
 
 
@@ -170,32 +170,32 @@ def default_folder(repository: Path) -> Path:
 
 
 def refuse_inside(folders: Sequence[Path], repository: Path) -> None:
-    """Raise ReleaseError if a folder of keys is in the repository, which everybody may read, or the other way round."""
+    """Raise ReleaseError if a key folder is in the repository, which everybody may read, or the other way round."""
     public = repository.resolve()
     for folder in folders:
         if folder.resolve().is_relative_to(public) or public.is_relative_to(folder.resolve()):
             raise ReleaseError(
-                f"the keys' folder {folder} and the repository {repository} are one inside the other. What is in the repository goes to "
-                "the web server; name another folder with --keys."
+                f"the key folder {folder} and the repository {repository} must not contain each other, since the repository goes to the "
+                "web server. Name another folder with --keys."
             )
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for keys that only its owner may use; ReleaseError if it holds something or belongs to others as well."""
+    """Make a folder for keys that only its owner can use; ReleaseError if it is not empty or belongs to others as well."""
     if occupied(folder):
-        raise ReleaseError(f"the keys' folder {folder} is not empty. Name another with --keys.")
+        raise ReleaseError(f"the key folder {folder} is not empty. Name another with --keys.")
     with output_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
 
 
 def occupied(folder: Path) -> bool:
-    """Return whether there is something else at a path than an empty folder."""
+    """Return whether a path exists and is not an empty folder."""
     return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def name_of(key: Key) -> str:
-    """Return what a key in root metadata is called; what somebody else's root says there is not used as a path."""
+    """Return the name of a key in root metadata; a name from somebody else's root is not used as a path."""
     name = str(key.unrecognized_fields.get(NAME, ""))
     return name if name.replace("-", "").isalnum() and name.isascii() else key.keyid[:12]
 

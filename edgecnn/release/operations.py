@@ -1,4 +1,4 @@
-"""What `edgecnn release` does to a repository. Each function checks all that it needs before it writes."""
+"""The operations of `edgecnn release` on a repository. Each function checks everything before it writes."""
 
 import contextlib
 import copy
@@ -31,14 +31,14 @@ from edgecnn.release.repository import ONLINE_ROLES, Repository, State
 from edgecnn.tables import Struct, to_json
 
 KEPT = 100
-"""Most releases of a channel that stay, unless more of them are not for all boards: each takes a board some 300 bytes."""
+"""Most releases of a channel to keep, unless more of them are not for all boards: each costs a board about 300 bytes."""
 
 ROOT = "root"
 ROOT_KEY = re.compile("root-[1-9][0-9]?")
 
 
 class Offer(Struct):
-    """How a bundle is released. `accepted` is why, although its gate failed; `instead_of` the releases that boards may go back from."""
+    """How a bundle is released. `accepted` is the reason if its gate failed; `instead_of` the releases that boards may go back from."""
 
     channel: str
     share: int
@@ -48,14 +48,14 @@ class Offer(Struct):
 
 
 def init(folder: Path, keys: Keys, *, root_keys: int = 3, threshold: int = 2) -> None:
-    """Make keys and an empty repository; ReleaseError if there is one, or the keys would be in it."""
+    """Make keys and an empty repository; ReleaseError if one exists, or would contain the keys."""
     if not 1 <= threshold <= root_keys <= 9:
         raise ReleaseError(
-            f"{threshold} of {root_keys} root keys cannot sign. At least one must, at most all of them, and at most 9 there are."
+            f"{threshold} of {root_keys} root keys cannot sign. Expected 1 to 9 root keys, of which at least one must sign."
         )
     refuse_inside(keys.folders, folder)
     if occupied(folder):
-        raise ReleaseError(f"{folder} is not empty. A new repository gets a folder of its own.")
+        raise ReleaseError(f"{folder} is not empty. A new repository needs its own folder.")
     make_folder(keys.own)
     root = Root(roles=None, consistent_snapshot=True)
     for role, names in (("root", [f"root-{number + 1}" for number in range(root_keys)]), (TARGETS, [TARGETS])):
@@ -78,13 +78,13 @@ def init(folder: Path, keys: Keys, *, root_keys: int = 3, threshold: int = 2) ->
 
 
 def add(repository: Repository, keys: Keys, bundle: Bundle, offer: Offer) -> Entry:
-    """Release a bundle; ReleaseError, before anything is written, for one that may not be."""
+    """Release a bundle; ReleaseError, before anything is written, if it may not be released."""
     gate = why_not_passed(bundle)
     accepted = offer.accepted if gate else ""
     if gate and not accepted:
-        raise ReleaseError(f'{bundle.path}: {gate}. To release it all the same, on record: --accept-gate "WHY"')
+        raise ReleaseError(f'{bundle.path}: {gate}. To release it anyway, on record: --accept-gate "WHY"')
     if any(map(unsafe, accepted)):
-        raise ReleaseError("--accept-gate must hold no control characters.")
+        raise ReleaseError("--accept-gate must not contain control characters.")
     with _changing(repository, keys) as state:
         entries = _channel(state, offer.channel)
         path, allowed = _place(bundle, offer, entries)
@@ -118,11 +118,11 @@ def change(
     pilots: Sequence[str] = (),
     stop: bool = False,
 ) -> Entry:
-    """Change the newest release of a channel that is not stopped: its share and pilots, or stop it. ReleaseError if there is none."""
+    """Change the share and pilots of a channel's newest active release, or stop it; ReleaseError if there is none."""
     with _changing(repository, keys) as state:
         offered = [entry for entry in _channel(state, channel) if not entry.terms.stopped]
         if not offered:
-            raise ReleaseError(f"the channel {channel} has no release that is not stopped. See: edgecnn release status")
+            raise ReleaseError(f"the channel {channel} has no active release. See: edgecnn release status")
         terms = offered[-1].terms
         terms = replace(
             terms,
@@ -137,7 +137,7 @@ def change(
 
 
 def refresh(repository: Repository, keys: Keys, what: str = ONLINE) -> None:
-    """Sign again, so that it expires later: what the online key signs, the targets as well, or the root by its own keys."""
+    """Sign again, to expire later: what the online key signs, the targets as well, or the root with its own keys."""
     with _changing(repository, keys) as state:
         if what == "root":
             _next_root(repository, keys, state)
@@ -146,11 +146,11 @@ def refresh(repository: Repository, keys: Keys, what: str = ONLINE) -> None:
 
 
 def rotate(repository: Repository, keys: Keys, names: Collection[str]) -> None:
-    """Replace keys, lost or stolen ones: `online`, `targets`, `root-1` and so on. Enough root keys must be there.
+    """Replace lost or stolen keys: `online`, `targets`, `root-1` and so on. Enough root keys must be present.
 
-    A new online or targets key takes two versions of the root: the first trusts the old key and the new one, then all is signed by the new
-    one, and the second trusts only that. So a board accepts the repository whenever this is interrupted. Boards that see the last version
-    forget what only the old online key has signed.
+    A new online or targets key takes two versions of the root. The first trusts the old and the new key; then the new key signs everything,
+    and the second version trusts only that key. So boards accept the repository wherever this is interrupted. Boards that see the last
+    version forget what only the old online key has signed.
     """
     with _changing(repository, keys) as state:
         root = state.root
@@ -162,7 +162,7 @@ def rotate(repository: Repository, keys: Keys, names: Collection[str]) -> None:
         if unknown := [name for name in names if name not in known]:
             raise ReleaseError(f"there is no key {unknown[0]}. {nearest(unknown[0], known)}")
         for name in names:
-            keys.replace(name, root.keys[known[name]])  # where an earlier command was interrupted
+            keys.replace(name, root.keys[known[name]])  # if an earlier command was interrupted
 
         def trust_new(new: Root) -> None:
             for name in names:
@@ -187,27 +187,27 @@ def rotate(repository: Repository, keys: Keys, names: Collection[str]) -> None:
 
 
 def left_behind(repository: Repository, entry: Entry) -> list[Entry]:
-    """Return the releases of a channel from which boards may not go back to an older one, since it does not name them."""
+    """Return the releases of a channel that boards cannot leave for an older one, since it does not name them."""
     entries = _channel(repository.read(), entry.path.partition("/")[0])
     return [other for other in entries if not entry.may_follow(other.terms.serial, other.sha256)]
 
 
 def why_not_passed(bundle: Bundle) -> str:
-    """Return why a bundle's gates have not passed, as its reports say; "" if they have."""
+    """Return why a bundle's gates have not passed, from its reports; "" if they have."""
     try:
         report = json.loads(bundle.files["parity.json"])
         passed = report["passed"]
     except (KeyError, TypeError, ValueError, RecursionError):
-        return "it holds no parity report that says that its gate passed"
+        return "it contains no parity report with a passed gate"
     if passed is not True:
-        return "its gate failed, as its parity report says"
+        return "its gate failed, according to its parity report"
     verdict, why = verdict_of(bundle)
     return "" if verdict in ("", PASSED) else f"it is {verdict}: {why}"
 
 
 @contextlib.contextmanager
 def _changing(repository: Repository, keys: Keys) -> Iterator[State]:
-    """Lock a repository and read it; what a release may not be becomes a ReleaseError."""
+    """Lock a repository and read it; an invalid release raises ReleaseError."""
     refuse_inside(keys.folders, repository.folder)
     with repository.locked():
         try:
@@ -221,15 +221,15 @@ def _channel(state: State, channel: str) -> tuple[Entry, ...]:
 
 
 def _put(state: State, entry: Entry) -> None:
-    """Put a release into the targets, read as a board reads it: what a board would refuse is not signed."""
+    """Put a release into the targets, and read it back like a board: what a board would refuse is not signed."""
     custom = {"custom": {CUSTOM: to_json(entry.terms)}}
     state.targets.signed.targets[entry.path] = TargetFile(entry.length, {"sha256": entry.sha256}, entry.path, custom)
     if entry not in _channel(state, entry.path.partition("/")[0]):
-        raise ReleaseError(f"{entry.path} is not read back as it was written")
+        raise ReleaseError(f"{entry.path} does not read back as it was written")
 
 
 def _superseded(entries: Sequence[Entry]) -> Sequence[Entry]:
-    """Return the releases that are left out: beyond the newest KEPT, and older than one that all boards may have."""
+    """Return the releases to leave out: beyond the newest KEPT, and older than one that is for all boards."""
     full = max(
         (entry.terms.number for entry in entries if entry.terms.share == 100 and not entry.terms.stopped), default=0
     )
@@ -237,26 +237,26 @@ def _superseded(entries: Sequence[Entry]) -> Sequence[Entry]:
 
 
 def _place(bundle: Bundle, offer: Offer, entries: Sequence[Entry]) -> tuple[str, AllowOlder | None]:
-    """Return a new release's path, and from which releases a board may go back to it; ReleaseError if its serial number is not allowed."""
+    """Return a new release's path, and the releases from which boards may go back to it; ReleaseError for a serial number not allowed."""
     serial = bundle.manifest.serial
     highest = max((entry.terms.serial for entry in entries), default=0)
     path = target_path(offer.channel, plain_name(bundle.manifest.name), serial)
     if serial == 0:
         raise ReleaseError(
-            f"{bundle.path} has no serial number, so that a board could not tell it from an older one. Bundle it again: "
+            f"{bundle.path} has no serial number, so a board could not tell it from an older one. Bundle it again: "
             f"edgecnn bundle --serial {highest + 1}"
         )
     if not offer.instead_of:
         if serial <= highest:
             raise ReleaseError(
-                f"{bundle.path} has the serial number {serial}, and {offer.channel} has had {highest}. Bundle it again: edgecnn bundle "
-                f"--serial {highest + 1}. To go back to an older bundle, name those to go back from: --allow-older-from SHA256"
+                f"{bundle.path} has serial number {serial}, but {offer.channel} has had {highest}. Bundle it again: edgecnn bundle "
+                f"--serial {highest + 1}. To go back to an older bundle, name the releases to go back from: --allow-older-from SHA256"
             )
         return path, None
     sources = [_source(text, entries, serial) for text in offer.instead_of]
     if any(entry.path == path and entry.sha256 != bundle.sha256 for entry in entries):
         raise ReleaseError(
-            f"{path} was released with another content than {bundle.path}. Going back takes the same file."
+            f"{path} was released with other content than {bundle.path}. Going back needs the same file."
         )
     return path, AllowOlder(to=bundle.sha256, instead_of=tuple(dict.fromkeys(sources)))
 
@@ -264,7 +264,7 @@ def _place(bundle: Bundle, offer: Offer, entries: Sequence[Entry]) -> tuple[str,
 def _source(text: str, entries: Sequence[Entry], serial: int) -> str:
     """Return the SHA-256 of a release to go back from, given its first digits.
 
-    One that the channel does not have needs all of them: a thief who had the keys may have released it to boards.
+    One that the channel does not have needs all of them: a thief of the keys may have released it to boards.
     """
     digest = text.lower()
     found = [entry for entry in entries if text and entry.sha256.startswith(digest)]
@@ -274,19 +274,19 @@ def _source(text: str, entries: Sequence[Entry], serial: int) -> str:
         known = ", ".join(entry.sha256[:12] for entry in entries)
         what = "several releases begin" if found else "no release of the channel begins"
         raise ReleaseError(
-            f"{what} with {text}. Those here: {known or 'none'}. One that is not here takes all 64 digits."
+            f"{what} with {text}. Releases here: {known or 'none'}. One that is not here needs all 64 digits."
         )
     if found[0].terms.serial <= serial:
         raise ReleaseError(
-            f"{found[0].sha256[:12]} has the serial number {found[0].terms.serial}, not above the bundle's, {serial}: a board goes from it "
-            "to the bundle without --allow-older-from."
+            f"{found[0].sha256[:12]} has the serial number {found[0].terms.serial}, not above the bundle's, {serial}: a board moves "
+            "from it to the bundle without --allow-older-from."
         )
     return found[0].sha256
 
 
 def _share(share: int) -> int:
     if not 0 <= share <= 100:
-        raise ReleaseError(f"a share is from 0 to 100 percent of the boards, received {share}.")
+        raise ReleaseError(f"a share is 0 to 100 percent of the boards, received {share}.")
     return share
 
 
@@ -294,7 +294,7 @@ def _pilots(pilots: Sequence[str]) -> tuple[str, ...]:
     for pilot in pilots:
         if not is_board_id(pilot):
             raise ReleaseError(
-                f"{pilot!r} is not the id of a board, 32 hexadecimal digits, which this shows there: edgecnn update status"
+                f"{pilot!r} is not the id of a board, which has 32 hexadecimal digits. To see it there: edgecnn update status"
             )
     return tuple(dict.fromkeys(pilots))
 
@@ -302,7 +302,7 @@ def _pilots(pilots: Sequence[str]) -> tuple[str, ...]:
 def _next_root(
     repository: Repository, keys: Keys, state: State, change: Callable[[Root], None] = lambda root: None
 ) -> State:
-    """Write the next version of the root metadata, changed; return the state with it."""
+    """Write the next version of the root metadata, with a change; return the state with it."""
     metadata = copy.deepcopy(state.roots[-1])
     metadata.signed.version += 1
     change(metadata.signed)

@@ -1,4 +1,4 @@
-"""The folder of signed metadata: read with every signature checked, and written so that boards accept it after each single write."""
+"""The folder of signed metadata: read with every signature checked, and written so that boards accept it after every single write."""
 
 import contextlib
 import errno
@@ -20,19 +20,19 @@ from edgecnn.files import folder_lock, sync_folder, write_atomic
 from edgecnn.release.keys import ANCHOR, Keys, name_of
 
 DAYS = {"root": 3 * 365, "targets": 365, "snapshot": 30, "timestamp": 30}
-"""For how long metadata is valid after it was signed."""
+"""How long metadata is valid after it was signed."""
 
 ONLINE_ROLES = ("snapshot", "timestamp")
 
 NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What locking a folder ends with on a file system that cannot, such as NFS."""
+"""Errors of locking a folder on a file system without locks, such as NFS."""
 
 T = TypeVar("T", Root, Targets, Snapshot, Timestamp)
 
 
 @dataclass(frozen=True)
 class State:
-    """The metadata of a repository, all of it verified; `roots` has each version that is in the folder, the newest last."""
+    """The metadata of a repository, all of it verified; `roots` has each version in the folder, newest last."""
 
     roots: tuple[Metadata[Root], ...]
     targets: Metadata[Targets]
@@ -45,19 +45,19 @@ class State:
 
 
 class Repository:
-    """A repository's folder, and what is written to it."""
+    """Reads and writes a repository's folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.metadata = folder / "metadata"
 
     def target_file(self, path: str, sha256: str) -> Path:
-        """Return where the file of a target is, whose name begins with its hash."""
+        """Return the path of a target's file, whose name begins with its hash."""
         return self.folder / "targets" / target_file(path, sha256)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from changing the repository meanwhile, else ReleaseError. A lock ends with its process."""
+        """Keep other processes from changing the repository meanwhile; ReleaseError if one is. A lock ends with its process."""
         busy = f"another edgecnn release is changing {self.folder}. Wait until it ends."
         with contextlib.ExitStack() as held:
             try:
@@ -67,9 +67,9 @@ class Repository:
             yield
 
     def read(self, anchor: bytes | None = None) -> State:
-        """Read the metadata, and check that each was signed by the keys of the root, and that this follows from `anchor`, a root as well.
+        """Read the metadata, and check that the root's keys signed each part, and that the root follows from the root metadata `anchor`.
 
-        ReleaseError if it is not so. That metadata has expired is no error here.
+        ReleaseError if not. Expired metadata is no error here.
         """
         roots = self._roots(anchor)
         root = roots[-1].signed
@@ -80,7 +80,7 @@ class Repository:
         return State(roots, targets, snapshot, timestamp)
 
     def write_root(self, root: Metadata[Root], keys: Keys, *, previous: Root | None) -> None:
-        """Sign and write a version of the root metadata, by enough keys of the version before it and of its own."""
+        """Sign and write a version of the root metadata, with enough keys of the previous version and of its own."""
         root.signed.expires = expiry("root")
         root.signatures.clear()
         for signing in (previous or root.signed, root.signed):
@@ -90,14 +90,14 @@ class Repository:
         write_atomic(keys.own / ANCHOR, data)
 
     def write(self, state: State, keys: Keys, *, targets: bool) -> None:
-        """Sign and write the next snapshot and timestamp, and for `targets` these as well. timestamp.json is the last that is written."""
+        """Sign and write the next snapshot and timestamp, and with `targets` these as well. timestamp.json is written last."""
         now, root = self._now(state), state.root
         online = _only_signer(root, "timestamp", keys)
         if targets:
             self._advance(state.targets, "targets", _only_signer(root, "targets", keys))
             version = state.targets.signed.version
             data = self._put(f"{version}.targets.json", state.targets)
-            # with its hash: a thief of the targets key, but not of the online key, could else put another file of this version there
+            # with its hash: a thief of the targets key, but not of the online key, could otherwise put another file of this version there
             state.snapshot.signed.meta = {"targets.json": MetaFile.from_data(version, data, ["sha256"])}
         self._advance(state.snapshot, "snapshot", online)
         self._put(f"{state.snapshot.signed.version}.snapshot.json", state.snapshot)
@@ -121,7 +121,7 @@ class Repository:
             if name.endswith(".root.json") and (number := name.partition(".")[0]).isdecimal()
         )
         if not versions or versions != list(range(versions[0], versions[0] + len(versions))):
-            raise self._foreign("its root metadata is not there, or versions of it are missing")
+            raise self._foreign("its root metadata, or a version of it, is missing")
         roots = [self._read(Root, f"{version}.root.json") for version in versions]
         for file, before, after in zip(versions, (roots[0], *roots), roots, strict=False):
             try:
@@ -130,7 +130,7 @@ class Repository:
             except RepositoryError as error:
                 raise self._foreign(f"{file}.root.json is not signed by enough keys ({error})") from None
             if after.signed.version != file:
-                raise self._foreign(f"{file}.root.json has the version {after.signed.version}")
+                raise self._foreign(f"{file}.root.json has version {after.signed.version}")
         if anchor is not None:
             try:
                 known = Metadata[Root].from_bytes(anchor)
@@ -152,9 +152,7 @@ class Repository:
                 named.verify_length_and_hashes((self.metadata / name).read_bytes())
             root.verify_delegate(kind.type, metadata.signed_bytes, metadata.signatures)
         except RepositoryError as error:
-            raise ReleaseError(
-                f"{self.metadata / name} is not what the repository's keys have signed: {error}."
-            ) from None
+            raise ReleaseError(f"{self.metadata / name} was not signed by the repository's keys: {error}.") from None
         return metadata
 
     def _read(self, kind: type[T], name: str) -> Metadata[T]:
@@ -163,7 +161,7 @@ class Repository:
         except (OSError, DeserializationError) as error:
             raise self._foreign(f"{name}: {getattr(error, 'strerror', None) or error}") from None
         if not isinstance(metadata.signed, kind):
-            raise self._foreign(f"{name} holds other metadata")
+            raise self._foreign(f"{name} contains other metadata")
         return metadata
 
     def _names(self) -> list[str]:
@@ -174,12 +172,12 @@ class Repository:
 
     def _foreign(self, why: object) -> ReleaseError:
         return ReleaseError(
-            f"{self.folder} is not a repository of releases, or is damaged: {why}. Name its folder with --repo; a new one is made by: "
+            f"{self.folder} is not a repository of releases, or is damaged: {why}. Name its folder with --repo. To make a new one: "
             "edgecnn release init DIR"
         )
 
     def _now(self, state: State) -> datetime:
-        """Return the time; ReleaseError if it is before the one that the last signature has, or the root metadata has expired."""
+        """Return the time; ReleaseError if it is before that of the last signature, or the root metadata has expired."""
         now, last = utc_now(), state.timestamp.signed.unrecognized_fields.get(DATE)
         if last is not None and now < datetime.fromisoformat(str(last)):
             raise ReleaseError(
@@ -187,7 +185,7 @@ class Repository:
             )
         if state.root.is_expired(now):
             raise ReleaseError(
-                f"the root metadata expired on {state.root.expires:%Y-%m-%d}, so that no board takes anything. "
+                f"the root metadata expired on {state.root.expires:%Y-%m-%d}, so no board accepts anything. "
                 "First, with the root keys: edgecnn release refresh root"
             )
         return now
@@ -198,7 +196,7 @@ class Repository:
         metadata.sign(signer)
 
     def _sign_by_threshold(self, metadata: Metadata[Root], signing: Root, keys: Keys) -> None:
-        """Sign by as many root keys as needed, of those whose files are here; ReleaseError if there are not enough."""
+        """Sign with as many root keys as needed, of those whose files are here; ReleaseError if there are not enough."""
         role = signing.roles["root"]
         lacking = role.threshold - len(metadata.signatures.keys() & set(role.keyids))
         for key in [signing.keys[keyid] for keyid in role.keyids if keyid not in metadata.signatures]:
@@ -208,8 +206,8 @@ class Repository:
         if lacking > 0:
             names = ", ".join(f"{name_of(signing.keys[keyid])}.pem" for keyid in role.keyids)
             raise ReleaseError(
-                f"{role.threshold} of the keys {names} must sign, and {role.threshold - lacking} of them are in {keys.searched}. Name the "
-                "folders that have them with --keys, which may be given several times."
+                f"{role.threshold} of the keys {names} must sign, but only {role.threshold - lacking} of them are in {keys.searched}. Name "
+                "the folders of the others with --keys, which may be repeated."
             )
 
     def _put(self, name: str, metadata: Metadata) -> bytes:
@@ -243,5 +241,5 @@ def metadata_sizes(folder: Path, state: State) -> Mapping[str, int]:
 
 
 def _only_signer(root: Root, role: str, keys: Keys) -> Any:
-    """Return the signer of a role's newest key: while a key is replaced there are two."""
+    """Return the signer of a role's newest key: while a key is being replaced, there are two."""
     return keys.signer(root.keys[root.roles[role].keyids[-1]])

@@ -12,11 +12,11 @@ from edgecnn.tables import to_json
 SCHEMA = "edgecnn.release/1"
 
 SOON_DAYS = {"root": 90, "targets": 30, "snapshot": 7, "timestamp": 7}
-"""From how many days before a role's metadata expires that is a problem."""
+"""Days before a role's metadata expires from which that is a problem."""
 
 
 def status(repository: Repository, anchor: bytes | None = None) -> dict[str, Any]:
-    """Return what a repository offers, as JSON: roles with their keys and expiry, channels with their releases, and problems in words.
+    """Return what a repository offers, as JSON: roles with their keys and expiry, channels with their releases, and problems as text.
 
     ReleaseError if it is not a repository, a signature in it is not valid, or it does not follow from the root metadata `anchor`.
     """
@@ -60,7 +60,7 @@ def _role(state: State, role: str) -> dict[str, Any]:
 
 
 def _expiry(state: State, role: str, now: datetime) -> str:
-    """Return that a role's metadata has expired or soon will, and what to do; "" if it is valid for long."""
+    """Return a line if a role's metadata has expired or soon will, with what to do; "" otherwise."""
     expires = _signed(state, role).expires
     days = (expires - now).days
     if days > SOON_DAYS[role]:

@@ -1,4 +1,4 @@
-"""A run without a recipe: what the model that it would replace was made by, with what more or other photos change of that."""
+"""A run without a recipe: that of the model to replace, with the changes that more or other photos make."""
 
 import copy
 import dataclasses
@@ -14,17 +14,17 @@ from edgecnn.runs import ASKED, CHOICE, Run, without_folders
 from edgecnn.train.settle import settle
 
 ASKED_FOR = "asked"
-"""The key of a bundle's provenance with the recipe before photos chose its network, or folds what they vote for."""
+"""Provenance key of a bundle: the recipe before photos chose the network, or folds voted."""
 
 BY_NUMBER = (
     ("train", "batch_size"), ("train", "epochs"), ("train", "learning_rate"), ("train", "schedule"), ("train", "label_smoothing"),
     ("qat", "batch_size"), ("qat", "epochs"), ("stranger", "decide"),
 )  # fmt: skip
-"""Keys that the number of images settles where a recipe leaves them open."""
+"""Keys that the number of images settles if a recipe leaves them open."""
 
 
 def asked_for(run: Run) -> dict[str, Any]:
-    """Return the tables of the recipe that a run began with, for a bundle; none where the run's own recipe says it."""
+    """Return the tables of the recipe that a run began with, for a bundle; empty if that is still the run's own recipe."""
     recipe = run.recipe
     if run.file(ASKED).exists():
         from edgecnn.stages.folds import asked_recipe
@@ -32,13 +32,13 @@ def asked_for(run: Run) -> dict[str, Any]:
         recipe = asked_recipe(run)
     elif choice := run.stored(CHOICE, NetworkChoice):
         sizes = {(one.height, one.width) for one in choice.candidates}
-        free = ("name",) if len(sizes) == 1 else ("name", "height", "width")  # one size was asked for
+        free = ("name",) if len(sizes) == 1 else ("name", "height", "width")  # one size was requested
         recipe = with_values(recipe, {("network", key): None for key in free})
     return to_tables(without_folders(recipe)) if recipe is not run.recipe else {}
 
 
 def former_tables(bundle: Bundle, key: str = ASKED_FOR) -> dict[str, Any]:
-    """Return the tables of the recipe that a bundle was asked for, or has. BundleError if it does not record that."""
+    """Return a bundle's recipe tables, as requested if it records that, else as trained; BundleError if it records neither."""
     provenance = bundle.manifest.provenance
     try:
         return known(dict(provenance.get(key) or provenance["recipe"]))
@@ -47,9 +47,9 @@ def former_tables(bundle: Bundle, key: str = ASKED_FOR) -> dict[str, Any]:
 
 
 def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[Recipe, list[str]]:
-    """Return a bundle's recipe with what its number of images had chosen left open, and lines on what these images choose otherwise.
+    """Reopen the keys that a bundle's number of images had set; return its recipe, and lines on what these images set differently.
 
-    A value is taken for chosen where it is what the number of images of the bundle gives.
+    A value counts as set so if it is what the bundle's number of images gives.
     """
     before, tables = copy.copy(dataset), to_tables(recipe)
     sizes: Mapping[str, Any] = dict(bundle.manifest.provenance.get("data", {}).get("split_sizes", {}))
@@ -61,7 +61,7 @@ def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[R
         place: value for place, value in given.items() if value is not None and value != then[place[0]].get(place[1])
     }
     lines = [
-        f"{table}.{key}: {now[table][key]}, was {value}: {sum(dataset.sizes.values()):,} images, were {sum(before.sizes.values()):,}"
+        f"{table}.{key}: {now[table][key]}, was {value}: {sum(dataset.sizes.values()):,} images, not {sum(before.sizes.values()):,}"
         for (table, key), value in given.items()
         if value is not None and (table, key) not in kept and value != now[table].get(key)
     ]
@@ -69,7 +69,7 @@ def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[R
 
 
 def other_network(bundle: Bundle, run: Run) -> list[str]:
-    """Return a line if photos have chosen another network or input for a run than a bundle has; else nothing."""
+    """Return a line if photos have chosen a network or input for a run that differs from a bundle's; else an empty list."""
     old, new = bundle.manifest.input, run.info.input
     former = former_tables(bundle, "recipe").get("network", {}).get("name")
     was, now = f"{former} at {old.width}x{old.height}", f"{run.public_recipe.network.name} at {new.width}x{new.height}"

@@ -1,7 +1,7 @@
 """The stage that compares a model with the one that it would replace, on photos that neither learnt from.
 
-Each model reads a photo as it would on a device: by its own input, fit, region and range. A model by folds is asked through its held-out
-answers about photos that taught it, and itself about others.
+Each model reads a photo as it would on a device: with its own input, fit, region and range. For photos that it was trained on, a
+model with folds gives its held-out answers; for others, it answers itself.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ from edgecnn.verify.against import MAX_LOSS, Against, Model, judge, part, read_a
 from edgecnn.verify.parity_report import LabelledFlip
 from edgecnn.verify.predictions import GALLERY, thumbnail, write_pictures
 
-ALIKE = "show what a photo shows that taught the {} model"
+ALIKE = "showing the same thing as a training photo of the {} model"
 
 
 class Side(Struct):
-    """One of the two models: its int8 `file`, and what its bundle or run says of it; `data` is the recipe's.
+    """One of the two models: its int8 `file`, and what its bundle or run records about it; `data` is the recipe's.
 
-    `taught` is the split of each photo that it had, by hash, None if it does not list them; `held` its folds' answers, by hash.
+    `taught` is the split of each photo that it had, by hash, None without a list; `held` its folds' answers, by hash.
     """
 
     name: str
@@ -70,18 +70,18 @@ class Side(Struct):
         return item.hash in self.held or item.hash in (self.taught or {})
 
     def why_not(self, item: Item, given: frozenset[str]) -> str:
-        """Return why a photo cannot be counted for this model; "" if it can. `given` are the splits that the source itself has."""
+        """Return why a photo cannot count for this model; "" if it can. `given` are the splits that the source itself has."""
         if item.hash in self.held:
             return ""
         if self.taught is None and not self.held:
             by_source = "test" in given
             tested = item.split == "test" if by_source else place_of(item.hash) < self.data.test_fraction
-            return "" if tested else "may have taught the {} model"
+            return "" if tested else "possibly in the training data of the {} model"
         split = (self.taught or {}).get(item.hash, "test")
-        return {"test": "", TIED: ALIKE}.get(split, "taught the {} model, or chose for it")
+        return {"test": "", TIED: ALIKE}.get(split, "in the training or validation data of the {} model")
 
     def alike(self, items: Sequence[Item], dataset: Dataset) -> set[str]:
-        """Return the hashes of photos that it did not have and that show what a photo shows that taught it."""
+        """Return the hashes of photos new to the model that show the same thing as a training photo of it."""
 
         def group(item: Item) -> str:
             return dataset.sides[item.hash].group if item.hash in dataset.sides else item.hash
@@ -91,10 +91,10 @@ class Side(Struct):
 
 
 def bundle_side(bundle: Bundle) -> Side:
-    """Open a bundle's int8 model. BundleError if it carries none, or its lists cannot be read."""
+    """Open a bundle's int8 model. BundleError if it has none, or its lists cannot be read."""
     manifest, entry = bundle.manifest, model_entry(bundle, "int8")
     if entry is None:
-        raise BundleError(f"{bundle.path} carries no int8 model.")
+        raise BundleError(f"{bundle.path} contains no int8 model.")
     try:
         recipe = build_recipe(known(dict(manifest.provenance["recipe"])), str(bundle.path))
     except (KeyError, TypeError, ValueError) as error:
@@ -152,7 +152,7 @@ def verify_against(
 def compare_bundles(
     old: Path, new: Path, data: str, *, renamed: Mapping[str, str], confident: bool, reporter: Reporter
 ) -> tuple[Against, dict[int, np.ndarray]]:
-    """Compare two bundles' int8 models on the photos of `data` that taught neither, and return that with pictures as of `compare_sides`."""
+    """Compare two bundles' int8 models on the photos of `data` that neither learnt from; return what `compare_sides` does."""
     one, other = bundle_side(read_bundle(old)), bundle_side(read_bundle(new))
     recipe = dataclasses.replace(other.data, source=data)
     dataset = open_dataset(recipe, progress=reporter.working, for_training=False, note=reporter.note)
@@ -164,7 +164,7 @@ def compare_bundles(
 def compare_sides(
     old: Side, new: Side, dataset: Dataset, renamed: Mapping[str, str], confident: bool, progress: Progress
 ) -> tuple[Against, dict[int, np.ndarray]]:
-    """Return the comparison, and pictures of the first flips by their place in it, uint8 (height, width, channels)."""
+    """Return the comparison, and pictures of the first flips by index, uint8 (height, width, channels)."""
     for name, to in renamed.items():
         for label, labels, which in ((name, old.labels, "old"), (to, new.labels, "new")):
             if label not in labels:
@@ -175,7 +175,7 @@ def compare_sides(
     items, left = countable(old, new, dataset, [renamed.get(label, label) for label in dataset.labels], shared)
     answers = [answered(side, items, dataset, names, progress) for side, names in ((old, now), (new, new.labels))]
     whole = [index for index, item in enumerate(items) if all(item.hash in given for given in answers)]
-    left["cannot be read"] += len(items) - len(whole)
+    left["unreadable"] += len(items) - len(whole)
     items = [items[index] for index in whole]
     number = {label: index for index, label in enumerate(labels)}
     true = [renamed.get(dataset.labels[item.label], dataset.labels[item.label]) for item in items]
@@ -220,7 +220,7 @@ def compare_sides(
 def countable(
     old: Side, new: Side, dataset: Dataset, labels: Sequence[str], shared: set[str]
 ) -> tuple[list[Item], Counter[str]]:
-    """Return the photos of shared classes that neither model learnt from, each once, and how many others there are and why."""
+    """Return the photos of shared classes that neither model learnt from, each once, and the counts of the others by reason."""
     listed = {(item.hash, item.label): item for items in dataset.items.values() for item in items}
     often = Counter(digest for digest, _ in listed)
     sides = [(which, side, side.alike(list(listed.values()), dataset)) for which, side in (("old", old), ("new", new))]
@@ -231,9 +231,9 @@ def countable(
             for which, side, alike in sides
         )
         if often[item.hash] > 1:
-            left["have two labels"] += 1
+            left["with two labels"] += 1
         elif labels[item.label] not in shared:
-            left["are of classes that one of the models lacks"] += 1
+            left["of classes that one of the models lacks"] += 1
         elif reason := next(filter(None, reasons), ""):
             left[reason] += 1
         else:
@@ -244,7 +244,7 @@ def countable(
 def answered(
     side: Side, items: Sequence[Item], dataset: Dataset, labels: Sequence[str], progress: Progress
 ) -> dict[str, str]:
-    """Return a model's answer to each photo, by hash; its class is named as in `labels`. A photo that cannot be read has none."""
+    """Return a model's answer to each photo, by hash, with classes named as in `labels`. Unreadable photos have none."""
     names = dict(zip(side.labels, labels, strict=True))
     found = {item.hash: names[side.held[item.hash]] for item in items if item.hash in side.held}
     asked, model = (
@@ -258,19 +258,19 @@ def answered(
         if whole:
             logits = model.logits(np.stack(list(whole.values())))
             found |= dict(zip(whole, (labels[index] for index in logits.argmax(axis=1)), strict=True))
-        progress(f"asking {side.name}", min(start + CHUNK, len(asked)), len(asked))
+        progress(f"running {side.name}", min(start + CHUNK, len(asked)), len(asked))
     return found
 
 
 def decoder(dataset: Dataset, contract: InputContract) -> Decoder:
-    """Return what decodes photos as a device does for a model."""
+    """Return a function that decodes photos as a device does for a model."""
     shape = contract.height, contract.width, contract.channels
     recipe = DataRecipe(source=dataset.name, fit=contract.fit, region=contract.region)
     return Decoder(read=dataset.read, recipe=recipe, shape=shape, other_resize=None)
 
 
 def flips_in_order(one: np.ndarray, other: np.ndarray, true: np.ndarray) -> list[int]:
-    """Return which photos have two answers: first those that the old model alone has right, then those that the new one alone has right."""
+    """Return the photos with two answers: first those that only the old model classifies correctly, then only the new one."""
     flipped = np.flatnonzero(one != other)
     turn = np.where(one[flipped] == true[flipped], 0, np.where(other[flipped] == true[flipped], 1, 2))
     order: list[int] = flipped[np.argsort(turn, kind="stable")].tolist()
@@ -278,10 +278,10 @@ def flips_in_order(one: np.ndarray, other: np.ndarray, true: np.ndarray) -> list
 
 
 def unknown(old: Side, new: Side) -> list[str]:
-    """Return what cannot be known of models that do not list their images."""
+    """Return lines on what is unknown about models that do not list their images."""
     return [
-        f"{side.name} does not list the images that taught it: only photos are counted that its own rule makes test photos by their "
-        "content. Which of them its maker had cannot be known, nor whether he moved photos between splits."
+        f"{side.name} does not list its training images, so only photos count that its own rule assigns to the test split. "
+        "It is unknown whether it was still trained on some of them, and whether photos were moved between splits."
         for side in (old, new)
         if side.about.taught_by == "content" and side.data.source not in DATASETS
     ]

@@ -40,7 +40,7 @@ def bundle_path(run: Run) -> Path:
 
 
 def default_model(report: Report, format_: str, precisions: Collection[str]) -> str | None:
-    """Return what a format's engines take by default, of what passed: TFLite's int8, which boards run fastest; of ONNX the faster."""
+    """Return a format's default model among those that passed: TFLite's int8, which boards run fastest; for ONNX the faster one."""
     failed = {item.candidate for item in report.comparisons if not item.passed}
     passed = [
         (model.precision != "int8" if format_ == "tflite" else model.ms_per_image, model.precision)
@@ -59,7 +59,7 @@ def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
 
 
 def verified_strangers(run: Run, report: Report) -> ChosenStrangers | None:
-    """Return how a run's models recognise strangers, None if they do not; RunError if its report was measured with another choice."""
+    """Return how a run's models recognise strangers, or None; RunError if its report was measured with another choice."""
     tested = report.strangers
     if tested is None:
         return None
@@ -72,7 +72,7 @@ def verified_strangers(run: Run, report: Report) -> ChosenStrangers | None:
 
 
 def counted_with(run: Run, confidence: ChosenConfidence, strangers: ChosenStrangers | None) -> bool:
-    """Return whether a run's validation scores were counted with these choices: a run that an older edgecnn verified has none."""
+    """Return whether a run's validation scores were counted with these choices: a run verified by an older edgecnn has no counts."""
     limit = strangers.limit if strangers else None
     stored = run.stored(VALIDATION, ValidationScores)
     expected = (confidence.model_sha256, confidence.temperature, confidence.threshold, limit.limit if limit else None)
@@ -80,11 +80,11 @@ def counted_with(run: Run, confidence: ChosenConfidence, strangers: ChosenStrang
 
 
 def verified_against(run: Run, report: Report) -> Against | None:
-    """Return how a run's model compares with the one that it replaces, if it was compared; RunError if that was another model."""
+    """Return how a run's model compares with the one that it replaces, or None; RunError if another model was compared."""
     against = run.stored(AGAINST, Against)
     if against and against.new.model_sha256 not in {model.sha256 for model in report.models}:
         again = f"{run.command('verify')} --against {against.old.name}.edgecnn"
-        raise RunError(f"{run.file(AGAINST)} is of another model than {run.path} has now. First: {again}")
+        raise RunError(f"{run.file(AGAINST)} is about another model than {run.path} has now. First: {again}")
     return against
 
 
@@ -98,12 +98,12 @@ def bundle_stage(
 ) -> tuple[Path, str]:
     """Write a verified run's bundle: models, manifest, labels, recipe, parity report and golden vectors. Return its path and SHA-256.
 
-    `only` are the precisions that it carries; all that were verified by default. `serial` 0 is one more than that of the bundle that it was
-    compared with, if it was.
+    `only` are the precisions to include, by default all that were verified. `serial` 0 stands for the next number after the bundle that it
+    was compared with, if any.
 
     Raises:
-        RunError: if the run was not verified, not with the exports or scores as they are now, or has no model of a precision.
-        ParityError: if the gate did not pass.
+        RunError: if the run was not verified with its current exports and scores, or has no model of a precision.
+        ParityError: if the gate failed.
     """
     path = out or bundle_path(run)
     refuse_existing(path, force)
@@ -163,20 +163,20 @@ def bundle_stage(
             **({ASKED_FOR: asked} if (asked := asked_for(run)) else {}),
         },
     )
-    # The card first: a command that fails at it leaves no bundle.
+    # The card first: if that fails, no bundle is left behind.
     write_atomic(run.file(CARD), card(run, report, confidence))
     return path, write_bundle(path, manifest, files | model_files | photos, force=force)
 
 
 def refresh_card(run: Run) -> None:
-    """Write a bundled run's card again, after a measurement that it shows; nothing where the run has none."""
+    """Rewrite a bundled run's card, after a measurement that it shows; do nothing if the run has no card."""
     if run.file(CARD).exists():
         report = parity_report(run)
         write_atomic(run.file(CARD), card(run, report, verified_confidence(run, report)))
 
 
 def carried_models(run: Run, report: Report, only: Collection[str]) -> list[tuple[str, str, bytes]]:
-    """Return the exports that a bundle carries; RunError if none was verified of a precision, or a file has changed since."""
+    """Return the exports for a bundle; RunError if none of a precision was verified, or a file has changed since."""
     exports = [item for item in report.models if (item.format, item.precision) in EXPORTS]
     verified = {item.precision for item in exports}
     if unknown := sorted(set(only) - verified):

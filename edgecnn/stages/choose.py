@@ -1,4 +1,4 @@
-"""The stage that conducts the choosers: it loads training and validation images, never test images, and keeps what they chose."""
+"""The stage that runs the choosers: it loads training and validation images, never test images, and stores the choices."""
 
 from dataclasses import replace
 from functools import cached_property
@@ -17,6 +17,7 @@ from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_co
 from edgecnn.evaluate.held_out import require_held_out
 from edgecnn.export import export_path
 from edgecnn.files import sha256, write_atomic
+from edgecnn.labels import plural
 from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run, write_json
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.model import Model
@@ -26,17 +27,17 @@ from edgecnn.verify.golden import npy
 from edgecnn.verify.strangers import known_features, stored_strangers
 
 KNOWN_IMAGES = 1_000
-"""Training images that are known, at most, the same number of each class: each is compared with every image that is classified."""
+"""Most known training images, the same number per class: every image that is classified is compared with each of them."""
 
 RANGE_IMAGES = 200
-"""Images that input ranges are tried on, the same number of each class."""
+"""Images to try input ranges on, the same number per class."""
 
 ENOUGH = 100
-"""Validation images that make training images unnecessary for that."""
+"""With this many validation images, no training images are needed for that."""
 
 
 class Choosing:
-    """The choices of a run: each is made once, by one export, and kept in the run until that, the images or the question change."""
+    """The choices of a run: each is made once, with one export, and stored in the run until that, the images or the question change."""
 
     def __init__(self, run: Run, dataset: Dataset, export: tuple[str, str], progress: Progress) -> None:
         self.run, self.dataset, self.progress = run, dataset, progress
@@ -49,10 +50,10 @@ class Choosing:
             "model_sha256": sha256(self.bytes),
             "validation_sha256": validation,
         }
-        """What a choice is made with: the file in a bundle, its SHA-256, and that of the validation split or of the folds' answers."""
+        """The basis of a choice: the file in a bundle, its SHA-256, and that of the validation split or of the folds' answers."""
 
     def confidence(self, target_error: float | None) -> ChosenConfidence:
-        """Choose temperature and, for a target error in (0, 1), threshold, and write `confidence.json`; else ThresholdError."""
+        """Choose temperature and, for a target error in (0, 1), threshold, and write `confidence.json`; ThresholdError if none fits."""
         stored = stored_confidence(self.run)
         if stored and self.same(stored) and target_error == (stored.choice and stored.choice.target_error):
             return stored
@@ -62,7 +63,7 @@ class Choosing:
         return chosen
 
     def strangers(self, temperature: float) -> ChosenStrangers | None:
-        """Choose the limit of strangers, and write `strangers.json` and `known.npy`; None if none is requested or there are no features."""
+        """Choose the strangers' limit, and write `strangers.json` and `known.npy`; None if not requested or without features."""
         if not self.features:
             return None
         run, rate, train_sha256 = self.run, self.run.recipe.stranger.rate, self.dataset.hashes["train"]
@@ -74,7 +75,7 @@ class Choosing:
         logits, similar, classes = self.validation
         scores = softmax(logits / np.float32(temperature)).max(axis=1)
         limit, known = limit_of(scores, similar, rate, codes), npy(codes)
-        few = f"{len(classes)} validation images, at least {least_count(rate)} are needed to refuse {rate:.0%}"
+        few = f"{plural(len(classes), 'validation image')}; refusing {rate:.0%} needs at least {least_count(rate)}"
         chosen = ChosenStrangers(
             limit=limit,
             not_fitted=None if limit else few,
@@ -89,7 +90,7 @@ class Choosing:
         return chosen
 
     def scores(self, confidence: ChosenConfidence, strangers: ChosenStrangers | None) -> None:
-        """Count the best scores of the validation images, and what a device decides of them, and write `validation.json`."""
+        """Count the best scores of the validation images and a device's decisions about them, and write `validation.json`."""
         run, limit = self.run, strangers.limit if strangers else None
         threshold, temperature = confidence.threshold, confidence.temperature
         asked: dict[str, Any] = {
@@ -138,9 +139,9 @@ class Choosing:
 
     @cached_property
     def validation(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logits, float32 (n, num_classes), similarities to the known images, (n,), and true classes (n,) of the images that choose.
+        """Logits, float32 (n, num_classes), similarities to the known images, (n,), and true classes (n,) of the choosing images.
 
-        They are the validation split's, or with folds those of all images: each by the model that it did not teach.
+        These are the validation split, or with folds all images, each answered by a model that never saw it.
         """
         if self.held:
             return self.held.int8, self.held.similarity, self.held.classes
@@ -154,7 +155,7 @@ class Choosing:
         return self.dataset.load((split,), **size, stage="choose", progress=self.progress)[split]
 
     def answers(self, images: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return logits and features; features of length 0 where they are not needed."""
+        """Return logits and features; features have length 0 if they are not needed."""
         if not self.features:
             return in_chunks(self.model.logits, images, name, self.progress), np.empty((len(images), 0), np.float32)
         both = in_chunks(lambda part: np.hstack(self.model.logits_and_features(part)), images, name, self.progress)
@@ -163,13 +164,13 @@ class Choosing:
 
 
 def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
-    """Return the splits that input ranges are tried on: never the test split."""
+    """Return the splits to try input ranges on: never the test split."""
     usual = ("validation",) if dataset.sizes["validation"] >= ENOUGH else ("validation", "train")
     return tuple(split for split in usual if dataset.sizes[split])
 
 
 def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelled:
-    """Draw RANGE_IMAGES images of the validation split, and of the training split where those are fewer than ENOUGH; else of `compared`."""
+    """Draw RANGE_IMAGES images, the same number per class, from the loaded `splits_to_try`, or from `compared` if those are empty."""
     loaded = {name: split for name, split in splits.items() if len(split.classes)}
     name = " and ".join({"validation": "validation", "train": "training"}[split] for split in loaded) + " images"
     if not loaded:

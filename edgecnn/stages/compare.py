@@ -1,4 +1,4 @@
-"""Any two models compared on any images: no run is needed."""
+"""Compare any two models on any images, without a run."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from edgecnn.verify.model_files import ModelFile, open_model_file
 from edgecnn.verify.parity import compared, judged
 from edgecnn.verify.parity_report import Data, ModelRange, Report, SplitName
 
-FAR_BELOW = 1 / 3  # of the way from guessing to all right: below it a reference is doubtful
+FAR_BELOW = 1 / 3  # of the way from guessing to perfect: below it, a reference is doubtful
 
 SPLITS = {"test": ("test",), "all": ("train", "validation", "test")}
 
@@ -38,13 +38,13 @@ def compare_models(
 ) -> Report:
     """Compare two models on the same images, each with its own input type and size: one comparison, of kind "models".
 
-    The files are as of `open_model_file`; the data's classes are in the order of the models' outputs. A file's own quantization turns the
+    The files are as for `open_model_file`; the data's classes follow the order of the models' outputs. A file's own quantization turns the
     stated value of a pixel into codes; "auto" chooses for each model, on validation and training images: see `find_range`.
 
     Raises:
         EngineError: if a file cannot be opened.
-        DatasetError: if the images make no dataset or none are in the split, their classes are not as many as a model's outputs, or one
-            is not among the labels.
+        DatasetError: if the images make no dataset, none are in the split, the number of classes is not that of a model's outputs, or a
+            class is not among the labels.
     """
     paths, opened = (reference, candidate), [open_model_file(reference), open_model_file(candidate)]
     recipe = build_recipe({"data": {"source": data}})
@@ -59,9 +59,9 @@ def compare_models(
     for path, model in zip(paths, opened, strict=True):
         if model.output.shape[1] != len(dataset.labels):
             raise DatasetError(
-                f"{path} gives {model.output.shape[1]} outputs, {dataset.name} has {len(dataset.labels)} classes "
+                f"{path} has {model.output.shape[1]} outputs, and {dataset.name} has {len(dataset.labels)} classes "
                 f"({', '.join(dataset.labels[:4])} …). Both must list the same classes in the same order. "
-                "If the models have more or other classes: --labels FILE, their names in the order of the outputs."
+                "If the models have more or other classes, name their outputs in order with --labels FILE."
             )
     (one, one_labelled), (other, other_labelled) = (
         images_for(model, dataset, split, reporter.working) for model in opened
@@ -99,9 +99,9 @@ def doubts(reference: Answers, classes: np.ndarray, count: int) -> tuple[str, ..
     if accuracy >= floor:
         return ()
     return (
-        f"{reference.name} is right on {accuracy:.1%} of {len(classes):,} images, which is little for a model of these {count} classes "
-        f"(below {floor:.0%}): it probably does not see them as in training. Check the input range, RGB or BGR, and the order of the "
-        "classes.",
+        f"{reference.name} classifies {accuracy:.1%} of {len(classes):,} images correctly, which is little for a model of these {count} "
+        f"classes (below {floor:.0%}): it probably does not see them as it did in training. Check the input range, RGB or BGR, and the "
+        "order of the classes.",
     )
 
 
@@ -114,7 +114,7 @@ def names(reference: Path, candidate: Path) -> tuple[str, str]:
 
 
 def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progress) -> tuple[Split, Labelled]:
-    """Load the images of a comparison, and those to try input ranges on, at the model's input size; the data's own where it is open."""
+    """Load the images of a comparison, and those to try input ranges on, at the model's input size; the data's own if it is open."""
     sides = zip(("height", "width", "channels"), model.input.shape[1:], dataset.shape, strict=True)
     size: dict[str, Any] = {name: own if side == -1 else side for name, side, own in sides}
     tried = splits_to_try(dataset)
@@ -125,7 +125,7 @@ def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progres
 
 
 def joined(parts: Sequence[Split], name: str) -> Split:
-    """Return splits of a dataset as one; a single one as it is, since a copy would take as much memory again."""
+    """Join splits of a dataset; a single one is returned unchanged, since a copy would take as much memory again."""
     if len(parts) == 1:
         return parts[0]
     count = sum(len(part.classes) for part in parts)
@@ -142,7 +142,7 @@ def joined(parts: Sequence[Split], name: str) -> Split:
 
 
 def in_both(one: Split, other: Split) -> tuple[Split, Split]:
-    """Keep the images that both hold: at another size, others may be exact duplicates across splits."""
+    """Keep the images that both hold: at another size, different images may be exact duplicates across splits."""
     if one.sources == other.sources:
         return one, other
     shared = set(one.sources) & set(other.sources)

@@ -1,4 +1,4 @@
-"""Which exports a run has, and what they answer: for the stages that prove them."""
+"""The exports of a run and their answers, for the stages that verify them."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def existing_exports(run: Run) -> list[tuple[str, str]]:
 def answered(
     run: Run, exports: Sequence[tuple[str, str]], programs: Sequence[Answers], test: Split, progress: Progress
 ) -> tuple[list[Answers], list[Answers], list[Answers]]:
-    """Run and time the exports over the test images; return their answers, the alternatives', and these and the programs'."""
+    """Run and time the exports on the test images; return their answers, the alternative's, and both with the programs'."""
     other = alternative(run)
     measured = [*exports, other] if other and export_path(run, *other).exists() else list(exports)
     ran = [export_answers(run, export_path(run, *pair), *pair, test.images, progress) for pair in measured]

@@ -1,7 +1,7 @@
-"""The stage that trains by folds: models that each lack a part of the images, which tests them, then one that all images taught.
+"""The stage that trains with folds: models that are each tested on the part of the images they did not see, then one that sees them all.
 
-Each fold is a run of its own below the run, and chooses everything by its own images: network, epoch, method. What is finished is kept, so
-that a killed training goes on where it was.
+Each fold is a run of its own inside the run, and chooses everything with its own images: network, epoch, method. Finished work is kept,
+so a killed training continues where it stopped.
 """
 
 import ctypes
@@ -44,10 +44,10 @@ KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
 def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1) -> RunInfo:
-    """Train a run by the folds of its recipe, from where it was; `jobs` folds at a time, each in a process of its own if more than one.
+    """Train a run with its recipe's folds, from where it stopped; `jobs` folds at a time, each in its own process if more than one.
 
     Raises:
-        DatasetError: if the images cannot be divided so; then as training does.
+        DatasetError: if the images cannot be divided into the folds; otherwise as in training.
         RunError: if images of the folds are gone.
     """
     with resumable(run, reporter):
@@ -67,7 +67,7 @@ def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1
 
 
 def asked_recipe(run: Run) -> Recipe:
-    """Return the recipe that every fold begins with, before the images settle what it leaves open."""
+    """Return the recipe that every fold starts from, before the images settle what it leaves open."""
     path = run.file(ASKED)
     if not path.exists():
         write_atomic(path, to_toml(run.recipe))
@@ -75,7 +75,7 @@ def asked_recipe(run: Run) -> Recipe:
 
 
 def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> Folds:
-    """Return the folds of a run, made now if it has none yet: images that show the same, cut or mirrored too, share one."""
+    """Return the folds of a run, made now if it has none: images that show the same thing, even cut or mirrored, share one."""
     folds = read_folds(run)
     if folds is None:
         sides = dataset.sides or dataset.sided({}, find(dataset, reporter)).sides
@@ -85,7 +85,7 @@ def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> F
         write_folds(run, folds)
         sizes = Counter(folds.groups.values())
         count = sum(size for size in sizes.values() if size > 1)
-        alike = f"; {count:,} of them show the same as others, which share a fold" if count else ""
+        alike = f"; {count:,} of them show the same thing as others and share their fold" if count else ""
         reporter.note(f"{dataset.name}: {len(folds.of):,} images in {folds.count} folds{alike}")
     require_listed(run, folds, dataset)
     return folds
@@ -96,7 +96,7 @@ def fold_runs(run: Run, folds: Folds) -> Iterator[Run]:
 
 
 def train_folds(dataset: Dataset, run: Run, folds: Folds, reporter: Reporter, jobs: int) -> None:
-    """Train the models of the folds that are not finished."""
+    """Train the models of all unfinished folds."""
     left = [fold for fold, one in enumerate(fold_runs(run, folds), 1) if not is_finished(one)]
     if jobs == 1 or len(left) < 2:
         for fold in left:
@@ -114,14 +114,14 @@ def train_folds(dataset: Dataset, run: Run, folds: Folds, reporter: Reporter, jo
 
 
 def end_with_parent() -> None:
-    """Let this process end with the one that started it, however that ends: it would go on with a fold that another command resumes."""
+    """End this process with its parent, however that ends; it would otherwise work on a fold that another command resumes."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(library := ctypes.CDLL(None), "prctl"):
         library.prctl(KILL_WITH_PARENT, signal.SIGKILL)
 
 
 def train_one(path: Path, fold: int) -> FoldInfo:
-    """Train a fold's model in a process of its own."""
+    """Train a fold's model in a separate process."""
     run, reporter = Run(path), Silent()
     folds = read_folds(run)
     assert folds is not None
@@ -133,7 +133,7 @@ def is_finished(one: Run) -> bool:
 
 
 def train_fold(dataset: Dataset, run: Run, folds: Folds, fold: int, reporter: Reporter) -> FoldInfo:
-    """Train the model of a fold, from where it was, and keep its answers to the fold."""
+    """Train the model of a fold, from where it stopped, and store its answers for the fold."""
     from edgecnn.stages.int8_files import Int8Files
     from edgecnn.train import train
 
@@ -167,7 +167,7 @@ def train_fold(dataset: Dataset, run: Run, folds: Folds, fold: int, reporter: Re
 
 
 def answers(one: Run, part: Dataset, fold: int, reporter: Reporter) -> HeldOut:
-    """Ask a fold's float model and its int8 file about the fold, which they never saw."""
+    """Run a fold's float model and its int8 file on the fold, which they never saw."""
     from edgecnn.calibrate.strangers import similar_to
     from edgecnn.evaluate.answers import in_chunks, load_test
     from edgecnn.export import export
@@ -194,9 +194,9 @@ def answers(one: Run, part: Dataset, fold: int, reporter: Reporter) -> HeldOut:
 
 
 def voted(recipe: Recipe, infos: Sequence[FoldInfo]) -> Recipe:
-    """Return the recipe of the model that all images teach: the folds' median epochs, and their most frequent method.
+    """Return the recipe of the model that learns from all images: the folds' median epochs, and their most frequent method.
 
-    Folds that chose the same network vote; all of them if none did.
+    Only folds that chose the same network vote; if none did, all vote.
     """
     voters = [one for one in infos if one.network == network_name(recipe)] or list(infos)
     method = most_frequent([one.method for one in voters])
@@ -216,7 +216,7 @@ def voted(recipe: Recipe, infos: Sequence[FoldInfo]) -> Recipe:
 
 
 def most_frequent(values: Sequence) -> str:
-    """Return the most frequent value, of equals the one that comes first in the alphabet last: "qat" before "ptq"."""
+    """Return the most frequent value, and among equals the last in the alphabet: "qat" before "ptq"."""
     counts = Counter(values)
     return str(max(sorted(counts, reverse=True), key=counts.__getitem__))
 
@@ -228,8 +228,8 @@ def median(values: Sequence[int]) -> int:
 def fold_line(fold: int, info: FoldInfo) -> str:
     how = f"quantization-aware, epoch {info.epoch}" if info.method == "qat" else "quantized after training"
     return (
-        f"fold {fold}: {info.network} at {info.width}x{info.height}; of {info.images:,} images that it never saw, float has "
-        f"{info.float_accuracy:.2%} right, int8 ({how}) {info.int8_accuracy:.2%}"
+        f"fold {fold}: {info.network} at {info.width}x{info.height}; accuracy on {info.images:,} images that it never saw: float "
+        f"{info.float_accuracy:.2%}, int8 ({how}) {info.int8_accuracy:.2%}"
     )
 
 
@@ -238,6 +238,6 @@ def voted_line(recipe: Recipe, infos: Sequence[FoldInfo], images: int) -> str:
     if recipe.qat.method == "qat":
         how = f"quantization-aware training to epoch {recipe.qat.keep}"
     return (
-        f"all {images:,} images teach the model itself: {recipe.train.epochs} epochs, the folds' median, and {how}, as most of the "
+        f"the model itself learns from all {images:,} images: {recipe.train.epochs} epochs, the folds' median, and {how}, as most of the "
         f"{len(infos)} folds chose"
     )

@@ -1,4 +1,4 @@
-"""The stage that begins a run with a model that edgecnn did not train."""
+"""The stage that starts a run from a model that edgecnn did not train."""
 
 import dataclasses
 from pathlib import Path
@@ -34,13 +34,14 @@ def import_stage(
     stated: Stated = Stated(),
     force: bool = False,
 ) -> Run:
-    """Begin a run with a model that edgecnn did not train. Every export, verification and bundle then works as for any other run.
+    """Start a run from a model that edgecnn did not train. Exports, verification and bundles then work as for any other run.
 
-    `images` calibrate the int8 and int16x8 exports. A range with a mean and a deviation of each channel becomes a part of the model, which
+    `images` calibrate the int8 and int16x8 exports. A range with a mean and a deviation per channel becomes a part of the model, which
     then reads -1 to 1.
 
     Raises:
-        ExportError: if the model cannot be read, its outputs are not as many as the labels, or it ends in a softmax that cannot be removed.
+        ExportError: if the model cannot be read, it has another number of outputs than labels, or ends in a softmax that
+            cannot be removed.
     """
     reporter.note(f"reading {path}")
     model, what, softmax_cut = read_model(path)
@@ -51,8 +52,8 @@ def import_stage(
     if classes != len(dataset.labels):
         raise ExportError(
             f"{path} has {classes} outputs, but {dataset.name} has {len(dataset.labels)} classes: "
-            f"{', '.join(dataset.labels[:8])} … Expected one output for each class, in this order. "
-            "If the models have more or other classes: --labels FILE, their names in the order of the outputs."
+            f"{', '.join(dataset.labels[:8])} … Expected one output per class, in this order. "
+            "If the model has more or other classes, name its outputs in order with --labels FILE."
         )
     height, width, channels = model.input_shape[1:]
     network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
@@ -90,7 +91,7 @@ def import_stage(
 
 
 def read_pixels(model: FrozenModel, dataset: Dataset, reporter: Reporter, given: Given) -> InputRange:
-    """Try the usual input ranges on images that are not the test split's, to choose one or to check the one that is given."""
+    """Try the usual input ranges on images outside the test split, to choose one or to check the given one."""
     size = dict(zip(("height", "width", "channels"), model.input_shape[1:], strict=True))
     images = dataset.load(splits_to_try(dataset), **size, stage="import", progress=reporter.working)
     return find_range(lambda pixels, *numbers: predictor(model, *numbers)(pixels), None, labelled(images), given)

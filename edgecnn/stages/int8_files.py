@@ -1,4 +1,4 @@
-"""A run's int8 files before there is a run: made in memory and run, while training chooses among them."""
+"""A run's int8 files during training: made and run in memory, for training to choose among."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +16,16 @@ from edgecnn.recipe import Recipe
 
 @dataclass(frozen=True)
 class Int8Files:
-    """What `edgecnn.train.best.Int8` requires: the answers of the files that `edgecnn export` would write, by the engine of a device."""
+    """Implements `edgecnn.train.best.Int8`: the answers of the files that `edgecnn export` would write, on a device's engine."""
 
     recipe: Recipe
 
     def fake_quantized(self, model: Any, images: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 (n, num_classes), of a fake-quantized model's int8 TFLite file; ExportError if it has floats."""
+        """Return the logits, float32 (n, num_classes), of a fake-quantized model's int8 TFLite file; ExportError if the file has floats."""
         return self._logits(tflite.int8(model), images)
 
     def post_training(self, model: Any, train: Split, images: np.ndarray) -> np.ndarray | None:
-        """Return the same of a float model's, calibrated as an export would be; None if that fails and the recipe has another method."""
+        """Return the same for a float model, calibrated as for an export; None if that fails, unless the recipe has this method."""
         recipe = self.recipe
         chosen = train.images[balanced(train.classes, IMAGES, recipe.seed)]
         drawn = tflite.RepresentativeDataset(chosen, recipe.input_scale, recipe.input_zero_point)

@@ -1,6 +1,6 @@
-"""The stage in which the images choose their network and input: it ranks candidates, tunes a shortlist briefly, and keeps what it found.
+"""The stage in which the images choose their network and input: it ranks candidates, tunes a shortlist briefly, and stores the results.
 
-It sees training and validation images, never test images. What was computed is kept in the run: an interrupted choice goes on.
+It sees training and validation images, never test images. Its results are kept in the run, so that an interrupted choice can continue.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from edgecnn.verify.golden import npy
 if TYPE_CHECKING:
     from edgecnn.train.frozen import Photos
 
-TIMED_IMAGES = 4  # images of noise that the timed int8 files are calibrated on: their answers do not matter
+TIMED_IMAGES = 4  # noise images to calibrate the timed int8 files, whose answers do not matter
 
 
 def images_choose(recipe: Recipe, dataset: Dataset) -> bool:
-    """Return whether the images choose the network; ModuleNotFoundError if they do, and weights of ImageNet are not installed."""
+    """Return whether the images choose the network; ModuleNotFoundError if they do and the ImageNet weights are not installed."""
     from edgecnn.networks.pretrained import SOURCES, locate
     from edgecnn.train import settle
 
@@ -44,19 +44,19 @@ def images_choose(recipe: Recipe, dataset: Dataset) -> bool:
 
 @contextlib.contextmanager
 def unkept() -> Iterator[Run]:
-    """Give a place for a choice that is only shown."""
+    """Yield a temporary run for a choice that is only shown."""
     with tempfile.TemporaryDirectory() as folder:
         yield Run(Path(folder))
 
 
 def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter, kept: Path | None = None) -> Recipe:
-    """Return a recipe with the network and input that the images choose, if it leaves the network to them; else the recipe itself.
+    """Return the recipe with the network and input that the images choose; unchanged if it names a network.
 
-    The choice is `choice.json` of the run, whose recipe gets it. Features of images are in the folder `kept`, else in the run.
+    The choice is written to the run's `choice.json`. Features of images are in the folder `kept`, by default in the run.
 
     Raises:
-        RecipeError: if no candidate keeps the budget.
-        ModuleNotFoundError: if the weights of ImageNet are not installed.
+        RecipeError: if no candidate is within the budget.
+        ModuleNotFoundError: if the ImageNet weights are not installed.
     """
     if not images_choose(recipe, dataset):
         return recipe
@@ -73,13 +73,13 @@ def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporte
 
 
 def is_kept(recipe: Recipe, dataset: Dataset, run: Run) -> bool:
-    """Return whether a run holds the choice of these images by this recipe."""
+    """Return whether a run holds the choice that these images make for this recipe."""
     made = run.stored(CHOICE, NetworkChoice)
     return made is not None and made.key == Choosing(recipe, dataset, Silent(), run.file(FEATURES)).key
 
 
 class Choosing:
-    """A choice under way: what it looks at, and where it keeps what it has computed."""
+    """A choice in progress: its inputs, and where it stores its results."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, reporter: Reporter, features: Path) -> None:
         from edgecnn.train import candidates as rules
@@ -120,14 +120,14 @@ class Choosing:
         )
 
     def known_ranking(self) -> list[Candidate]:
-        """Return what an interrupted choice has ranked; nothing if there was no such choice, or its list cannot be used."""
+        """Return the ranking of an interrupted choice; empty if there was none, or its list cannot be used."""
         with contextlib.suppress(OSError, ValueError):
             ranking = json.loads(self.ranking.read_text(encoding="utf-8"))
             return [build(Candidate, item, ValueError) for item in ranking]
         return []
 
     def ranked(self, photos: "Photos") -> list[Candidate]:
-        """Return every candidate with its cost and the accuracy on frozen features, the best first, and keep the list."""
+        """Return every candidate with its cost and the accuracy on frozen features, best first, and store the list."""
         from edgecnn.networks.efficientnet_lite import costs, is_whole
         from edgecnn.train.frozen import frozen_features
 
@@ -157,16 +157,16 @@ class Choosing:
         return ranking
 
     def check_budget(self, candidates: Sequence[Candidate]) -> None:
-        """Raise RecipeError if no candidate keeps the budget, as far as that is known."""
+        """Raise RecipeError if no candidate is within the budget, as far as that is known."""
         if not any(one.fits for one in candidates):
             least = min(candidates, key=lambda one: one.macs)
             raise RecipeError(
-                f"no network keeps the budget ({budget(self.recipe)}). The smallest, {least.network} at {least.width}x{least.height}, "
+                f"no network is within the budget ({budget(self.recipe)}). The smallest, {least.network} at {least.width}x{least.height}, "
                 f"takes {least.int8_bytes:,} bytes and {least.macs:,} multiply-accumulates. Allow more, or name a network with --network."
             )
 
     def shortlisted(self, candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-        """Return the shortlist by `count` photos; with a budget of time, of those whose int8 file keeps it here."""
+        """Return the shortlist for `count` photos; with a time limit, of those whose int8 file is within it here."""
         limit, left, measured = self.recipe.network.max_ms, list(candidates), {}
         while limit is not None and left:
             unknown = [one for one in self.rules.shortlist(left, count) if one not in measured]
@@ -174,17 +174,17 @@ class Choosing:
                 break
             one = unknown[0]
             measured[one] = milliseconds_of(one, self.recipe, self.channels, len(self.dataset.labels))
-            self.reporter.note(f"{one.network} at {one.width}x{one.height}: {measured[one]:.2f} ms an image here")
-            if measured[one] > limit:  # and so are those that multiply as much or more in as many layers
+            self.reporter.note(f"{one.network} at {one.width}x{one.height}: {measured[one]:.2f} ms per image here")
+            if measured[one] > limit:  # and so would those that multiply as much or more in as many layers
                 left = [other for other in left if other.whole != one.whole or other.macs < one.macs]
         if not left:
             raise RecipeError(f"no network answers in {limit:g} ms here. Allow more, or name a network with --network.")
         return [dataclasses.replace(one, ms=measured.get(one)) for one in self.rules.shortlist(left, count)]
 
     def tuned(self, candidate: Candidate, photos: "Photos") -> np.ndarray:
-        """Tune a candidate briefly on all folds but the first: 1 for each of that fold's photos that it has right, else 0, int8 (n,).
+        """Tune a candidate briefly on all folds but the first; return int8 (n,): 1 for each photo of that fold that is right, else 0.
 
-        A photo that is left out at this size, since it is the same as another one then, has -1.
+        A photo has -1 if it is left out at this size, since it is then the same as another one.
         """
         from edgecnn.train.settle import settle
         from edgecnn.train.train import Training
@@ -214,7 +214,7 @@ class Choosing:
 
 
 def milliseconds_of(candidate: Candidate, recipe: Recipe, channels: int, classes: int) -> float:
-    """Return the median milliseconds of a candidate's int8 file with one image, on one thread of this machine."""
+    """Return the median milliseconds of a candidate's int8 file for one image, on one thread of this machine."""
     from edgecnn.evaluate.answers import contract_of, device_model, milliseconds
     from edgecnn.export import tflite
     from edgecnn.networks import build_network
@@ -228,7 +228,7 @@ def milliseconds_of(candidate: Candidate, recipe: Recipe, channels: int, classes
 
 
 def budget(recipe: Recipe) -> str:
-    """Return what a recipe's network may take, in words; "" without a limit."""
+    """Return the limits of a recipe's network as text; "" without a limit."""
     network = recipe.network
     limits = [
         f"{network.max_kb:,g} kB" if network.max_kb else "",

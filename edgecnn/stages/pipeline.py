@@ -40,7 +40,7 @@ STAGES = "stages.json"
 
 
 class Replacing(NamedTuple):
-    """The bundle that a new model would replace; the others as of `edgecnn.stages.against.verify_against`."""
+    """The bundle that a new model would replace; the others as in `edgecnn.stages.against.verify_against`."""
 
     old: Path
     renamed: Mapping[str, str]
@@ -48,14 +48,14 @@ class Replacing(NamedTuple):
 
 
 class Stages:
-    """Which stage of a run was done with which inputs, kept in `stages.json`."""
+    """The inputs with which each stage of a run was done, kept in `stages.json`."""
 
     def __init__(self, run: Run, note: Callable[[str], None]) -> None:
         self.run = run
         self.note = note
 
     def do(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], work: Callable[[], Any]) -> None:
-        """Do a stage, unless it was done with the same `inputs`, all that decides its outputs, and these are as it wrote them."""
+        """Do a stage, unless it was done with the same `inputs`, which decide all outputs, and the outputs are unchanged."""
         path = self.run.file(STAGES)
         done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         key = sha256(canonical_json(dict(inputs)).encode())
@@ -89,13 +89,13 @@ def run_recipe(
 ) -> tuple[Run, Report]:
     """Take a recipe through every stage: train, all exports, verify, report, bundle.
 
-    With `replacing` the model is also compared with an old one; the bundle records how that went, whatever it is. A stage is skipped when
-    its inputs have not changed; training that was interrupted goes on.
+    With `replacing` the model is also compared with an old one, and the bundle records the verdict, good or bad. A stage is skipped if
+    its inputs have not changed; interrupted training continues.
 
     Raises:
         RunError: if another process trains there.
-        ParityError: if the gate does not pass; the report is written all the same.
-        ThresholdError: if no threshold keeps the target error.
+        ParityError: if the gate fails; the report is still written.
+        ThresholdError: if no threshold meets the target error.
     """
     if recipe.train.folds:
         run, dataset, stages = trained_by_folds(recipe, path, force, reporter, jobs)
@@ -125,7 +125,7 @@ TRAINED = (runs.RECIPE, runs.FLOAT_MODEL, runs.QAT_MODEL, runs.HISTORY, runs.CUR
 
 
 def trained(recipe: Recipe, path: Path, force: bool, reporter: Reporter) -> tuple[Run, Dataset, "Stages"]:
-    """Train a recipe in the run at `path`, from where that was; return the run, its images and its stages. Errors as of `run_recipe`."""
+    """Train a recipe in the run at `path`, from where it stopped; return the run, its images and its stages. Errors as in `run_recipe`."""
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     dataset = placed(dataset, reporter, Run(path))
     if images_choose(recipe, dataset):
@@ -149,7 +149,7 @@ def trained(recipe: Recipe, path: Path, force: bool, reporter: Reporter) -> tupl
 def trained_by_folds(
     recipe: Recipe, path: Path, force: bool, reporter: Reporter, jobs: int
 ) -> tuple[Run, Dataset, "Stages"]:
-    """Train a recipe by its folds, as `trained` does without; the images are those of which all teach the model."""
+    """Train a recipe with its folds, as `trained` does without; the returned images are all for training."""
     dataset = open_images(recipe, Run(path) if Run(path).file(runs.RECIPE).exists() else None, reporter, None)
     dataset = placed(dataset, reporter, Run(path))
     with locked(path):
@@ -170,7 +170,7 @@ def trained_by_folds(
 
 
 def chosen_network(recipe: Recipe, dataset: Dataset, path: Path, force: bool, reporter: Reporter) -> Recipe:
-    """Return a recipe with the network that the images choose, kept in the run at `path`; OutputExistsError if that is another one."""
+    """Return a recipe with the network that the images choose, stored in the run at `path`; OutputExistsError if that is another run."""
     with locked(path):
         run = Run(path)
         begun = run.file(runs.RECIPE).exists() and (run.recipe == recipe or is_kept(recipe, dataset, run))
@@ -194,7 +194,7 @@ def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Pat
             [export_path(run, format_, precision)],
             partial(export, run, format_, precision, force=True, dataset=dataset, progress=reporter.working),
         )
-    for program in programs_of(run):  # once made, they are kept what the int8 file gives
+    for program in programs_of(run):  # once made, they are kept up to date with the int8 file
         stages.do(
             f"export for {program}",
             {"model": sha256_file(export_path(run, "tflite", "int8")), "versions": library_versions()},
@@ -215,7 +215,7 @@ def do_verify(
 ) -> Report:
     """Do the stages of verification and of the page, and return the report; `exports` are the hashes of the files.
 
-    `compare` is the stage between the two.
+    `compare` is the stage between these two.
     """
     run = stages.run
     extra = (runs.STRANGERS, runs.KNOWN) if run.recipe.stranger.rate else ()
@@ -273,12 +273,12 @@ def do_against(
 
 
 def stored_recipe(run: Run) -> dict[str, Any]:
-    """Return the tables of a run's recipe as its file has them, which a version with other keys may have written."""
+    """Return the tables of a run's recipe unchanged from its file, which a version with other keys may have written."""
     return merge({"network": {"options": {}}}, load_recipe(run.file(runs.RECIPE)))  # TOML has no empty tables
 
 
 def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) -> Run:
-    """Open the run at `path` if it is this recipe's on these data, else create it; OutputExistsError unless `force`."""
+    """Open the run at `path` if it has this recipe and these data, else create it; OutputExistsError unless `force`."""
     run = Run(path)
     if not run.file(runs.RECIPE).exists():
         return create_run(recipe, path, force=force)
@@ -289,7 +289,7 @@ def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) 
     if not changed:
         return run
     if not force:
-        differs = f"{path} holds a run that differs in {', '.join(changed[:4])}."
+        differs = f"{path} contains a run that differs in {', '.join(changed[:4])}."
         raise OutputExistsError(f"{differs} Replace it (--force), or name another folder with --out.")
     return create_run(recipe, path, force=True)
 

@@ -1,4 +1,4 @@
-"""What a stage tells whoever waits for it."""
+"""How a stage reports its progress."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
 
 class Reporter(Protocol):
     def note(self, text: str) -> None:
-        """A line of text, such as the stage that begins."""
+        """Report a line of text, such as the stage that begins."""
 
     def training(self, progress: "TrainProgress") -> None:
-        """Where training stands."""
+        """Report the progress of training."""
 
     def working(self, what: str, done: int, total: int) -> None:
-        """Where other long work stands, in items."""
+        """Report the progress of other long work, in items."""
 
 
 class Silent:

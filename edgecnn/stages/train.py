@@ -1,6 +1,6 @@
-"""The stage that trains: it opens the images, settles the recipe, begins or continues a run, and trains it.
+"""The stage that trains: it opens the images, settles the recipe, starts or continues a run, and trains it.
 
-TensorFlow takes seconds to import: each function imports what needs it, so that a wrong name is refused at once.
+TensorFlow takes seconds to import: each function imports what needs it, so that a wrong name is refused immediately.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from edgecnn.data import Dataset, known_images, open_dataset
 from edgecnn.data.recorded import require_split
 from edgecnn.errors import DatasetError, UnknownNameError
 from edgecnn.inspect.last import worst
+from edgecnn.labels import plural
 from edgecnn.networks import build_network, network_module
 from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe
@@ -28,15 +29,15 @@ def network_name(recipe: Recipe) -> str:
 
 
 def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Workers | None) -> Dataset:
-    """Open a recipe's data, after a look at whether its network exists.
+    """Open a recipe's data, after checking that its network exists.
 
     `run` is the run to continue; None for a new one, whose network is then built and checked, after the workers of `cluster` have met.
 
     Raises:
-        ClusterError: if they do not.
-        UnknownNameError: for a network or a dataset of an unknown name.
+        ClusterError: if the workers do not meet.
+        UnknownNameError: for an unknown network or dataset.
         DatasetError: if the images of the run to continue are gone.
-        NetworkError: for a network of one's own that cannot be trained.
+        NetworkError: for a user's own network that cannot be trained.
     """
     code = run.file(NETWORK_FILE) if run else Path((recipe.network.name or "").rpartition(":")[0])
     if code.name == NETWORK_FILE and code.is_file() and code.with_name(RECIPE).is_file():
@@ -68,7 +69,7 @@ def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Wo
 
 
 def settled(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> Recipe:
-    """Return the recipe with what it leaves open chosen by the images, and say what that is and why."""
+    """Return the recipe with its open keys chosen by the images, and report each choice with its reason."""
     from edgecnn.train.settle import reasons, require_start, settle
 
     chosen = settle(recipe, dataset)
@@ -79,7 +80,7 @@ def settled(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> Recipe:
 
 
 def run_name(recipe: Recipe, dataset: Dataset) -> str:
-    """Return the name of the run folder unless --out says otherwise: the recipe's, or that of the data and the network if that is known."""
+    """Return the default name of the run folder: the recipe's, or that of the data, and of the network if known."""
     own = own_network(recipe.network.name)
     network = own.short if own else recipe.network.name
     return recipe.name or (f"{dataset.name}-{network}" if network else dataset.name)
@@ -92,12 +93,12 @@ def require_same_images(run: Run, dataset: Dataset) -> None:
 
 @contextlib.contextmanager
 def resumable(run: Run | None, reporter: Reporter) -> Iterator[None]:
-    """Say how an interrupted training goes on."""
+    """Report how to continue an interrupted training."""
     try:
         yield
     except KeyboardInterrupt:
         if run:
-            reporter.note(f"\nInterrupted; what is finished is kept. Continue: edgecnn train --resume --out {run.path}")
+            reporter.note(f"\nInterrupted; finished work is kept. To continue: edgecnn train --resume --out {run.path}")
         raise
 
 
@@ -110,24 +111,24 @@ def train_run(
         return train_stage(recipe, dataset, run, reporter, cluster)
 
 
-FOLDS = 5  # folds that are recommended
+FOLDS = 5  # the recommended number of folds
 
 
 def by_folds_line(run: Run, dataset: Dataset, info: RunInfo) -> str:
-    """Return what training by folds would take and bring; "" for a run that has folds, or data with splits of their own."""
+    """Return a line on the cost and gain of training with folds; "" for a run with folds, or data with their own splits."""
     if info.folds or not dataset.own or dataset.given != {"train"} or info.seconds is None:
         return ""
     choice = run.stored(CHOICE, NetworkChoice)
     minutes = (FOLDS + 1) * (info.seconds + (choice.seconds if choice else 0)) / 60
     sizes, count = info.data.split_sizes, sum(info.data.split_sizes.values())
     return (
-        f"--folds {FOLDS} would take about {max(1, round(minutes)):,} min here: all {count:,} photos would teach the model, not "
-        f"{sizes['train']:,}, and all of them would test, not {sizes['test']:,}."
+        f"With --folds {FOLDS}, about {max(1, round(minutes)):,} min here, all {count:,} photos would train the model, not "
+        f"{sizes['train']:,}, and all would test it, not {sizes['test']:,}."
     )
 
 
 def check_network(recipe: Recipe, dataset: Dataset) -> None:
-    """Raise NetworkError or ExportError before a run begins for an own network that cannot be built, quantized or give features."""
+    """Before a run begins, raise NetworkError or ExportError if a user's own network cannot be built or quantized, or has no features."""
     own, network = own_network(recipe.network.name), recipe.network
     if own is None:
         return
@@ -163,10 +164,10 @@ def train_stage(
         write_sides(run, dataset)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     for one in dataset.duplicates[:5]:
-        reporter.note(f"kept out of {one.split}: {one.source} is {one.of_source} of {one.of_split}")
+        reporter.note(f"kept out of {one.split}: {one.source}, the same as {one.of_source} of {one.of_split}")
     if dataset.duplicates:
         where = f"; all are in {run.path}/run.json" if run else ""
-        reporter.note(f"{len(dataset.duplicates)} exact duplicates across splits were kept out{where}")
+        reporter.note(f"{plural(len(dataset.duplicates), 'exact duplicate')} across splits kept out{where}")
     if run:
         write_curves(run)
     return info

@@ -1,4 +1,4 @@
-"""The stage that proves a run's exports: choose on validation images, then judge on test images, and write the report."""
+"""The stage that verifies a run's exports: choose on validation images, then judge on test images, and write the report."""
 
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from edgecnn.verify.strangers import tested_strangers
 
 
 class Matrix(Struct):
-    """Every engine that can run the int8 models against every other; `tflite_python` is the Python of one with tflite-runtime."""
+    """Compare all engines that can run the int8 models; `tflite_python` is the Python of an environment with tflite-runtime."""
 
     tflite_python: Path | None = None
 
@@ -42,26 +42,26 @@ def verify(
     boards: OnBoards | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
-    """Compare a run's exports with its float and fake-quantized models and write `parity.json`; what was chosen before it.
+    """Compare a run's exports with its float and fake-quantized models and write `parity.json`, after making the choices.
 
-    float against each export is what quantization cost, held to the gate; fake-quantized against each int8 export is whether the conversion
-    is right, held to its own fixed limit. int8 by the method that does not ship is measured as well, and held to nothing. Files for other
-    programs are judged by what such a program does with them. Temperature, threshold and the strangers' limit are chosen on validation
-    images by the first of EXPORTS that there is, before the test split is loaded. `predictions.npz` keeps each model's answer to each
-    image. `target_error` is the largest among answered images, in (0, 1).
+    float against each export measures what quantization cost, limited by the gate; fake-quantized against each int8 export measures whether
+    the conversion is right, with its own fixed limit. int8 by the method that does not ship is measured too, without a limit. Files for
+    other programs are judged by the program's own steps. Temperature, threshold and the strangers' limit are chosen on validation images
+    with the first of EXPORTS that exists, before the test split is loaded. `predictions.npz` stores each model's answer to each image.
+    `target_error` is the largest error rate among answered images, in (0, 1).
 
     Raises:
         RunError: if nothing was exported, or the validation or test split has changed.
-        ThresholdError: if no threshold keeps the target error; the test split is not read then.
+        ThresholdError: if no threshold meets the target error; the test split is then not read.
         EmulatorError: if boards were requested and cannot be emulated here.
-        EngineError: if there is no such Python as `matrix.tflite_python`, or the model does not run there.
+        EngineError: if `matrix.tflite_python` does not exist, or cannot run the model.
         ModuleNotFoundError: if there are files for other programs and OpenCV is missing.
     """
     if run.info.folds:
         if matrix:
             raise RunError("--matrix compares engines on test images, and training by folds leaves none.")
         return verify_by_folds(run, dataset, gate, target_error, boards, progress)
-    # check for what may be missing before what takes minutes
+    # check for what may be missing before the work that takes minutes
     exports = existing_exports(run)
     programs = check_programs(run)
     if boards:

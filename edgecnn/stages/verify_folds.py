@@ -1,7 +1,7 @@
-"""The stage that proves a run whose model all images taught: accuracy by its folds, and its files by the images that they saw.
+"""The stage that verifies a run whose model learnt from all images: accuracy by its folds, and its files on images that they saw.
 
-What is said of accuracy, drop and scores is the folds' estimate: each image was answered by a model that it did not teach. The files that
-ship are compared with their own float model by agreement and LSB alone, on images that taught them: no accuracy of theirs is claimed.
+Accuracy, drop and scores are the folds' estimate: each image was answered by a model that never saw it. The files that ship are compared
+with their own float model by agreement and LSB only, on their training images, so no accuracy is claimed for them.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from edgecnn.verify.parity_report import Comparison, Confidence, ModelFigures, R
 from edgecnn.verify.predictions import write_predictions
 from edgecnn.verify.references import reference_answers
 
-SEEN = 1_000  # training images on which the files that ship are compared, at most, the same number of each class
+SEEN = 1_000  # most training images on which the files that ship are compared, the same number per class
 
 
 def verify_by_folds(
@@ -64,7 +64,7 @@ def verify_by_folds(
     comparisons = [estimated("quantization", models[0], int8)] if int8 else []
     hold = partial(compared, split=seen, labels=labels, gate=gate)
     comparisons += own_parity(float_, fakes, candidates, hold)
-    # what a program's own resize costs would take test images
+    # to measure the cost of a program's own resize would take test images
     comparisons += [
         hold("conversion", candidates[0], file_answers(run, one, seen.images, progress)) for one in programs
     ]
@@ -92,7 +92,7 @@ def verify_by_folds(
 
 
 def of_folds(model: ModelFigures, held: HeldOut) -> Interval:
-    """Return the interval of a shipped model's accuracy on photos that it did not see, by the folds' answers."""
+    """Return the interval of a shipped model's accuracy on photos that it did not see, from the folds' answers."""
     return folds_interval(round(model.accuracy * len(held.classes)), len(held.classes))
 
 
@@ -102,20 +102,20 @@ def load_seen(run: Run, dataset: Dataset, progress: Progress) -> Split:
 
 
 def ordered(split: Split, held: HeldOut) -> np.ndarray:
-    """Return the pixels of the held-out images in their order."""
+    """Return the pixels of the held-out images, in their order."""
     rows = {source: row for row, source in enumerate(split.sources)}
     pixels: np.ndarray = split.images[[rows[source] for source in held.sources.tolist()]]
     return pixels
 
 
 def by_folds(own: Answers, held: HeldOut) -> Answers:
-    """Return a shipped model with the folds' answers as its own: int8's for one that answers in int8, else the float model's."""
+    """Return a shipped model with the folds' answers as its own: int8's if it answers in int8, else the float model's."""
     int8 = own.precision.startswith(("int8", "fake"))
     return replace(own, values=held.int8 if int8 else held.float, unit="logit", codes=None)
 
 
 def own_parity(float_: Answers, fakes: Sequence[Answers], candidates: Sequence[Answers], hold) -> list[Comparison]:
-    """Compare the files that ship with the float model, and int8 ones with the fake-quantized model, on images that taught them."""
+    """Compare the files that ship with the float model, and int8 ones with the fake-quantized model, on their training images."""
     comparisons = []
     for candidate in candidates:
         comparisons.append(hold("seen", float_, candidate))
@@ -125,7 +125,7 @@ def own_parity(float_: Answers, fakes: Sequence[Answers], candidates: Sequence[A
 
 
 def refused_strangers(run: Run, held: HeldOut, chosen: ChosenStrangers, model: str) -> StrangerFigures:
-    """Return what the decision does to each image by the limit that the other folds set."""
+    """Return the decision on each image, with the limit that the other folds set."""
     scores = softmax(held.int8 / np.float32(chosen.temperature)).max(axis=1)
     found = cross_fitted_strangers(scores, held.similarity, held.fold, chosen.rate)
     refused = int(found.images.sum())

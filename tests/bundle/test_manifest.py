@@ -77,7 +77,7 @@ def nested(levels):
         (["labels"], ["cat"], "two or more"),
         (["labels"], ["cat", 1], "labels[1] must be a string, received 1"),
         (["labels"], ["cat", ""], "it is empty"),
-        (["labels"], ["cat", "abstain"], "'abstain' is the answer where the classifier is unsure"),
+        (["labels"], ["cat", "abstain"], "'abstain' is the answer when the classifier is unsure"),
         (["labels"], ["cat", "é" * 128], "longer than 255 bytes"),
         (["temperature"], 0.0, "temperature must be between 0.001 and 1000"),
         (["temperature"], 1e-45, "temperature must be between"),
@@ -126,7 +126,7 @@ UNSAFE = {
 
 @pytest.mark.parametrize("character", UNSAFE.values(), ids=UNSAFE)
 def test_a_label_that_does_not_stay_on_its_line(manifest, character):
-    with pytest.raises(BundleError, match=r"labels\[1\] cannot be the name of a class: it holds a control") as error:
+    with pytest.raises(BundleError, match=r"labels\[1\] cannot be the name of a class: it contains a control") as error:
         Manifest.from_json(changed(manifest, ["labels"], ["cat", f"do{character}g"]))
     assert str(error.value).isascii() and str(error.value).isprintable()
 

@@ -39,7 +39,7 @@ def test_it_is_printed_with_units_and_how_the_images_are_divided(edgecnn, tmp_pa
     assert "digits: 1,797 images in 10 classes, " in result.err and " for validation" in result.err
     assert "to decode the images" in result.out
     assert "parameters" in result.out and "MACs" in result.out and "bytes as int8" in result.out
-    assert "images/s" in result.out and "in all" in result.out
+    assert "images/s" in result.out and "in total" in result.out
     assert list(tmp_path.iterdir()) == []
 
 

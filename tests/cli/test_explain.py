@@ -158,7 +158,7 @@ def test_labels_of_any_kind(parse):
             map=np.zeros((2, 2), np.float32), box=(0, 0, 0.5, 0.5), decrease=0.0,
         )  # fmt: skip
         text = text_line("a.png", found, Path("a-explained.png"), WHOLE)
-        assert not set(text) & {"\u202e", "\x1b"} and "looked at no one place" in text
+        assert not set(text) & {"\u202e", "\x1b"} and "no single place" in text
         (line,) = parse(json_line("a.png", found, Path("a-explained.png"), WHOLE))
         assert line["answer"] == label and line["where"] is None
 

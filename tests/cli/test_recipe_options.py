@@ -51,4 +51,4 @@ def test_a_size_out_of_range_names_the_key(edgecnn):
 
 def test_the_default_size_stands_in_the_help(edgecnn):
     for command in ("train", "run"):
-        assert "or 96 where they differ" in " ".join(edgecnn(command, "--help").out.split())
+        assert "or 96 if they differ" in " ".join(edgecnn(command, "--help").out.split())

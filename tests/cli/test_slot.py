@@ -40,7 +40,7 @@ def test_from_a_bundle_to_a_release_in_use_and_back(slot, bundle):
 def test_added_and_put_in_use_at_once(slot, bundle):
     done = slot("add", bundle, "--activate")
     assert done.out.startswith("in use  ") and f" {SHIPPED} pending; " in done.out
-    assert "goes with add" in slot("list", "--activate").err
+    assert "only with add" in slot("list", "--activate").err
 
 
 def test_what_changes_is_named_and_other_classes_take_an_option(slot, bundle, root):

@@ -52,9 +52,9 @@ def test_a_train_folder_alone_holds_the_classes(tmp_path, fill, pictures):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("abstain", "'abstain' is the answer where the classifier is unsure"),
-        ("cat\x1b[2J", "it holds a control character"),
-        ("cat\n", "it holds a control character"),
+        ("abstain", "'abstain' is the answer when the classifier is unsure"),
+        ("cat\x1b[2J", "it contains a control character"),
+        ("cat\n", "it contains a control character"),
         ("\u202etac", "changes the direction of text"),
     ],
 )
@@ -117,7 +117,7 @@ def test_the_summary_names_sizes_and_what_is_left_out(tmp_path, fill, pictures, 
         "pets: 100 images in 2 classes, 40 (cat) to 60 (dog) per class; "
         f"{sizes['train']} for training, {sizes['validation']} for validation, {sizes['test']} for test"
     )
-    assert "1 images left out" in stray and "stray.png" in stray
+    assert "left out 1 image outside" in stray and "stray.png" in stray
     assert "3 files left out (2 .heic, 1 .txt)" in others and "Convert photos among them to JPEG or PNG." in others
 
 
@@ -133,7 +133,7 @@ def test_the_same_image_in_two_classes_is_reported(tmp_path, fill, pictures):
     assert {(item.label, item.other_label) for item in dataset.conflicts} <= {("cat", "dog"), ("dog", "cat")}
     line = dataset.summary()[-1]
     assert (
-        "10 images have two labels: " in line and "; and 5 more." in line and "remove it from the wrong class" in line
+        "10 images with two labels: " in line and "; and 5 more." in line and "remove it from the wrong class" in line
     )
 
 
@@ -154,9 +154,12 @@ def test_the_same_image_in_two_classes_is_reported(tmp_path, fill, pictures):
         (["train/cat/0.png", "train/dog/0.png", "test/"], r"the split folder test/ has no class folders"),
         (
             ["train/cat/0.png", "train/dog/0.png", "a/0.png", "b/1.png"],
-            r"train/ must hold only images, but holds the folder 'cat'",
+            r"train/ must contain only images, but contains the folder 'cat'",
         ),
-        (["cat/train/0.png", "dog/0.png", "fox/1.png"], r"cat/ must hold only images, but holds the folder 'train'"),
+        (
+            ["cat/train/0.png", "dog/0.png", "fox/1.png"],
+            r"cat/ must contain only images, but contains the folder 'train'",
+        ),
         (["cat/0.png", "dog/1.png", "cat/1/2/3/4/5/6/7/8/9.png"], r"is more than 8 folders deep"),
         (["cat/"], r"the class folder cat/ has no images"),
     ],
@@ -176,7 +179,7 @@ def test_folders_in_a_class_folder_count_for_the_class(tmp_path, fill, pictures)
     dataset = open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))
     assert dataset.labels == ("cat", "dog") and sum(dataset.sizes.values()) == 120
     _, nested, left = dataset.summary()
-    assert nested == "pets: the images of folders in a class folder count for the class, such as cat/2023/may/"
+    assert nested == "pets: images in subfolders count for their class, such as cat/2023/may/"
     assert "1 file left out (1 .heic)" in left
 
 

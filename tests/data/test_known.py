@@ -51,7 +51,7 @@ def test_photos_that_are_added_lock_no_run(run, pets, fill, picture, listed):
     for split in SPLITS:
         assert (after[split].images == before[split].images).all()
         assert (after[split].classes == before[split].classes).all()
-    assert notes == ["pets: 61 images were not there when training began, and are left out"]
+    assert notes == ["pets: left out 61 images added after training began"]
 
 
 def test_a_photo_stays_in_its_split_where_the_user_divides_them_later(run, pets):
@@ -74,12 +74,12 @@ def test_a_photo_that_is_missing_is_named(run, pets, picture):
     dataset = open_run_dataset(run)
     count = run.info.data.split_sizes["test"]
     with pytest.raises(
-        RunError, match=f"1 of the {count} test images that .*run began with are gone from pets.*: {gone.source}"
+        RunError, match=f"pets lacks .* 1 of the {count} test images that .*run began with: {gone.source}"
     ):
         require_split(run, dataset, "test")
     with pytest.raises(RunError, match=f"train images .*: {changed.source}"):
         require_split(run, dataset, "train")
     require_split(run, dataset, "validation")
     run.file(IMAGES).unlink()
-    with pytest.raises(RunError, match=f"it had {count} images, here are {count - 1}"):
+    with pytest.raises(RunError, match=f"it had {count} images, now it has {count - 1}"):
         require_split(run, open_run_dataset(run), "test")

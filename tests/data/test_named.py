@@ -178,7 +178,7 @@ def test_a_packed_file_is_not_unpacked_beyond_its_size(clothes, tmp_path, fill, 
     [
         ("train-images-idx3-ubyte", b"\0\0\x0d\3" + bytes(12), "is not an IDX file of unsigned bytes"),
         ("train-images-idx3-ubyte", b"\0\0\x08\3" + bytes(4), "is not an IDX file of unsigned bytes"),
-        ("train-images-idx3-ubyte", b"\0\0\x08\3" + b"\xff" * 12, "holds 0 values where its header says"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\3" + b"\xff" * 12, "contains 0 values, but its header says"),
         ("train-labels-idx1-ubyte", idx(np.zeros(3, np.uint8)), "do not match Fashion-MNIST"),
         ("train-labels-idx1-ubyte", idx(np.full(200, 10, np.uint8)), "do not match Fashion-MNIST"),
     ],

@@ -107,8 +107,8 @@ def test_a_list_is_read_back_and_a_damaged_one_is_refused(pets):
         "": "its first line is not sha256,group,split",
         f"{first}\n{line[:-4]}": "line 2 is not a SHA-256",
         f"{first}\n{line[:40]}": "line 2 is not a SHA-256",
-        f"{text}{line}": "line 6 has a photo for the second time",
-        f"{text}{name('x')},{name(0)},train": "line 6 has a group in train that is in test before",
+        f"{text}{line}": "line 6 repeats a photo",
+        f"{text}{name('x')},{name(0)},train": "line 6 puts a group into train that an earlier line puts into test",
         f"{first}\n{line}\0": "line 2",
     }.items():
         (pets / FILE).write_text(broken)

@@ -147,7 +147,7 @@ def test_a_class_without_training_images_says_how_many_are_needed(tmp_path, fill
 def test_an_empty_validation_split_says_how_many_are_needed(tmp_path, fill, picture):
     seeds = (seed for seed in range(10_000) if int(sha256(picture(seed))[:16], 16) / 2**64 > 0.5)
     files = {f"{label}/{n}.png": picture(next(seeds)) for label in ("cat", "dog") for n in range(3)}
-    with pytest.raises(DatasetError, match=r"no image is in validation, which takes 10%.*\n.*about 66 in all"):
+    with pytest.raises(DatasetError, match=r"the validation split is empty; it takes 10%.*\n.*about 66 in total"):
         open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))
 
 
@@ -161,5 +161,5 @@ def test_an_empty_test_split_says_how_many_are_needed(tmp_path, fill, picture):
         for seed in seeds
     }
     files |= {f"cat/{seed}.png": picture(seed) for seed in validation}
-    with pytest.raises(DatasetError, match=r"no image is in test, which takes 20%.*\n.*about 31 in all"):
+    with pytest.raises(DatasetError, match=r"the test split is empty; it takes 20%.*\n.*about 31 in total"):
         open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))

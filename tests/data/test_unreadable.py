@@ -48,7 +48,7 @@ def test_a_few_are_named_and_left_out_the_same_ones_everywhere(tmp_path, fill, g
     sources = {source for split in everything.values() for source in split.sources}
     assert sources == set(good), "all that are whole, and nothing else"
     (line,) = notes
-    assert line.startswith("pets: 4 of 104 images cannot be read: ") and line.endswith("). They are left out.")
+    assert line.startswith("pets: 4 of 104 images cannot be read: ") and line.endswith("); left out")
     for name, reason in (
         ("cat/cut.jpg", "the image is damaged: image file is truncated"),
         ("cat/empty.jpg", "not an image of a known format"),
@@ -85,7 +85,7 @@ def test_what_not_even_its_bytes_can_be_read_of(tmp_path, fill, good):
     dataset = opened(folder)
     (line,) = [line for line in dataset.summary() if "cannot" in line]
     assert line == (
-        "pets: 1 of 101 images cannot be read: dog/gone.png (cannot be read: No such file or directory). They are left out."
+        "pets: 1 of 101 images cannot be read: dog/gone.png (cannot be read: No such file or directory); left out"
     )
     assert loaded(dataset, "train")["train"].sources and [item.split for item in dataset.unreadable] == [None]
     assert dataset.fingerprint == opened(fill(tmp_path / "same", good)).fingerprint

@@ -48,9 +48,9 @@ def test_five_boards_of_which_two_are_well(boards, release, deploy, edgecnn, tmp
         "door": "",
         "gate": "",
         "barn": "its disk is full. Free some space there",
-        "shed": f"its host key is not the one in {boards.folder}/known, line 4. If the board was installed anew, remove that line; if not, "
-        "another machine answers in its name",
-        "yard": "it is on the network, and no ssh server answers there",
+        "shed": f"its host key is not the one in {boards.folder}/known, line 4. If the board was reinstalled, remove that line; if not, "
+        "another machine is answering under its name",
+        "yard": "it is on the network, but no ssh server answers there",
     }  # fmt: skip
     assert all(serial_in_use(first[name]) == 1 and first[name]["installed"] for name in ("door", "gate"))
     assert boards.run("barn", "ls -A /opt/edgecnn-versions /var/tmp") == "/opt/edgecnn-versions:\n\n/var/tmp:\n"
@@ -85,7 +85,7 @@ def test_five_boards_of_which_two_are_well(boards, release, deploy, edgecnn, tmp
     boards.off("yard")
     asked = edgecnn("release", "status", "--hosts", "boards.txt")
     assert asked.code == 22 and asked.out.count("photos serial 2 pending") == 4
-    assert asked.out.splitlines()[6].endswith("it is on the network, and no ssh server answers there")
+    assert asked.out.splitlines()[6].endswith("it is on the network, but no ssh server answers there")
     gathered = json.loads(edgecnn("release", "status", "--hosts", "boards.txt", "--json").out)
     assert [board["host"] for board in gathered] == list(names) and serial_in_use(gathered[0]) == 2
 
@@ -117,8 +117,8 @@ def test_what_a_board_says_is_hostile(boards, edgecnn, tmp_path):
     for program, code, said in (
         ("yes", 22, "it answers with more than 1,048,576 bytes"),
         ("echo null", 22, "it has not looked for a release yet"),
-        ("echo '[[[['", 22, "edgecnn update status there answers something else"),
-        ('echo \'{"schema": "edgecnn.update/9"}\'', 22, "answers something else: schema 'edgecnn.update/9'"),
+        ("echo '[[[['", 22, "edgecnn update status gave an unexpected answer there"),
+        ('echo \'{"schema": "edgecnn.update/9"}\'', 22, "unexpected answer there: schema 'edgecnn.update/9'"),
         ("echo broken >&2; exit 3", 22, "edgecnn update status failed: broken"),
         (f"echo {shlex.quote(status)}", 0, "\\x1b[2J serial 1 good"),
     ):
@@ -145,7 +145,7 @@ def test_a_board_that_trusts_another_repository_is_left_alone(edgecnn, release, 
     old = Look(hashes={ROOT: sha256(first.read_bytes())}, source='"https://models.example.org/"')
     assert plan.configuration(old) == {UPDATE: b'from = "https://models.example.org/"\nchannel = "door"\n'}
     other = Look(hashes={ROOT: sha256(b"another")})
-    with pytest.raises(BoardError, match=r"root\.json there is not of this repository\. .*--replace-root"):
+    with pytest.raises(BoardError, match=r"root\.json there belongs to another repository\. .*--replace-root"):
         plan.configuration(other)
     assert Plan(**{**vars(plan), "replace_root": True}).configuration(other)[ROOT] == newest
 

@@ -66,7 +66,7 @@ def test_what_is_missing_comes_and_nothing_else(tmp_path, keep_pictures):
     assert fetch(remote, folder) == 1 and files(folder) == expected | {"labels.jsonl": b"{}\n"}
     kept[2].path.unlink()
     assert fetch(remote, folder) == 0 and len(kept_pictures(folder)) == 4, "what the board removes stays here"
-    with pytest.raises(BoardError, match=r"^there is no folder /no/such$"):
+    with pytest.raises(BoardError, match=r"^no folder /no/such$"):
         fetch("/no/such", folder)
 
 
@@ -147,7 +147,9 @@ def test_a_board_whose_service_keeps_pictures(boards, tmp_path, keep_pictures):
         PartialFailure, match=r"^pi@door: its service keeps no pictures: /etc/edgecnn/service.toml has no keep"
     ):
         located("pi@door", photos, None)
-    with pytest.raises(PartialFailure, match=r"^there is no folder kpet, and as a board: no machine has this name\.$"):
+    with pytest.raises(
+        PartialFailure, match=r"^no folder kpet exists, and as a board it failed: no machine has this name\.$"
+    ):
         located("kpet", photos, None)
     boards.run("door", "echo 'keep = \"/srv/kept\"' | sudo -n tee /etc/edgecnn/service.toml")
     boards.counted("door")

@@ -69,7 +69,7 @@ def test_a_cleaned_copy_lacks_what_is_wrong_and_the_original_is_as_it_was(edgecn
         "train/cat/byte copy.jpg", "train/cat/compressed.jpg", "train/cat/mirrored.jpg", "train/dog/leaked.png",
         "train/cat/3.jpg", "train/dog/also a cat.jpg", "train/dog/cut off.jpg", "train/dog/empty.jpg",
     }  # fmt: skip
-    assert listed["train/dog/leaked.png"] == "it has the pixels of test/dog/2.jpg, which is in test"
+    assert listed["train/dog/leaked.png"] == "it has the same pixels as test/dog/2.jpg, which is in test"
     assert edgecnn("inspect", "cleaned", "--no-features").code == 0, "and it is clean"
     assert not open_dataset(DataRecipe(source="cleaned"), for_training=False).skipped
 
@@ -89,7 +89,7 @@ def test_a_class_that_would_be_empty_is_left_out_of_the_copy_and_named(edgecnn, 
     twice = {f"train/{label}/same.png": photos["train/cat/0.jpg"] for label in ("fox", "cat")}
     fill(tmp_path / "pets", photos | twice)
     done = edgecnn("inspect", "pets", "--no-features", "--fix", "cleaned")
-    assert "cleaned copy: without the class fox: none of its images is left" in done.out
+    assert "cleaned copy: the class fox is left out" in done.out
     assert open_dataset(DataRecipe(source="cleaned"), for_training=False).labels == ("cat", "dog")
 
 
@@ -122,8 +122,8 @@ def test_exact_copies_are_left_out_without_the_near_ones(edgecnn, tmp_path, fill
         listed = json.loads((tmp_path / kinds / LEFT_OUT).read_text())["left_out"]
         left[kinds] = {item["source"]: item["reason"] for item in listed}
     assert left["copies"] == {
-        "train/cat/0.jpg": "it has the pixels of train/cat/0 again.jpg",
-        "train/cat/near.jpg": "it has the pixels of train/cat/near again.jpg",
+        "train/cat/0.jpg": "it has the same pixels as train/cat/0 again.jpg",
+        "train/cat/near.jpg": "it has the same pixels as train/cat/near again.jpg",
     }
     assert len(left["copies,near"]) == 3
 

@@ -139,7 +139,7 @@ def test_size_and_format_that_tell_the_class_are_named(tmp_path, fill, scene, en
     files = {f"cat/{index}.jpg": encode(scene(index)) for index in range(20)}
     files |= {f"dog/{index}.png": encode(scene(100 + index, 140, 140), "PNG") for index in range(20)}
     (tell,) = [item for item in inspected(fill(tmp_path / "pets", files)).findings if item.kind == "tell"]
-    assert "tell the class of 100% of the images" in tell.text
+    assert "predict the class of 100% of the images" in tell.text
 
 
 def test_a_blurred_photo_is_named(tmp_path, fill, photos, scene, encode):

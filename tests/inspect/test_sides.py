@@ -66,8 +66,8 @@ def test_copies_share_a_split_and_nothing_moves_as_photos_arrive(pets, scene, en
     assert content == splits, "the list is what the next command goes by"
     pairs = [(path, path.replace(" copy.", ".")) for path in splits if " copy." in path]
     assert len(pairs) == 12 and all(splits[one] == splits[other] for one, other in pairs)
-    assert "pets: 24 of 52 photos show the same as others" in notes[1] and notes[2].endswith(
-        f"the splits are kept in {pets}/{FILE}; what is in it never moves"
+    assert "pets: 24 of 52 photos show the same thing as others" in notes[1] and notes[2].endswith(
+        f"the splits are stored in {pets}/{FILE}; photos listed there never move"
     )
     before = (pets / FILE).read_text().splitlines()
     (pets / "cat" / "0.jpg").unlink()
@@ -80,7 +80,10 @@ def test_copies_share_a_split_and_nothing_moves_as_photos_arrive(pets, scene, en
     assert {path: now[path] for path in splits if path in now} == {path: splits[path] for path in splits if path in now}
     assert now["cat/1.jpg"] == splits["dog/1.jpg"] and now["cat/2 later.jpg"] == splits["cat/2.jpg"]
     assert now["cat/30 later.jpg"] == splits["cat/30.jpg"]
-    assert "51 photos stay in their splits, as edgecnn-splits.csv says; 3 are new, of which 2 show the same" in notes[1]
+    assert (
+        "51 photos kept in the split that edgecnn-splits.csv lists; 3 new photos, of which 2 show the same thing"
+        in notes[1]
+    )
     lines = (pets / FILE).read_text().splitlines()
     assert set(before) < set(lines) and len(lines) == len(before) + 3
     assert train(pets)[0].hashes == after.hashes and (pets / FILE).read_text().splitlines() == lines
@@ -92,10 +95,10 @@ def test_splits_stay_as_their_content_says_where_no_two_photos_show_the_same(pet
     before = opened(pets)
     dataset, notes = train(pets)
     assert dataset.hashes == before.hashes and dataset.fingerprint == before.fingerprint
-    assert notes[1] == "pets: no two of 40 photos show the same"
+    assert notes[1] == "pets: no two of 40 photos show the same thing"
     other = open_dataset(DataRecipe(source=str(pets), test_fraction=0.5))
     placed(other, reporter := Quiet())
-    assert "photos are not in the split that data.test_fraction" in reporter.notes[2]
+    assert "would be in another split by data.test_fraction" in reporter.notes[2]
 
 
 def test_inspection_divides_as_training_does_and_writes_nothing(pets):
@@ -133,7 +136,7 @@ def test_frames_of_one_scene_share_a_split_though_they_are_no_copies(pets, monke
     assert all(by_number[number] == by_number[number + 20] for number in range(20)) and set(splits.values()) == set(
         SPLITS
     )
-    assert "40 of 40 photos show the same as others" in notes[0]
+    assert "40 of 40 photos show the same thing as others" in notes[0]
     assert not report.groups and report.fingerprint == dataset.fingerprint
 
 
@@ -162,7 +165,7 @@ def test_a_frame_that_ties_two_splits_is_named_and_left_out_of_comparisons(pets,
     dataset, notes = train(pets)
     now = split_of(dataset)
     assert (now[test], now[taught]) == ("test", "train")
-    assert any("show the same as photos that teach" in line and test in line and taught in line for line in notes)
+    assert any("of the same thing as training photos" in line and test in line and taught in line for line in notes)
     run = create_run(build_recipe({"data": {"source": str(pets)}}), tmp_path / "run")
     write_sides(run, dataset)
     listed = {row["sha256"]: row["with"] for row in csv.DictReader(io.StringIO(run.file(LEFT_OUT).read_text()))}
@@ -179,7 +182,7 @@ def test_an_archive_and_a_folder_that_cannot_be_written_keep_the_list_with_the_r
             file.write(path, f"pets/{path.relative_to(pets)}")
     run = create_run(build_recipe({"data": {"source": str(archive)}}), tmp_path / "run")
     dataset, notes = train(archive, run)
-    assert f"the splits are kept with the run, in its {FILE}, since nothing is written into archives" in notes[-1]
+    assert f"the splits are stored with the run, in its {FILE}, since nothing is written into archives" in notes[-1]
     write_sides(run, dataset)
     with zipfile.ZipFile(archive, "a") as file:
         for number in range(12, 20):

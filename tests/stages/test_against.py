@@ -80,13 +80,13 @@ def test_photos_that_taught_the_old_model_are_never_counted_and_new_ones_stand_a
     parts = {part.photos: part.n for part in against.parts}
     assert parts == {"all": 270, "old": 70, "new": 200}
     assert against.not_counted == {
-        "taught the old model, or chose for it": 230,
-        "taught the new model, or chose for it": 100,
+        "in the training or validation data of the old model": 230,
+        "in the training or validation data of the new model": 100,
     }
     assert against.verdict == "not shown" and not against.unknown
     tied = made("tied", images=listed(tied=hashes[400:410], test=hashes[410:]))
     left = compared(old, tied, folder, reporter)[0].not_counted
-    assert left["show what a photo shows that taught the new model"] == 10
+    assert left["showing the same thing as a training photo of the new model"] == 10
 
 
 def test_a_new_photo_that_shows_what_an_old_one_shows_is_not_counted(made, photos, reporter, tmp_path):
@@ -102,7 +102,7 @@ def test_a_new_photo_that_shows_what_an_old_one_shows_is_not_counted(made, photo
     old, new = made("old", images=listed(train=hashes[:1], test=hashes[1:500])), made("new", images=listed())
     against, _ = compared(old, new, folder, reporter)
     assert {part.photos: part.n for part in against.parts} == {"all": 549, "old": 499, "new": 50}
-    assert against.not_counted["show what a photo shows that taught the old model"] == 50
+    assert against.not_counted["showing the same thing as a training photo of the old model"] == 50
 
 
 def test_folds_answer_for_photos_that_taught_and_the_models_for_others(made, photos, reporter):
@@ -135,7 +135,7 @@ def test_an_older_bundle_says_what_cannot_be_known(made, photos, reporter):
     write_bundle(old, dataclasses.replace(shipped.manifest, provenance=own, files={}), dict(shipped.files), force=True)
     against, _ = compared(old, made("new", images=listed(test=list(classes))), folder, reporter)
     assert [part.photos for part in against.parts] == ["all"] and against.parts[0].n == tested
-    assert "old does not list the images that taught it" in "\n".join(against_lines(against))
+    assert "old does not list its training images" in "\n".join(against_lines(against))
 
 
 def test_renamed_classes_are_the_same_and_added_ones_stand_outside(made, photos, reporter):

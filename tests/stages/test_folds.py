@@ -273,8 +273,6 @@ def test_training_without_folds_ends_with_what_they_would_take_and_bring(photos,
     info = dataclasses.replace(finished_run.info, data=dataset.info(dataset.sizes), seconds=100.0)
     line = by_folds_line(finished_run, dataset, info)
     sizes = dataset.sizes
-    assert line == (
-        f"--folds 5 would take about 10 min here: all 180 photos would teach the model, not {sizes['train']}, and all of them would test, "
-        f"not {sizes['test']}."
-    )
+    assert "--folds 5, about 10 min here" in line and "all 180 photos" in line
+    assert f"not {sizes['train']}," in line and line.endswith(f"not {sizes['test']}.")
     assert by_folds_line(finished_run, dataset, dataclasses.replace(info, folds=(info_of_fold(),))) == ""

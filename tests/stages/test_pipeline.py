@@ -190,7 +190,9 @@ def test_a_run_against_an_old_bundle_needs_no_recipe_and_ends_with_the_next_seri
     ]
     against, shipped = own_run.file("against.json"), sha256_file(export_path(own_run, "tflite", "int8"))
     against.write_text(against.read_text().replace(shipped, "0" * 64))
-    with pytest.raises(RunError, match=r"is of another model than .* First: edgecnn verify .* --against tiny\.edgecnn"):
+    with pytest.raises(
+        RunError, match=r"is about another model than .* First: edgecnn verify .* --against tiny\.edgecnn"
+    ):
         bundle_stage(own_run, force=True)
 
 
@@ -208,7 +210,7 @@ def test_more_images_settle_what_their_number_had_settled_and_nothing_else(finis
     again, lines = by_these_images(former, old, many)
     assert (again.train.batch_size, again.train.epochs, again.train.learning_rate) == (None, None, 0.01)
     assert settle(again, many) == settle(dataclasses.replace(asked, network=former.network), many)
-    assert any(line.startswith("train.batch_size: 64, was 32: 4,200 images, were 420") for line in lines)
+    assert any(line.startswith("train.batch_size: 64, was 32: 4,200 images, not 420") for line in lines)
     assert by_these_images(former, old, few)[1] == []
     assert other_network(bundle, finished_run) == []
     provenance = copy.deepcopy(bundle.manifest.provenance)

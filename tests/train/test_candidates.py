@@ -135,7 +135,7 @@ def test_a_budget_that_nothing_keeps_says_what_the_smallest_takes(crops, tmp_pat
     recipe = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, max_kb=10.0))
     monkeypatch.setattr(rules, "SIDES", {"efficientnet_lite0": (32,)})
     with pytest.raises(
-        RecipeError, match=r"no network keeps the budget \(10 kB\)\. The smallest, efficientnet_lite0_150kb"
+        RecipeError, match=r"no network is within the budget \(10 kB\)\. The smallest, efficientnet_lite0_150kb"
     ):
         choose_network(recipe, open_dataset(recipe.data), create_run(recipe, tmp_path / "run"), reporter)
 

@@ -176,8 +176,8 @@ def test_a_strategy_trains_from_the_weights_that_the_kept_model_was_given(schedu
 @pytest.mark.parametrize(
     ("text", "index", "message"),
     [
-        ("localhost:1", 0, "two or more addresses, none of them twice"),
-        ("a:1,a:1", 0, "two or more addresses, none of them twice"),
+        ("localhost:1", 0, "two or more different addresses"),
+        ("a:1,a:1", 0, "two or more different addresses"),
         ("a:1,b", 0, "received 'b'"),
         ("a:1,:2", 0, "received ':2'"),
         ("a:1,b:99999", 0, "received 'b:99999'"),

@@ -280,7 +280,7 @@ def test_few_validation_images_are_said_and_nothing_is_refused(own, photos, monk
     own.file(STRANGERS).unlink()
     report = verify(own, open_dataset(own.recipe.data), gate=Gate(max_drop=100.0, accept_conversion=True))
     assert report.strangers.refused == 0
-    assert "validation images, at least 4 are needed to refuse 20%" in report.strangers.not_fitted
+    assert "refusing 20% needs at least 4" in report.strangers.not_fitted
     bundle_stage(own, force=True)
     manifest = read_bundle(bundle_path(own)).manifest
     assert manifest.stranger is None and not any(entry.golden_features for entry in manifest.models)

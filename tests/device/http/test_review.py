@@ -144,7 +144,7 @@ def test_two_reviewers_are_one_reviewer_and_one_clear_error(review, keep_picture
     serving = review()
     monkeypatch.chdir(tmp_path)
     other = edgecnn("review", "kept", "--into", "photos")
-    assert other.code == 19 and "somebody reviews pictures into photos already" in other.err
+    assert other.code == 19 and "review into photos is running" in other.err
     assert serving.ask("/v1/review")[0] == 401 and serving.ask("/review", Accept="text/html")[2].startswith(
         b"<!doctype"
     )

@@ -18,15 +18,15 @@ from edgecnn.errors import MqttError
     (["--mqtt", "mqtt://broker/door", "--mqtt-prefix", "a/#"], "expected a topic"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-prefix", ""], "expected a topic"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "none"], "none: No such file"),
-    (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "secret"], "there is a password and no user"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "secret"], "a password needs a user"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "three"], "one line with the password"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "bytes"], "is not UTF-8"),
     (["--mqtt-picture"], "needs --mqtt ADDRESS"),
     (["--mqtt-forget"], "needs --mqtt ADDRESS"),
-    (["--mqtt", "mqtt://broker/door", "--mqtt-forget"], "classifies nothing"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-forget"], "only removes a device"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-binary", "no such class"], "'no such class' is not a class"),
     (["--mqtt", "mqtts://broker/door", "--mqtt-ca", "none"], "none: No such file"),
-    (["--mqtt", "mqtts://broker/door", "--mqtt-ca", "three"], "three: it holds no certificate"),
+    (["--mqtt", "mqtts://broker/door", "--mqtt-ca", "three"], "three: it contains no PEM certificate"),
 ])  # fmt: skip
 def test_what_can_come_to_nothing_is_refused_at_once(edgecnn, tmp_path, arguments, text):
     (tmp_path / "secret").write_text("sesame\n")

@@ -157,7 +157,7 @@ def test_usage_errors(edgecnn):
         (["photo.jpg", "--label", "cat"], "is not a camera or a stream"),
         (["synthetic:", "--label", "../cat", "--interval", "1"], "cannot be a class folder: hidden"),
         (["synthetic:", "--label", "val", "--interval", "1"], "folders of splits"),
-        (["synthetic:", "--label", "cat"], "is not a terminal, so there are no keys to press"),
+        (["synthetic:", "--label", "cat"], "standard input is not a terminal"),
         (["synthetic:"], "--label"),
     ):
         result = edgecnn("capture", *arguments)
@@ -201,7 +201,7 @@ def test_keys_in_a_terminal_which_is_set_back(root, tmp_path, spawn, end):
         os.write(terminal, end)
         _, err = process.communicate(timeout=20)
         assert process.returncode == (130 if end == b"\x03" else 0), err
-        assert b"1 pictures kept" in err and b"Traceback" not in err
+        assert b"1 picture kept" in err and b"Traceback" not in err
         assert termios.tcgetattr(inner) == before
     finally:
         os.close(terminal)

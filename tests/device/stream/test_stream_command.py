@@ -171,7 +171,7 @@ def test_maps_do_not_go_among_images_to_train_on(start, tmp_path):
     for folder in ("kept", "kept/maps", "./x/../kept", "link"):
         process = start(None, "synthetic:", "--keep", "kept", "--explain", folder)
         _, err = finish(process, 2)
-        assert "name a folder outside that of --keep" in err
+        assert "name a folder outside the --keep folder" in err
 
 
 @pytest.mark.parametrize("state", ["busy", "forbidden"])
