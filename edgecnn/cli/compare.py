@@ -47,8 +47,8 @@ def compare(
     Neither needs to come from edgecnn, and no run is needed. Classes are the folders in alphabetical order. For an integer input, the
     file's own quantization applies. The exit code is 14 if B fails the gate.
 
-    Two bundles are compared as old and new: each answers, with all that it carries, the photos that neither learnt from. The exit code is
-    36 if B is worse, and 37 if there are too few photos to know.
+    Two bundles are compared as old and new: both answer the photos that neither learnt from, each with everything in its bundle. The exit
+    code is 36 if B is worse, and 37 if there are too few photos to know.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, notes and progress on standard error."""
+"""Print results on standard output, notes and progress on standard error."""
 
 import functools
 import json

@@ -102,7 +102,7 @@ def inspect(
     from edgecnn.inspect.inspection import inspect_images
     from edgecnn.inspect.last import keep
     from edgecnn.inspect.page import write_inspection
-    from edgecnn.labels import printable
+    from edgecnn.labels import plural, printable
     from edgecnn.recipe import DataRecipe
 
     if out:
@@ -131,7 +131,9 @@ def inspect(
     if cleaned:
         for label in emptied(cleaned, dataset):
             tell(f"cleaned copy: the class {printable(label)} is left out: no image of it remains")
-        tell(f"cleaned copy: {fix}, {cleaned.kept:,} images; {len(cleaned.left_out):,} left out: {fix}/left-out.json")
+        tell(
+            f"cleaned copy: {fix}, {plural(cleaned.kept, 'image')}; {len(cleaned.left_out):,} left out: {fix}/left-out.json"
+        )
     tell(f"page: {page}")
     fail(report, fail_on)
 

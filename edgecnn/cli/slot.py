@@ -133,7 +133,7 @@ def described(slots: "Slots", release: str) -> str:
 
 
 def table(store: "Store", slots: "Slots") -> dict[str, Any]:
-    """Return the record as a JSON document, with what each bundle that is whole states about itself."""
+    """Return the record as a JSON document, with each intact bundle's description of itself."""
 
     document = {"current": slots.current, **to_json(slots)}
     for release, entry in document["releases"].items():

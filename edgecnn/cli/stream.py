@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from edgecnn.cli import drop_output
 from edgecnn.device.stream import events
 from edgecnn.device.stream.ends import Stopped, takes_output
-from edgecnn.labels import printable
+from edgecnn.labels import plural, printable
 
 
 @contextlib.contextmanager
@@ -64,6 +64,6 @@ def event_text(event: events.Event) -> str:
         case events.ProblemEvent():
             return f"{event.about}: {event.message}"
         case events.EndedEvent():
-            counts = f"{event.frames:,} frames, {event.dropped:,} dropped, {event.damaged:,} damaged"
+            counts = f"{plural(event.frames, 'frame')}, {event.dropped:,} dropped, {event.damaged:,} damaged"
             return f"ended ({event.reason.replace('_', ' ')}): {counts}"
     raise TypeError(event)

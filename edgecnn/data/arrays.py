@@ -24,7 +24,7 @@ def rooms(
 ) -> list[np.ndarray]:
     """Return an uninitialised uint8 array (count, height, width, channels) for each count; OutputError if their file cannot be made.
 
-    They are in memory if they take at most SHARE of what is available together, else in a temporary file that disappears with the process.
+    They are in memory if together they take at most SHARE of what is available, else in a temporary file that disappears with the process.
     """
     (height, width, channels), count = shape, sum(counts)
     size, available = count * math.prod(shape), available_bytes()

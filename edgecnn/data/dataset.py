@@ -208,7 +208,7 @@ class Dataset:
         return lines
 
     def info(self, used: Mapping[str, int]) -> DataInfo:
-        """Return what a run records about its data; `used` counts the images that trained and validated, by split."""
+        """Return a run's record of its data; `used` counts the training and validation images, by split."""
         return DataInfo(
             name=self.name,
             title=self.title,

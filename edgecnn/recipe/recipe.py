@@ -194,7 +194,7 @@ class QatRecipe(Struct):
         high=10.0,
     )
     method: str | None = left_open(
-        "How int8 models are made: quantization-aware, or after training; by default what validates better.",
+        "How int8 models are made: quantization-aware, or after training; by default whichever validates better.",
         "auto",
         choices=("qat", "ptq"),
     )
@@ -222,7 +222,7 @@ class StrangerRecipe(Struct):
         high=0.5,
     )
     decide: bool | None = left_open(
-        "Whether a device makes the decision without --strangers; by default if the recipe sets the rate.", "auto"
+        "Whether a device makes the decision without --strangers; by default only if the recipe sets the rate.", "auto"
     )
 
 

@@ -215,7 +215,7 @@ class Repository:
         most = MAX_METADATA[metadata.signed.type]
         if len(data) > most:
             raise ReleaseError(
-                f"{name} would have {len(data):,} bytes, and a board takes at most {most:,}. Name fewer pilots."
+                f"{name} would have {len(data):,} bytes, but a board accepts at most {most:,}. Name fewer pilots."
             )
         write_atomic(self.metadata / name, data)
         return data

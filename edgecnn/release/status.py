@@ -5,6 +5,7 @@ from typing import Any
 
 from edgecnn.device.update.channel import DATE, entries_of
 from edgecnn.files import sha256_file
+from edgecnn.labels import plural
 from edgecnn.release.keys import name_of
 from edgecnn.release.repository import Repository, State, utc_now
 from edgecnn.tables import to_json
@@ -68,7 +69,7 @@ def _expiry(state: State, role: str, now: datetime) -> str:
     command = "edgecnn release refresh" + (f" {role}" if role in ("root", "targets") else "")
     if expires <= now:
         return f"{role} expired on {expires:%Y-%m-%d}: boards keep what they have and take nothing new. Now: {command}"
-    return f"{role} expires in {days} days, on {expires:%Y-%m-%d}: {command}"
+    return f"{role} expires in {plural(days, 'day')}, on {expires:%Y-%m-%d}: {command}"
 
 
 def _signed(state: State, role: str) -> Any:

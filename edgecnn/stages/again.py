@@ -49,7 +49,7 @@ def former_tables(bundle: Bundle, key: str = ASKED_FOR) -> dict[str, Any]:
 def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[Recipe, list[str]]:
     """Reopen the keys that a bundle's number of images had set; return its recipe, and lines on what these images set differently.
 
-    A value counts as set so if it is what the bundle's number of images gives.
+    A value counts as set this way if it is what the bundle's number of images gives.
     """
     before, tables = copy.copy(dataset), to_tables(recipe)
     sizes: Mapping[str, Any] = dict(bundle.manifest.provenance.get("data", {}).get("split_sizes", {}))

@@ -20,6 +20,7 @@ from edgecnn.data import Dataset
 from edgecnn.data.folds import Folds, assign, fold_infos, read_folds, require_listed, write_folds
 from edgecnn.evaluate.held_out import HeldOut, joined, read_held_out, require_held_out, write_held_out
 from edgecnn.files import write_atomic
+from edgecnn.labels import plural
 from edgecnn.recipe import Recipe, build_recipe, known, load_recipe, to_toml
 from edgecnn.run_info import FoldInfo, RunInfo
 from edgecnn.runs import (
@@ -106,7 +107,7 @@ def train_folds(dataset: Dataset, run: Run, folds: Folds, reporter: Reporter, jo
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, end_with_parent, max_tasks_per_child=1) as pool:
         waiting = {pool.submit(train_one, run.path, fold): fold for fold in left}
-        reporter.note(f"{len(left)} folds, {jobs} at a time")
+        reporter.note(f"{plural(len(left), 'fold')}, {jobs} at a time")
         while waiting:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
