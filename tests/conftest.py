@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one tiny real run, made once for all workers by the real pipeline, and the command line."""
+"""Fixtures for all tests: one tiny real run, which the real pipeline makes once for all workers, and the command line."""
 
 import contextlib
 import dataclasses
@@ -52,7 +52,7 @@ def build(height, width, channels, num_classes):
 
 
 class Silent:
-    """A pipeline's Reporter that keeps what it is told."""
+    """A Reporter for the pipeline that records its messages."""
 
     def __init__(self):
         self.notes = []
@@ -70,14 +70,14 @@ class Silent:
 
 
 def pytest_configure():
-    """Give each of several workers one thread for TensorFlow: two with two threads each take a quarter longer on two processors."""
+    """Give each of several workers one TensorFlow thread: on two processors, two workers with two threads each take a quarter longer."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
             os.environ.setdefault(name, "1")
 
 
 def pytest_runtest_setup(item):
-    """Skip a test marked `needs` where a program is missing."""
+    """Skip a test marked `needs` if a program is missing."""
     for mark in item.iter_markers("needs"):
         missing = [program for program in mark.args if shutil.which(program) is None]
         if missing:
@@ -86,11 +86,11 @@ def pytest_runtest_setup(item):
 
 
 FIRST = ("train", "export", "verify", "test_disk_full.py", "test_pipeline.py", "cli")
-"""Files below tests/ that take longest, in the order in which workers get them: the short ones fill up what is left at the end."""
+"""The slowest files in tests/, in the order in which workers get them: short files fill the gaps at the end."""
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with what takes longest."""
+    """Start with the slowest files."""
 
     def turn(item):
         part = item.path.relative_to(ROOT / "tests").parts[0]
@@ -107,7 +107,7 @@ def root():
 
 @pytest.fixture(scope="session")
 def schema_of():
-    """Give the schema of a kind of JSON by its name, as the site and a release have it."""
+    """Return the schema of a kind of JSON by name, as in the site and in a release."""
     specification = importlib.util.spec_from_file_location("schema", ROOT / "tools" / "schema.py")
     tool = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(tool)
@@ -116,7 +116,7 @@ def schema_of():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_state(tmp_path_factory):
-    """What the developer has tuned or bundled is not looked at, and nothing is written to the checkout, such as runs/latest."""
+    """Ignore what the developer has tuned or bundled, and write nothing to the checkout, such as runs/latest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("work"))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
@@ -125,9 +125,9 @@ def no_state(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def signals():
-    """A process that a test starts can be interrupted and hung up, also where nohup or a shell's `&` has this one ignore the signals.
+    """Let a test's child process be interrupted and hung up, even if nohup or a shell's `&` makes this process ignore the signals.
 
-    A program that is started inherits an ignored signal, but no handler.
+    A child program inherits an ignored signal, but not a handler.
     """
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGHUP)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -140,7 +140,7 @@ def signals():
 
 @pytest.fixture(scope="session")
 def keep_pictures():
-    """Keep pictures as a board does: `group` frames of each of `scenes`; return them, the first ones of the random sample."""
+    """Keep pictures as a board does, `group` frames of each of `scenes`; return them. The first ones belong to the random sample."""
     from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, kept_pictures, write_kept
     from edgecnn.files import sha256
 
@@ -168,7 +168,7 @@ def keep_pictures():
 
 @pytest.fixture
 def spawn():
-    """Start a process as `subprocess.Popen` does, in a session of its own; what still runs of it at the test's end is killed."""
+    """Start a process like `subprocess.Popen`, in its own session; anything of it still running at the test's end is killed."""
     processes = []
 
     def start(command, **options):
@@ -186,7 +186,7 @@ def spawn():
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium, driven by selenium; a test that uses it is marked `needs("chromium", "chromedriver")`."""
+    """A headless Chromium, driven by selenium. Mark a test that uses it with `needs("chromium", "chromedriver")`."""
     pytest.importorskip("selenium", reason="selenium is in the dev extra")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -204,7 +204,7 @@ def browser():
 
 @pytest.fixture
 def looks(browser):
-    """Give the browser a phone's and a desk's width, each in light and in dark; yield (width, theme) of each."""
+    """Give the browser a phone's and a desktop's width, each in light and dark; yield each (width, theme)."""
 
     def each():
         for width, height in ((390, 844), (1280, 900)):
@@ -220,7 +220,7 @@ def looks(browser):
 
 @pytest.fixture
 def serious(browser):
-    """Return what axe-core finds serious or critical in the page that is open."""
+    """Return axe-core's serious and critical findings in the open page."""
     package = pytest.importorskip("axe_core_python", reason="axe-core-python is in the dev extra")
     axe = (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 
@@ -240,7 +240,7 @@ def serious(browser):
 
 @pytest.fixture(autouse=True)
 def own_state(no_state, tmp_path_factory, monkeypatch):
-    """What one test tunes or bundles is not looked at in another."""
+    """Keep one test's tuning and bundles out of another."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
 
 
@@ -259,7 +259,7 @@ def tiny_recipe(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_network(tmp_path_factory):
-    """A network of one convolution, for what is the same whatever the network: the large ones take seconds to build."""
+    """A network with one convolution, for tests that do not depend on the network: large ones take seconds to build."""
     path = tmp_path_factory.mktemp("network") / "net.py"
     path.write_text(TINY_NETWORK)
     return f"{path}:build"
@@ -267,7 +267,7 @@ def tiny_network(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, tiny_recipe):
-    """A run that went through every stage, shared by all workers: do not change it."""
+    """A run through every stage, shared by all workers: do not change it."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.recipe import build_recipe, load_recipe
     from edgecnn.stages.pipeline import run_recipe
@@ -276,15 +276,15 @@ def finished_run(tmp_path_factory, tiny_recipe):
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "session"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker makes it; for the others every stage is done
-        patch.chdir(folder)  # that is where runs/latest goes
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker makes it; the others find every stage done
+        patch.chdir(folder)  # runs/latest goes there
         run, _ = run_recipe(build_recipe(load_recipe(tiny_recipe)), folder / "runs" / "tiny", Silent(), max_drop=100.0)
     return run
 
 
 @pytest.fixture
 def own_run(finished_run, tmp_path, monkeypatch):
-    """A copy of the finished run, to be changed at will, as the last run of the working folder."""
+    """A copy of the finished run that the test may change, as the last run of the working folder."""
     from edgecnn.runs import Run
 
     monkeypatch.chdir(tmp_path)
@@ -298,7 +298,7 @@ def own_run(finished_run, tmp_path, monkeypatch):
 
 @pytest.fixture
 def file_limit():
-    """Make every file that grows beyond a size fail, as on a full disk."""
+    """Make every write beyond a file size fail, as on a full disk."""
 
     @contextlib.contextmanager
     def limited(size):
@@ -313,7 +313,7 @@ def file_limit():
 
 
 class Finished(NamedTuple):
-    """What a command printed and how it exited."""
+    """A command's output and exit code."""
 
     code: int
     out: str
@@ -342,7 +342,7 @@ def edgecnn(monkeypatch, capfd, tmp_path):
 
 @pytest.fixture
 def ssh_config(tmp_path, monkeypatch):
-    """The file, yet to be written, that ssh reads as its user's configuration in this test and in what it starts."""
+    """The file, not yet written, that ssh reads as its user's configuration in this test and its child processes."""
     program = tmp_path / "programs" / "ssh"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F "{tmp_path}/ssh_config" "$@"\n')
@@ -353,7 +353,7 @@ def ssh_config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def release(edgecnn, tmp_path, monkeypatch):
-    """Release the bundle that ships under a name and a serial number, in the repository `releases`."""
+    """Release the shipped bundle under a name and a serial number, in the repository `releases`."""
     pytest.importorskip("tuf", reason="releases need the release extra")
     from edgecnn.bundle.read import read_bundle
     from edgecnn.bundle.write import write_bundle
@@ -434,8 +434,8 @@ def onnx_model(
 
 @pytest.fixture
 def make_bundle(tmp_path):
-    """Write a bundle of 2 kB: its model has no meaning, and whoever only reads the bundle does not notice. `passed` is its gate's, and
-    `verdict` that against the model before."""
+    """Write a bundle of 2 kB with a meaningless model, which reading the bundle does not reveal. `passed` is the result of its gate,
+    `verdict` its verdict against the previous model."""
     from edgecnn.bundle.manifest import InputContract, Manifest, ModelEntry
     from edgecnn.bundle.write import write_bundle
 
@@ -494,7 +494,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """A folder of noisy images in which colour alone tells the class, some hard to tell."""
+    """A folder of noisy images in which only the colour determines the class, some of them hard to classify."""
     folder = tmp_path_factory.mktemp("photos") / "colours"
     random = np.random.default_rng(5)
     for name, colour in COLOURS.items():

@@ -1,4 +1,4 @@
-"""/proc/cpuinfo of several machines, and one that has none."""
+"""/proc/cpuinfo of several machines, and a machine without it."""
 
 from edgecnn.cpu import read_cpu
 

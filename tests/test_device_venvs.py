@@ -1,4 +1,4 @@
-"""The base install in virtual environments of its own (made by `make test`): Python 3.11, 3.13, and tflite-runtime in place of LiteRT."""
+"""The base install in its own virtual environments (made by `make test`): Python 3.11, 3.13, and tflite-runtime instead of LiteRT."""
 
 import json
 import os
@@ -59,11 +59,11 @@ def test_selftest_passes(root, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", EACH[1:])
-def test_it_answers_as_the_first_does(root, photo, tmp_path, name):
+def test_it_answers_like_the_first_environment(root, photo, tmp_path, name):
     first, other = (call(python_of(root, one), tmp_path, "classify", photo, "--json") for one in (VENVS[0], name))
     assert [item["label"] for item in other["top"]] == [item["label"] for item in first["top"]]
     for one, another in zip(first["top"], other["top"], strict=True):
-        # one code of the int8 output is worth a few hundredths of a score at most
+        # one code of the int8 output changes a score by a few hundredths at most
         assert one["score"] == pytest.approx(another["score"], abs=0.05)
 
 
@@ -93,7 +93,7 @@ def test_it_explains_an_answer(root, photo, tmp_path, name):
     ],
     ids=" ".join,
 )
-def test_the_workstations_commands_name_the_extra(root, tmp_path, finished_run, arguments):
+def test_workstation_commands_name_the_extra(root, tmp_path, finished_run, arguments):
     python = python_of(root, ".venv-device-3.11")
     shutil.copytree(finished_run.path, tmp_path / "runs" / "latest")
     for name in ("export", "model-int8.tflite", "parity.json", "confidence.json", "stages.json"):
@@ -118,7 +118,7 @@ def test_the_workstations_commands_name_the_extra(root, tmp_path, finished_run, 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_help_needs_the_base_install_alone(root, tmp_path, command):
+def test_every_help_needs_only_the_base_install(root, tmp_path, command):
     python = python_of(root, ".venv-device-3.11")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(root)}
     result = subprocess.run(

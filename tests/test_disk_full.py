@@ -1,4 +1,4 @@
-"""A full disk at every write: one clear error, nothing half-written, and the same command goes on once there is room."""
+"""A full disk at every write: one clear error, nothing half-written, and the same command continues once there is room."""
 
 import errno
 import os
@@ -17,9 +17,9 @@ from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.pipeline import run_recipe
 
 
-@pytest.mark.slow  # some fifty runs; a disk that is full at each of the stages is tested below
-def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, reporter, tiny_network):
-    """Let each file's every version fail at its first attempt, run again each time, and compare with a run that nothing stopped."""
+@pytest.mark.slow  # about fifty runs; a disk that is full at each stage is tested below
+def test_each_write_of_the_pipeline_can_fail_once(tmp_path, monkeypatch, reporter, tiny_network):
+    """Let the first attempt at every write fail, rerun each time, and compare with a run that nothing stopped."""
     monkeypatch.chdir(tmp_path)
     recipe = build_recipe(
         {
@@ -30,7 +30,7 @@ def test_every_write_of_the_pipeline_may_fail_once(tmp_path, monkeypatch, report
             "qat": {"epochs": 1, "batch_size": 256, "rounding": "nearest"},
         }
     )
-    # one epoch decides by chance which method ships; this one has a fake-quantized model to verify
+    # after one epoch, chance decides which method ships; this method has a fake-quantized model to verify
     monkeypatch.setattr(import_module("edgecnn.train.train"), "better_method", lambda asked, qat, ptq: ("qat", None))
     real = os.fsync
     failed = []

@@ -26,8 +26,8 @@ def test_writes_bytes_and_text(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"new", "b"}
 
 
-def test_the_name_is_given_to_bytes_that_are_on_the_disk(tmp_path, monkeypatch):
-    """A power cut after the rename finds them. Until then a glob finds nothing new, and the rename stays on one file system."""
+def test_the_rename_follows_once_the_bytes_are_on_disk(tmp_path, monkeypatch):
+    """After a power cut following the rename, they are there. Before it, a glob finds nothing new; the rename stays on one file system."""
     seen = []
 
     def fsync(descriptor):
@@ -45,7 +45,7 @@ def test_the_name_is_given_to_bytes_that_are_on_the_disk(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_mode_is_the_users(tmp_path, umask, mode, monkeypatch):
+def test_the_mode_follows_the_users_umask(tmp_path, umask, mode, monkeypatch):
     before = os.umask(umask)
     try:
         with monkeypatch.context() as patched:
@@ -77,7 +77,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, cal
 
 
 def test_file_size_limit(tmp_path):
-    """A real failing write, in a process whose files may hold 1,000 bytes."""
+    """A write that really fails, in a process limited to files of 1,000 bytes."""
     code = (
         "import signal, sys; from pathlib import Path; from edgecnn.files import write_atomic\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -103,7 +103,7 @@ def test_folder_in_the_way(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
-def test_output_errors_pass_on_what_is_said_already(tmp_path):
+def test_output_errors_pass_on_existing_messages(tmp_path):
     with pytest.raises(OutputExistsError), output_errors(tmp_path):
         raise OutputExistsError("mine")
 
@@ -129,8 +129,8 @@ def test_canonical_json():
         canonical_json(float("nan"))
 
 
-def test_json_is_utf_8_whatever_a_file_is_called():
-    """Python has surrogates for bytes that are not UTF-8; half of a pair is not text, and other programs refuse it."""
+def test_json_is_utf_8_whatever_the_file_name():
+    """Python uses surrogates for bytes that are not UTF-8. Half of a pair is not text, and other programs refuse it."""
     text = canonical_json({"caf\udce9.jpg": "ü\ud83d"})
     assert json.loads(text.encode()) == {r"caf\udce9.jpg": r"ü\ud83d"}
 
@@ -143,8 +143,8 @@ def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):
     assert str(files.cache_home()) == "/home/pi/.cache/edgecnn"
 
 
-def test_a_hosts_log_is_left_alone(capfd, monkeypatch):
-    monkeypatch.setattr(files, "stderr_is_ours", False)  # as it is where no command line has run
+def test_a_host_programs_log_is_left_alone(capfd, monkeypatch):
+    monkeypatch.setattr(files, "stderr_is_ours", False)  # as if no command line had run
     with quiet_stderr() as printed:
         os.write(2, b"the host's own line\n")
         assert printed() == ""

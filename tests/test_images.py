@@ -1,4 +1,4 @@
-"""Image to tensor: every kind of file that people have, and every kind that they should not."""
+"""Image to tensor: every kind of file that people have, good and bad."""
 
 import contextlib
 import io
@@ -60,7 +60,7 @@ class TestDecode:
         assert corners(decoded) == [RED, GREEN, BLUE, WHITE]
 
     @pytest.mark.parametrize("format_", ["gif", "tiff", "avif"])
-    def test_of_several_images_the_first_is_read(self, format_):
+    def test_the_first_of_several_images_is_read(self, format_):
         if format_ == "avif" and not features.check("avif"):
             pytest.skip("this Pillow cannot read AVIF")
         first, second = quarters(), Image.new("RGB", (16, 8), BLUE)
@@ -69,7 +69,7 @@ class TestDecode:
 
     @pytest.mark.parametrize("format_", ["tiff", "avif"])
     @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
-    def test_a_turned_one_is_upright_in_the_header_too(self, format_, compression):
+    def test_a_rotated_image_is_upright_in_the_header_too(self, format_, compression):
         if format_ == "avif" and not features.check("avif"):
             pytest.skip("this Pillow cannot read AVIF")
         exif = Image.Exif()
@@ -86,14 +86,14 @@ class TestDecode:
         decoded = images.decode(encoded(image, "gif", transparency=0))
         assert decoded.getpixel((1, 1)) == WHITE and decoded.getpixel((6, 6)) == BLUE
 
-    def test_a_format_that_pillow_lacks_says_what_to_do(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)  # as in Pillow before 11.3
+    def test_a_format_that_pillow_lacks_comes_with_advice(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)  # like Pillow before 11.3
         images._reader.cache_clear()
         with pytest.raises(ImageError, match=r"this Pillow cannot read AVIF\. .*pip install --upgrade Pillow"):
             images.decode(b"\0\0\0\x1cftypavif" + bytes(40))
         images._reader.cache_clear()
 
-    def test_is_what_pillow_opens(self):
+    def test_the_result_equals_pillows(self):
         """The plugin is called directly, for speed: same pixels as Image.open."""
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8))
         for format_, options in (("jpeg", {"quality": 80}), ("jpeg", {"progressive": True}), ("png", {}), ("bmp", {})):
@@ -132,7 +132,7 @@ class TestDecode:
 
     @pytest.mark.parametrize("damage", DAMAGED_EXIF.values(), ids=DAMAGED_EXIF)
     def test_damaged_exif_is_no_reason_to_refuse_a_picture(self, damage, tmp_path, root):
-        """The program's filters of warnings, and Pillow's limit, are left as they were."""
+        """The program's warning filters and Pillow's limit stay unchanged."""
         (tmp_path / "photo.jpg").write_bytes(encoded(quarters(), "jpeg", exif=b"Exif\0\0" + damage))
         code = (
             "import sys, warnings, numpy; from PIL import Image; before = Image.MAX_IMAGE_PIXELS, warnings.filters[:]\n"
@@ -188,14 +188,14 @@ class TestDecode:
 
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "I", "F", "P", "RGB", "RGBA", "CMYK"])
     def test_a_picture_without_colour_has_one_channel(self, mode):
-        """By its header, by which training chooses the network's input."""
+        """According to its header, from which training chooses the network's input."""
         format_ = "tiff" if mode in ("I", "F", "CMYK") else "png"
         image = Image.fromarray(np.zeros((8, 8), np.uint16)) if mode == "I;16" else Image.new(mode, (8, 8))
         assert images.probe(encoded(image, format_))[2] == (3 if mode in ("P", "RGB", "RGBA", "CMYK") else 1)
 
     @pytest.mark.parametrize("dtype", [np.int32, np.float32])
-    def test_32_bits_a_sample_are_refused(self, dtype):
-        """Taken as 16 bits, levels from 0 to 255 would be black."""
+    def test_32_bits_per_sample_are_refused(self, dtype):
+        """Read as 16 bits, levels from 0 to 255 would be black."""
         image = Image.fromarray(np.arange(256, dtype=dtype).reshape(16, 16))
         for convert in (lambda: images.decode(encoded(image, "tiff")), lambda: images.to_mode(image, 1)):
             with pytest.raises(ImageError, match=r"has 32 bits, and it is unknown which value is white"):
@@ -204,7 +204,7 @@ class TestDecode:
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
     @pytest.mark.parametrize("channels", [1, 3])
     def test_bands_leave_no_trace(self, mode, channels, monkeypatch):
-        """Large images are converted band by band: same pixels."""
+        """Large images are converted band by band, with the same pixels."""
         noise = np.random.default_rng(0).integers(0, 256, (41, 29, 4), np.uint8)
         if mode == "I;16":
             image = Image.fromarray(noise[:, :, :2].copy().view(np.uint16)[:, :, 0])
@@ -260,8 +260,8 @@ class TestRefused:
             images.decode(encoded(quarters(), "ppm"))
 
     @pytest.mark.parametrize("format_", ["tiff", "gif", "avif"])
-    def test_what_other_decoders_raise_is_one_error(self, format_, capfd):
-        """Damaged anywhere, they decode to something or raise ImageError; nothing is printed."""
+    def test_errors_of_other_decoders_become_one_error(self, format_, capfd):
+        """With damage anywhere, they decode to something or raise ImageError; nothing is printed."""
         if format_ == "avif" and not features.check("avif"):
             pytest.skip("this Pillow cannot read AVIF")
         whole = encoded(quarters(), format_)
@@ -279,7 +279,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("format_", ["png", "bmp", "jpeg", "webp"])
     def test_truncated_anywhere(self, format_):
-        """A cut file is damaged: it never decodes to pixels that nobody took. A format's padding at the end may go."""
+        """A truncated file never decodes to invented pixels. Only a format's padding at the end may be missing."""
         if format_ == "webp" and not features.check("webp"):
             pytest.skip("this Pillow has no WebP")
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8))
@@ -309,7 +309,7 @@ class TestRefused:
 
     @pytest.mark.parametrize(("width", "height"), [(65_535, 65_535), (1, 65_536)])
     def test_decompression_bomb(self, width, height):
-        """A PNG of a few kB that claims 65,535 by 65,535 pixels, or very many rows, each of which takes memory of its own."""
+        """A PNG of a few kB that claims 65,535 by 65,535 pixels, or a huge number of rows, each of which needs memory."""
 
         def chunk(kind, content):
             return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
@@ -332,7 +332,7 @@ class TestRefused:
         with pytest.raises(ImageTooLargeError):
             images.decode(encoded(quarters()))
 
-    def test_file_that_is_too_large_or_not_there(self, tmp_path, monkeypatch):
+    def test_a_file_that_is_too_large_or_missing(self, tmp_path, monkeypatch):
         path = tmp_path / "a.png"
         path.write_bytes(b"12345")
         assert images.read_file(path) == b"12345"
@@ -361,10 +361,10 @@ class TestResize:
         assert set(np.unique(pixels)) <= ({77} if fit != "letterbox" else {77, PAD})
         assert 77 in pixels
 
-    def test_stretch_takes_the_whole_image(self):
+    def test_stretch_uses_the_whole_image(self):
         assert corners(resize(quarters(), 8, 8, "stretch")) == [RED, GREEN, BLUE, WHITE]
 
-    def test_crop_takes_the_centre(self):
+    def test_crop_uses_the_centre(self):
         strips = np.zeros((10, 30, 3), np.uint8)
         strips[:, :10], strips[:, 10:20], strips[:, 20:] = RED, GREEN, BLUE
         cropped = resize(Image.fromarray(strips), 10, 10, "crop")
@@ -418,7 +418,7 @@ class TestResize:
         assert (standing[:, :4] == PAD).all() and (standing[:, 4:12] == 255).all()
 
     def test_is_antialiased(self):
-        """Alternating black and white lines become grey, not one of the two."""
+        """Alternating black and white lines become grey, not black or white."""
         lines = np.zeros((64, 64), np.uint8)
         lines[::2] = 255
         small = resize(Image.fromarray(lines), 8, 8)
@@ -427,8 +427,8 @@ class TestResize:
     @pytest.mark.parametrize("size", [(640, 480), (641, 479), (500, 375), (66, 300), (1920, 1080), (47, 45), (33, 32)])
     @pytest.mark.parametrize("fit", ["crop", "stretch"])
     def test_is_the_mean_of_the_area(self, size, fit):
-        """Of a ramp, the mean of an area is the value in its middle: an edge may move by a quarter of a pixel, or by half of one of the
-        image's own where those are larger."""
+        """On a ramp, the mean of an area is the value in its middle. An edge may move by a quarter of a pixel, or by half of one of the
+        image's own pixels if those are larger."""
         pixels = ramps(size)
         left, top, right, bottom = crop_box(size, 32, 32) if fit == "crop" else (0, 0, *size)
         small = resize(Image.fromarray(pixels), 32, 32, fit).astype(float)
@@ -456,7 +456,7 @@ class TestResize:
         assert means.tolist() == [((block.sum(axis=0) + len(block) // 2) // len(block)).tolist() for block in blocks]
 
     @pytest.mark.parametrize("fit", FITS)
-    def test_an_array_is_as_good_as_an_image(self, fit):
+    def test_an_array_gives_the_same_result_as_an_image(self, fit):
         pixels = np.random.default_rng(0).integers(0, 256, (97, 143, 3), np.uint8)
         image = resize(Image.fromarray(pixels), 20, 30, fit)
         assert np.array_equal(resize(pixels, 20, 30, fit), image)
@@ -489,7 +489,7 @@ class TestResize:
         assert corners(small) == clockwise[rotation]
 
     def test_known_bytes(self):
-        """The resize is a contract: these bytes come out on every machine, with every version of Pillow."""
+        """The resize is a contract: it gives these bytes on every machine, with every version of Pillow."""
         ramp = (np.arange(13 * 11 * 3) * 7 % 256).astype(np.uint8).reshape(11, 13, 3)
         assert resize(Image.fromarray(ramp), 2, 2, "crop").ravel().tolist() == KNOWN
 
@@ -508,7 +508,7 @@ def ramps(size):
 
 
 class TestReducedDecoding:
-    """A JPEG much larger than needed is decoded at a fraction of its size."""
+    """A JPEG that is much larger than needed is decoded at a fraction of its size."""
 
     @pytest.mark.parametrize(
         ("size", "least", "decoded"),
@@ -521,10 +521,10 @@ class TestReducedDecoding:
             ((640, 480), (0, 0), (640, 480)),
         ],
     )
-    def test_twice_the_size_is_left(self, size, least, decoded):
+    def test_twice_the_size_remains(self, size, least, decoded):
         assert images.decode(encoded(Image.new("RGB", size), "jpeg"), 3, least).size == decoded
 
-    def test_of_a_turned_image_the_sides_are_those_of_the_upright_one(self):
+    def test_the_sides_of_a_rotated_image_are_those_of_the_upright_one(self):
         exif = Image.Exif()
         exif[images.EXIF_ORIENTATION] = 6
         data = encoded(Image.new("RGB", (640, 480)), "jpeg", exif=exif.tobytes())
@@ -536,7 +536,7 @@ class TestReducedDecoding:
 
     @pytest.mark.parametrize("size", [(640, 480), (1001, 751)])
     @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
-    def test_it_gives_what_the_whole_image_gives(self, size, subsampling):
+    def test_it_gives_the_same_result_as_the_whole_image(self, size, subsampling):
         data = encoded(Image.fromarray(ramps(size)), "jpeg", quality=95, subsampling=subsampling)
         whole = resize(images.decode(data), 32, 32).astype(int)
         reduced = images.load(data, 32, 32, 3).astype(int)
@@ -545,8 +545,8 @@ class TestReducedDecoding:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize(("size", "least"), [((160, 640), (16, 64)), ((640, 160), (64, 16))])
     @pytest.mark.parametrize("fit", FITS)
-    def test_no_detail_is_lost_where_input_or_picture_are_not_square(self, size, least, orientation, fit):
-        """A picture, upright of `size`, that was stored turned: decoded too small in one direction, its blotches would run together."""
+    def test_no_detail_is_lost_if_input_or_picture_are_not_square(self, size, least, orientation, fit):
+        """A picture of upright `size` that was stored rotated: decoded too small in one direction, its blotches would blur together."""
         coarse = np.random.default_rng(0).integers(0, 256, (size[1] // 5, size[0] // 5, 3), np.uint8)
         upright = Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST)
         inverse = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}.get(
@@ -561,7 +561,7 @@ class TestReducedDecoding:
         assert found.shape == (*least, 3)
         assert np.sqrt(((found - expected) ** 2).mean()) < 0.12 * expected.std() + 3
 
-    def test_truncated_ones_are_refused_too(self):
+    def test_truncated_images_are_refused_too(self):
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8))
         data = encoded(noise, "jpeg")
         for share in (0.1, 0.5, 0.9, 0.99):

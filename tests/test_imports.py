@@ -1,4 +1,4 @@
-"""The plan of the rooms: no two modules import each other, and what the rules forbid is refused."""
+"""The plan of the rooms: no two modules import each other, and the rules refuse what they forbid."""
 
 import ast
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Return the package's modules by name; a package's own is its `__init__.py`."""
+    """Return the package's modules by name; a package's name maps to its `__init__.py`."""
     return {
         ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
         for path in (root / "edgecnn").rglob("*.py")
@@ -19,7 +19,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imported(tree: ast.AST, names: set[str]) -> set[str]:
-    """Return which of some modules are imported anywhere in a module: `from a import b` is a.b where that is a module, else a."""
+    """Return which of these modules a module imports anywhere: `from a import b` counts as a.b if that is a module, else as a."""
     result = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -58,8 +58,8 @@ def test_no_two_modules_import_each_other(root):
     assert pairs(sources) == []
 
 
-def test_a_chooser_that_reads_a_dataset_is_refused(root, tmp_path):
-    """The rule is tried: `make lint` runs it on the package as it is."""
+def test_the_rules_refuse_a_chooser_that_reads_a_dataset(root, tmp_path):
+    """This tries the rule out; `make lint` runs it on the real package."""
     shutil.copytree(root / "edgecnn", tmp_path / "edgecnn", ignore=shutil.ignore_patterns("__pycache__", "_data"))
     shutil.copy(root / "pyproject.toml", tmp_path)
     chooser = tmp_path / "edgecnn/calibrate/threshold.py"
@@ -95,5 +95,5 @@ def drawing(root: Path) -> str:
     return "\n".join([*text, "", "both stand on", *ground])
 
 
-def test_the_drawing_of_the_rooms_is_the_rules(root):
+def test_the_drawing_of_the_rooms_matches_the_rules(root):
     assert f"```text\n{drawing(root)}\n```" in (root / "docs/design.md").read_text(encoding="utf-8")

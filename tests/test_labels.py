@@ -1,4 +1,4 @@
-"""Names that an enemy chose stay on their line, and those of people stay as they are."""
+"""Hostile names stay on their line, and ordinary names stay unchanged."""
 
 import pytest
 
@@ -8,7 +8,7 @@ SEEN = ("dög", "Katze 2", "猫", "قط", "חתול", "T-shirt/top", "👩\u200d
 
 
 @pytest.mark.parametrize("text", SEEN)
-def test_what_people_write_is_shown_as_it_is(text):
+def test_ordinary_text_is_shown_unmodified(text):
     assert printable(text) == text and why_not_a_label(text) == ""
 
 
@@ -26,7 +26,7 @@ def test_what_people_write_is_shown_as_it_is(text):
         ("👩\u200d🚀\n", "👩\u200d🚀\\n"),
     ],
 )
-def test_what_moves_a_terminal_is_shown_as_an_escape(text, shown):
+def test_control_characters_are_shown_as_escapes(text, shown):
     assert printable(text) == shown and why_not_a_label(text)
     shown.encode()
 
@@ -36,6 +36,6 @@ def test_lines_stay_lines():
 
 
 @pytest.mark.parametrize("label", ["", "abstain", "x" * 256, "é" * 128])
-def test_what_no_class_is_called(label):
+def test_invalid_class_names(label):
     assert why_not_a_label(label)
     assert not why_not_a_label(label[:-1] + "X" if label else "x") or len(label.encode()) > 255

@@ -1,4 +1,4 @@
-"""What decoding an image takes is known before it is decoded, and must fit the machine."""
+"""The memory for decoding an image is known before decoding, and must fit the machine."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from edgecnn.errors import ImageTooLargeError
 
 MIB = 1 << 20
 PHOTO = (4000, 3000)
-"""12 million pixels, as telephones take them."""
+"""A photo of 12 million pixels, as phones take."""
 
 
 def encoded(mode, format_, size=PHOTO, orientation=1, **options):
@@ -28,7 +28,7 @@ def encoded(mode, format_, size=PHOTO, orientation=1, **options):
 
 @pytest.fixture
 def board(monkeypatch):
-    """Make this machine one that has so many MiB available."""
+    """Make this machine appear to have this much memory available, in MiB."""
     monkeypatch.delenv(memory.MEMORY_LIMIT, raising=False)
     return lambda mib: monkeypatch.setattr(memory, "available_bytes", lambda: None if mib is None else mib * MIB)
 
@@ -64,7 +64,7 @@ def test_a_small_file_that_takes_more_than_the_board_has(board, kind):
     mode, format_, size = BOMBS[kind]
     if format_ == "webp" and not features.check("webp"):
         pytest.skip("this Pillow has no WebP")
-    if format_ == "webp":  # encoding 90 megapixels would take long: the header of a small one says so
+    if format_ == "webp":  # encoding 90 megapixels would take long, so the header of a small image claims them
         data = bytearray(encoded(mode, format_, (16, 16), lossless=True))
         start = data.index(b"VP8L") + 9
         data[start : start + 4] = ((size[0] - 1) | (size[1] - 1) << 14).to_bytes(4, "little")
@@ -95,13 +95,13 @@ def test_the_message_says_how_to_allow_it(board, monkeypatch):
         images.decode(data)
 
 
-def test_a_machine_that_does_not_say_what_it_has(board):
+def test_a_machine_that_reports_no_available_memory(board):
     board(None)
     assert images.decode(encoded("L", "png", (2000, 2000)), 1).size == (2000, 2000)
 
 
-def test_small_images_need_no_look_at_the_memory(monkeypatch):
-    """A frame is decoded thirty times a second."""
+def test_small_images_do_not_check_the_memory(monkeypatch):
+    """Frames are decoded thirty times per second."""
     monkeypatch.setattr(memory, "available_bytes", lambda: pytest.fail("it was looked at"))
     images.load(encoded("RGB", "jpeg", (1280, 960)), 32, 32, 3)
     images.load(encoded("RGBA", "png", (640, 480)), 32, 32, 3)
@@ -121,12 +121,12 @@ least = (224, 224)
 with images._opened(data) as image:  # imports the decoder
     full = image.size
     image.draft(None, (448, 448))
-    foretold = memory.decoding_bytes(image, full, 3, data, images.orientation(image) > 1)
+    estimate = memory.decoding_bytes(image, full, 3, data, images.orientation(image) > 1)
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the peak begins anew
 before = status("VmRSS")
 images.load(data, *least, 3)
-print(json.dumps([foretold, status("VmHWM") - before]))
+print(json.dumps([estimate, status("VmHWM") - before]))
 """
 
 
@@ -139,20 +139,20 @@ print(json.dumps([foretold, status("VmHWM") - before]))
         *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("JPEG", "PNG", "16-bit PNG", "grey PNG", "WebP")),
     ],
 )
-def test_what_is_foretold_is_what_it_takes(tmp_path, root, kind):
-    """At most a tenth and 16 MB more (bands and the decoder's own), and not less than a third of it: no photo is refused for nothing."""
+def test_the_estimate_is_close_to_the_memory_used(tmp_path, root, kind):
+    """It uses at most a tenth and 16 MB more (bands and the decoder's own), and at least a third: no photo is refused needlessly."""
     mode, format_, options = {**PHOTOS, "grey PNG": ("L", "png", {}), "WebP": ("RGB", "webp", {"method": 0})}[kind]
     if format_ == "webp" and not features.check("webp"):
         pytest.skip("this Pillow has no WebP")
     path = tmp_path / "photo"
     path.write_bytes(encoded(mode, format_, **options))
     result = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, cwd=root, check=True)
-    foretold, taken = json.loads(result.stdout)
-    assert taken <= 1.1 * foretold + 16e6 and foretold <= 3 * taken + 16e6, (foretold / 1e6, taken / 1e6)
+    estimate, taken = json.loads(result.stdout)
+    assert taken <= 1.1 * estimate + 16e6 and estimate <= 3 * taken + 16e6, (estimate / 1e6, taken / 1e6)
 
 
-def test_a_png_is_not_decoded_before_it_may_be(board, monkeypatch):
-    """Pillow decodes one to look for EXIF after its pixels."""
+def test_a_png_is_not_decoded_before_the_check(board, monkeypatch):
+    """Pillow decodes a PNG to find EXIF data after its pixels."""
     data = encoded("RGB", "png", (3000, 2000))
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("it was decoded"))
     assert images.probe(data) == (2000, 3000, 3)
@@ -163,7 +163,7 @@ def test_a_png_is_not_decoded_before_it_may_be(board, monkeypatch):
 
 class TestScans:
     def test_a_small_file_of_very_many_scans_is_refused(self):
-        """Each passes over the whole image. Markers of a preview in the metadata, and of what follows the end, do not count."""
+        """Each scan passes over the whole image. Markers in a metadata preview or after the end do not count."""
         data = encoded("RGB", "jpeg", (64, 64), progressive=True)
         last = data.rindex(b"\xff\xda")
         few, many = (data[:-2] + data[last:-2] * count + data[-2:] for count in (50, 150))
@@ -177,12 +177,12 @@ class TestScans:
         assert memory.in_one_scan(encoded(mode, "jpeg", (64, 64), orientation=6))
         assert not memory.in_one_scan(encoded(mode, "jpeg", (64, 64), progressive=True))
 
-    def test_a_scan_for_each_colour_takes_as_much_as_a_progressive_one(self):
+    def test_one_scan_per_colour_takes_as_much_as_a_progressive_image(self):
         data = bytearray(encoded("RGB", "jpeg", (64, 64)))
         data[data.index(b"\xff\xda") + 4] = 1
         assert not memory.in_one_scan(bytes(data))
 
-    def test_what_cannot_be_followed_is_taken_for_the_worst(self):
+    def test_a_file_that_cannot_be_parsed_counts_as_the_worst_case(self):
         data = encoded("RGB", "jpeg", (64, 64))
         for damaged in (b"", data[:30], data[:2] + b"\0" + data[2:], b"\xff\xd8" + b"\xff\xc0\0\0" * 4):
             assert not memory.in_one_scan(damaged)
@@ -199,11 +199,11 @@ class TestAvailable:
 
         return make
 
-    def test_what_linux_says(self, machine):
+    def test_memory_on_linux(self, machine):
         assert machine({}) == 4000 * 1024
         assert memory.available_bytes() is None or memory.available_bytes() > 0
 
-    def test_a_system_that_says_nothing(self, tmp_path):
+    def test_a_system_that_reports_nothing(self, tmp_path):
         assert memory.available_bytes(str(tmp_path)) is None
 
     def test_a_service_with_a_limit(self, machine):

@@ -1,4 +1,4 @@
-"""What the wheel and the sdist hold, and that data folders are found from each kind of installation."""
+"""The content of the wheel and the sdist, and the data folders of each kind of installation."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def built(tmp_path_factory, root):
 
 
 def found(folder, python=sys.executable):
-    """Return where edgecnn and its data are found with `folder` first on the path, outside the source tree."""
+    """Return the locations of edgecnn and its data with `folder` first on the path, outside the source tree."""
     result = subprocess.run(
         [python, "-c", FIND],
         cwd=folder,
@@ -45,7 +45,7 @@ def found(folder, python=sys.executable):
     return package, int(targets), bundle
 
 
-def test_wheel_holds_the_package_the_targets_and_the_default_bundle_and_nothing_else(built, root):
+def test_the_wheel_holds_only_the_package_the_targets_and_the_default_bundle(built, root):
     names = set(zipfile.ZipFile(built[0]).namelist())
     package = {path for path in (root / "edgecnn").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     source = {str(path.relative_to(root)) for path in package}
@@ -76,18 +76,18 @@ WORKSTATION |= {
     "release",
     "fleet",
 }
-"""Rooms and modules that a device carries and never imports: import-linter holds that."""
+"""Rooms and modules that a device carries but never imports, which import-linter checks."""
 
 
 def is_workstations(parts):
-    """Tell whether a file, given the parts of its path, is of WORKSTATION, its bytecode included."""
+    """Return whether a file, given the parts of its path, belongs to WORKSTATION, including bytecode."""
     return parts[0] == "edgecnn" and not WORKSTATION.isdisjoint(part.partition(".")[0] for part in parts[1:3])
 
 
 def test_an_installation_is_small(built, tmp_path):
-    """What pip leaves of the base install, without its dependencies, bytecode and all.
+    """The base install's size on disk after pip, with bytecode but without dependencies.
 
-    The rooms of a device with the default bundle take at most 3.2 MB, all at most 6.3 MB.
+    A device's rooms with the default bundle take at most 3.2 MB, everything at most 6.3 MB.
     """
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--compile"]
     subprocess.run([*pip, "--target", tmp_path, built[0]], check=True, capture_output=True)
@@ -98,7 +98,7 @@ def test_an_installation_is_small(built, tmp_path):
     assert sum(sizes.values()) <= 6_300_000
 
 
-def test_found_from_a_wheel(built, root, tmp_path):
+def test_data_is_found_from_a_wheel(built, root, tmp_path):
     zipfile.ZipFile(built[0]).extractall(tmp_path)
     package, targets, bundle = found(tmp_path)
     assert package.startswith(str(tmp_path))
@@ -106,7 +106,7 @@ def test_found_from_a_wheel(built, root, tmp_path):
     assert bundle == str(tmp_path / f"edgecnn/_data/models/{SHIPPED}/{SHIPPED}.edgecnn")
 
 
-def test_found_from_an_sdist(built, root, tmp_path):
+def test_data_is_found_from_an_sdist(built, root, tmp_path):
     with tarfile.open(built[1]) as file:
         file.extractall(tmp_path, filter="data")
     folder = next(tmp_path.iterdir())
@@ -116,8 +116,8 @@ def test_found_from_an_sdist(built, root, tmp_path):
     assert bundle == str(folder / f"models/{SHIPPED}/{SHIPPED}.edgecnn")
 
 
-def test_found_from_an_editable_install(root, tmp_path):
-    """The tests' own interpreter has one, in a virtual environment made by the Makefile."""
+def test_data_is_found_from_an_editable_install(root, tmp_path):
+    """The tests' own interpreter has one, in a virtual environment from the Makefile."""
     result = subprocess.run(
         [sys.executable, "-c", FIND], cwd=tmp_path, env={"HOME": str(tmp_path)}, capture_output=True, text=True
     )

@@ -37,7 +37,7 @@ def test_unknown_key_names_the_nearest_valid_one():
         build_recipe({"train": {"epoch": 3}})
 
 
-def test_a_key_without_its_table_names_where_it_stands():
+def test_a_key_without_its_table_names_the_table():
     with pytest.raises(RecipeError, match=r"unknown key epochs\. Did you mean train\.epochs or qat\.epochs\?"):
         build_recipe(parse_overrides(["epochs=3"]))
 
@@ -59,7 +59,7 @@ def test_a_key_without_its_table_names_where_it_stands():
         ({"seed": -1}, "must be between 0"),
     ],
 )
-def test_bad_values_say_what_was_received_and_expected(tables, message):
+def test_bad_values_report_what_was_received_and_expected(tables, message):
     with pytest.raises(RecipeError, match=message):
         build_recipe(tables, "recipe.toml")
 
@@ -71,7 +71,7 @@ LIMITED = [
 
 @pytest.mark.parametrize(("name", "entry"), LIMITED, ids=[name for name, _ in LIMITED])
 def test_limits_are_inclusive_and_nothing_beyond_them_is_accepted(name, entry):
-    """By the nearest number beyond, and the message says both limits and what was received."""
+    """Tries the nearest number beyond each limit. The message gives both limits and the value received."""
     low, high, kind = entry.metadata["low"], entry.metadata["high"], value_type(entry.type)
     for value in (low, high):
         assert build_recipe(nest([(name, kind(value))]))
@@ -84,7 +84,7 @@ def test_limits_are_inclusive_and_nothing_beyond_them_is_accepted(name, entry):
             build_recipe(nest([(name, value)]), "recipe.toml")
 
 
-def test_whole_numbers_do_for_floats():
+def test_whole_numbers_are_valid_floats():
     assert build_recipe({"train": {"learning_rate": 1}}).train.learning_rate == 1.0
 
 
@@ -100,7 +100,7 @@ def test_toml_reads_back_to_an_equal_recipe(tmp_path_factory, name, rate, option
     assert to_tables(build_recipe(load_recipe(path))) == to_tables(recipe)
 
 
-def test_overrides_win_over_the_recipe_and_keep_the_rest():
+def test_overrides_replace_the_recipes_values_and_keep_the_rest():
     base = {"train": {"epochs": 3, "shift": 1}, "seed": 4}
     recipe = build_recipe(merge(base, parse_overrides(["train.epochs=20", "data.source=my photos"])))
     assert (recipe.train.epochs, recipe.train.shift, recipe.seed) == (20, 1, 4)
@@ -135,7 +135,7 @@ def test_recipes_cannot_be_changed():
         Recipe().seed = 2  # type: ignore[misc]
 
 
-def test_input_ranges_give_the_same_code():
+def test_equivalent_input_ranges_give_the_same_code():
     centred, raw = Recipe(), build_recipe({"network": {"input_range": "raw"}})
     assert (centred.input_scale, centred.input_zero_point) == (1 / 128, 0)
     assert (raw.input_scale, raw.input_zero_point) == (1.0, -128)
@@ -165,7 +165,7 @@ def test_every_key_is_listed_with_a_meaning_of_one_line():
         assert 10 < len(key.meaning) <= 100 and "\n" not in key.meaning and key.meaning.endswith("."), key
 
 
-def test_listed_limits_are_those_that_are_enforced():
+def test_listed_limits_are_the_enforced_ones():
     listed = {key.name: key for key in keys()}
     assert (listed["train.epochs"].type, listed["train.epochs"].limits) == ("whole number", "1 to 10,000")
     assert listed["qat.method"].limits == "qat, ptq"
@@ -185,7 +185,7 @@ def test_listed_limits_are_those_that_are_enforced():
 
 
 def test_a_bundles_recipe_may_have_keys_that_recipes_no_longer_have(root, tmp_path, monkeypatch):
-    """The bundles that ship hold the recipe of the version that made them."""
+    """Shipped bundles hold the recipe of the version that made them."""
     monkeypatch.chdir(tmp_path)  # no runs here
     with pytest.raises(RunError, match=r"cifar10-resnet8\.edgecnn"):
         trained_run(root / "models" / "cifar10-resnet8" / "cifar10-resnet8.edgecnn")
@@ -195,7 +195,7 @@ def test_a_bundles_recipe_may_have_keys_that_recipes_no_longer_have(root, tmp_pa
 
 @pytest.mark.parametrize("depth", [50, 300, 5_000])
 def test_values_nested_too_deeply(tmp_path, depth):
-    """At each depth one clear error, whether TOML's reader or the checks notice."""
+    """One clear error at each depth, whether the TOML parser or the checks notice."""
     nested = "[" * depth + "]" * depth
     path = tmp_path / "r.toml"
     path.write_text(f"[train]\nepochs = {nested}\n")
@@ -206,14 +206,14 @@ def test_values_nested_too_deeply(tmp_path, depth):
 
 
 def test_every_shipped_bundle_has_the_recipe_next_to_it(root):
-    """Whatever the version that wrote it: as its keys mean today."""
+    """Whichever version wrote it, its keys are read with today's meaning."""
     bundles = sorted(root.glob("models/*/*.edgecnn"))
     assert bundles
     for path in bundles:
         made = build_recipe(known(read_bundle(path).manifest.provenance["recipe"]))
         made = flat(to_tables(made))
         for name, value in flat(load_recipe(path.with_name("recipe.toml"))).items():
-            stored = made.get(name, value)  # the version may not have had the key
+            stored = made.get(name, value)  # that version may not have had the key
             assert stored == (Path(value).name if name in ("data.source", "teacher.run") else value), (path, name)
 
 
@@ -227,8 +227,8 @@ def flat(tables, prefix=""):
     }
 
 
-def test_what_said_open_before_is_read_as_left_out():
-    """A run's or a bundle's recipe of before; its teacher is a table of its own now."""
+def test_former_words_for_an_open_value_are_read_as_left_out():
+    """An earlier recipe of a run or bundle. Its teacher is now a separate table."""
     before = {
         "name": "", "network": {"name": "auto", "height": 0, "input_scale": 0.0}, "init": {"source": "none"},
         "train": {"epochs": 0, "label_smoothing": -1.0, "flip": "auto", "cutout": 0, "warm_up": 0.3, "teacher": ""},
@@ -257,7 +257,7 @@ OLD = [
         ("stranger.decide", "yes", '= "yes" is called true now'),
     ],
 )
-def test_a_persons_recipe_of_before_is_answered_with_the_new_form(name, value, advice):
+def test_a_users_recipe_in_the_old_form_is_answered_with_the_new_form(name, value, advice):
     with pytest.raises(RecipeError, match=re.escape(advice)):
         build_recipe(nest([(name, value)]), "recipe.toml")
 

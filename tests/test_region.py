@@ -1,4 +1,4 @@
-"""The region: the same pixels by every way in, from a fraction to the bundle that carries it and the camera that it is for."""
+"""The region: the same pixels on every path, from the fraction to the bundle that carries it and the camera that uses it."""
 
 import dataclasses
 import io
@@ -54,7 +54,7 @@ class TestPixels:
 
     @pytest.mark.parametrize("rotation", ROTATIONS)
     @pytest.mark.parametrize("fit", FITS)
-    def test_the_region_is_of_the_frame_after_its_rotation(self, rotation, fit):
+    def test_the_region_applies_to_the_rotated_frame(self, rotation, fit):
         for width, height in ((64, 48), (51, 77)):
             frame = noise(width, height)
             upright = np.ascontiguousarray(np.rot90(frame, -rotation // 90))
@@ -68,7 +68,7 @@ class TestPixels:
             )
             assert np.array_equal(found, resize(Image.fromarray(frame), 10, 12, fit, rotation, REGION))
 
-    def test_the_whole_image_is_no_region(self):
+    def test_the_whole_image_is_not_a_region(self):
         frame = noise()
         assert np.array_equal(resize(frame, 10, 12, "crop", 90), resize(frame, 10, 12, "crop", 90, WHOLE))
 
@@ -85,7 +85,7 @@ class TestPixels:
 
 
 class TestReducedDecoding:
-    def test_the_size_of_the_whole(self):
+    def test_the_size_of_the_whole_image(self):
         assert whole_size(32, 48) == (32, 48)
         assert whole_size(32, 48, (0.5, 0.0, 0.5, 0.25)) == (128, 96)
         assert whole_size(32, 48, (0.5, 0.0, 0.5, 0.25), 90) == (96, 128)
@@ -93,7 +93,7 @@ class TestReducedDecoding:
     @pytest.mark.parametrize("rotation", ROTATIONS)
     @pytest.mark.parametrize("region", [(0.5, 0.5, 0.25, 0.25), (0.1, 0.0, 0.9, 0.2), (0.0, 0.25, 0.125, 0.75)])
     def test_no_detail_of_a_region_is_lost(self, region, rotation):
-        """Blotches of one pixel of the result: decoded as the whole frame would be, they would run together."""
+        """Blotches the size of one output pixel: at the whole frame's decoding scale they would blur together."""
         coarse = np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
         upright = np.asarray(Image.fromarray(coarse).resize((1280, 960), Image.Resampling.NEAREST))
         data = encoded(np.ascontiguousarray(np.rot90(upright, rotation // 90)), "jpeg", quality=95, subsampling=0)
@@ -108,7 +108,7 @@ class TestReducedDecoding:
         if max(region[2:]) < 0.5:
             assert error(whole_size(height, width, WHOLE, rotation)) > 0.5
 
-    def test_it_still_saves_work_where_it_can(self):
+    def test_it_still_decodes_reduced_when_possible(self):
         data = encoded(noise(1280, 960), "jpeg")
         assert images.decode(data, 3, whole_size(32, 32, (0.0, 0.0, 0.5, 0.5))).size == (320, 240)
         assert images.decode(data, 3, whole_size(32, 32)).size == (160, 120)
@@ -129,7 +129,7 @@ WRONG = (
 
 
 class TestValues:
-    def test_what_is_a_region(self):
+    def test_valid_regions(self):
         assert (
             is_region(WHOLE)
             and is_region(REGION)
@@ -139,7 +139,7 @@ class TestValues:
 
     @pytest.mark.parametrize("text", WRONG)
     @pytest.mark.parametrize("arguments", [("classify", "a.png"), ("explain", "a.png"), ("train", "--data", "digits")])
-    def test_another_is_a_usage_error(self, edgecnn, arguments, text):
+    def test_an_invalid_region_is_a_usage_error(self, edgecnn, arguments, text):
         result = edgecnn(*arguments, f"--region={text}")
         said = " ".join(result.err.replace("│", " ").split())
         assert result.code == 2 and "--region" in said and "expected X,Y,W,H: four fractions of the image" in said
@@ -166,7 +166,7 @@ def digits(root):
 
 @pytest.fixture
 def with_region(digits, tmp_path):
-    """The digits' bundle as if it had been trained on REGION."""
+    """The digits bundle, as if it had been trained on REGION."""
     from edgecnn.verify.golden import golden_photos
 
     bundle = read_bundle(digits)
@@ -180,13 +180,13 @@ def with_region(digits, tmp_path):
 
 
 class TestManifest:
-    def test_of_the_whole_image_keeps_its_bytes(self, root):
+    def test_a_bundle_without_a_region_keeps_its_bytes(self, root):
         for path in (root / "models").glob("*/*.edgecnn"):
             with zipfile.ZipFile(path) as bundle:
                 data = bundle.read("manifest.json")
             assert Manifest.from_json(data).to_json() == data
 
-    def test_holds_it_and_refuses_another(self, with_region):
+    def test_a_bundle_holds_the_region_and_refuses_an_invalid_one(self, with_region):
         manifest = read_bundle(with_region).manifest
         assert manifest.input.region == REGION
         table = json.loads(manifest.to_json())
@@ -208,12 +208,12 @@ def lines(result):
 class TestOnTheDevice:
     @pytest.fixture
     def photos(self, tmp_path):
-        """photo.png, part.png, its region as a person would cut it, and photo.jpg, another that is decoded reduced."""
+        """photo.png, part.png (its region, cropped as a person would), and photo.jpg, a different photo that is decoded reduced."""
         (tmp_path / "photo.png").write_bytes(encoded(noise()))
         (tmp_path / "part.png").write_bytes(encoded(cut_by_hand(noise())))
         (tmp_path / "photo.jpg").write_bytes(encoded(noise(1280, 960), "jpeg"))
 
-    def test_a_file_is_answered_by_its_region_and_the_output_names_it(self, edgecnn, photos, with_region, digits):
+    def test_a_file_is_classified_by_its_region_and_the_output_names_it(self, edgecnn, photos, with_region, digits):
         whole = lines(edgecnn("classify", "photo.png", "--json", "--model", digits))[0]
         cut = lines(edgecnn("classify", "part.png", "--json", "--model", digits))[0]
         requested = edgecnn("classify", "photo.png", "--json", "--model", digits, "--region", TEXT)
@@ -318,7 +318,7 @@ def test_capture_keeps_the_region(edgecnn, tmp_path):
 @needs_engine
 @pytest.mark.slow
 def test_from_photos_to_a_bundle_that_sees_the_region(edgecnn, tmp_path, tiny_network):
-    """Light or dark in the right half, noise in the left: a network that sees the left half too would learn noise."""
+    """Light or dark in the right half, noise in the left: a network that also sees the left half would learn noise."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     for name, level in (("dark", 40), ("light", 215)):
         (tmp_path / "photos" / name).mkdir(parents=True)

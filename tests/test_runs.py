@@ -19,7 +19,7 @@ def test_latest_is_the_last_run_made_latest(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a", "b", "latest"]
 
 
-def test_a_run_elsewhere_is_the_latest_all_the_same(tmp_path, monkeypatch):
+def test_a_run_elsewhere_can_be_the_latest(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     create_run(RECIPE, tmp_path / "elsewhere" / "c").make_latest()
@@ -50,7 +50,7 @@ def test_no_run(tmp_path, monkeypatch):
         open_run(tmp_path)
 
 
-def test_a_last_run_that_is_gone_is_said_and_not_that_there_is_none(tmp_path, monkeypatch):
+def test_a_missing_last_run_is_reported_as_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     create_run(RECIPE, free_path("pets"))
     create_run(RECIPE, free_path("cars")).make_latest()
@@ -74,7 +74,7 @@ def test_the_last_run_of_another_user_is_not_followed(tmp_path, monkeypatch):
     assert open_run(run.path).name == "pets"
 
 
-def test_what_is_no_run_names_the_runs_that_there_are(tmp_path, monkeypatch):
+def test_an_unknown_run_lists_the_existing_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     create_run(RECIPE, free_path("pets")).make_latest()
     with pytest.raises(RunError, match=r"nope is not a run folder .*runs here: runs/pets\."):
@@ -106,7 +106,7 @@ def test_force_replaces_a_run_but_nothing_else(tmp_path):
         create_run(RECIPE, tmp_path / "file", force=True)
 
 
-def test_the_travelling_recipe_names_the_data_without_its_folder(tmp_path):
+def test_the_bundled_recipe_names_the_data_without_its_folder(tmp_path):
     run = create_run(build_recipe({"data": {"source": "/home/me/photos.zip"}}), tmp_path / "run")
     assert run.public_recipe.data.source == "photos.zip"
     assert run.recipe.data.source == "/home/me/photos.zip"
@@ -123,8 +123,8 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_run_that_another_process_trains_is_refused_until_that_one_is_gone(tmp_path, edgecnn):
-    """The holder is killed: that ends its lock too."""
+def test_a_run_in_training_is_locked_until_its_process_ends(tmp_path, edgecnn):
+    """Killing the holder also ends its lock."""
     run = create_run(build_recipe({"data": {"source": "digits"}}), tmp_path / "run")
     before = run.file("recipe.toml").read_bytes()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -140,7 +140,7 @@ def test_a_run_that_another_process_trains_is_refused_until_that_one_is_gone(tmp
         assert run.file("recipe.toml").read_bytes() == before
 
 
-def test_a_folder_of_something_else_is_not_touched(tmp_path):
+def test_an_unrelated_folder_is_not_touched(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(OutputExistsError, match="is not a run folder"), locked(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""Tables become dataclasses, or one line says which key is wrong and how."""
+"""Tables become dataclasses, or one line names the wrong key and its fault."""
 
 import json
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ def test_every_kind_of_value():
         ({"pixels": 1, "weight": "a"}, "cam: weight must be a number, received 'a'"),
     ],
 )
-def test_what_is_not_right_is_named(table, message):
+def test_invalid_values_are_named(table, message):
     with pytest.raises(ValueError) as error:
         build(Camera, table, ValueError, "cam")
     assert str(error.value).startswith(message) and len(str(error.value)) < 300 and str(error.value).isprintable()
@@ -105,7 +105,7 @@ def test_exact_tables_have_every_key_and_jsons_types():
         assert error.value.args == (message,)
 
 
-def test_what_is_left_out_is_not_written_and_need_not_be_there():
+def test_omitted_keys_are_not_written_and_not_required():
     camera = Camera(pixels=1)
     assert "corners" not in to_json(camera) and "colour" in to_json(camera)
     assert build(Camera, to_json(camera), ValueError, exact=True) == camera

@@ -37,7 +37,7 @@ def test_raspberry_pis_can_be_emulated():
     assert targets["rpi-zero2w"].memory_mib == 512
 
 
-def test_those_to_be_emulated():
+def test_boards_to_be_emulated():
     assert [target.name for target in emulated_targets(["rpi5, rpi3", "rpi5"])] == ["rpi5", "rpi3"]
     assert {target.name for target in emulated_targets(["all"])} == set(BOARDS)
     with pytest.raises(UnknownNameError, match="Did you mean 'rpi4'"):

@@ -34,7 +34,7 @@ def places(model):
     yield "training", model.training_info.add().algorithm.initializer.add()
 
 
-def test_the_fields_are_those_of_onnx():
+def test_the_fields_match_onnx():
     """Every message that leads to a tensor, through each of its fields."""
     fields, waiting = {}, [onnx.ModelProto.DESCRIPTOR]
     while waiting:
@@ -61,7 +61,7 @@ def test_the_fields_are_those_of_onnx():
 
 
 @pytest.mark.parametrize("index", range(8))
-def test_external_data_anywhere_is_seen(make_onnx, index):
+def test_external_data_is_detected_anywhere(make_onnx, index):
     model = onnx.load_from_string(make_onnx())
     model.graph.doc_string = "its location is not another file's"
     tensors = list(places(model))
@@ -70,14 +70,14 @@ def test_external_data_anywhere_is_seen(make_onnx, index):
     assert has_external_data(model.SerializeToString()), tensors[index][0]
 
 
-def test_bytes_that_cannot_be_followed_are_refused(make_onnx):
+def test_bytes_that_cannot_be_parsed_are_refused(make_onnx):
     data = make_onnx()
     assert has_external_data(data[:4] + b"ORTM" + data[8:]), "ONNX Runtime's own format"
     for damage in (b"\x0alocation", b"\x0blocation", b"\xff" * 11 + b"location", b"\x38\x01location"):
         assert has_external_data(damage)
 
 
-def test_neither_an_engine_nor_a_bundle_takes_it(make_onnx, content, tmp_path, monkeypatch):
+def test_neither_an_engine_nor_a_bundle_accepts_it(make_onnx, content, tmp_path, monkeypatch):
     """ONNX Runtime would read the file from the working directory."""
     model = onnx.load_from_string(make_onnx())
     external(model.graph.initializer[0])

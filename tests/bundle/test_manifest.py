@@ -131,13 +131,13 @@ def test_a_label_that_does_not_stay_on_its_line(manifest, character):
     assert str(error.value).isascii() and str(error.value).isprintable()
 
 
-def test_a_label_that_is_no_text(manifest):
+def test_a_label_that_is_not_text(manifest):
     """JSON can contain half of a surrogate pair, which cannot be written to a terminal, a file or an environment."""
     with pytest.raises(BundleError, match="labels"):
         Manifest.from_json(manifest.to_json().replace(b'"cat"', b'"c\\ud800t"'))
 
 
-def test_labels_of_people(manifest):
+def test_labels_in_any_language(manifest):
     """Folder names in any language, 1,000 of them, are valid labels."""
     for label in ("dög", "Katze 2", "猫", "قط", "חתול", "T-shirt/top", "👩\u200d🚀", "it's", "Abstain", "e\u0301"):
         assert Manifest.from_json(changed(manifest, ["labels"], ["x", label])).labels[1] == label
@@ -146,7 +146,7 @@ def test_labels_of_people(manifest):
     assert Manifest.from_json(changed(manifest, ["provenance"], {"x": nested(19)}))
 
 
-def test_a_photo_is_named_once(manifest):
+def test_each_photo_is_named_once(manifest):
     photo = {"file": "recipe.toml", "decoded_sha256": "0" * 64, "resized_sha256": "0" * 64}
     assert Manifest.from_json(changed(manifest, ["golden_images"], [photo]))
     with pytest.raises(BundleError, match="each file once"):
@@ -165,7 +165,7 @@ def test_a_photo_is_named_once(manifest):
         b"9" * 10_000,
     ],
 )
-def test_refuses_what_is_no_manifest(data):
+def test_refuses_other_documents(data):
     with pytest.raises(BundleError):
         Manifest.from_json(data)
 

@@ -34,7 +34,7 @@ def refused(data, path):
     return str(error.value)
 
 
-def test_the_whole_one_is_read(data, bundle_path):
+def test_an_undamaged_bundle_is_read(data, bundle_path):
     assert parse_bundle(data, bundle_path).sha256 == sha256(data)
 
 
@@ -72,7 +72,7 @@ def test_appended_and_prepended(data, bundle_path):
         refused(extra + data, bundle_path)
 
 
-def test_files_that_are_no_bundle(tmp_path, bundle_path):
+def test_files_that_are_not_bundles(tmp_path, bundle_path):
     for content in (b"", b"PK", b"PK\x03\x04", b"not a zip" * 100, bytes(10_000), b"PK\x05\x06" + bytes(18)):
         assert "cannot use the bundle" in refused(content, bundle_path)
     os.mkfifo(tmp_path / "pipe")
@@ -83,7 +83,7 @@ def test_files_that_are_no_bundle(tmp_path, bundle_path):
         read_bundle(tmp_path)
 
 
-def test_the_files_digest_is_computed_once_from_the_bytes_that_were_read(bundle_path, monkeypatch):
+def test_the_digest_is_computed_once_from_the_bytes_read(bundle_path, monkeypatch):
     bundle, data = read_bundle(bundle_path), bundle_path.read_bytes()
     hashed = []
     monkeypatch.setattr("edgecnn.bundle.read.sha256", lambda content: hashed.append(content) or sha256(content))
@@ -141,7 +141,7 @@ def rezipped(data, change=None, **options):
         "alone",
     ],
 )
-def test_zips_of_other_tools(data, bundle_path, change):
+def test_zips_from_other_tools(data, bundle_path, change):
     refused(rezipped(data, change), bundle_path)
 
 
@@ -199,7 +199,7 @@ def deep(table):
 
 
 @pytest.mark.parametrize("change", [long_list, long_labels, deep])
-def test_a_manifest_of_megabytes_is_refused_by_its_size(content, tmp_path, change):
+def test_a_manifest_of_megabytes_is_refused_for_its_size(content, tmp_path, change):
     """It is refused before the JSON is parsed or the file is in memory: 5 MB took 4 s, and 120 MB took 95 s and 3.9 GB."""
     path = tmp_path / "large.edgecnn"
     path.write_bytes(forged(content, change))
@@ -231,7 +231,7 @@ def too_deep(table):
 
 
 @pytest.mark.parametrize("change", [wide, too_deep])
-def test_what_the_largest_manifest_costs(content, tmp_path, change):
+def test_the_largest_manifest_is_cheap(content, tmp_path, change):
     """Indented by 900 levels, 200,000 numbers would need 180 MB of spaces."""
     data = forged(content, change)
     tracemalloc.start()
@@ -249,7 +249,7 @@ def test_a_tolerance_that_proves_nothing(content, tmp_path, tolerance):
     assert "models/float32.tflite: tolerance must be" in refused(forged(content, change), tmp_path)
 
 
-def test_codes_that_are_compared_as_logits(content, tmp_path):
+def test_codes_compared_as_logits(content, tmp_path):
     def change(table):
         table["models"][0] |= {"tolerance_unit": "logit", "tolerance": 200.0}
 
@@ -269,7 +269,7 @@ def test_no_golden_image_proves_nothing(content, tmp_path):
     )
 
 
-def test_more_golden_images_than_anyone_waits_for(content, tmp_path):
+def test_too_many_golden_images(content, tmp_path):
     manifest, files = content
     many = files | {
         "golden/inputs.npy": npy(np.zeros((1001, 4, 5, 3), np.uint8)),
@@ -279,14 +279,14 @@ def test_more_golden_images_than_anyone_waits_for(content, tmp_path):
     assert "holds 1,001 images" in refused(forged((manifest, many), lambda table: None), tmp_path)
 
 
-def test_golden_outputs_that_are_no_numbers(content, tmp_path):
+def test_golden_outputs_that_are_not_numbers(content, tmp_path):
     manifest, files = content
     for value in (np.nan, np.inf):
         odd = files | {"golden/float32.tflite.npy": npy(np.full((2, 2), value, np.float32))}
         assert "models/float32.tflite: tolerance" in refused(forged((manifest, odd), lambda table: None), tmp_path)
 
 
-def test_very_many_entries(bundle_path):
+def test_too_many_entries(bundle_path):
     header = LOCAL_HEADER.pack(b"PK\x03\x04", 20, 0, 0, 0, 33, 0, 0, 0, 4, 0)
     refused(b"".join(header + b"%04d" % number for number in range(10_000)), bundle_path)
 
@@ -295,7 +295,7 @@ def test_headers_have_no_padding():
     assert (LOCAL_HEADER.size, CENTRAL_HEADER.size, END.size) == (30, 46, 22)
 
 
-def test_manifest_that_is_not_canonical(content, bundle_path):
+def test_a_manifest_that_is_not_canonical(content, bundle_path):
     """A manifest with different spacing or a duplicate key would read the same, but each content has only one form."""
     manifest, files = content
     whole = dataclasses.replace(manifest, files={name: sha256(item) for name, item in files.items()})
@@ -304,7 +304,7 @@ def test_manifest_that_is_not_canonical(content, bundle_path):
         refused(pack(cast(Manifest, Forged(other)), files), bundle_path)
 
 
-def test_hash_that_is_not_the_files(content, bundle_path):
+def test_a_hash_that_does_not_match_its_file(content, bundle_path):
     manifest, files = content
     hashes = {name: sha256(item) for name, item in files.items()}
     assert "SHA-256" in refused(
@@ -347,7 +347,7 @@ def test_golden_arrays_must_be_plain():
             read_array("a", data, ("|i1",), (2,))
 
 
-def test_golden_arrays_of_another_count(content, tmp_path):
+def test_golden_arrays_with_different_counts(content, tmp_path):
     manifest, files = content
     for name, array in (
         ("golden/int8.tflite.npy", np.zeros((3, 2), np.int8)),
@@ -397,7 +397,7 @@ def told(content, **changes):
     return manifest, files | {first.golden_features: npy(features), LIMIT.known: npy(known)}
 
 
-def test_a_bundle_that_tells_strangers_is_read_back(content, tmp_path):
+def test_a_bundle_that_recognises_strangers_is_read_back(content, tmp_path):
     manifest, files = told(content)
     write_bundle(tmp_path / "told.edgecnn", manifest, files)
     bundle = read_bundle(tmp_path / "told.edgecnn")
@@ -432,20 +432,20 @@ def test_a_bundle_that_tells_strangers_is_read_back(content, tmp_path):
         ({"rate": 0.6}, {}, "stranger.rate must be between 0 and 0.5"),
     ],
 )
-def test_a_decision_on_strangers_that_is_not_whole(content, tmp_path, changes, files, message):
+def test_an_incomplete_decision_on_strangers(content, tmp_path, changes, files, message):
     manifest, known = told(content, **changes)
     with pytest.raises(BundleError, match=re.escape(message)):
         write_bundle(tmp_path / "told.edgecnn", manifest, known | {name: npy(array) for name, array in files.items()})
 
 
-def test_features_of_known_images_have_to_be_there(content, tmp_path):
+def test_features_of_known_images_are_required(content, tmp_path):
     manifest, files = told(content)
     del files[LIMIT.known]
     with pytest.raises(BundleError, match="missing"):
         write_bundle(tmp_path / "told.edgecnn", manifest, files)
 
 
-def test_a_class_cannot_be_called_as_the_decision_is(content, tmp_path):
+def test_a_class_cannot_have_the_name_of_the_decision(content, tmp_path):
     manifest, files = told(content)
     stranger = dataclasses.replace(manifest, labels=("cat", "stranger"))
     with pytest.raises(BundleError, match="'stranger'"):

@@ -46,7 +46,7 @@ def test_known_bytes(bundle_path):
 KNOWN = "c67f64a8b01978d4a739ca8c734daba5ac213cf8fd6f5d5891da82df4e1091af"
 
 
-def test_is_a_zip_that_other_tools_read(bundle_path, content):
+def test_other_tools_can_read_the_zip(bundle_path, content):
     _, files = content
     with zipfile.ZipFile(bundle_path) as archive:
         assert archive.testzip() is None
@@ -105,7 +105,7 @@ def test_writes_nothing_that_would_not_read_back(tmp_path, content):
 
 
 @pytest.mark.parametrize("label", ["abstain", "a\x1b[2Jb"])
-def test_a_label_that_no_class_may_have_is_said_at_once(tmp_path, content, label):
+def test_a_label_that_is_not_valid_is_reported_first(tmp_path, content, label):
     manifest, files = content
     with pytest.raises(BundleError, match=r"^labels\[0\] cannot be the name of a class: ") as error:
         write_bundle(tmp_path / "a.edgecnn", dataclasses.replace(manifest, labels=(label, "dog")), files)
@@ -125,7 +125,7 @@ def test_limits(content, monkeypatch):
                 pack(manifest, files)
 
 
-def test_the_manifest_is_no_other_entry(content):
+def test_no_other_entry_can_be_named_manifest(content):
     manifest, files = content
     with pytest.raises(BundleError, match=r"'manifest\.json' is not a valid name"):
         pack(manifest, files | {MANIFEST: b"{}"})

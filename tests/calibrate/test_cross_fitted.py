@@ -1,4 +1,4 @@
-"""Temperature, threshold and strangers' limit, judged on images that did not choose them."""
+"""Temperature, threshold and strangers' limit, judged on images that were not used to choose them."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ def logits_of(random, count, sharpness):
     return (sharpness * calm).astype(np.float32), classes
 
 
-def test_each_fold_is_answered_with_what_the_others_choose():
-    """One fold's scores are four times as sure as the others': its own temperature would mend that, the others' does not."""
+def test_each_fold_uses_what_the_others_choose():
+    """One fold's scores are four times as confident as the others'. Its own temperature would correct that; theirs does not."""
     random = np.random.default_rng(1)
     parts = [logits_of(random, 400, sharpness) for sharpness in (1, 1, 4)]
     logits, classes = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -48,7 +48,7 @@ def test_a_threshold_is_chosen_by_the_other_folds():
 
 
 def test_the_limit_for_strangers_refuses_its_rate_of_images_that_did_not_set_it():
-    """The features of each fold are a space of its own: only how near its images are to its own known ones is compared."""
+    """Each fold has its own feature space: only the distances of its images to its own known images are compared."""
     random = np.random.default_rng(3)
     refused, count = [], 500
     for _ in range(20):

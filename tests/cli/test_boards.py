@@ -1,4 +1,4 @@
-"""`edgecnn verify --on`: what it refuses, and a bundle without a run."""
+"""`edgecnn verify --on`: refusals, and a bundle without a run."""
 
 import json
 
@@ -15,7 +15,7 @@ from edgecnn.verify.parity_report import BoardRow
 
 
 def row(target, **changes):
-    """Return a board's row in which all is well, but for what is changed."""
+    """Return a board's row without problems, except for the given changes."""
     fields = {
         "target": target.name, "cpu": target.emulator.cpu, "release": "trixie", "engine": "litert 2.3.0 (XNNPACK)",
         "model": "models/int8.tflite", "against": "litert 2.3.0 (XNNPACK)", "selftest": True, "images": 9, "split": "golden",
@@ -27,7 +27,7 @@ def row(target, **changes):
 
 @pytest.fixture
 def emulated(monkeypatch):
-    """Emulate nothing; keep what was asked for, and give entries changed as told."""
+    """Emulate nothing: record the requests, and return entries with the given changes."""
     asked, changes = [], {}
 
     def verify_on_boards(bundle, split, on, progress, packages=()):
@@ -39,7 +39,7 @@ def emulated(monkeypatch):
     return asked, changes
 
 
-def test_without_a_run_it_is_the_bundle_that_classify_would_take(edgecnn, emulated, monkeypatch, schema_of, tmp_path):
+def test_without_a_run_it_uses_the_default_bundle_of_classify(edgecnn, emulated, monkeypatch, schema_of, tmp_path):
     monkeypatch.delenv("EDGECNN_DATA", raising=False)
     result = edgecnn("verify", "--on", "rpi3,rpi4", "--on", "rpi5", "--sample", 7, "--json", "--out", "boards.json")
     assert result.code == 0, result.err
@@ -67,7 +67,7 @@ def test_a_bundle_with_its_test_images(edgecnn, emulated, root):
     assert "Handwritten digits" in result.out and "rpi-zero2w (cortex-a53)" in result.out
 
 
-def test_other_images_than_the_bundles_are_refused(edgecnn, emulated, root):
+def test_images_that_are_not_the_bundles_are_refused(edgecnn, emulated, root):
     result = edgecnn(
         "verify", "--on", "rpi4", "--model", root / f"models/{SHIPPED}/{SHIPPED}.edgecnn", "--data", "digits"
     )
@@ -97,7 +97,7 @@ def test_the_gate(edgecnn, emulated, root):
         (["--on", "rpi4", "--model", "none.edgecnn"], BundleError, "none.edgecnn"),
     ],
 )
-def test_what_cannot_be(edgecnn, monkeypatch, arguments, kind, message):
+def test_impossible_requests(edgecnn, monkeypatch, arguments, kind, message):
     monkeypatch.setattr(bundles, "find_qemu", lambda: "qemu-aarch64")
     result = edgecnn("verify", *arguments)
     assert result.code == kind.exit_code and message in result.err, result.err
@@ -113,7 +113,7 @@ def test_what_cannot_be(edgecnn, monkeypatch, arguments, kind, message):
         ["--on", "rpi4", "--model", "a.edgecnn", "--matrix"],
     ],
 )
-def test_what_does_not_go_together(edgecnn, arguments):
+def test_exclusive_options(edgecnn, arguments):
     assert edgecnn("verify", *arguments).code == 2
 
 

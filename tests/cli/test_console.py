@@ -19,7 +19,7 @@ needs_engine = pytest.mark.skipif(
 
 
 def messages(command, **options):
-    """Run a command whose standard output is a socket that keeps writes apart; return what each write held."""
+    """Run a command whose standard output is a socket that keeps writes separate; return the content of each write."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, subprocess.Popen(command, stdout=theirs, env=UNBUFFERED, **options) as process:
         theirs.close()
@@ -34,7 +34,7 @@ def messages(command, **options):
 @needs_engine
 @pytest.mark.parametrize("source", ["synthetic:64x48?frames=20", "photo.png"])
 @pytest.mark.parametrize("json_", [True, False])
-def test_each_line_is_one_write(tmp_path, root, source, json_):
+def test_each_line_is_a_single_write(tmp_path, root, source, json_):
     from PIL import Image
 
     Image.new("RGB", (40, 40), (9, 99, 199)).save(tmp_path / "photo.png")
@@ -48,7 +48,7 @@ def test_each_line_is_one_write(tmp_path, root, source, json_):
 
 
 @pytest.mark.parametrize("command", ["targets", "cameras"])
-def test_a_document_is_one_write(command):
+def test_a_document_is_a_single_write(command):
     (data,) = messages([sys.executable, "-m", "edgecnn", command, "--json"])
     json.loads(data)
 
@@ -74,7 +74,7 @@ emit_line('"the next one"')
 
 
 def test_a_long_line_that_a_signal_interrupts_is_finished_before_the_next(tmp_path):
-    """The pipe holds 64 KiB: the write waits for its reader when the signal comes."""
+    """The pipe holds 64 KiB: the write is waiting for its reader when the signal arrives."""
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=UNBUFFERED
     )
@@ -90,7 +90,7 @@ def test_every_line_of_a_stream_that_is_ended_parses(tmp_path):
             [sys.executable, "-m", "edgecnn", "classify", "synthetic:64x48", "--json"],
             bufsize=0, cwd=tmp_path, env=UNBUFFERED, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        # unbuffered: communicate reads past what readline has read ahead
+        # unbuffered: communicate would miss what readline has read ahead
         lines = [process.stdout.readline() for _ in range(2 + 5 * number)]
         process.send_signal(signal.SIGINT if number % 2 else signal.SIGTERM)
         lines += process.communicate(timeout=60)[0].splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""`edgecnn train --dry-run` tells what a training would cost, and writes nothing."""
+"""`edgecnn train --dry-run` estimates the cost of training, and writes nothing."""
 
 import json
 
@@ -13,7 +13,7 @@ from edgecnn.networks.describe import describe
 
 
 @pytest.mark.slow
-def test_the_estimate_is_of_the_recipe(edgecnn, tmp_path):
+def test_the_estimate_is_for_the_recipe(edgecnn, tmp_path):
     settings = ("--network", "article", "--epochs", "7", "--qat-epochs", "3", "--batch-size", "100")
     result = edgecnn("train", "--dry-run", "--json", "--data", "digits", *settings)
     assert result.code == 0, result.err
@@ -27,7 +27,7 @@ def test_the_estimate_is_of_the_recipe(edgecnn, tmp_path):
         assert phase["total_s"] == pytest.approx(phase["epochs"] * phase["steps"] * phase["step_s"])
         assert phase["images_per_s"] == pytest.approx(size / phase["step_s"])
     assert found["seconds"] == pytest.approx(sum(phase["total_s"] for phase in found["phases"]))
-    # model and optimizer: Adam keeps two values a weight that is trained
+    # model and optimizer: Adam keeps two values per trained weight
     assert 4 * 2.9 * cost.parameters < found["checkpoint_bytes"] < 4 * 3.1 * cost.parameters
     assert list(tmp_path.iterdir()) == []
 
@@ -43,7 +43,7 @@ def test_it_is_printed_with_units_and_how_the_images_are_divided(edgecnn, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_resumes_nothing(edgecnn):
+def test_it_does_not_resume(edgecnn):
     assert edgecnn("train", "--dry-run", "--resume").code == 2
 
 

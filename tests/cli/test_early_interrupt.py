@@ -1,4 +1,4 @@
-"""Ctrl-C while a command starts: a real SIGINT at the import of one module after the other."""
+"""Ctrl-C while a command starts: a real SIGINT at the import of one module after another."""
 
 import signal
 import subprocess
@@ -40,7 +40,7 @@ AS_MODULE = 'runpy.run_module("edgecnn", run_name="__main__", alter_sys=True)'
 
 @pytest.fixture(scope="module")
 def as_script(root):
-    """What an installed `edgecnn` runs."""
+    """The code that an installed `edgecnn` runs."""
     scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, function = scripts["edgecnn"].partition(":")
     return f"from {module} import {function}\nsys.exit({function}())"
@@ -67,8 +67,8 @@ def test_ctrl_c_while_it_starts_is_quiet(tmp_path, as_script, module, script):
 
 
 @pytest.mark.parametrize("module", ["edgecnn.cli", "edgecnn.cli.classify", "edgecnn.runtime.classifier"])
-def test_ctrl_c_where_python_ignores_it_is_not_lost(tmp_path, as_script, module):
-    """In a destructor, as in the callbacks by which imports free their locks."""
+def test_ctrl_c_is_not_lost_if_python_ignores_it(tmp_path, as_script, module):
+    """In a destructor, as in the callbacks with which imports free their locks."""
     arguments = ["classify", "synthetic:64x48", "--json"]
     code = INTERRUPT.format(module=module, act="Dropped()", arguments=arguments, start=as_script)
     result = subprocess.run(
@@ -84,8 +84,8 @@ def test_ctrl_c_where_python_ignores_it_is_not_lost(tmp_path, as_script, module)
 
 
 @pytest.mark.parametrize("arguments", [["targets"], ["train", "--help"], ["classify", "synthetic:64x48"]])
-def test_ctrl_c_at_a_moment_that_nobody_chose(tmp_path, arguments):
-    """From the first line of `edgecnn` on; what Python does before is not ours."""
+def test_ctrl_c_at_a_random_moment(tmp_path, arguments):
+    """From the first line of `edgecnn` on; Python's own start is outside our control."""
     code = "import sys; from edgecnn.__main__ import run; print('ready', file=sys.stderr, flush=True); run()"
     for delay in (0.002, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2):
         process = subprocess.Popen(

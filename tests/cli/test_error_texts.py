@@ -1,4 +1,4 @@
-"""The texts of errors: they name options that exist, and survive a process's end."""
+"""Error texts: the options that they name exist, and the texts survive pickling between processes."""
 
 import ast
 import pickle
@@ -12,12 +12,12 @@ from edgecnn import errors
 from edgecnn.cli import COMMANDS, app
 
 PACKAGE = Path(errors.__file__).parent
-OTHER_PROGRAMS = {"--codec", "--upgrade"}  # of rpicam-vid and pip
+OTHER_PROGRAMS = {"--codec", "--upgrade"}  # options of rpicam-vid and pip
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
 
 def texts():
-    """Yield each constant text in a call that makes an error, with its place."""
+    """Yield each constant text in a call that creates an error, with its location."""
     names = {kind.__name__ for kind in KINDS}
     for path in sorted(PACKAGE.rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

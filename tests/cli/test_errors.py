@@ -1,4 +1,4 @@
-"""What is typed wrong ends in one clear message and its own exit code."""
+"""Every user error ends in one clear message and its own exit code."""
 
 import dataclasses
 import io
@@ -95,7 +95,7 @@ def test_recipe_with_an_unknown_key(edgecnn, tmp_path):
 
 def test_recipe_value_out_of_range(edgecnn):
     failed(edgecnn("train", "--set", "train.epochs=-1"), errors.RecipeError, "train.epochs must be between")
-    for option in ("--epochs", "--batch-size"):  # 0 would leave the choice to edgecnn, which no option has to say
+    for option in ("--epochs", "--batch-size"):  # 0 would leave the choice to edgecnn, which needs no option
         refused = edgecnn("train", "--data", "digits", option, "0")
         assert refused.code == 2 and "0 is not in the range" in refused.err
     failed(edgecnn("train", "--set", "train.learning_rate=-1"), errors.RecipeError, "train.learning_rate")
@@ -130,7 +130,7 @@ def test_an_output_that_cannot_be_written(edgecnn, own_run, tmp_path):
     failed(edgecnn("bundle", own_run.path, "--out", "file/x.edgecnn"), errors.OutputError, "file/x.edgecnn")
 
 
-def test_an_interrupted_training_is_to_be_resumed(edgecnn, own_run):
+def test_an_interrupted_training_should_be_resumed(edgecnn, own_run):
     for name in ("float.h5", "qat.h5", "model-int8.tflite", "model-float32.tflite"):
         own_run.file(name).unlink()
     advice = f"First: edgecnn train --resume --out {own_run.path}"
@@ -148,7 +148,7 @@ def test_the_advice_names_the_run(edgecnn, own_run):
     )
 
 
-def test_a_forced_training_replaces_the_run_before(edgecnn, own_run, tmp_path, tiny_network):
+def test_a_forced_training_replaces_the_previous_run(edgecnn, own_run, tmp_path, tiny_network):
     few = (
         "--data",
         "digits",
@@ -207,7 +207,7 @@ def test_engine_that_is_not_installed(edgecnn, finished_run, tmp_path):
     failed(result, errors.EngineError, "pip install tflite-runtime")
 
 
-def test_cuda_asked_for_and_missing(edgecnn, finished_run, tmp_path):
+def test_requested_cuda_is_missing(edgecnn, finished_run, tmp_path):
     (tmp_path / "a.png").write_bytes(png())
     model = bundle_path(finished_run)
     result = edgecnn("classify", "a.png", "--model", model, "--engine", "onnxruntime", "--provider", "cuda")
@@ -261,7 +261,7 @@ def test_no_network_for_a_download(edgecnn, monkeypatch, tmp_path):
         ("stress moved.edgecnn", "photos, are not here. Say where they are: --data"),
     ],
 )
-def test_a_first_command_that_is_wrong_is_answered_with_what_to_type(edgecnn, own_run, tmp_path, command, answer):
+def test_a_wrong_first_command_gets_an_answer_with_the_right_one(edgecnn, own_run, tmp_path, command, answer):
     (tmp_path / "photos").mkdir()
     (tmp_path / "outside.toml").write_text('name = "../../x"')
     bundle = read_bundle(bundle_path(own_run))
@@ -274,7 +274,7 @@ def test_a_first_command_that_is_wrong_is_answered_with_what_to_type(edgecnn, ow
     assert "Did you mean" not in result.err
 
 
-def test_an_actions_help_is_its_own(edgecnn):
+def test_each_action_has_its_own_help(edgecnn):
     added = edgecnn("slot", "add", "--help").out
     assert added.startswith("Usage: edgecnn slot add BUNDLE [OPTIONS]\n")
     assert "edgecnn slot add cats.edgecnn" in added and "edgecnn slot rollback" not in added

@@ -21,7 +21,7 @@ KEYS = {"schema", "source", "answer", "index", "score", "box", "where", "decreas
 
 @pytest.fixture
 def parse(schema_of):
-    """Check JSON lines by the schema, and return them parsed."""
+    """Check JSON lines against the schema, and return them parsed."""
     schema = schema_of("explanation")
     validator = jsonschema.Draft202012Validator(schema)
 
@@ -41,7 +41,7 @@ def model(root):
 
 @pytest.fixture
 def photo(tmp_path):
-    """Save a small image of noise under a name below the working folder."""
+    """Save a small noise image under a name in the working folder."""
 
     def save(name, seed=1):
         path = tmp_path / name
@@ -110,7 +110,7 @@ def test_an_existing_picture_is_replaced_only_on_request(edgecnn, photo, tmp_pat
     assert (tmp_path / "a-explained.png").read_bytes()[:4] == b"\x89PNG" and source.read_bytes() == before
 
 
-def test_images_of_one_name_do_not_share_a_picture(edgecnn, photo, tmp_path, model):
+def test_images_with_the_same_name_do_not_share_a_picture(edgecnn, photo, tmp_path, model):
     for number, name in enumerate(("x/a.png", "y/a.png", "a-2.png")):
         photo(name, number)
     result = edgecnn("explain", "x", "y", "a-2.png", "--force", *model)

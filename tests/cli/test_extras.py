@@ -1,4 +1,4 @@
-"""A package that an extra brings and is not there is one line; a broken import of edgecnn's own keeps its traceback."""
+"""A missing package of an extra gives a one-line error; a broken import of edgecnn's own modules keeps its traceback."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def test_any_other_missing_module_keeps_its_traceback(root, module):
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_all_of_an_extra_is_known(root, name):
+def test_every_package_of_an_extra_is_known(root, name):
     extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"][name]
     names = [re.match(r"[\w.-]+", requirement)[0] for requirement in extra]
     modules = {"scikit-learn": "sklearn", "opencv-python-headless": "cv2", "paho-mqtt": "paho"}
@@ -81,7 +81,7 @@ def test_all_of_an_extra_is_known(root, name):
         ),
     ],
 )
-def test_the_advice_installs_from_where_this_one_came(monkeypatch, origin, expected):
+def test_the_advice_installs_from_the_same_source(monkeypatch, origin, expected):
     class Installed:
         def read_text(self, name):
             return origin if name == "direct_url.json" else None

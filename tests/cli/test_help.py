@@ -60,7 +60,7 @@ def test_every_commands_help_has_an_example_and_every_default(edgecnn, command):
 
 
 def rows_of(text):
-    """Return the arguments and options of a help text: how each is typed, and the whole row on one line."""
+    """Return the arguments and options of a help text: the syntax of each, and its whole row on one line."""
     sections = re.split(r"\n\n(?=\S[^\n]*:\n)", text)[1:]
     rows = [row for section in sections for row in re.split(r"\n(?=  \S)", section)[1:]]
     return {re.split(r"\s{2,}", row.strip())[0]: " ".join(row.split()) for row in rows}
@@ -79,7 +79,7 @@ CHOSEN = {"network", "init", "epochs", "qat_epochs", "batch_size", "learning_rat
 """Options whose recipe key leaves the choice to edgecnn by default."""
 
 
-def test_the_defaults_of_recipe_keys_are_those_of_the_recipe(edgecnn):
+def test_the_defaults_of_recipe_keys_match_the_recipe(edgecnn):
     defaults = {key.name: key.default for key in keys()}
     entries = [*fields_of(Data).values(), *fields_of(Training).values()]
     options = {
@@ -94,14 +94,14 @@ def test_the_defaults_of_recipe_keys_are_those_of_the_recipe(edgecnn):
             if name in options:
                 checked.add(name)
                 default = "off" if defaults[options[name]] is False else defaults[options[name]]
-                if name in CHOSEN:  # the key's default stands for a choice, which the help describes
+                if name in CHOSEN:  # the key's default means a choice, which the help describes
                     assert re.search(r"\[default: (?!None)", row), row
                 else:
                     assert f"[default: {'none' if default in ('', None) else default}" in row, row
     assert checked == set(options)
 
 
-def test_the_list_has_whole_sentences(edgecnn):
+def test_the_list_has_complete_sentences(edgecnn):
     listed = edgecnn("--help").out.partition("Commands:\n")[2].splitlines()
     assert len(listed) == len(COMMANDS)
     assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
@@ -124,7 +124,7 @@ def test_the_list_of_commands(edgecnn):
         assert f"\n  {command} " in listed
 
 
-def test_a_command_has_a_module_of_its_name_and_no_command_imports_another():
+def test_each_command_has_a_module_of_its_name_and_imports_no_other_command():
     folder = Path(edgecnn_cli.__file__).parent
     for command, module in COMMANDS.items():
         assert module.removesuffix("_") == command

@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 EPOCHS = 12
-"""Of 300 batches each, so that one takes long enough to be interrupted in time on a busy machine."""
+"""300 batches each, so that an epoch lasts long enough to be interrupted in time on a busy machine."""
 
 
 @pytest.fixture
 def start(spawn, tmp_path):
-    """Start `edgecnn train …`, with a temporary folder of its own, in which Python leaves no bytecode of what TensorFlow generates."""
+    """Start `edgecnn train …` with its own temporary folder, in which Python leaves no bytecode of TensorFlow's generated code."""
 
     def call(*arguments, temporary):
         command = [sys.executable, "-m", "edgecnn", "train", *arguments]
@@ -39,7 +39,7 @@ def epochs(folder):
 
 @pytest.mark.slow  # tests/test_pipeline.py interrupts `edgecnn run` by default
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_training_keeps_its_last_epoch_and_goes_on(start, tmp_path, tiny_network, signal_):
+def test_an_interrupted_training_keeps_its_last_epoch_and_resumes(start, tmp_path, tiny_network, signal_):
     few = (
         "--data",
         "digits",

@@ -14,7 +14,7 @@ def test_the_input_of_each_network_and_the_one_that_training_chooses(edgecnn):
     assert "edgecnn train chooses article" in edgecnn("networks", "resnet8", "--data", "digits").out
 
 
-def test_a_budget_is_for_what_images_choose(edgecnn):
+def test_a_budget_needs_a_choice_by_the_images(edgecnn):
     result = edgecnn("networks", "--max-kb", "500")
     assert result.code == 2 and "give --data too" in " ".join(result.err.split())
     result = edgecnn("train", "--data", "digits", "--network", "resnet8", "--max-macs", "2e8")

@@ -33,13 +33,13 @@ def test_size_comes_before_the_recipe(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "x", "12y", "0", "-3", "12x", "1x2x3", "1.5"])
-def test_what_is_no_size_is_a_usage_error(edgecnn, text):
+def test_an_invalid_size_is_a_usage_error(edgecnn, text):
     result = edgecnn("train", "--size", text)
     assert result.code == 2
     assert f"received {text!r}, expected WIDTHxHEIGHT or one number, such as 160x120 or 128" in result.err
 
 
-def test_a_start_as_it_was_written_before_is_answered_with_the_new_form(edgecnn):
+def test_a_start_in_the_old_form_is_answered_with_the_new_form(edgecnn):
     result = edgecnn("train", "--data", "digits", "--init", "none")
     assert result.code == 4 and 'init.source = "none" is called "random" now' in result.err
 
@@ -49,6 +49,6 @@ def test_a_size_out_of_range_names_the_key(edgecnn):
     assert result.code == 4 and "must be between 1 and 1024, received 2000" in result.err
 
 
-def test_the_default_size_stands_in_the_help(edgecnn):
+def test_the_default_size_is_in_the_help(edgecnn):
     for command in ("train", "run"):
         assert "or 96 if they differ" in " ".join(edgecnn(command, "--help").out.split())

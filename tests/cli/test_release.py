@@ -1,4 +1,4 @@
-"""`edgecnn release`, from the first key to a release that goes back, as scripts and people give the commands."""
+"""`edgecnn release`, from the first key to a rollback, with the commands as scripts and people type them."""
 
 import json
 
@@ -19,7 +19,7 @@ def release(edgecnn, tmp_path, monkeypatch):
     return lambda *arguments: edgecnn("release", *arguments)
 
 
-def test_from_the_first_key_to_going_back(release, make_bundle):
+def test_from_the_first_key_to_a_rollback(release, make_bundle):
     made = release("init", "--json")
     assert made.code == 0 and json.loads(made.out)["schema"] == "edgecnn.release/1"
     assert made.err.splitlines()[-1] == "trust root, for each board: releases/metadata/1.root.json"
@@ -53,7 +53,7 @@ def test_from_the_first_key_to_going_back(release, make_bundle):
     assert "goes back from" in shown.out
 
 
-def test_another_repository_in_its_place_is_not_shown_as_ones_own(release, tmp_path):
+def test_a_replaced_repository_is_not_shown_as_ones_own(release, tmp_path):
     release("init")
     release("init", "other")
     (tmp_path / "releases").rename(tmp_path / "former")
@@ -93,7 +93,7 @@ def test_a_failed_gate_needs_a_reason_which_is_shown(release, make_bundle):
         (("stop", "door", "--pilot", "x"), "only with add and share"),
     ],
 )
-def test_a_typing_error_is_a_usage_error(release, arguments, message):
+def test_a_typo_is_a_usage_error(release, arguments, message):
     result = release(*arguments)
     assert result.code == 2 and message in " ".join(result.err.split()), result.err
 

@@ -1,4 +1,4 @@
-"""`edgecnn service`: what it refuses, and what it says."""
+"""`edgecnn service`: refusals and output."""
 
 import os
 
@@ -27,11 +27,11 @@ def test_without_systemd(edgecnn, action):
     assert done.code == ServiceError.exit_code and "systemd does not run on this machine" in done.err
 
 
-def test_an_action_with_a_typing_error(edgecnn):
+def test_an_action_with_a_typo(edgecnn):
     assert "expected install, check, status, logs, remove, run" in edgecnn("service", "instal").err
 
 
-def test_status_says_what_runs(edgecnn, monkeypatch, tmp_path):
+def test_status_reports_what_runs(edgecnn, monkeypatch, tmp_path):
     from edgecnn.device.service import manage
 
     shown = {"ActiveState": "active", "SubState": "running", "StatusText": "state: 'cat'", "NRestarts": "0"}

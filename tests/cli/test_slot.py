@@ -1,4 +1,4 @@
-"""`edgecnn slot`: what it prints, and what it refuses."""
+"""`edgecnn slot`: output and refusals."""
 
 import json
 
@@ -37,13 +37,13 @@ def test_from_a_bundle_to_a_release_in_use_and_back(slot, bundle):
     assert slot("prune").err == "removed: none\n"
 
 
-def test_added_and_put_in_use_at_once(slot, bundle):
+def test_added_and_put_in_use_immediately(slot, bundle):
     done = slot("add", bundle, "--activate")
     assert done.out.startswith("in use  ") and f" {SHIPPED} pending; " in done.out
     assert "only with add" in slot("list", "--activate").err
 
 
-def test_what_changes_is_named_and_other_classes_take_an_option(slot, bundle, root):
+def test_changes_are_named_and_other_classes_need_an_option(slot, bundle, root):
     slot("add", root / "models" / "cifar10-resnet_25kb" / "cifar10-resnet_25kb.edgecnn", "--activate")
     done = slot("add", bundle, "--activate")
     assert [" ".join(line.split()) for line in done.err.splitlines()[2:]] == [
@@ -64,14 +64,14 @@ def test_what_changes_is_named_and_other_classes_take_an_option(slot, bundle, ro
     assert table["releases"][table["current"]]["images"] == 385
 
 
-def test_a_typing_error_is_a_usage_error(slot, bundle):
+def test_a_typo_is_a_usage_error(slot, bundle):
     assert "expected add, activate, rollback, list, prune" in slot("ad", bundle).err
     assert "name a bundle" in slot("add").err
     assert "prune takes no name" in slot("prune", bundle).err
     assert slot("activate", "0000").code == SlotError.exit_code
 
 
-def test_going_back_on_purpose_is_named(slot, edgecnn, bundle, tmp_path):
+def test_an_intended_rollback_is_reported(slot, edgecnn, bundle, tmp_path):
     import dataclasses
 
     from edgecnn.bundle.read import read_bundle

@@ -1,4 +1,4 @@
-"""What a terminal shows of a stream."""
+"""A stream's view in a terminal."""
 
 import io
 import os
@@ -23,7 +23,7 @@ from edgecnn.runtime.decision import Score
 
 
 class Terminal(io.StringIO):
-    """A terminal that keeps what is written, with the size and clock of a test."""
+    """A terminal that records its output, with a size and clock set by the test."""
 
     encoding = "utf-8"
     columns, rows, now = 60, 24, 100.0
@@ -57,7 +57,7 @@ def event(kind, **details):
 
 
 def screen(text):
-    """Return the lines that are seen after the escape sequences were followed."""
+    """Return the visible lines after applying the escape sequences."""
     lines, row = [""], 0
     for part in re.findall(r"\x1b\[[?0-9;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
         if part == "\n":
@@ -87,7 +87,7 @@ def test_the_state_bars_and_figures(view, terminal):
     assert lines[3] == "2.5 frames/s  3.5 ms  1,234 dropped  model pets" and lines[4:] == [""]
 
 
-def test_it_is_drawn_ten_times_a_second_at_most(view, terminal):
+def test_it_is_drawn_at_most_ten_times_per_second(view, terminal):
     for _ in range(1000):
         terminal.now += 0.001
         view.show(result())
@@ -121,7 +121,7 @@ def test_small_terminals(view, terminal, columns, rows):
     assert max(map(len, lines)) <= max(1, columns - 1) and len(lines) <= max(2, rows)
 
 
-def test_after_a_resize_the_screen_is_drawn_anew(view, terminal):
+def test_after_a_resize_the_screen_is_redrawn(view, terminal):
     view.show(result())
     terminal.columns = 40
     terminal.now += 1

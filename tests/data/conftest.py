@@ -1,4 +1,4 @@
-"""Pictures, folders and a file server that misbehaves on request."""
+"""Pictures, folders, and a file server that misbehaves on request."""
 
 import contextlib
 import http.server
@@ -80,8 +80,8 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 class FileServer:
-    """Serves `files` by name. `cuts` and `statuses` are used up, one a request: bytes after which the connection is cut
-    (None: not at all), and codes to answer instead (0: none). `asked` lists (name, Range header) of each request."""
+    """Serves `files` by name. Each request uses up one of `cuts`, the bytes after which the connection is cut (None: not at all),
+    and one of `statuses`, a code to answer instead (0: none). `asked` lists (name, Range header) of each request."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

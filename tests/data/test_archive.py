@@ -1,4 +1,4 @@
-"""Zips of images: read in place, and hostile or damaged ones refused."""
+"""Zips of images: read without unpacking, and refused if hostile or damaged."""
 
 import contextlib
 import io
@@ -117,7 +117,7 @@ def test_members_that_claim_too_much_together_are_refused(pack, good, monkeypatc
         open_folder(path)
 
 
-def test_a_member_that_unpacks_to_more_than_it_claims_fills_no_memory(pack, good):
+def test_a_member_that_unpacks_to_more_than_it_claims_does_not_fill_the_memory(pack, good):
     path = pack(good | {"cat/bomb.png": bytes(200_000_000)})
     lie(path, "cat/bomb.png", 1000)
     tracemalloc.start()
@@ -146,7 +146,7 @@ def test_encrypted_members_are_refused(pack, good):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_stands_twice_is_refused(tmp_path, good, picture):
+def test_a_duplicate_name_is_refused(tmp_path, good, picture):
     path = tmp_path / "pets.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in [*good.items(), ("cat/0.png", picture(999))]:
@@ -155,7 +155,7 @@ def test_a_name_that_stands_twice_is_refused(tmp_path, good, picture):
         open_folder(path)
 
 
-def test_a_name_that_is_file_and_folder_is_refused(pack, good, picture):
+def test_a_name_that_is_both_file_and_folder_is_refused(pack, good, picture):
     with pytest.raises(DatasetError, match="'cat' is both a file and a folder"):
         open_folder(pack({"cat": picture(1)} | good))
     with pytest.raises(DatasetError, match="'cat' is in it twice"):

@@ -1,4 +1,4 @@
-"""Many images: their pixels are in a mapped file, nothing is left of it, and the weights are the same."""
+"""Many images: their pixels are in a mapped file, which leaves nothing behind, and the weights are the same."""
 
 import importlib
 import json
@@ -33,7 +33,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_machine(monkeypatch):
-    """A machine on which every image is too much."""
+    """A machine without memory for even one image."""
     monkeypatch.setattr(arrays, "SHARE", 1e-9)
 
 
@@ -48,12 +48,12 @@ def load(path, notes=None, splits=("train", "validation", "test")):
 
 
 def mapped_files():
-    """Return the lines of this process's mappings of files without a name."""
+    """Return the lines of this process's mappings of nameless files."""
     return [line for line in Path("/proc/self/maps").read_text().splitlines() if "(deleted)" in line]
 
 
 @linux
-def test_the_file_holds_the_same_pixels_and_is_gone_with_them(pets, cache, monkeypatch):
+def test_the_file_holds_the_same_pixels_and_goes_with_them(pets, cache, monkeypatch):
     notes = []
     before = len(mapped_files())
     _, plain = load(pets, notes)
@@ -77,7 +77,7 @@ def test_the_file_holds_the_same_pixels_and_is_gone_with_them(pets, cache, monke
     assert len(mapped_files()) == before
 
 
-def test_the_share_is_of_all_splits_together(cache, monkeypatch):
+def test_the_share_covers_all_splits_together(cache, monkeypatch):
     monkeypatch.setattr(arrays, "available_bytes", lambda: 4 * 300)
     notes = []
     fits = rooms("pets", [20, 0, 5], (2, 2, 3), notes.append)
@@ -102,8 +102,8 @@ def test_a_full_disk_is_an_error_before_a_photo_is_decoded(pets, cache, small_ma
     assert second == "Free some space, set XDG_CACHE_HOME to a folder on a larger disk, or choose a smaller input."
 
 
-def test_a_disk_that_becomes_full_meanwhile(pets, cache, small_machine, file_limit):
-    """What the file is given at its start is there: without that, a page of the mapping would find no space and end the process."""
+def test_a_disk_that_fills_up_meanwhile(pets, cache, small_machine, file_limit):
+    """The file's space is reserved at the start: otherwise a page of the mapping would find no space and kill the process."""
     with (
         file_limit(1000),
         pytest.raises(OutputError, match=r"which cannot be made in .*: File too large\.\nSet XDG_CACHE_HOME"),
@@ -127,7 +127,7 @@ def test_which_file_system(tmp_path):
     assert file_system(tmp_path, str(mounts)) == file_system(tmp_path / "gone") == file_system(tmp_path, "/gone") == ""
 
 
-def test_a_file_in_memory_is_warned_of(pets, cache, small_machine, monkeypatch):
+def test_a_file_in_memory_gets_a_warning(pets, cache, small_machine, monkeypatch):
     monkeypatch.setattr(arrays, "file_system", lambda path: "tmpfs")
     notes = []
     load(pets, notes)
@@ -206,7 +206,7 @@ finally:
 
 @pytest.fixture
 def memory_group():
-    """A control group of GROUP_BYTES, as the path of its `cgroup.procs`; skipped, with the reason, where none can be made."""
+    """The path of `cgroup.procs` of a control group with GROUP_BYTES; skipped, with the reason, if none can be made."""
     if not sys.platform.startswith("linux") or os.geteuid():
         pytest.skip("only root can make a memory control group, on Linux")
     one, two = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
@@ -239,11 +239,11 @@ def build(height, width, channels, num_classes):
     x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 5, strides=8, use_bias=False)(inputs)))
     return Model(inputs, layers.Dense(num_classes)(layers.GlobalAveragePooling2D()(x)))
 """
-"""A network whose activations take little, next to the photos."""
+"""A network whose activations need little memory compared with the photos."""
 
 
 @pytest.mark.slow
-def test_twenty_thousand_photos_train_in_four_gibibytes(root, tmp_path, cache, memory_group, monkeypatch):
+def test_twenty_thousand_photos_train_in_four_gib(root, tmp_path, cache, memory_group, monkeypatch):
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     if (available_bytes() or 0) < GROUP_BYTES or shutil.disk_usage(tmp_path).free < 6 * 2**30:
         pytest.skip("needs 4 GiB of memory and 6 GiB of disk")

@@ -1,4 +1,4 @@
-"""Random changes to photos: the same seed gives the same, nothing is lost but what a crop leaves out, and light changes as it says."""
+"""Random changes to photos: a seed always gives the same ones, only crops lose content, and light changes by the stated amount."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from edgecnn.data.augment import TURN, augment_photos, change_light, crop_and_turn
 
 MIDDLE = [1.0, 0.5, 0.5, 0.5, 0.5]
-"""Draws by which nothing changes: the whole area, square, in the middle, upright."""
+"""Draws that change nothing: the whole area, square, centred, upright."""
 
 
 def photos(channels=3, count=6, height=24, width=32):
@@ -42,7 +42,7 @@ def place(coefficients, column, row):
     return a * column + b * row + c, d * column + e * row + f
 
 
-def test_a_crop_is_where_and_as_large_as_it_says():
+def test_a_crop_has_the_stated_place_and_size():
     width, height = 160, 120
     photo = size = (height, width)
     assert place(crop_and_turn(photo, size, MIDDLE, False), 17, 5) == pytest.approx((17, 5))
@@ -51,14 +51,14 @@ def test_a_crop_is_where_and_as_large_as_it_says():
     corner = crop_and_turn(photo, size, [0.0, 0.5, 0.0, 0.0, 0.5], False)
     assert place(corner, 0, 0) == pytest.approx((0, 0))
     assert np.prod(place(corner, width, height)) == pytest.approx(0.4 * width * height)
-    # turned, the centre stays and a corner moves by the angle
+    # when rotated, the centre stays and a corner moves by the angle
     turned = crop_and_turn((100, 100), (100, 100), [1.0, 0.5, 0.5, 0.5, 1.0], False)
     assert place(turned, 50, 50) == pytest.approx((50, 50))
     across, down = np.subtract(place(turned, 100, 50), (50, 50))
     assert np.degrees(np.arctan2(down, across)) == pytest.approx(TURN)
 
 
-def test_parts_of_a_larger_photo_come_out_at_the_size_of_the_input():
+def test_crops_of_a_larger_photo_have_the_inputs_size():
     for photo, size in (((300, 200), (150, 100)), ((90, 120), (60, 80))):
         whole = crop_and_turn(photo, size, MIDDLE, False)
         assert place(whole, 0, 0) == pytest.approx((0, 0))
@@ -69,7 +69,7 @@ def test_parts_of_a_larger_photo_come_out_at_the_size_of_the_input():
     assert parts.shape == (4, 24, 32, 3)
 
 
-def test_light_changes_as_it_says():
+def test_light_changes_by_the_stated_amount():
     images = photos()
     np.testing.assert_array_equal(change_light(images, np.full((6, 3), 0.5)), images)
     dim = change_light(images, np.tile([0.5, 0.5, 0.0], (6, 1)))

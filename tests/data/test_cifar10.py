@@ -1,4 +1,4 @@
-"""CIFAR-10: a small archive in the official binary form, whole and otherwise."""
+"""CIFAR-10: a small archive in the official binary format, complete and faulty."""
 
 import io
 import tarfile
@@ -14,7 +14,7 @@ from edgecnn.recipe import DataRecipe
 
 
 def batch(pixels: np.ndarray, labels: list[int]) -> bytes:
-    """Return images in CIFAR-10's binary form: of each its class, then its planes of red, green and blue."""
+    """Return images in CIFAR-10's binary format: the class of each, then its red, green and blue planes."""
     return b"".join(
         bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in zip(pixels, labels, strict=True)
     )
@@ -99,7 +99,7 @@ def test_without_a_network(monkeypatch):
     )
 
 
-def test_an_archive_that_is_another(photos, monkeypatch, tmp_path, fill):
+def test_a_different_archive(photos, monkeypatch, tmp_path, fill):
     data = archive(monkeypatch, photos[1])
     fill(tmp_path, {cifar10.ARCHIVE: data + b"x"})
     with pytest.raises(DatasetError, match=r"cifar-10-binary.tar.gz is not https://www.*: its SHA-256 is"):
@@ -126,7 +126,7 @@ def test_incomplete_and_wrong_batches(photos, monkeypatch, tmp_path, fill, files
         open_dataset(DataRecipe(source=str(fill(tmp_path / "unpacked", content))))
 
 
-def test_an_archive_that_is_no_tar(monkeypatch, tmp_path, fill):
+def test_an_archive_that_is_not_a_tar(monkeypatch, tmp_path, fill):
     for data in (b"not gzip", b"\x1f\x8b\x08\0truncated"):
         monkeypatch.setattr(cifar10, "ARCHIVE_SHA256", sha256(data))
         fill(tmp_path, {cifar10.ARCHIVE: data})
@@ -152,13 +152,13 @@ def test_a_record_is_a_class_and_three_planes():
 @pytest.mark.parametrize(
     "data", [b"", b"x", bytes(3072), bytes(3074), bytes(3073) + bytes([10]) + bytes(3072)], ids=len
 )
-def test_batches_of_another_form(data):
+def test_batches_with_another_format(data):
     with pytest.raises(DatasetError, match=r"^batch is not a batch of CIFAR-10: .*received [\d,]+ bytes"):
         read_batch(data, "batch")
 
 
-def test_a_batch_that_is_not_read_though_its_hash_is_right(photos, monkeypatch, tmp_path, fill):
-    """The hashes are no reason to trust what a file holds."""
+def test_an_invalid_batch_is_refused_even_with_the_right_hash(photos, monkeypatch, tmp_path, fill):
+    """A matching hash is no reason to trust a file's content."""
     files = photos[1] | {"data_batch_1.bin": b"\xff" * 3073}
     pass_for_real(monkeypatch, files)
     fill(tmp_path, {cifar10.ARCHIVE: archive(monkeypatch, files)})

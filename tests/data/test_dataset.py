@@ -1,4 +1,4 @@
-"""Loading: sizes, order, duplicates across splits, the test split's lock, and which source a name means."""
+"""Loading: sizes, order, duplicates across splits, the test split's lock, and the source that a name refers to."""
 
 import zipfile
 from collections import Counter
@@ -17,7 +17,7 @@ SIZE = {"height": 12, "width": 12, "channels": 3}
 
 @pytest.fixture
 def split_pets(tmp_path, fill, pictures):
-    """A folder with splits of its own: 8, 4 and 4 images a class."""
+    """A folder with its own splits: 8, 4 and 4 images per class."""
     files = {}
     for number, label in enumerate(("cat", "dog")):
         for start, split, count in ((0, "train", 8), (20, "val", 4), (40, "test", 4)):
@@ -35,7 +35,7 @@ def test_a_picture_that_changed_is_named(split_pets, picture):
         next(found)
 
 
-def test_the_pixels_are_those_of_the_one_preprocessing(split_pets):
+def test_the_pixels_come_from_the_shared_preprocessing(split_pets):
     dataset = open_dataset(DataRecipe(source=str(split_pets), fit="letterbox"))
     loaded = dataset.load(("train", "validation"), height=7, width=9, channels=1, stage="train")
     assert dataset.sizes == {"train": 16, "validation": 8, "test": 8}
@@ -64,7 +64,7 @@ def test_an_image_is_decoded_once_whatever_the_stages_load(split_pets):
     assert not other["test"].images.any() and test.images.any(), "another program's way is kept apart"
 
 
-def test_test_images_are_for_verify_alone(split_pets):
+def test_only_verify_gets_test_images(split_pets):
     dataset = open_dataset(DataRecipe(source=str(split_pets)))
     for stage in ("train", "export", ""):
         with pytest.raises(SplitError, match=f"the stage {stage!r} requested test images") as failure:
@@ -197,7 +197,7 @@ def test_unknown_names(source, hint):
     assert failure.value.exit_code == 3
 
 
-def test_a_data_folder_that_is_none_is_an_error(monkeypatch):
+def test_a_missing_data_folder_is_an_error(monkeypatch):
     monkeypatch.setenv("EDGECNN_DATA", "/no/such/folder")
     with pytest.raises(DatasetError, match="EDGECNN_DATA is '/no/such/folder', which is not a folder"):
         open_dataset(DataRecipe(source="elsewhere"))

@@ -1,4 +1,4 @@
-"""Downloads: resumed, retried, checked; or failed with a message that helps."""
+"""Downloads: resumed, retried and checked, or failed with a helpful message."""
 
 import errno
 import functools
@@ -35,7 +35,7 @@ def remote(server):
     )
 
 
-def test_a_download_is_whole_and_shows_progress(server, remote, tmp_path, monkeypatch):
+def test_a_download_is_complete_and_shows_progress(server, remote, tmp_path, monkeypatch):
     monkeypatch.setattr("edgecnn.data.items.PROGRESS_S", 0.0)
     calls = []
     remote(tmp_path / "new" / "file.bin", lambda *call: calls.append(call))
@@ -47,7 +47,7 @@ def test_a_download_is_whole_and_shows_progress(server, remote, tmp_path, monkey
     assert len(calls) > 2
 
 
-def test_progress_is_not_called_more_than_ten_times_a_second(remote, tmp_path, monkeypatch):
+def test_progress_is_called_at_most_ten_times_per_second(remote, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "BLOCK_BYTES", 64)
     monkeypatch.setattr("edgecnn.data.items.PROGRESS_S", 3600.0)
     calls = []
@@ -70,7 +70,7 @@ def test_a_part_file_of_an_earlier_command_is_resumed(server, remote, tmp_path):
     assert server.asked == [("file.bin", "bytes=1000-")]
 
 
-def test_a_whole_part_file_needs_no_more_bytes(server, remote, tmp_path):
+def test_a_complete_part_file_needs_no_more_bytes(server, remote, tmp_path):
     (tmp_path / "file.bin.part").write_bytes(DATA)
     remote(tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == DATA
@@ -140,7 +140,7 @@ def test_no_server_is_a_download_error_with_reason_and_advice(server, remote, tm
     assert pauses == [1.0, 2.0, 4.0]
 
 
-def test_a_full_disk_is_an_output_error_and_the_download_goes_on_later(server, remote, tmp_path, file_limit):
+def test_a_full_disk_is_an_output_error_and_the_download_resumes_later(server, remote, tmp_path, file_limit):
     with file_limit(500_000), pytest.raises(OutputError, match=re.escape(f"{tmp_path}/file.bin.part: File too large")):
         remote(tmp_path / "file.bin")
     assert len(server.asked) == 1  # a full disk is not retried

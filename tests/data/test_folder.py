@@ -1,4 +1,4 @@
-"""Folders of images: layouts, formats, shapes, and what is wrong with a folder that cannot be used."""
+"""Folders of images: layouts, formats, shapes, and the faults of a folder that cannot be used."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def test_splits_and_an_enclosing_folder(tmp_path, fill, pictures, validation, en
     assert listing.skipped == (f"{enclosing}README.txt",)
 
 
-def test_a_train_folder_alone_holds_the_classes(tmp_path, fill, pictures):
+def test_a_single_train_folder_holds_the_classes(tmp_path, fill, pictures):
     listing = open_folder(fill(tmp_path / "data", pictures("train/cat", 0, 3) | pictures("train/dog", 9, 3)))
     assert listing.labels == ("cat", "dog") and len(sources(listing, "train")) == 6
 
@@ -58,8 +58,8 @@ def test_a_train_folder_alone_holds_the_classes(tmp_path, fill, pictures):
         ("\u202etac", "changes the direction of text"),
     ],
 )
-def test_a_folder_that_no_class_can_be_called_by(tmp_path, fill, pictures, name, why):
-    """Said before anything is trained: the bundle could not be written."""
+def test_a_folder_whose_name_is_not_a_class_name(tmp_path, fill, pictures, name, why):
+    """Reported before any training, because the bundle could not be written."""
     with pytest.raises(DatasetError) as error:
         open_folder(fill(tmp_path / "data", pictures(name, 0, 3) | pictures("dog", 9, 3)))
     text = str(error.value)
@@ -67,12 +67,12 @@ def test_a_folder_that_no_class_can_be_called_by(tmp_path, fill, pictures, name,
     assert all(line.isprintable() for line in text.splitlines())
 
 
-def test_a_class_may_be_called_train(tmp_path, fill, pictures):
+def test_a_class_may_be_named_train(tmp_path, fill, pictures):
     files = pictures("train", 0, 3) | pictures("bus", 9, 3) | pictures("car", 20, 3)
     assert open_folder(fill(tmp_path / "data", files)).labels == ("bus", "car", "train")
 
 
-def test_hidden_entries_are_left_out_and_other_files_are_named(tmp_path, fill, pictures, picture):
+def test_hidden_entries_are_ignored_and_other_files_are_named(tmp_path, fill, pictures, picture):
     files = pictures("cat", 0, 2) | pictures("dog", 9, 2)
     files |= {
         ".git/cat/x.png": picture(50),
@@ -92,7 +92,7 @@ def test_a_class_may_be_absent_from_test(tmp_path, fill, pictures):
     assert open_folder(fill(tmp_path / "data", files)).labels == ("cat", "dog")
 
 
-def test_every_format_that_people_have_is_listed(tmp_path, fill, picture, pictures):
+def test_every_common_format_is_listed(tmp_path, fill, picture, pictures):
     kinds = {
         ".jpe": "JPEG",
         ".jfif": "JPEG",
@@ -124,7 +124,7 @@ def test_the_summary_names_sizes_and_what_is_left_out(tmp_path, fill, pictures, 
 def test_the_same_image_in_two_classes_is_reported(tmp_path, fill, pictures):
     cats = pictures("cat", 0, 40)
     twice = {path.replace("cat/", "dog/same-"): data for path, data in list(cats.items())[:10]}
-    again = {"cat/again.png": cats["cat/0.png"]}  # twice in one class is no conflict
+    again = {"cat/again.png": cats["cat/0.png"]}  # twice in one class is not a conflict
     dataset = open_dataset(
         DataRecipe(source=str(fill(tmp_path / "pets", cats | again | pictures("dog", 100, 40) | twice)))
     )
@@ -164,7 +164,7 @@ def test_the_same_image_in_two_classes_is_reported(tmp_path, fill, pictures):
         (["cat/"], r"the class folder cat/ has no images"),
     ],
 )
-def test_folders_that_make_no_dataset(tmp_path, fill, picture, names, message):
+def test_folders_that_are_not_datasets(tmp_path, fill, picture, names, message):
     files = {name: picture(number) if name.endswith(".png") else b"" for number, name in enumerate(names)}
     folder = fill(tmp_path / "data", {"./": b"", **files})
     with pytest.raises(DatasetError, match=re.escape(message)) as failure:
@@ -183,7 +183,7 @@ def test_folders_in_a_class_folder_count_for_the_class(tmp_path, fill, pictures)
     assert "1 file left out (1 .heic)" in left
 
 
-def test_every_folder_at_fault_is_named_at_once(tmp_path, fill, pictures):
+def test_all_faulty_folders_are_named_together(tmp_path, fill, pictures):
     files = pictures("train/cat", 0, 3) | pictures("train/dog", 9, 3) | {"train/fox/": b"", "test/": b""}
     with pytest.raises(DatasetError, match=r"split folder test/ has no class folders[\s\S]*train/fox/ has no images"):
         open_folder(fill(tmp_path / "data", files))
@@ -195,7 +195,7 @@ def test_a_file_that_is_neither_folder_nor_zip(tmp_path):
         open_dataset(DataRecipe(source=str(tmp_path / "notes.txt")))
 
 
-def test_links_that_go_round_do_not_hang(tmp_path, fill, pictures):
+def test_circular_links_do_not_hang(tmp_path, fill, pictures):
     folder = fill(tmp_path / "data", pictures("cat", 0, 3) | pictures("dog", 9, 3))
     (folder / "cat" / "up").symlink_to(folder)
     (folder / "dog" / "self").symlink_to(folder / "dog")
@@ -361,7 +361,7 @@ def test_native_shape_of_rotated_and_mixed_images(tmp_path, fill, picture, encod
     assert open_folder(fill(tmp_path / "mixed", mixed)).shape == (12, 12, 3)
 
 
-def test_native_shape_looks_at_training_images_alone(tmp_path, fill, pictures):
+def test_native_shape_uses_only_training_images(tmp_path, fill, pictures):
     files = pictures("train/cat", 0, 3) | pictures("train/dog", 10, 3) | pictures("test/dog", 20, 3, height=40)
     assert open_folder(fill(tmp_path / "data", files)).shape == (12, 12, 3)
 

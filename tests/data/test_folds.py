@@ -1,4 +1,4 @@
-"""Folds: every image tests one model and teaches the others, what shows the same stays together, and a fold's choices never see it."""
+"""Folds: every image tests one model and trains the others, similar images stay together, and a fold's choices never see its images."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def hashes(dataset, *splits):
     return {item.hash for split in splits for item in dataset.items[split]}
 
 
-def test_every_image_tests_once_and_what_shows_the_same_shares_a_fold(digits):
+def test_every_image_tests_once_and_similar_images_share_a_fold(digits):
     everything = sorted(hashes(digits, "train", "validation", "test"))
     groups = {one: everything[index // 4 * 4] for index, one in enumerate(everything[:400])}
     folds = assign(digits, groups, 5, 1)
@@ -44,8 +44,8 @@ def test_every_image_tests_once_and_what_shows_the_same_shares_a_fold(digits):
     assert whole.fingerprint != digits.fingerprint
 
 
-def test_a_class_keeps_an_image_that_teaches(digits):
-    """Two images of a class: one tests, and the other one teaches, whatever the part that validates."""
+def test_every_class_keeps_a_training_image(digits):
+    """With two images of a class, one tests and the other trains, whatever the size of the validation part."""
     rare = [item.hash for item in digits.items["train"] if item.label == 3][:2]
     others = {item.hash for part in digits.items.values() for item in part if item.label != 3}
     small = digits.redivided(dict.fromkeys([*rare, *others], "train"))
@@ -56,12 +56,12 @@ def test_a_class_keeps_an_image_that_teaches(digits):
         assign(small, dict.fromkeys(rare, rare[0]), 5, 1)
 
 
-def test_fewer_images_than_parts():
+def test_fewer_images_than_folds():
     parts = stratified(np.array([0, 0, 1]), ["a", "b", "c"], 10, 1)
     assert sorted(np.concatenate(parts).tolist()) == [0, 1, 2] and len(parts) == 2
 
 
-def test_the_list_is_kept_and_missing_images_are_noticed(digits, tmp_path):
+def test_the_list_is_stored_and_missing_images_are_noticed(digits, tmp_path):
     run = create_run(build_recipe({"data": {"source": "digits"}}), tmp_path / "run")
     assert read_folds(run) is None
     folds = assign(digits, {}, 3, 1)
@@ -76,7 +76,7 @@ def test_the_list_is_kept_and_missing_images_are_noticed(digits, tmp_path):
         read_folds(run)
 
 
-def test_data_with_a_test_split_of_their_own_are_refused(photos, tmp_path):
+def test_data_with_its_own_test_split_is_refused(photos, tmp_path):
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         for label in photos.iterdir():

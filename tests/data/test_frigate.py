@@ -1,4 +1,4 @@
-"""Frigate's datasets: the folders that may be named, the class none, and what is missing."""
+"""Frigate's datasets: the folders that can be given, the class none, and missing parts."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from edgecnn.train.settle import images_choose, settle
 
 @pytest.fixture
 def media(tmp_path, fill, pictures):
-    """Frigate's media folder with one classifier, `door`; class none has no image, and some images have no class yet."""
+    """Frigate's media folder with one classifier, `door`; the class none has no images, and some images have no class yet."""
     dataset = "frigate/clips/door/dataset"
     files = pictures(f"{dataset}/open", 0, 30) | pictures(f"{dataset}/closed", 100, 30)
     files |= {f"{dataset}/none/": b"", "frigate/clips/door/train/1-2-none-0.5.webp": b"x", "frigate/recordings/": b""}
@@ -27,7 +27,7 @@ def recipe_of(path, **data):
 
 
 @pytest.mark.parametrize("below", ["", "frigate", "frigate/clips", "frigate/clips/door", "frigate/clips/door/dataset"])
-def test_every_folder_that_leads_to_the_dataset_is_taken(media, below):
+def test_every_folder_that_leads_to_the_dataset_is_accepted(media, below):
     dataset = open_dataset(recipe_of(media / below).data)
     assert (dataset.name, dataset.labels, dataset.shape) == ("door", ("closed", "open"), (224, 224, 3))
     assert sum(dataset.sizes.values()) == 60 and min(dataset.sizes.values()) > 0
@@ -44,7 +44,7 @@ def test_classes_of_frigates_own_folder_names(tmp_path, fill, pictures):
     assert open_dataset(recipe_of(fill(tmp_path, files) / "x/dataset").data).labels == ("clips", "dataset")
 
 
-def test_none_is_a_class_where_it_has_images(media, fill, pictures):
+def test_none_is_a_class_if_it_has_images(media, fill, pictures):
     fill(media, pictures("frigate/clips/door/dataset/none", 200, 30))
     assert open_dataset(recipe_of(media).data).labels == ("closed", "none", "open")
 
@@ -72,7 +72,7 @@ def test_several_classifiers_are_named(media, fill, pictures):
         (["clips/door/dataset/open/a.png"], "has only one class, 'open'"),
     ],
 )
-def test_what_is_missing_is_said(tmp_path, fill, picture, files, message):
+def test_missing_parts_are_named(tmp_path, fill, picture, files, message):
     fill(tmp_path / "media", {name: picture(1) for name in files})
     with pytest.raises(DatasetError, match=message):
         open_dataset(recipe_of(tmp_path / "media").data)
@@ -86,7 +86,7 @@ def test_a_file_or_no_folder_at_all(tmp_path):
         open_dataset(recipe_of(tmp_path / "nowhere").data)
 
 
-def test_the_input_is_frigates_and_the_images_choose_the_network(media):
+def test_the_input_is_frigates_but_the_images_choose_the_network(media):
     source = f"frigate:{media}"
     dataset = open_dataset(recipe_of(media).data)
     small = "efficientnet_lite0_270kb"
@@ -100,7 +100,7 @@ def test_the_input_is_frigates_and_the_images_choose_the_network(media):
     assert sides_of("efficientnet_lite2", left_open.network) == ((224, 224),), "only where the network is cut is chosen"
 
 
-def test_a_recipe_overrides_what_is_frigates(media):
+def test_a_recipe_overrides_frigates_input(media):
     assert recipe_of(media, fit="crop").data.fit == "crop"
     assert build_recipe({"data": {"source": f"frigate:{media}"}, "network": {"width": 96}}).network.width == 96
     assert build_recipe({"data": {"source": str(media)}}).data.fit == "crop"
@@ -113,7 +113,7 @@ def test_a_run_to_start_from_does_not_change_frigates_input(media, finished_run)
     assert (network.name, network.height, network.width, network.channels) == ("article", 224, 224, 3)
 
 
-def test_a_path_is_kept_whole_in_a_run_and_left_out_of_a_bundle(media, monkeypatch):
+def test_a_run_keeps_the_full_path_and_a_bundle_omits_it(media, monkeypatch):
     monkeypatch.chdir(media.parent)
     recipe = resolve(None, None, {"data.source": "frigate:media/frigate/clips/door"})
     assert recipe.data.source == f"frigate:{media.resolve()}/frigate/clips/door"

@@ -1,4 +1,4 @@
-"""A run keeps the images that it began with, whatever comes into their folder later."""
+"""A run keeps the images that it started with, whatever is added to their folder later."""
 
 import os
 
@@ -16,7 +16,7 @@ SPLITS = ("train", "validation", "test")
 
 @pytest.fixture
 def run(pets, tmp_path):
-    """A run of the folder of pets as it was when training began."""
+    """A run on the folder of pets as it was when training began."""
     recipe = build_recipe({"data": {"source": str(pets)}})
     run, dataset = create_run(recipe, tmp_path / "run"), open_dataset(recipe.data)
     size = InputSize(height=12, width=12, channels=3)
@@ -26,7 +26,7 @@ def run(pets, tmp_path):
 
 
 def grow(pets, fill, picture):
-    """Add photos of both classes and of a new one that comes first, with a copy; all are newer than the others."""
+    """Add photos of both classes, a copy, and a new class that sorts first; all are newer than the others."""
     names = [f"{label}/new{number}.png" for label in ("aardvark", "cat", "dog") for number in range(20)]
     fill(pets, {name: picture(9000 + number) for number, name in enumerate(names)})
     fill(pets, {"cat/copy.png": (pets / "cat" / "0.png").read_bytes()})
@@ -37,7 +37,7 @@ def grow(pets, fill, picture):
 
 
 @pytest.mark.parametrize("listed", [True, False], ids=["listed", "older"])
-def test_photos_that_are_added_lock_no_run(run, pets, fill, picture, listed):
+def test_added_photos_do_not_lock_a_run(run, pets, fill, picture, listed):
     before = open_run_dataset(run).load(SPLITS, height=12, width=12, channels=3, stage="verify")
     if not listed:
         run.file(IMAGES).unlink()
@@ -54,7 +54,7 @@ def test_photos_that_are_added_lock_no_run(run, pets, fill, picture, listed):
     assert notes == ["pets: left out 61 images added after training began"]
 
 
-def test_a_photo_stays_in_its_split_where_the_user_divides_them_later(run, pets):
+def test_a_photo_stays_in_its_split_if_the_user_divides_them_later(run, pets):
     (pets / "train").mkdir()
     for label in ("cat", "dog"):
         (pets / label).rename(pets / "train" / label)

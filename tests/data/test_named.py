@@ -1,4 +1,4 @@
-"""digits and Fashion-MNIST: what is read, where it is found, and what is refused."""
+"""digits and Fashion-MNIST: content, locations and refusals."""
 
 import gzip
 import subprocess
@@ -183,7 +183,7 @@ def test_a_packed_file_is_not_unpacked_beyond_its_size(clothes, tmp_path, fill, 
         ("train-labels-idx1-ubyte", idx(np.full(200, 10, np.uint8)), "do not match Fashion-MNIST"),
     ],
 )
-def test_files_that_are_no_idx(clothes, tmp_path, fill, monkeypatch, name, data, message):
+def test_files_that_are_not_idx(clothes, tmp_path, fill, monkeypatch, name, data, message):
     files = clothes | {name: data}
     monkeypatch.setattr(fashion_mnist, "FILES", {name: sha256(data) for name, data in files.items()})
     with pytest.raises(DatasetError, match=message):

@@ -1,4 +1,4 @@
-"""Corruptions that are mixed into training images."""
+"""Corruptions mixed into training images."""
 
 import numpy as np
 import pytest
@@ -45,13 +45,13 @@ def test_each_operation_changes_an_image_and_keeps_its_form(name):
                 assert any(np.asarray(item).tobytes() != np.asarray(image).tobytes() for item in after)
 
 
-def test_no_operation_is_a_measured_corruption():
+def test_no_operation_is_one_of_the_measured_corruptions():
     assert not {name.replace("-", "_") for name in CORRUPTIONS} & set(OPERATIONS)
     measured = {corruption.apply for corruption in CORRUPTIONS.values()}
     assert not measured & {value for value in vars(robust).values() if callable(value)}
 
 
-def test_batches_mix_corruptions_only_if_the_recipe_says_so():
+def test_batches_mix_corruptions_only_if_the_recipe_does():
     images = photos(64)
     settings = {"images": images, "classes": np.arange(64) % 2, "batch_size": 64, "seed": 1, "flip": False, "shift": 0}
     (plain, classes), (mixed, same) = (

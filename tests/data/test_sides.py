@@ -1,4 +1,4 @@
-"""Sides: photos that show the same share a split, what is in the list never moves, and what ties two splits later is named."""
+"""Sides: photos that show the same share a split, listed photos never move, and photos that later link two splits are named."""
 
 from itertools import pairwise
 
@@ -35,8 +35,8 @@ def newcomers(photos, random):
     return Newcomers(photos, content, SHARES)
 
 
-def test_bursts_are_never_apart_in_100_draws_and_nothing_moves():
-    """Of each scene's ten frames only consecutive ones are linked. They come on three days, each frame after one that it is linked to."""
+def test_bursts_stay_together_in_100_draws_and_nothing_moves():
+    """Only consecutive frames of each scene's ten are linked. They arrive on three days, each frame after one that it is linked to."""
     splits = []
     for seed in range(100):
         random = np.random.default_rng(seed)
@@ -73,7 +73,7 @@ def test_a_new_photo_joins_the_most_alike_and_two_groups_stay_two():
     assert tied(sides, links[:1] + links[2:]) == {}
 
 
-def test_few_groups_leave_no_split_empty_and_each_class_some_to_learn_from():
+def test_few_groups_leave_no_split_empty_and_each_class_with_training_images():
     groups = [[name((label, group, number)) for number in range(10)] for label in range(2) for group in range(3)]
     photos = {one: index // 3 for index, group in enumerate(groups) for one in group}
     links = [Link(one, other, 1.0) for group in groups for one, other in pairwise(group)]
@@ -116,7 +116,7 @@ def test_a_list_is_read_back_and_a_damaged_one_is_refused(pets):
             open_dataset(DataRecipe(source=str(pets)))
 
 
-def test_photos_of_the_list_are_in_its_splits_and_its_files_are_no_photos(pets):
+def test_listed_photos_keep_their_splits_and_the_list_is_not_a_photo(pets):
     before = open_dataset(DataRecipe(source=str(pets)))
     moved = before.items["test"][0]
     (pets / FILE).write_text(sides_text({moved.hash: Side(moved.hash, "train")}))

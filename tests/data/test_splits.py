@@ -1,4 +1,4 @@
-"""Images are divided by their content: membership, hashes and fingerprints do not depend on anything else."""
+"""Images are split by content: membership, hashes and fingerprints depend on nothing else."""
 
 import dataclasses
 import os
@@ -43,13 +43,13 @@ def test_the_fractions_are_upper_bounds():
         assert all(source == split for source, split in where(divide(items, recipe)).items())
 
 
-def test_more_images_move_none():
+def test_adding_images_moves_none():
     before = where(divide(map(item, range(1000)), DataRecipe()))
     after = where(divide(map(item, range(3000)), DataRecipe()))
     assert {source: after[source] for source in before} == before
 
 
-def test_a_smaller_validation_is_a_part_of_a_larger_one():
+def test_a_smaller_validation_split_is_part_of_a_larger_one():
     small, large = (
         {entry.hash for entry in divide(map(item, range(1000)), DataRecipe(validation_fraction=fraction))["validation"]}
         for fraction in (0.1, 0.2)
@@ -57,7 +57,7 @@ def test_a_smaller_validation_is_a_part_of_a_larger_one():
     assert small < large
 
 
-def test_splits_that_the_source_brings_stay():
+def test_splits_from_the_source_stay():
     own_test = divide([*map(item, range(1000)), *(item(n, "test") for n in range(1000, 1100))], DataRecipe())
     assert {entry.source for entry in own_test["test"]} == {str(n) for n in range(1000, 1100)}
     assert 60 < len(own_test["validation"]) < 140
@@ -79,7 +79,7 @@ def test_adding_an_image_to_a_folder_moves_no_other(pets, fill, picture):
     assert any("new" in source for source in after["train"].sources)
 
 
-def test_names_and_disk_order_do_not_count(pets, tmp_path):
+def test_names_and_disk_order_do_not_matter(pets, tmp_path):
     original = open_dataset(DataRecipe(source=str(pets)))
     copy = tmp_path / "other" / "pets"
     for label in ("dog", "cat"):
@@ -96,7 +96,7 @@ def test_names_and_disk_order_do_not_count(pets, tmp_path):
         assert (first[split].classes == second[split].classes).all()
 
 
-def test_the_order_in_which_a_folder_is_listed_does_not_count(pets, monkeypatch):
+def test_the_order_of_a_folders_listing_does_not_matter(pets, monkeypatch):
     expected = open_dataset(DataRecipe(source=str(pets)))
     scandir = os.scandir
 
@@ -116,7 +116,7 @@ def test_the_order_in_which_a_folder_is_listed_does_not_count(pets, monkeypatch)
 
 
 @pytest.mark.parametrize("change", ["pixel", "label", "gone"])
-def test_the_fingerprint_tells_every_change(pets, change, picture):
+def test_the_fingerprint_detects_every_change(pets, change, picture):
     before = open_dataset(DataRecipe(source=str(pets)))
     victim = pets / "cat" / "7.png"
     if change == "pixel":
@@ -130,13 +130,13 @@ def test_the_fingerprint_tells_every_change(pets, change, picture):
     assert after.hashes != before.hashes
 
 
-def test_the_fractions_count_in_the_fingerprint(pets):
+def test_the_fingerprint_includes_the_fractions(pets):
     recipe = DataRecipe(source=str(pets))
     other = dataclasses.replace(recipe, validation_fraction=0.3)
     assert open_dataset(recipe).fingerprint != open_dataset(other).fingerprint
 
 
-def test_a_class_without_training_images_says_how_many_are_needed(tmp_path, fill, picture, pictures):
+def test_a_class_without_training_images_reports_how_many_are_needed(tmp_path, fill, picture, pictures):
     to_validation = (seed for seed in range(10_000) if int(sha256(picture(seed))[:16], 16) / 2**64 < 0.2)
     foxes = {f"train/fox/{n}.png": picture(next(to_validation)) for n in range(3)}
     files = {**pictures("train/cat", 0, 9), **pictures("train/dog", 100, 9), **pictures("test/fox", 20_000, 3), **foxes}
@@ -144,14 +144,14 @@ def test_a_class_without_training_images_says_how_many_are_needed(tmp_path, fill
         open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files)), validation_fraction=0.3))
 
 
-def test_an_empty_validation_split_says_how_many_are_needed(tmp_path, fill, picture):
+def test_an_empty_validation_split_reports_how_many_are_needed(tmp_path, fill, picture):
     seeds = (seed for seed in range(10_000) if int(sha256(picture(seed))[:16], 16) / 2**64 > 0.5)
     files = {f"{label}/{n}.png": picture(next(seeds)) for label in ("cat", "dog") for n in range(3)}
     with pytest.raises(DatasetError, match=r"the validation split is empty; it takes 10%.*\n.*about 66 in total"):
         open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))
 
 
-def test_an_empty_test_split_says_how_many_are_needed(tmp_path, fill, picture):
+def test_an_empty_test_split_reports_how_many_are_needed(tmp_path, fill, picture):
     places = {seed: int(sha256(picture(seed))[:16], 16) / 2**64 for seed in range(100)}
     kept = [seed for seed, place in places.items() if place > 0.5]
     validation = [seed for seed, place in places.items() if 0.2 < place < 0.3]

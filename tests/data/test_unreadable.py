@@ -1,4 +1,4 @@
-"""Photos that cannot be read: a few are named and left out, everywhere the same ones; more are an error."""
+"""Photos that cannot be read: a few are named and left out, the same ones everywhere; more are an error."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ SIZE = {"height": 12, "width": 12, "channels": 3}
 
 @pytest.fixture
 def broken(picture):
-    """What people have among their photos, by name: copies that broke off, an empty file, and a text."""
+    """Files that people have among their photos, by name: incomplete copies, an empty file, and a text."""
     whole = picture(7001, 60, 60, "JPEG")
     return {
         "cat/cut.jpg": whole[: len(whole) // 2],
@@ -41,7 +41,7 @@ def loaded(dataset, *splits, stage="verify"):
     return dataset.load(splits, **SIZE, stage=stage)
 
 
-def test_a_few_are_named_and_left_out_the_same_ones_everywhere(tmp_path, fill, good, broken):
+def test_a_few_are_named_and_the_same_ones_are_left_out_everywhere(tmp_path, fill, good, broken):
     folder, notes = fill(tmp_path / "pets", good | broken), []
     dataset = opened(folder, notes)
     everything = loaded(dataset, "train", "validation", "test")
@@ -79,7 +79,7 @@ def test_the_others_keep_their_split_and_the_fingerprint_is_the_same_each_time(t
         assert loaded(without, split)[split].sources == loaded(other, split)[split].sources
 
 
-def test_what_not_even_its_bytes_can_be_read_of(tmp_path, fill, good):
+def test_a_file_whose_bytes_cannot_be_read(tmp_path, fill, good):
     folder = fill(tmp_path / "pets", good)
     (folder / "dog" / "gone.png").symlink_to(tmp_path / "gone")
     dataset = opened(folder)
@@ -122,7 +122,7 @@ def test_comparing_models_names_them_too(edgecnn, tmp_path, fill, good, broken, 
     assert result.err.count("pets: 4 of 125 images cannot be read: ") == 1
 
 
-def test_more_than_the_share_are_an_error_that_names_five(tmp_path, fill, good):
+def test_more_than_the_allowed_share_is_an_error_that_names_five(tmp_path, fill, good):
     most = int(MOST_UNREADABLE * 105)
     assert most == 5
     few = {f"cat/broken{n}.jpg": b"%d" % n for n in range(most)}
@@ -148,7 +148,7 @@ def test_links_and_damage_count_together(tmp_path, fill, good):
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_whole_class_is_never_left_out(tmp_path, fill, good, pictures, count):
     files = good | pictures("fox", 2000, 100) | {f"owl/{n}.jpg": b"no owl %d" % n for n in range(count)}
-    if count == 1:  # by its hash it is in training
+    if count == 1:  # its hash puts it into training
         dataset = opened(fill(tmp_path / "pets", files))
         with pytest.raises(DatasetError, match=r"owl/0.jpg .*\nNo image would be left in 'owl'\. Replace or remove"):
             loaded(dataset, "train", "validation")
@@ -168,7 +168,7 @@ def test_a_whole_split_is_never_left_out(tmp_path, fill, pictures):
         loaded(dataset, "train", "validation")
 
 
-def test_what_another_machine_could_read_is_an_error_however_many_there_are(tmp_path, fill, good, picture, monkeypatch):
+def test_images_that_another_machine_could_read_are_always_an_error(tmp_path, fill, good, picture, monkeypatch):
     folder = fill(tmp_path / "pets", good)
     changed = opened(folder)
     (folder / "dog" / "3.png").write_bytes(picture(12345))
@@ -208,7 +208,7 @@ def test_from_training_to_the_bundle(edgecnn, tmp_path, fill, good, broken, tiny
     assert "; 5 that cannot be read were left out" in (tmp_path / "run" / "card.md").read_text()
 
 
-def test_a_run_without_any_records_nothing(tmp_path, fill, good):
+def test_a_run_without_unreadable_images_records_nothing(tmp_path, fill, good):
     from edgecnn.tables import to_json
 
     dataset = opened(fill(tmp_path / "pets", good))

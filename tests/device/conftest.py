@@ -1,4 +1,4 @@
-"""Folders of images, a classifier that is none, machines that are only files, streams that are none, and pictures of digits."""
+"""Folders of images, pictures of digits, and fakes: a classifier, machines made of files, and streams."""
 
 import itertools
 import tempfile
@@ -22,7 +22,7 @@ from edgecnn.runtime.decision import decide
 
 
 class FakeClassifier:
-    """Says cat with a score of 0.75, and fails for names with "broken" in them. It keeps what it was asked."""
+    """Answers cat with a score of 0.75, and fails for names with "broken" in them. It records its calls."""
 
     threshold = 0.0
 
@@ -45,7 +45,7 @@ def fake_classifier():
 
 @pytest.fixture
 def folder(tmp_path):
-    """photos/: b.jpg, A.PNG, .hidden.jpg, notes.txt, sub/c.bmp, .cache/d.jpg, in a working folder of its own."""
+    """photos/: b.jpg, A.PNG, .hidden.jpg, notes.txt, sub/c.bmp, .cache/d.jpg, in its own working folder."""
     photos = tmp_path / "photos"
     for name in ("b.jpg", "A.PNG", ".hidden.jpg", "sub/c.bmp", ".cache/d.jpg"):
         path = photos / name
@@ -61,7 +61,7 @@ PLENTY = Space(2**30, False)
 
 @dataclass(frozen=True, kw_only=True)
 class Machine(System):
-    """A machine of files below `root`, whose commands answer from a table by name, with a clock and a disk as given."""
+    """A machine made of files below `root`; a table gives the commands' answers by name, and clock and disk are as given."""
 
     answers: Mapping[str, Finished | Callable] = field(default_factory=dict)
     seconds: float = 1.8e9
@@ -100,7 +100,7 @@ def machine(tmp_path):
 class FakeSource:
     """A source that plays a script: bytes or arrays are frames, exceptions are raised, None is the end; then it is silent.
 
-    With a gate, a frame comes for each release of it. An integer among the script is the count of damaged frames.
+    With a gate, each release of it gives a frame. An integer in the script is the count of damaged frames.
     """
 
     name, about, patient = "fake", "a script", False
@@ -135,7 +135,7 @@ class FakeSource:
 
 
 class Opener:
-    """Opens sources one after the other; an exception among them is raised. It counts its calls."""
+    """Opens sources one after another, and raises any exception among them. It counts its calls."""
 
     def __init__(self, *sources):
         self.sources = list(sources)
@@ -150,7 +150,7 @@ class Opener:
 
 
 class Recorder:
-    """A sink that keeps what it is told, and releases a gate after each result."""
+    """A sink that records its items, and releases a gate after each result."""
 
     def __init__(self, gate=None):
         self.lines = []
@@ -165,7 +165,7 @@ class Recorder:
         self.lines.append(event)
 
     def follow(self, stream):
-        """Keep what a stream gives, and close it."""
+        """Record a stream's items, and close it."""
         with stream:
             for item in stream:
                 self.result(item) if isinstance(item, FrameResult) else self.event(item)
@@ -184,7 +184,7 @@ def fake():
 
 @pytest.fixture(scope="session")
 def digits(root):
-    """A picture of each class of the digits model, by label."""
+    """A picture for each class of the digits model, by label."""
     from edgecnn.bundle.read import read_bundle
 
     bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")

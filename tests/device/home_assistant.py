@@ -1,8 +1,8 @@
-"""Home Assistant Core in this process: `home_assistant.py FOLDER WHAT`, where WHAT is JSON with any of these.
+"""Home Assistant Core in this process: `home_assistant.py FOLDER WHAT`, with any of these keys in the JSON of WHAT.
 
-`mqtt` is the port of a broker for the MQTT integration, `camera` what a user types into the form of the generic camera. `rest:` is set up
-from FOLDER/configuration.yaml. It prints a JSON line for each state of an entity, for each warning of an integration, and for the
-camera's picture. SIGTERM ends it.
+`mqtt` is the broker's port for the MQTT integration, `camera` a user's input to the form of the generic camera. `rest:` is set up
+from FOLDER/configuration.yaml. It prints a JSON line for each state of an entity, each warning of an integration, and the camera's
+picture. SIGTERM ends it.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Warnings(logging.Handler):
 
 
 async def add_camera(hass, typed):
-    """Go through the form of the generic camera, and say what came of it."""
+    """Go through the form of the generic camera, and report the result."""
     from homeassistant.components import camera
 
     step = await hass.config_entries.flow.async_init("generic", context={"source": "user"})

@@ -1,4 +1,4 @@
-"""classify, selftest and targets as commands, in processes of their own, with the bundles that ship."""
+"""classify, selftest and targets as commands, in separate processes, with the shipped bundles."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ERROR_KEYS = {"schema", "source", "error"}
 
 @pytest.fixture
 def command(root, folder):
-    """Run `edgecnn …` beside photos/; the default bundle is the one that ships."""
+    """Run `edgecnn …` next to photos/ with the shipped default bundle."""
 
     def call(*arguments, stdin=b"", **options):
         environment = {**os.environ, "PYTHONPATH": str(root), "XDG_DATA_HOME": "none"}
@@ -131,7 +131,7 @@ def test_usage_errors(command):
     assert b"classify" in command("clasify").stderr
 
 
-def test_what_was_asked_for_and_cannot_be_had(command, folder):
+def test_requests_that_cannot_be_met(command, folder):
     (folder / "broken.edgecnn").write_bytes(b"PK\x03\x04 no")
     for arguments, kind, text in (
         (["--model", "none.edgecnn"], BundleError, "none.edgecnn"),
@@ -163,7 +163,7 @@ def test_full_disk_behind_standard_output(command):
             assert b"Traceback" not in result.stderr and b"Exception ignored" not in result.stderr
 
 
-def test_reader_of_standard_output_that_went_away(command):
+def test_the_reader_of_standard_output_leaves(command):
     for arguments in (["classify", "photos"], ["targets", "--json"]):
         reading, writing = os.pipe()
         os.close(reading)
@@ -186,7 +186,7 @@ def test_selftest(command, root):
 
 
 def test_selftest_that_fails(command, root, folder):
-    """A model that answers otherwise than its golden outputs: here they are those of other pictures."""
+    """The model's answers differ from its golden outputs, which here belong to other pictures."""
     from edgecnn.bundle.read import read_bundle
     from edgecnn.bundle.write import write_bundle
 
@@ -200,7 +200,7 @@ def test_selftest_that_fails(command, root, folder):
 
 
 def forged(root, folder, change):
-    """Write a bundle as an enemy does, with every hash right, and return its path."""
+    """Write a hostile bundle with every hash right, and return its path."""
     import dataclasses
 
     from edgecnn.bundle.canonical import pack
@@ -216,7 +216,7 @@ def forged(root, folder, change):
 
 
 @pytest.mark.parametrize("count", [9, 11])
-def test_labels_that_are_not_as_many_as_the_outputs(command, root, folder, count):
+def test_the_number_of_labels_differs_from_the_outputs(command, root, folder, count):
     import dataclasses
     import io
 
@@ -240,7 +240,7 @@ def test_labels_that_are_not_as_many_as_the_outputs(command, root, folder, count
 
 
 @pytest.mark.parametrize("label", ["abstain", "\x1b[2J\x1b[Hphoto.jpg: cat 99.99%", "a\0b"])
-def test_labels_that_no_class_has(command, root, folder, label):
+def test_labels_that_no_class_can_have(command, root, folder, label):
     import dataclasses
 
     path = forged(
@@ -255,7 +255,7 @@ def test_labels_that_no_class_has(command, root, folder, label):
 
 
 def test_file_names_that_move_the_cursor(command, folder):
-    """On the terminal they are escapes; in JSON they are exact."""
+    """A terminal shows them as escapes; JSON has them exactly."""
     good, bad = "\x1b[2Jgood\nfake.jpg: cat 99.00%.jpg", "\x1b[1Abad\u202e.png"
     (folder / good).write_bytes((folder / "b.jpg").read_bytes())
     (folder / bad).write_bytes(b"no image")
@@ -280,7 +280,7 @@ FAKE_ENGINE = {
 
 @pytest.fixture
 def fake_engine(tmp_path, root):
-    """Make a Python path on which ai_edge_litert does something to its process when a model is opened."""
+    """Make a Python path with an ai_edge_litert that does something to its process when it opens a model."""
 
     def make(what):
         package = tmp_path / "fake" / "ai_edge_litert"
@@ -305,7 +305,7 @@ def fake_engine(tmp_path, root):
     ],
 )
 def test_a_model_that_crashes_its_engine_fails_the_selftest(fake_engine, root, folder, what, said):
-    """The command itself lives: it says so, of each model, checks the photos, and exits with the code of a failed self-test."""
+    """The command itself survives: it reports each model, checks the photos, and exits with the code of a failed self-test."""
     code = (
         "import sys; import edgecnn.runtime.selftest as module; from edgecnn.cli import main\n"
         "module.LIMIT_S = 0.5; sys.argv[0] = 'edgecnn'; main()"

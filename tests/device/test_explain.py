@@ -1,4 +1,4 @@
-"""Explanations as pictures and words, of files and of frames."""
+"""Explanations as pictures and words, for files and for frames."""
 
 import io
 import itertools
@@ -23,7 +23,7 @@ def classifier(root):
 
 
 def sheet_of(pixels, map_, answer="cat", score=0.5):
-    """A whole picture, and the rows of its panels."""
+    """A complete picture, and the rows of its panels."""
     data = picture(pixels, np.float32(map_), answer, score)
     sheet = np.asarray(Image.open(io.BytesIO(data))).astype(int)
     return sheet, sheet.shape[0] - 2 * LINE - GAP
@@ -34,7 +34,7 @@ def drawn(pixels, map_):
     return sheet[:rows]
 
 
-def test_the_answer_its_score_and_what_the_colours_say_stand_below():
+def test_the_answer_its_score_and_the_legend_are_below():
     pixels, map_ = np.full((8, 8, 1), 128, np.uint8), np.zeros((8, 8))
     sheet, rows = sheet_of(pixels, map_)
     caption = sheet[rows:]
@@ -47,7 +47,7 @@ def test_the_answer_its_score_and_what_the_colours_say_stand_below():
     assert sheet_of(np.full((64, 8, 1), 128, np.uint8), np.zeros((64, 8)))[0].shape[1] >= PANEL, "room for the legend"
 
 
-def test_the_image_and_the_map_stand_next_to_each_other():
+def test_the_image_and_the_map_are_next_to_each_other():
     pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
     map_ = np.zeros((8, 8))
     map_[:4, :4], map_[4:, 4:] = 3.0, -3.0
@@ -74,7 +74,7 @@ def test_a_map_without_anything_is_grey_and_a_large_input_keeps_its_size():
     assert (np.ptp(sheet[:, 308:], axis=2) == 0).all()
 
 
-def test_where_a_box_lies_in_words():
+def test_a_boxs_position_in_words():
     thirds = (0.1, 0.5, 0.9)
     words = [in_words((x - 0.1, y - 0.1, x + 0.1, y + 0.1)) for y, x in itertools.product(thirds, thirds)]
     assert words == [
@@ -86,7 +86,7 @@ def test_where_a_box_lies_in_words():
 @needs_engine
 @pytest.mark.parametrize("fit", [None, "letterbox", "stretch"])
 @pytest.mark.parametrize("rotation", [0, 90])
-def test_what_is_explained_is_what_the_classifier_read(classifier, tmp_path, fit, rotation):
+def test_the_explanation_covers_what_the_classifier_read(classifier, tmp_path, fit, rotation):
     frame = np.random.default_rng(1).integers(0, 256, (30, 50, 3), np.uint8)
     Image.fromarray(frame).save(tmp_path / "frame.png")
     for image in (frame, tmp_path / "frame.png", (tmp_path / "frame.png").read_bytes()):

@@ -1,4 +1,4 @@
-"""Passwords: what texts show of them, and what other programs get."""
+"""Passwords: not shown in texts, and not passed to other programs."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_a_text_without_its_passwords(text, shown):
     assert masked(text) == shown
 
 
-def test_a_file_comes_before_the_environment_which_other_programs_do_not_get(tmp_path, monkeypatch):
+def test_a_file_takes_precedence_over_the_environment_which_other_programs_do_not_get(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGECNN_CAMERA_USER", "ann")
     monkeypatch.setenv("EDGECNN_CAMERA_PASSWORD", "sesame")
     assert read_secret(CAMERA, None) == ("ann", "sesame") and "sesame" not in environment().values()
@@ -45,7 +45,7 @@ def test_a_file_comes_before_the_environment_which_other_programs_do_not_get(tmp
     ("capture", "synthetic:8x8?frames=1", "--label", "cat", "--interval", "1"),
     ("classify", "synthetic:8x8?frames=1", "--model", "none.edgecnn"),
 ])  # fmt: skip
-def test_a_cameras_password_file_that_all_may_read_is_named(edgecnn, tmp_path, command):
+def test_a_cameras_world_readable_password_file_is_named(edgecnn, tmp_path, command):
     secret = tmp_path / "a secret"
     secret.write_text("ann\nsesame\n")
     said = []

@@ -1,4 +1,4 @@
-"""Sensors as files of a made-up machine."""
+"""Sensors as files of a fake machine."""
 
 from edgecnn.device.sensors import Sensors, read_sensors, throttle_words
 from edgecnn.runtime.child import Finished
@@ -19,7 +19,7 @@ def test_a_raspberry_pi(machine):
     assert read_sensors(machine(files)) == Sensors(1500, 61.342, 0x50005, None)
 
 
-def test_vcgencmd_where_the_kernel_does_not_tell(machine):
+def test_vcgencmd_if_the_kernel_has_no_value(machine):
     system = machine({}, {"vcgencmd": Finished(0, "throttled=0x50000\n", "")})
     assert read_sensors(system).throttled == 0x50000
     assert read_sensors(machine({}, {"vcgencmd": Finished(255, "", "VCHI initialization failed")})).throttled is None

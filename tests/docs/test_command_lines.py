@@ -1,4 +1,4 @@
-"""Every command line in the README and the documents names options that exist, and is run, or listed with the reason why not."""
+"""Every command line in the README and the documents uses existing options, and is run, or listed with the reason why not."""
 
 import importlib
 import re
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 FIRST = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "tutorial.md"]
 PAGES = [*FIRST, *sorted(set((ROOT / "docs").glob("*.md")) - set(FIRST))]
 LANGUAGES = {"sh", "text", "toml", "ini", "python", ""}
-"""Of a fenced block. Commands stand in `sh` alone; the README has one picture without a language."""
+"""Languages of a fenced block. Only `sh` holds commands; the README has one picture without a language."""
 
 TRAINING = "minutes of training; the run of the session's fixture is a real one"
 CAMERA = "needs a camera, a network stream or a video; tests/device/cameras has fakes of each"
@@ -61,23 +61,23 @@ NOT_RUN = {
     r"edgecnn service .*": "needs systemd and its options; tests/cli/test_service.py and tests/device/service have fakes of both",
     r"edgecnn import .*|edgecnn compare .*": "needs models of other programs; tests/export and tests/verify make them",
 }  # fmt: skip
-"""Lines that no test here runs, as regular expressions of whole lines, and why."""
+"""Lines that no test here runs, as regular expressions for whole lines, with the reasons."""
 
 GITHUB = ("gh", "test")
-"""Programs of a workflow that no page speaks of."""
+"""Programs in workflows that no page mentions."""
 
 OTHER_CODES = {
-    "edgecnn inspect photos/": (32,),  # the pages before this one have put frames into it
-    "edgecnn doctor": (26,),  # a machine may have what doctor calls an error
-    "edgecnn verify --target-error": (23,),  # the tiny model is no good
+    "edgecnn inspect photos/": (32,),  # earlier pages have put frames into it
+    "edgecnn doctor": (26,),  # a machine may have a problem that doctor calls an error
+    "edgecnn verify --target-error": (23,),  # the tiny model is not good enough
     "edgecnn verify --max-drop 0.5 --confident": (14,),
     "edgecnn stress --split test --at-least": (33,),
 }
-"""How a line begins that may end with another exit code than 0."""
+"""The beginnings of lines that may end with an exit code other than 0."""
 
 
 class Line(NamedTuple):
-    """A command line of a page."""
+    """A command line from a page."""
 
     page: str
     number: int
@@ -85,7 +85,7 @@ class Line(NamedTuple):
 
 
 def lines_of(page: str, text: str) -> list[Line]:
-    """Return the command lines of a page: those in its blocks marked sh, without comments."""
+    """Return a page's command lines: those in its sh blocks, without comments."""
     lines, language = [], None
     for number, line in enumerate(text.splitlines(), 1):
         fence = re.match(r" *```(.*)$", line)
@@ -113,7 +113,7 @@ def examples_in_help() -> list[Line]:
 
 
 def in_workflows() -> list[Line]:
-    """Return the command lines of the workflows, without those that only GitHub's machines know."""
+    """Return the workflows' command lines, except those that exist only on GitHub's machines."""
     found = []
     for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
         for name, job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].items():
@@ -132,7 +132,7 @@ def built(name: str):
 
 
 def parse(words: list[str]) -> None:
-    """Parse one program's command line as the program itself does, without running it."""
+    """Parse a program's command line as the program would, without running it."""
     program, *arguments = words
     if program == "edgecnn":
         name, *arguments = arguments
@@ -167,7 +167,7 @@ def programs(text: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     "line", documented() + examples_in_help() + in_workflows(), ids=lambda line: f"{line.page}:{line.number}"
 )
-def test_a_command_line_is_one_that_the_program_takes(line):
+def test_every_command_line_is_valid(line):
     for words in programs(line.text):
         try:
             parse(words)
@@ -184,7 +184,7 @@ def test_an_option_that_does_not_exist_is_noticed():
             parse(wrong.split())
 
 
-def test_the_workflows_run_each_python_and_what_the_readme_says():
+def test_the_workflows_run_each_python_and_the_readmes_commands():
     about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pythons = [item.rsplit(" ", 1)[1] for item in about["classifiers"] if "Python :: 3." in item]
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
@@ -201,7 +201,7 @@ def test_commands_in_running_text_exist(page):
         assert {word for word in words if word.startswith("--")} <= known, span
 
 
-def test_every_line_that_is_not_run_is_listed_once_and_every_entry_is_of_use():
+def test_every_skipped_line_is_listed_once_and_every_entry_is_used():
     texts = {line.text for line in documented()}
     for pattern in NOT_RUN:
         assert any(re.fullmatch(pattern, text) for text in texts), f"no line is like {pattern!r}: take it out"
@@ -209,7 +209,7 @@ def test_every_line_that_is_not_run_is_listed_once_and_every_entry_is_of_use():
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, finished_run, tiny_recipe):
-    """A folder with what the pages speak of: a trained run without exports, photos, a recipe. The pages share it, in their order."""
+    """A folder with what the pages mention: a trained run without exports, photos, a recipe. The pages share it in their order."""
     from PIL import Image
 
     from edgecnn.data import open_dataset
@@ -245,21 +245,21 @@ WRITES = {
     "edgecnn bundle --out cats.edgecnn --serial 2": "cats.edgecnn",
     "edgecnn bundle --out photos.edgecnn": "photos.edgecnn",
 }
-"""What a line writes that another has written before; it is removed, since nothing is replaced without --force."""
+"""Outputs that an earlier line has already written. They are removed, since nothing is replaced without --force."""
 
 LIMITS = {"stress": ("--limit", "10")}
-"""What a command's lines get in addition, unless they have it: on all images it takes long, and tests/stress has what it does."""
+"""Options added to a command's lines unless present: with all images it takes long, and tests/stress covers it."""
 
 RUN: set[str] = set()
-"""Lines that a page has run: another page's need not be run again."""
+"""Lines that a page has run and that other pages need not run again."""
 
 FIRST = ("README.md", "tutorial.md")
-"""Pages whose lines run by default; those of all pages together are a slow test."""
+"""Pages whose lines run by default; the lines of all pages are a slow test."""
 
 
 @pytest.fixture
 def run_lines(edgecnn, request, monkeypatch):
-    """Run the lines of a page that can run here and have not; return how many there were."""
+    """Run a page's lines that can run here and have not run yet; return their number."""
 
     def run(page):
         texts = [line.text for line in lines_of(page.name, page.read_text(encoding="utf-8"))]

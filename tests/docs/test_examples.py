@@ -28,10 +28,10 @@ PRINTS = {
     "camera.py": r"(?:[a-z]+: \d+%\n)+40 frames\n",
     "states.py": r"T1  None -> cat\nT2  camera_lost\n",
 }
-"""What each example prints, as a regular expression."""
+"""The output of each example, as a regular expression."""
 
 ARGUMENTS = {"camera.py": ["synthetic:64x48?frames=40"]}
-"""What an example is called with, in place of a camera."""
+"""The arguments for an example, instead of a camera."""
 
 
 def test_every_example_is_known():
@@ -54,7 +54,7 @@ def test_an_example_runs(name, tmp_path):
     assert re.fullmatch(PRINTS[name], done.stdout), done.stdout
 
 
-def test_a_file_of_pytorch_becomes_onnx(tmp_path):
+def test_a_pytorch_file_becomes_onnx(tmp_path):
     torch = pytest.importorskip("torch", reason="PyTorch is in none of the extras")
     layers = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
     torch.save(torch.nn.Sequential(*layers), tmp_path / "model.pt")
@@ -71,7 +71,7 @@ def test_the_network_of_the_examples_is_built():
 
 
 def test_python_in_the_pages_is_an_example():
-    """The README repeats the first; the site's pages include the files themselves. `docs/style.md` shows a docstring."""
+    """The README repeats the first example; the site's pages include the files themselves. `docs/style.md` shows a docstring."""
     readme = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert readme == [(EXAMPLES / "first.py").read_text(encoding="utf-8")]
     for page in set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "style.md"}:

@@ -1,4 +1,4 @@
-"""The page of the second day runs: each of its first commands in turn, with photos in front of a camera that is a program."""
+"""The page on the second day works: its first commands run in order, with photos in front of a camera that is a program."""
 
 import argparse
 import importlib

@@ -1,4 +1,4 @@
-"""The site builds without a warning, fetches nothing, and has what the code has."""
+"""The site builds without a warning, fetches nothing, and matches the code."""
 
 import importlib
 import os
@@ -74,7 +74,7 @@ def test_no_marker_is_left_and_every_page_has_its_text(site):
     assert "Load a bundle and open one of its models" in python
 
 
-def test_every_error_has_a_section_that_says_what_to_do(hook):
+def test_every_error_has_a_section_with_advice(hook):
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (\w+)\n\n<!-- generate: error \1 -->\n\n(.+)$", page, re.MULTILINE))
     kinds = hook.error_kinds()

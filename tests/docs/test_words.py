@@ -1,4 +1,4 @@
-"""The glossary of docs/style.md is held over documents, help texts and messages."""
+"""The glossary of docs/style.md is enforced in documents, help texts and messages."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.
 
 
 def glossary() -> dict[str, str]:
-    """Return the words that are not written, as regular expressions, and what to write, from the table in docs/style.md."""
+    """Return the words to avoid, as regular expressions, with their replacements, from the table in docs/style.md."""
     text = (ROOT / "docs" / "style.md").read_text(encoding="utf-8")
     table = text.partition("### Glossary")[2].partition("###")[0]
     return {
@@ -28,7 +28,7 @@ GLOSSARY = glossary()
 
 
 def words_in(text: str) -> list[str]:
-    """Return the glossary's words in a text, each with what to write."""
+    """Return the glossary's words in a text, each with its replacement."""
     flat = " ".join(text.split())
     return [
         f"{found[0]!r} (write: {instead})"
@@ -38,9 +38,9 @@ def words_in(text: str) -> list[str]:
 
 
 def literals(path: Path) -> list[str]:
-    """Return what a module can show: its string literals and the constant parts of f-strings.
+    """Return the texts that a module can show: its string literals and the constant parts of f-strings.
 
-    Of docstrings only a command's is shown: its help.
+    The only docstring that is shown is a command's, as its help.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -90,8 +90,8 @@ def test_modules_use_the_glossarys_words():
     assert wrong == {}
 
 
-def test_spelling_is_held_to_both_lists_and_names_of_code_to_neither(tmp_path):
-    """`make lint` runs it over documents and package; a word of tools/words.txt and one of codespell's own list fail there."""
+def test_spelling_is_checked_against_both_lists_except_in_code(tmp_path):
+    """`make lint` checks documents and package; a word from tools/words.txt and one from codespell's own list fail."""
     pytest.importorskip("codespell_lib", reason="spelling needs the dev extra")
     page = tmp_path / "page.md"
     page.write_text("What mends it\nin teh end\nis `mends`.\n", encoding="utf-8")

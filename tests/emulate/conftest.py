@@ -1,4 +1,4 @@
-"""Fake programs on a PATH of their own."""
+"""Fake programs on their own PATH."""
 
 import os
 

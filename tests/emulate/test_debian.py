@@ -1,4 +1,4 @@
-"""Debian's packages: the host's sources for another release, and an apt that keeps to its folder."""
+"""Debian's packages: the host's sources for another release, and an apt that stays in its folder."""
 
 import shlex
 import subprocess
@@ -38,7 +38,7 @@ def test_the_hosts_sources_of_both_styles_with_another_release(tmp_path, monkeyp
     (folder / "sources.list").write_text(ONE_LINE)
     (folder / "parts").mkdir()
     (folder / "parts" / "security.sources").write_text(DEB822)
-    (tmp_path / "lists").mkdir()  # as in a container, whose lists were deleted: nothing is known of keyrings
+    (tmp_path / "lists").mkdir()  # as in a container whose lists were deleted: nothing is known about keyrings
     monkeypatch.setattr(debian, "KEYRINGS", [str(tmp_path / "none"), str(folder)])
     options = {"sourcelist": folder / "sources.list", "sourceparts": folder / "parts"}
     lines = [f'Dir::Etc::{key} "{path}";' for key, path in options.items()] + [
@@ -145,7 +145,7 @@ def test_packages_are_resolved_and_downloaded_once(fake_apt):
     assert "trixie main" not in (fake_apt.cache / "apt/trixie-arm64/sources/debian.sources").read_text()
 
 
-def test_only_what_was_named(fake_apt):
+def test_only_the_named_packages(fake_apt):
     with debian.private_apt("trixie", fake_apt.cache, lambda *state: None) as apt:
         libb, liba = apt.resolve(["liba"])
         assert libb.version == "1:2.0-1"
@@ -153,7 +153,7 @@ def test_only_what_was_named(fake_apt):
     assert not list(fake_apt.cache.rglob("libb_*.deb"))
 
 
-def test_a_download_that_fails_leaves_nothing_and_says_why(fake_apt):
+def test_a_failed_download_leaves_nothing_and_reports_why(fake_apt):
     fake_apt.breaks(True)
     with pytest.raises(EmulatorError, match="cannot download 2 packages of Debian trixie: Failed to fetch liba  404"):
         debian.fetch(["liba"], "trixie", fake_apt.cache)
@@ -162,7 +162,7 @@ def test_a_download_that_fails_leaves_nothing_and_says_why(fake_apt):
     assert len(debian.fetch(["liba"], "trixie", fake_apt.cache)) == 2
 
 
-def test_another_of_apts_commands(fake_apt, program):
+def test_another_apt_command(fake_apt, program):
     program("apt-cache", "printf 'linux\\n  Depends: linux-1.2\\n |PreDepends: <virtual>\\n  Depends: b\\n'")
     with debian.private_apt("trixie", fake_apt.cache, lambda *state: None) as apt:
         assert "  Depends: linux-1.2\n" in apt.run("apt-cache", ["depends", "linux"])
@@ -171,7 +171,7 @@ def test_another_of_apts_commands(fake_apt, program):
 @pytest.mark.needs("dpkg-deb", package="dpkg")
 def test_a_package_with_lib_goes_below_usr(tmp_path):
     (tmp_path / "p" / "DEBIAN").mkdir(parents=True)
-    (tmp_path / "p" / "DEBIAN").chmod(0o755)  # or dpkg-deb takes it for damaged, where the umask is strict
+    (tmp_path / "p" / "DEBIAN").chmod(0o755)  # or dpkg-deb considers it damaged if the umask is strict
     (tmp_path / "p" / "DEBIAN" / "control").write_text(
         "Package: p\nVersion: 1\nArchitecture: arm64\nMaintainer: n <n@n.invalid>\nDescription: d\n"
     )

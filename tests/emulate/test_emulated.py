@@ -1,4 +1,4 @@
-"""Real boards' systems on emulated processors: apt, pip and QEMU are needed, and minutes once for the files that are kept in the cache."""
+"""Real board systems on emulated processors. This needs apt, pip and QEMU, and once a few minutes for files that stay in the cache."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ real = next(path for path in sys.path if os.path.exists(os.path.join(path, "ai_e
 __path__.append(os.path.join(real, "ai_edge_litert"))
 __version__ = "0.0.1"
 """
-"""A build of LiteRT that uses an atomic which Cortex-A53 and A72 lack, and is the wheel's own otherwise."""
+"""A build of LiteRT with an atomic that Cortex-A53 and A72 lack, otherwise the same as the wheel."""
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def on(*names, **options):
     return OnBoards(targets=tuple(emulated_targets(names)), **options)
 
 
-def test_all_boards_answer_as_this_machine_does(edgecnn, digits, system, schema_of):
+def test_all_boards_answer_like_this_machine(edgecnn, digits, system, schema_of):
     result = edgecnn("verify", "--on", "all", "--model", digits, "--sample", 100, "--json")
     assert result.code == 0, result.err
     report = json.loads(result.out)
@@ -92,7 +92,7 @@ def test_a_build_for_newer_processors_is_caught(digits, system, tmp_path):
         require_boards(rows[1:])
 
 
-def test_a_run_on_a_board_stands_in_its_report_and_card(edgecnn, own_run, system, schema_of):
+def test_a_run_on_a_board_is_in_its_report_and_card(edgecnn, own_run, system, schema_of):
     result = edgecnn("verify", "--on", "rpi4", "--sample", 50, "--max-drop", 100)
     assert result.code == 0, result.err
     assert "rpi4 (cortex-a72)" in result.out
@@ -104,7 +104,7 @@ def test_a_run_on_a_board_stands_in_its_report_and_card(edgecnn, own_run, system
     assert "| rpi4 (cortex-a72) | 50 |" in own_run.file("card.md").read_text()
 
 
-def test_the_boards_own_python_compiles_where_this_machine_has_none(system, tmp_path, monkeypatch):
+def test_the_boards_own_python_compiles_if_this_machine_has_none(system, tmp_path, monkeypatch):
     monkeypatch.setattr(sysroot, "host_python", lambda python: None)
     (tmp_path / "module.py").write_text("answer = 42\n")
     sysroot.compile_all(tmp_path, system.root, system.python, lambda *state: None)

@@ -1,4 +1,4 @@
-"""An update on an emulated board, with Debian's own python3-tuf: an earlier API than this machine's, and no cryptography."""
+"""An update on an emulated board, with Debian's own python3-tuf: an older API than this machine's, and no cryptography."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ print(time.process_time() - begun, "cryptography" in sys.modules, "requests" in 
 
 @pytest.fixture
 def releases(tmp_path):
-    """A repository as the tests of updates have it, dated today."""
+    """A repository like that of the update tests, dated today."""
     pytest.importorskip("cryptography", reason="releases are signed with the release extra")
     path = Path(__file__).parents[1] / "device/update/conftest.py"
     spec = importlib.util.spec_from_file_location("of_updates", path)
@@ -39,7 +39,7 @@ def releases(tmp_path):
 
 @pytest.fixture
 def board(tmp_path, releases):
-    """Run the board's Python, and return what it printed and the seconds of the processor that it took."""
+    """Run the board's Python; return its output and the processor seconds used."""
     system = sysroot.make_system("trixie", "litert", packages=("python3-tuf",))
     packages = tmp_path / "packages"
     shutil.copytree(

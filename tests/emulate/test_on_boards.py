@@ -1,4 +1,4 @@
-"""Bundles on boards: an emulator that is a shell script runs this machine's own Python, so that all but the processor is real."""
+"""Bundles on boards: an emulator that is a shell script runs this machine's own Python, so everything except the processor is real."""
 
 import shlex
 import sys
@@ -31,12 +31,12 @@ VERSIONS = {
 }
 
 GOLDEN = 16
-"""Golden inputs of the bundle."""
+"""The bundle's golden inputs."""
 
 
 @pytest.fixture
 def emulator(tmp_path, monkeypatch):
-    """Make qemu-aarch64 a script that runs this Python, after a line of shell that is given."""
+    """Make qemu-aarch64 a script that runs this Python after a given line of shell."""
     folder = tmp_path / "programs"
     folder.mkdir()
     made = []
@@ -74,7 +74,7 @@ def valid(report, schema_of, definition):
     jsonschema.validate(report, {"$ref": f"#/$defs/{definition}", "$defs": schema["$defs"]})
 
 
-def test_boards_answer_as_this_machine_does(emulator, bundle, schema_of):
+def test_boards_answer_like_this_machine(emulator, bundle, schema_of):
     made, told = emulator(), []
     rows = verify_on_boards(bundle, None, on("all"), lambda *state: told.append(state))
     assert [(row.target, row.cpu) for row in rows] == [
@@ -112,7 +112,7 @@ def test_an_illegal_instruction_names_engine_and_processor(emulator, bundle, sch
         require_boards(rows)
 
 
-def test_what_python_says_on_the_board_is_given(emulator, bundle):
+def test_the_boards_python_error_is_shown(emulator, bundle):
     emulator("echo 'ImportError: no libstdc++' >&2; exit 1")
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
     assert row.error == "the self-test fails on cortex-a72: exit code 1: ImportError: no libstdc++"
@@ -154,7 +154,7 @@ def test_a_self_test_that_fails_fails_the_gate(bundle, tmp_path, monkeypatch):
         require_boards([row])
 
 
-def test_all_engines_are_those_with_wheels_and_a_model(bundle):
+def test_all_means_every_engine_with_wheels_and_a_model(bundle):
     (target,) = emulated_targets(["rpi4"])
 
     def engines(**options):
@@ -166,7 +166,7 @@ def test_all_engines_are_those_with_wheels_and_a_model(bundle):
     assert engines(engines=("all",), release="bookworm") == ["litert", "tflite_runtime", "onnxruntime"]
 
 
-def test_tflite_runtime_is_held_against_the_same_kernels(bundle):
+def test_tflite_runtime_is_compared_with_the_same_kernels(bundle):
     answer = module.answer_here(bundle, "tflite_runtime", bundle.golden_inputs())
     assert answer.engine.startswith("litert ") and "built-in kernels" in answer.engine
 
@@ -180,7 +180,7 @@ def test_which_model(bundle):
         model_for(replace(manifest, models=tuple(item for item in floats if item.format == "tflite")), "onnxruntime")
 
 
-def test_what_is_asked_for_is_checked():
+def test_requests_are_checked():
     with pytest.raises(UnknownNameError, match="Did you mean 'litert'"):
         on("rpi4", engines=("litertt",))
     with pytest.raises(UnknownNameError, match="Did you mean 'trixie'"):
@@ -207,8 +207,8 @@ def test_differences():
 @pytest.mark.parametrize(
     "said", [{}, {"recipe": {}, "data": "photos"}, {"recipe": {}, "data": {"split_hashes": 3}}, {"recipe": 1}]
 )
-def test_a_bundle_that_says_anything_of_its_images(bundle, said):
-    """What it says of itself is free JSON, which an enemy may have written."""
+def test_a_bundle_that_claims_anything_about_its_images(bundle, said):
+    """Its description of itself is free JSON, which an attacker may have written."""
     from edgecnn.emulate.bundles import test_images as images_of
 
     forged = replace(bundle, manifest=replace(bundle.manifest, provenance=said))

@@ -19,18 +19,18 @@ def run(machine, folder, *arguments):
         return emulations.run(machine, arguments, folder)
 
 
-def test_a_machine_without_qemu_is_told_the_package(machine, tmp_path, monkeypatch):
+def test_without_qemu_the_error_names_the_package(machine, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EmulatorError, match=r"qemu-aarch64 is not installed.*apt-get install qemu-user"):
         run(machine, tmp_path)
 
 
-def test_the_static_build_does_too(program):
+def test_the_static_build_works_too(program):
     path = program("qemu-aarch64-static", "", alone=True)
     assert find_qemu() == str(path)
 
 
-def test_the_boards_python_runs_in_an_environment_of_its_own(program, machine, tmp_path, monkeypatch):
+def test_the_boards_python_runs_in_its_own_environment(program, machine, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONSTARTUP", "mine")
     program("qemu-aarch64", 'echo "$@"; env; echo note >&2; echo last >&2; exit 18')
     ended = run(machine, tmp_path, "-m", "edgecnn")
@@ -64,7 +64,7 @@ def test_a_signal_without_a_name():
     assert meaning(200) == "signal 200"
 
 
-def test_leaving_ends_what_runs(program, machine, tmp_path):
+def test_leaving_ends_running_processes(program, machine, tmp_path):
     wait, started = (shlex.quote(str(tmp_path / name)) for name in ("wait", "started"))
     program("qemu-aarch64", f"mkfifo {wait}; echo > {started}; read line < {wait}")
     (tmp_path / "started").touch()

@@ -1,4 +1,4 @@
-"""A board's files: made once, whole or not at all."""
+"""A board's files: made once, completely or not at all."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ def maker(made):
     return make
 
 
-def test_what_was_made_is_found_again(tmp_path):
+def test_an_existing_sysroot_is_reused(tmp_path):
     made = []
     path = sysroot.keep(tmp_path / "boards" / "root", {"release": "trixie"}, maker(made))
     assert sysroot.keep(tmp_path / "boards" / "root", {"release": "trixie"}, maker(made)) == path
@@ -30,7 +30,7 @@ def test_what_was_made_is_found_again(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, EmulatorError("no package")])
-def test_what_is_interrupted_leaves_nothing(tmp_path, error):
+def test_an_interruption_leaves_nothing(tmp_path, error):
     def make(folder):
         (folder / "half").touch()
         raise error
@@ -40,7 +40,7 @@ def test_what_is_interrupted_leaves_nothing(tmp_path, error):
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     path = sysroot.keep(tmp_path / "root", {}, maker([]))
     (path / sysroot.MADE).unlink()  # half of it
     left = tmp_path / f".{path.name}.abc.tmp"
@@ -50,7 +50,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert len(made) == 1 and not left.exists() and (path / sysroot.MADE).exists()
 
 
-def test_two_that_ask_at_once_make_it_once(tmp_path):
+def test_two_concurrent_callers_make_it_once(tmp_path):
     made, inside, go = [], threading.Event(), threading.Event()
 
     def slow(folder):
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         sysroot.keep(tmp_path / "boards" / "root", {}, maker([]))
 
 
-def test_a_system_is_debians_python_and_wheels(tmp_path, monkeypatch):
+def test_a_system_has_debians_python_and_the_wheels(tmp_path, monkeypatch):
     asked = []
 
     def fetch(packages, release, cache, progress):
@@ -113,7 +113,7 @@ def test_the_hosts_python_of_a_version(program, tmp_path):
     assert sysroot.host_python("9.9") == str(path)
 
 
-def test_without_such_a_python_the_boards_own_compiles(program, tmp_path, monkeypatch):
+def test_without_that_python_the_boards_own_compiles(program, tmp_path, monkeypatch):
     monkeypatch.setattr(sysroot, "host_python", lambda python: None)
     program("qemu-aarch64", f'echo "$@" > {shlex.quote(str(tmp_path / "log"))}')
     sysroot.compile_all(tmp_path / "site", tmp_path / "root", "3.13", lambda *state: None)

@@ -1,4 +1,4 @@
-"""Wheels for a board: which, for which tags, and what pip says."""
+"""Wheels for a board: versions, tags, and pip's messages."""
 
 import importlib.metadata
 import shlex
@@ -11,7 +11,7 @@ from edgecnn.errors import EmulatorError
 from edgecnn.runtime.engines import ENGINES
 
 
-def test_every_tag_up_to_the_releases_own_library():
+def test_every_tag_up_to_the_releases_own_libc():
     tags = wheels.platform_of("bookworm").tags
     assert tags[0] == "manylinux2014_aarch64" and tags[1] == "manylinux_2_17_aarch64"
     assert tags[-1] == "manylinux_2_36_aarch64" and len(tags) == 21
@@ -24,7 +24,7 @@ def test_versions_are_this_machines_or_the_newest_before_with_a_wheel():
     assert wanted.alone == (f"ai-edge-litert>=2.0.2,<={importlib.metadata.version('ai-edge-litert')}",)
 
 
-def test_a_build_of_ones_own_counts_as_its_version(monkeypatch):
+def test_a_local_build_counts_as_its_version(monkeypatch):
     monkeypatch.setattr(wheels.importlib.metadata, "version", lambda name: "1.32.0+own")
     assert wheels.requirements("onnxruntime", "3.13").alone == ("onnxruntime>=1.22,<=1.32.0",)
 
@@ -41,7 +41,7 @@ def test_tflite_runtime_has_no_wheel_for_a_newer_python():
     assert wheels.engines_on("3.13") == ["litert", "onnxruntime"] and len(wheels.engines_on("3.11")) == 3
 
 
-def test_versions_that_nobody_has_installed_are_the_projects(root, monkeypatch):
+def test_versions_that_are_not_installed_come_from_the_project(root, monkeypatch):
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = {item for name in ("update", "mqtt", "http") for item in project["optional-dependencies"][name]}
     assert extras == {name + versions for name, versions in wheels.EXTRAS.items()}
@@ -62,7 +62,7 @@ def test_versions_that_nobody_has_installed_are_the_projects(root, monkeypatch):
     assert wheels.ENGINES.keys() == ENGINES.keys()
 
 
-def test_pip_is_asked_for_the_boards_wheels(program, tmp_path, monkeypatch):
+def test_pip_is_called_for_the_boards_wheels(program, tmp_path, monkeypatch):
     log = tmp_path / "log"
     fake = program("pip", f'echo "$@" >> {shlex.quote(str(log))}')
     monkeypatch.setattr(wheels, "pip", lambda: [str(fake)])
@@ -77,14 +77,14 @@ def test_pip_is_asked_for_the_boards_wheels(program, tmp_path, monkeypatch):
     assert "--no-deps" not in first and second.endswith("--no-deps ai-edge-litert==2.3.0")
 
 
-def test_pips_reason_is_given(program, tmp_path, monkeypatch):
+def test_pips_reason_is_shown(program, tmp_path, monkeypatch):
     fake = program("pip", "echo 'WARNING: w' >&2; echo 'ERROR: No matching distribution found for x==1' >&2; exit 1")
     monkeypatch.setattr(wheels, "pip", lambda: [str(fake)])
     with pytest.raises(EmulatorError, match=r"x==1 for Python 3\.13 on aarch64: No matching distribution found"):
         wheels.install(wheels.Requirements(("x==1",), ()), wheels.platform_of("trixie"), tmp_path)
 
 
-def test_a_machine_without_pip_is_told_how_to_get_it(tmp_path, monkeypatch):
+def test_without_pip_the_error_explains_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EmulatorError, match="-m ensurepip"):

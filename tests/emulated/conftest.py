@@ -1,4 +1,4 @@
-"""One emulated board for all tests of this folder, what is put before its camera, and what `edgecnn classify` says of it."""
+"""One emulated board for all tests in this folder, the pictures for its camera, and the output of `edgecnn classify`."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ from machine import boot, lacking  # noqa: E402
 
 WIDTH, HEIGHT = 640, 480
 PATIENCE_S = 60
-"""The longest wait for a line: a busy machine is slow, and says nothing of the board."""
+"""The longest wait for a line: a busy machine is slow, which says nothing about the board."""
 
 AS_FORMAT = """
 import sys
@@ -36,7 +36,7 @@ from edgecnn.device.cameras import v4l2
 v4l2.READABLE = (int.from_bytes(sys.argv.pop(1).encode(), "little"),)
 console_script()
 """
-"""The command line with a reader that knows one pixel format alone."""
+"""The command line with a reader that supports only one pixel format."""
 
 
 def pytest_collection_modifyitems(items):
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def board():
-    """A booted board; skipped, with the reason, where it cannot be emulated."""
+    """A booted board; skipped, with the reason, if it cannot be emulated."""
     missing = lacking()
     if missing:
         pytest.skip(missing)
@@ -56,14 +56,14 @@ def board():
 
 
 def png(pixels):
-    """Return pixels as a PNG file's bytes."""
+    """Return pixels as the bytes of a PNG file."""
     packed = io.BytesIO()
     Image.fromarray(pixels).save(packed, "PNG", compress_level=1)
     return packed.getvalue()
 
 
 def before_the_camera(image):
-    """Return a picture of the camera's size that has a model's input, enlarged, in its middle."""
+    """Return a picture of the camera's size with an enlarged model input in its middle."""
     side = HEIGHT // image.shape[0]
     frame = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     left = (WIDTH - HEIGHT) // 2
@@ -72,9 +72,9 @@ def before_the_camera(image):
 
 
 def known_pictures(classifier, count, of_a_class=4):
-    """Return drawn images, uint8 (count, height, width, channels): those that the model is surest of, not too many of one class.
+    """Return drawn images, uint8 (count, height, width, channels): the model's most confident ones, with not too many of one class.
 
-    Drawn by the thousand, since a good network is sure of few drawings, and of those by one class.
+    They are drawn by the thousand, because a good network is confident about only a few drawings, mostly of one class.
     """
     contract = classifier.model.contract
     drawn = np.concatenate([golden_images(contract, seed) for seed in range(100)])
@@ -91,9 +91,9 @@ def known_pictures(classifier, count, of_a_class=4):
 
 @pytest.fixture(scope="session")
 def pictures(board):
-    """20 pictures as files of the board, of at least five classes.
+    """20 pictures of at least five classes as files on the board.
 
-    pictures/NN.png, and beside them swapped/NN.png with red and blue swapped.
+    pictures/NN.png, and next to them swapped/NN.png with red and blue swapped.
     """
     classifier = Classifier.load(
         data_folder("models") / SHIPPED / f"{SHIPPED}.edgecnn", engine="litert", precision="int8"
@@ -106,7 +106,7 @@ def pictures(board):
 
 @pytest.fixture(scope="session")
 def as_files(board, pictures):
-    """What `edgecnn classify FILE` says of each picture, swapped ones too, by its path."""
+    """The result of `edgecnn classify FILE` for each picture, including swapped ones, by path."""
     done = board.run(["edgecnn", "classify", "pictures", "swapped", "--json", "--top-k", "10"], check=True, timeout=120)
     lines = [json.loads(line) for line in done.out.splitlines()]
     return {line["source"]: line for line in lines}
@@ -114,7 +114,7 @@ def as_files(board, pictures):
 
 @pytest.fixture(scope="session")
 def colours(as_files, pictures):
-    """A picture and the same with red and blue swapped, the pair of which the model thinks most differently."""
+    """A picture and its copy with red and blue swapped: the pair whose scores differ most."""
 
     def difference(path):
         one, other = (scores(as_files[name]) for name in (path, path.replace("pictures", "swapped")))
@@ -126,12 +126,12 @@ def colours(as_files, pictures):
 
 
 def scores(line):
-    """Return the score of each label of a line."""
+    """Return the score of each label in a line."""
     return {item["label"]: item["score"] for item in line["top"]}
 
 
 class Feed:
-    """What is before the camera."""
+    """The scene in front of the camera."""
 
     def __init__(self, process):
         self.process = process
@@ -144,11 +144,11 @@ class Feed:
         return line
 
     def format(self, form):
-        """Give the camera a pixel format, and nothing to see."""
+        """Give the camera a pixel format and no picture."""
         assert self.tell(f"format {form}") == f"format {form}"
 
     def show(self, path):
-        """Show a picture; frames that are whole after the returned time, of the board's clock, are this picture."""
+        """Show a picture; frames completed after the returned time, on the board's clock, show it."""
         return float(self.tell(f"show {path}").split()[-1])
 
     def close(self):
@@ -157,7 +157,7 @@ class Feed:
 
 
 class Lines:
-    """The JSON lines of `edgecnn classify --json` as they come."""
+    """The JSON lines of `edgecnn classify --json`, read as they arrive."""
 
     def __init__(self, board, process, number):
         self.board = board
@@ -176,7 +176,7 @@ class Lines:
                 self.changed.notify_all()
 
     def wait(self, wanted, what):
-        """Return the first line, after those of earlier waits, that is wanted."""
+        """Return the first matching line after those of earlier waits."""
         deadline = time.monotonic() + PATIENCE_S
         with self.changed:
             while True:
@@ -195,7 +195,7 @@ class Lines:
         return self.wait(lambda line: line.get("event") == kind, f"event {kind}")
 
     def frame(self, after=0.0):
-        """Wait for a frame that was whole after a time."""
+        """Wait for a frame that was completed after a time."""
         return self.wait(lambda line: "seq" in line and "event" not in line and time_of(line) > after, "frame")
 
     def signal(self, name):
@@ -211,14 +211,14 @@ def time_of(line):
 
 @pytest.fixture(scope="session")
 def feed(board, pictures):
-    """What is before the camera: `feed.format("RGB3")`, then `feed.show(path)`."""
+    """The scene in front of the camera: `feed.format("RGB3")`, then `feed.show(path)`."""
     with board.job(["python3.13", "/opt/board/feed.py"]) as (process, _):
         yield Feed(process)
 
 
 @pytest.fixture(scope="session")
 def classifying(board):
-    """Run `edgecnn classify … --json` on the board: `with classifying("--camera") as lines`, or with one pixel format alone."""
+    """Run `edgecnn classify … --json` on the board: `with classifying("--camera") as lines`, or with only one pixel format."""
 
     @contextlib.contextmanager
     def classifying(*arguments, form=None):

@@ -11,7 +11,7 @@ from edgecnn import __version__
 from edgecnn.errors import EmulatorError
 
 
-def test_it_is_an_arm64_machine_of_debian_with_the_base_install_alone(board):
+def test_it_is_an_arm64_debian_machine_with_only_the_base_install(board):
     machine = board.run(["uname", "-m", "-r"], check=True).out.split()
     assert machine[1] == "aarch64" and machine[0].endswith("-arm64")
     assert board.run(["edgecnn", "--version"], check=True).out == f"edgecnn {__version__}\n"
@@ -19,7 +19,7 @@ def test_it_is_an_arm64_machine_of_debian_with_the_base_install_alone(board):
     assert board.run(["python3.13", "-c", script], check=True).out == "[]\n"
 
 
-def test_the_doctor_finds_it_well(board):
+def test_the_doctor_finds_no_problem(board):
     done = board.run(["edgecnn", "doctor", "--json"], check=True)
     findings = json.loads(done.out)["findings"]
     assert [finding for finding in findings if finding["severity"] in ("error", "warning")] == []
@@ -29,7 +29,7 @@ def test_the_doctor_finds_it_well(board):
     assert found["engines"].startswith("litert") and "whole" in found["bundle"]
 
 
-def test_the_bundle_that_ships_proves_itself(board):
+def test_the_shipped_bundle_proves_itself(board):
     done = board.run(["edgecnn", "selftest", "--json"], check=True, timeout=120)
     report = json.loads(done.out)
     assert report["passed"]
@@ -42,7 +42,7 @@ def test_the_camera_is_listed(board):
     assert "/dev/video0" in done.out and "vivid" in done.out
 
 
-def test_a_script_runs_jobs_on_it_and_gives_their_exit_codes(board, root):
+def test_a_script_runs_jobs_on_it_and_returns_their_exit_codes(board, root):
     command = [sys.executable, "tools/board/run.py", "--put", "LICENSE", "--", "sh", "-c", "ls; echo no >&2; exit 7"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=200)
     assert done.returncode == 7, done.stderr
@@ -50,7 +50,7 @@ def test_a_script_runs_jobs_on_it_and_gives_their_exit_codes(board, root):
     assert done.stderr.endswith("no\n")
 
 
-def test_a_command_that_takes_too_long_is_killed_and_the_consoles_last_lines_are_told(board):
+def test_a_command_that_takes_too_long_is_killed_and_the_consoles_last_lines_are_shown(board):
     with pytest.raises(
         EmulatorError, match=r"sleep 60 was killed on the board, where it may take 1 s(.|\n)*last lines:\n."
     ):
@@ -76,20 +76,20 @@ def test_no_board_is_left_running(root, board, name, code):
 
 
 def children(parent):
-    """Return the command lines of a process's children, by their ids."""
+    """Return the command lines of a process's children by process id."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             if int(fields[1]) == parent:
                 found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
+        except (FileNotFoundError, ProcessLookupError):  # it ended while we were looking
             continue
     return found
 
 
 def alive(number):
-    """Return whether a process runs; one that waits to be reaped does not."""
+    """Return whether a process is running; a zombie is not."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

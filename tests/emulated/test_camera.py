@@ -7,18 +7,16 @@ from PIL import Image
 
 
 def answers(line):
-    """Return what a frame and a file have in common."""
+    """Return the fields that a frame and a file share."""
     return line["decision"], line["top"]
 
 
 def scores(line):
-    """Return the score of each label of a line."""
+    """Return the score of each label in a line."""
     return {item["label"]: item["score"] for item in line["top"]}
 
 
-def test_pictures_through_the_camera_are_classified_as_the_same_pictures_given_as_files(
-    feed, classifying, pictures, colours, as_files
-):
+def test_pictures_from_the_camera_are_classified_like_the_same_files(feed, classifying, pictures, colours, as_files):
     seen = {}
     feed.format("RGB3")
     feed.show(pictures[0])
@@ -47,9 +45,7 @@ def test_yuyv_changes_no_label(feed, classifying, pictures, colours, as_files):
     assert seen == {path: as_files[path]["decision"] for path in pictures}
 
 
-def test_red_is_red_and_blue_is_blue_where_the_camera_has_them_the_other_way_round(
-    feed, classifying, colours, as_files
-):
+def test_red_stays_red_and_blue_stays_blue_if_the_camera_swaps_them(feed, classifying, colours, as_files):
     feed.format("BGR3")
     feed.show(colours[0])
     with classifying("/dev/video0", form="BGR3") as lines:
@@ -58,7 +54,7 @@ def test_red_is_red_and_blue_is_blue_where_the_camera_has_them_the_other_way_rou
             assert answers(lines.frame(after=feed.show(path))) == answers(as_files[path])
 
 
-def test_a_region_of_what_the_camera_sees_is_classified_as_the_same_region_of_files(
+def test_a_region_of_the_cameras_picture_is_classified_like_the_same_region_of_files(
     board, feed, classifying, pictures, as_files
 ):
     region, shown = "0.3,0.2,0.45,0.6", pictures[:3]
@@ -79,7 +75,7 @@ def test_a_region_of_what_the_camera_sees_is_classified_as_the_same_region_of_fi
     assert all(seen[path] != answers(as_files[path]) for path in shown), "the region is not the whole picture"
 
 
-def test_a_captured_picture_is_what_was_before_the_camera(board, feed, colours):
+def test_a_captured_picture_equals_the_scene(board, feed, colours):
     feed.format("RGB3")
     feed.show(colours[0])
     command = [
@@ -102,6 +98,6 @@ def test_a_captured_picture_is_what_was_before_the_camera(board, feed, colours):
 
 
 def pixels(encoded):
-    """Return an image's RGB pixels, of a type that can be subtracted."""
+    """Return an image's RGB pixels in a type that can be subtracted."""
     with Image.open(io.BytesIO(encoded)) as image:
         return np.asarray(image.convert("RGB")).astype(int)

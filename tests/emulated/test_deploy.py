@@ -1,4 +1,4 @@
-"""`edgecnn deploy` of the Debian package, by ssh, to a board with Debian's own systemd: the service makes the release good."""
+"""`edgecnn deploy` of the Debian package over ssh to a board with Debian's own systemd: the service marks the release good."""
 
 import importlib
 import json
@@ -31,7 +31,7 @@ OPTIONS = "width = 320\nheight = 180\nmax_fps = 2\ngood_after = 3\n"
 
 @pytest.fixture
 def debian_board(tmp_path, ssh_config):
-    """A booted board that `ssh board` reaches; skipped, with the reason, where it cannot be emulated."""
+    """A booted board that `ssh board` reaches; skipped, with the reason, if it cannot be emulated."""
     missing = lacking(NEEDED_BY_DEBIAN)
     if missing:
         pytest.skip(missing)

@@ -1,11 +1,11 @@
-"""Faults that the camera's driver makes on demand, one after the other, under one `edgecnn classify` that outlives them all."""
+"""Faults that the camera's driver makes on demand, one after another, under one `edgecnn classify` that survives them all."""
 
 import pytest
 
 
 @pytest.fixture(scope="module")
 def stream(feed, classifying, pictures):
-    """A camera that shows a picture, and the lines of a classifier that looks at it."""
+    """A camera that shows a picture, and the lines of a classifier that uses it."""
     feed.format("RGB3")
     feed.show(pictures[0])
     with classifying("--camera") as lines:
@@ -27,7 +27,7 @@ def control(board):
 
 
 def lost_and_back(lines, reason):
-    """Wait for a loss for a reason, the return, and a frame; return the event of the return."""
+    """Wait for a loss with a given reason, the return, and a frame; return the event of the return."""
     lost = lines.event("camera_lost")
     assert lost["reason"] == reason and lost["source"] == "/dev/video0", lost
     back = lines.event("camera_back")
@@ -41,13 +41,13 @@ def test_a_streaming_error(stream, control):
     assert lost_and_back(lines, "io_error")["attempts"] == 1
 
 
-def test_a_streaming_error_and_a_camera_that_does_not_start_at_once(stream, control):
+def test_a_streaming_error_and_a_camera_that_starts_late(stream, control):
     _, lines = stream
     control(inject_vidioc_streamon_error=1, inject_fatal_streaming_error=1)
     assert lost_and_back(lines, "io_error")["attempts"] == 2
 
 
-def test_a_damaged_buffer_is_told_and_passed_over(stream, control):
+def test_a_damaged_buffer_is_reported_and_skipped(stream, control):
     _, lines = stream
     control(inject_v4l2_buf_flag_error=1)
     assert lines.event("frame_damaged")["count"] >= 1
@@ -66,7 +66,7 @@ def test_half_the_frames_dropped(stream, control, pictures, as_files):
 def test_a_camera_that_is_unplugged_and_plugged_in_again(stream, control, pictures, as_files):
     feed, lines = stream
     control(disconnect=1)
-    feed.close()  # the driver's devices come back when nobody holds them
+    feed.close()  # the driver's devices come back once nobody holds them
     lost = lines.event("camera_lost")
     assert lost["reason"] == "unplugged", lost
     shown = feed.show(pictures[5])

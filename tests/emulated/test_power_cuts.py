@@ -1,6 +1,6 @@
-"""Power cuts on an emulated board with an ext4 disk, while releases are changed: a sample of what tests/device/slots walks through.
+"""Power cuts on an emulated board with an ext4 disk while releases change: a sample of the cases that tests/device/slots covers.
 
-QEMU is killed, and with it what the board's kernel had not yet written to its disk.
+Killing QEMU also loses what the board's kernel had not yet written to its disk.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ STARTED = re.compile(rb"releases: start (\w+) problems (\d+) lacking (\d+)")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, root):
-    """A folder for the board: edgecnn, two bundles, and the program that changes releases. Skipped where there is no board."""
+    """A folder for the board: edgecnn, two bundles, and the program that changes releases. Skipped if there is no board."""
     missing = lacking(NEEDED_BY_DEBIAN)
     if missing:
         pytest.skip(missing)
@@ -46,8 +46,8 @@ def project(tmp_path_factory, root):
     return folder
 
 
-def test_after_each_power_cut_a_whole_release_answers(project, tmp_path):
-    """Each boot begins with the start of the service, then changes releases until the power is cut, at a moment of its own."""
+def test_after_each_power_cut_a_complete_release_answers(project, tmp_path):
+    """Each boot begins with the start of the service, then changes releases until the power is cut at a different moment."""
     make_disk(tmp_path / "disk")
     chance = random.Random(22)
     answered, cut_in = [], []

@@ -1,4 +1,4 @@
-"""The Debian package on a board with Debian's own systemd: from apt install to apt purge. The tests are one story, in their order."""
+"""The Debian package on a board with Debian's own systemd, from apt install to apt purge. The tests depend on their order."""
 
 import contextlib
 import dataclasses
@@ -29,13 +29,13 @@ from machine import NEEDED_BY_DEBIAN, boot_debian, lacking
 pytestmark = pytest.mark.slow
 
 LIMIT_S = 240
-"""The longest wait for a line of the journal."""
+"""The longest wait for a journal line."""
 
 DROP_IN = """[Service]
 WatchdogSec=12
 RestartSec=1
 """
-"""A frozen camera is noticed sooner than on a real board: the test has to wait for it three times."""
+"""A frozen camera is noticed sooner than on a real board, because the test has to wait for that three times."""
 
 OPTIONS = """width = 320
 height = 180
@@ -47,11 +47,11 @@ PORT = 8080
 TOKEN = "correct-horse-battery-staple"
 
 FROZEN, MOVING = 100, 0
-"""How many percent of its frames the camera drops."""
+"""The percentage of frames that the camera drops."""
 
 
 class Board:
-    """A board with a disk, that is switched off and on again, and the service's events since it was switched on."""
+    """A board with a disk that can be switched off and on, and the service's events since it was switched on."""
 
     def __init__(self, image, disk):
         self.image, self.disk = image, disk
@@ -85,7 +85,7 @@ class Board:
         return self.machine.run(command, check=check, timeout=LIMIT_S)
 
     def wait(self, wanted, what, after=0):
-        """Return the number of the first event from a number on that is wanted."""
+        """Return the number of the first matching event from a number on."""
         with self.changed:
             found = self.changed.wait_for(lambda: self.first(wanted, after) is not None, LIMIT_S)
         if not found:
@@ -104,7 +104,7 @@ class Board:
         return self.wait(lambda event: event["event"] == "state_changed" and event["state"], "state", after)
 
     def filters(self):
-        """Return how many filters of system calls the service has."""
+        """Return the service's number of system call filters."""
         pid = self.run("systemctl", "show", "--property=MainPID", "--value", "edgecnn").out.strip()
         (line,) = (
             line for line in self.run("cat", f"/proc/{pid}/status").out.splitlines() if "Seccomp_filters" in line
@@ -126,7 +126,7 @@ class Board:
 
 @pytest.fixture(scope="module")
 def service_board(tmp_path_factory, root):
-    """A board that has been booted once, with the package and three bundles in /root; skipped, with the reason, where it cannot be."""
+    """A board that has been booted once, with the package and three bundles in /root; skipped, with the reason, if it cannot run."""
     missing = lacking(NEEDED_BY_DEBIAN)
     if missing:
         pytest.skip(missing)
@@ -149,7 +149,7 @@ def service_board(tmp_path_factory, root):
 
 @pytest.fixture(scope="module")
 def make_repository(root):
-    """The class of repositories that the tests of updates have."""
+    """The repository class of the update tests."""
     pytest.importorskip("cryptography", reason="releases are signed with the release extra")
     path = root / "tests/device/update/conftest.py"
     spec = importlib.util.spec_from_file_location("of_updates", path)
@@ -159,11 +159,11 @@ def make_repository(root):
 
 
 LISTING = "find /etc /usr /var /opt -path /var/log -prune -o -path /var/cache -prune -o -print | sort"
-"""What a board has, without logs and apt's cache."""
+"""A board's files, without logs and apt's cache."""
 
 
 def bundles(folder):
-    """Return bundles as files: the one that ships under other names, one with wrong golden answers."""
+    """Return bundles as files: the shipped one under other names, one of them with wrong golden answers."""
     shipped = read_bundle(shipped_bundle())
     made = {}
     for name in ("new", "wrong", "silent"):
@@ -190,7 +190,7 @@ def test_apt_installs_it_and_it_waits_for_a_release(service_board):
     service_board.run("systemd-analyze", "security", "--no-pager", "--threshold=15", "edgecnn.service")  # 1.5 of 10
 
 
-def test_the_doctor_finds_it_well(service_board):
+def test_the_doctor_finds_no_problem(service_board):
     done = service_board.run("edgecnn", "doctor", "--json")
     findings = json.loads(done.out)["findings"]
     assert [finding for finding in findings if finding["severity"] in ("error", "warning")] == []
@@ -206,7 +206,7 @@ def test_a_new_bundle_becomes_good(service_board):
     service_board.released("new", "good", pending)
 
 
-def test_its_page_is_reached_from_outside_and_its_network_is_closed_without_one(service_board):
+def test_its_page_is_reachable_and_without_one_its_network_is_closed(service_board):
     closed = service_board.filters()
     service_board.machine.put({"environment": f"EDGECNN_HTTP_TOKEN={TOKEN}\n".encode()}, "/etc/edgecnn")
     service_board.run("chmod", "600", "/etc/edgecnn/environment")
@@ -233,13 +233,13 @@ def test_its_page_is_reached_from_outside_and_its_network_is_closed_without_one(
 
 def test_after_a_reboot_it_still_classifies(service_board):
     with pytest.raises(EmulatorError):
-        service_board.run("sh", "-c", "systemctl reboot; sleep 100")  # QEMU ends where the board would start again
+        service_board.run("sh", "-c", "systemctl reboot; sleep 100")  # QEMU ends when the board would restart
     service_board.off()
     service_board.on()
     service_board.classifying(service_board.released("new", "good"))
 
 
-def test_a_bundle_whose_selftest_fails_goes_back_by_itself(service_board):
+def test_a_bundle_whose_selftest_fails_is_rolled_back(service_board):
     after = len(service_board.events)
     service_board.run("edgecnn", "slot", "add", "wrong.edgecnn", "--activate")
     bad = service_board.released("wrong", "bad", after)
@@ -247,7 +247,7 @@ def test_a_bundle_whose_selftest_fails_goes_back_by_itself(service_board):
     service_board.classifying(service_board.released("new", "good", bad))
 
 
-def test_a_bundle_whose_frames_never_come_goes_back_and_the_watchdog_restarts_a_frozen_camera(service_board):
+def test_a_bundle_without_frames_is_rolled_back_and_the_watchdog_restarts_a_frozen_camera(service_board):
     after = len(service_board.events)
     service_board.camera(FROZEN)
     service_board.run("edgecnn", "slot", "add", "silent.edgecnn", "--activate")

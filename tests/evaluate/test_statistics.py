@@ -46,8 +46,8 @@ def tables(draw, largest=20_000):
 @example((1, 1), 0.95)
 @example((0, 10_000), 0.95)
 @example((10_000, 10_000), 0.95)
-def test_wilsons_ends_are_z_standard_errors_away(trial, confidence):
-    """The definition: |successes / n - p| = z sqrt(p (1 - p) / n) at both ends, but for an end at 0 or 1."""
+def test_wilsons_limits_are_z_standard_errors_away(trial, confidence):
+    """The definition: |successes / n - p| = z sqrt(p (1 - p) / n) at both limits, except for a limit at 0 or 1."""
     successes, n = trial
     z = norm.ppf((1 + confidence) / 2)
     low, high = wilson(*trial, confidence)
@@ -65,8 +65,8 @@ def test_wilsons_ends_are_z_standard_errors_away(trial, confidence):
 @example((1, 1), 0.95)
 @example((0, 10_000), 0.95)
 @example((10_000, 10_000), 0.95)
-def test_clopper_pearsons_ends_leave_the_tails_that_they_must(trial, confidence):
-    """The definition: P(X >= successes | low) = P(X <= successes | high) = (1 - confidence) / 2; one-sided, high leaves all of it."""
+def test_clopper_pearsons_limits_leave_the_required_tails(trial, confidence):
+    """The definition: P(X >= successes | low) = P(X <= successes | high) = (1 - confidence) / 2; one-sided, high leaves the whole tail."""
     successes, n = trial
     low, high = clopper_pearson(*trial, confidence)
     assert low == 0 if successes == 0 else binom.sf(successes - 1, n, low) == pytest.approx((1 - confidence) / 2, 1e-6)
@@ -81,7 +81,7 @@ def test_clopper_pearson_without_an_error_is_the_rule_of_three():
 
 
 def in_whole_numbers(b, c, alternative):
-    """McNemar's exact p of a tail, without a rounding before the last one."""
+    """McNemar's exact one-tailed p, rounded only at the end."""
     tail, sides = (c, 1) if alternative == "greater" else (min(b, c), 2)
     return float(Fraction(sides * sum(math.comb(b + c, k) for k in range(tail + 1)), 2 ** (b + c)))
 
@@ -122,7 +122,7 @@ def test_paired_interval_of_known_tables(b, c, n, expected):
 
 
 def score(b: int, c: int, n: int, d: float) -> float:
-    """Tango's statistic by its definition: the likelihood under p12 - p21 = d maximised numerically, nothing solved."""
+    """Tango's statistic from its definition: the likelihood under p12 - p21 = d is maximised numerically."""
     same = n - b - c
 
     def loss(q):
@@ -152,7 +152,7 @@ def test_paired_interval_ends_where_the_score_is_the_quantile(table, confidence)
 
 @settings(deadline=None)
 @given(tables(), CONFIDENCES)
-def test_paired_interval_turns_with_the_models(table, confidence):
+def test_swapping_the_models_mirrors_the_paired_interval(table, confidence):
     b, c, n = table
     low, high = paired_interval(b, c, n, confidence)
     assert paired_interval(c, b, n, confidence) == pytest.approx((-high, -low), abs=1e-12)
@@ -160,7 +160,7 @@ def test_paired_interval_turns_with_the_models(table, confidence):
 
 @settings(deadline=None)
 @given(tables())
-def test_paired_interval_leaves_out_zero_where_mcnemars_statistic_is_large(table):
+def test_paired_interval_excludes_zero_when_mcnemars_statistic_is_large(table):
     b, c, n = table
     statistic = abs(b - c) / np.sqrt(b + c) if b + c else 0.0
     z = norm.ppf(0.975)
@@ -175,7 +175,7 @@ def test_paired_interval_narrows_with_confidence_and_with_images():
 
 
 def test_paired_interval_covers_the_truth_exactly_as_often_as_stated():
-    """No simulation: every table of 60 images, weighed by its probability under 200 random truths."""
+    """No simulation: every table of 60 images, weighted by its probability under 200 random truths."""
     n = 60
     cells = [(b, c) for b in range(n + 1) for c in range(n + 1 - b)]
     lost, gained = np.array(cells).T
@@ -193,7 +193,7 @@ def test_paired_interval_covers_the_truth_exactly_as_often_as_stated():
 
 
 def test_paired_interval_covers_the_truth_on_simulated_test_splits():
-    """10,000 images, as a test split has, of which few are lost or gained, as quantization does."""
+    """10,000 images, like a test split, of which only a few are lost or gained, like in quantization."""
     random = np.random.default_rng(11)
     covered = []
     for _ in range(3000):
@@ -219,7 +219,7 @@ def test_the_drop_of_a_class_is_over_its_images_and_none_without_any():
     assert per_class_drop(REFERENCE, CANDIDATE, CLASSES, 3) == [25.0, 0.0, None]
 
 
-def test_class_drops_weighed_by_their_images_are_the_drop():
+def test_class_drops_weighted_by_images_sum_to_the_drop():
     random = np.random.default_rng(0)
     classes = random.integers(0, 5, 300)
     reference, candidate = (random.integers(0, 5, 300) for _ in range(2))
@@ -237,7 +237,7 @@ def test_drift_follows_the_score_of_the_references_answer():
     assert confidence_drift(reference, reference) == (0.0, 0.0)
 
 
-def test_drift_is_of_the_references_class_and_its_p95_the_95th_percentile():
+def test_drift_follows_the_references_class_and_p95_is_its_95th_percentile():
     reference = np.tile(np.array([[0.7, 0.2, 0.1]]), (101, 1))
     candidate = reference.copy()
     candidate[:, 0] -= np.arange(101) / 200  # from the reference's class, to 0.2 in steps of 0.005
@@ -246,14 +246,14 @@ def test_drift_is_of_the_references_class_and_its_p95_the_95th_percentile():
     assert confidence_drift(reference, candidate) == pytest.approx((0.25, 95 / 200))
 
 
-def test_halves_of_a_code_are_rounded_to_even():
-    """As numpy and IEEE 754 do: 0.5 and 2.5 are 0 and 2 codes, 1.5 is 2."""
+def test_half_codes_are_rounded_to_even():
+    """As in numpy and IEEE 754: 0.5 and 2.5 become 0 and 2 codes, 1.5 becomes 2."""
     logits = np.array([[0.25, 0.75, 1.25, -0.25, -0.75]], np.float32)
     assert lsb_difference(logits, np.array([[0, 2, 2, 0, -2]], np.int8), 0.5, 0) == (0.0, 0)
 
 
-def test_saturated_codes_say_nothing_of_the_constant_between_two_models():
-    """Three of four codes stand at the range's end; the one inside it says that all logits are 4 codes up."""
+def test_saturated_codes_do_not_affect_the_constant_between_two_models():
+    """Three of four codes are at the end of the range; the one inside it shows that all logits are 4 codes up."""
     codes = np.array([[127, 127, 127, 5]], np.int8)
     logits = np.array([[300.0, 250.0, 200.0, 9.0]]) * 0.5
     assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == (0.0, 0)
@@ -275,14 +275,14 @@ def test_the_lsb_difference_is_counted_on_the_codes_grid(dtype):
     assert lsb_difference(moved, codes, 0.25, zero_point) == (pytest.approx(0.5), 2)
 
 
-def test_a_constant_for_each_image_may_be_left_out_of_the_lsb_difference():
+def test_the_lsb_difference_can_ignore_a_constant_per_image():
     codes = np.array([[10, 20, -30, 5], [127, 0, 3, -128], [127, -128, -128, -128]], np.int8)
     logits = codes * 0.5
-    logits += np.array([[7.0], [-3.0], [0.0]])  # 14 codes up, 6 down, and none
+    logits += np.array([[7.0], [-3.0], [0.0]])  # 14 codes up, 6 down, and no change
     assert lsb_difference(logits, codes, 0.5, 0)[1] == 14
     assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == (0.0, 0)
     logits[0, 3] += 1.5
-    logits[1, 0] += 40  # beyond the range's end, where there is nothing to compare
+    logits[1, 0] += 40  # beyond the end of the range, so there is nothing to compare
     assert lsb_difference(logits, codes, 0.5, 0, up_to_constant=True) == (3 / 12, 3)
 
 

@@ -1,4 +1,4 @@
-"""Every format of the tiny run: what is in the file, what it answers, and what is said of its speed."""
+"""Every export format of the tiny run: the file's content, its answers, and the reported speed."""
 
 import functools
 import json
@@ -41,7 +41,7 @@ def model_of(data, format_, run):
 
 @pytest.fixture(scope="module")
 def converted(finished_run, tmp_path_factory):
-    """Convert a copy of the finished run, each export once: drawing a representative dataset leaves its mark in a run."""
+    """Export a copy of the finished run once in each format: drawing a representative dataset leaves a mark in a run."""
     run = Run(tmp_path_factory.mktemp("formats") / finished_run.name)
     shutil.copytree(finished_run.path, run.path)
     return functools.cache(lambda *what: convert(run, *what))
@@ -53,13 +53,13 @@ def images(finished_run):
 
 
 @pytest.mark.parametrize(("format_", "precision"), NEW)
-def test_float_formats_answer_as_the_float_model(finished_run, images, converted, format_, precision):
+def test_float_formats_answer_like_the_float_model(finished_run, images, converted, format_, precision):
     data = converted(format_, precision)
     float_ = predictor(model_from_bytes(finished_run.read(FLOAT_MODEL, "train")), 1 / 128, 0)(images)
     opened = model_of(data, format_, finished_run)
     assert opened.engine.input.dtype == opened.engine.output.dtype == np.float32
     largest = np.max(np.abs(float_))
-    # float16 keeps 11 bits, int16 activations with int8 weights about 8: neither answers another class than a near tie
+    # float16 keeps 11 bits, int16 activations with int8 weights about 8: either changes an answer only at a near tie
     limit = {"float16": 0.01, "int16x8": 0.1}[precision] * largest
     assert np.max(np.abs(opened.logits(images) - float_)) < limit
     assert (
@@ -68,14 +68,14 @@ def test_float_formats_answer_as_the_float_model(finished_run, images, converted
     )
 
 
-def test_int16x8_is_int16_within(converted):
+def test_int16x8_is_int16_inside(converted):
     graph = read(converted("tflite", "int16x8"))
     assert [operator.name for operator in graph.operators][:: len(graph.operators) - 1] == ["QUANTIZE", "DEQUANTIZE"]
     inner = {tensor.type for operator in graph.operators[:-1] for tensor in operator.outputs}
     assert inner == {"INT16"}
 
 
-def test_onnx_float16_is_float16_within_and_takes_any_batch(finished_run, images, converted):
+def test_onnx_float16_is_float16_inside_and_takes_any_batch(finished_run, images, converted):
     data = converted("onnx", "float16")
     assert {tensor.data_type for tensor in onnx.load_from_string(data).graph.initializer} <= {
         onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64,
@@ -107,7 +107,7 @@ def test_weights_beyond_float16_are_refused():
 
 
 @pytest.mark.parametrize("io", ["uint8", "float32"])
-def test_int8_with_another_io_holds_the_same_model(finished_run, images, converted, io):
+def test_int8_with_a_different_io_type_holds_the_same_model(finished_run, images, converted, io):
     usual = model_of(export_path(finished_run, "tflite", "int8").read_bytes(), "tflite", finished_run)
     data = converted("tflite", "int8", io)
     other = model_of(data, "tflite", finished_run)
@@ -117,13 +117,13 @@ def test_int8_with_another_io_holds_the_same_model(finished_run, images, convert
     assert (np.argmax(other.logits(images), 1) == np.argmax(usual.logits(images), 1)).mean() >= 0.95
 
 
-def test_float_at_the_ends_is_refused_where_it_was_not_asked_for(converted):
+def test_float_inputs_and_outputs_are_refused_unless_requested(converted):
     data = converted("tflite", "int8", "float32")
     with pytest.raises(ExportError, match="holds 2 float tensors, at: DEQUANTIZE, QUANTIZE"):
         tflite.refuse_float(data)
 
 
-def test_float_within_is_refused_whatever_the_io():
+def test_float_inside_is_refused_for_every_io_type():
     keras.utils.set_random_seed(1)
     inputs = keras.Input((8, 8, 1))
     cosine = keras.layers.Lambda(lambda x: keras.backend.cos(x))(keras.layers.Conv2D(4, 3)(inputs))
@@ -140,7 +140,7 @@ def test_impossible_exports(finished_run):
         convert(finished_run, "tflite", "float32", "uint8")
 
 
-def test_a_representative_dataset_is_balanced_seeded_and_of_training_alone(own_run):
+def test_a_representative_dataset_is_balanced_seeded_and_from_training_only(own_run):
     dataset = open_dataset(own_run.recipe.data)
     split = dataset.load(("train",), **vars(own_run.info.input), stage="export")["train"]
     chosen = balanced(split.classes, 57, seed=3)
@@ -158,7 +158,7 @@ def test_a_representative_dataset_is_balanced_seeded_and_of_training_alone(own_r
     assert own_run.info.representative_dataset == recorded and recorded.split == "train"
 
 
-def test_a_representative_dataset_of_other_data_is_refused(own_run):
+def test_a_representative_dataset_from_other_data_is_refused(own_run):
     text = own_run.file("run.json").read_text()
     own_run.file("run.json").write_text(text.replace(own_run.info.data.split_hashes["train"], "0" * 64))
     with pytest.raises(RunError, match="train split of digits is not the one"):
@@ -178,7 +178,7 @@ def test_every_format_is_verified_bundled_and_replayed(own_run, tmp_path):
     assert len(rows) == len(EXPORTS) and all(row.passed for row in rows), rows
 
 
-def test_the_faster_is_named(finished_run, own_run):
+def test_the_faster_format_is_named(finished_run, own_run):
     timing = time_exports(finished_run, "tflite")
     medians = {name: item.p50_ms for name, item in timing.measured.items()}
     assert timing.faster == min(medians, key=medians.get)
@@ -198,7 +198,7 @@ def test_a_missing_engine_does_not_stop_an_export(own_run, edgecnn, monkeypatch)
     assert written["timing"]["text"].startswith("not timed: the engine onnxruntime is not installed")
 
 
-def test_options_that_do_not_go_together(edgecnn):
+def test_options_that_exclude_each_other(edgecnn):
     for options in (
         ("--int8", "--float16"),
         ("--float32", "--io", "uint8"),

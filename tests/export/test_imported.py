@@ -1,4 +1,4 @@
-"""Models that plain TensorFlow made, not edgecnn: read, quantized, verified and bundled."""
+"""Models made by plain TensorFlow, not edgecnn: read, quantized, verified and bundled."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def picture(level, random):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder of images whose classes differ in brightness alone."""
+    """A folder of images whose classes differ only in brightness."""
     folder, random = tmp_path_factory.mktemp("photos") / "photos", np.random.default_rng(7)
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
@@ -43,12 +43,12 @@ def photos(tmp_path_factory):
 
 
 def network(keras, real, *, softmax):
-    """Build a small network that answers by the mean brightness, for the real input that a pixel becomes by `real`.
+    """Build a small network that classifies mean brightness, for the input to which `real` maps a pixel.
 
     Args:
         keras: Keras 2 or 3.
         real: maps a pixel's value to the network's input.
-        softmax: "dense" as the last layer's activation, "layer" as a layer of its own, or "" for logits.
+        softmax: "dense" as the last layer's activation, "layer" as a separate layer, or "" for logits.
     """
     keras.utils.set_random_seed(4)
     layers = keras.layers
@@ -58,7 +58,7 @@ def network(keras, real, *, softmax):
     x = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalAveragePooling2D()(inputs)])
     outputs = layers.Dense(3, activation="softmax" if softmax == "dense" else None, name="last")(x)
     model = keras.Model(inputs, layers.Softmax()(outputs) if softmax == "layer" else outputs)
-    # the classes' levels in the real input: logits are high for the level that is nearest
+    # the classes' levels in the real input: logits are highest for the nearest level
     levels = np.array([real(LEVELS[name]) for name in CLASSES])
     unit = (real(255) - real(0)) / 20
     kernel = np.zeros((7, 3), np.float32)
@@ -112,7 +112,7 @@ def test_a_model_from_elsewhere_becomes_a_verified_bundle(edgecnn, tmp_path, pho
     for arguments in (("--format", "tflite", "--float32"), ("--format", "onnx", "--int8"), ("--int16x8",)):
         result = edgecnn("export", *arguments)
         assert result.code == 0, result.err
-    assert "int8" in edgecnn("export", "--int8", "--force").out.splitlines()[-1]  # which of the two is faster
+    assert "int8" in edgecnn("export", "--int8", "--force").out.splitlines()[-1]  # whichever is faster
 
     result = edgecnn("verify", "--max-drop", 3, "--json")
     assert result.code == 0, result.err
@@ -131,8 +131,8 @@ def test_a_model_from_elsewhere_becomes_a_verified_bundle(edgecnn, tmp_path, pho
     assert [classifier.classify(picture(LEVELS[label], random)).decision for label in CLASSES] == list(CLASSES)
 
 
-def test_a_mean_and_other_labels_become_a_part_of_the_run(edgecnn, tmp_path, photos):
-    """The model reads torchvision's range; `dark` and the others are outputs that the alphabet has elsewhere."""
+def test_a_mean_and_other_labels_become_part_of_the_run(edgecnn, tmp_path, photos):
+    """The model uses torchvision's range, and the outputs of `dark` and the others are not in alphabetical order."""
     network(keras3, lambda pixel: (pixel / 255 - 0.485) / 0.229, softmax="").save(tmp_path / "torch.keras")
     names = {"dark": "shade", "light": "bright", "middle": "centre"}
     shutil.copytree(photos, tmp_path / "named")
@@ -151,7 +151,7 @@ def test_a_mean_and_other_labels_become_a_part_of_the_run(edgecnn, tmp_path, pho
     assert [classifier.classify(picture(LEVELS[name], random)).decision for name in names] == list(names.values())
 
 
-def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, tmp_path, photos):
+def test_a_range_that_another_one_clearly_beats_gets_a_warning(edgecnn, tmp_path, photos):
     network(keras2, RANGES["0..255"][0], softmax="").save(tmp_path / "raw.h5")
     for given in (("--input-range", "centred"), ("--input-scale", 1 / 128)):
         result = edgecnn("import", "raw.h5", "--calibrate", photos, *given, "--out", "runs/wrong", "--force")
@@ -164,7 +164,7 @@ def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, tmp_path, p
     "options",
     [("--input-range", "torch"), ("--input-range", "unit", "--input-scale", 1), ("--input-zero-point", 3)],
 )
-def test_ranges_that_say_nothing_are_refused(edgecnn, tmp_path, photos, options):
+def test_meaningless_ranges_are_refused(edgecnn, tmp_path, photos, options):
     (tmp_path / "raw.h5").write_text("not read")
     assert edgecnn("import", "raw.h5", "--calibrate", photos, *options).code == 2
 
@@ -182,7 +182,7 @@ def test_a_cut_softmax_leaves_the_logits(tmp_path):
     np.testing.assert_array_equal(again(tf.constant(pixels)), model(tf.constant(pixels)))
 
 
-def test_a_softmax_of_ones_own_is_refused(edgecnn, tmp_path, photos):
+def test_a_custom_softmax_is_refused(edgecnn, tmp_path, photos):
     model = network(keras2, RANGES["-1..1"][0], softmax="")
     powers = tf.exp(model.output - tf.reduce_max(model.output, axis=1, keepdims=True))
     keras2.Model(model.input, powers / tf.reduce_sum(powers, axis=1, keepdims=True)).save(tmp_path / "own.h5")
@@ -191,7 +191,7 @@ def test_a_softmax_of_ones_own_is_refused(edgecnn, tmp_path, photos):
     assert not (tmp_path / "runs" / "own").exists()
 
 
-def test_force_replaces_the_import_before(edgecnn, tmp_path, photos):
+def test_force_replaces_an_earlier_import(edgecnn, tmp_path, photos):
     network(keras2, RANGES["-1..1"][0], softmax="").save(tmp_path / "own.h5")
     start = ("import", "own.h5", "--calibrate", photos)
     assert edgecnn(*start).code == 0
@@ -210,7 +210,7 @@ def test_layers_that_cannot_be_quantized_are_named(edgecnn, tmp_path, photos):
     assert result.code == ExportError.exit_code and "COS" in result.err
 
 
-def test_what_is_no_model_is_refused(tmp_path, edgecnn, photos):
+def test_a_file_that_is_not_a_model_is_refused(tmp_path, edgecnn, photos):
     (tmp_path / "text.h5").write_text("weights")
     (tmp_path / "folder").mkdir()
     two = keras2.Input((8, 8, 3))

@@ -42,18 +42,18 @@ IN_FLOAT = {
     "Relu",
     "Concat",
 }
-"""What must not be left between float tensors once ONNX Runtime has fused the graph."""
+"""Operators that must not remain between float tensors once ONNX Runtime has fused the graph."""
 
 
 def images_of(shape):
-    """Return 64 images, from flat to noise: on noise alone, random weights would answer the same for all."""
+    """Return 64 images, from flat to noise: on pure noise, random weights would answer the same for all."""
     size = dict(zip(("height", "width", "channels"), shape, strict=True))
     contract = InputContract(**size, fit="crop", scale=1 / 128, zero_point=0)
     return np.concatenate([golden_images(contract, seed) for seed in (1, 2)])
 
 
 def with_larger_weights(model):
-    """Scale a model's kernels up, so that sigmoids are not all near a half."""
+    """Scale a model's kernels up so that not all sigmoids are near one half."""
     for layer in model.layers:
         if hasattr(layer, "kernel"):
             layer.kernel.assign(3 * layer.kernel)
@@ -61,7 +61,7 @@ def with_larger_weights(model):
 
 
 def trained_quantized(name, shape, options=None):
-    """Return a calibrated fake-quantized network of random weights."""
+    """Return a calibrated fake-quantized network with random weights."""
     keras.utils.set_random_seed(4)
     return calibrated(with_larger_weights(build_network(name, *shape, 10, options)), shape)
 
@@ -72,13 +72,13 @@ def calibrated(model, shape):
     images = images_of(shape)
     data = Batches(images=images, classes=np.zeros(len(images), np.int64), batch_size=16, seed=1, flip=False, shift=0)
     model = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
-    with patch("edgecnn.train.ranges.CALIBRATION_BATCHES", 10):  # it is quicker, and these weights are random anyway
+    with patch("edgecnn.train.ranges.CALIBRATION_BATCHES", 10):  # this is quicker, and the weights are random anyway
         calibrate(model, recipe, data)
     return model
 
 
 def assign_range(model, ending, value):
-    """Let the variables whose name ends so, an end of activations' ranges, be a value."""
+    """Set the variables whose name ends this way, one end of the activation ranges, to a value."""
     chosen = [variable for variable in model.variables if variable.name.endswith(ending)]
     assert chosen, f"no variable ends in {ending}: {[variable.name for variable in model.variables]}"
     for variable in chosen:
@@ -86,12 +86,12 @@ def assign_range(model, ending, value):
 
 
 def clips(tflite):
-    """Return the Clip nodes of a TFLite file's ONNX form."""
+    """Return the Clip nodes of a TFLite file converted to ONNX."""
     return [node for node in onnx.load_from_string(onnx_export.int8(tflite)).graph.node if node.op_type == "Clip"]
 
 
 def post_quantized(model, io=tf.int8):
-    """Return the int8 TFLite file of any Keras model of random weights, calibrated on random images."""
+    """Return the int8 TFLite file of any Keras model with random weights, calibrated on random images."""
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     real = to_real(images_of(model.input_shape[1:]), 1 / 128, 0)
@@ -102,7 +102,7 @@ def post_quantized(model, io=tf.int8):
 
 
 def small(build, shape=(12, 12, 3)):
-    """Return a Keras model: the image through `build`, then five logits, unless `build` gives a vector itself."""
+    """Return a Keras model: the image goes through `build`, then to five logits, unless `build` returns a vector."""
     keras.utils.set_random_seed(6)
     inputs = keras.Input(shape)
     x = build(inputs)
@@ -116,7 +116,7 @@ def codes_of(engine, images):
 
 
 def built_in(tflite, images):
-    """Return the int8 codes that LiteRT's built-in kernels give, without XNNPACK."""
+    """Return the int8 codes from LiteRT's built-in kernels, without XNNPACK."""
     plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(model_content=tflite, experimental_op_resolver_type=plain)
     interpreter.allocate_tensors()
@@ -129,7 +129,7 @@ def built_in(tflite, images):
 
 
 def compared(tflite, images):
-    """Return ONNX's and TFLite's engines and the largest difference of each image's codes."""
+    """Return the ONNX and TFLite engines and the largest difference in codes for each image."""
     engines = [
         open_engine("onnxruntime", onnx_export.int8(tflite), "onnx"),
         open_engine("litert", tflite, "tflite"),
@@ -158,15 +158,15 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("name", "options", "shape"), NETWORKS)
-def test_int8_gives_the_tflite_files_codes_and_runs_in_integers(name, options, shape, tmp_path):
+def test_int8_reproduces_the_tflite_files_codes_and_runs_in_integers(name, options, shape, tmp_path):
     tflite = tflite_int8(trained_quantized(name, shape, options))
     (ours, theirs), difference = compared(tflite, images_of(shape))
     if options.get("pooling") == "average":
-        # its QUANTIZE is rounded twice by LiteRT's built-in kernels, by XNNPACK with few bits, here once: as far apart as those
+        # LiteRT's built-in kernels round its QUANTIZE twice, XNNPACK rounds it with few bits, and here it is rounded once
         apart = np.abs(codes_of(theirs, images_of(shape)) - built_in(tflite, images_of(shape)))
         assert difference.max() <= apart.max() + 1
     else:
-        # a tie may be rounded the other way by one of two kernels: one code, and seldom
+        # one of two kernels may round a tie the other way: one code, and rarely
         assert difference.max() <= 1
         assert np.mean(difference == 0) > 0.9
     assert (ours.input.dtype, ours.input.scale, ours.input.zero_point) == (np.uint8, 1 / 128, 128)
@@ -184,7 +184,7 @@ def test_int8_gives_the_tflite_files_codes_and_runs_in_integers(name, options, s
     assert operators["QuantizeLinear"] == operators["DequantizeLinear"] == recoded, operators
 
 
-def test_the_file_is_checked_deterministic_and_of_any_batch(finished_run):
+def test_the_file_is_valid_deterministic_and_takes_any_batch(finished_run):
     tflite = export_path(finished_run, "tflite", "int8").read_bytes()
     data = export_path(finished_run, "onnx", "int8").read_bytes()
     assert onnx_export.int8(tflite) == data
@@ -201,7 +201,7 @@ def test_the_file_is_checked_deterministic_and_of_any_batch(finished_run):
 
     int8 = {item.name for item in model.graph.initializer if item.data_type == onnx.TensorProto.INT8}
     readers = Counter(name for node in model.graph.node for name in node.input if name in int8)
-    # ONNX Runtime 1.32 refuses shared ones on x86 without VNNI, where it turns them into uint8 so that sums do not saturate
+    # on x86 without VNNI, ONNX Runtime 1.32 refuses shared ones: it turns them into uint8 so that sums do not saturate
     assert int8 and set(readers.values()) == {1}
 
     contract = input_contract(finished_run)
@@ -261,7 +261,7 @@ OPERATORS = {
     [pytest.param(*case, marks=pytest.mark.slow if index % 3 else ()) for index, case in enumerate(OPERATORS.values())],
     ids=OPERATORS,
 )
-def test_every_operator_gives_the_tflite_files_codes(build, options):
+def test_every_operator_reproduces_the_tflite_files_codes(build, options):
     model = small(build, **options)
     tflite = post_quantized(model)
     (ours, theirs), difference = compared(tflite, images_of(model.input_shape[1:]))
@@ -283,8 +283,8 @@ def test_softmax_inside_and_uint8_outside():
     assert np.abs(ours - theirs).max() <= 1
 
 
-def test_relu6_ends_at_6_where_its_codes_reach_further():
-    """Its range ends at 9, and activations go beyond 6: without the bound, or with another, outputs are others."""
+def test_relu6_ends_at_6_even_if_its_codes_go_further():
+    """Its range ends at 9, and activations go beyond 6: without the bound, or with a different one, outputs change."""
     shape = (12, 12, 3)
     model = small(
         lambda x: layers.GlobalAveragePooling2D()(layers.ReLU(6.0, name="bounded")(layers.Conv2D(8, 3)(x))), shape
@@ -305,19 +305,19 @@ def test_relu6_ends_at_6_where_its_codes_reach_further():
     assert difference.max() <= 1
 
 
-def test_relu_is_free_where_the_smallest_code_is_zero_and_a_clip_elsewhere():
+def test_relu_is_free_if_the_smallest_code_is_zero_and_a_clip_otherwise():
     free = onnx.load_from_string(
         onnx_export.int8(post_quantized(small(lambda x: layers.Conv2D(4, 3, activation="relu")(x))))
     )
     assert not [node for node in free.graph.node if node.op_type in ("Clip", "Relu")]
-    # a calibrated article's ranges begin at 0 after each ReLU; moved off it, each of the four needs a Clip
+    # in a calibrated article, ranges begin at 0 after each ReLU; if they are moved off 0, each of the four needs a Clip
     model = trained_quantized("article", (20, 20, 3))
     assert not clips(tflite_int8(model))
     assign_range(model, "post_activation_min:0", -0.2)
     assert len(clips(tflite_int8(model))) == 4
 
 
-def test_an_operator_without_translation_is_named():
+def test_an_operator_without_a_translation_is_named():
     tflite = post_quantized(small(lambda x: layers.Conv2DTranspose(3, 3)(x)))
     with pytest.raises(ExportError, match=r"holds TRANSPOSE_CONV, which edgecnn cannot convert to ONNX int8"):
         onnx_export.int8(tflite)
@@ -337,7 +337,7 @@ def test_an_image_to_image_model_is_refused():
 
 
 def convolve(image, kernel, pads):
-    """Convolve (channels, height, width) by (outputs, channels, height, width)."""
+    """Convolve (channels, height, width) with (outputs, channels, height, width)."""
     top, left, bottom, right = pads
     padded = np.pad(image.astype(int), ((0, 0), (top, bottom), (left, right)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[2:], axis=(1, 2))

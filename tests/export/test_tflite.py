@@ -25,9 +25,9 @@ RANDOM = np.random.default_rng(5)
 
 
 def quantized(name, shape, options=None, input_range="centred"):
-    """Return a calibrated fake-quantized network of random weights, its recipe and images."""
+    """Return a calibrated fake-quantized network with random weights, its recipe and images."""
     keras.utils.set_random_seed(2)
-    # all images in one batch: another one would have the whole network traced again
+    # all images in one batch: a second batch size would trace the whole network again
     recipe = build_recipe({"network": {"input_range": input_range}})
     images = RANDOM.integers(0, 256, (64, *shape), np.uint8)
     batches = Batches(images=images, classes=np.zeros(64, np.int64), batch_size=64, seed=1, flip=False, shift=0)
@@ -40,7 +40,7 @@ def quantized(name, shape, options=None, input_range="centred"):
 
 
 def trained(name, shape):
-    """Return a network whose weights are none of them zero, as training leaves them: biases of zero share their bytes in a file."""
+    """Return a network without zero weights, like a trained one: zero biases would share their bytes in a file."""
     model = build_network(name, *shape, 10)
     model.set_weights([array + RANDOM.uniform(0.01, 0.1, array.shape) for array in model.get_weights()])
     return model
@@ -48,7 +48,7 @@ def trained(name, shape):
 
 @functools.cache
 def untrained_int8(name, shape):
-    """Return what a network is said to take as int8, and its int8 file; weights as `trained` leaves them, ranges as the toolkit begins."""
+    """Return a network's stated int8 size and its int8 file, with weights from `trained` and the toolkit's initial ranges."""
     model = trained(name, shape)
     return describe(model).int8_bytes, tflite.int8(fake_quantize(model, 1 / 128, 0))
 
@@ -70,7 +70,7 @@ def opened(data):
         pytest.param("separable_25kb", {}, marks=pytest.mark.slow),
     ],
 )
-def test_int8_is_int8_throughout_and_answers_as_the_fake_quantized_model(name, options):
+def test_int8_is_int8_throughout_and_answers_like_the_fake_quantized_model(name, options):
     model, recipe, images = quantized(name, (20, 24, 3), options)
     data = tflite.int8(model)
     assert tflite.float_tensors(data) == []
@@ -85,19 +85,19 @@ def test_int8_is_int8_throughout_and_answers_as_the_fake_quantized_model(name, o
         interpreter.invoke()
         codes = interpreter.get_tensor(output["index"])[0].astype(int)
         worst = max(worst, int(np.max(np.abs(codes - (np.rint(logits / scale) + zero_point)))))
-    # a tie may be rounded the other way in one layer and move the output by a code; a wrong conversion moves it by many
+    # a layer may round a tie the other way and move the output by one code; a wrong conversion moves it by many
     assert worst <= 2
 
 
 def scales_of_weights(data):
-    """Return how many scales the weights of each convolution have, and how many channels."""
+    """Return the number of weight scales and of channels for each convolution."""
     convolutions = [item for item in read(data).operators if item.name == "CONV_2D"]
     assert convolutions
     return [(len(item.inputs[1].scale), item.inputs[1].shape[0]) for item in convolutions]
 
 
 @pytest.mark.slow
-def test_weights_have_a_scale_for_each_channel():
+def test_weights_have_one_scale_per_channel():
     model, recipe, images = quantized("article", (20, 20, 3))
     set_batch_norm(model, trainable=True)
     dataset = tflite.RepresentativeDataset(images[:8], recipe.input_scale, recipe.input_zero_point)
@@ -116,7 +116,7 @@ def test_raw_inputs_quantize_to_the_same_code():
     assert opened(data)[1]["quantization"] == (1.0, -128)
 
 
-def test_float_in_an_int8_file_is_refused_and_the_operator_named():
+def test_float_in_an_int8_file_is_refused_and_names_the_operator():
     keras.utils.set_random_seed(1)
     model = build_network("article", 18, 18, 1, 3)
     with pytest.raises(ExportError, match=r"float tensors, at: .*CONV_2D"):
@@ -127,7 +127,7 @@ def test_float_in_an_int8_file_is_refused_and_the_operator_named():
     ("name", "shape"),
     [("article", (32, 32, 3)), pytest.param("resnet8", (32, 32, 3), marks=pytest.mark.slow), ("article", (8, 8, 1))],
 )
-def test_expected_bytes_are_near_the_real_ones(name, shape):
+def test_expected_bytes_are_close_to_the_real_ones(name, shape):
     expected, data = untrained_int8(name, shape)
     assert expected == pytest.approx(len(data), rel=0.03)
 
@@ -152,25 +152,25 @@ RUNGS = [
     for name, bytes_ in LADDER.items()
     for shape in SHAPES
 ]
-"""Every network at every size; by default one of each kind, one of them on grey images."""
+"""Every network at every size; by default only one of each kind, one of them on grey images."""
 
 
 @pytest.mark.parametrize("name", LADDER)
-def test_the_ladder_takes_what_it_says(name):
-    """By the count of its weights, which is near the file's bytes: see the two tests around this one."""
+def test_the_ladders_sizes_are_as_stated(name):
+    """Checks the number of weights, which is close to the file's size in bytes: see the two tests around this one."""
     assert describe(build_network(name, 32, 32, 3, 10)).int8_bytes == pytest.approx(LADDER[name], rel=0.06)
 
 
 @pytest.mark.parametrize(("name", "bytes_", "shape"), RUNGS)
-def test_the_ladder_is_int8_throughout_and_as_large_as_it_says(name, bytes_, shape):
+def test_the_ladder_is_int8_throughout_and_has_the_stated_sizes(name, bytes_, shape):
     expected, data = untrained_int8(name, shape)
     assert tflite.float_tensors(data) == []
     assert expected == pytest.approx(len(data), rel=0.04)
-    # each halving of a stem is one more convolution, which counts in the smallest networks alone
+    # each halving in the stem adds a convolution, which matters only in the smallest networks
     assert len(data) == pytest.approx(bytes_, rel=0.06 if max(shape) <= 32 else 0.3)
 
 
-def test_exports_say_what_was_written(finished_run, tmp_path):
+def test_exports_report_what_was_written(finished_run, tmp_path):
     for format_ in ("tflite", "onnx"):
         for precision in ("int8", "float32"):
             path = export_path(finished_run, format_, precision)

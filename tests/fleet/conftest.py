@@ -1,4 +1,4 @@
-"""Boards with ssh servers of Debian's, each in namespaces of its own: its own root, disk, processes and host key."""
+"""Boards with Debian's ssh servers, each in its own namespaces, with its own root, disk, processes and host key."""
 
 import contextlib
 import functools
@@ -33,11 +33,11 @@ HOST = """Host {name}
     ProxyCommand {proxy} %h %p
 """
 USERS = {"root": "", "pi": "pi ALL=(ALL) NOPASSWD: ALL\n", "guest": "guest ALL=(ALL) ALL\n"}
-"""Who may log in to a board, and what sudo lets them do."""
+"""Who can log in to a board, and what sudo allows them."""
 
 
 class Boards:
-    """Boards in a folder. `config` is ssh's, which knows each by its name, and its host key."""
+    """Boards in a folder. `config` is ssh's configuration, with each board's name and host key."""
 
     def __init__(self, folder, config, spawn):
         self.folder, self.config, self._spawn = folder, config, spawn
@@ -49,7 +49,7 @@ class Boards:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path], check=True, input=b"y\n")
 
     def make(self, name, user="root", size="300m"):
-        """Make a board, and switch it on."""
+        """Make a board and switch it on."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.ports[name] = port = free.getsockname()[1]
@@ -67,14 +67,14 @@ class Boards:
         self.on(name, size)
 
     def trust(self, name):
-        """Have ssh know a board's host key, and no other one of it."""
+        """Make ssh trust only this host key of a board."""
         known, host = self.folder / "known", f"[127.0.0.1]:{self.ports[name]} "
         lines = known.read_text().splitlines(True) if known.exists() else []
         lines = [line for line in lines if not line.startswith(host)]
         known.write_text("".join([*lines, host + (self.folder / name / "etc/ssh/host.pub").read_text()]))
 
     def new_key(self, name):
-        """Give a board another host key; return what makes ssh know it."""
+        """Give a board a new host key; return a function that makes ssh trust it."""
         self.keygen(self.folder / name / "etc/ssh/host")
         return functools.partial(self.trust, name)
 
@@ -95,7 +95,7 @@ class Boards:
         """Cut a board's power: its disk is in memory, and gone."""
         os.killpg(self._processes[name].pid, signal.SIGKILL)
         self._processes[name].wait()
-        with contextlib.suppress(ConnectionRefusedError):  # what ran on it may outlive its first process for a moment
+        with contextlib.suppress(ConnectionRefusedError):  # its processes may briefly outlive the first one
             while True:
                 with contextlib.suppress(ConnectionResetError):
                     socket.create_connection(("127.0.0.1", self.ports[name])).close()
@@ -108,7 +108,7 @@ class Boards:
         return done.stdout
 
     def counted(self, name):
-        """Return how many bytes have passed to and from a board since this was called last."""
+        """Return the number of bytes sent to and from a board since the last call."""
         path = self.folder / name / "bytes"
         total = sum(map(int, path.read_text().split())) if path.exists() else 0
         path.unlink(missing_ok=True)
@@ -117,7 +117,7 @@ class Boards:
 
 @pytest.fixture
 def boards(tmp_path, spawn, ssh_config):
-    """Boards yet to be made, which ssh knows."""
+    """Boards that ssh knows but that are yet to be made."""
     if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode:
         pytest.skip("this user cannot make namespaces for boards: run it as root")
     (tmp_path / "boards").mkdir()

@@ -1,4 +1,4 @@
-"""The Ansible role, in Ansible itself, on the ssh servers of test_deploy.py. Ansible is in an environment of its own."""
+"""The Ansible role, in real Ansible, on the ssh servers of test_deploy.py. Ansible has its own environment."""
 
 import json
 import subprocess

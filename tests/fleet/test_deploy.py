@@ -1,4 +1,4 @@
-"""`edgecnn deploy` to five ssh servers: the first time, again, and what fails on one of them while the others go on."""
+"""`edgecnn deploy` to five ssh servers: the first time, again, and with a failure on one while the others continue."""
 
 import json
 import shlex
@@ -11,15 +11,15 @@ from edgecnn.files import sha256
 pytestmark = pytest.mark.needs("sshd", "sudo", "unshare", package="openssh-server sudo")
 
 MOST_BYTES = 10_000
-"""What a command may carry to and from a board that has everything."""
+"""Most bytes that a command may exchange with a board that has everything."""
 
 HANDSHAKE_BYTES = 10_000
-"""What ssh itself needs for a connection; 7,500 were seen."""
+"""Bytes that ssh itself needs for a connection; 7,500 were seen."""
 
 
 @pytest.fixture
 def deploy(edgecnn):
-    """Deploy to some boards, and return the exit code and what became of each."""
+    """Deploy to some boards, and return the exit code and the outcome on each."""
 
     def deploy(*arguments):
         done = edgecnn("deploy", *arguments, "--json")
@@ -29,7 +29,7 @@ def deploy(edgecnn):
 
 
 @pytest.mark.slow
-def test_five_boards_of_which_two_are_well(boards, release, deploy, edgecnn, tmp_path):
+def test_five_boards_three_of_which_fail(boards, release, deploy, edgecnn, tmp_path):
     release("photos", 1)
     boards.make("door")
     boards.make("gate", user="pi")
@@ -94,7 +94,7 @@ def serial_in_use(outcome):
     return outcome["status"]["in_use"]["serial"]
 
 
-def test_who_may_not_become_root_and_whose_key_nobody_knows(boards, release, deploy):
+def test_a_user_without_root_and_an_unknown_host_key(boards, release, deploy):
     release("photos", 1)
     boards.make("door", user="guest")
     boards.make("gate")
@@ -109,7 +109,7 @@ def test_who_may_not_become_root_and_whose_key_nobody_knows(boards, release, dep
     }
 
 
-def test_what_a_board_says_is_hostile(boards, edgecnn, tmp_path):
+def test_a_boards_output_is_hostile(boards, edgecnn, tmp_path):
     boards.make("door")
     (tmp_path / "boards.txt").write_text("door\n")
     slot = {"name": "\x1b[2J", "serial": 1, "state": "good"}
@@ -153,7 +153,7 @@ def test_a_board_that_trusts_another_repository_is_left_alone(edgecnn, release, 
     with pytest.raises(ReleaseError, match=r"photos-1\.edgecnn is missing or damaged"):
         Offer(tmp_path / "releases")
 
-    # a server's folder that has been replaced by another repository
+    # a server's folder that was replaced by another repository
     (tmp_path / "releases").rename(tmp_path / "ours")
     assert edgecnn("release", "init", "theirs").code == 0
     (tmp_path / "theirs").rename(tmp_path / "releases")
@@ -161,7 +161,7 @@ def test_a_board_that_trusts_another_repository_is_left_alone(edgecnn, release, 
         Offer(tmp_path / "releases")
 
 
-def test_a_repository_that_is_none_and_options_that_are_wrong_reach_no_board(edgecnn, release, tmp_path):
+def test_an_invalid_repository_and_wrong_options_reach_no_board(edgecnn, release, tmp_path):
     release("photos", 1)
     (tmp_path / "service.toml").write_text("tresh = 1\n")
     for arguments, said in (

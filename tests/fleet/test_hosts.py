@@ -1,4 +1,4 @@
-"""Hosts are hostile text: what ssh or a shell would take for anything but a name does not pass."""
+"""Hosts are hostile text: anything that ssh or a shell would not read as a name is refused."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from edgecnn.fleet.hosts import check_host, on_each, read_hosts
 @pytest.mark.parametrize(
     "text", ["door", "pi@door.local", "10.0.0.5", "fe80::1%eth0", "pi@[::1]", "ssh://pi@door:2222", "ssh://[::1]:22"]
 )
-def test_what_ssh_takes_is_a_host(text):
+def test_names_that_ssh_accepts_are_hosts(text):
     assert check_host(text) == text
 
 
@@ -19,7 +19,7 @@ def test_what_ssh_takes_is_a_host(text):
         "door|x", "ssh://-x", "ssh://door:22/path", "door:22", "dőor", "'door'", "a@b@c", "ssh://pi@door:22 -v",
     ],
 )  # fmt: skip
-def test_anything_else_is_not(text):
+def test_other_text_is_not_a_host(text):
     with pytest.raises(ValueError, match="is not a host: expected NAME, USER@NAME or ssh://USER@NAME:PORT"):
         check_host(text)
 
@@ -41,7 +41,7 @@ def test_each_host_is_worked_on_once():
     assert sorted(seen) == ["a", "b"]
 
 
-def test_an_exception_stops_what_still_runs():
+def test_an_exception_stops_the_work_in_progress():
     stopped = []
     with pytest.raises(ZeroDivisionError):
         list(on_each("abc", 1, lambda host: 1 // 0, lambda: stopped.append(True)))

@@ -1,4 +1,4 @@
-"""A board's kept pictures by ssh: what is missing comes, whole, whatever ends the connection, and nothing else does."""
+"""Fetching a board's kept pictures by ssh: only missing ones arrive, complete, whatever ends the connection."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ from edgecnn.fleet.ssh import Board, BoardError, Sessions
 
 
 class Here(Sessions):
-    """Runs on this machine, as its user, what ssh would run on a board."""
+    """Runs on this machine, as its user, the commands that ssh would run on a board."""
 
     def start(self, arguments, stdin):
         self.program = "sh"
@@ -34,7 +34,7 @@ def fetch(remote, folder, progress=bool):
 
 
 class Sent:
-    """A board that sends these bytes, whatever it is asked."""
+    """A board that sends these bytes in answer to anything."""
 
     def __init__(self, data):
         self.data = data
@@ -48,7 +48,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_is_missing_comes_and_nothing_else(tmp_path, keep_pictures):
+def test_only_missing_pictures_are_fetched(tmp_path, keep_pictures):
     remote, folder = tmp_path / "a board's kept", tmp_path / "here" / "kept"
     kept = keep_pictures(remote, scenes=4)
     (remote / "sample.json").write_text("{}")
@@ -70,7 +70,7 @@ def test_what_is_missing_comes_and_nothing_else(tmp_path, keep_pictures):
         fetch("/no/such", folder)
 
 
-def test_what_a_board_sends_is_hostile_or_cut(tmp_path, keep_pictures, monkeypatch):
+def test_a_boards_data_is_hostile_or_cut(tmp_path, keep_pictures, monkeypatch):
     name, outside = "./2026-11-28/20261128T101502.500000Z-0.jpg", tmp_path / "outside"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -111,7 +111,7 @@ def test_what_a_board_sends_is_hostile_or_cut(tmp_path, keep_pictures, monkeypat
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(100, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_it_goes_on_from_there(tmp_path, keep_pictures, kills):
+def test_after_a_kill_at_any_moment_it_continues(tmp_path, keep_pictures, kills):
     remote, folder, chance, came = tmp_path / "remote", tmp_path / "kept", random.Random(1), 0
     keep_pictures(remote, scenes=3 * kills)
     for _ in range(kills):

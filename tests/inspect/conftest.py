@@ -1,4 +1,4 @@
-"""Photos that look like photos: blobs of colour on a light ground with texture, so that cut and compressed copies can be made of them."""
+"""Photo-like images, textured blobs of colour on a light background, which can be cropped and compressed into copies."""
 
 import io
 
@@ -62,7 +62,7 @@ def fill_function():
 
 @pytest.fixture
 def photos():
-    """Files of two classes with own splits: 12 for training and 4 for test of each, all different."""
+    """Files of two classes with their own splits: 12 for training and 4 for testing per class, all different."""
     files = {}
     for number, label in enumerate(("cat", "dog")):
         for split, count in (("train", 12), ("test", 4)):

@@ -1,4 +1,4 @@
-"""The command: its exit codes, its page, its JSON, the cleaned copy, and what training says afterwards."""
+"""The command: its exit codes, page, JSON and cleaned copy, and training's messages afterwards."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_a_region_outside_of_the_image_is_refused(edgecnn, tmp_path, fill, photo
     )
 
 
-def test_json_is_as_its_schema_says(edgecnn, schema_of, tmp_path, fill, planted):
+def test_json_matches_its_schema(edgecnn, schema_of, tmp_path, fill, planted):
     jsonschema = pytest.importorskip("jsonschema")
     fill(tmp_path / "pets", planted)
     done = edgecnn(
@@ -56,7 +56,7 @@ def test_json_is_as_its_schema_says(edgecnn, schema_of, tmp_path, fill, planted)
     )
 
 
-def test_a_cleaned_copy_lacks_what_is_wrong_and_the_original_is_as_it_was(edgecnn, tmp_path, fill, planted):
+def test_a_cleaned_copy_omits_faulty_images_and_the_original_is_unchanged(edgecnn, tmp_path, fill, planted):
     folder = fill(tmp_path / "pets", planted)
     before = contents(folder)
     done = edgecnn("inspect", "pets", "--no-features", "--fix", "cleaned")
@@ -74,8 +74,8 @@ def test_a_cleaned_copy_lacks_what_is_wrong_and_the_original_is_as_it_was(edgecn
     assert not open_dataset(DataRecipe(source="cleaned"), for_training=False).skipped
 
 
-def test_folders_at_fault_and_files_left_out_are_findings(edgecnn, tmp_path, fill, photos):
-    """It goes on where training would stop, and names what training would leave out."""
+def test_faulty_folders_and_skipped_files_are_findings(edgecnn, tmp_path, fill, photos):
+    """It continues where training would stop, and names the images that training would leave out."""
     folder = fill(tmp_path / "pets", photos | {"train/cat/phone.heic": b"x", "train/cat/more.zip": b"x"})
     (folder / "train/fox").mkdir()
     done = edgecnn("inspect", "pets", "--no-features")
@@ -93,7 +93,7 @@ def test_a_class_that_would_be_empty_is_left_out_of_the_copy_and_named(edgecnn, 
     assert open_dataset(DataRecipe(source="cleaned"), for_training=False).labels == ("cat", "dog")
 
 
-def test_a_copy_holds_no_text_that_a_link_leads_to(edgecnn, tmp_path, fill, photos):
+def test_a_copy_does_not_follow_links_to_text(edgecnn, tmp_path, fill, photos):
     folder = fill(tmp_path / "pets", photos)
     (tmp_path / "secret").write_text("a secret")
     (folder / "train/cat/holiday.jpg").symlink_to(tmp_path / "secret")
@@ -103,7 +103,7 @@ def test_a_copy_holds_no_text_that_a_link_leads_to(edgecnn, tmp_path, fill, phot
     assert "a link to a file outside" in made[LEFT_OUT].decode()
 
 
-def test_only_what_is_stated_is_left_out(edgecnn, tmp_path, fill, planted):
+def test_only_the_stated_findings_are_left_out(edgecnn, tmp_path, fill, planted):
     fill(tmp_path / "pets", planted)
     edgecnn("inspect", "pets", "--no-features", "--fix", "cleaned", "--leave-out", "unreadable")
     assert len(contents(tmp_path / "cleaned")) == len(planted) - 2 + 1
@@ -129,7 +129,7 @@ def test_exact_copies_are_left_out_without_the_near_ones(edgecnn, tmp_path, fill
 
 
 @pytest.mark.parametrize("where", ("there", "pets/inside"))
-def test_a_cleaned_copy_replaces_nothing_and_stays_outside_of_the_data(edgecnn, tmp_path, fill, photos, where):
+def test_a_cleaned_copy_replaces_nothing_and_stays_outside_the_data(edgecnn, tmp_path, fill, photos, where):
     fill(tmp_path / "pets", photos)
     (tmp_path / "there").mkdir()
     done = edgecnn("inspect", "pets", "--no-features", "--fix", where, "--force")
@@ -144,7 +144,7 @@ def test_an_array_becomes_files(edgecnn, tmp_path):
     assert sum(cleaned.sizes.values()) > 1780
 
 
-def test_names_that_an_enemy_chose_are_text(edgecnn, tmp_path, fill, photos):
+def test_hostile_names_are_text(edgecnn, tmp_path, fill, photos):
     hostile = "<img src=x onerror=alert(1)>"
     files = {name.replace("dog", hostile): data for name, data in photos.items()}
     files[f"train/{hostile}/\x1b[31mred\x07.jpg"] = photos["train/cat/0.jpg"]
@@ -171,7 +171,7 @@ def test_the_page_needs_nothing_and_has_the_pictures(edgecnn, tmp_path, fill, pl
     assert refused.code == errors.OutputExistsError.exit_code
 
 
-def test_without_the_weights_hashes_are_used_and_a_line_says_what_to_install(
+def test_without_the_weights_hashes_are_used_and_a_line_names_what_to_install(
     edgecnn, tmp_path, fill, planted, monkeypatch
 ):
     from edgecnn.inspect import features

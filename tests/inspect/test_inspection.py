@@ -1,4 +1,4 @@
-"""What an inspection finds by hashes: each mistake that was planted, and nothing else; and that it computes nothing twice."""
+"""Inspection with hashes: it finds each planted mistake and nothing else, and computes nothing twice."""
 
 import dataclasses
 
@@ -53,7 +53,7 @@ def test_good_photos_have_no_copies(tmp_path, fill, photos):
     assert report.splits["test"] == 8 and sum(report.splits.values()) == 32 and report.own_splits == ("train", "test")
 
 
-def test_digits_are_alike_and_still_not_copies():
+def test_digits_look_alike_but_are_not_copies():
     report = inspected("digits")
     false = sum(len(group.copies) for group in report.groups)
     assert report.images == 1797 and false < 0.01 * report.images
@@ -135,7 +135,7 @@ def test_with_a_region_only_the_region_is_compared(tmp_path, fill, scene, encode
     assert groups_of((0, 0, 1, 1)) == whole, "the cache keeps the two apart"
 
 
-def test_size_and_format_that_tell_the_class_are_named(tmp_path, fill, scene, encode):
+def test_size_and_format_that_reveal_the_class_are_named(tmp_path, fill, scene, encode):
     files = {f"cat/{index}.jpg": encode(scene(index)) for index in range(20)}
     files |= {f"dog/{index}.png": encode(scene(100 + index, 140, 140), "PNG") for index in range(20)}
     (tell,) = [item for item in inspected(fill(tmp_path / "pets", files)).findings if item.kind == "tell"]
@@ -150,7 +150,7 @@ def test_a_blurred_photo_is_named(tmp_path, fill, photos, scene, encode):
     assert [item.source for item in report.blurred] == ["train/cat/soft.jpg"]
 
 
-def test_groups_are_ordered_by_how_bad_they_are(tmp_path, fill, planted):
+def test_groups_are_ordered_by_severity(tmp_path, fill, planted):
     report = inspected(fill(tmp_path / "pets", planted))
     assert [module.order(group) for group in report.groups] == sorted(map(module.order, report.groups))
     assert report.groups[0].leak

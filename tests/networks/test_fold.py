@@ -9,7 +9,7 @@ from edgecnn.networks.keras import keras
 
 
 def shaken(model):
-    """Give every BatchNorm statistics and parameters of its own."""
+    """Give each BatchNorm its own statistics and parameters."""
     random = np.random.default_rng(3)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -36,7 +36,7 @@ def test_resnet8_answers_the_same_without_batch_norm():
     assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)), "it is not changed"
 
 
-def test_a_model_without_batch_norm_is_itself():
+def test_a_model_without_batch_norm_is_unchanged():
     model = build_network("article", 18, 18, 1, 3)
     assert folded(model) is model
 
@@ -57,7 +57,7 @@ def test_depthwise_convolutions_without_bias_and_norms_that_must_stay():
 
 
 def constant_channels():
-    """A network whose first channels have hardly any weights and a bias: below zero, above it, and with no weights at all."""
+    """A network whose first channels have a bias and hardly any weights: a bias below zero, above it, and with no weights at all."""
     keras.utils.set_random_seed(1)
     layers = keras.layers
     inputs = keras.Input((6, 6, 2))
@@ -89,6 +89,6 @@ def test_weights_of_constant_channels_are_enlarged_until_biases_fit():
     assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)), "it is not changed"
 
 
-def test_a_model_whose_biases_fit_is_itself():
+def test_a_model_whose_biases_fit_is_unchanged():
     model = shaken(build_network("resnet8", 16, 16, 3, 5))
     assert fitting_biases(model) is model

@@ -50,7 +50,7 @@ def test_any_input_size(name, shape):
 @pytest.mark.parametrize(
     ("side", "times"), [(8, 0), (28, 0), (32, 0), (45, 0), (46, 1), (64, 1), (96, 2), (128, 2), (224, 3)]
 )
-def test_the_stem_brings_an_input_near_to_32(side, times):
+def test_the_stem_reduces_an_input_to_about_32(side, times):
     assert halvings(side, 2 * side) == times
     assert side < 46 or 22 < side / 2**times < 46
 
@@ -83,7 +83,7 @@ def test_networks_end_in_logits_and_a_batch_norm_stands_right_behind_its_convolu
                 assert type(before).__name__ in ("Conv2D", "DepthwiseConv2D"), (name, layer.name)
 
 
-def test_too_small_an_input_says_how_large_it_must_be():
+def test_an_input_that_is_too_small_reports_the_smallest_size():
     with pytest.raises(NetworkError, match="at least 4x4, received 3x8"):
         build_network("article", 3, 8, 1, 10)
     with pytest.raises(NetworkError, match="at least 18x18"):

@@ -49,8 +49,8 @@ for images, batch_size, precision in ((21, 128, "float32"), (127, 33, "bfloat16"
 @pytest.mark.parametrize(
     "script", [GRADIENTS, pytest.param(TRAININGS, marks=pytest.mark.slow)], ids=["gradients", "trainings"]
 )
-def test_odd_batches_do_not_end_the_process(script):
-    """TensorFlow 2.21.0's oneDNN writes out of bounds in the gradient of a strided 1x1 convolution of few channels."""
+def test_odd_batches_do_not_crash_the_process(script):
+    """TensorFlow 2.21.0's oneDNN writes out of bounds in the gradient of a strided 1x1 convolution with few channels."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""A user's own network: every way in which its file can be wrong ends in one clear message."""
+"""A user's own network: every fault in its file ends in one clear message."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def build(height, width, channels, num_classes, width_factor="1"):
 
 @pytest.fixture
 def write(tmp_path):
-    """Return a function that writes a network's file and returns its name for the function `build`."""
+    """Return a function that writes a network file and returns the network's name, with the function `build`."""
 
     def write(source, function="build"):
         (tmp_path / "net.py").write_text(source)
@@ -79,7 +79,7 @@ def build(height, width, channels, num_classes):
         (with_output("layers.Softmax()(layers.Dense(num_classes)(x))"), "build", r"ends in softmax \(layer softmax"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said(write, source, function, message):
+def test_each_fault_is_reported(write, source, function, message):
     with pytest.raises(NetworkError, match=message):
         build_network(write(source, function), 8, 8, 1, 3)
 

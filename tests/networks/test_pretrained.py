@@ -1,4 +1,4 @@
-"""Weights of ImageNet: read without PyTorch, refused before anything of them runs if they are not the expected ones, and right."""
+"""ImageNet weights: read without PyTorch, correct, and refused before any of their code runs if they are not the expected ones."""
 
 import io
 import pickle
@@ -19,7 +19,7 @@ SOURCE = SOURCES[0]
 
 
 class FloatStorage:
-    """Stands for PyTorch's, which pickles name."""
+    """Stands in for PyTorch's classes, which pickles name."""
 
 
 class Evil:
@@ -54,7 +54,7 @@ def legacy_file(state, storages, header=(torch_file.MAGIC, torch_file.PROTOCOL))
     pickle.dump(list(storages), out, 2)
     for values in storages.values():
         out.write(len(values).to_bytes(8, "little") + np.asarray(values, "<f4").tobytes())
-    # the names of this file's stand-ins, as PyTorch's own
+    # give this file's stand-ins PyTorch's names
     return (
         out.getvalue()
         .replace(f"c{__name__}\n_rebuild_tensor_v2\n".encode(), b"ctorch._utils\n_rebuild_tensor_v2\n")
@@ -96,7 +96,7 @@ def test_a_pickle_that_names_anything_else_is_refused_before_it_runs(tmp_path):
         ({"w": Reference("1", 0, (2,), (-1,))}, {"1": np.zeros(12)}, "reaches beyond its storage"),
     ],
 )
-def test_a_tensor_outside_of_its_storage_is_refused(state, storages, message):
+def test_a_tensor_outside_its_storage_is_refused(state, storages, message):
     with pytest.raises(NetworkError, match=message):
         torch_file.read_state(legacy_file(state, storages), "weights")
 
@@ -142,7 +142,7 @@ def test_each_backbone_has_a_source():
 
 @pytest.fixture(scope="module")
 def whole():
-    """A whole EfficientNet-Lite with all of its weights, the dense layer's too: a function from photos of scikit-learn to its classes."""
+    """A whole EfficientNet-Lite with all its weights, including the dense layer's: a function from scikit-learn's photos to its classes."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.networks import build_network
     from edgecnn.networks.predict import predictor
@@ -170,14 +170,14 @@ def whole():
         ("efficientnet_lite2_5600kb", 260, 599),
     ],  # daisy; honeycomb, for a dahlia
 )
-def test_it_knows_what_is_in_photos(whole, network, side, flower):
+def test_it_recognises_photos(whole, network, side, flower):
     best = whole(network, side, 3)
     assert best("flower.jpg")[0] == flower
     assert best("china.jpg")[:2].tolist() == [698, 442], "ImageNet's palace and bell cote"
 
 
 @pytest.mark.slow
-def test_a_grey_input_answers_as_grey_in_three_channels(whole):
+def test_a_grey_input_answers_like_three_equal_channels(whole):
     assert 698 in whole("efficientnet_lite0_4000kb", 224, 1)("china.jpg")[:10]
 
 
@@ -199,7 +199,7 @@ def test_one_pass_gives_the_features_of_every_rung(source):
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=rung)
 
 
-def test_parts_of_a_network_cost_what_the_networks_themselves_cost():
+def test_partial_networks_cost_the_same_as_whole_ones():
     from edgecnn.networks import build_network
     from edgecnn.networks.describe import describe
     from edgecnn.networks.efficientnet_lite import costs

@@ -1,4 +1,4 @@
-"""A repository with keys of its own, bundles for it, and a board that knows only its first root: python-tuf's own Updater."""
+"""A repository with its own keys, bundles for it, and a board that knows only its first root: python-tuf's own Updater."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ PASSPHRASE = "correct horse battery"
 
 
 class Folder(FetcherInterface):
-    """Gives the Updater a folder's files."""
+    """Serves a folder's files to the Updater."""
 
     def __init__(self):
         self.asked = []
@@ -33,7 +33,7 @@ class Folder(FetcherInterface):
 
 
 class TufBoard:
-    """A board as far as TUF goes: it keeps what it has verified, and begins with a root."""
+    """The TUF part of a board: it starts with a root and keeps the files that it has verified."""
 
     def __init__(self, folder, root):
         self.folder, self.root = folder, root
@@ -64,7 +64,7 @@ def tuf_board():
 
 @pytest.fixture
 def held(tmp_path):
-    """Return keys whose passphrase nobody types."""
+    """Return keys whose passphrase need not be typed."""
 
     def held(*folders, ask=lambda name, new: PASSPHRASE):
         return Keys([Path(folder) for folder in folders] or [tmp_path / "releases-keys"], ask)
@@ -74,7 +74,7 @@ def held(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Keys without a passphrase, and no fsync: they take most of the time of a test that signs often. Goes before `repository`."""
+    """Keys without a passphrase, and no fsync, which together take most of the time of a test that signs often. Use before `repository`."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr(keys_module, "BestAvailableEncryption", lambda passphrase: keys_module.NoEncryption())
 
@@ -101,7 +101,7 @@ def add(repository, held, make_bundle):
 
 @pytest.fixture
 def board(tmp_path, repository):
-    """Return a new board, which has the first root."""
+    """Return a new board with the first root."""
     boards = []
 
     def board():
@@ -113,6 +113,6 @@ def board(tmp_path, repository):
 
 @pytest.fixture
 def copy(tmp_path):
-    """Return a copy of a folder, as an enemy or a backup has it."""
+    """Return a copy of a folder, such as an attacker's or a backup."""
     count = iter(range(100))
     return lambda folder: Path(shutil.copytree(folder, tmp_path / f"copy{next(count)}"))

@@ -1,4 +1,4 @@
-"""docs/releases.md is enough: its commands, in their order and nothing else, from the first key to the drill for lost and stolen keys."""
+"""The commands of docs/releases.md, in order, are all you need, from the first key to the drill for lost and stolen keys."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ from edgecnn.release.repository import Repository
 
 @pytest.fixture
 def sections(root):
-    """Return the commands of the page by heading: those that need no server."""
+    """Return the page's commands that need no server, by heading."""
     result, heading, within = {}, "", False
     for line in (root / "docs" / "releases.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
@@ -31,7 +31,7 @@ def sections(root):
 
 @pytest.fixture
 def workplace(edgecnn, make_bundle, tmp_path, monkeypatch):
-    """Return how to run a section's commands, in a folder with the bundles that the page speaks of."""
+    """Return a function that runs a section's commands in a folder with the bundles that the page mentions."""
     for name, serial in (("photos", 1), ("better", 2), ("newest", 3)):
         make_bundle(name, serial, passed=True)
     secret = tmp_path / "passphrase"
@@ -85,7 +85,7 @@ def test_the_page_from_the_first_key_to_the_drill(sections, workplace, tmp_path,
         kept = set(former) & set(root.roles[role].keyids)
         assert len(kept) == (1 if role == "root" else 0), "root-3 is the only key that was neither lost nor stolen"
 
-    thief = Repository(tmp_path / "releases")  # with the keys of before the drill
+    thief = Repository(tmp_path / "releases")  # with the keys from before the drill
     operations.refresh(thief, held(tmp_path / "releases-keys"), "targets")
     for path in (drill / "metadata").glob("*.root.json"):
         (thief.metadata / path.name).write_bytes(path.read_bytes())

@@ -1,4 +1,4 @@
-"""What the workstation writes is what TUF's own client accepts, after each single write; and what may not be signed is not."""
+"""TUF's own client accepts the workstation's repository after every single write, and nothing forbidden is signed."""
 
 import os
 import stat
@@ -59,7 +59,7 @@ def test_a_board_gets_what_was_released_byte_for_byte(repository, add, board, he
     assert (repository.metadata / "timestamp.json").stat().st_size < 450
 
 
-def test_going_back_is_a_newer_release_that_names_both_hashes(repository, add, held):
+def test_a_rollback_is_a_newer_release_that_names_both_hashes(repository, add, held):
     old, new = add(1), add(2)
     with pytest.raises(ReleaseError, match="To go back to an older bundle, name the releases"):
         add(1)
@@ -98,17 +98,17 @@ def test_a_bundle_that_may_not_be_released_changes_nothing(repository, add, argu
     assert {path: path.read_bytes() for path in repository.folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_failed_gate_is_released_on_record_and_a_passed_one_without(repository, add):
+def test_a_release_despite_a_failed_gate_is_recorded(repository, add):
     assert add(1, passed=False, accepted="two classes moved").terms.accepted == "two classes moved"
     assert add(2, accepted="not needed").terms.accepted == ""
     assert status(repository)["channels"]["door"][0]["accepted"] == "two classes moved"
 
 
-def test_a_name_that_no_path_may_have_is_spelled_otherwise(add):
+def test_a_name_that_is_not_a_valid_path_is_encoded(add):
     assert add(1, name="Türen & Tore").path == "door/T-ren---Tore-1.edgecnn"
 
 
-def test_old_releases_leave_and_those_that_a_board_may_still_get_stay(repository, add, board, monkeypatch):
+def test_old_releases_are_removed_but_those_a_board_may_still_fetch_stay(repository, add, board, monkeypatch):
     monkeypatch.setattr(operations, "KEPT", 2)
     first = add(1)
     add(2, 50)
@@ -121,7 +121,7 @@ def test_old_releases_leave_and_those_that_a_board_may_still_get_stay(repository
 
 
 class Cut(Exception):
-    """The power is cut."""
+    """A simulated power cut."""
 
 
 CHANGES = {
@@ -140,10 +140,10 @@ CHANGES = {
     "name",
     [name if name in ("add", "rotate online") else pytest.param(name, marks=pytest.mark.slow) for name in CHANGES],
 )
-def test_after_a_cut_at_any_write_boards_accept_the_repository_and_the_command_can_be_given_again(
+def test_after_a_power_cut_at_any_write_boards_accept_the_repository_and_the_command_can_be_repeated(
     name, quick, repository, add, board, held, monkeypatch
 ):
-    """Each write is atomic: what counts is what is there between two of them."""
+    """Each write is atomic, so only the states between two writes matter."""
     add(1)
     known, change = board(), CHANGES[name]
     known.check(repository.folder)
@@ -169,7 +169,7 @@ def test_after_a_cut_at_any_write_boards_accept_the_repository_and_the_command_c
                 pass
         assert "door/photos-1.edgecnn" in known.check(repository.folder), nth
         assert "door/photos-1.edgecnn" in board().check(repository.folder), nth
-        operations.refresh(repository, held())  # the online key of before or the new one, whichever is trusted
+        operations.refresh(repository, held())  # the previous or the new online key, whichever is trusted
         known.check(repository.folder)
     assert nth >= 2, "nothing was cut"
     known.check(repository.folder)
@@ -185,8 +185,8 @@ def test_one_writer_at_a_time(repository, held):
     operations.refresh(repository, held())
 
 
-def test_what_somebody_put_into_the_repository_is_not_signed(repository, add, held, copy):
-    """The folder may come back from a server: an online key must not make what is in it valid."""
+def test_files_planted_in_the_repository_are_not_signed(repository, add, held, copy):
+    """The folder may come back from a server: the online key must not make its content valid."""
     add(1)
     targets = repository.metadata / "2.targets.json"
     forged = Metadata[Targets].from_bytes(targets.read_bytes())
@@ -213,7 +213,7 @@ def test_what_somebody_put_into_the_repository_is_not_signed(repository, add, he
         operations.refresh(Repository(other), held())
 
 
-def test_keys_do_not_go_into_the_repository_nor_the_repository_among_keys(tmp_path, held):
+def test_keys_and_repository_stay_in_separate_folders(tmp_path, held):
     folder = tmp_path / "public"
     for repository, keys in ((folder, folder / "keys"), (folder, folder), (folder / "releases", folder)):
         with pytest.raises(ReleaseError, match="one inside the other"):
@@ -234,7 +234,7 @@ def test_keys_do_not_go_into_the_repository_nor_the_repository_among_keys(tmp_pa
         operations.init(folder, held(tmp_path / "used" / "file" / "keys"))
 
 
-def test_what_lacks_is_named(repository, add, held, tmp_path):
+def test_missing_files_are_named(repository, add, held, tmp_path):
     keys = tmp_path / "releases-keys"
     with pytest.raises(ReleaseError, match=r"cannot read the key .*targets\.pem: the passphrase is wrong"):
         add(1, keys=held(ask=lambda name, new: "wrong passphrase"))
@@ -265,7 +265,7 @@ def test_what_lacks_is_named(repository, add, held, tmp_path):
         operations.init(tmp_path / "short", held(tmp_path / "short-keys", ask=lambda name, new: "short"))
 
 
-def test_the_time_is_looked_at(repository, add, held, monkeypatch):
+def test_the_clock_is_checked(repository, add, held, monkeypatch):
     add(1)
     now = utc_now()
     assert status(repository)["problems"] == []
@@ -299,10 +299,10 @@ def test_a_lost_or_damaged_bundle_is_reported(repository, add):
     assert status(repository)["problems"] == [f"{file} is missing or damaged: put the bundle there again"]
 
 
-def test_a_board_that_a_stolen_online_key_deceived_accepts_the_repository_after_it_was_rotated(
+def test_a_board_deceived_with_a_stolen_online_key_accepts_the_repository_after_a_rotation(
     repository, add, board, held, copy, tmp_path
 ):
-    """Fast forward: the thief signs a version that no honest one will ever be above."""
+    """A fast-forward attack: the thief signs a version number that no honest one will ever exceed."""
     add(1)
     deceived, stolen = board(), copy(tmp_path / "releases-keys")
     deceived.check(repository.folder)
@@ -322,10 +322,10 @@ def test_a_board_that_a_stolen_online_key_deceived_accepts_the_repository_after_
         board().check(hostile_with_roots_of(repository, hostile))
 
 
-def test_a_stolen_targets_key_alone_reaches_no_board_and_is_not_signed_along(
+def test_releases_signed_with_a_stolen_targets_key_reach_no_board_and_are_not_signed_again(
     repository, add, board, held, copy, tmp_path
 ):
-    """The thief writes to the server: another file with the version that the snapshot names, rightly signed."""
+    """The thief writes to the server a different file, correctly signed, with the version that the snapshot names."""
     add(1)
     hostile = Repository(copy(repository.folder))
     state = hostile.read()
@@ -341,14 +341,14 @@ def test_a_stolen_targets_key_alone_reaches_no_board_and_is_not_signed_along(
 
 
 def hostile_with_roots_of(repository, hostile):
-    """Return the thief's folder with the newest roots, which a mirror may add but not leave out for ever."""
+    """Return the thief's folder with the newest roots, which a mirror can add but cannot leave out forever."""
     for path in repository.metadata.glob("*.root.json"):
         (hostile.metadata / path.name).write_bytes(path.read_bytes())
     return hostile.folder
 
 
 @pytest.mark.parametrize("lost", ["root-1", "root-2", "targets", "online"])
-def test_a_lost_key_is_replaced_by_the_others(repository, add, board, held, tmp_path, lost):
+def test_a_lost_key_is_replaced_using_the_others(repository, add, board, held, tmp_path, lost):
     add(1)
     early = board()
     early.check(repository.folder)
@@ -366,8 +366,8 @@ def test_a_lost_key_is_replaced_by_the_others(repository, add, board, held, tmp_
 
 
 @pytest.mark.parametrize("names", [["root-1", "root-2"], ["root-3", "root-2"]])
-def test_two_stolen_root_keys_that_are_not_lost_are_replaced_at_once(repository, add, board, held, names):
-    """The new root needs the signatures of two former keys and of two new ones."""
+def test_two_stolen_root_keys_that_are_not_lost_are_replaced_together(repository, add, board, held, names):
+    """The new root needs the signatures of two old keys and two new ones."""
     add(1)
     early = board()
     early.check(repository.folder)
@@ -402,7 +402,7 @@ def test_either_of_two_root_keys_is_enough_if_init_says_so(tmp_path, held):
         operations.init(tmp_path / "other", held(tmp_path / "other-keys"), root_keys=2, threshold=3)
 
 
-def test_the_nightly_refresh_needs_the_online_key_and_the_root_only(repository, add, board, held, tmp_path):
+def test_the_nightly_refresh_needs_only_the_online_key_and_the_root(repository, add, board, held, tmp_path):
     add(1)
     online = tmp_path / "online"
     online.mkdir()
@@ -420,7 +420,7 @@ def test_the_nightly_refresh_needs_the_online_key_and_the_root_only(repository, 
         operations.change(repository, held(online, ask=ask), "door", share=5)
 
 
-def test_root_keys_that_are_elsewhere_come_from_several_folders(repository, held, tmp_path):
+def test_root_keys_can_come_from_several_folders(repository, held, tmp_path):
     keys = tmp_path / "releases-keys"
     sticks = [tmp_path / "stick1", tmp_path / "stick2"]
     for stick, name in zip(sticks, ("root-1.pem", "root-3.pem"), strict=True):

@@ -1,4 +1,4 @@
-"""Run folders that were never trained: their figures come from drawn logits, by the code that verifies a real run."""
+"""Run folders that were never trained: their figures come from random logits, through the code that verifies a real run."""
 
 import itertools
 import json

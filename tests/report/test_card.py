@@ -1,4 +1,4 @@
-"""The card: whatever a class, a file or a data set is called, Markdown renderers show it, and do nothing else with it."""
+"""The card: whatever the name of a class, file or dataset, Markdown renderers show it and do nothing else with it."""
 
 import re
 from dataclasses import replace
@@ -39,7 +39,7 @@ def text(drawn_run, finished_run):
 
 
 @pytest.mark.parametrize("render", renderers(), ids=("python-markdown", "markdown-it"))
-def test_names_are_shown_and_do_nothing(text, render):
+def test_hostile_names_are_shown_and_do_nothing(text, render):
     html = render(text)
     allowed = {"h1", "h2", "p", "ul", "li", "code", "pre", "table", "thead", "tbody", "tr", "th", "td", "hr", "strong"}
     assert set(re.findall(r"<([a-z0-9]+)", html)) <= allowed, "no link, picture or script"

@@ -28,7 +28,7 @@ def test_a_card_is_read_by_the_hubs_own_class(finished_run):
     assert read.text.startswith("\n# tiny\n")
 
 
-def test_names_that_yaml_would_read_as_something_else(finished_run):
+def test_names_that_yaml_would_misread(finished_run):
     report = parity_report(finished_run)
     for name in ("yes", "1e3", 'a: "b"', "- x", "---\nb: c", "\u2028", "{x}"):
         data = replace(report.data, name=name, title=name)
@@ -36,7 +36,7 @@ def test_names_that_yaml_would_read_as_something_else(finished_run):
         assert read.data.model_name == name and read.data.eval_results[0].dataset_name == name
 
 
-def test_the_cards_that_ship_begin_with_their_own_figures(root):
+def test_shipped_cards_begin_with_their_own_figures(root):
     cards = sorted((root / "models").glob("*/card.md"))
     assert len(cards) >= 9
     for path in cards:

@@ -1,4 +1,4 @@
-"""The report page: every figure on it is in its JSON, it needs nothing else, and nobody's labels do it harm."""
+"""The report page: every figure on it is in its JSON, it needs nothing else, and hostile labels do no harm."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ HOSTILE = ("<script>alert(1)</script>", "\u05e9\u05dc\u05d5\u05dd & \u0645\u0631
 
 
 class Page(HTMLParser):
-    """A page's elements, the values of its <data>, and its text outside of what holds no figures."""
+    """A page's elements, the values of its <data>, and its text, except for parts without figures."""
 
     WITHOUT_FIGURES = ("svg", "style", "pre", "bdi", "code", "data", "title")
 
@@ -85,7 +85,7 @@ def test_every_figure_is_in_the_json(drawn_run, figures_of, tmp_path):
     assert left == [], "a figure outside of <data> could be one that the JSON lacks"
 
 
-def test_the_json_is_as_its_schema_says(drawn_run, finished_run, root, figures_of, tmp_path, schema_of):
+def test_the_json_matches_its_schema(drawn_run, finished_run, root, figures_of, tmp_path, schema_of):
     schema = schema_of("report")
     bundle = read_bundle(root / "models/digits/digits.edgecnn")
     shown = [shown_run(drawn_run()), shown_run(finished_run), shown_run(drawn_run(verified=False))]
@@ -125,7 +125,7 @@ def test_the_verdict_comes_first_and_its_figures_are_the_reports(drawn_run):
     assert html.index(shown.verdict) < html.index("<table>") and html.index(shown.verdict) < html.index("<svg")
 
 
-def test_is_it_good_comes_first_and_says_what_the_images_can_tell(drawn_run):
+def test_is_it_good_comes_first_and_states_what_the_images_can_show(drawn_run):
     run = drawn_run(n=32, labels=HOSTILE, noise=2.0)
     shown = shown_run(run)
     accuracy, weakest, strangers = shown.figures.summary
@@ -157,7 +157,7 @@ def test_runs_with_different_test_images_are_not_put_side_by_side_without_a_warn
     assert "tested on different images" in warning and render(apart).index(warning) < render(apart).index("<table>")
 
 
-def test_two_runs_are_paired_on_the_photos_that_both_answer_for_or_the_page_says_why_not(drawn_run, finished_run, root):
+def test_two_runs_are_paired_on_common_photos_or_the_page_says_why_not(drawn_run, finished_run, root):
     one, other = shown_run(drawn_run()), shown_run(drawn_run(name="other"))
     half = replace(
         other, answers={key: other.answers[key] for key in list(other.answers)[:150]} | {"later": ("a", "a")}
@@ -186,7 +186,7 @@ def test_it_makes_no_request(finished_run):
     )
 
 
-def test_pictures_are_those_of_the_test_split(finished_run):
+def test_pictures_come_from_the_test_split(finished_run):
     from edgecnn.data import open_dataset
 
     shown = shown_run(finished_run)
@@ -202,7 +202,7 @@ def test_pictures_are_those_of_the_test_split(finished_run):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_run_that_was_never_verified_says_what_is_missing(drawn_run, figures_of):
+def test_an_unverified_run_reports_what_is_missing(drawn_run, figures_of):
     run = drawn_run(verified=False)
     page = write_run_page(run)
     (missing,) = [item for item in figures_of(page)["runs"][0]["missing"] if "verdict" in item["part"]]
@@ -211,7 +211,7 @@ def test_a_run_that_was_never_verified_says_what_is_missing(drawn_run, figures_o
     assert "Not verified" in html and "edgecnn verify" in html and "Learning curves" in html
 
 
-def test_predictions_of_an_older_version_are_missed_and_not_an_error(drawn_run):
+def test_missing_predictions_of_an_older_version_are_not_an_error(drawn_run):
     run = drawn_run()
     run.file(PREDICTIONS).write_bytes(b"no zip")
     figures = shown_run(run).figures
@@ -220,7 +220,7 @@ def test_predictions_of_an_older_version_are_missed_and_not_an_error(drawn_run):
 
 
 def test_a_page_needs_no_data(drawn_run):
-    """Its pictures were kept when the run was verified, each at most so large."""
+    """Its pictures, each limited in size, were kept when the run was verified."""
     shown = shown_run(drawn_run(size=(300, 100)))
     assert {item.index for item in (*shown.figures.flips, *shown.figures.mistakes)} == set(shown.pictures)
     sizes = {Image.open(io.BytesIO(base64.b64decode(item.partition(",")[2]))).size for item in shown.pictures.values()}
@@ -277,7 +277,7 @@ def test_a_foreign_file_is_refused(edgecnn, tmp_path):
     assert done.code and len(done.err.splitlines()) <= 3
 
 
-def test_the_figures_of_answers():
+def test_figures_of_answers():
     true, answers = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0])
     matrix = confusion("m", true, answers, ["a", "b"])
     assert matrix.cells == ((0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 2))
@@ -313,7 +313,7 @@ def test_a_real_run_has_every_part(finished_run):
     assert finished_run.file("report.html").exists(), "the pipeline writes the page"
 
 
-def test_the_page_is_written_also_where_the_gate_does_not_pass(own_run, edgecnn):
+def test_the_page_is_written_even_if_the_gate_does_not_pass(own_run, edgecnn):
     own_run.file("report.html").unlink()
     done = edgecnn("verify", own_run.path, "--confident", "--max-drop", "0")
     assert done.code == 14 and own_run.file("report.html").exists() and own_run.file(PARITY).exists()

@@ -1,4 +1,4 @@
-"""The report page in Chromium: no error, no request, no overflow, readable by keyboard and screen reader, in light and dark."""
+"""The report page in Chromium: no error, no request, no overflow, usable by keyboard and screen reader, in light and dark."""
 
 import json
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.needs("chromium", "chromedriver", package="chromium chr
 
 @pytest.fixture
 def page(drawn_run, finished_run, root, tmp_path, request):
-    """The page of a run that went through every stage, of two classes, 1,000 classes, hostile names, a bundle, or several; of photos."""
+    """The page of a run through every stage, with two classes, 1,000 classes, hostile names, a bundle or several runs; and of photos."""
     from edgecnn.bundle.read import read_bundle
 
     if request.param == "inspection":
@@ -36,7 +36,7 @@ def page(drawn_run, finished_run, root, tmp_path, request):
 
 
 def inspection_page(folder):
-    """Return the page of an inspection with findings: twins in two splits and in two classes, a damaged file, hostile names."""
+    """Return an inspection page with findings: duplicates across splits and across classes, a damaged file, hostile names."""
     from PIL import Image
 
     from edgecnn.data import open_dataset
@@ -96,7 +96,7 @@ def test_the_page(browser, looks, serious, page):
 
 
 @pytest.mark.parametrize("page", ["finished"], indirect=True)
-def test_every_fold_and_wide_table_is_reached_by_the_keyboard(browser, page):
+def test_every_fold_and_wide_table_is_reachable_by_keyboard(browser, page):
     browser.get(page.as_uri())
     reached = browser.execute_script(
         "return [...document.querySelectorAll('summary, .wide, pre')].filter(item => item.tabIndex < 0).length"

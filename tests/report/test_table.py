@@ -37,7 +37,7 @@ def test_a_table_that_fits_is_one_table():
     assert text_table(("name", "n", "what"), rows, 14) == text_table(("name", "n", "what"), rows)
 
 
-def test_columns_that_do_not_fit_follow_below_behind_the_first():
+def test_columns_that_do_not_fit_follow_below_with_the_first_column():
     rows = [("a", "1", "x"), ("bc", "22", "a long cell")]
     assert text_table(("name", "n", "what"), rows, 14).splitlines() == [
         "name   n", "----  --", "a      1", "bc    22", "",

@@ -1,4 +1,4 @@
-"""Tiny models of every kind that the engines read, and an engine that is none."""
+"""Tiny models of every kind that the engines read, and a fake engine."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def pixels():
 
 
 class FakeEngine:
-    """An engine whose logits are the mean of each channel; it keeps the batches that it was given."""
+    """An engine whose logits are the mean of each channel; it records the batches that it receives."""
 
     name, version, provider, format = "fake", "1.0", "none", "fake"
 
@@ -99,5 +99,5 @@ def tflite_models():
 
 @pytest.fixture
 def shipped(root):
-    """Path of a bundle that ships: `shipped("digits")`."""
+    """Path of a shipped bundle: `shipped("digits")`."""
     return lambda name: root / "models" / name / f"{name}.edgecnn"

@@ -1,4 +1,4 @@
-"""A program of edgecnn's own answers with one JSON object, whatever else is printed in its process."""
+"""A child program of edgecnn answers with one JSON object, whatever else its process prints."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def test_the_object_stands_alone_on_standard_output(body, code, table):
     assert (ended.code, ended.table) == (code, table) and "loud" in ended.err
 
 
-def test_a_failure_has_the_programs_error_or_the_last_line():
+def test_a_failure_reports_the_programs_error_or_the_last_line():
     assert Finished(15, '{"error": "no bundle"}', "a warning").failure == "exit code 15: no bundle"
     assert Finished(1, "", "Traceback\nImportError: no numpy\n\n").failure == "exit code 1: ImportError: no numpy"
     assert Finished(-9, "", "").failure == "killed (SIGKILL)"

@@ -1,4 +1,4 @@
-"""The runtime as a program uses it, with the bundles that ship."""
+"""The runtime as programs use it, with the shipped bundles."""
 
 import io
 import sys
@@ -47,7 +47,7 @@ def test_first_program(tmp_path, monkeypatch, picture):
     assert result.decision == result.top[0].label == classifier.labels[result.top[0].index]
 
 
-def test_every_way_to_give_an_image_is_the_same_image(classifier, picture, tmp_path):
+def test_every_form_of_an_image_gives_the_same_answer(classifier, picture, tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(png(picture))
     expected = classifier.classify(picture).top
@@ -70,7 +70,7 @@ def test_scores(classifier, picture):
 
 @pytest.mark.parametrize("engine", ["litert", "tflite_runtime", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_threads_that_share_a_classifier_get_the_answers_of_one(root, engine):
-    """Bit for bit: on LiteRT without a lock some answers were another image's, and most calls raised."""
+    """Bit for bit: without a lock, LiteRT returned some answers for the wrong image, and most calls raised."""
     if not is_installed(engine):
         pytest.skip(f"{engine} is not installed")
     shared = Classifier.load(root / "models" / SHIPPED / f"{SHIPPED}.edgecnn", engine=engine)
@@ -90,7 +90,7 @@ def test_threads_that_share_a_classifier_get_the_answers_of_one(root, engine):
 
 @pytest.mark.parametrize("engine", ["litert", "tflite_runtime", "onnxruntime"])
 def test_a_batch_has_the_answers_of_its_images(root, tmp_path, engine):
-    """Of every kind of picture, in order, for more images than go to the engine at once."""
+    """With every kind of image, in order, and more images than one engine call takes."""
     if not is_installed(engine):
         pytest.skip(f"{engine} is not installed")
     classifier = Classifier.load(root / "models" / SHIPPED / f"{SHIPPED}.edgecnn", engine=engine)
@@ -107,8 +107,8 @@ def test_a_batch_has_the_answers_of_its_images(root, tmp_path, engine):
 
 
 @pytest.mark.parametrize("image", [3, None, [[0]], bytearray(4)])
-def test_what_is_no_picture_is_a_type_error(classifier, image):
-    """`open` would take a number for a file descriptor, read that and close it."""
+def test_a_value_that_is_not_an_image_is_a_type_error(classifier, image):
+    """`open` would treat a number as a file descriptor, and read and close it."""
     with pytest.raises(TypeError, match=f"received {type(image).__name__}"):
         classifier.classify(image)
 
@@ -156,7 +156,7 @@ def test_an_image_of_a_batch_has_its_share_of_the_time(fake_engine, contract, he
     assert [result.latency_ms["infer"] for result in classifier.classify_batch([grey] * 4)] == pytest.approx([150] * 4)
 
 
-def test_latency_is_told(classifier, picture):
+def test_latency_is_reported(classifier, picture):
     latency = classifier.classify(png(picture)).latency_ms
     assert set(latency) == {"decode", "preprocess", "infer"}
     assert all(0 < value < 10_000 for value in latency.values())
@@ -187,7 +187,7 @@ def test_transparent_array(classifier, picture):
     ],
     ids=["float", "two channels", "batch", "line", "empty"],
 )
-def test_arrays_that_are_no_image(classifier, array):
+def test_arrays_that_are_not_images(classifier, array):
     with pytest.raises(ImageError, match="received"):
         classifier.classify(array)
 
@@ -206,7 +206,7 @@ def test_a_fit_or_a_rotation_that_does_not_exist(classifier, picture, wrong, tex
             classifier.classify(image, **wrong)
 
 
-def test_files_that_are_no_image(classifier, tmp_path, monkeypatch):
+def test_files_that_are_not_images(classifier, tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="cannot be read"):
         classifier.classify(tmp_path / "none.jpg")
     with pytest.raises(ImageError, match="not an image"):
@@ -216,7 +216,7 @@ def test_files_that_are_no_image(classifier, tmp_path, monkeypatch):
         classifier.classify(png(np.zeros((4, 4, 3), np.uint8)))
 
 
-def test_says_what_was_taken(classifier, root):
+def test_reports_what_was_chosen(classifier, root):
     assert f"{SHIPPED}.edgecnn (requested), int8 .tflite on " in classifier.about
     assert "1 thread)" in classifier.about
     two = Classifier.load(root / "models" / "digits" / "digits.edgecnn", precision="float32", num_threads=2)
@@ -228,7 +228,7 @@ def test_no_bundle(tmp_path):
         Classifier.load(tmp_path / "none.edgecnn")
 
 
-def test_engine_that_is_asked_for_and_missing(monkeypatch, root):
+def test_a_requested_engine_that_is_missing(monkeypatch, root):
     monkeypatch.setattr("edgecnn.runtime.engines.is_installed", lambda name: name == "litert")
     with pytest.raises(EngineError, match="pip install onnxruntime"):
         Classifier.load(root / "models" / "digits" / "digits.edgecnn", engine="onnxruntime")

@@ -27,13 +27,13 @@ def test_best_first():
     assert (decision, reason) == ("dog", None) and lead == pytest.approx(0.2)
 
 
-def test_of_equals_the_first():
+def test_the_first_of_equal_scores_wins():
     top, *_ = decide(np.array([0.3, 0.4, 0.4], np.float32), LABELS)
     assert [item.index for item in top] == [1, 2, 0]
 
 
-def test_of_many_equals_the_first():
-    """A sort that is not stable keeps the order of a few by chance, and not that of a thousand."""
+def test_the_first_of_many_equal_scores_wins():
+    """An unstable sort may keep the order of a few scores by chance, but not of a thousand."""
     scores = np.array([0.1, 0.3, 0.2, 0.3], np.float32).repeat(250)
     labels = [f"class {index}" for index in range(1000)]
     top, decision, *_ = decide(scores, labels, top_k=1000)
@@ -41,7 +41,7 @@ def test_of_many_equals_the_first():
     assert decision == "class 250"
 
 
-def test_more_than_there_are():
+def test_top_k_above_the_number_of_classes():
     assert len(decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, top_k=99).top) == 3
 
 
@@ -53,7 +53,7 @@ def test_threshold(threshold, decision):
     assert [item.label for item in result.top] == ["dog", "bird", "cat"]
 
 
-def test_a_score_that_is_the_threshold_is_enough_and_the_next_smaller_one_is_not():
+def test_a_score_at_the_threshold_is_enough_and_the_next_smaller_float_is_not():
     for threshold in (0.25, 0.5, 0.75):
         below = np.nextafter(np.float32(threshold), np.float32(0))
         for score, label in ((np.float32(threshold), "cat"), (below, ABSTAIN)):
@@ -87,14 +87,14 @@ def test_out_of_range(wrong):
     ],
 )
 def test_threshold_and_margin(scores, threshold, margin, decision, top_k):
-    """The margin is to the second class, also where one class is requested; the classes are kept where the decision is to abstain."""
+    """The margin is to the second class, even if only one class is requested. An abstaining result keeps its classes."""
     result = decide(np.array(scores), LABELS, top_k, threshold, margin)
     assert (result.decision, result.reason) == decision
     assert [item.label for item in result.top] == list(LABELS[: min(top_k, len(scores))])
 
 
 def states(smoother, decisions):
-    """The state after each decision, as its first letter, - for none."""
+    """Return the state after each decision as its first letter, or - for no state."""
     return "".join((smoother.update(decision), (smoother.state or "-")[0])[1] for decision in decisions)
 
 
@@ -114,7 +114,7 @@ def test_more_than_half():
     assert states(Smoother.parse("majority:4"), "ccddddcc") == "----dddd"
 
 
-def test_update_says_whether_the_state_changed():
+def test_update_returns_whether_the_state_changed():
     smoother = Smoother(2)
     assert [smoother.update(decision) for decision in "cccdd"] == [False, True, False, False, True]
 
@@ -131,6 +131,6 @@ def test_reset_forgets():
 @pytest.mark.parametrize(
     "text", ["0", "-1", "", "x", "2.5", "majority", "majority:", "majority:0", "most:3", ":3", "1001", "²"]
 )
-def test_smoothing_that_cannot_be_read(text):
+def test_invalid_smoothing(text):
     with pytest.raises(ValueError, match="expected"):
         Smoother.parse(text)

@@ -1,4 +1,4 @@
-"""Which bundle, model and engine are taken when nobody says."""
+"""Which bundle, model and engine are the defaults."""
 
 import os
 from types import SimpleNamespace
@@ -84,7 +84,7 @@ def test_installation_without_models(empty, monkeypatch):
 
 @pytest.fixture
 def manifest():
-    """Something with the models and defaults of a manifest: int8 and float32, in both formats."""
+    """An object with a manifest's models and defaults: int8 and float32, in both formats."""
 
     def entry(precision, format_):
         return ModelEntry(
@@ -132,7 +132,7 @@ def test_no_default_for_the_format(manifest, only):
     assert chosen(manifest) == ("onnxruntime", "models/int8.onnx")
 
 
-def test_asked_for_and_not_to_be_had(manifest, only):
+def test_a_requested_model_that_is_not_available(manifest, only):
     only("litert")
     with pytest.raises(EngineError, match="pip install onnxruntime"):
         chosen(manifest, engine="onnxruntime")
@@ -149,7 +149,7 @@ def test_asked_for_and_not_to_be_had(manifest, only):
         chosen(manifest)
 
 
-def test_bundle_without_such_a_model(manifest, only):
+def test_a_bundle_without_the_requested_model(manifest, only):
     only("litert", "onnxruntime")
     manifest.models = manifest.models[:1]
     assert chosen(manifest) == ("litert", "models/int8.tflite")

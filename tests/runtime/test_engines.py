@@ -1,4 +1,4 @@
-"""Choosing and opening engines: what is asked for is what runs, or an error says why not."""
+"""Choosing and opening engines: the requested engine runs, or an error gives the reason."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from edgecnn.runtime.model import Model
 
 @pytest.fixture
 def only(monkeypatch):
-    """Make `only("litert")` the engines that seem to be installed."""
+    """Return `only`: after `only("litert")`, only LiteRT seems to be installed."""
     return lambda *names: monkeypatch.setattr(engines, "is_installed", lambda name: name in names)
 
 
@@ -54,7 +54,7 @@ def test_none_installed_gives_every_pip_command(only):
     assert all(ENGINES[name].install in str(error.value) for name in engines_for("tflite"))
 
 
-def test_32_bit_system_says_that_there_is_no_package(only, monkeypatch):
+def test_a_32_bit_system_is_reported_as_unsupported(only, monkeypatch):
     only()
     monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
     with pytest.raises(EngineError, match="32-bit"):
@@ -86,7 +86,7 @@ def test_provider_that_the_engine_lacks():
     assert offering(list(ENGINES), None) == list(ENGINES)
 
 
-def test_numpy_2_with_tflite_runtime_is_said_before_it_fails(only, monkeypatch):
+def test_numpy_2_with_tflite_runtime_is_reported_before_it_fails(only, monkeypatch):
     only("tflite_runtime")
     monkeypatch.delitem(sys.modules, "edgecnn.runtime.engines.tflite_runtime", raising=False)
     monkeypatch.setattr(np, "__version__", "2.4.6")
@@ -120,7 +120,7 @@ class TestLiteRT:
         assert len(np.unique(together, axis=0)) > 1
         assert engine.run(batch[:0]).shape == (0, 3)
 
-    def test_a_view_of_an_array_is_read_right(self, tflite_models, pixels):
+    def test_a_view_of_an_array_is_read_correctly(self, tflite_models, pixels):
         engine = open_engine("litert", tflite_models["uint8"], "tflite")
         backwards = pixels[::-1, :, ::-1]
         assert np.array_equal(engine.run(backwards), engine.run(np.ascontiguousarray(backwards)))
@@ -130,7 +130,7 @@ class TestLiteRT:
             open_engine("litert", b"not a model at all", "tflite")
 
     def test_opening_prints_no_information(self, root):
-        """In a new process, since LiteRT says only once that it made a delegate: in the middle of a progress bar, where there is one."""
+        """In a new process, because LiteRT reports a new delegate only once, possibly in the middle of a progress bar."""
         code = (
             "from edgecnn import files; from edgecnn.runtime import Classifier; files.stderr_is_ours = True\n"
             "print(Classifier.load('models/digits/digits.edgecnn', engine='litert').about)"
@@ -138,7 +138,7 @@ class TestLiteRT:
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
         assert "XNNPACK" in result.stdout and result.stderr == ""
 
-    def test_what_else_the_engine_prints_is_shown(self, tflite_models, capfd, monkeypatch):
+    def test_other_engine_output_is_shown(self, tflite_models, capfd, monkeypatch):
         from ai_edge_litert.interpreter import Interpreter
 
         class Loud(TFLiteEngine):
@@ -159,7 +159,7 @@ class TestLiteRT:
         assert capfd.readouterr() == ("", "")
 
     def test_a_name_that_moves_the_cursor(self, tflite_models, capfd):
-        """An operator that nobody knows is named by the interpreter, in the error and on standard error."""
+        """The interpreter names an unknown operator in the error and on standard error."""
         import flatbuffers
         from tensorflow.lite.python import schema_py_generated as schema
 
@@ -173,7 +173,7 @@ class TestLiteRT:
         assert str(error.value).isprintable() and "[2J" in str(error.value)
         assert capfd.readouterr() == ("", "")
 
-    def test_what_fails_while_it_runs(self, tflite_models, pixels, monkeypatch):
+    def test_a_model_that_fails_while_running(self, tflite_models, pixels, monkeypatch):
         engine = open_engine("litert", tflite_models["uint8"], "tflite")
         for error in (RuntimeError("Node number 3 (ADD) failed to invoke."), ValueError("oh"), MemoryError()):
 
@@ -220,7 +220,7 @@ class TestONNXRuntime:
         assert np.allclose(engine.run(real), real.mean(axis=(1, 2)) * 4, atol=1e-5)
 
     def test_metadata(self, make_onnx, contract):
-        """What the file says of its scales; without it a quantized model has none, and no bundle takes it."""
+        """The file's metadata on its scales. A quantized model without it has no scales, and no bundle accepts it."""
         without = open_engine("onnxruntime", make_onnx(metadata=False), "onnx")
         assert (without.input.scale, without.output.scale) == (0.0, 0.0)
         with pytest.raises(EngineError, match="input has scale 0 and zero point 0"):
@@ -229,14 +229,14 @@ class TestONNXRuntime:
             with pytest.raises(EngineError):
                 open_engine("onnxruntime", make_onnx(metadata=text), "onnx")
 
-    def test_models_that_are_refused(self, make_onnx):
+    def test_refused_models(self, make_onnx):
         with pytest.raises(EngineError, match="cannot open the model"):
             open_engine("onnxruntime", make_onnx()[:-40], "onnx")
         with pytest.raises(EngineError, match="reads 4 images at a time"):
             open_engine("onnxruntime", make_onnx(batch=4), "onnx")
 
     def test_damaged_models_print_nothing(self, make_onnx, capfd):
-        """ONNX Runtime's own fallback printed four lines on standard output, where results are."""
+        """ONNX Runtime's own fallback printed four lines to standard output, among the results."""
         model = make_onnx()
         for damaged in (model.replace(b"pixels", b"pix\xffls"), model.replace(b"Transpose", b"Tr\xffnspose")):
             assert damaged != model
@@ -244,8 +244,8 @@ class TestONNXRuntime:
                 open_engine("onnxruntime", damaged, "onnx")
         assert capfd.readouterr() == ("", "")
 
-    def test_what_fails_while_it_runs(self, pixels, capfd):
-        """A reshape that cannot be: nobody knows before the batch has come."""
+    def test_a_model_that_fails_while_running(self, pixels, capfd):
+        """An impossible reshape, which shows only once a batch arrives."""
         onnx = pytest.importorskip("onnx", reason="test models are made with onnx")
         from onnx import TensorProto, helper, numpy_helper
 
@@ -264,8 +264,8 @@ class TestONNXRuntime:
         assert len(str(error.value).splitlines()) == 1
         assert capfd.readouterr() == ("", "")
 
-    def test_whatever_it_raises(self, make_onnx, monkeypatch):
-        """Its exceptions have no base of their own but Exception."""
+    def test_any_exception_is_reported(self, make_onnx, monkeypatch):
+        """Its exceptions have no base class other than Exception."""
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -281,14 +281,14 @@ class TestONNXRuntime:
                 with pytest.raises(EngineError, match="cannot open the model: oh"):
                     open_engine("onnxruntime", make_onnx(), "onnx")
 
-    def test_type_that_no_pixel_has(self, make_onnx, monkeypatch):
+    def test_an_input_type_that_is_not_for_pixels(self, make_onnx, monkeypatch):
         from edgecnn.runtime.engines import onnxruntime as module
 
         monkeypatch.delitem(module.TYPES, "tensor(int8)")
         with pytest.raises(EngineError, match=r"'pixels' is tensor\(int8\)"):
             open_engine("onnxruntime", make_onnx(), "onnx")
 
-    def test_cuda_that_is_not_there(self, make_onnx):
+    def test_cuda_that_is_missing(self, make_onnx):
         import onnxruntime
 
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -297,7 +297,7 @@ class TestONNXRuntime:
             open_engine("onnxruntime", make_onnx(), "onnx", provider="cuda")
 
     def test_cuda_that_falls_back_is_an_error_with_the_reason(self, make_onnx, monkeypatch):
-        """With the CUDA package and no CUDA libraries, ONNX Runtime prints why and goes on with the CPU."""
+        """With the CUDA package but no CUDA libraries, ONNX Runtime prints the reason and continues on the CPU."""
         import os
 
         import onnxruntime

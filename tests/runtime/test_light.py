@@ -1,4 +1,4 @@
-"""What a command imports: the device must not need what it does not have, and must start fast."""
+"""The imports of each command: the device must not need packages that it lacks, and must start fast."""
 
 import json
 import os
@@ -23,7 +23,7 @@ finally:
 
 @pytest.fixture
 def modules(root, tmp_path):
-    """Run a command in a process of its own and return its exit code and the modules that it loaded."""
+    """Run a command in a new process; return its exit code and the modules that it loaded."""
 
     def call(*arguments):
         environment = {**os.environ, "PYTHONPATH": str(root)}

@@ -1,4 +1,4 @@
-"""Pixels to logits behind the input contract, whatever types the model has."""
+"""From pixels to logits under the input contract, for all model types."""
 
 import dataclasses
 
@@ -11,27 +11,27 @@ from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
 
 
-def test_int8_reads_codes(fake_engine, contract, pixels):
+def test_int8_input_is_codes(fake_engine, contract, pixels):
     engine = fake_engine("int8")
     Model(engine, contract).outputs(pixels)
     assert np.array_equal(engine.batches[0], pixels.astype(np.int16) - 128) and engine.batches[0].dtype == np.int8
 
 
-def test_uint8_reads_pixels(fake_engine, contract, pixels):
+def test_uint8_input_is_pixels(fake_engine, contract, pixels):
     engine = fake_engine("uint8", zero_point=128)
     Model(engine, contract).outputs(pixels)
     assert np.array_equal(engine.batches[0], pixels)
 
 
 @pytest.mark.parametrize(("scale", "zero_point"), [(1 / 128, 0), (1.0, -128)])
-def test_float_reads_real_values(fake_engine, contract, pixels, scale, zero_point):
+def test_float_input_is_real_values(fake_engine, contract, pixels, scale, zero_point):
     engine = fake_engine("float32", "float32")
     Model(engine, dataclasses.replace(contract, scale=scale, zero_point=zero_point)).outputs(pixels)
     expected = pixels.astype(np.float32) if zero_point else (pixels.astype(np.float32) - 128) / 128
     assert np.array_equal(engine.batches[0], expected) and engine.batches[0].dtype == np.float32
 
 
-def test_the_three_read_the_same_thing(tflite_models, contract, pixels):
+def test_the_three_inputs_are_equivalent(tflite_models, contract, pixels):
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
     logits = {
         kind: Model(open_engine("litert", model, "tflite"), contract).logits(pixels)
@@ -61,20 +61,20 @@ def test_dequantize_widens_before_arithmetic(fake_engine, contract):
         ({"output_scale": 0.0}, "int8 output has no scale"),
     ],
 )
-def test_model_that_does_not_keep_the_contract(fake_engine, contract, engine, message):
+def test_a_model_that_breaks_the_input_contract(fake_engine, contract, engine, message):
     with pytest.raises(EngineError, match=message):
         Model(fake_engine(**engine), contract)
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-def test_as_many_labels_as_outputs(fake_engine, contract, num_classes):
+def test_labels_must_match_the_outputs(fake_engine, contract, num_classes):
     assert Model(fake_engine(), contract, 3)
     with pytest.raises(EngineError, match=rf"output has shape \(3,\), but {num_classes} labels"):
         Model(fake_engine(), contract, num_classes)
 
 
-def test_outputs_of_another_shape_than_the_model_says(fake_engine, contract, pixels):
-    """An ONNX file may say (batch, 3) and give (batch, 2)."""
+def test_outputs_whose_shape_differs_from_the_models_declaration(fake_engine, contract, pixels):
+    """An ONNX file may declare (batch, 3) and return (batch, 2)."""
     engine = fake_engine()
     model = Model(engine, contract, 3)
     for shape in ((6, 2), (6, 3, 1), (5, 3)):
@@ -83,7 +83,7 @@ def test_outputs_of_another_shape_than_the_model_says(fake_engine, contract, pix
             model.logits(pixels)
 
 
-def test_pixels_that_are_none(fake_engine, contract, pixels):
+def test_invalid_pixels(fake_engine, contract, pixels):
     model = Model(fake_engine(), contract)
     with pytest.raises(ImageError, match=r"uint8.*float64"):
         model.logits(pixels.astype(float))

@@ -1,4 +1,4 @@
-"""Occlusion maps: of models whose answer is known to rest on one place, and of one that was trained."""
+"""Occlusion maps of models whose answer is known to depend on one place, and of a trained model."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ LABELS = ("empty", "lit")
 
 
 class Looking:
-    """A float32 engine that looks at one place: its second logit is the sum of the real values there, its first one is 0."""
+    """A float32 engine that looks at one place: its second logit is the sum of the real values there, its first is 0."""
 
     name, version, provider, format = "looking", "1.0", "none", "fake"
 
@@ -37,7 +37,7 @@ class Looking:
 
 @pytest.fixture
 def looking(contract):
-    """Make a model that looks at one place of an image of (height, width), and the image, white throughout."""
+    """Make a model that looks at one place of an image of (height, width), and an all-white image."""
 
     def make(shape, place, sign=1.0, **changes):
         height, width = shape
@@ -65,7 +65,7 @@ def test_a_model_that_looks_at_one_place(looking):
     assert (found.map[top:bottom, left:right] > 0).all()
 
 
-def test_what_speaks_against_the_answer_is_negative(looking):
+def test_evidence_against_the_answer_is_negative(looking):
     model, pixels = looking((32, 32), (20, 4, 24, 8), sign=-1)
     found = occlusion(model, np.where(np.arange(32)[:, None, None] < 16, pixels, 0), LABELS)
     assert found.answer == "lit", "the place is black, so that its values are negative"
@@ -124,14 +124,14 @@ def test_the_map_is_the_mean_over_the_patches_that_cover_a_pixel():
     assert found == pytest.approx(expected, abs=1e-5) and found.dtype == np.float32
 
 
-def test_what_runs_at_once_is_small(looking):
+def test_batches_are_small(looking):
     model, pixels = looking((64, 64), (0, 0, 9, 9))
     occlusion(model, pixels, LABELS)
     sizes = [len(batch) for batch in model.engine.batches]
     assert sum(sizes) == 1 + POSITIONS**2 and max(sizes) == POSITIONS
 
 
-def test_the_score_is_that_of_the_classifier(looking):
+def test_the_score_is_the_classifiers(looking):
     model, pixels = looking((8, 8), (0, 0, 1, 1))
     logit = 3 * 127 / 128
     assert occlusion(model, pixels, LABELS, 2.0).score == pytest.approx(1 / (1 + np.exp(-logit / 2)))
@@ -144,7 +144,7 @@ def test_scores_that_are_not_numbers(looking):
 
 
 def deletion_area(model, item, order, steps=32):
-    """Return the area under a deletion curve: pixels become grey, a 32nd at a time, those with the largest values of a map first."""
+    """Return the area under a deletion curve: pixels are greyed out, a 32nd at a time, starting with the largest values of a map."""
     ranks = np.empty(order.size, np.int64)
     ranks[np.argsort(-order, axis=None, kind="stable")] = np.arange(order.size)
     deleted = ranks.reshape(1, *order.shape, 1) < np.linspace(0, order.size, steps + 1)[:, None, None, None]
@@ -153,8 +153,8 @@ def deletion_area(model, item, order, steps=32):
 
 
 @pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
-def test_of_a_trained_model_the_deletion_curve_is_better_than_at_random(shipped):
-    """Petsiuk et al. 2018: the answer's score falls sooner when pixels go in the map's order than in a random map's."""
+def test_a_trained_models_deletion_curve_beats_random_maps(shipped):
+    """Petsiuk et al. 2018: the answer's score falls sooner if pixels are removed in the map's order than in a random map's."""
     datasets = pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn, of the train extra")
     classifier, random = Classifier.load(shipped("digits"), precision="int8"), np.random.default_rng(1)
     grey = (datasets.load_digits().images[:40] * 255 / 16).astype(np.uint8)[..., np.newaxis]

@@ -29,14 +29,14 @@ def test_sums_saturate_on_x86_without_vnni(machine, flags, expected, tmp_path, m
     assert onnxruntime.sums_saturate() is expected
 
 
-def test_an_x86_that_cannot_be_asked_is_taken_to_saturate(tmp_path, monkeypatch):
+def test_an_unknown_x86_is_assumed_to_saturate(tmp_path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "read_cpu", partial(read_cpu, tmp_path))
     monkeypatch.setattr(onnxruntime.platform, "machine", lambda: "x86_64")
     assert onnxruntime.sums_saturate()
 
 
 def test_sessions_without_saturation_give_the_same_codes(finished_run, monkeypatch):
-    """The slower form, forced here: it is what processors without VNNI run, and it must open edgecnn's own graphs."""
+    """This forces the slower form, which processors without VNNI run. It must open edgecnn's own graphs."""
     import numpy as np
 
     from edgecnn.export import export_path

@@ -1,4 +1,4 @@
-"""Golden vectors: what is right passes, what differs by more than is allowed does not, and what was not checked says so."""
+"""Golden vectors: correct outputs pass, too large a difference fails, and anything unchecked is reported."""
 
 import io
 import os
@@ -84,7 +84,7 @@ def right(fake_engine, pixels):
     return fake_engine().run((pixels ^ 128).view(np.int8))
 
 
-def test_right(replay, right):
+def test_matching_outputs_pass(replay, right):
     report = replay(right)
     (row,) = report.rows
     assert report.passed and row.passed
@@ -158,7 +158,7 @@ def test_nothing_checked_is_a_failure(replay, right):
         require_pass(report)
 
 
-def test_engines_asked_for(replay, right):
+def test_requested_engines(replay, right):
     assert replay(right, engines=[ENGINE]).passed
     with pytest.raises(EngineError, match="pip install onnxruntime"):
         replay(right, engines=["onnxruntime"])
@@ -167,7 +167,7 @@ def test_engines_asked_for(replay, right):
     assert replay(right, format_="onnx", engines=[ENGINE]).rows[0].note == "not checked: not requested"
 
 
-def test_one_engine_that_is_wrong_fails_it_whatever_the_others_say(replay, right, fake_engine, monkeypatch):
+def test_one_wrong_engine_fails_it_whatever_the_others_answer(replay, right, fake_engine, monkeypatch):
     names = ["litert", "tflite_runtime"]
     monkeypatch.setattr("edgecnn.runtime.selftest.is_installed", lambda name: name in names)
     engine, runs = fake_engine(), []
@@ -187,7 +187,7 @@ def test_threads_reach_the_engine(replay, right):
 
 
 def golden_photos(contract, fit):
-    """Return golden photos, wider than high, as `replay` takes them: the model's crop of each is not the whole of it."""
+    """Return golden photos for `replay`, wider than high, so that the model's crop is not the whole photo."""
     found = {}
     for seed in range(5):
         pixels = np.random.default_rng(seed).integers(0, 256, (12, 20, 3), np.uint8)
@@ -205,7 +205,7 @@ def photos(contract):
 
 
 def wrong(photos, count, **changes):
-    """Return photos of which the first are to become other bytes."""
+    """Return photos with different expected bytes for the first ones."""
     changed = {name: (data, replace(golden, **changes)) for name, (data, golden) in list(photos.items())[:count]}
     return photos | changed
 
@@ -220,12 +220,12 @@ def test_photos_are_decoded_and_resized_to_the_bytes_that_the_bundle_gives(repla
 
 
 @pytest.mark.parametrize("layer", ["decode", "resize"])
-def test_a_layer_before_the_model_that_differs_fails_it(replay, right, photos, layer):
+def test_a_different_layer_before_the_model_fails_it(replay, right, photos, layer):
     names = {"decode": "decoded_sha256", "resize": "resized_sha256"}
     report = replay(right, photos=wrong(photos, 4, **{names[layer]: "0" * 64}))
     assert all(row.passed for row in report.rows) and not report.passed
     looked_at = {item.layer: (item.images, item.passed) for item in report.layers}
-    # an image that is decoded to other bytes says nothing of the resize
+    # an image that decodes to other bytes proves nothing about the resize
     assert looked_at == {"decode": (5, layer != "decode"), "resize": (1 if layer == "decode" else 5, layer != "resize")}
     with pytest.raises(SelftestError) as raised:
         require_pass(report)
@@ -240,7 +240,7 @@ def test_a_photo_that_cannot_be_decoded_here_fails_the_decoding(replay, right, p
     assert not report.passed and report.layers[0].differing == (name,)
 
 
-def test_a_model_that_takes_too_much_memory_or_all_of_the_time_fails(replay, right, fake_engine, monkeypatch):
+def test_a_model_that_uses_too_much_memory_or_time_fails(replay, right, fake_engine, monkeypatch):
     monkeypatch.setattr("edgecnn.runtime.isolated.MEMORY_BYTES", 64 << 20)
     greedy = fake_engine()
     greedy.run = lambda batch: np.ones(100 << 20, np.uint8)

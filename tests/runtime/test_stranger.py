@@ -1,4 +1,4 @@
-"""Images that show none of the classes, told by features and scores in numpy alone."""
+"""Images that show none of the classes, detected from features and scores using only numpy."""
 
 import dataclasses
 
@@ -48,7 +48,8 @@ def test_p_values():
 
 
 def test_familiarity():
-    """By hand: the logarithms of both p-values, and what the similarity lacks of the smallest in units of what that lacks of the median."""
+    """Computed by hand: the logs of both p-values, and the similarity's distance below the smallest, relative to the smallest's distance
+    from the median."""
     limit = dataclasses.replace(LIMIT, neighbours=1)
     strangers = Strangers(limit, np.array([[1, 0, 0]], np.int8))
     features = np.array([[1, 0, 0], [0.85, np.sqrt(1 - 0.85**2), 0], [0.6, 0.8, 0]], np.float32)
@@ -114,7 +115,7 @@ def test_a_models_features_are_real_values(engine, contract, pixels):
 
 
 def flat(*colours):
-    """Return images of one colour each, as offsets from mid-grey."""
+    """Return single-colour images, given as offsets from mid-grey."""
     return [np.full((8, 8, 3), 128 + np.array(colour), np.uint8) for colour in colours]
 
 

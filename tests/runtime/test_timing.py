@@ -16,8 +16,8 @@ def test_interleaved():
     assert 0 <= timings["a"].p50_ms <= timings["a"].p90_ms
 
 
-def test_what_counts(monkeypatch):
-    """A first call of 99 ms warms up; the others take 1 to 10 ms, the last one first."""
+def test_which_runs_count(monkeypatch):
+    """The first call, of 99 ms, is the warm-up. The others take 10 to 1 ms."""
     durations = iter([0.099, *(number / 1000 for number in range(10, 0, -1))])
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
@@ -34,12 +34,12 @@ def test_milliseconds():
     assert 5 <= timing.p50_ms < 500
 
 
-def test_nothing_to_repeat():
+def test_no_repetitions():
     with pytest.raises(ValueError, match="received 0"):
         measure_interleaved({}, warmup=1, repeats=0)
 
 
-def test_turns_are_blocks_in_orders_drawn_anew():
+def test_each_block_has_a_new_random_order():
     turns = list(interleave(["a", "b", "c"], 25, 10))
     assert [(len(calls), calls[0]) for _, calls in turns] == [(10, 0)] * 3 + [(10, 10)] * 3 + [(5, 20)] * 3
     rounds = [[name for name, _ in turns[start : start + 3]] for start in (0, 3, 6)]

@@ -1,4 +1,4 @@
-"""The setting that a benchmark chose: used where nothing is asked for, ignored with a reason where it no longer holds."""
+"""The setting that a benchmark chose: used by default, and ignored with a reason once it no longer holds."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def bundle(shipped):
 
 @pytest.fixture
 def setting(bundle):
-    """A setting that holds here and is not the default."""
+    """A setting that is valid here but is not the default."""
     name = first_installed(engines_for("tflite"))
     version = open_engine(name, bundle.files["models/int8.tflite"], "tflite").version
     return tuned.Tuned(
@@ -53,7 +53,7 @@ def test_it_is_used_and_named(bundle, setting, shipped):
 
 
 @pytest.mark.parametrize("asked", [{"num_threads": 1}, {"precision": "int8"}, {"engine": True}, {"provider": "cpu"}])
-def test_what_is_asked_for_comes_first(bundle, setting, asked):
+def test_explicit_options_come_first(bundle, setting, asked):
     tuned.store(bundle.sha256, setting)
     asked = {key: setting.engine if value is True else value for key, value in asked.items()}
     opened = open_model(bundle, **asked)
@@ -79,7 +79,7 @@ def test_another_bundle_has_its_own(bundle, setting, shipped):
         ({"engine": "lite"}, "is damaged"),
     ],
 )
-def test_what_no_longer_holds_is_ignored_with_a_note(bundle, setting, changed, reason):
+def test_an_outdated_setting_is_ignored_with_a_note(bundle, setting, changed, reason):
     tuned.store(bundle.sha256, dataclasses.replace(setting, **changed))
     opened = open_model(bundle)
     assert (opened.entry.precision, opened.num_threads) == ("int8", 1)

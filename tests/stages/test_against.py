@@ -1,4 +1,4 @@
-"""Old against new on photos that neither learnt from. The bundles are the digits model that ships, with other lists and labels."""
+"""Old against new on photos that neither was trained on. The bundles are the shipped digits model, with other lists and labels."""
 
 import csv
 import dataclasses
@@ -26,7 +26,7 @@ SWAPPED = ("1", "0", *map(str, range(2, 10)))
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder of 60 digits a class, and the class of each by its hash."""
+    """A folder with 60 digits per class, and the class of each by hash."""
     folder = tmp_path_factory.mktemp("digits") / "photos"
     digits = open_dataset(DataRecipe(source="digits"))
     for label in range(10):
@@ -41,7 +41,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def made(root, tmp_path):
-    """Write the shipped model as another bundle."""
+    """Write the shipped model as a different bundle."""
     shipped = read_bundle(root / "models/digits/digits.edgecnn")
 
     def made(name, labels=tuple("0123456789"), **lists):
@@ -71,7 +71,7 @@ def compared(old, new, photos, reporter, renamed=None, confident=False):
     return compare_bundles(old, new, str(photos), renamed=renamed or {}, confident=confident, reporter=reporter)
 
 
-def test_photos_that_taught_the_old_model_are_never_counted_and_new_ones_stand_apart(made, photos, reporter):
+def test_training_photos_of_the_old_model_are_never_counted_and_new_ones_are_separate(made, photos, reporter):
     folder, classes = photos
     hashes = list(classes)
     old = made("old", images=listed(train=hashes[:200], validation=hashes[200:230], test=hashes[230:300]))
@@ -89,7 +89,7 @@ def test_photos_that_taught_the_old_model_are_never_counted_and_new_ones_stand_a
     assert left["showing the same thing as a training photo of the new model"] == 10
 
 
-def test_a_new_photo_that_shows_what_an_old_one_shows_is_not_counted(made, photos, reporter, tmp_path):
+def test_a_new_photo_of_an_old_photos_scene_is_not_counted(made, photos, reporter, tmp_path):
     folder = shutil.copytree(photos[0], tmp_path / "photos")
     hashes = list(photos[1])
     sides = [
@@ -105,7 +105,7 @@ def test_a_new_photo_that_shows_what_an_old_one_shows_is_not_counted(made, photo
     assert against.not_counted["showing the same thing as a training photo of the old model"] == 50
 
 
-def test_folds_answer_for_photos_that_taught_and_the_models_for_others(made, photos, reporter):
+def test_folds_answer_for_training_photos_and_the_models_for_others(made, photos, reporter):
     folder, classes = photos
     hashes = list(classes)
     wrong = {digest: (classes[digest], "0" if classes[digest] != "0" else "1") for digest in hashes[:100]}
@@ -125,7 +125,7 @@ def test_folds_answer_for_photos_that_taught_and_the_models_for_others(made, pho
     assert first.reference == first.true != first.candidate
 
 
-def test_an_older_bundle_says_what_cannot_be_known(made, photos, reporter):
+def test_an_older_bundle_reports_what_cannot_be_known(made, photos, reporter):
     folder, classes = photos
     tested = sum(int(digest[:16], 16) / 2**64 < 0.2 for digest in classes)
     old = made("old")
@@ -138,7 +138,7 @@ def test_an_older_bundle_says_what_cannot_be_known(made, photos, reporter):
     assert "old does not list its training images" in "\n".join(against_lines(against))
 
 
-def test_renamed_classes_are_the_same_and_added_ones_stand_outside(made, photos, reporter):
+def test_renamed_classes_are_matched_and_added_ones_are_excluded(made, photos, reporter):
     folder, _ = photos
     old = made("old", labels=("zero", *map(str, range(1, 9)), "other"), images=listed())
     new = made("new", images=listed())

@@ -1,4 +1,4 @@
-"""Any two models: three that plain TensorFlow made, with softmax inside, other input types and other ranges."""
+"""Any two models: three made by plain TensorFlow, with softmax inside and different input types and ranges."""
 
 import json
 from types import SimpleNamespace
@@ -24,11 +24,11 @@ from edgecnn.verify.gate import Gate, require_parity
 from edgecnn.verify.model_files import open_model_file
 
 UNIT = {"stated": Stated(input_range="unit")}
-"""The range 0 to 1, as MLPerf's and many others' models read."""
+"""The range 0 to 1, which MLPerf's models and many others use."""
 
 
 def tflite(model, images, io):
-    """Quantize a model after training, with the converter's own input range, which is none of ours."""
+    """Quantize a model after training, with the converter's own input range, which differs from all of ours."""
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if io is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -40,7 +40,7 @@ def tflite(model, images, io):
 
 @pytest.fixture(scope="module")
 def files(network, tmp_path_factory):
-    """The network as every kind of file that `verify` opens."""
+    """The network in every kind of file that `verify` opens."""
     model, images = network
     folder = tmp_path_factory.mktemp("files")
     (folder / "int8.tflite").write_bytes(tflite(model, images, tf.int8))
@@ -101,7 +101,7 @@ def test_every_kind_of_file_answers_the_same(files, photos, schema_of, name):
 
 
 @pytest.mark.parametrize("name", ["int8.tflite", "uint8.tflite"])
-def test_integer_inputs_are_read_by_the_files_own_quantization(files, photos, name):
+def test_integer_inputs_use_the_files_own_quantization(files, photos, name):
     opened = open_model_file(files / name)
     assert str(opened.input.dtype) == name.split(".")[0]
     assert opened.input.scale == pytest.approx(1 / 255, rel=0.05) and opened.input.scale != 1 / 128
@@ -117,7 +117,7 @@ def test_a_wrong_range_shows_in_the_outputs(files, photos):
         verified(files, "float.tflite", "int8.tflite", photos, **given).comparisons[0]
         for given in (UNIT, {"stated": Stated(input_range="centred")})
     )
-    # the int8 file's own range begins at 0, so that half of the wrong one is cut off
+    # the int8 file's own range begins at 0, so half of the wrong range is cut off
     assert wrong.largest_lsb > 3 * right.largest_lsb
     assert wrong.confidence_drift.mean > 3 * right.confidence_drift.mean
 
@@ -127,7 +127,7 @@ LEVELS = {"dark": 40, "light": 210, "middle": 128}
 
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory):
-    """A folder of images whose classes differ in brightness alone."""
+    """A folder of images whose classes differ only in brightness."""
     folder, random = tmp_path_factory.mktemp("levels") / "levels", np.random.default_rng(7)
     for label, level in LEVELS.items():
         (folder / label).mkdir(parents=True)
@@ -139,7 +139,7 @@ def grey(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def nearest(tmp_path_factory):
-    """Networks that answer the level nearest to the mean pixel, each for its own range: under any other one they are wrong."""
+    """Networks that answer with the level nearest to the mean pixel, each for its own range: in any other range they are wrong."""
     folder = tmp_path_factory.mktemp("nearest")
     for name, real in {
         "centred": lambda pixel: (pixel - 128) / 128,
@@ -159,7 +159,7 @@ def nearest(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["centred", "unit", "raw"])
 def test_the_input_range_is_chosen_and_named(nearest, grey, name):
-    other = "unit" if name == "raw" else "raw"  # two models may read two ranges
+    other = "unit" if name == "raw" else "raw"  # two models may use two ranges
     report = compare_models(nearest / f"{name}.h5", nearest / f"{other}.h5", str(grey), split="all")
     assert [item.name for item in report.input_ranges] == [name, other]
     assert report.comparisons[0].accuracy_reference > 0.8 and report.comparisons[0].agreement == 1.0
@@ -169,15 +169,15 @@ def test_the_input_range_is_chosen_and_named(nearest, grey, name):
 
 
 @pytest.mark.parametrize("name", ["int8.tflite", "uint8.tflite"])
-def test_a_quantized_input_says_its_range(files, photos, name):
+def test_a_quantized_input_reports_its_range(files, photos, name):
     report = compare_models(files / "saved", files / name, str(photos))
     item = report.input_ranges[1]
     assert (item.name, item.text) == ("unit", "as its input's quantization says")
 
 
 @pytest.mark.slow
-def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, nearest, grey):
-    """The comparison of 11 % with 12.5 %: both read another range than they were made for, and agree."""
+def test_a_range_that_another_one_clearly_beats_gets_a_warning(edgecnn, nearest, grey):
+    """It compared 11 % with 12.5 %: both models read a range that they were not made for, and agreed."""
     two = ("compare", nearest / "unit.h5", nearest / "raw.h5", "--data", grey)
     for given in (("--input-range", "centred"), ("--input-scale", 1 / 128)):
         for json_ in ((), ("--json",)):
@@ -191,7 +191,7 @@ def test_a_range_that_another_one_beats_by_far_is_warned_of(edgecnn, nearest, gr
     assert "WARNING" not in right.out
 
 
-def test_a_range_that_is_none_of_the_usual_ones_is_taken_as_given(nearest, grey):
+def test_an_unusual_range_is_used_as_given(nearest, grey):
     report = compare_models(
         nearest / "codes.h5", nearest / "codes.h5", str(grey), split="all", stated=Stated(input_range=(1.0, 0))
     )
@@ -210,7 +210,7 @@ def folder_of(photos, folder, layout):
     return folder
 
 
-def test_a_folder_with_a_test_split_alone_is_compared_whole(edgecnn, files, photos, tmp_path):
+def test_a_folder_with_only_a_test_split_is_compared_as_a_whole(edgecnn, files, photos, tmp_path):
     data = folder_of(photos, tmp_path / "only", {"test": slice(0, 15)})
     result = edgecnn("compare", files / "saved", files / "float.tflite", "--data", data)
     assert result.code == 0, result.err
@@ -218,7 +218,7 @@ def test_a_folder_with_a_test_split_alone_is_compared_whole(edgecnn, files, phot
     assert "of the compared images, since there are no others" in result.out
 
 
-def test_which_images_of_how_many_are_compared_is_said(edgecnn, files, photos, tmp_path):
+def test_the_compared_images_and_their_number_are_reported(edgecnn, files, photos, tmp_path):
     two = ("compare", files / "saved", files / "float.tflite", "--data")
     report = json.loads(edgecnn(*two, photos, "--json").out)
     data = report["data"]
@@ -232,7 +232,7 @@ def test_which_images_of_how_many_are_compared_is_said(edgecnn, files, photos, t
     assert "validation and training images" in result.out, "the range is not chosen on test images"
 
 
-def test_a_bundles_test_images_may_stand_alone(photos, tmp_path):
+def test_a_folder_of_only_the_bundles_test_images(photos, tmp_path):
     whole = folder_of(photos, tmp_path / "whole", {"train": slice(0, 40), "test": slice(40, 60)})
     alone = folder_of(photos, tmp_path / "alone", {"test": slice(40, 60)})
     manifest = SimpleNamespace(
@@ -248,7 +248,7 @@ def test_a_bundles_test_images_may_stand_alone(photos, tmp_path):
     assert len(split.classes) == described.test_images == 60
 
 
-def test_scores_are_told_from_logits():
+def test_scores_are_distinguished_from_logits():
     scores = np.array([[0.2, 0.8], [0.5, 0.5]], np.float32)
     assert is_scores(scores, 0.0)
     assert not is_scores(scores * 2, 0.0)
@@ -298,12 +298,12 @@ def test_a_model_with_itself(finished_run):
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TINTS = {"neutral": 0, "warm": 12, "cool": -12}
-"""Classes in the order of the outputs, which is not the alphabet's, and what each has more of red than the mean."""
+"""Classes in output order, which is not alphabetical, with each one's excess of red over the mean."""
 
 
 @pytest.fixture(scope="module")
 def torch(tmp_path_factory):
-    """A folder with photos of three tints, an ONNX file like PyTorch's that tells them by torchvision's mean and std, and its labels."""
+    """A folder with photos of three tints, an ONNX file like PyTorch's that classifies them with torchvision's mean and std, and labels."""
     from onnx import TensorProto, helper, numpy_helper
 
     folder, random = tmp_path_factory.mktemp("torch"), np.random.default_rng(3)
@@ -332,7 +332,7 @@ def torch(tmp_path_factory):
 
 
 @pytest.mark.parametrize("given", [("--input-mean", MEAN, "--input-std", STD), ("--input-range", "imagenet"), ()])
-def test_a_mean_and_a_deviation_of_each_channel(edgecnn, torch, root, given, schema_of):
+def test_a_mean_and_a_deviation_per_channel(edgecnn, torch, root, given, schema_of):
     options = [",".join(map(str, item)) if isinstance(item, tuple) else item for item in given]
     two = (torch / "torch.onnx",) * 2
     command = (
@@ -354,7 +354,7 @@ def test_a_mean_and_a_deviation_of_each_channel(edgecnn, torch, root, given, sch
     assert "WARNING" not in printed
 
 
-def test_a_reference_that_its_classes_do_not_explain_is_not_passed_in_silence(edgecnn, torch):
+def test_a_reference_that_does_not_fit_its_classes_gets_a_warning(edgecnn, torch):
     two, data = (torch / "torch.onnx",) * 2, ("--data", torch / "photos", "--split", "all")
     alphabet = edgecnn("compare", *two, *data)
     assert "(imagenet), the best of the usual ones on" in alphabet.out, "whatever the order of the classes"

@@ -1,4 +1,4 @@
-"""Training by folds, whole: three models of digits that each lack a third, the model of all, its report, its bundle, and kills between."""
+"""All of training with folds: three models of digits that each lack a third, the final model, its report and bundle, and kills between."""
 
 import csv
 import dataclasses
@@ -34,7 +34,7 @@ COUNT = 3
 
 
 class Quiet:
-    """A reporter that keeps its notes, and which epochs were trained."""
+    """A reporter that records its notes and the trained epochs."""
 
     def __init__(self):
         self.notes, self.epochs = [], []
@@ -60,7 +60,7 @@ def recipe_of(network):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny_network):
-    """A run that went through every stage, killed three times on the way, and the notes of the last time."""
+    """A run through every stage that was killed three times on the way, and the notes of its last start."""
     folder = tmp_path_factory.mktemp("folds")
     answers, train_fold = stage.answers, stage.train_fold
     kills = {"answers of fold 1": 1, "before fold 3": 3}
@@ -91,7 +91,7 @@ def made(tmp_path_factory, tiny_network):
     return run, report, reporter, recipe
 
 
-def test_every_image_has_one_answer_by_a_model_that_never_saw_it(made):
+def test_every_image_has_one_answer_from_a_model_that_never_saw_it(made):
     run, _, _, _ = made
     held = require_held_out(run)
     assert len(set(held.hashes.tolist())) == len(held.hashes) == 1797
@@ -105,7 +105,7 @@ def test_every_image_has_one_answer_by_a_model_that_never_saw_it(made):
     assert (Run(run.path.parent / "runs" / "latest")).path.resolve() == run.path.resolve(), "no fold is the last run"
 
 
-def test_the_model_of_all_images_takes_what_the_folds_chose(made):
+def test_the_final_model_uses_what_the_folds_chose(made):
     run = made[0]
     infos = [json.loads(run.file(f"{FOLD.format(fold=fold)}/fold.json").read_text()) for fold in range(1, COUNT + 1)]
     kept = sorted(info["epoch"] for info in infos)[1]
@@ -114,7 +114,7 @@ def test_the_model_of_all_images_takes_what_the_folds_chose(made):
     assert len(run.info.folds) == COUNT and sum(info.images for info in run.info.folds) == 1797
 
 
-def test_old_and_new_by_folds_are_compared_by_their_held_out_answers(made, tmp_path):
+def test_old_and_new_folds_are_compared_on_their_held_out_answers(made, tmp_path):
     run = Run(shutil.copytree(made[0].path, tmp_path / "run"))
     old = bundle_path(made[0])
     dataset = open_run_dataset(run)
@@ -129,7 +129,7 @@ def test_old_and_new_by_folds_are_compared_by_their_held_out_answers(made, tmp_p
     assert read_bundle(old).manifest.provenance["asked"]["train"]["epochs"] == made[3].train.epochs
 
 
-def test_the_report_says_the_folds_estimate_of_all_images(made):
+def test_the_report_gives_the_folds_estimate_over_all_images(made):
     run, report, _, _ = made
     held = require_held_out(run)
     assert (report.data.split, report.data.test_images, len(report.folds)) == ("folds", 1797, COUNT)
@@ -161,7 +161,7 @@ def test_the_bundle_carries_each_images_hash_fold_and_answer(made):
     assert bundle.manifest.provenance["data"]["split_sizes"]["train"] == 1797
 
 
-def test_card_page_and_texts_say_what_the_figures_are(made):
+def test_card_page_and_texts_name_the_figures(made):
     run = made[0]
     for text in (run.file("card.md").read_text(), run.file("report.html").read_text()):
         assert "All 1,797 images taught the model that ships." in text
@@ -169,7 +169,7 @@ def test_card_page_and_texts_say_what_the_figures_are(made):
         assert "1,797 test images" not in text and "used once" not in text
 
 
-def test_a_second_time_nothing_is_done(made):
+def test_a_second_run_does_nothing(made):
     run, recipe = made[0], made[3]
     reporter = Quiet()
     before = {name: run.file(name).read_bytes() for name in (FLOAT_MODEL, QAT_MODEL, INFO)}
@@ -178,9 +178,9 @@ def test_a_second_time_nothing_is_done(made):
     assert reporter.epochs == [] and "train: nothing has changed, skipped" in reporter.notes
 
 
-def test_inspect_judges_labels_by_what_the_folds_answered(made, edgecnn, monkeypatch):
+def test_inspect_judges_labels_by_the_folds_answers(made, edgecnn, monkeypatch):
     run = made[0]
-    monkeypatch.setattr("edgecnn.inspect.wrong_labels.ODDS", 1.0)  # so that every mistake of the tiny network is named
+    monkeypatch.setattr("edgecnn.inspect.wrong_labels.ODDS", 1.0)  # so that every error of the tiny network is named
     result = edgecnn("inspect", "digits", "--no-features", "--run", run.path, "--fail-on", "never", "--json")
     assert result.code == 0, result.err
     report = json.loads(result.out)
@@ -206,7 +206,7 @@ def info_of_fold(**values):
 
 
 IN_TRAINING_S = 4.0, 16.0
-"""When a process is killed after its start: between its imports and about its end, on a quiet machine."""
+"""How long after its start a process is killed: between its imports and about its end, on an idle machine."""
 
 
 @pytest.mark.parametrize("most", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
@@ -238,7 +238,7 @@ def test_kills_at_random_moments_change_nothing(made, tmp_path, monkeypatch, spa
 def assert_same(whole, run):
     one, other = require_held_out(whole), require_held_out(run)
     for name, values in vars(one).items():
-        if name == "similarity":  # of a product of matrices, whose sums BLAS orders by its threads
+        if name == "similarity":  # from a matrix product: the order of BLAS's sums depends on its threads
             assert np.allclose(values, getattr(other, name), rtol=0, atol=1e-6, equal_nan=True)
         else:
             assert np.array_equal(values, getattr(other, name)), name
@@ -266,7 +266,7 @@ def test_the_folds_vote():
     )
 
 
-def test_training_without_folds_ends_with_what_they_would_take_and_bring(photos, finished_run):
+def test_training_without_folds_ends_with_the_cost_and_benefit_of_folds(photos, finished_run):
     dataset = open_images(
         build_recipe({"data": {"source": str(photos)}, "network": {"name": "resnet8"}}), None, Quiet(), None
     )

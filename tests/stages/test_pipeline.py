@@ -39,7 +39,7 @@ def test_nothing_is_done_twice(own_run, tiny_recipe, reporter):
 
 
 def test_a_run_of_an_earlier_version_is_not_trained_again(own_run, tiny_recipe, reporter):
-    """Its recipe has every key, most of them 0, "" or "auto"; so has what it noted of the stage."""
+    """Its recipe has every key, most of them 0, "" or "auto", and so does its record of the stage."""
     import tomli_w
 
     recipe = to_tables(own_run.recipe)
@@ -75,17 +75,17 @@ def test_a_damaged_output_is_made_again(own_run, tiny_recipe, reporter):
     assert path.read_bytes() == before, "the same input gives the same bundle, byte for byte"
 
 
-def test_another_gate_verifies_again(own_run, tiny_recipe, reporter):
+def test_a_changed_gate_verifies_again(own_run, tiny_recipe, reporter):
     run_recipe(build_recipe(load_recipe(tiny_recipe)), own_run.path, reporter, max_drop=99.0)
     assert [note for note in reporter.notes if SKIPPED not in note] == ["verify", "report", "bundle"]
 
 
-def test_another_recipe_does_not_replace_the_run_unasked(own_run, tiny_recipe, reporter):
+def test_a_different_recipe_does_not_replace_the_run_without_force(own_run, tiny_recipe, reporter):
     with pytest.raises(OutputExistsError, match=r"train\.epochs \(6, now 7\)"):
         again(own_run, tiny_recipe, reporter, train={"epochs": 7})
 
 
-def test_interrupted_training_goes_on(tmp_path, tiny_recipe, tiny_network, reporter):
+def test_interrupted_training_resumes(tmp_path, tiny_recipe, tiny_network, reporter):
     class Stop(KeyboardInterrupt):
         pass
 
@@ -110,7 +110,7 @@ def test_interrupted_training_goes_on(tmp_path, tiny_recipe, tiny_network, repor
     assert resumed.epochs == [("float", 4), ("float", 5), ("float", 6), ("qat", 1)]
 
 
-def test_the_bundle_holds_all_that_it_promises(finished_run):
+def test_the_bundle_holds_everything_that_it_promises(finished_run):
     bundle = read_bundle(bundle_path(finished_run))
     assert bundle.manifest.labels == tuple("0123456789")
     assert [entry.file for entry in bundle.manifest.models] == [
@@ -123,7 +123,7 @@ def test_the_bundle_holds_all_that_it_promises(finished_run):
     assert selftest(bundle).passed
 
 
-def test_the_report_says_what_the_scores_are_worth_on_the_test_split(finished_run):
+def test_the_report_shows_the_calibration_of_the_scores_on_the_test_split(finished_run):
     tested = json.loads(finished_run.read(PARITY, "verify"))["confidence"]
     chosen = json.loads(finished_run.read(CONFIDENCE, "bundle"))
     assert (tested["model"], tested["n"]) == ("tflite-int8", 385)
@@ -131,14 +131,14 @@ def test_the_report_says_what_the_scores_are_worth_on_the_test_split(finished_ru
     assert chosen["validation"]["n"] == 206, "chosen on validation images alone"
 
 
-def test_bundles_carry_no_path_of_this_machine(own_run, tmp_path):
+def test_bundles_contain_no_path_of_this_machine(own_run, tmp_path):
     recipe = own_run.file("recipe.toml")
     recipe.write_text(recipe.read_text().replace('source = "digits"', f'source = "{tmp_path}/photos"'))
     path, _ = bundle_stage(own_run, tmp_path / "moved.edgecnn")
     assert str(tmp_path).encode() not in path.read_bytes()
 
 
-def test_a_bundle_of_one_precision(edgecnn, own_run, tmp_path):
+def test_a_bundle_with_one_precision(edgecnn, own_run, tmp_path):
     report = json.loads(own_run.read(PARITY, "verify"))
     result = edgecnn("bundle", "--only", "int8", "--out", tmp_path / "small.edgecnn")
     assert result.code == 0, result.err
@@ -174,7 +174,7 @@ def test_the_card_has_the_reports_figures(finished_run):
 
 
 def test_a_run_against_an_old_bundle_needs_no_recipe_and_ends_with_the_next_serial_number(own_run, edgecnn, tmp_path):
-    """The old run's choices on the same images are the same recipe, so that nothing is trained again."""
+    """The old run's choices on the same images give the same recipe, so nothing is trained again."""
     old = tmp_path / "old.edgecnn"
     bundle_stage(own_run, old, serial=7)
     command = ("run", "--against", old, "--out", own_run.path, "--max-drop", "100")
@@ -196,7 +196,7 @@ def test_a_run_against_an_old_bundle_needs_no_recipe_and_ends_with_the_next_seri
         bundle_stage(own_run, force=True)
 
 
-def test_more_images_settle_what_their_number_had_settled_and_nothing_else(finished_run, reporter):
+def test_more_images_change_only_settings_that_depend_on_their_number(finished_run, reporter):
     bundle = read_bundle(bundle_path(finished_run))
     dataset = open_dataset(DataRecipe(source="digits"))
     asked = build_recipe({"data": {"source": "digits"}, "init": {"source": "random"}, "train": {"learning_rate": 0.01}})

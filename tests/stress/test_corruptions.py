@@ -1,4 +1,4 @@
-"""The corruptions: those of Hendrycks and Dietterich against arrays that `imagecorruptions` made, edgecnn's own by what they must do."""
+"""The corruptions: Hendrycks and Dietterich's against arrays from `imagecorruptions`, edgecnn's own against their intended effects."""
 
 import itertools
 from pathlib import Path
@@ -11,16 +11,16 @@ from edgecnn.stress.filters import from_light, to_light
 
 GOLDEN = Path(__file__).with_name("golden.npz")
 SEED = 7
-"""Of tools/golden_corruptions.py."""
+"""From tools/golden_corruptions.py."""
 
 SHARED = [name for name, corruption in CORRUPTIONS.items() if corruption.reference]
 
 OFF_BY_ONE = {"defocus": 0.10, "motion": 0.02, "brightness": 0.04}
-"""Largest share of values that may be off by one. Both cut off what is after the point, so that a sum in another order falls to either
-side of a whole number; off by two is never allowed. The other corruptions have to be equal."""
+"""Largest share of values that may be off by one. Both truncate, so a sum in a different order can land on either side of a whole number.
+Off by two is never allowed. The other corruptions must be equal."""
 
 JPEG_LEVELS = 12
-"""Another libjpeg rounds its transforms another way; with the one that made the arrays, JPEG is equal too."""
+"""Other versions of libjpeg round their transforms differently; with the one that made the arrays, JPEG is equal too."""
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def drawn(channels, height=40, width=56):
 
 @pytest.mark.parametrize("size_class", ["photo", "small"])
 @pytest.mark.parametrize("name", SHARED)
-def test_it_is_what_imagecorruptions_makes(name, size_class, golden):
+def test_it_equals_the_output_of_imagecorruptions(name, size_class, golden):
     image, expected = golden[size_class], golden[f"{size_class}/{CORRUPTIONS[name].reference}"]
     for strength in range(1, 6):
-        # numpy's legacy generator, from which the package draws; scikit-image draws salt and pepper from a new one
+        # the package uses numpy's legacy generator; scikit-image uses a new one for salt and pepper
         random = np.random.default_rng(SEED) if name == "impulse-noise" else np.random.RandomState(SEED)
         off = np.abs(corrupt(image, name, strength, random, size_class).astype(int) - expected[strength - 1])
         assert off.max() <= (JPEG_LEVELS if name == "jpeg" else 1), (strength, off.max())
@@ -49,7 +49,7 @@ def test_it_is_what_imagecorruptions_makes(name, size_class, golden):
             assert (off > 0).mean() <= OFF_BY_ONE.get(name, 0.0), (strength, (off > 0).mean())
 
 
-def test_the_golden_arrays_are_of_all_shared_corruptions(golden):
+def test_the_golden_arrays_cover_all_shared_corruptions(golden):
     references = {f"{size}/{CORRUPTIONS[name].reference}" for size in ("photo", "small") for name in SHARED}
     assert set(golden) == references | {"photo", "small"} and len(SHARED) == 9
     assert all(len({array.tobytes() for array in golden[name]}) == 5 for name in references)
@@ -57,7 +57,7 @@ def test_the_golden_arrays_are_of_all_shared_corruptions(golden):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(40, 56), (8, 8), (33, 17)])
-def test_every_corruption_keeps_shape_and_type_and_depends_on_the_generator_alone(channels, shape):
+def test_every_corruption_keeps_shape_and_type_and_depends_only_on_the_generator(channels, shape):
     image = drawn(channels, *shape)
     before = image.copy()
     for size_class in ("photo", "small"):
@@ -72,7 +72,7 @@ def test_each_strength_is_further_from_the_image_than_the_one_before(golden):
     image = golden["photo"]
     for name, corruption in CORRUPTIONS.items():
         if name in ("rotation", "scale"):
-            continue  # another place in the image is not farther away, pixel by pixel
+            continue  # a different place in the image is not farther away, pixel by pixel
         distances = [
             float(np.abs(corrupt(image, name, strength, generator(1, name, "a"), "photo").astype(int) - image).mean())
             for strength in range(1, len(corruption.photo) + 1)
@@ -105,7 +105,7 @@ def test_white_balance_casts_warm_or_cool_light_and_keeps_the_luminance():
         assert (to_light(cast) @ [0.2126, 0.7152, 0.0722]).mean() == pytest.approx(to_light(image).mean(), rel=0.03)
 
 
-def test_low_light_is_noisier_the_less_light_there_is():
+def test_low_light_is_noisier_with_less_light():
     image = np.full((64, 64, 3), 180, np.uint8)
     deviations = [corrupt(image, "low-light", n, generator(1, "low-light", "a"), "photo").std() for n in range(1, 6)]
     assert deviations == sorted(deviations) and deviations[4] > 3 * deviations[0]
@@ -122,7 +122,7 @@ def test_rotation_turns_by_its_degrees_and_brings_in_no_border():
     assert (corrupt(white, "rotation", 5, generator(1, "rotation", "a"), "photo") == 255).all()
 
 
-def test_scale_comes_nearer_and_goes_farther():
+def test_scale_moves_closer_and_farther():
     image = np.zeros((100, 100, 1), np.uint8)
     image[40:60, 40:60] = 255
     areas = {

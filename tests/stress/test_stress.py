@@ -1,4 +1,4 @@
-"""`edgecnn stress`: figures of a real run and a shipped bundle, the pass line, an interrupted test that goes on, page and card."""
+"""`edgecnn stress`: figures of a real run and a shipped bundle, the pass line, an interrupted test that resumes, page and card."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def report(digits):
     return stress(digits, Settings(limit=120))
 
 
-def test_a_shipped_bundle_loses_accuracy_where_it_must(report, digits):
+def test_a_shipped_bundle_loses_accuracy_as_expected(report, digits):
     assert {item.corruption for item in report.corruptions} == {name for name, _ in conditions(1)}
     assert report.clean.int8.accuracy > 0.95 and report.complete
     by_name = {item.corruption: item for item in report.corruptions}
@@ -49,7 +49,7 @@ def test_a_shipped_bundle_loses_accuracy_where_it_must(report, digits):
     assert all(item.agreement > 0.95 for item in report.corruptions)
 
 
-def test_a_condition_is_what_the_model_answers_to_these_very_images(report, digits):
+def test_a_condition_holds_the_models_answers_to_these_images(report, digits):
     from edgecnn.stress.corruptions import corrupt, generator
 
     name, strength = "rotation", 3
@@ -71,12 +71,12 @@ def test_the_same_seed_gives_the_same_figures_and_another_does_not(digits):
     assert not one.complete
 
 
-def test_the_json_is_as_its_schema_says(report, schema_of):
+def test_the_json_matches_its_schema(report, schema_of):
     schema = schema_of("stress")
     jsonschema.validate(json.loads(json.dumps(to_json(report))), schema)
 
 
-def test_an_interrupted_test_goes_on_where_it_was(digits, tmp_path, monkeypatch):
+def test_an_interrupted_test_resumes(digits, tmp_path, monkeypatch):
     settings = Settings(names=FEW, limit=120, keep=tmp_path)
     whole = stress(digits, Settings(names=FEW, limit=120))
     answered = []
@@ -126,7 +126,7 @@ def test_the_pass_line(digits):
         require_passed(high)
 
 
-def test_every_corruption_has_a_remedy_that_is_explained():
+def test_every_corruption_has_an_explained_remedy():
     assert set(REMEDIES) == set(CORRUPTIONS)
     train = {"robust": False, "augment": "shift", "cutout": None}
     for name in CORRUPTIONS:
@@ -185,7 +185,7 @@ def test_the_command_writes_into_the_run_its_page_and_its_card(own_run, edgecnn,
     shutil.rmtree(own_run.path / "here", ignore_errors=True)
 
 
-def test_what_is_typed_wrong_is_said(edgecnn, root):
+def test_typing_errors_are_reported(edgecnn, root):
     bundle = root / "models" / "digits" / "digits.edgecnn"
     wrong = edgecnn("stress", bundle, "--corruptions", "rotaton")
     assert wrong.code == 3 and "Did you mean 'rotation'" in wrong.err

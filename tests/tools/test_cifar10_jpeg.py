@@ -1,4 +1,4 @@
-"""CIFAR-10's images become a zip that edgecnn opens: all training images, every second test image, JPEG of quality 75 and 4:2:0."""
+"""CIFAR-10's images become a zip that edgecnn opens: all training images and every second test image, as JPEG of quality 75 and 4:2:0."""
 
 import importlib
 import io
@@ -12,7 +12,7 @@ from edgecnn.data.items import LabelledImages, array_items
 from edgecnn.recipe import DataRecipe
 
 Q75_FIRST_ROW = [8, 6, 5, 8, 12, 20, 26, 31]
-"""Of the luminance table at quality 75: half of that of table K.1 in ITU-T T.81, rounded up."""
+"""From the luminance table at quality 75: half of the values of table K.1 in ITU-T T.81, rounded up."""
 
 
 def test_the_zip_has_the_splits_and_the_quality(root, tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_the_zip_has_the_splits_and_the_quality(root, tmp_path, monkeypatch):
     assert decoded.quantization[0][:8] == Q75_FIRST_ROW
     assert JpegImagePlugin.get_sampling(decoded) == 2
     distances = [np.abs(np.asarray(decoded, int) - (255 - other)).mean() for other in pixels]
-    assert np.argmin(distances) == 5  # JPEG keeps noise badly, and still best
+    assert np.argmin(distances) == 5  # JPEG preserves noise badly, but this is still the best match
 
     dataset = open_dataset(DataRecipe(source=str(path)))
     assert dataset.labels == ("cat", "dog")

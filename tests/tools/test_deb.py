@@ -1,4 +1,4 @@
-"""The Debian package: what it holds, what it asks for, what its scripts do. tests/emulated installs it."""
+"""The Debian package: content, dependencies and scripts. tests/emulated installs it."""
 
 import importlib
 import os
@@ -26,7 +26,7 @@ def deb(root):
 
 @pytest.fixture(scope="module")
 def download(deb):
-    """Stands for LiteRT's wheel: its names, with a library that is none, and what the package leaves out."""
+    """A stand-in for LiteRT's wheel: its file names, a fake library, and the files that the package leaves out."""
 
     def download(architecture, folder):
         path = folder / "ai_edge_litert-2.3.0-cp313-cp313-manylinux_2_27.whl"
@@ -52,7 +52,7 @@ def unpacked(package, tmp_path_factory):
     return folder
 
 
-def test_it_holds_edgecnn_litert_and_what_debian_wants(unpacked, deb):
+def test_it_holds_edgecnn_litert_and_what_debian_requires(unpacked, deb):
     paths = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()}
     module = deb.MODULES / "edgecnn"
     others = {str(path) for path in paths if not path.is_relative_to(module)}
@@ -81,7 +81,7 @@ def test_it_holds_edgecnn_litert_and_what_debian_wants(unpacked, deb):
     assert "\nExecStart=/usr/bin/edgecnn service run\n" in unit and "EXECUTABLE" not in unit
 
 
-def test_it_needs_what_debian_has_and_names_its_architecture(package):
+def test_it_depends_on_debians_packages_and_names_its_architecture(package):
     def field(name):
         command = ["dpkg-deb", "--field", package, name]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -107,7 +107,7 @@ def test_a_machine_of_another_architecture_refuses_it_before_anything_changes(de
 
 
 @pytest.mark.slow
-def test_it_is_the_same_bytes_twice(deb, download, package, tmp_path):
+def test_two_builds_have_the_same_bytes(deb, download, package, tmp_path):
     assert deb.build("arm64", tmp_path, download).read_bytes() == package.read_bytes()
 
 
@@ -127,7 +127,7 @@ def test_bash_completes_commands_actions_and_options(unpacked):
     assert complete("classify", "--mqtt-p") == ["--mqtt-password-file", "--mqtt-picture", "--mqtt-prefix"]
 
 
-def test_its_scripts_are_shell_and_purge_removes_all_that_the_service_made(unpacked):
+def test_its_scripts_are_valid_shell_and_purge_removes_everything_the_service_made(unpacked):
     for name in ("postinst", "prerm", "postrm"):
         script = unpacked / "DEBIAN" / name
         assert os.access(script, os.X_OK)
@@ -143,7 +143,7 @@ def test_its_scripts_are_shell_and_purge_removes_all_that_the_service_made(unpac
 
 
 @pytest.mark.needs("lintian")
-def test_lintian_has_nothing_against_it_but_that_the_library_is_none(package):
+def test_lintian_complains_only_about_the_fake_library(package):
     done = subprocess.run(
         ["lintian", "--allow-root", "--tag-display-limit", "0", package], capture_output=True, text=True
     )
@@ -152,7 +152,7 @@ def test_lintian_has_nothing_against_it_but_that_the_library_is_none(package):
 
 
 @pytest.mark.needs("man", package="man-db")
-def test_the_man_page_is_one(unpacked):
+def test_the_man_page_is_valid(unpacked):
     page = unpacked / "usr/share/man/man1/edgecnn.1.gz"
     command = ["man", "--warnings", "--local-file", page]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})

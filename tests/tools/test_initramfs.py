@@ -1,4 +1,4 @@
-"""The emulated board's initramfs, where there is no QEMU: the archive is read again, modules come in the order of their needs."""
+"""The emulated board's initramfs, tested without QEMU: the archive reads back, and modules follow their dependencies."""
 
 import gzip
 import lzma
@@ -33,7 +33,7 @@ def unpacked(archive):
         start = -(-(content + size) // 4) * 4
 
 
-def test_an_archive_is_read_again_with_the_folders_that_its_files_need(initramfs):
+def test_an_archive_reads_back_with_the_folders_that_its_files_need(initramfs):
     files = {
         "init": initramfs.file(b"#!/bin/sh\n", 0o755),
         "usr/bin/tool": initramfs.file(b"x" * 5),
@@ -51,7 +51,7 @@ def test_an_archive_is_read_again_with_the_folders_that_its_files_need(initramfs
     )
 
 
-def test_modules_come_after_those_that_they_need_and_once(initramfs, tmp_path):
+def test_modules_follow_their_dependencies_and_appear_once(initramfs, tmp_path):
     def module(name, needs):
         return b"\x7fELF\0license=GPL\0depends=" + needs.encode() + b"\0name=" + name.encode() + b"\0"
 

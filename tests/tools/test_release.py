@@ -1,4 +1,4 @@
-"""A release is the same bytes twice, and holds what the last commit holds."""
+"""Two builds of a release have the same bytes and hold the content of the last commit."""
 
 import importlib
 import shutil
@@ -22,7 +22,7 @@ def release(root):
 
 @pytest.fixture
 def committed(release, root, tmp_path, monkeypatch):
-    """The project as a repository of its own with one commit: the tests may run in a copy without one."""
+    """The project as a separate repository with one commit, since the tests may run in a copy without a repository."""
     copy = tmp_path / "project"
     shutil.copytree(
         root,
@@ -50,14 +50,14 @@ def test_two_builds_from_clean_copies_have_the_same_bytes(release, tmp_path, cap
     assert zipfile.ZipFile(next(path for path in files if path.suffix == ".whl")).testzip() is None
 
 
-def test_builds_that_differ_are_no_release(release, tmp_path, monkeypatch):
+def test_builds_that_differ_are_not_released(release, tmp_path, monkeypatch):
     builds = iter([{"a.whl": b"1", "b.tar.gz": b"2"}, {"a.whl": b"1", "b.tar.gz": b"3"}])
     monkeypatch.setattr(release, "build", lambda out: next(builds))
     with pytest.raises(SystemExit, match=r"two builds differ: b\.tar\.gz"):
         release.build_twice(tmp_path)
 
 
-def test_what_is_not_committed_is_not_released(release, monkeypatch):
+def test_uncommitted_changes_are_not_released(release, monkeypatch):
     monkeypatch.setattr(release, "git", lambda *arguments: b" M edgecnn/__init__.py\n")
     with pytest.raises(SystemExit, match="not committed"):
         release.release(["python3"])

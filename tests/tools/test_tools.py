@@ -11,13 +11,13 @@ from edgecnn.runtime.default import SHIPPED
 
 
 def load_bench(root, monkeypatch, name):
-    """Import a bench as it imports itself."""
+    """Import a bench the way benches import each other."""
     monkeypatch.syspath_prepend(root / "tools" / "bench")
     monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module(name)
 
 
-def test_the_readmes_tables_are_those_of_the_commands_and_the_bundles(root):
+def test_the_readmes_tables_match_the_commands_and_the_bundles(root):
     result = subprocess.run([sys.executable, "tools/readme.py", "--check"], cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
@@ -37,8 +37,8 @@ def test_write_images(root, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", SHIPPED])
-def test_the_bench_of_the_runtime_measures_grey_models_and_coloured_ones(root, monkeypatch, name):
-    """Its parts, on few and small images."""
+def test_the_runtime_bench_measures_grey_and_colour_models(root, monkeypatch, name):
+    """Runs its parts on a few small images."""
     pytest.importorskip("ai_edge_litert", reason="it is the engine that is measured")
     bench = load_bench(root, monkeypatch, "runtime")
     monkeypatch.setattr(bench, "PHOTO", (400, 300))
@@ -49,7 +49,7 @@ def test_the_bench_of_the_runtime_measures_grey_models_and_coloured_ones(root, m
     assert all(way["p50_ms"] > 0 for part in report["parts"].values() for way in part["ways"].values())
 
 
-def test_a_bench_goes_on_where_it_was_interrupted_unless_something_else_is_measured(root, tmp_path, monkeypatch):
+def test_an_interrupted_bench_resumes_unless_something_else_is_measured(root, tmp_path, monkeypatch):
     harness = load_bench(root, monkeypatch, "harness")
     path, axes = tmp_path / "some.json", {"seed": [1, 2], "network": ["a", "b"]}
     first = harness.Results(path, harness.about("some", n=3))
@@ -61,7 +61,7 @@ def test_a_bench_goes_on_where_it_was_interrupted_unless_something_else_is_measu
     assert not harness.Results(path, harness.about("some", n=4)).rows
 
 
-def test_photos_are_divided_into_folds_or_so_many_a_class(root, monkeypatch):
+def test_photos_are_divided_into_folds_or_a_number_per_class(root, monkeypatch):
     bench = load_bench(root, monkeypatch, "photos_by_fold")
     photos = [bench.Photo(f"{label}/{index}.jpg", label, "") for label in "ab" for index in range(10)]
     folds = [bench.divided(photos, 0, fold, 1) for fold in range(bench.FOLDS)]
@@ -88,7 +88,7 @@ def test_speed_of_another_bundle_is_refused(root, tmp_path, monkeypatch):
         readme.speed_table()
 
 
-def test_the_bench_of_a_gpu_runs_whole_on_the_cpu(root, tmp_path, tiny_network, edgecnn, monkeypatch):
+def test_the_gpu_bench_runs_completely_on_the_cpu(root, tmp_path, tiny_network, edgecnn, monkeypatch):
     for module in ("tensorflow", "onnxruntime"):
         pytest.importorskip(module, reason="the bench trains, and runs ONNX files")
     bench = load_bench(root, monkeypatch, "gpu")
@@ -127,7 +127,7 @@ def test_the_bench_of_a_gpu_runs_whole_on_the_cpu(root, tmp_path, tiny_network, 
 
 
 @pytest.mark.slow
-def test_a_fleet_of_ten_goes_through_the_waves_and_one_board_back(root, tmp_path, monkeypatch):
+def test_a_fleet_of_ten_goes_through_the_waves_and_one_board_rolls_back(root, tmp_path, monkeypatch):
     """The bench ends with an error if a board has another release than it should."""
     pytest.importorskip("tuf", reason="releases need the release extra")
     pytest.importorskip("ai_edge_litert", reason="its answers are made wrong on one board")

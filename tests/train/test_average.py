@@ -1,4 +1,4 @@
-"""Weights that are averaged over the steps: each step's counts by its number squared."""
+"""Averaging weights over the steps: each step is weighted by the square of its number."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from edgecnn.train.average import averaging
 
 
 def averages(values):
-    """Return the average after each step of a weight that has these values, shape (n, 2)."""
+    """Return the average after each step for a weight with these values, shape (n, 2)."""
     weight, mean, steps = tf.Variable(values[0]), tf.Variable([9.0, 9.0]), tf.Variable(0, dtype=tf.int64)
 
     def step(value):

@@ -1,4 +1,4 @@
-"""A network that starts from ImageNet: what fine-tuning keeps, that int8 is by channel, and what run and card say of the weights."""
+"""A network that starts from ImageNet: what fine-tuning keeps, per-channel int8, and what the run and the card say about the weights."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ NETWORK = "efficientnet_lite0_150kb"
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    """A run on digits, at 32 pixels and one epoch, and the int8 file of its quantization-aware model."""
+    """A run on digits with 32 pixels and one epoch, and the int8 file of its quantization-aware model."""
     recipe = build_recipe(
         {
             "data": {"source": "digits", "test_fraction": 0.5, "validation_fraction": 0.3},
@@ -86,7 +86,7 @@ def test_early_layers_of_a_large_network_stay(name):
     assert 0.5 < len(expected) / len(model.trainable_variables) < 1
 
 
-def test_int8_is_int8_throughout_with_a_scale_for_each_channel(tuned):
+def test_int8_is_int8_throughout_with_one_scale_per_channel(tuned):
     graph = read(tuned[1])
     assert tflite.float_tensors(tuned[1]) == []
     depthwise = [operator for operator in graph.operators if operator.name == "DEPTHWISE_CONV_2D"]
@@ -96,7 +96,7 @@ def test_int8_is_int8_throughout_with_a_scale_for_each_channel(tuned):
         assert len(kernel.scale) == kernel.shape[-1] > 1 and len(set(kernel.scale)) > 1
 
 
-def test_no_bias_is_cut_off_at_the_ends_of_int32(tuned):
+def test_no_bias_is_clipped_to_int32(tuned):
     graph = read(tuned[1])
     biases = [
         np.frombuffer(operator.inputs[2].data, np.int32).astype(np.int64)
@@ -107,7 +107,7 @@ def test_no_bias_is_cut_off_at_the_ends_of_int32(tuned):
     assert max(np.abs(bias).max() for bias in biases) < 2**30
 
 
-def test_even_kernels_answer_as_before(pretrained):
+def test_kernels_of_even_size_answer_as_before(pretrained):
     even = even_depthwise(pretrained)
     images = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 1), np.uint8)
     before, after = (predictor(model, 1 / 128, 0)(images) for model in (pretrained, even))
@@ -115,15 +115,15 @@ def test_even_kernels_answer_as_before(pretrained):
     for layer in even.layers:
         if layer.name.endswith("_depthwise"):
             reach = np.abs(layer.get_weights()[0]).max(axis=(0, 1, 3))
-            np.testing.assert_allclose(reach[reach > 0], 1, rtol=1e-6)  # a channel of zeros stays one
+            np.testing.assert_allclose(reach[reach > 0], 1, rtol=1e-6)  # a channel of zeros stays zero
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["efficientnet_lite0_1200kb", "efficientnet_lite2_1800kb", "efficientnet_lite2_5600kb"]
 )
-def test_a_rung_becomes_int8_within_the_limits_of_the_gate(name):
-    """ImageNet's weights and a random head, on crops of photos: what verification holds every conversion to."""
+def test_a_rung_becomes_int8_within_the_gates_limits(name):
+    """ImageNet weights and a random head on crops of photos, under verification's limits for every conversion."""
     photos = [image for image in load_sample_images().images for _ in range(32)]
     random = np.random.default_rng(1)
     corners = [random.integers(0, np.array(photo.shape[:2]) - 96) for photo in photos]

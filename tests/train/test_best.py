@@ -1,4 +1,4 @@
-"""The rule by which int8 models are chosen, and the weights that it keeps."""
+"""The rule that chooses int8 models, and the weights that it keeps."""
 
 import numpy as np
 import pytest
@@ -12,22 +12,22 @@ N = 1000
 
 
 def scored(agreed, lost, gained, n=N, divergence=0.01, within=0.01):
-    """A score next to that of a float model that has four fifths of the images right."""
+    """A score to compare with a float model that classifies four fifths of the images correctly."""
     right = n * 4 // 5 - lost + gained
     return Score(n=n, right=right, agreed=agreed, lost=lost, gained=gained, divergence=divergence, within=within)
 
 
 def better(asked, qat, ptq):
-    """The method alone, without what decided."""
+    """Only the method, without the reason for the choice."""
     return better_method(asked, qat, ptq)[0]
 
 
-def test_a_score_counts_what_two_models_answer():
+def test_a_score_compares_the_answers_of_two_models():
     reference = np.eye(3)[[0, 1, 2, 0, 1]]
     logits = np.eye(3)[[0, 1, 1, 2, 0]]
     found = score(logits, reference, np.array([0, 2, 2, 2, 1]))
     assert found == Score(n=5, right=2, agreed=2, lost=2, gained=1, divergence=found.divergence, within=found.within)
-    one = np.e / (np.e + 2)  # the softmax where the logit is 1
+    one = np.e / (np.e + 2)  # the softmax at logit 1
     assert found.divergence == pytest.approx(3 / 5 * (one - 1 / (np.e + 2)))
     assert score(9 * reference, 9 * reference, np.array([0, 2, 2, 2, 1])).divergence == 0
     assert score(4 * reference, 9 * reference, np.array([0, 2, 2, 2, 1])).divergence > 0
@@ -38,12 +38,12 @@ def test_a_score_counts_what_two_models_answer():
     assert found.standard_error == pytest.approx(np.std([1, 1, -1, 0, 0]) / np.sqrt(5))
 
 
-def test_agreement_decides_where_accuracy_differs_by_chance():
+def test_agreement_decides_if_accuracy_differs_by_chance():
     more_agreement, more_accuracy = scored(990, 5, 3), scored(985, 3, 6)
     assert more_agreement.better_than(more_accuracy) and not more_accuracy.better_than(more_agreement)
 
 
-def test_of_few_images_the_divergence_decides_since_a_point_of_agreement_is_one_of_them():
+def test_with_few_images_the_divergence_decides_because_a_point_of_agreement_is_one_image():
     luckier, closer = scored(120, 0, 0, n=120, within=0.02), scored(118, 1, 1, n=120, within=0.01)
     assert closer.better_than(luckier) and not luckier.better_than(closer)
     more = scored(990, 5, 5, within=0.02)
@@ -53,7 +53,7 @@ def test_of_few_images_the_divergence_decides_since_a_point_of_agreement_is_one_
 
 
 @pytest.mark.parametrize("n", [120, 2000])
-def test_of_two_methods_that_tie_the_one_that_diverges_less_as_it_ships_is_taken(n):
+def test_of_two_tied_methods_the_one_that_diverges_less_when_shipped_wins(n):
     clipped, whole = (scored(n, 0, 0, n=n, divergence=far, within=0.01) for far in (6e-3, 3e-5))
     assert better_method("auto", clipped, whole) == ("ptq", "divergence")
     assert better_method("auto", whole, clipped) == ("qat", "divergence")
@@ -62,18 +62,18 @@ def test_of_two_methods_that_tie_the_one_that_diverges_less_as_it_ships_is_taken
     assert better_method("auto", scored(n - 1, 1, 0, n=n), scored(n - 1, 0, 1, n=n)) == ("ptq", "accuracy")
 
 
-def test_accuracy_decides_where_it_differs_by_more():
+def test_accuracy_decides_if_it_differs_by_more():
     less_accurate, more_accurate = scored(980, 20, 0), scored(950, 20, 20)
     assert more_accurate.better_than(less_accurate) and not less_accurate.better_than(more_accurate)
 
 
-def test_of_two_that_agree_as_often_the_more_accurate_is_better_and_a_tie_is_none():
+def test_with_equal_agreement_the_more_accurate_wins_and_a_tie_is_not_better():
     assert scored(985, 3, 6).better_than(scored(985, 5, 3))
     assert not scored(985, 5, 3).better_than(scored(985, 5, 3))
     assert scored(N, 0, 0).better_than(scored(N - 1, 0, 0))
 
 
-def test_the_method_is_chosen_only_where_that_was_asked():
+def test_the_method_is_chosen_only_on_request():
     qat, ptq = scored(980, 5, 5), scored(985, 5, 5)
     assert better("auto", qat, ptq) == "ptq"
     assert better("auto", ptq, qat) == "qat"
@@ -110,7 +110,7 @@ def test_the_best_weights_are_kept_and_a_tie_goes_to_the_later_epoch(model):
     assert model.get_weights()[0][0, 0] == 3
 
 
-def test_of_two_models_of_one_epoch_that_tie_the_first_is_kept(model):
+def test_of_two_tied_models_in_one_epoch_the_first_is_kept(model):
     best = Best(model)
     offer(best, 0, 970)
     model.set_weights([np.full((2, 1), 7, np.float32)])
@@ -119,7 +119,7 @@ def test_of_two_models_of_one_epoch_that_tie_the_first_is_kept(model):
     assert model.get_weights()[0][0, 0] == 0
 
 
-def test_its_variables_are_all_of_its_state(model):
+def test_its_variables_are_its_whole_state(model):
     best, other = Best(model), Best(model)
     for epoch, agreed in enumerate((970, 990, 980)):
         offer(best, epoch, agreed)

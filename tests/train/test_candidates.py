@@ -1,4 +1,4 @@
-"""Which candidates are tuned, and which of them is taken: rules on figures, and a choice by real photos that goes on after a kill."""
+"""Which candidates are tuned and which one wins: rules on figures, and a choice on real photos that continues after a kill."""
 
 import dataclasses
 
@@ -42,11 +42,11 @@ def test_the_shortlist_keeps_networks_that_differ():
     assert rules.shortlist([sibling, whole, best], few) == [sibling, whole], "smaller, and as good as can be known"
 
 
-def test_the_cheapest_of_those_that_are_as_good_is_taken():
+def test_the_cheapest_of_equally_good_candidates_wins():
     few = [candidate("large", macs=300), candidate("middle", macs=200), candidate("small", macs=100)]
     right = np.ones((3, 200), bool)
     right[0, :10] = False
-    right[1, 8:20] = False  # 2 more errors of 200: one point, within the standard error of 18 images that differ
+    right[1, 8:20] = False  # 2 more errors in 200: one point, within the standard error of 18 images that differ
     right[2, :30] = False
     tuned = rules.compared(few, list(right))
     assert [one.behind for one in tuned] == pytest.approx([0, 0.01, 0.1])
@@ -58,7 +58,7 @@ def test_the_cheapest_of_those_that_are_as_good_is_taken():
     assert rules.taken(rules.compared(few, list(right))).network == "small"
 
 
-def test_regression_is_asked_about_images_that_it_was_not_fitted_on():
+def test_regression_is_tested_on_held_out_images():
     random = np.random.default_rng(1)
     classes = np.repeat([0, 1], 50)
     noise = random.normal(size=(100, 400)).astype(np.float32)
@@ -86,7 +86,7 @@ def crops(tmp_path_factory):
     return folder
 
 
-def test_an_interrupted_choice_goes_on_and_the_budget_is_kept(crops, tmp_path, reporter, monkeypatch):
+def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, reporter, monkeypatch):
     recipe = build_recipe(
         {
             "data": {"source": str(crops)},
@@ -129,7 +129,7 @@ def test_an_interrupted_choice_goes_on_and_the_budget_is_kept(crops, tmp_path, r
     assert choose_network(recipe, dataset, run, reporter) == chosen, "what was chosen is not chosen again"
 
 
-def test_a_budget_that_nothing_keeps_says_what_the_smallest_takes(crops, tmp_path, reporter, monkeypatch):
+def test_an_impossible_budget_reports_what_the_smallest_takes(crops, tmp_path, reporter, monkeypatch):
     tables = {"data": {"source": str(crops)}, "network": {"height": 32, "width": 32}}
     recipe = build_recipe(tables)
     recipe = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, max_kb=10.0))
@@ -140,7 +140,7 @@ def test_a_budget_that_nothing_keeps_says_what_the_smallest_takes(crops, tmp_pat
         choose_network(recipe, open_dataset(recipe.data), create_run(recipe, tmp_path / "run"), reporter)
 
 
-def test_a_budget_of_time_is_measured_for_few_and_holds_for_all(crops, tmp_path, reporter, monkeypatch):
+def test_a_time_budget_is_measured_for_few_and_applies_to_all(crops, tmp_path, reporter, monkeypatch):
     recipe = build_recipe({"data": {"source": str(crops)}, "network": {"max_ms": 15.0}})
     choosing = network_choice.Choosing(recipe, open_dataset(recipe.data), reporter, tmp_path)
     timed = []

@@ -1,4 +1,4 @@
-"""Two workers on loopback: the loss curve of one process, a lost worker, and --resume."""
+"""Two workers on loopback: the same loss curve as one process, a lost worker, and --resume."""
 
 import csv
 import os
@@ -42,11 +42,11 @@ epochs = 1
 rounding = "nearest"
 """
 ENDED = 240
-"""Seconds within which a process has to end; the loss of a worker is noticed in some ten."""
+"""Seconds within which a process has to end; a lost worker is noticed after about ten."""
 
 
 def addresses():
-    """Two addresses on loopback whose ports are free now."""
+    """Return two loopback addresses whose ports are currently free."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     found = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
     for one in sockets:
@@ -90,7 +90,7 @@ def wait_for_an_epoch(folder, processes):
 
 @pytest.fixture
 def started(start, tmp_path, tiny_network):
-    """Two workers that have finished an epoch of a network of one's own, which is built and checked before they train."""
+    """Two workers after one epoch of a user's network, which is built and checked before they train."""
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("NETWORK", tiny_network))
     cluster = addresses()
     processes = [start(cluster, worker, "recipe.toml", "--out", "run") for worker in (0, 1)]
@@ -99,7 +99,7 @@ def started(start, tmp_path, tiny_network):
 
 
 @pytest.mark.slow
-def test_two_workers_train_as_one_process_does_even_if_one_is_lost(tmp_path, monkeypatch, start, started):
+def test_two_workers_train_like_one_process_even_if_one_is_lost(tmp_path, monkeypatch, start, started):
     started[1].kill()
     assert started[0].wait(ENDED) == ClusterError.exit_code, errors(tmp_path, 0)
     message = errors(tmp_path, 0).partition("edgecnn: error: ")[2]
@@ -120,13 +120,13 @@ def test_two_workers_train_as_one_process_does_even_if_one_is_lost(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     together = history(tmp_path / "run")
     assert [row["phase"] for row in together] == ["float"] * EPOCHS + ["qat"]
-    # the float phase is what workers share: worker 0 goes on alone
+    # workers share only the float phase: worker 0 continues alone
     recipe = build_recipe(merge(load_recipe(tmp_path / "recipe.toml"), {"qat": {"method": "ptq"}}))
     alone = create_run(recipe, tmp_path / "alone")
     train(recipe, open_dataset(recipe.data), alone, lambda progress: None)
     for row, other in zip(history(tmp_path / "alone"), together[:EPOCHS], strict=True):
-        # BatchNorm that saw half of each batch was measured to change the first epoch's loss by 1.3e-2. Sums are made in another order,
-        # and what that changes grows with the steps: at most 2.2e-2 of the loss, 0.01 and 0.07 of the accuracies were measured after it.
+        # BatchNorm that saw half of each batch was measured to change the first epoch's loss by 1.3e-2. Sums are computed in another order,
+        # and the effect grows with the steps: at most 2.2e-2 in the loss, and 0.01 and 0.07 in the accuracies, were measured after it.
         first = row["epoch"] == "1"
         loss, accuracy, validation = (1e-5, 0.001, 0.005) if first else (0.05, 0.03, 0.15)
         assert float(other["loss"]) == pytest.approx(float(row["loss"]), rel=loss), row["epoch"]
@@ -143,7 +143,7 @@ def test_the_loss_of_the_first_worker_ends_the_other(tmp_path, started):
 
 
 def test_a_resume_after_the_last_float_epoch_keeps_its_weights():
-    """The model that is validated is a copy of the one that a strategy trains: it has the checkpoint's weights without an epoch."""
+    """The validated model is a copy of the one that a strategy trains: it has the checkpoint's weights even without an epoch."""
     train = {"epochs": 1, "schedule": "one-cycle", "learning_rate": 0.003, "label_smoothing": 0.05}
     recipe = build_recipe({"network": {"name": "article"}, "train": train})
     images, classes = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
@@ -158,7 +158,7 @@ def test_a_resume_after_the_last_float_epoch_keeps_its_weights():
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "averaged"])
-def test_a_strategy_trains_from_the_weights_that_the_kept_model_was_given(schedule):
+def test_a_strategy_trains_from_the_kept_models_weights(schedule):
     train = {"epochs": 1, "schedule": schedule, "learning_rate": 1e-8, "label_smoothing": 0.05}
     recipe = build_recipe({"network": {"name": "article"}, "train": train})
     images, classes = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)

@@ -1,4 +1,4 @@
-"""Cutout, alternating flips and teachers: what each does, and that all of them resume bit for bit."""
+"""Cutout, alternating flips and teachers: the effect of each, and that all resume bit for bit."""
 
 import shutil
 from functools import partial
@@ -32,14 +32,14 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(tiny_network):
-    """Train on the digits with ingredients, see `train_with`."""
+    """Train on the digits with ingredients; see `train_with`."""
     return partial(train_with, tiny_network)
 
 
 def train_with(tiny_network, path, stop_after=None, network=None, method="ptq", teacher=None, **ingredients):
-    """Train on the digits with the ingredients, stopped after an epoch of the float phase and resumed if that is given.
+    """Train on the digits with the ingredients; if an epoch is given, stop after it in the float phase and resume.
 
-    They are of the float phase; the quantization-aware one follows by another method than "ptq".
+    The ingredients apply to the float phase; a quantization-aware phase follows unless the method is "ptq".
     """
     recipe = build_recipe(
         {
@@ -83,7 +83,7 @@ def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
 
 
 @pytest.mark.slow
-def test_averages_of_a_resumed_run_are_the_same_bit_for_bit(trained, tmp_path):
+def test_a_resumed_runs_averages_are_the_same_bit_for_bit(trained, tmp_path):
     whole = trained(tmp_path / "whole", schedule="averaged", learning_rate=0.003)
     resumed = trained(tmp_path / "resumed", stop_after=1, schedule="averaged", learning_rate=0.003)
     constant = trained(tmp_path / "constant", schedule="constant", learning_rate=0.003)
@@ -93,8 +93,8 @@ def test_averages_of_a_resumed_run_are_the_same_bit_for_bit(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_teacher_is_learned_from(trained, tmp_path, finished_run):
-    """The teacher takes each digit for the next one; who learns from it alone does so too, whatever the labels say."""
+def test_the_student_learns_from_its_teacher(trained, tmp_path, finished_run):
+    """The teacher takes each digit for the next one. A student that learns only from it does so too, whatever the labels say."""
     teacher = Run(tmp_path / "teacher")
     shutil.copytree(finished_run.path, teacher.path)
     model = model_from_bytes(teacher.read(FLOAT_MODEL, "train"))
@@ -112,7 +112,7 @@ def test_a_teacher_is_learned_from(trained, tmp_path, finished_run):
 
 
 @pytest.mark.slow
-def test_a_teacher_is_asked_once_about_images_that_come_again(trained, tmp_path, finished_run, monkeypatch):
+def test_the_teacher_classifies_repeated_images_only_once(trained, tmp_path, finished_run, monkeypatch):
     ingredients = {
         "teacher": {"run": str(finished_run.path), "views": 1},
         "epochs": 3,
@@ -141,7 +141,7 @@ def test_remembered_answers_are_the_first_ones():
 
 
 def test_a_dry_run_times_both_parts(finished_run):
-    """With and without asking the teacher, since only the first epochs ask it."""
+    """With and without the teacher, since only the first epochs use it."""
     phases = {"train": {"epochs": 7, "batch_size": 64}, "qat": {"epochs": 2, "batch_size": 64}}
     teacher = {"run": str(finished_run.path), "views": 3}
     recipe = build_recipe({"data": {"source": "digits"}, "network": {"name": "article"}, "teacher": teacher, **phases})
@@ -155,7 +155,7 @@ def test_a_dry_run_times_both_parts(finished_run):
 
 
 @pytest.mark.parametrize("views", [0, 2])
-def test_views_are_the_epochs_that_come_again(views):
+def test_views_repeat_their_epochs(views):
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
     batches = Batches(
         images=images, classes=np.arange(40), batch_size=16, seed=1, flip=True, alternating=True, shift=2, views=views
@@ -166,7 +166,7 @@ def test_views_are_the_epochs_that_come_again(views):
 
 
 @pytest.mark.parametrize("wrong", ["missing", "labels", "changed"])
-def test_a_teacher_that_does_not_fit(trained, tmp_path, finished_run, wrong):
+def test_an_incompatible_teacher(trained, tmp_path, finished_run, wrong):
     teacher = tmp_path / "teacher"
     if wrong == "missing":
         with pytest.raises(RunError, match="is not a run folder"):

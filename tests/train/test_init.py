@@ -1,4 +1,4 @@
-"""Starting from a trained network: what is taken over, how the head is fitted, and that a run that has begun needs nothing else."""
+"""Starting from a trained network: what is kept, how the head is fitted, and that a run in progress needs nothing else."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ from edgecnn.train.settle import settle
 
 
 class Stop(KeyboardInterrupt):
-    """An interruption at a chosen moment."""
+    """An interruption at a given moment."""
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ def trained(recipe, path, stop_after=None, between=lambda: None):
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory, finished_run):
-    """A whole run that started from the finished one."""
+    """A complete run that started from the finished one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("init"))
         return trained(recipe_from(finished_run.path), tmp_path_factory.mktemp("whole") / "run")
@@ -93,12 +93,12 @@ def test_a_run_records_what_it_started_from_and_trains_at_a_lower_rate(started, 
     assert max(float(row["learning_rate"]) for row in rows if row["phase"] == "float") <= 0.0005
 
 
-def test_it_begins_where_the_other_ended(started):
+def test_it_begins_at_the_other_runs_end(started):
     first, *_ = csv.DictReader(started.file(HISTORY).open())
     assert float(first["validation_accuracy"]) > 0.8, "after one epoch, on a body that knows digits; chance is 0.1"
 
 
-def test_the_body_is_taken_over_and_the_head_fitted(finished_run):
+def test_the_body_is_kept_and_the_head_fitted(finished_run):
     recipe = recipe_from(finished_run.path)
     split = open_dataset(recipe.data).load(("train",), height=8, width=8, channels=1, stage="train")["train"]
     start = open_start(recipe, None)
@@ -123,7 +123,7 @@ def test_a_feature_that_hardly_varies_gets_no_large_weight():
     images = random.integers(0, 256, (12, 2, 2, 3), np.uint8)
     images[classes == 1, :, :, 0] //= 2
     images[..., 2] = 128
-    images[:, 0, 0, 2] += classes.astype(np.uint8)  # a quarter of a code apart, which separates these few as well
+    images[:, 0, 0, 2] += classes.astype(np.uint8)  # a quarter of a code apart, which also separates these few
     inputs = keras.Input((2, 2, 3))
     model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(inputs)))
     fit_head(model, build_recipe({}), images, classes)
@@ -146,14 +146,14 @@ def test_a_head_is_fitted_to_classes_of_any_size(counts):
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, started, finished_run, stop_after):
     copy = tmp_path / "tiny"
     shutil.copytree(finished_run.path, copy)
-    # the original is gone when the run goes on
+    # the original is gone when the run resumes
     resumed = trained(recipe_from(copy), tmp_path / "resumed", stop_after, lambda: shutil.rmtree(copy))
     for name in (FLOAT_MODEL, QAT_MODEL):
         mine, others = (model_from_bytes(run.read(name, "train")).get_weights() for run in (resumed, started))
         assert all(np.array_equal(one, other) for one, other in zip(mine, others, strict=True))
 
 
-def test_network_and_input_are_taken_unless_given(finished_run):
+def test_network_and_input_are_inherited_unless_given(finished_run):
     recipe = recipe_from(finished_run.path)
     assert (recipe.network.name, recipe.network.height, recipe.network.channels) == ("article", 8, 1)
     assert recipe_from(finished_run.path, network={"height": 16}).network.height == 16
@@ -172,7 +172,7 @@ def test_other_bodies_and_scales_are_refused(finished_run):
         open_start(recipe_from(finished_run.path, network={"input_range": "raw"}), None)
 
 
-def test_a_source_without_weights_says_what_to_give(own_run, tmp_path):
+def test_a_source_without_weights_names_what_to_give_instead(own_run, tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
         trained_run(tmp_path)
     assert trained_run(own_run.file(FLOAT_MODEL)).path == own_run.path
@@ -188,7 +188,7 @@ def test_a_source_without_weights_says_what_to_give(own_run, tmp_path):
             trained_run(path)
 
 
-def test_a_bundle_stands_for_its_run_whatever_its_file_is_called(own_run, tmp_path):
+def test_a_bundle_stands_for_its_run_whatever_its_file_name(own_run, tmp_path):
     recipe = own_run.file("recipe.toml")
     recipe.write_text(recipe.read_text().replace('name = "tiny"', 'name = ""', 1))
     bundle, _ = bundle_stage(Run(own_run.path), tmp_path / "other.edgecnn")
@@ -198,7 +198,7 @@ def test_a_bundle_stands_for_its_run_whatever_its_file_is_called(own_run, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits.edgecnn", "recipe.toml"])
 def test_the_advice_for_a_shipped_model_works(edgecnn, root, name):
-    """The commands of the message are run as they stand, with fewer epochs, and quantized after training."""
+    """Runs the message's commands unchanged, except with fewer epochs and quantization after training."""
     few = ("--epochs", "1", "--batch-size", "256", "--set", "qat.method=ptq")
     start = ("train", "--data", "digits", *few)
     refused = edgecnn(*start, "--init", root / "models" / "digits" / name)
@@ -217,7 +217,7 @@ def test_a_run_is_not_replaced_by_one_that_starts_from_it(own_run):
 
 
 @pytest.mark.slow
-def test_a_changed_source_is_another_run(own_run, tmp_path):
+def test_a_changed_source_makes_a_different_run(own_run, tmp_path):
     recipe = recipe_from(own_run.path, train={"epochs": 1}, qat={"epochs": 0})
     run = trained(recipe, tmp_path / "runs" / "new")
     dataset = open_dataset(recipe.data)
@@ -229,7 +229,7 @@ def test_a_changed_source_is_another_run(own_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_own_network_travels_in_the_run(edgecnn, tmp_path, tiny_network):
+def test_a_users_network_travels_with_the_run(edgecnn, tmp_path, tiny_network):
     file, source = tmp_path / "net.py", Path(tiny_network.rpartition(":")[0]).read_text()
     file.write_text(source)
     settings = ("--epochs", "1", "--qat-epochs", "0", "--batch-size", "256", "--set", "qat.rounding=nearest")
@@ -243,13 +243,13 @@ def test_an_own_network_travels_in_the_run(edgecnn, tmp_path, tiny_network):
     run.file("checkpoint.npz").unlink()  # as if it had been interrupted in its first epoch
     assert edgecnn("train", "--resume", "--out", run.path).code == 0
     assert edgecnn("export", run.path, "--format", "tflite", "--int8").code == 0
-    # a network of one's own to start from, by the copy in its run
+    # start from a user's network, using the copy in its run
     result = edgecnn("train", "--data", "digits", "--init", run.path, *settings, "--out", "second")
     assert result.code == 0, result.err
     assert Run(tmp_path / "second").file(INIT_MODEL).read_bytes() == run.file(FLOAT_MODEL).read_bytes()
 
 
-def test_an_own_network_that_cannot_be_quantized_leaves_no_run(edgecnn, tmp_path, tiny_network):
+def test_a_users_network_that_cannot_be_quantized_leaves_no_run(edgecnn, tmp_path, tiny_network):
     source = Path(tiny_network.rpartition(":")[0]).read_text()
     (tmp_path / "net.py").write_text(source.replace("layers.ReLU()(", "layers.Rescaling(2.0, name='twice')("))
     result = edgecnn("train", "--data", "digits", "--network", "net.py:build")

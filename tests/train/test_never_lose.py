@@ -1,4 +1,4 @@
-"""What goes wrong while a run trains costs at most the epoch it falls into: kill -9 at any moment, and images that vanish."""
+"""A failure during training costs at most the current epoch: kill -9 at any moment, and images that vanish."""
 
 import os
 import random
@@ -27,7 +27,7 @@ TABLES = {
 NEAREST = TABLES | {"qat": TABLES["qat"] | {"rounding": "nearest"}}
 KILLS = 2
 WINDOW = 3.0
-"""Seconds after the run's first file within which it is killed: about what its epochs take on a quiet machine."""
+"""The kill comes within this many seconds of the run's first file: about the time of its epochs on an idle machine."""
 
 
 def weights(run, name):
@@ -93,7 +93,7 @@ def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photo
 
 @pytest.mark.slow
 def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, photos, tiny_network):
-    """They are in memory by then: the run goes on. Interrupted, it cannot be resumed without them, and says so."""
+    """They are in memory by then, so the run continues. If interrupted, it cannot resume without them, and says so."""
     monkeypatch.chdir(tmp_path)
     recipe = build_recipe(NEAREST | {"data": {"source": str(photos)}, "network": {"name": tiny_network}})
     run = create_run(recipe, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The quantization-aware phase's default optimizer: it never spoils the calibrated model that it starts from."""
+"""The quantization-aware phase's default optimizer: it never degrades the calibrated model that it starts from."""
 
 import pytest
 
@@ -20,7 +20,7 @@ SHARP = {
 
 
 def trained(folder, tables):
-    """Train a run; return what it recorded and the agreement of each quantization-aware epoch."""
+    """Train a run; return its record and the agreement after each quantization-aware epoch."""
     recipe = build_recipe(tables)
     agreements = []
 
@@ -41,10 +41,10 @@ def test_no_epoch_falls_below_the_calibrated_model(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_recipes_own_rate_is_taken(tmp_path, monkeypatch):
+def test_a_recipes_own_rate_is_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tables = SHARP | {"qat": SHARP["qat"] | {"epochs": 1, "learning_rate": 0.01}}
     chosen, agreements = trained(tmp_path / "run", tables)
     assert chosen.learning_rate == 0.01
-    # what the default protects from
+    # the failure that the default prevents
     assert agreements[0] < chosen.validation.calibrated.agreement - 0.01

@@ -1,4 +1,4 @@
-"""The range by which logits are quantized: narrow, and harmless to the scores."""
+"""The quantization range of the logits: narrow, and harmless to the scores."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_narrower_than_the_extremes_and_the_scores_stay(spread):
 
 
 def test_a_finer_grid_changes_fewer_answers():
-    """Confident logits: a few are far above all others, most images are decided near zero."""
+    """Confident logits: a few are far above all others, but most images are decided near zero."""
     random = np.random.default_rng(1)
     logits = random.normal(0, 3, (5000, 10)).astype(np.float32)
     logits[:500] -= 25
@@ -45,7 +45,7 @@ def test_a_finer_grid_changes_fewer_answers():
 
 
 def test_scores_stay_however_many_classes_there_are():
-    """Of many classes most scores are nothing: their mean would hide what becomes of the best ones."""
+    """With many classes most scores are close to 0: their mean would hide changes in the best ones."""
     random = np.random.default_rng(2)
     logits = random.normal(0, 1, (1000, 300)).astype(np.float32)
     logits[np.arange(1000), random.integers(0, 300, 1000)] = random.normal(9, 2, 1000)
@@ -55,14 +55,14 @@ def test_scores_stay_however_many_classes_there_are():
 
 
 def test_a_network_that_hardly_knows_anything_keeps_its_answers():
-    """Scores near to one another stay with almost any range; the answers do not."""
+    """Scores that are close together survive almost any range; the answers do not."""
     logits = np.random.default_rng(3).normal(0, 0.02, (2000, 10)).astype(np.float32)
     whole = float(logits.min()), float(logits.max())
     assert changed(logits, *narrow(logits)) <= changed(logits, *whole)
     assert changed(logits, whole[0] / 20, whole[1] / 20) > 0.5
 
 
-def test_where_every_logit_counts_the_range_is_whole():
+def test_if_every_logit_counts_the_range_is_complete():
     logits = np.repeat(np.linspace(-1, 1, 50, dtype=np.float32)[:, np.newaxis], 2, axis=1)
     logits[:, 1] += 0.3
     low, high = narrow(logits)

@@ -1,4 +1,4 @@
-"""Kernels rounded so that outputs stay: the codes, what becomes of outputs, and that only what is better is kept."""
+"""Rounding kernels so that outputs stay the same: the codes, the effect on outputs, and that only improvements are kept."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_codes_keep_the_products(per_output):
     assert error(codes) < 0.5 * error(np.rint(matrix / step))
 
 
-def test_the_ends_of_a_range_stay_where_they_are():
+def test_the_ends_of_a_range_do_not_move():
     random = np.random.default_rng(0)
     matrix = random.normal(0, 1, (30, 12)).astype(np.float32)
     inputs = np.abs(random.normal(1, 1, (400, 30)))
@@ -49,7 +49,7 @@ def test_the_ends_of_a_range_stay_where_they_are():
     assert np.array_equal(codes[largest, range(12)], 127 * np.sign(matrix[largest, range(12)]))
 
 
-def test_inputs_that_are_never_there_do_no_harm():
+def test_unused_inputs_do_no_harm():
     matrix = np.random.default_rng(0).normal(0, 1, (10, 4))
     step = np.abs(matrix).max(axis=0) / 127
     assert np.array_equal(round_matrix(matrix, step, np.zeros((10, 10))), np.rint(matrix / step))
@@ -89,8 +89,8 @@ def test_a_single_layer_is_rounded_unless_it_is_too_wide(side, found):
 @pytest.mark.parametrize(
     ("size", "strides", "dilation"), [((3, 3), 1, 1), ((3, 2), 2, 1), ((1, 1), 2, 1), ((3, 5), 1, 2), ((2, 2), 3, 1)]
 )
-def test_what_a_convolution_multiplies_its_kernel_with(padding, size, strides, dilation):
-    """All places of its output: the products are the layer's own."""
+def test_the_inputs_of_a_convolutions_kernel(padding, size, strides, dilation):
+    """At every output position, the products equal the layer's own."""
     layer = keras.layers.Conv2D(5, size, strides=strides, padding=padding, dilation_rate=dilation, use_bias=False)
     inputs = tf.constant(np.random.default_rng(0).normal(0, 1, (3, 12, 13, 4)), tf.float32)
     outputs = layer(inputs).numpy()
@@ -103,7 +103,7 @@ def test_what_a_convolution_multiplies_its_kernel_with(padding, size, strides, d
 
 
 @pytest.mark.slow
-def test_a_rounded_network_answers_more_nearly_as_it_did(calibrated):
+def test_a_rounded_network_stays_closer_to_its_float_answers(calibrated):
     recipe, model, student, images = calibrated
     answers = {}
     for name, network in (("float", model), ("nearest", student)):
@@ -135,8 +135,8 @@ def test_a_rounded_network_answers_more_nearly_as_it_did(calibrated):
 
 
 @pytest.mark.parametrize("harm", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_only_what_is_better_is_kept(tmp_path, monkeypatch, tiny_network, harm):
-    """Where rounding spoils the network, the weights are the nearest codes'; "nearest" never rounds."""
+def test_only_improvements_are_kept(tmp_path, monkeypatch, tiny_network, harm):
+    """If rounding degrades the network, the weights use the nearest codes; "nearest" never rounds."""
     monkeypatch.chdir(tmp_path)
     rounded = []
 

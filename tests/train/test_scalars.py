@@ -1,4 +1,4 @@
-"""TensorBoard's event file: one point an epoch, whatever interrupted the run."""
+"""TensorBoard's event file: one point per epoch, whatever interrupted the run."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ HISTORY = tuple(row("float", epoch) for epoch in (1, 2, 3)) + (row("qat", 1),)
 
 
 def points(path):
-    """All points as (tag, step), in order, read as TensorBoard reads them."""
+    """All points as (tag, step), in order, as TensorBoard reads them."""
     return [
         (value.tag, event.step)
         for event in tf.compat.v1.train.summary_iterator(str(path))
@@ -61,7 +61,7 @@ def test_phases_follow_each_other_in_one_file(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 7, 200])
-def test_what_a_kill_left_is_mended_from_the_history(tmp_path, cut):
+def test_gaps_after_a_kill_are_filled_from_the_history(tmp_path, cut):
     run = Run(tmp_path)
     log = ScalarLog(run, ())
     for item in HISTORY:
@@ -74,7 +74,7 @@ def test_what_a_kill_left_is_mended_from_the_history(tmp_path, cut):
     assert times(path)[:1] == before[:1], "what was whole keeps its time"
 
 
-def test_an_epoch_that_the_checkpoint_does_not_know_is_dropped(tmp_path):
+def test_an_epoch_missing_from_the_checkpoint_is_dropped(tmp_path):
     run = Run(tmp_path)
     log = ScalarLog(run, ())
     for item in HISTORY:

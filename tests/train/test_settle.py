@@ -1,4 +1,4 @@
-"""What a recipe leaves open is chosen by the images, and what it states stays."""
+"""The images choose whatever a recipe leaves open, and stated values stay."""
 
 import math
 
@@ -15,7 +15,7 @@ from edgecnn.train.settle import images_choose, reasons, settle
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Return a function that makes a folder of so many images a class, of a size."""
+    """Return a function that makes a folder with a number of images per class, of a given size."""
     random = np.random.default_rng(1)
 
     def make(count, size, mode="RGB"):
@@ -30,7 +30,7 @@ def photos(tmp_path_factory):
     return make
 
 
-def test_the_images_choose_the_network_of_photos_alone(photos, monkeypatch):
+def test_the_images_choose_the_network_only_for_photos(photos, monkeypatch):
     def choose(source, **tables):
         recipe = build_recipe(merge({"data": {"source": str(source)}}, tables))
         return images_choose(recipe, open_dataset(recipe.data))
@@ -77,7 +77,7 @@ def test_few_small_images_start_from_imagenet_too(photos):
     assert (recipe.network.height, recipe.train.augment, recipe.train.learning_rate) == (32, "shift", 0.003)
 
 
-def test_many_small_images_start_from_nothing(photos, monkeypatch):
+def test_many_small_images_start_from_scratch(photos, monkeypatch):
     monkeypatch.setattr("edgecnn.train.settle.MANY_SMALL_IMAGES", 50)
     recipe, lines = settled(photos(40, (32, 32)))
     assert (recipe.network.name, recipe.network.height) == ("resnet_100kb", 32)
@@ -91,7 +91,7 @@ def test_a_named_dataset_keeps_the_articles_network():
     assert "default for named datasets" in lines[0]
 
 
-def test_what_is_stated_stays(photos):
+def test_stated_values_stay(photos):
     stated = {
         "network": {"name": "resnet8", "height": 48, "width": 64},
         "train": {"epochs": 5, "batch_size": 7, "learning_rate": 0.1, "augment": "shift"},
@@ -104,7 +104,7 @@ def test_what_is_stated_stays(photos):
         assert {key: getattr(getattr(recipe, table), key) for key in values} == values
 
 
-def test_a_backbone_from_random_weights_trains_as_from_nothing(photos):
+def test_a_backbone_with_random_weights_trains_from_scratch(photos):
     recipe, _ = settled(photos(40, (120, 90)), network={"name": "efficientnet_lite0_150kb"}, init={"source": "random"})
     assert (recipe.network.height, recipe.train.learning_rate, recipe.train.epochs) == (90, 0.003, 100)
 
@@ -139,7 +139,7 @@ def test_robust_training_takes_more_epochs_unless_they_are_stated(photos):
     assert (robust, stated) == (math.ceil(1.25 * plain), 7)
 
 
-def test_strangers_are_told_on_photos_from_imagenet_alone(photos):
+def test_strangers_are_recognised_only_for_photos_from_imagenet(photos):
     source = photos(40, (60, 60))
     assert settled(source)[0].stranger.rate == 0.05
     assert settled(source, stranger={"rate": 0.1})[0].stranger.rate == 0.1
@@ -151,7 +151,7 @@ def test_strangers_are_told_on_photos_from_imagenet_alone(photos):
     assert settled("digits")[0].stranger.rate == 0
 
 
-def test_a_class_that_is_called_stranger(photos):
+def test_a_class_named_stranger(photos):
     source = photos(40, (60, 60))
     (source / "dog").rename(source / "stranger")
     assert settled(source)[0].stranger.rate == 0

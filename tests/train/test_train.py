@@ -24,7 +24,7 @@ from edgecnn.train.schedule import SCHEDULES
 
 
 class Stop(KeyboardInterrupt):
-    """An interruption at a chosen moment."""
+    """An interruption at a given moment."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def tiny_with(name, /, **tables):
 
 
 class Scripted:
-    """Int8 files whose answers are the float model's but for so many: `wrong` for epoch 0, 1, …; `ptq_wrong` after training."""
+    """Int8 files that differ from the float model in a number of answers: `wrong` for epochs 0, 1, …; `ptq_wrong` after training."""
 
     def __init__(self, wrong, ptq_wrong=0):
         self.wrong = wrong
@@ -70,7 +70,7 @@ class Scripted:
 
 
 def other_answers(logits, count):
-    """Give the first `count` images another answer than the model does."""
+    """Change the model's answer on the first `count` images."""
     result = logits.copy()
     result[:count] = np.roll(result[:count], 1, axis=1)
     return result
@@ -111,7 +111,7 @@ def build(height, width, channels, num_classes):
     x = layers.ReLU()(layers.Add()([x, branch]))
     return Model(inputs, layers.Dense(num_classes)(layers.GlobalAveragePooling2D()(x)))
 """
-"""What resnet8 is made of, in a network that is built in a tenth of the time."""
+"""The building blocks of resnet8, in a network that is built in a tenth of the time."""
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +123,12 @@ def branches(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, branches, tiny_network):
-    """Return a function that trains a recipe without interruption, once for each precision."""
+    """Return a function that trains a recipe without interruption, once per precision."""
     runs = {}
 
     def get(precision):
         if precision not in runs:
-            # two kinds of network, and kernels are rounded by either method in one of the two
+            # two kinds of network, and each rounding method in one of them
             name, rounding = {"float32": (branches, "nearest"), "bfloat16": (tiny_network, None)}[precision]
             recipe = tiny_with(name, train={"precision": precision}, qat={"rounding": rounding})
             runs[precision] = recipe, trained(recipe, tmp_path_factory.mktemp("whole") / "run")
@@ -151,7 +151,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, uninterr
     for name in (FLOAT_MODEL, QAT_MODEL):
         for one, other in zip(weights(whole, name), weights(resumed, name), strict=True):
             assert np.array_equal(one, other)
-    # the last epoch, with its optimizer: an earlier one may have been the best, and is then the one that is kept
+    # the last epoch, with its optimizer: the kept one may be an earlier, better epoch
     for one, other in zip(load_checkpoint(whole).arrays, load_checkpoint(resumed).arrays, strict=True):
         assert np.array_equal(one, other)
 
@@ -204,7 +204,7 @@ ALTERED = {
     ),
     "text": lambda data, arrays, state: packed({name: np.full(array.shape, "x") for name, array in arrays.items()} | altered(state)),
 }  # fmt: skip
-"""A checkpoint's bytes, from what it was: its bytes, its arrays and its state."""
+"""Make a checkpoint's bytes from the original's bytes, arrays and state."""
 
 
 def npy(array):
@@ -230,7 +230,7 @@ def interrupted(tmp_path_factory, tiny):
             raise Stop
 
     with pytest.raises(Stop), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # that is where runs/latest goes
+        patch.chdir(folder)  # runs/latest goes there
         train(recipe, open_dataset(recipe.data), run, report)
     return run
 
@@ -270,7 +270,7 @@ def test_batches_are_seeded_by_phase_and_epoch():
     assert len(set(order(batches, "float", 0))) == 48, "whole batches only, no image twice"
 
 
-def test_augment_moves_pixels_and_invents_none():
+def test_augment_moves_pixels_without_inventing_any():
     images = np.full((200, 6, 6, 3), 7, np.uint8)
     images[:, 2, 1] = 200
     result = augment(images, np.random.default_rng(0), flip=True, shift=2)
@@ -281,7 +281,7 @@ def test_augment_moves_pixels_and_invents_none():
     assert np.array_equal(augment(images, np.random.default_rng(0), flip=False, shift=0), images)
 
 
-def test_schedules_start_and_end_where_they_should():
+def test_schedules_start_and_end_correctly():
     assert SCHEDULES["one-cycle"](0.0) == 0 and SCHEDULES["one-cycle"](0.2) == 1
     assert SCHEDULES["one-cycle"](1.0) == pytest.approx(0)
     assert SCHEDULES["cosine"](0.0) == 1 and SCHEDULES["cosine"](1.0) == pytest.approx(0)
@@ -318,7 +318,7 @@ def test_the_calibrated_start_is_epoch_0(tmp_path, tiny):
 
 @pytest.fixture(scope="module")
 def losses_of_nearest(tmp_path_factory, tiny):
-    """The losses of training where kernels are never rounded: scripted answers have no part in them."""
+    """The training losses without rounded kernels, which do not depend on scripted answers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("nearest"))
         run, _ = scripted(tiny(), tmp_path_factory.mktemp("nearest") / "run", wrong=[0, 1, 2])
@@ -331,7 +331,7 @@ def losses_of_nearest(tmp_path_factory, tiny):
     [([2, 1, 3, 3], 0, "gptq"), ([2, 1, 3, 0], 2, "nearest"), ([1, 2, 3, 3], 0, "nearest")],
 )
 def test_rounded_kernels_are_a_second_start(tmp_path, tiny, losses_of_nearest, wrong, epoch, rounding):
-    """Training goes on from the calibrated kernels either way."""
+    """Training continues from the calibrated kernels either way."""
     run, int8 = scripted(tiny(), tmp_path / "run", rounding=None, wrong=wrong)
     chosen = run.info.int8
     assert (chosen.epoch, chosen.rounding) == (epoch, rounding) and len(int8.seen) == 4
@@ -348,7 +348,7 @@ def test_the_better_method_on_validation_is_chosen(tmp_path, ptq_wrong, method, 
     assert (run.info.int8.asked, run.info.int8.method, run.int8_method) == ("auto", method, method)
 
 
-def test_the_recipe_may_insist(tmp_path, tiny):
+def test_the_recipe_can_fix_the_method(tmp_path, tiny):
     run, _ = scripted(tiny(qat={"epochs": 0, "method": "qat"}), tmp_path / "run", wrong=[1], ptq_wrong=0)
     assert run.int8_method == "qat"
 

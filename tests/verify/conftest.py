@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 SIZES = ((224, 224), (300, 260), (97, 211))
-"""(height, width) of the images of Frigate's dataset, in rotation; each fourth is one of `aliased`."""
+"""(height, width) of the images in Frigate's dataset, used in rotation; every fourth image comes from `aliased`."""
 
 
 def aliased(colour, at_centres, at_corners):
-    """Return an image three times the model's input that a mean over blocks sees in one colour, and samples in two others."""
+    """Return an image three times the model's input size that a mean over blocks sees in one colour, and sampling in two others."""
     pixels = np.full((672, 672, 3), colour, np.uint8)
     pixels[1::3, 1::3], pixels[::3, ::3] = at_centres, at_corners
     return pixels
@@ -17,7 +17,7 @@ def aliased(colour, at_centres, at_corners):
 
 @pytest.fixture(scope="session")
 def frigate_media(tmp_path_factory):
-    """Frigate's media folder with a dataset of three classes, none among them: colour tells the class."""
+    """Frigate's media folder with a dataset of three classes, including none. The colour determines the class."""
     folder = tmp_path_factory.mktemp("frigate") / "media"
     random = np.random.default_rng(7)
     colours = [np.array(colour) for colour in ((40, 60, 200), (50, 190, 60), (210, 50, 40))]

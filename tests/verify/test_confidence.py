@@ -26,7 +26,7 @@ from edgecnn.verify.confidence import stored_confidence
 
 
 def drawn(n=4000, true_temperature=3.0, seed=0):
-    """Draw logits and classes of a model that is too sure by the factor `true_temperature`."""
+    """Draw logits and classes of a model that is overconfident by the factor `true_temperature`."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 2, (n, 5))
     scores = softmax(logits)
@@ -34,7 +34,7 @@ def drawn(n=4000, true_temperature=3.0, seed=0):
     return (true_temperature * logits).astype(np.float32), classes
 
 
-def test_temperature_and_threshold_are_right_where_the_truth_is_known():
+def test_temperature_and_threshold_match_a_known_truth():
     found = fit_confidence(*drawn(), target_error=0.1)
     assert found.temperature == pytest.approx(3.0, rel=0.1)
     validation = found.validation
@@ -61,7 +61,7 @@ def test_no_temperature_is_fitted_on_few_images():
     assert few.not_fitted == "99 validation images, at least 100 are needed"
 
 
-def test_a_run_with_few_validation_images_says_that_no_temperature_was_fitted(own_run, edgecnn, monkeypatch):
+def test_a_run_with_few_validation_images_reports_that_no_temperature_was_fitted(own_run, edgecnn, monkeypatch):
     monkeypatch.setattr("edgecnn.calibrate.confidence.FEWEST", 1000)
     own_run.file(CONFIDENCE).unlink()
     why = "no temperature was fitted (206 validation images, at least 1000 are needed)"
@@ -76,7 +76,7 @@ def test_a_target_that_cannot_be_proved_is_refused():
         fit_confidence(*drawn(n=60), target_error=0.05)
 
 
-def test_the_bundle_carries_what_was_chosen_and_the_runtime_applies_it(own_run, edgecnn):
+def test_the_bundle_carries_the_choices_and_the_runtime_applies_them(own_run, edgecnn):
     result = edgecnn("verify", own_run.path, "--target-error", 0.2)
     assert result.code == 0, result.err
     assert "does not count that the epoch was chosen on the same validation images" in result.out
@@ -111,8 +111,8 @@ def test_the_bundle_carries_what_was_chosen_and_the_runtime_applies_it(own_run, 
 
 
 @pytest.mark.parametrize("options", [(), ("--target-error", 0.2)])
-def test_train_export_verify_bundle_is_enough(own_run, edgecnn, options):
-    """The README's order: the bundle's report has the test figures of the bundle's own scores, without a second verify."""
+def test_train_export_verify_bundle_suffices(own_run, edgecnn, options):
+    """In the README's order, the bundle's report has the test figures of the bundle's own scores without a second verify."""
     for name in (CONFIDENCE, PARITY, "stages.json"):
         own_run.file(name).unlink()
     bundle_path(own_run).unlink()
@@ -158,7 +158,7 @@ def test_the_choice_is_kept_until_model_images_or_target_change(own_run):
     assert chosen() == (first, True)
 
 
-def test_a_target_that_cannot_be_kept_leaves_the_test_split_alone(own_run, edgecnn):
+def test_a_target_that_cannot_be_met_leaves_the_test_split_untouched(own_run, edgecnn):
     before = own_run.file(PARITY).read_bytes()
     result = edgecnn("verify", own_run.path, "--target-error", 0.001)
     assert result.code == ThresholdError.exit_code and "answered images would do" in result.err
@@ -173,7 +173,7 @@ def test_other_validation_images_are_refused(own_run):
         verify(own_run, open_dataset(own_run.recipe.data))
 
 
-def test_the_manifest_leaves_out_what_changes_nothing(finished_run):
+def test_the_manifest_omits_values_without_effect(finished_run):
     bundle = read_bundle(bundle_path(finished_run))
     plain = dataclasses.replace(bundle.manifest, temperature=1.0, threshold=0.0)
     table = json.loads(plain.to_json())

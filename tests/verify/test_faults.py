@@ -1,4 +1,4 @@
-"""Planted faults: each is caught, and the test says by which figure. And the control: a good model raises no alarm."""
+"""Planted faults: each is caught, and the test names the figure that catches it. As a control, a good model raises no alarm."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def silent(what, done, total):
 
 
 def faulty(run, change):
-    """Verify a run whose int8 TFLite file comes from a fake-quantized model that was changed: its two comparisons."""
+    """Verify a run whose int8 TFLite file comes from a changed fake-quantized model; return its two comparisons."""
     model = model_from_bytes(run.read(QAT_MODEL, "train"))
     change(model)
     export_path(run, "tflite", "int8").write_bytes(tflite.int8(model))
@@ -74,7 +74,7 @@ def changed(model, path, change):
 
 @pytest.fixture
 def colours(network, photos, tmp_path):
-    """Compare the colours' network with itself changed."""
+    """Compare the network for colours with a changed copy."""
 
     def compare(change):
         model, _ = network
@@ -86,7 +86,7 @@ def colours(network, photos, tmp_path):
 
 
 def test_red_and_blue_swapped(colours):
-    """Caught by the drop; the classes' drops say which channels."""
+    """Caught by the drop; the drops per class show which channels."""
     report, item = colours(lambda weights: [weights[0][:, :, ::-1], *weights[1:]])
     assert item.failed == ("drop",)
     drops = {one.label: one.drop for one in item.per_class}
@@ -96,8 +96,8 @@ def test_red_and_blue_swapped(colours):
     assert "channel order" in str(failed.value)
 
 
-def test_a_bias_zeroed_that_hardly_matters(own_run):
-    """No answer need change: the layers' noise names the layer, the output differs by more codes than rounding makes."""
+def test_an_unimportant_bias_zeroed(own_run):
+    """No answer has to change: the noise per layer names the layer, and the output differs by more codes than rounding explains."""
 
     def decibels():
         found = layer_errors(own_run, open_dataset(own_run.recipe.data))
@@ -115,7 +115,7 @@ def test_a_bias_zeroed_that_hardly_matters(own_run):
 
 
 def noisy(run, path):
-    """Quantize the float model after training, its ranges from faint noise instead of images."""
+    """Quantize the float model after training, with ranges from faint noise instead of images."""
     random = np.random.default_rng(2)
     converter = tf.lite.TFLiteConverter.from_keras_model(model_from_bytes(run.read(FLOAT_MODEL, "train")))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -129,7 +129,7 @@ def noisy(run, path):
 
 
 def test_a_model_calibrated_on_noise(own_run, tmp_path):
-    """As a run's export it is refused by its input's scale; as a file it is caught by the drop."""
+    """As a run's export it is refused for its input scale; as a file it is caught by the drop."""
     path = export_path(own_run, "tflite", "int8")
     noisy(own_run, path)
     with pytest.raises(EngineError, match="the model's input has scale"):
@@ -140,7 +140,7 @@ def test_a_model_calibrated_on_noise(own_run, tmp_path):
 
 @pytest.fixture(scope="module")
 def brightness(tmp_path_factory):
-    """Two classes of 24x24 images told apart by their brightness; the bright ones are a fine checkerboard."""
+    """Two classes of 24x24 images that differ in brightness; the bright ones are a fine checkerboard."""
     folder = tmp_path_factory.mktemp("brightness") / "boards"
     random = np.random.default_rng(4)
     board = np.indices((24, 24)).sum(axis=0) % 2
@@ -155,7 +155,7 @@ def brightness(tmp_path_factory):
 
 
 def brightness_model(path, size, resize=None):
-    """Store a model that tells dark from bright, having resized its input by itself if asked."""
+    """Store a model that tells dark from bright, and on request resizes its own input."""
     kernel = np.tile(np.array([[20, -20]], np.float32), (3, 1))
     bias = np.array([0, 0], np.float32)
 
@@ -171,7 +171,7 @@ def brightness_model(path, size, resize=None):
 
 
 def test_another_resize_filter(brightness, tmp_path):
-    """Caught by the drop, all of it in the class that the filter aliases; the right filter inside raises no alarm."""
+    """Caught by the drop, all of it in the class that the filter aliases. With the right filter there is no alarm."""
     reference = brightness_model(tmp_path / "reference", 12)
     same = brightness_model(
         tmp_path / "antialiased", 24, lambda pixels: tf.image.resize(pixels, (12, 12), "bilinear", antialias=True)
@@ -187,10 +187,10 @@ def test_another_resize_filter(brightness, tmp_path):
 
 
 def test_a_bias_zeroed_in_one_layer(brightness, tmp_path):
-    """Caught by the drop and by agreement, where the bias matters: as a threshold on brightness it decides."""
+    """Caught by the drop and by agreement if the bias matters, here as a threshold on brightness."""
     model = keras.Sequential([keras.Input((12, 12, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)])
     kernel = np.tile(np.array([[20, -20]], np.float32), (3, 1))
-    model.set_weights([kernel, np.array([-30, 30], np.float32)])  # of real values 0 to 1, bright ones are above 1/2
+    model.set_weights([kernel, np.array([-30, 30], np.float32)])  # in real values from 0 to 1, bright is above 1/2
     reference = changed(model, tmp_path / "a.h5", lambda same: same)
     zeroed = changed(model, tmp_path / "b.h5", lambda weights: [weights[0], np.zeros_like(weights[1])])
     gate = Gate(max_drop=100.0, min_agreement=0.985)
@@ -223,7 +223,7 @@ def good(finished_run):
 
 
 def test_a_shifted_threshold(good):
-    """Caught by the share answered: at the threshold that was chosen it is what was recorded, at another it is not."""
+    """Caught by the share answered: it matches the record at the chosen threshold, and differs at another one."""
     test, _, float_, _, _ = good
     scores = softmax(float_.values)
     best, right = scores.max(axis=1), np.argmax(scores, axis=1) == test.classes

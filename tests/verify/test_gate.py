@@ -21,7 +21,7 @@ N = 400
 
 
 def answers(name, top, **fields):
-    """Return answers whose top-1 classes are `top`, as logits of 4 and 0."""
+    """Return answers with the top-1 classes `top`, as logits of 4 and 0."""
     values = np.zeros((len(top), len(LABELS)), np.float32)
     values[np.arange(len(top)), top] = 4
     return Answers(
@@ -68,7 +68,7 @@ def failed(split, gate, lost, gained=0):
     return compared("quantization", *with_lost(split, lost, gained), split, LABELS, gate).failed
 
 
-def test_the_gate_is_on_the_point_estimate_unless_asked(split):
+def test_the_gate_uses_the_point_estimate_by_default(split):
     assert failed(split, Gate(max_drop=1.0), 4) == ()  # 1.00 points, the limit itself
     assert failed(split, Gate(max_drop=1.0), 5) == ("drop",)
     assert failed(split, Gate(max_drop=1.0, confident=True), 4) == ("drop_interval",)
@@ -77,7 +77,7 @@ def test_the_gate_is_on_the_point_estimate_unless_asked(split):
 
 
 @pytest.mark.parametrize(("n", "lost", "beyond"), [(20, 0, True), (400, 0, False), (400, 4, True)])
-def test_the_verdict_says_which_drop_the_images_do_not_exclude(n, lost, beyond):
+def test_the_verdict_states_which_drop_the_images_do_not_exclude(n, lost, beyond):
     split = of_classes(np.arange(n) % 3)
     report = report_of(compared("quantization", *with_lost(split, lost), split, LABELS, Gate()))
     (item,) = report.comparisons
@@ -95,7 +95,7 @@ def test_agreement_sees_what_accuracies_hide(split):
     assert failed(split, Gate(min_agreement=0.95), 10, 10) == ()
 
 
-def test_every_figure_stands_in_the_comparison(split):
+def test_every_figure_is_in_the_comparison(split):
     item = compared("quantization", *with_lost(split, 6, 2), split, LABELS, Gate())
     assert (item.lost, item.gained, item.n) == (6, 2, N)
     assert item.drop == pytest.approx(1.0)
@@ -114,7 +114,7 @@ def test_every_figure_stands_in_the_comparison(split):
     assert item.largest_lsb is None
 
 
-def test_lsb_are_on_the_candidates_grid(split):
+def test_lsb_use_the_candidates_grid(split):
     reference, candidate = with_lost(split, 0)
     codes = np.rint(candidate.values / 0.5).astype(np.int8) + 3
     codes[7, 1] += 2
@@ -132,7 +132,7 @@ def test_a_conversion_has_its_own_limit(split):
 
 @pytest.mark.parametrize(("n", "allowed"), [(20, 2), (50, 3), (172, 7), (400, 13), (1000, 28), (10_000, 223)])
 def test_a_conversion_fails_only_on_evidence_of_less_agreement_than_98_percent(n, allowed):
-    """`allowed` answers of n may differ: more would be rarer than one in twenty where one answer of fifty differs."""
+    """`allowed` of n answers may differ: if one answer in fifty differs, more would occur less than one time in twenty."""
     assert binom.sf(allowed, n, 0.02) < 0.05 <= binom.sf(allowed - 1, n, 0.02)
     split = of_classes(np.arange(n) % 3)
     for differ, failed in ((0, ()), (allowed, ()), (allowed + 1, ("agreement",))):
@@ -140,7 +140,7 @@ def test_a_conversion_fails_only_on_evidence_of_less_agreement_than_98_percent(n
         assert item.failed == failed, (differ, item.agreement_upper)
 
 
-def test_two_of_172_images_are_no_evidence_and_a_users_own_limit_is_compared_as_it_is():
+def test_two_of_172_images_are_not_evidence_but_a_users_own_limit_applies_directly():
     split = of_classes(np.arange(172) % 3)
     models = with_lost(split, 2)
     assert compared("conversion", *models, split, LABELS, Gate(min_agreement=0.99)).passed
@@ -170,7 +170,7 @@ def test_the_advice_on_a_conversion_names_a_way_through_that_is_recorded(split):
 
 @pytest.mark.parametrize(("off", "failed"), [(1, ()), (2, ("largest_lsb", "agreement"))])
 def test_one_code_is_allowed_everywhere_and_two_are_not(off, failed):
-    """Half of the answers differ, all by one code, since two classes are as good as equal."""
+    """Half of the answers differ, all by one code, because two classes are almost equal."""
     split = of_classes(np.zeros(N, np.int64))
     codes = np.tile(np.array([[10, 10, 0]], np.int8), (N, 1))
     values = np.tile(np.array([[10.0, 10.0, 0.0]], np.float32), (N, 1))
@@ -184,7 +184,7 @@ def test_one_code_is_allowed_everywhere_and_two_are_not(off, failed):
 
 
 def test_confident_has_no_slack():
-    """The limit is the interval's upper end, to the last bit."""
+    """The limit is the interval's upper end, exact to the last bit."""
     split = of_classes(np.arange(N) % 3)
     models = with_lost(split, 3, 1)
     high = paired_interval(3, 1, N).high
@@ -195,7 +195,7 @@ def test_confident_has_no_slack():
 
 
 def at_chance(classes, right, **gate):
-    """A report on two models that answer `right` of the images of these classes, the first ones, as they are."""
+    """A report on two models that classify the first `right` images of these classes correctly."""
     split = of_classes(classes)
     top = split.classes.copy()
     top[right:] = (top[right:] + 1) % 3
@@ -205,9 +205,9 @@ def at_chance(classes, right, **gate):
     return judged("run", data_of(split), Gate(**gate), models, [item], split, LABELS)
 
 
-def test_a_model_at_chance_level_is_not_passed_in_silence():
+def test_a_model_at_chance_level_gets_a_warning():
     two = np.array([0, 1] * 45 + [1] * 10)
-    report = at_chance(two, 60)  # 60 of 100 right, 50 to 69; always 1 would be right for 55
+    report = at_chance(two, 60)  # 60 of 100 correct, 50 to 69; always answering 1 would get 55
     assert report.chance == Chance(label="bee", accuracy=0.55, not_better=("float", "int8"))
     assert report.passed, "parity is what the gate asks for"
     require_parity(report)

@@ -1,4 +1,4 @@
-"""Golden vectors in three layers: a fault in one is named as that one's."""
+"""Golden vectors in three layers: a fault is attributed to the right layer."""
 
 import numpy as np
 import pytest

@@ -50,7 +50,7 @@ def test_a_wrong_bias_shows_from_its_layer_on(own_run):
     assert after["conv2d_2"] < 0.6 * before["conv2d_2"]
 
 
-def test_a_range_too_narrow_is_named(own_run):
+def test_too_narrow_a_range_is_named(own_run):
     def narrow(model):
         for variable in model.get_layer("quant_conv2d_1").weights:
             if "activation_max" in variable.name:
@@ -62,7 +62,7 @@ def test_a_range_too_narrow_is_named(own_run):
     assert found["conv2d_1"].hint == HINTS["saturated range"]
 
 
-def test_hints_by_figures(finished_run):
+def test_hints_from_figures(finished_run):
     graph = read(export_path(finished_run, "tflite", "int8").read_bytes())
     convolution = next(operator for operator in graph.operators if operator.name == "CONV_2D")
     random = np.random.default_rng(0)

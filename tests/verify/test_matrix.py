@@ -29,7 +29,7 @@ def report(finished_run, tmp_path_factory):
     return verify(run, open_dataset(run.recipe.data), matrix=Matrix())
 
 
-def test_every_engine_stands_against_every_other(report, schema_of):
+def test_every_engine_is_compared_with_every_other(report, schema_of):
     jsonschema.validate(to_json(report), schema_of("parity"))
     ran = [item for item in report.matrix if item.accuracy is not None]
     assert [item.name.split()[0] for item in ran] == ["Keras", "litert", "onnxruntime", "litert"]
@@ -44,7 +44,7 @@ def test_every_engine_stands_against_every_other(report, schema_of):
     assert all(item.name in printed for item in report.matrix)
 
 
-def test_an_engine_that_is_not_there_is_named_with_its_reason(report):
+def test_a_missing_engine_is_named_with_its_reason(report):
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -53,12 +53,12 @@ def test_an_engine_that_is_not_there_is_named_with_its_reason(report):
     assert "CUDAExecutionProvider" in note
 
 
-def test_reference_kernels_are_no_delegate(finished_run):
+def test_reference_kernels_are_not_a_delegate(finished_run):
     data = export_path(finished_run, "tflite", "int8").read_bytes()
     assert open_engine("litert", data, "tflite", provider="reference").provider == "reference kernels"
 
 
-def test_tflite_python_that_is_none(own_run, tmp_path):
+def test_an_invalid_tflite_python(own_run, tmp_path):
     dataset = open_dataset(own_run.recipe.data)
     with pytest.raises(EngineError, match="no such program"):
         verify(own_run, dataset, matrix=Matrix(tflite_python=tmp_path / "python"))
@@ -72,7 +72,7 @@ def test_tflite_python_that_is_none(own_run, tmp_path):
 
 
 def test_a_python_is_named_by_a_path_from_here_or_as_on_path(tmp_path, monkeypatch):
-    """The link of a virtual environment stays one: what it points at knows nothing of the environment."""
+    """A virtual environment's link is not resolved: its target knows nothing about the environment."""
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     link = tmp_path / "venv" / "bin" / "python"
     link.symlink_to(sys.executable)

@@ -1,4 +1,4 @@
-"""MediaPipe's own ImageClassifier on the file for it, in an environment of its own: its absl-py is not the one TensorFlow needs."""
+"""MediaPipe's own ImageClassifier on its file, in a separate environment: its absl-py is not the one that TensorFlow needs."""
 
 import json
 import subprocess
@@ -40,8 +40,8 @@ def python(root):
     return path
 
 
-def test_its_scores_are_those_that_verify_reports(python, frigate_run, tmp_path):
-    """Every score to the last code, on images of many shapes: the metadata, the labels and the imitation of its resize."""
+def test_its_scores_equal_those_that_verify_reports(python, frigate_run, tmp_path):
+    """Every score matches to the last code on images of many shapes: this tests the metadata, the labels and the imitated resize."""
     random = np.random.default_rng(4)
     images = [random.integers(0, 256, (*shape, 3), np.uint8) // np.uint8(1 + n % 3) for n, shape in enumerate(SHAPES)]
     for n, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""int8 by quantization-aware training or quantized after training: what ships, what is measured as well, and what the report says of it."""
+"""int8 from quantization-aware training or post-training quantization: what ships, what else is measured, and the report."""
 
 import json
 from dataclasses import replace
@@ -40,7 +40,7 @@ def names(report):
 
 @pytest.fixture
 def ptq_run(own_run):
-    """A run whose training chose post-training quantization: the finished run, told so, and taken through the stages again."""
+    """A run whose training chose post-training quantization: the finished run with that choice, taken through the stages again."""
     info = own_run.info
     own_run.write_info(replace(info, int8=replace(info.int8, asked="auto", method="ptq", decided_by="divergence")))
     return own_run
@@ -59,7 +59,7 @@ def test_post_training_quantization_is_measured_as_well(finished_run, schema_of)
     assert found.accuracy_candidate == accuracy["tflite-int8"]
 
 
-def test_it_is_quantized_by_training_images_and_does_not_ship(finished_run):
+def test_it_is_quantized_with_training_images_and_does_not_ship(finished_run):
     assert finished_run.info.representative_dataset.split == "train"
     bundle = read_bundle(bundle_path(finished_run))
     assert not any("ptq" in name for name in bundle.files)
@@ -67,7 +67,7 @@ def test_it_is_quantized_by_training_images_and_does_not_ship(finished_run):
     assert finished_run.info.int8.method == "qat"
 
 
-def test_the_card_says_what_training_bought(finished_run):
+def test_the_card_states_what_training_gained(finished_run):
     card = finished_run.read(CARD, "bundle").decode()
     assert "int8 was made by quantization-aware training (epoch " in card
     assert (
@@ -77,8 +77,8 @@ def test_the_card_says_what_training_bought(finished_run):
     assert "| tflite-int8-ptq |" in card
 
 
-def test_a_bad_alternative_closes_no_gate(own_run):
-    """Its logits are all one: the gate would not let it through, and it does not ship."""
+def test_a_bad_alternative_does_not_close_the_gate(own_run):
+    """Its logits are all one. It would fail the gate, but it does not ship."""
     model = model_from_bytes(own_run.read(FLOAT_MODEL, "train"))
     model.set_weights([np.zeros_like(array) for array in model.get_weights()])
     dataset = open_dataset(own_run.recipe.data)
@@ -92,7 +92,7 @@ def test_a_bad_alternative_closes_no_gate(own_run):
     assert report.int8.qat_against_ptq.drop < -50
 
 
-def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe, reporter, schema_of):
+def test_if_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe, reporter, schema_of):
     assert alternative(ptq_run) == ("tflite", "int8-qat")
     qat = export_path(ptq_run, "tflite", "int8").read_bytes()
     ptq = export_path(ptq_run, "tflite", "int8-ptq").read_bytes()
@@ -119,7 +119,7 @@ def test_where_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe
 
 
 @pytest.mark.slow
-def test_a_recipe_of_post_training_quantization_alone(tmp_path, monkeypatch, tiny_recipe, tiny_network, reporter):
+def test_a_recipe_with_only_post_training_quantization(tmp_path, monkeypatch, tiny_recipe, tiny_network, reporter):
     monkeypatch.chdir(tmp_path)
     qat = {"method": "ptq"}
     over = {"network": {"name": tiny_network}, "train": {"epochs": 2}, "qat": qat}
@@ -132,8 +132,8 @@ def test_a_recipe_of_post_training_quantization_alone(tmp_path, monkeypatch, tin
     assert "int8 was made by post-training quantization, as the recipe requests" in run.read(CARD, "bundle").decode()
 
 
-def test_the_file_that_training_asked_is_the_one_that_is_exported(finished_run):
-    """On validation the exports answer as was recorded when training chose."""
+def test_the_file_used_in_training_is_the_exported_one(finished_run):
+    """On validation images, the exports answer as recorded when training chose."""
     dataset = open_dataset(finished_run.recipe.data)
     splits = dataset.load(("train", "validation"), **vars(finished_run.info.input), stage="test")
     images, classes = splits["validation"].images, splits["validation"].classes

@@ -20,7 +20,7 @@ def test_input_and_output(make_onnx, raw, element, zero_point):
     assert quantization(model) == ((0.0078125, zero_point), (float(np.float32(0.1)), zero_point))
 
 
-def test_a_float_file_has_none(make_onnx):
+def test_a_float_file_has_no_scales(make_onnx):
     assert quantization(make_onnx("float32")) == ((0.0, 0), (0.0, 0))
 
 
@@ -34,7 +34,7 @@ def test_default_zero_point_and_per_channel_scales(make_onnx):
     assert quantization(model.SerializeToString())[1] == (0.0, 0)
 
 
-def test_a_file_without_metadata_is_compared_by_its_graph(make_onnx, tmp_path):
+def test_a_file_without_metadata_is_compared_using_its_graph(make_onnx, tmp_path):
     path = tmp_path / "foreign.onnx"
     path.write_bytes(make_onnx("uint8", zero_point=128, output_zero_point=5, metadata=False))
     opened = open_model_file(path)

@@ -1,4 +1,4 @@
-"""Verification of the files for Frigate and MediaPipe, by what those programs do with them."""
+"""Verification of the files for Frigate and MediaPipe, using the steps of those programs."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ for frame in np.load(frames):
 np.save(answers, rows)
 print(Interpreter.__module__, [line.strip() for line in lines])
 """
-"""Frigate's documented steps, after its resize: load both files, give a uint8 frame, divide output 0 by its sum, name the largest."""
+"""Frigate's documented steps after its resize: load both files, pass a uint8 frame, divide output 0 by its sum, name the largest."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def report(frigate_run):
 
 @pytest.fixture
 def own_door(frigate_run, tmp_path, monkeypatch):
-    """A copy of the run, to be changed at will."""
+    """A copy of the run that tests may change."""
     monkeypatch.chdir(tmp_path)
     return Run(shutil.copytree(frigate_run.path, tmp_path / "runs" / "door"))
 
@@ -89,7 +89,7 @@ def test_a_program_is_compared_with_the_float_model_and_with_edgecnns_own_path(r
 
 
 @pytest.mark.parametrize("program", ["frigate", "mediapipe"])
-def test_on_the_same_pixels_the_file_is_the_int8_file(report, program):
+def test_on_the_same_pixels_the_file_answers_like_the_int8_file(report, program):
     (item,) = items(report, "conversion", program)
     assert item.reference == "tflite-int8" and item.passed
     assert item.agreement == 1 and item.largest_lsb <= 1 and item.unit == "score"
@@ -103,7 +103,7 @@ def test_the_report_is_written_and_follows_its_schema(report, frigate_run, schem
     assert written["models"][-1]["precision"] == "int8-softmax"
 
 
-def test_the_tables_say_what_each_figure_is_of(report):
+def test_the_tables_name_the_basis_of_each_figure(report):
     rows = {row[0]: row for row in parity_rows(report)}
     by_float, by_int8 = items(report, "program", "frigate")
     assert rows["frigate"][5] == f"{by_float.agreement:.2%}"
@@ -115,7 +115,7 @@ def test_the_tables_say_what_each_figure_is_of(report):
     assert f"the same answer on {by_int8.agreement:.2%}" in program_lines(report)[0]
 
 
-def test_the_gate_holds_a_program_to_the_drop(own_door):
+def test_the_gate_applies_the_drop_to_a_program(own_door):
     report = verify(own_door, open_dataset(own_door.recipe.data))
     assert not report.passed
     by_program = [item for item in report.comparisons if item.kind == "program"]
@@ -128,7 +128,7 @@ def test_the_gate_holds_a_program_to_the_drop(own_door):
 
 @pytest.mark.parametrize("python", [sys.executable, ".venv-tflite-3.11"], ids=["litert", "tflite_runtime"])
 def test_frigates_documented_steps(frigate_run, root, tmp_path, python):
-    """On 224x224 images the same top label as edgecnn's own unless scores tie within 2/256; on others, what verify reports."""
+    """On 224x224 images, the top label is edgecnn's own unless scores tie within 2/256; on others, agreement is as verify reports."""
     if python != sys.executable:
         python = root / python / "bin" / "python"
         if not python.exists():
@@ -164,7 +164,7 @@ def test_frigates_documented_steps(frigate_run, root, tmp_path, python):
 
 @pytest.mark.slow
 def test_the_round_trip_on_photos(root, tmp_path):
-    """Frigate's dataset made of real photos, through training and export, to both programs where they are installed."""
+    """A Frigate dataset of real photos, through training and export, to both programs if they are installed."""
     home = data_home()
     if home is None or not (home / "trash-photos.zip").exists():
         pytest.skip("needs trash-photos.zip in $EDGECNN_DATA")
@@ -184,21 +184,21 @@ def test_the_round_trip_on_photos(root, tmp_path):
         assert row["agreement"] > 0.8 and abs(row["accuracy"] - row["accuracy_edgecnn"]) < 0.1, row
 
 
-def test_an_image_of_the_models_size_is_left_as_it_is():
+def test_an_image_of_the_models_size_is_unchanged():
     image = np.random.default_rng(1).integers(0, 256, (224, 224, 3), np.uint8)
     for resize in (frigate_resize, mediapipe_resize):
         assert np.array_equal(resize(image, 224, 224), image)
 
 
-def test_neither_resize_has_antialiasing_and_they_look_at_other_places():
-    """A row of single white pixels: what is read of it depends on where between the pixels."""
+def test_neither_resize_has_antialiasing_and_they_sample_different_places():
+    """A row of single white pixels: the result depends on where between the pixels it is sampled."""
     image = np.zeros((8, 8, 3), np.uint8)
     image[::4, ::4] = 255
     assert frigate_resize(image, 2, 2).max() == 0, "between pixels 1 and 2, and 5 and 6"
     assert np.array_equal(mediapipe_resize(image, 2, 2), np.full((2, 2, 3), 255)), "at pixels 0 and 4"
 
 
-def test_files_of_an_earlier_model_are_not_judged(own_door):
+def test_files_from_an_earlier_model_are_not_judged(own_door):
     path = own_door.path / "frigate" / MODEL
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(RunError, match=r"First: edgecnn export .*door --for frigate --force"):
@@ -210,7 +210,7 @@ def test_files_of_an_earlier_model_are_not_judged(own_door):
 
 
 @pytest.mark.slow
-def test_edgecnn_run_makes_them_again_once_they_are_there(own_door):
+def test_edgecnn_run_updates_existing_files(own_door):
     shutil.rmtree(own_door.path / "mediapipe")
     path = own_door.path / "frigate" / MODEL
     current = path.read_bytes()
@@ -242,7 +242,7 @@ def test_the_command_line_from_the_run_to_two_files(own_door, edgecnn, monkeypat
     assert "needs cv2" in result.err and "[frigate]'" in result.err
 
 
-def test_a_bundle_carries_the_models_of_the_device_alone(own_door):
+def test_a_bundle_carries_only_the_devices_models(own_door):
     report = verify(own_door, open_dataset(own_door.recipe.data), gate=Gate(max_drop=100))
     assert [model[:2] for model in carried_models(own_door, report, ())] == [("tflite", "int8")]
     assert default_model(report, "tflite", {"int8"}) == "models/int8.tflite"

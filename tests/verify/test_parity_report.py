@@ -1,4 +1,4 @@
-"""The report's dataclasses, its JSON and its schema are one thing; reports of before are still read."""
+"""The report's dataclasses, JSON and schema agree, and earlier reports can still be read."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ def shipped(root):
 
 
 def holds(one, other):
-    """Tell whether a JSON value holds all that another one does."""
+    """Return whether a JSON value contains everything that another one does."""
     if isinstance(other, dict):
         return all(key in one and holds(one[key], value) for key, value in other.items())
     if isinstance(other, list):
@@ -27,12 +27,12 @@ def holds(one, other):
 
 
 @pytest.mark.parametrize("name", ["result", "explanation", "parity", "stress", "report", "inspection", "against"])
-def test_every_schema_is_one(schema_of, name):
+def test_every_schema_is_valid(schema_of, name):
     jsonschema.Draft202012Validator.check_schema(schema_of(name))
 
 
 def test_reports_in_bundles_are_read_and_written_again(root, schema_of):
-    """Nothing that they hold is lost; keys that they lack are added with their defaults, and the schema takes both."""
+    """Nothing in them is lost. Missing keys are added with their defaults, and the schema accepts both."""
     schema = schema_of("parity")
     for name, written in shipped(root).items():
         jsonschema.validate(written, schema)
@@ -57,7 +57,7 @@ def test_reports_in_bundles_are_read_and_written_again(root, schema_of):
         ({"max_drop": True}, "max_drop must be a number, received True"),
     ],
 )
-def test_what_is_not_of_the_form_is_named(root, change, message):
+def test_a_deviation_from_the_form_is_named(root, change, message):
     written = shipped(root)["digits"]
     with pytest.raises(ValueError, match=message):
         build(Report, written | change, ValueError)
@@ -65,7 +65,7 @@ def test_what_is_not_of_the_form_is_named(root, change, message):
         build(Report, {key: value for key, value in written.items() if key != "passed"}, ValueError)
 
 
-def test_a_key_that_is_left_out_is_read_as_its_default(root):
+def test_a_missing_key_is_read_as_its_default(root):
     report = build(Report, shipped(root)["digits"], ValueError)
     assert "input_ranges" not in to_json(report) and "images" not in to_json(report)["data"]
     assert "images" in to_json(dataclasses.replace(report.data, images=5))

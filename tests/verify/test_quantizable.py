@@ -44,13 +44,13 @@ def test_every_refused_layer_is_named_in_order_and_what_to_do():
     assert message.endswith("quantize after training instead: --set qat.method=ptq")
 
 
-def test_a_model_within_the_model_is_named():
+def test_a_nested_model_is_named():
     inner = keras.Sequential([keras.Input((6, 6, 4)), layers.Conv2D(4, 3)], name="inner")
     with pytest.raises(NetworkError, match=r"inner \(a model within the model\) cannot be quantized"):
         check_quantizable(network(inner), "net.py:build", 1 / 128, 0)
 
 
-def test_a_float_that_the_toolkit_leaves_behind_is_found_too():
+def test_a_float_tensor_that_the_toolkit_leaves_is_found_too():
     class Mine(layers.Layer):
         def call(self, inputs):
             return inputs * 2.0 + keras.backend.exp(inputs)

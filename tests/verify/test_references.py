@@ -29,7 +29,7 @@ def stores(run):
 
 
 def computed(run, monkeypatch):
-    """Verify a run; return the names of the references that were computed."""
+    """Verify a run; return the names of the computed references."""
     from edgecnn.verify import references
 
     names, compute = [], references.compute
@@ -50,7 +50,7 @@ def test_a_second_verify_imports_no_tensorflow(own_run):
     assert after["models"][:2] == before["models"][:2], "times of the Keras models are those stored"
 
 
-def test_another_model_is_computed_and_the_other_is_not(own_run, monkeypatch):
+def test_only_a_changed_model_is_computed_again(own_run, monkeypatch):
     path = own_run.file(QAT_MODEL)
     path.write_bytes(path.read_bytes() + b"\0")
     assert computed(own_run, monkeypatch) == ["fake-quantized"]

@@ -1,4 +1,4 @@
-"""Temperature, calibration error and thresholds: planted truths are recovered, promises hold on simulated data."""
+"""Temperature, calibration error and thresholds: planted truths are recovered, and promises hold on simulated data."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_a_planted_temperature_is_recovered(planted):
     )
 
 
-def test_the_temperature_takes_calibration_error_away_and_moves_no_answer():
+def test_the_temperature_removes_calibration_error_and_changes_no_answer():
     logits, classes = calibrated(20_000, 2)
     sure = logits * np.float32(3)
     before = expected_calibration_error(softmax(sure), classes)
@@ -82,7 +82,7 @@ def test_the_calibration_error_equals_its_definition(seed, bins, n):
 
 
 def test_a_score_at_the_edge_of_a_bin_belongs_to_the_bin_below():
-    """In (0, 0.5] 0.5 is right and in (0.5, 1] 0.75 wrong: they do not make up for each other."""
+    """In (0, 0.5] a score of 0.5 is right, and in (0.5, 1] one of 0.75 is wrong. They do not cancel out."""
     scores = np.array([[0.5, 0.3, 0.2], [0.75, 0.15, 0.1]])
     assert expected_calibration_error(scores, np.array([0, 1]), 2) == pytest.approx((0.5 + 0.75) / 2)
     assert expected_calibration_error(np.array([[1.0, 0.0]]), np.array([0]), 2) == 0, "1 is in the last bin"
@@ -95,7 +95,7 @@ def test_the_calibration_error_of_known_scores():
     assert expected_calibration_error(certain, np.array([0] * 7 + [1] * 3)) == pytest.approx(0.3)
 
 
-def test_an_image_is_answered_exactly_where_the_classifier_answers():
+def test_an_image_is_answered_exactly_when_the_classifier_answers():
     logits, classes = calibrated(300, 3, num_classes=4)
     scores = softmax(logits)
     top, right = scores.max(axis=1), scores.argmax(axis=1) == classes
@@ -110,14 +110,14 @@ def test_an_image_is_answered_exactly_where_the_classifier_answers():
 
 
 def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and whether they are right: right with probability score², a model that is too sure."""
+    """Scores, and whether they are right, with probability score²: an overconfident model."""
     random = np.random.default_rng(seed)
     scores = random.beta(5, 1, n).astype(np.float32)
     return scores, random.random(n) < scores.astype(np.float64) ** 2
 
 
 def true_error(threshold: float) -> float:
-    """The error of `drawn` among scores of at least a threshold: the density of a score s is 5 s⁴."""
+    """The error of `drawn` among scores at or above a threshold: the density of a score s is 5 s⁴."""
     return 1 - (5 / 7) * (1 - threshold**7) / (1 - threshold**5)
 
 
@@ -127,7 +127,7 @@ def test_the_chosen_threshold_is_the_smallest_whose_bound_is_at_most_the_target(
     assert choice.tried == len(THRESHOLDS) == 100
 
     def proved(threshold: float) -> bool:
-        """The bound without its formula: so few errors would be rarer than 0.05 / 100 at an error of 20 %."""
+        """The bound without its formula: at an error of 20 %, this few errors would be rarer than 0.05 / 100."""
         answered = scores >= threshold
         return bool(binom.cdf((answered & ~right).sum(), answered.sum(), 0.2) <= 0.05 / 100)
 
@@ -139,14 +139,14 @@ def test_the_chosen_threshold_is_the_smallest_whose_bound_is_at_most_the_target(
 
 
 def test_the_promise_holds_on_simulated_data():
-    """Of 200 validation sets, at most 5 % may lead to a threshold whose true error is above the target."""
+    """At most 5 % of 200 validation sets may lead to a threshold whose true error is above the target."""
     chosen = [choose_threshold(*drawn(2000, seed), 0.2).threshold for seed in range(200)]
     assert sum(true_error(threshold) > 0.2 for threshold in chosen) <= 10
     assert true_error(float(np.median(chosen))) > 0.15, "the promise is kept by hardly answering at all"
 
 
-def test_the_promise_holds_where_picking_without_correction_would_break_it():
-    """Scores that say nothing, true error 12 % everywhere, target 10 %: some threshold may look good by luck."""
+def test_the_promise_holds_where_an_uncorrected_choice_would_break_it():
+    """Uninformative scores, with a true error of 12 % everywhere and a target of 10 %: some threshold may look good by luck."""
     broken = uncorrected = 0
     for seed in range(200):
         random = np.random.default_rng(seed)
@@ -162,7 +162,7 @@ def test_the_promise_holds_where_picking_without_correction_would_break_it():
     assert broken <= 10 < uncorrected
 
 
-def test_where_no_threshold_qualifies_the_error_says_what_is_missing():
+def test_if_no_threshold_qualifies_the_error_names_what_is_missing():
     right = np.ones(100, bool)
     with pytest.raises(
         ThresholdError, match=r"answers 100 of 100 images with 0 errors(.|\n)*149 answered images"
@@ -175,6 +175,6 @@ def test_where_no_threshold_qualifies_the_error_says_what_is_missing():
     assert (choice.threshold, choice.share_answered, choice.errors) == (0.0, 1.0, 0)
 
 
-def test_a_target_that_is_no_share_is_refused_with_what_was_received():
+def test_a_target_that_is_not_a_share_is_refused():
     with pytest.raises(ValueError, match="received 5"):
         choose_threshold(np.ones(2), np.ones(2, bool), 5)

@@ -42,7 +42,7 @@ EXPORTS = (("tflite", "int8"), ("tflite", "float32"), ("tflite", "float16"), ("t
 
 
 def around(random, axes, count, length=16):
-    """Draw features near some of the axes, and scores."""
+    """Draw features near some of the axes, with scores."""
     features = random.normal(0, 0.3, (count, length)).astype(np.float32)
     features[np.arange(count), random.choice(axes, count)] += 2
     return features, random.random(count).astype(np.float32)
@@ -82,7 +82,7 @@ def test_too_few_validation_images_set_no_limit():
     assert len(fit_limit(scores[:1], features[:1], codes, 0.5).scores) == 2, "a bundle has two or more"
 
 
-def test_of_many_validation_images_a_bundle_keeps_quantiles():
+def test_with_many_validation_images_a_bundle_keeps_quantiles():
     random = np.random.default_rng(6)
     codes = known_codes(around(random, [0, 1], 60)[0])
     features, scores = around(random, [0, 1], 3000)
@@ -120,7 +120,7 @@ def run(tmp_path_factory, photos, tiny_network):
     return made
 
 
-def test_the_report_says_how_many_known_images_are_refused(run):
+def test_the_report_counts_known_images_that_are_refused(run):
     figures = parity_report(run).strangers
     chosen = stored_strangers(run)
     assert (figures.model, figures.rate, figures.not_fitted) == ("tflite-int8", RATE, None)
@@ -141,7 +141,7 @@ def test_the_report_says_how_many_known_images_are_refused(run):
     assert "the decision is off without --strangers" in line and f"it would refuse {text}" in line
 
 
-def test_every_model_but_int16_gives_features_and_the_codes_of_both_int8_files_are_equal(run):
+def test_every_model_except_int16_gives_features_and_both_int8_files_have_equal_codes(run):
     images = read_bundle(bundle_path(run)).golden_inputs()
     models = {pair: open_engine(None, export_path(run, *pair).read_bytes(), pair[0]) for pair in EXPORTS}
     assert models.pop(("tflite", "int16x8")).features is None
@@ -176,7 +176,7 @@ def as_npy(array):
     return npy(array)
 
 
-def test_the_device_refuses_what_is_none_of_the_classes(run, tmp_path, edgecnn, photos):
+def test_the_device_refuses_images_of_no_class(run, tmp_path, edgecnn, photos):
     bundle = bundle_path(run)
     Image.new("RGB", (12, 12), (250, 250, 40)).save(tmp_path / "yellow.png")
     known = photos / "red" / "0.png"
@@ -199,7 +199,7 @@ def test_the_device_refuses_what_is_none_of_the_classes(run, tmp_path, edgecnn, 
     assert answers[0] == answers[1]
 
 
-def test_the_bundle_counts_validation_images_as_a_device_decides_them(own, tmp_path):
+def test_the_bundle_counts_validation_images_by_the_devices_decisions(own, tmp_path):
     dataset, confidence, strangers = open_dataset(own.recipe.data), stored_confidence(own), stored_strangers(own)
     confidence = dataclasses.replace(confidence, threshold=0.9)
     Choosing(own, dataset, ("tflite", "int8"), print_nothing).scores(confidence, strangers)
@@ -219,7 +219,7 @@ def test_the_bundle_counts_validation_images_as_a_device_decides_them(own, tmp_p
     assert stated.shares(0.8, True)[0] is None, "another threshold than the one that they were counted at"
 
 
-def test_a_bundle_states_the_scores_of_its_own_choices_only(own, edgecnn):
+def test_a_bundle_states_only_the_scores_of_its_own_choices(own, edgecnn):
     path, _ = bundle_stage(own, force=True)
     assert read_validation(read_bundle(path).files) is not None
     table = json.loads(own.file(VALIDATION).read_text())
@@ -247,7 +247,7 @@ def own(run, tmp_path):
     return open_run(tmp_path / "copy")
 
 
-def test_a_choice_is_kept_until_what_it_was_made_of_changes(own, photos):
+def test_a_choice_is_kept_until_its_inputs_change(own, photos):
     dataset, before = open_dataset(own.recipe.data), stored_strangers(own)
     choose = lambda temperature: Choosing(own, dataset, ("tflite", "int8"), print_nothing).strangers(temperature)  # noqa: E731
     stamp = own.file(STRANGERS).stat().st_mtime_ns
@@ -263,19 +263,19 @@ def print_nothing(what, done, total):
 
 
 @pytest.mark.parametrize("name", [STRANGERS, KNOWN])
-def test_a_bundle_needs_what_was_verified(own, name):
+def test_a_bundle_needs_verified_files(own, name):
     own.file(name).unlink()
     with pytest.raises(RunError, match=r"no figures for its strangers\. First: edgecnn verify"):
         bundle_stage(own, force=True)
 
 
-def test_a_run_without_the_decision_has_none_of_it(finished_run):
+def test_a_run_without_the_decision_has_no_part_of_it(finished_run):
     assert parity_report(finished_run).strangers is None
     assert not finished_run.file(STRANGERS).exists()
     assert json.loads(finished_run.read(PARITY, "verify"))["strangers"] is None
 
 
-def test_few_validation_images_are_said_and_nothing_is_refused(own, photos, monkeypatch):
+def test_few_validation_images_are_reported_and_nothing_is_refused(own, photos, monkeypatch):
     monkeypatch.setattr("edgecnn.stages.choose.limit_of", lambda *arguments: None)
     own.file(STRANGERS).unlink()
     report = verify(own, open_dataset(own.recipe.data), gate=Gate(max_drop=100.0, accept_conversion=True))
@@ -287,7 +287,7 @@ def test_few_validation_images_are_said_and_nothing_is_refused(own, photos, monk
     assert "none are recognised" in own.file(CARD).read_text()
 
 
-def test_the_second_output_changes_nothing_of_the_first(run):
+def test_the_second_output_does_not_change_the_first(run):
     plain = tflite.int8(model_from_bytes(run.read(QAT_MODEL, "train")))
     codes = (read_bundle(bundle_path(run)).golden_inputs() ^ 128).view(np.int8)
     one, other = (open_engine(None, data, "tflite") for data in (plain, with_features(plain)))

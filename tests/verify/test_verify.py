@@ -37,7 +37,7 @@ def test_the_report_follows_its_schema(report, finished_run, schema_of):
     assert to_json(report) == written, "what is read is what was written"
 
 
-def test_the_report_covers_every_export_twice_where_it_is_int8(report, finished_run):
+def test_the_report_covers_every_export_and_int8_ones_twice(report, finished_run):
     assert [model.name for model in report.models] == [
         "float", "fake-quantized", "tflite-int8", "tflite-float32", "onnx-int8", "onnx-float32", "tflite-int8-ptq",
     ]  # fmt: skip
@@ -50,14 +50,14 @@ def test_the_report_covers_every_export_twice_where_it_is_int8(report, finished_
 def test_figures_are_consistent(report):
     for item in report.comparisons:
         assert item.drop == pytest.approx(100 * (item.accuracy_reference - item.accuracy_candidate))
-        # models that agree on a share of the images cannot differ in accuracy by more than the rest
+        # models that agree on a share of the images cannot differ in accuracy by more than the remaining share
         assert abs(item.drop) / 100 <= 1 - item.agreement + 1e-9
     assert comparison(report, "quantization", "tflite-float32").agreement == 1.0
     assert comparison(report, "conversion", "tflite-int8").agreement >= 0.99
 
 
 def damage_int8(run, format_="tflite"):
-    """Convert a fake-quantized model whose last bias is off: a wrong int8 file beside the right Keras models."""
+    """Convert a fake-quantized model with a wrong last bias: a wrong int8 file next to the right Keras models."""
     from edgecnn.export import tflite
 
     model = model_from_bytes(run.read(QAT_MODEL, "train"))
@@ -106,7 +106,7 @@ def test_a_good_model_passes_a_strict_gate_of_its_own_drop(report):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": "edgecnn.parity/2"}'])
-def test_what_is_no_report_is_refused_with_what_to_do(own_run, content):
+def test_an_invalid_report_is_refused_with_advice(own_run, content):
     own_run.file(PARITY).write_text(content)
     with pytest.raises(RunError, match=r"parity\.json is not a parity report: .*First: edgecnn verify"):
         parity_report(own_run)

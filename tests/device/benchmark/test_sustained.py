@@ -1,4 +1,4 @@
-"""Minutes of one configuration, by a clock that each call moves on."""
+"""Minutes of one configuration, on a clock that each call advances."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ IMAGES = BenchImages("", ("a", "b"), ("a", "b"), "")
 
 @pytest.fixture
 def run(monkeypatch, fake_classifier):
-    """Run with calls of given lengths in seconds and sensors at the start and after each window."""
+    """Run with calls of given durations in seconds, and sensors read at the start and after each window."""
 
     def call(seconds, sensors, minutes, stop=None):
         passed = [0.0]
@@ -68,7 +68,7 @@ def test_less_than_two_minutes_are_two_windows(run):
     assert [window.seconds for window in run([1] * 60, [sensors()] * 3, 0.5).windows] == [15, 15]
 
 
-def test_throttling_that_was_there_before_does_not_count(run):
+def test_earlier_throttling_does_not_count(run):
     calls = [30] * 4
     assert run(calls, [sensors(0x50000), sensors(0x50000), sensors(0x50000)], 2).throttled == []
     assert run(calls, [sensors(0x10000), sensors(0x10000), sensors(0x50000)], 2).throttled == ["throttled"]

@@ -1,4 +1,4 @@
-"""The sweep over configurations, with the digits model that is in the repository."""
+"""The sweep over configurations, with the repository's digits model."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ def test_nonsense_is_refused(bundle, only):
         configurations(bundle.manifest)
 
 
-def test_gate_comes_from_the_bundles_report(bundle):
+def test_the_gate_comes_from_the_bundles_report(bundle):
     verdicts = gate(bundle)
     assert verdicts == dict.fromkeys(
         ["models/int8.tflite", "models/float32.tflite", "models/int8.onnx", "models/float32.onnx"], True
@@ -112,7 +112,7 @@ def test_winner():
 
 
 class Crashing(System):
-    """A machine on which processes are ended by SIGILL."""
+    """A machine on which processes die of SIGILL."""
 
     def run(self, command, timeout=10.0):
         crash = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
@@ -179,7 +179,7 @@ def interrupt(*_):
 
 
 @needs_engine
-def test_golden_vectors_that_fail_here_are_told(bundle, tmp_path):
+def test_golden_vectors_that_fail_here_are_reported(bundle, tmp_path):
     from edgecnn.bundle.write import write_bundle
 
     inputs = bundle.files[bundle.manifest.golden_inputs]

@@ -1,4 +1,4 @@
-"""Fakes: a V4L2 driver in memory, programs on PATH, and a card that is red on the left and blue on the right."""
+"""Fakes: an in-memory V4L2 driver, programs on PATH, and a card that is red on the left and blue on the right."""
 
 import errno
 import io
@@ -35,7 +35,7 @@ def jpeg(pixels=None, **options):
 
 
 def assert_card(pixels):
-    """Fail unless the picture is red on the left and blue on the right, apart from a code's losses."""
+    """Fail unless the picture is red on the left and blue on the right, up to coding losses."""
     height, width = pixels.shape[:2]
     left, right = pixels[height // 2, width // 4].astype(int), pixels[height // 2, 3 * width // 4].astype(int)
     assert np.abs(left - (255, 0, 0)).max() <= 6, left
@@ -43,7 +43,7 @@ def assert_card(pixels):
 
 
 class Cards:
-    """The card's helpers, for tests that ask for the fixture `cards`."""
+    """The card's helpers, for tests that use the fixture `cards`."""
 
     pixels = staticmethod(card)
     jpeg = staticmethod(jpeg)
@@ -58,9 +58,9 @@ def cards():
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """Return a function that puts a Python script under a name into the only folder on PATH. The script has `jpeg` and `out`.
+    """Return a function that writes a Python script to the only folder on PATH. The script can use `jpeg` and `out`.
 
-    A shell starts it: the kernel takes no interpreter whose path has a space.
+    A shell starts it, because the kernel rejects an interpreter whose path has a space.
     """
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -106,9 +106,9 @@ def fail(number):
 
 
 class FakeKernel:
-    """Stands in for `SystemCalls`. `frames` are (bytes, flags) or an errno that the dequeue answers; they fill the buffers that were given.
+    """Stands in for `SystemCalls`. `frames` are (bytes, flags) or an errno that the dequeue returns; they fill the queued buffers.
 
-    `formats` maps a pixel format to its sizes, each to its rates; a tuple (low, high) of sizes is a range; None lists none.
+    `formats` maps a pixel format to its sizes, and each size to its rates. A tuple (low, high) of sizes is a range; None lists none.
     """
 
     def __init__(self, formats, frames=(), *, driver="fake", caps=abi.CAP_VIDEO_CAPTURE | abi.CAP_STREAMING, **options):

@@ -54,7 +54,7 @@ def test_yuyv_is_within_one_level_of_the_exact_value(encoding, full):
     ],
 )
 def test_yuyv_of_known_colours_in_bt601_limited_range(pixel, rgb):
-    """Within 2 levels: the codes themselves are rounded. Source of the codes: ITU-R BT.601, 8 bits, 100 % colours."""
+    """Within 2 levels, because the codes themselves are rounded. Source of the codes: ITU-R BT.601, 8 bits, 100 % colours."""
     found = yuyv_to_rgb(np.array([pixel], np.uint8)).astype(int)
     assert found.shape == (1, 2, 3)
     assert np.abs(found - rgb).max() <= 2
@@ -73,12 +73,12 @@ def test_yuyv_of_known_colours_in_bt601_limited_range(pixel, rgb):
         ({"ycbcr_enc": abi.YCBCR_ENC_709}, ("709", False)),
     ],
 )
-def test_what_the_driver_reports_is_used(reported, expected):
+def test_the_drivers_values_are_used(reported, expected):
     assert encoding_of(abi.PixFormat(2, 2, abi.YUYV, **reported)) == expected
 
 
 def yuyv_of(pixels):
-    """Encode an array whose pixels are equal in pairs as YUYV, BT.601, limited range."""
+    """Encode an array with pairwise equal pixels as YUYV, BT.601, limited range."""
     r, g, b = (pixels[..., channel].astype(float) for channel in range(3))
     luma = 0.299 * r + 0.587 * g + 0.114 * b
     packed = np.empty((pixels.shape[0], pixels.shape[1], 2), np.uint8)

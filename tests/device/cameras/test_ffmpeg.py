@@ -55,7 +55,7 @@ def frames_of(text, settings=OWN):
     return source, frames
 
 
-def test_a_password_goes_to_ffmpeg_and_into_no_name(fake):
+def test_a_password_goes_to_ffmpeg_but_into_no_name(fake):
     args = fake("print('rtsp://ann:se%20same@host/1: 401 Unauthorized', file=sys.stderr); sys.exit(1)")
     for address, settings in (
         ("rtsp://host/1", CameraSettings(user="ann", password="se same")),
@@ -89,7 +89,7 @@ def test_a_video_file_ends(fake, tmp_path, cards):
         ("ffmpeg:/dev/video3", True),
     ],
 )
-def test_the_end_of_a_stream_is_a_loss_and_that_of_a_recording_is_an_end(fake, text, live):
+def test_the_end_of_a_stream_is_a_loss_but_that_of_a_recording_is_an_end(fake, text, live):
     fake()
     source = open_source(text, OWN)
     assert source.live == live
@@ -105,7 +105,7 @@ def test_the_end_of_a_stream_is_a_loss_and_that_of_a_recording_is_an_end(fake, t
         source.close()
 
 
-def test_a_video_file_that_breaks_is_a_loss_with_ffmpegs_words(fake, tmp_path):
+def test_a_damaged_video_file_is_a_loss_with_ffmpegs_message(fake, tmp_path):
     fake("print('moov atom not found', file=sys.stderr); sys.exit(1)")
     (tmp_path / "clip.mkv").touch()
     with pytest.raises(CameraLost, match="exit code 1: moov atom not found") as caught:
@@ -113,7 +113,7 @@ def test_a_video_file_that_breaks_is_a_loss_with_ffmpegs_words(fake, tmp_path):
     assert caught.value.reason == "ended"
 
 
-def test_bytes_that_are_no_frames_are_garbage(program, tmp_path):
+def test_bytes_that_are_not_frames_are_garbage(program, tmp_path):
     program("ffmpeg", "out.write(b'<html>')")
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(CameraLost, match="not a PPM image") as caught:
@@ -121,13 +121,13 @@ def test_bytes_that_are_no_frames_are_garbage(program, tmp_path):
     assert caught.value.reason == "garbage"
 
 
-def test_without_ffmpeg_the_error_says_how_to_install_it(program, tmp_path):
+def test_without_ffmpeg_the_error_explains_how_to_install_it(program, tmp_path):
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(CameraError, match="sudo apt install ffmpeg"):
         open_source(str(tmp_path / "clip.mp4"), OWN)
 
 
-def test_a_missing_or_unreadable_video_file_is_an_error_at_once(tmp_path, monkeypatch):
+def test_a_missing_or_unreadable_video_file_is_an_immediate_error(tmp_path, monkeypatch):
     with pytest.raises(CameraError, match="no such video file"):
         open_source(str(tmp_path / "clip.mp4"), OWN)
     (tmp_path / "clip.mp4").touch()
@@ -136,7 +136,7 @@ def test_a_missing_or_unreadable_video_file_is_an_error_at_once(tmp_path, monkey
         open_source(str(tmp_path / "clip.mp4"), OWN)
 
 
-def test_ffmpeg_is_asked_for_little_delay_and_what_was_asked_for():
+def test_ffmpeg_gets_low_delay_and_the_requested_settings():
     asked = CameraSettings(width=320, height=240, fps=10)
     stream = " ".join(arguments("rtsp://h/s", asked, False))
     assert "-fflags nobuffer -flags low_delay -rtsp_flags prefer_tcp" in stream
@@ -162,7 +162,7 @@ def clip(tmp_path_factory):
 
 
 @needs_ffmpeg
-def test_a_real_video_comes_whole_in_order_and_in_its_colours(clip, cards):
+def test_a_real_video_arrives_complete_in_order_and_in_colour(clip, cards):
     source, frames = frames_of(str(clip))
     assert len(frames) == 30
     for number, frame in enumerate(frames):
@@ -177,19 +177,19 @@ def test_a_real_video_comes_whole_in_order_and_in_its_colours(clip, cards):
     "settings, size, count",
     [
         (CameraSettings(), (96, 128), 30),  # never larger
-        (CameraSettings(width=40, height=40), (40, 53), 30),  # just covers what is asked, at its aspect
+        (CameraSettings(width=40, height=40), (40, 53), 30),  # just covers the requested size, at its own aspect ratio
         (CameraSettings(width=64, height=0, fps=10), (48, 64), 10),
-        (CameraSettings(width=0, height=24, fps=60), (24, 32), 30),  # none is made up
+        (CameraSettings(width=0, height=24, fps=60), (24, 32), 30),  # no frame is invented
     ],
 )
-def test_size_and_rate_are_asked_for(clip, settings, size, count):
+def test_size_and_rate_are_requested(clip, settings, size, count):
     _, frames = frames_of(str(clip), settings)
     assert frames[0].image.shape == (*size, 3)
     assert len(frames) == count
 
 
 @needs_ffmpeg
-def test_each_picture_of_a_slow_clip_comes_once(tmp_path):
+def test_each_picture_of_a_slow_clip_arrives_once(tmp_path):
     path = tmp_path / "clip.avi"
     pictures = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=1", "-frames:v", "4"]
     subprocess.run(["ffmpeg", "-loglevel", "error", *pictures, "-c:v", "mpeg4", path], check=True)
@@ -197,7 +197,7 @@ def test_each_picture_of_a_slow_clip_comes_once(tmp_path):
 
 
 class Web(http.server.BaseHTTPRequestHandler):
-    """Answers with the body that the server has, and goes on without end if it is `endless`; notes what was requested and sent."""
+    """Answers with the server's body, endlessly if it is `endless`; records what was requested and sent."""
 
     def do_GET(self):
         self.server.requests.append(self.path)
@@ -235,7 +235,7 @@ def web():
 
 
 @needs_ffmpeg
-def test_a_camera_that_gives_a_playlist_makes_ffmpeg_ask_no_other_host(web):
+def test_a_camera_that_sends_a_playlist_makes_ffmpeg_contact_no_other_host(web):
     other = web("video/mp2t", b"")
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other.address}/other.ts\n#EXT-X-ENDLIST\n"
     camera = web("application/vnd.apple.mpegurl", playlist.encode())
@@ -245,7 +245,7 @@ def test_a_camera_that_gives_a_playlist_makes_ffmpeg_ask_no_other_host(web):
 
 
 @needs_ffmpeg
-def test_a_picture_without_end_does_not_fill_the_memory(web, monkeypatch):
+def test_an_endless_picture_does_not_fill_the_memory(web, monkeypatch):
     monkeypatch.setattr(Ffmpeg, "memory", 120 << 20)
     kind, start = (
         "multipart/x-mixed-replace;boundary=part",
@@ -267,7 +267,7 @@ def test_a_picture_without_end_does_not_fill_the_memory(web, monkeypatch):
 
 
 @needs_ffmpeg
-def test_a_file_that_is_no_video_is_a_loss_that_says_so(tmp_path):
+def test_a_file_that_is_not_a_video_is_a_loss_that_says_so(tmp_path):
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"not a video" * 100)
     with pytest.raises(CameraLost, match="Invalid data") as caught:
@@ -305,7 +305,7 @@ def open_folder():
 @needs_ffmpeg
 @needs_server
 def test_a_real_rtsp_server(clip, cards, open_folder):
-    """VLC sends by UDP only: TCP is tried first, and refused. VLC does not run as root."""
+    """VLC sends only over UDP: TCP is tried first and refused. VLC does not run as root."""
     served = open_folder / "served.mp4"
     command = [
         "ffmpeg",
@@ -350,7 +350,7 @@ def test_a_real_rtsp_server(clip, cards, open_folder):
 
 
 class RtspServer(threading.Thread):
-    """An RTSP server for one client, by TCP alone: sends an H.264 byte stream again and again, 25 pictures a second, until it is left."""
+    """An RTSP server for one client, only over TCP: repeats an H.264 byte stream, 25 pictures per second, until the client leaves."""
 
     def __init__(self, stream):
         super().__init__(daemon=True)
@@ -366,7 +366,7 @@ class RtspServer(threading.Thread):
                 client.sendall(self.answer(method, fields).encode())
                 if method == "PLAY":
                     break
-            with contextlib.suppress(OSError):  # the client goes when it has seen enough
+            with contextlib.suppress(OSError):  # the client leaves once it has seen enough
                 self.play(client)
 
     def receive(self, requests):
@@ -400,7 +400,7 @@ class RtspServer(threading.Thread):
 
 
 @needs_ffmpeg
-def test_rtsp_by_tcp_where_the_server_takes_it(clip, cards):
+def test_rtsp_over_tcp_if_the_server_supports_it(clip, cards):
     command = [
         "ffmpeg",
         "-loglevel",

@@ -26,7 +26,7 @@ SETTINGS = CameraSettings()
         ("csi:1", ("rpicam", "1")),
     ],
 )
-def test_a_stream_is_told_by_its_text(text, expected):
+def test_a_stream_is_recognised_by_its_text(text, expected):
     assert kind_of(text) == expected
     assert is_stream(text)
 
@@ -34,7 +34,7 @@ def test_a_stream_is_told_by_its_text(text, expected):
 @pytest.mark.parametrize(
     "text", ["-", "photo.jpg", "photos/", "*.png", "mp4", "exec", "/dev/shm/a.jpg", "a:b.png", "", "rtsp://a\0b"]
 )
-def test_files_are_no_streams(text):
+def test_files_are_not_streams(text):
     assert not is_stream(text)
     with pytest.raises(CameraError, match="not a camera or a stream"):
         open_source(text, SETTINGS)
@@ -48,7 +48,7 @@ def test_asking_whether_a_source_is_a_stream_imports_no_camera():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_every_source_is_there_and_another_system_gets_an_error(monkeypatch):
+def test_every_source_exists_and_other_systems_get_an_error(monkeypatch):
     for target in cameras.SOURCES.values():
         module, _, attribute = target.partition(":")
         source = getattr(__import__(module, fromlist=[attribute]), attribute)
@@ -61,7 +61,7 @@ def test_every_source_is_there_and_another_system_gets_an_error(monkeypatch):
 
 
 class FakeCamera:
-    """What `make` returns in place of a camera: gives a frame, ends, or is lost."""
+    """A fake camera for `make`: it gives a frame, ends, or is lost."""
 
     def __init__(self, outcome):
         self.outcome, self.closed = outcome, False
@@ -79,7 +79,7 @@ class FakeCamera:
 
 @pytest.fixture
 def found(monkeypatch):
-    """Return a function that takes what opening each (name, text) gives, looks for a camera, and returns (what was tried, the camera)."""
+    """Return a function that takes the result of opening each (name, text), looks for a camera, and returns (attempts, camera)."""
 
     def find(outcomes, node_paths=("/dev/video0", "/dev/video2")):
         tried, made = [], []
@@ -113,7 +113,7 @@ def test_a_csi_camera_comes_first(found):
     assert not camera.closed
 
 
-def test_then_usb_cameras_and_one_that_gives_no_frame_is_passed_over(found):
+def test_then_usb_cameras_and_one_without_frames_is_skipped(found):
     outcomes = {
         ("rpicam", ""): CameraLost("ended", "no cameras available"),
         ("v4l2", "/dev/video0"): CameraLost("stall", "no frame"),
@@ -132,7 +132,7 @@ def test_then_ffmpeg_for_cameras_whose_formats_are_not_read(found):
     assert camera.outcome is FRAME
 
 
-def test_without_any_the_error_names_all_that_was_tried(found):
+def test_without_a_camera_the_error_names_everything_tried(found):
     outcomes = {
         ("v4l2", "/dev/video0"): UnreadableFormatError("H264 only"),
         ("rpicam", ""): CameraLost("ended", "no cameras available"),
@@ -145,12 +145,12 @@ def test_without_any_the_error_names_all_that_was_tried(found):
     assert "no /dev/video*" in str(error)
 
 
-def test_an_interrupt_while_a_camera_is_proved_closes_it(found):
+def test_an_interrupt_while_a_camera_is_tested_closes_it(found):
     _, error = found({("rpicam", ""): KeyboardInterrupt()})
     assert isinstance(error, KeyboardInterrupt)
 
 
-def test_nodes_by_id_come_first_and_each_once(tmp_path):
+def test_nodes_by_id_come_first_and_each_only_once(tmp_path):
     by_id = tmp_path / "v4l" / "by-id"
     by_id.mkdir(parents=True)
     for name in ("video0", "video10", "video2", "videoX", "vbi0"):

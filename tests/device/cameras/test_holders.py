@@ -3,7 +3,7 @@ import os
 from edgecnn.device.cameras.holders import advice_on_permission, holders_of, holding
 
 
-def test_who_holds_a_file_is_found_in_proc(tmp_path):
+def test_the_holder_of_a_file_is_found_in_proc(tmp_path):
     path = tmp_path / "video0"
     path.touch()
     link = tmp_path / "by-id"
@@ -16,7 +16,7 @@ def test_who_holds_a_file_is_found_in_proc(tmp_path):
         assert holders_of(str(path)) == f" by {name} (process {process})"
 
 
-def test_without_proc_nobody_is_named(tmp_path):
+def test_without_proc_no_holder_is_named(tmp_path):
     assert holding("/dev/null", tmp_path / "none") == []
 
 

@@ -18,10 +18,10 @@ RPICAM = """Available cameras
 1 : ov5647 [2592x1944 10-bit GBRG] (/base/soc/i2c0mux/i2c@0/ov5647@36)
     Modes: 'SGBRG10_CSI2P' : 640x480 [58.92 fps - (16, 0)/2560x1920 crop]
 """
-"""In the form that rpicam-vid --list-cameras prints."""
+"""In the format of rpicam-vid --list-cameras."""
 
 
-def test_a_usb_camera_with_what_it_can_do(fake_kernel):
+def test_a_usb_camera_with_its_capabilities(fake_kernel):
     formats = {
         abi.YUYV: {VGA: (30, 15), (1280, 720): (10,)},
         int.from_bytes(b"H264", "little"): {VGA: (30,)},
@@ -96,7 +96,7 @@ def test_the_command_lists_csi_cameras(program, no_nodes, edgecnn):
     assert edgecnn("cameras").out.startswith("csi:0  imx708 (driver rpicam-vid)\n")
 
 
-def test_the_command_says_what_is_missing(program, no_nodes, edgecnn):
+def test_the_command_names_what_is_missing(program, no_nodes, edgecnn):
     result = edgecnn("cameras")
     assert (result.code, result.out) == (0, "")
     for text in ("rpicam-apps", "apt install ffmpeg", "no /dev/video*"):
@@ -112,7 +112,7 @@ def test_the_command_says_what_is_missing(program, no_nodes, edgecnn):
         (None, "cannot be run"),
     ],
 )
-def test_a_csi_program_that_finds_none_hangs_or_does_not_run_is_told(program, no_nodes, monkeypatch, body, note):
+def test_a_csi_program_that_finds_nothing_hangs_or_fails_is_reported(program, no_nodes, monkeypatch, body, note):
     monkeypatch.setattr(listing, "ASK_S", 0.5)
     path = program("rpicam-vid", body or "")
     if body is None:
@@ -122,6 +122,6 @@ def test_a_csi_program_that_finds_none_hangs_or_does_not_run_is_told(program, no
     assert any(note in text for text in found.notes)
 
 
-def test_another_system_is_told(program, no_nodes, monkeypatch):
+def test_another_system_is_reported(program, no_nodes, monkeypatch):
     monkeypatch.setattr("sys.platform", "win32")
     assert any("on Linux only; this is win32" in text for text in list_cameras().notes)

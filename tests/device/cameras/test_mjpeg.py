@@ -20,7 +20,7 @@ def encode(seed, **options):
 
 
 def with_thumbnail(image):
-    """Put a whole JPEG into an APP1 segment, as cameras do with thumbnails."""
+    """Put a complete JPEG into an APP1 segment, as cameras do with thumbnails."""
     thumbnail = b"Exif\0\0" + encode(99)
     return image[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + image[2:]
 
@@ -56,7 +56,7 @@ def split(data, cuts=(), splitter=None):
         max_size=6,
     ),
 )
-def test_every_image_comes_out_whole_whatever_the_chunks_and_what_stands_between(numbers, cuts, between):
+def test_every_image_comes_out_complete_whatever_the_chunks_and_the_bytes_between(numbers, cuts, between):
     images = [IMAGES[number] for number in numbers]
     data = between[0] + b"".join(image + gap for image, gap in zip(images, between[1:], strict=False))
     splitter = MjpegSplitter()
@@ -71,7 +71,7 @@ def test_one_byte_at_a_time():
 
 @pytest.mark.parametrize("number", range(len(IMAGES)))
 def test_an_image_truncated_anywhere_never_merges_with_the_next(number):
-    """At most the image that follows is lost with it, and nothing comes out that did not go in as an image or thumbnail."""
+    """At most the following image is lost with it, and nothing comes out that was not an image or thumbnail in the input."""
     scan = IMAGES[number].rfind(b"\xff\xda") + 20
     for length in [*range(3, scan), *range(scan, len(IMAGES[number]) - 1, 29)]:
         for next_number in ((number + length) % len(IMAGES), 3)[: 1 + (length % 4 == 0)]:
@@ -85,7 +85,7 @@ def test_an_image_truncated_anywhere_never_merges_with_the_next(number):
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=400), st.lists(st.integers(0, 1000), max_size=8))
-def test_any_bytes_give_no_error_but_garbage(data, cuts):
+def test_random_bytes_are_garbage_but_not_an_error(data, cuts):
     splitter = MjpegSplitter(max_frame=200, max_barren=300)
     try:
         for image in split(data, cuts, splitter):
@@ -102,13 +102,13 @@ def test_a_flipped_byte_costs_at_most_what_a_wrong_length_skips(number, data):
     flipped = bytearray(image)
     flipped[at] ^= data.draw(st.integers(1, 255))
     last = IMAGES[0]
-    found = split(bytes(flipped) + last * 150)  # a wrong length skips 65,535 bytes at most
+    found = split(bytes(flipped) + last * 150)  # a wrong length skips at most 65,535 bytes
     assert found[-1] == last
 
 
 @pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
-def test_starts_within_each_others_segments_are_split_in_time_that_grows_with_their_bytes(end):
-    """Each of 40,000 starts has a segment of 64 KiB that holds 10,000 others: 300 kB took a minute when each was searched anew."""
+def test_starts_within_each_others_segments_are_split_in_linear_time(end):
+    """Each of 40,000 starts has a 64 KiB segment that holds 10,000 others: 300 kB took a minute when each was searched again."""
     splitter, before = MjpegSplitter(), time.process_time()
     assert split((b"\xff\xd8\xff\xe1\xff\xff" + end) * 40_000, range(0, 320_000, 65_536), splitter) == []
     assert time.process_time() - before < 10 and splitter.damaged > 20_000
@@ -155,14 +155,14 @@ def test_an_image_without_an_end_is_a_loss_before_memory_is_full():
     assert caught.value.reason == "garbage"
 
 
-def test_a_whole_image_forgives_the_garbage_before_it():
+def test_a_complete_image_resets_the_garbage_count():
     splitter = MjpegSplitter(max_barren=1000)
     for _ in range(5):
         assert splitter.feed(b"x" * 900 + IMAGES[0]) == [IMAGES[0]]
 
 
 def test_images_without_huffman_tables_decode(cards):
-    """Many webcams leave the standard tables out, as Motion JPEG in AVI does."""
+    """Many webcams omit the standard tables, like Motion JPEG in AVI."""
     from edgecnn.images import decode
 
     data = cards.jpeg()

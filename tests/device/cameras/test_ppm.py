@@ -32,12 +32,12 @@ def test_every_image_comes_out_whatever_the_chunks_and_sizes(sizes, cuts):
 @pytest.mark.parametrize(
     "data", [b"not an image", b"P5\n4 4\n255\n", b"P6\n4 4\n65535\n" + b"0" * 24, b"P6 " + b"9" * 30, b"P6\n0 5\n255\n"]
 )
-def test_what_is_no_image_is_garbage(data):
+def test_bytes_that_are_not_an_image_are_garbage(data):
     with pytest.raises(CameraLost) as caught:
         PpmSplitter().feed(data)
     assert caught.value.reason == "garbage"
 
 
-def test_a_huge_size_is_refused_before_memory_is_taken():
+def test_a_huge_size_is_refused_before_memory_is_allocated():
     with pytest.raises(CameraLost, match="999999x999999"):
         PpmSplitter().feed(b"P6\n999999 999999\n255\n")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("leaks_nothing")
 
 @pytest.fixture
 def opened():
-    """Return a function that opens a source, which is closed afterwards."""
+    """Return a function that opens a source; the source is closed afterwards."""
     sources = []
 
     def open_it(text, settings=SETTINGS):
@@ -33,7 +33,7 @@ def opened():
         before = time.monotonic()
         source.close()
         source.close()
-        assert time.monotonic() - before < 5  # a second, and what a busy machine adds
+        assert time.monotonic() - before < 5  # a second, plus what a busy machine adds
 
 
 def lost(source, timeout=10.0):
@@ -55,7 +55,7 @@ def test_a_command_streams_mjpeg(program, opened, cards):
     assert source.about == "exec:camera --rate 'a b', MJPEG, 64x48"
 
 
-def test_the_command_gets_its_words_and_no_shell(program, opened, tmp_path):
+def test_the_command_gets_its_arguments_without_a_shell(program, opened, tmp_path):
     program(
         "camera",
         f"open({str(tmp_path / 'said')!r}, 'w').write(repr((sys.argv[1:], sys.stdin.read()))); out.write(jpeg)",
@@ -73,7 +73,7 @@ def test_the_command_gets_its_words_and_no_shell(program, opened, tmp_path):
         ("exec:./folder", "cannot be run"),
     ],
 )
-def test_a_command_that_cannot_be_run_says_why(tmp_path, monkeypatch, text, message):
+def test_a_command_that_cannot_run_reports_why(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     with pytest.raises(CameraError, match=message):
@@ -91,7 +91,7 @@ def test_a_command_that_cannot_be_run_says_why(tmp_path, monkeypatch, text, mess
         ("os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
     ],
 )
-def test_a_command_that_ends_is_lost_with_its_last_words(program, opened, ending, message):
+def test_a_command_that_ends_is_lost_with_its_last_output(program, opened, ending, message):
     program("camera", f"out.write(jpeg * 3); out.flush()\n{ending}")
     frames, loss = lost(opened("exec:camera"))
     assert len(frames) == 3
@@ -103,7 +103,7 @@ def test_a_command_that_ends_is_lost_with_its_last_words(program, opened, ending
     assert re.search(message, str(loss))
 
 
-def test_a_command_that_closes_its_output_and_stays_is_lost(program, opened, monkeypatch):
+def test_a_command_that_closes_its_output_but_keeps_running_is_lost(program, opened, monkeypatch):
     monkeypatch.setattr("edgecnn.device.cameras.process.TERMINATE_S", 0.1)
     program("camera", "out.write(jpeg); out.flush(); os.close(1); time.sleep(60)")
     frames, loss = lost(opened("exec:camera"))
@@ -112,7 +112,7 @@ def test_a_command_that_closes_its_output_and_stays_is_lost(program, opened, mon
 
 
 @pytest.mark.parametrize("before", ["", "out.write(jpeg[:-9]); out.flush(); "])
-def test_a_command_that_stalls_is_a_stall_and_may_go_on(program, opened, tmp_path, before):
+def test_a_command_that_stalls_may_continue(program, opened, tmp_path, before):
     go = tmp_path / "go"
     program(
         "camera",
@@ -128,7 +128,7 @@ def test_a_command_that_stalls_is_a_stall_and_may_go_on(program, opened, tmp_pat
     assert source.damaged == bool(before)
 
 
-def test_a_stall_tells_what_the_process_said(program, opened):
+def test_a_stall_reports_the_processs_output(program, opened):
     program("camera", "print('waiting for the sensor', file=sys.stderr, flush=True); time.sleep(60)")
     source = opened("exec:camera")
     deadline = time.monotonic() + 10
@@ -159,7 +159,7 @@ def test_a_flood_of_frames_waits_in_the_pipe(program, opened):
         assert len(source._ready) * len(source._ready[0].image if source._ready else b"") <= 1 << 16
 
 
-def test_a_flood_of_words_does_not_stop_frames_nor_grow_memory(program, opened):
+def test_a_flood_of_log_lines_neither_stops_frames_nor_fills_memory(program, opened):
     program("camera", "while True: os.write(2, b'warning ' * 5000 + b'\\n'); out.write(jpeg); out.flush()")
     source = opened("exec:camera")
     for _ in range(50):
@@ -205,7 +205,7 @@ def test_close_ends_a_process_that_ignores_sigterm_and_its_children(program, ope
         source.read(1)
 
 
-def test_a_process_reaped_elsewhere_is_still_an_end(program):
+def test_a_process_reaped_elsewhere_still_counts_as_ended(program):
     program("camera", "sys.exit(0)")
     process = Process(["camera"])
     assert process.read(time.monotonic() + 10) == b""
@@ -222,7 +222,7 @@ def test_fifty_openings_leave_nothing_behind(program):
         source.close()
 
 
-def test_the_csi_camera_is_asked_for_size_and_rate_without_a_limit(program, opened, tmp_path, cards):
+def test_the_csi_camera_gets_size_and_rate_without_a_limit(program, opened, tmp_path, cards):
     program("rpicam-vid", f"open({str(tmp_path / 'args')!r}, 'w').write(' '.join(sys.argv[1:]))\n" + FOREVER)
     source = opened("csi:1", CameraSettings(width=800, height=600, fps=12.5))
     assert source.read(10).image == cards.jpeg()
@@ -232,21 +232,21 @@ def test_the_csi_camera_is_asked_for_size_and_rate_without_a_limit(program, open
     assert (tmp_path / "args").read_text() == expected
 
 
-def test_the_csi_camera_through_the_older_programs_name(program, opened):
+def test_the_csi_camera_under_the_older_programs_name(program, opened):
     program("libcamera-vid", FOREVER)
     source = opened("csi:")
     source.read(10)
     assert source.about.startswith("CSI camera 0 through libcamera-vid")
 
 
-def test_a_csi_camera_that_is_not_there_is_lost_with_the_programs_words(program, opened):
+def test_a_missing_csi_camera_is_lost_with_the_programs_message(program, opened):
     program("rpicam-vid", "print('ERROR: *** no cameras available ***', file=sys.stderr); sys.exit(255)")
     _, loss = lost(opened("csi:0"))
     assert "csi:0 ended with exit code 255: ERROR: *** no cameras available ***" in str(loss)
 
 
 @pytest.mark.parametrize("text, message", [("csi:0", "rpicam-apps"), ("csi:front", "a camera's number")])
-def test_a_csi_camera_that_cannot_be_asked_for(program, text, message):
+def test_an_invalid_csi_camera(program, text, message):
     with pytest.raises(CameraError, match=message):
         open_source(text, SETTINGS)
 
@@ -262,7 +262,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_an_orphan_ends_at_its_next_frame(program, tmp_path):
-    """Where we die without closing, the process meets a closed pipe."""
+    """If we die without closing, the process hits a closed pipe."""
     program("camera", f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n" + FOREVER)
     ended = subprocess.run([sys.executable, "-c", DIES], stderr=subprocess.PIPE, text=True, timeout=60)
     assert ended.returncode == -signal.SIGKILL, ended.stderr

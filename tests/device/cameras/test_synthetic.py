@@ -35,7 +35,7 @@ def test_noise_follows_its_seed_and_bars_have_their_colours():
     assert bars[0, [4, 44, 52, 60]].tolist() == [[255, 255, 255], [255, 0, 0], [0, 0, 255], [0, 0, 0]]
 
 
-def test_size_and_rate_of_the_settings_are_taken_where_the_text_has_none():
+def test_size_and_rate_come_from_the_settings_if_the_text_has_none():
     assert make("").read(0).image.shape == (480, 640, 3)
     assert make("", width=80, height=60).read(0).image.shape == (60, 80, 3)
     assert make("", fps=1000).live
@@ -83,7 +83,7 @@ def test_a_frame_that_is_due_too_late_is_a_stall():
         ("8x6?pattern=none.jpg", "bars, noise or an image file"),
     ],
 )
-def test_what_it_cannot_make_says_what_was_expected(text, message):
+def test_an_invalid_source_reports_what_was_expected(text, message):
     with pytest.raises(CameraError, match=message):
         make(text)
 

@@ -18,7 +18,7 @@ RED = bytes([81, 90, 81, 240]) * (VGA[0] * VGA[1] // 2)
 
 @pytest.fixture
 def opened(fake_kernel):
-    """Return a function that opens the fake camera; afterwards every camera must close, and its node with it."""
+    """Return a function that opens the fake camera. Afterwards every camera and its node must be closed."""
     made = []
 
     def open_camera(formats=None, frames=(), settings=None, **options):
@@ -52,7 +52,7 @@ def test_a_camera_streams_and_every_buffer_goes_back(opened):
     assert caught.value.reason == "stall"
 
 
-def test_the_newest_of_waiting_frames_is_given_and_the_others_go_back(opened):
+def test_the_newest_waiting_frame_is_returned_and_the_others_go_back(opened):
     camera, kernel = opened(frames=[(RED, 0)] * 4)
     assert camera.read(1).sequence == 3
     assert sorted(kernel.given) == [0, 1, 2, 3]
@@ -103,7 +103,7 @@ def test_reading_a_closed_camera_is_a_loss(opened):
 
 
 @pytest.mark.parametrize("sequence, expected", [(lambda count: 0, [0, 1, 2]), (lambda count: 5 * count, [0, 5, 10])])
-def test_sequence_is_the_drivers_where_it_counts(opened, sequence, expected):
+def test_the_sequence_is_the_drivers_if_it_counts(opened, sequence, expected):
     camera, _ = opened(frames=[(RED, 0)] * 3, limit=1, sequence=sequence)
     assert [camera.read(1).sequence for _ in range(3)] == expected
 
@@ -111,7 +111,7 @@ def test_sequence_is_the_drivers_where_it_counts(opened, sequence, expected):
 @pytest.mark.parametrize(
     "offset, flags, ours", [(0, 0x2000, True), (0, 0, False), (-3600, 0x2000, False), (3600, 0x2000, False)]
 )
-def test_the_drivers_time_is_used_where_it_is_of_our_clock_and_can_be(opened, offset, flags, ours):
+def test_the_drivers_time_is_used_if_it_is_on_our_clock_and_plausible(opened, offset, flags, ours):
     stamps = []
 
     def stamp(_):
@@ -150,7 +150,7 @@ def test_rgb_and_bgr_come_out_as_rgb_at_the_drivers_stride(opened, cards, pixelf
 
 
 @pytest.mark.parametrize("pixelformat", [abi.YUYV, abi.RGB3, abi.BGR3])
-def test_a_frame_is_a_copy_that_is_converted_once_when_it_is_looked_at(opened, pixelformat):
+def test_a_frame_is_a_copy_that_is_converted_once_on_access(opened, pixelformat):
     data = {abi.YUYV: RED, abi.RGB3: b"\xff\0\0" * 640 * 480, abi.BGR3: b"\0\0\xff" * 640 * 480}[pixelformat]
     camera, kernel = opened({pixelformat: {VGA: (30,)}}, frames=[(data, 0)])
     frame = camera.read(1)
@@ -162,7 +162,7 @@ def test_a_frame_is_a_copy_that_is_converted_once_when_it_is_looked_at(opened, p
     assert frame.image is frame.image
 
 
-def test_about_says_what_was_got_instead_and_what_the_input_lacks(opened):
+def test_about_reports_the_actual_format_and_what_the_input_lacks(opened):
     settings = CameraSettings(width=1280, height=720, fps=60)
     camera, _ = opened(settings=settings, input_status=abi.IN_ST_NO_SIGNAL)
     assert camera.about == (
@@ -195,7 +195,7 @@ def test_about_says_what_was_got_instead_and_what_the_input_lacks(opened):
         ({"buffer_count": 1}, "at least 2"),
     ],
 )
-def test_what_cannot_be_opened_says_why_and_leaves_nothing_open(opened, options, text):
+def test_a_camera_that_cannot_be_opened_reports_why_and_leaves_nothing_open(opened, options, text):
     with pytest.raises(CameraError, match=text) as caught:
         opened(**options)
     assert str(caught.value).startswith("/dev/video7: ")
@@ -222,7 +222,7 @@ def test_permission_names_the_group_and_the_command(fake_kernel, tmp_path, monke
     assert f"sudo usermod -aG {group.gr_name} $USER" in str(caught.value)
 
 
-def test_a_real_file_that_is_no_device_is_refused(tmp_path):
+def test_a_regular_file_is_refused(tmp_path):
     path = tmp_path / "video0"
     path.write_bytes(b"x")
     with pytest.raises(CameraError, match="not a V4L2 device"):
@@ -252,14 +252,14 @@ def test_the_nearest_size_then_the_best_format(available, asked, expected):
     assert (pixelformat, mode.width, mode.height) == expected
 
 
-def test_a_format_that_reaches_the_rate_comes_before_a_better_one_that_does_not():
+def test_a_format_that_reaches_the_rate_beats_a_better_one_that_does_not():
     slow, fast = Mode(1280, 720, (10.0, 5.0)), Mode(1280, 720, (30.0,))
     formats = [PixelFormat(abi.YUYV, "", (slow,)), PixelFormat(abi.MJPG, "", (fast,))]
     assert choose(formats, 1280, 720, 0)[0] == abi.MJPG
     assert choose(formats, 1280, 720, 10)[0] == abi.YUYV
 
 
-def test_a_range_of_sizes_gives_the_size_asked_for(opened):
+def test_a_range_of_sizes_gives_the_requested_size(opened):
     camera, _ = opened({abi.YUYV: ((32, 32), (1920, 1080))}, settings=CameraSettings(width=800, height=600))
     assert "YUYV 800x600" in camera.about
     camera, _ = opened({abi.YUYV: ((32, 32), (1920, 1080))}, settings=CameraSettings(width=8, height=4000))

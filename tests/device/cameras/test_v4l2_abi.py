@@ -34,7 +34,7 @@ STRUCTS = {
     ),
     "v4l2_input": (abi.INPUT, {"status": 56}),
 }
-"""Each structure, its layout here and the offsets in bytes of the fields that are used: linux/videodev2.h of kernel 6.12, x86-64."""
+"""Each structure with its layout and the byte offsets of the fields used, from linux/videodev2.h of kernel 6.12 on x86-64."""
 
 SIZES = {
     "v4l2_capability": 104, "v4l2_fmtdesc": 64, "v4l2_format": 208, "v4l2_frmsizeenum": 44, "v4l2_frmivalenum": 52,
@@ -67,7 +67,7 @@ def test_layouts_have_the_recorded_sizes_and_requests_name_them():
 
 
 def test_layouts_put_each_field_where_it_was_recorded():
-    """A field is found by unpacking a structure whose bytes there differ from zero."""
+    """Locates a field by unpacking a structure with non-zero bytes only there."""
     for name, (layout, fields) in STRUCTS.items():
         for field, offset in fields.items():
             data = bytearray(layout.size)
@@ -84,7 +84,7 @@ def test_layouts_put_each_field_where_it_was_recorded():
     not HEADER.exists(), reason="the kernel's header is not on this machine: apt-get install linux-libc-dev"
 )
 @pytest.mark.skipif(ctypes.sizeof(ctypes.c_void_p) != 8, reason="layouts are those of 64-bit systems")
-def test_layouts_and_numbers_are_those_of_the_kernels_header(tmp_path):
+def test_layouts_and_numbers_match_the_kernels_header(tmp_path):
     lines = []
     for name, (_, fields) in STRUCTS.items():
         lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
@@ -105,7 +105,7 @@ def test_layouts_and_numbers_are_those_of_the_kernels_header(tmp_path):
     assert measured == expected | numbers()
 
 
-def test_a_fourcc_and_text_fields_read_as_people_write_them():
+def test_a_fourcc_and_text_fields_are_readable():
     assert [abi.fourcc(item) for item in (abi.YUYV, abi.MJPG, abi.RGB3)] == ["YUYV", "MJPG", "RGB3"]
     assert abi.fourcc(int.from_bytes(b"Y16 ", "little") | 1 << 31) == "Y16"
     assert abi.text(b"uvcvideo\0junk") == "uvcvideo"

@@ -20,7 +20,7 @@ def image(seed, kind="JPEG"):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Settle in a fraction of the time; what a folder has seen does not outlive a test."""
+    """Settle in a fraction of the time; a folder's memory does not outlive a test."""
     monkeypatch.setattr(watch, "LOOK_S", 0.005)
     monkeypatch.setattr(watch, "SETTLED_S", 0.02)
     monkeypatch.setattr(watch, "_seen", {})
@@ -35,13 +35,13 @@ def folder(tmp_path):
 
 
 def silent(source):
-    """Assert that nothing comes."""
+    """Assert that nothing arrives."""
     with pytest.raises(CameraLost) as caught:
         source.read(0.1)
     assert caught.value.reason == "stall"
 
 
-def test_new_images_come_once_oldest_first_with_their_paths(folder):
+def test_new_images_arrive_once_oldest_first_with_their_paths(folder):
     source = open_source(f"watch:{folder}", CameraSettings())
     assert (source.name, source.live, source.patient) == (f"watch:{folder}", False, True)
     silent(source)
@@ -57,7 +57,7 @@ def test_new_images_come_once_oldest_first_with_their_paths(folder):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
-def test_a_file_that_grows_waits_until_it_is_whole(folder, kind):
+def test_a_growing_file_waits_until_it_is_complete(folder, kind):
     source = open_source(f"watch:{folder}", CameraSettings())
     data = image(1, kind)
     path = folder / "new.jpg"
@@ -70,7 +70,7 @@ def test_a_file_that_grows_waits_until_it_is_whole(folder, kind):
     silent(source)
 
 
-def test_a_file_without_an_end_comes_when_it_will_not_grow_any_more(folder, monkeypatch):
+def test_a_file_without_an_end_arrives_once_it_stops_growing(folder, monkeypatch):
     monkeypatch.setattr(watch, "GIVEN_UP_S", 0.2)
     source = open_source(f"watch:{folder}", CameraSettings())
     (folder / "cut.jpg").write_bytes(image(1)[:-5])
@@ -78,7 +78,7 @@ def test_a_file_without_an_end_comes_when_it_will_not_grow_any_more(folder, monk
     silent(source)
 
 
-def test_hidden_and_temporary_names_and_other_files_are_left_alone(folder):
+def test_hidden_temporary_and_other_files_are_left_alone(folder):
     source = open_source(f"watch:{folder}", CameraSettings())
     for name in (".new.jpg", "~new.jpg", "tmp.new.jpg", "new.jpg.part", "new.jpg~", "notes.txt"):
         (folder / name).write_bytes(image(1))
@@ -91,7 +91,7 @@ def test_hidden_and_temporary_names_and_other_files_are_left_alone(folder):
     silent(source)
 
 
-def test_a_file_that_is_written_again_is_a_new_image(folder):
+def test_a_rewritten_file_is_a_new_image(folder):
     source = open_source(f"watch:{folder}", CameraSettings())
     for seed in range(3):
         (folder / "latest.jpg").write_bytes(image(seed))
@@ -99,7 +99,7 @@ def test_a_file_that_is_written_again_is_a_new_image(folder):
     silent(source)
 
 
-def test_a_folder_that_is_opened_again_misses_and_repeats_nothing(folder):
+def test_a_reopened_folder_misses_and_repeats_nothing(folder):
     source = open_source(f"watch:{folder}", CameraSettings())
     (folder / "a.jpg").write_bytes(image(1))
     assert source.read(10).image == image(1)
@@ -110,8 +110,8 @@ def test_a_folder_that_is_opened_again_misses_and_repeats_nothing(folder):
     silent(source)
 
 
-def test_what_left_the_folder_is_forgotten_and_new_when_it_comes_back(folder, tmp_path):
-    """Else a folder that is watched for months would fill the memory, and a file with a reused inode might be taken for an old one."""
+def test_a_removed_file_is_forgotten_and_new_when_it_returns(folder, tmp_path):
+    """Otherwise a folder watched for months would fill the memory, and a file with a reused inode might look like an old one."""
     source = open_source(f"watch:{folder}", CameraSettings())
     for number in range(3):
         (folder / f"{number}.jpg").write_bytes(image(number))
@@ -123,7 +123,7 @@ def test_what_left_the_folder_is_forgotten_and_new_when_it_comes_back(folder, tm
     assert source.read(10).image == image(1)
 
 
-def test_a_file_that_goes_before_its_turn_is_passed_over(folder):
+def test_a_file_removed_before_its_turn_is_skipped(folder):
     source = open_source(f"watch:{folder}", CameraSettings())
     for number, name in enumerate(("a.jpg", "b.jpg", "c.jpg")):
         (folder / name).write_bytes(image(number))
@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_read_has_no_bytes_and_its_name(folder, monkeypatc
     assert (frame.image, frame.name) == (b"", str(folder / "a.jpg"))
 
 
-def test_a_folder_that_goes_away_is_unplugged_and_one_that_is_not_there_an_error(folder, tmp_path):
+def test_a_folder_that_vanishes_is_unplugged_and_a_missing_one_is_an_error(folder, tmp_path):
     source = open_source(f"watch:{folder}", CameraSettings())
     folder.rename(tmp_path / "moved")
     with pytest.raises(CameraLost) as caught:

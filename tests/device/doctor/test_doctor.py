@@ -1,4 +1,4 @@
-"""`edgecnn doctor` on made-up machines, each with one thing wrong."""
+"""`edgecnn doctor` on fake machines, each with one fault."""
 
 import json
 import signal
@@ -51,7 +51,7 @@ PROGRAMS = {"rpicam-vid": "/usr/bin/rpicam-vid", "libcamera-vid": None, "ffmpeg"
 
 
 def software(selftest=None, bundle=None, cameras=None):
-    """Answers of Python: of the bundle's check, of `edgecnn selftest` and of `edgecnn cameras`."""
+    """Fake output of Python for the bundle check, `edgecnn selftest` and `edgecnn cameras`."""
     bundle = bundle or Finished(0, json.dumps(WHOLE), "")
     selftest = selftest or Finished(0, json.dumps({"rows": [ROW]}), "")
     cameras = cameras or listed(WEBCAM)
@@ -63,13 +63,13 @@ def software(selftest=None, bundle=None, cameras=None):
 
 
 def listed(*cameras, programs=PROGRAMS):
-    """The answer of `edgecnn cameras --json` where these are the cameras."""
+    """The output of `edgecnn cameras --json` for these cameras."""
     return Finished(0, json.dumps(CameraList(cameras=cameras, programs=programs).to_json()), "")
 
 
 @pytest.fixture
 def pi(machine):
-    """A Raspberry Pi 4 that is well, but for what is given."""
+    """A healthy Raspberry Pi 4, except for the given faults."""
 
     def make(files=None, answers=None, **settings):
         return machine({**PI_4, **(files or {})}, {**software(), **(answers or {})}, **RIGHT | settings)
@@ -82,7 +82,7 @@ def found(system, check, severity=None):
     return ["\n".join(item[1:]) for item in CHECKS[check](system) if severity in (None, item.severity)]
 
 
-def test_a_board_that_is_well(pi):
+def test_a_healthy_board(pi):
     diagnosis = examine(pi())
     assert list(dict.fromkeys(name for name, _ in diagnosis.findings)) == list(CHECKS)
     wrong = [(name, item) for name, item in diagnosis.findings if item.severity in ("warning", "error")]
@@ -92,8 +92,8 @@ def test_a_board_that_is_well(pi):
     assert notes == ["no LSE atomics", "no dot-product instructions (asimddp)"]
 
 
-def test_everything_that_is_not_right_says_what_it_means(pi):
-    """On a board with a dozen things wrong: no finding without its meaning, no error without a fix."""
+def test_every_problem_has_a_meaning(pi):
+    """On a board with a dozen faults, every finding has a meaning and every error a fix."""
     wrong = pi(
         {"sys/devices/platform/soc/soc:firmware/get_throttled": "f000f", "proc/meminfo": "MemAvailable: 1000 kB\n"},
         software(Finished(-4, "", ""), Finished(BundleError.exit_code, '{"error": "cannot use the bundle"}', "")),
@@ -162,7 +162,7 @@ def test_numpy_2_with_tflite_runtime(pi):
     assert found(pi(packages=both | {"numpy": "1.26.4"}), "versions", "ok")
 
 
-def test_onnxruntime_that_dies_on_a_pi_4_alone(pi):
+def test_onnxruntime_that_crashes_only_on_a_pi_4(pi):
     old = {"onnxruntime": "1.21.1"}
     (text,) = found(pi(packages=old), "versions", "error")
     assert "illegal instruction" in text and "onnxruntime>=1.22" in text
@@ -179,7 +179,7 @@ def test_an_under_volted_pi_4(pi):
     assert "since boot: soft temperature limit" in text and "cool it" in text
 
 
-def test_a_pi_that_does_not_tell_its_power(machine):
+def test_a_pi_that_does_not_report_its_power(machine):
     assert found(machine({"proc/device-tree/model": "Raspberry Pi 5\0"}), "power", "note")
     assert found(machine({}), "power") == [], "other machines have no such flags"
 
@@ -210,7 +210,7 @@ def test_disks(pi, space, severity, text):
     assert [item.split()[0] for item in told] == ["/home/pi", "/home/pi/.local/state", "/tmp"]
 
 
-def test_space_of_a_folder_that_is_not_there_yet(tmp_path):
+def test_space_for_a_folder_that_does_not_exist_yet(tmp_path):
     space = System(root=tmp_path, packages={}).space("/not/yet")
     assert space.free_bytes > 0 and not space.read_only
 
@@ -225,8 +225,8 @@ def test_a_machine_without_a_camera(pi):
     assert len(found(elsewhere, "cameras", "note")) == 2, "elsewhere there is no CSI connector"
 
 
-def test_cameras_are_what_edgecnn_cameras_says(pi):
-    """A node that is refused there is not right here: unicam has pictures, and gives none by itself."""
+def test_cameras_match_edgecnn_cameras(pi):
+    """A node that is refused there is also a problem here: unicam has pictures, but delivers none by itself."""
     part = "part of a camera's pipeline (driver unicam), not a camera by itself. Install rpicam-apps and use --camera."
     unicam = Camera(device="/dev/video1", name="unicam-image", problem=part, is_camera=False)
     forbidden = Camera(device="/dev/video2", problem="no permission: it belongs to the group video.")
@@ -241,7 +241,7 @@ def test_cameras_are_what_edgecnn_cameras_says(pi):
     assert text.startswith("/dev/video2\nit cannot be used: no permission: it belongs to the group video.")
 
 
-def test_a_camera_that_edgecnn_itself_has_is_well(pi):
+def test_a_camera_in_use_by_edgecnn_is_fine(pi):
     problem = "in use by edgecnn (process 278). End that process, or use another camera."
     system = pi(None, software(cameras=listed(Camera(device="/dev/video0", name="HD Webcam", problem=problem))))
     assert found(system, "cameras", "ok")[-1].strip() == "/dev/video0 (HD Webcam): in use by edgecnn (process 278)"
@@ -262,7 +262,7 @@ def test_a_listing_of_cameras_that_fails(pi, answer, text):
 
 
 def test_an_engine_that_crashes_by_sigill(pi):
-    """The engine's process really kills itself."""
+    """The engine process really kills itself."""
     code = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
     crash = System(packages={}).run([sys.executable, "-c", code])
     assert crash.code == -signal.SIGILL
@@ -356,7 +356,7 @@ def test_it_needs_neither_numpy_nor_an_engine_in_its_own_process(root):
     assert result.stdout.strip() == "[]"
 
 
-def test_the_page_of_the_service_needs_its_packages(pi):
+def test_the_services_page_needs_its_packages(pi):
     (text,) = found(pi(), "page", "ok")
     assert text.strip() == "starlette 1.10.0, uvicorn 0.54.0, prometheus-client 0.26.0 for the page"
     some = {"starlette": "0.46.1"}

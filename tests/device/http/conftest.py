@@ -1,4 +1,4 @@
-"""The real command with --http in a process of its own, and what a client asks it."""
+"""The real command with --http in a separate process, and a client's requests to it."""
 
 import json
 import re
@@ -15,9 +15,9 @@ import pytest
 
 
 class Serving:
-    """A running `edgecnn classify … --http 0`: `url` is where it serves, `lines` its standard output so far, `notes` its standard error.
+    """A running `edgecnn classify … --http 0`: `url` is its address, `lines` its standard output so far, `notes` its standard error.
 
-    `page` is the address that it shows to people. `edgecnn review` serves too.
+    `page` is the address that it shows to people. `edgecnn review` also serves.
     """
 
     def __init__(self, *arguments, cwd, environment=None, name="classify"):
@@ -94,7 +94,7 @@ def photo(bundle, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def serve(bundle, tmp_path_factory):
-    """Return a function that starts `edgecnn classify` with arguments and --http 0, of the bundle that ships, and waits for its port."""
+    """Return a function that starts `edgecnn classify` with arguments, --http 0 and the shipped bundle, and waits for its port."""
     started = []
 
     def start(*arguments, cwd=None, **more):
@@ -110,13 +110,13 @@ def serve(bundle, tmp_path_factory):
 
 
 class Page:
-    """What a reader of the page sees."""
+    """The page as its reader sees it."""
 
     def __init__(self, browser):
         self.browser = browser
 
     def __getitem__(self, name):
-        """The text of an element that is shown, None of one that is not."""
+        """The text of a visible element, None for a hidden one."""
         script = (
             "const item = document.getElementById(arguments[0]); return item?.checkVisibility() ? item.innerText : null"
         )
@@ -133,7 +133,7 @@ class Page:
 
     @property
     def picture(self):
-        """What the picture shows now, as (width, mean brightness of its middle); what is loaded says nothing of what is drawn."""
+        """The picture on screen, as (width, mean brightness of its middle); the loaded data may differ from what is drawn."""
         return self.browser.execute_script("""
             const from = document.getElementById("picture"), to = document.createElement("canvas");
             if (!from.naturalWidth) return null;
@@ -153,5 +153,5 @@ class Page:
 @pytest.fixture
 def page(browser):
     yield Page(browser)
-    browser.delete_all_cookies()  # those of the page that is open
+    browser.delete_all_cookies()  # those of the open page
     browser.get("about:blank")  # or it would ask the next test's board

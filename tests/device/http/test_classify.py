@@ -1,4 +1,4 @@
-"""Images that a client posts: the answer is that of the command, and what cannot be answered says why."""
+"""Images that a client posts get the command's answer, or an error with the reason."""
 
 import json
 import struct
@@ -16,7 +16,7 @@ def api(serve):
 
 
 def png(width, height):
-    """Return a PNG of a few kilobytes that claims so many black pixels."""
+    """Return a PNG of a few kilobytes that claims this many black pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -27,7 +27,7 @@ def png(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_the_answer_is_the_line_of_the_command(api, bundle, photo):
+def test_the_answer_equals_the_commands_line(api, bundle, photo):
     command = [sys.executable, "-m", "edgecnn", "classify", str(photo), "--json", "--threshold", "0.1", "--top-k", "2"]
     expected = json.loads(subprocess.run([*command, "--model", str(bundle)], capture_output=True, check=True).stdout)
     status, headers, body = api.ask("/v1/classify", photo.read_bytes(), content_type="image/jpeg")
@@ -46,14 +46,14 @@ def test_the_answer_is_the_line_of_the_command(api, bundle, photo):
         (png(20_000, 20_000), 413, "ImageTooLargeError", "20000x20000"),
     ],
 )
-def test_what_cannot_be_answered_says_why(api, body, status, code, text):
+def test_an_image_that_cannot_be_classified_reports_why(api, body, status, code, text):
     got, _, answer = api.ask("/v1/classify", body)
     answer = json.loads(answer)
     assert (got, answer["code"]) == (status, code) and text in answer["error"]
     assert api.ask("/v1/classify")[0] == 405
 
 
-def test_no_more_images_wait_than_there_is_room_for(api, photo):
+def test_the_number_of_waiting_images_is_limited(api, photo):
     data = photo.read_bytes()
     with ThreadPoolExecutor(40) as clients:
         answers = list(clients.map(lambda _: api.ask("/v1/classify", data), range(160)))

@@ -1,4 +1,4 @@
-"""Who comes in: names, origins, tokens and cookies, asked of the real server."""
+"""Access control: names, origins, tokens and cookies, tested on the real server."""
 
 import base64
 import os
@@ -31,17 +31,17 @@ def test_addresses(text, expected):
 @pytest.mark.parametrize(
     "text", ["", "http", "8080:", ":8080", "::1:80", "a b:80", "65536", "-1", "http://x:1", "x:1/"]
 )
-def test_what_is_no_address(text):
+def test_invalid_addresses(text):
     with pytest.raises(ValueError, match="expected PORT or HOST:PORT"):
         parse_listen(text)
 
 
-def test_who_is_on_this_machine():
+def test_addresses_of_this_machine():
     assert all(is_local(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
     assert not any(is_local(host) for host in ("0.0.0.0", "::", "192.168.0.7", "board.local"))
 
 
-def test_beyond_this_machine_a_token_is_needed(tmp_path, monkeypatch):
+def test_a_token_is_required_beyond_this_machine(tmp_path, monkeypatch):
     monkeypatch.delenv("EDGECNN_HTTP_TOKEN", raising=False)
     with pytest.raises(
         ValueError, match=r"other machines can reach 0\.0\.0\.0:0, so clients need a token.*--http-token-file"
@@ -83,7 +83,7 @@ def basic(text):
     return f"Basic {base64.b64encode(text.encode()).decode()}"
 
 
-def test_the_token_opens_the_door_in_three_ways(guarded):
+def test_the_token_is_accepted_in_three_ways(guarded):
     for authorization in (f"Bearer {TOKEN}", f"bearer {TOKEN}", basic(f"home:{TOKEN}"), basic(f":{TOKEN}")):
         assert guarded.ask("/v1/state", authorization=authorization)[0] == 200, authorization
     wrong = (
@@ -122,7 +122,7 @@ def test_the_token_opens_the_door_in_three_ways(guarded):
             assert guarded.ask("/v1/state", cookie=f"{name}={other}".encode().decode("latin-1"))[0] == 401, other
 
 
-def test_the_token_is_in_no_argument_and_no_variable(guarded):
+def test_the_token_is_in_no_argument_or_variable(guarded):
     for process in (guarded.process.pid, *guarded.children()):
         for file in ("cmdline", "environ"):
             with open(f"/proc/{process}/{file}", "rb") as opened:

@@ -15,7 +15,7 @@ START = 1_800_000_000 // 3600 * 3600
 
 
 class House:
-    """A camera's hours: 80 frames each, of scenes that a class's usual scores are drawn for; the mix of classes is each day's own."""
+    """A camera's hours of 80 frames each: scenes draw their class's usual scores, and each day has its own mix of classes."""
 
     def __init__(self, drift, seed=1):
         self.drift, self.random, self.hour = drift, np.random.default_rng(seed), 0
@@ -43,7 +43,7 @@ def test_limit_is_students():
     assert pytest.approx(student.isf(FALSE_ALARMS / 2 / 30 / len(SPANS) / 2, WEEK - 1), abs=1e-3) == LIMIT
 
 
-def test_a_week_is_accepted_and_another_score_is_an_alarm_that_outlives_a_restart(tmp_path):
+def test_a_week_is_accepted_and_a_different_score_is_an_alarm_that_outlives_a_restart(tmp_path):
     file = tmp_path / "state" / "drift.json"
     make = lambda key="model": Drift(LABELS, key, file, clock=lambda: START + house.hour * 3600)  # noqa: E731
     house = House(Drift(LABELS, "model", file, clock=lambda: START + house.hour * 3600))
@@ -81,7 +81,7 @@ def test_a_week_is_accepted_and_another_score_is_an_alarm_that_outlives_a_restar
     "damage",
     [b"", b"{", b"[]", b'{"schema":"edgecnn.drift/1","key":"model","week":[[]],"hours":[],"accepted":1,"alarm":null}'],
 )
-def test_a_damaged_file_is_as_none(tmp_path, damage):
+def test_a_damaged_file_is_ignored(tmp_path, damage):
     (tmp_path / "drift.json").write_bytes(damage)
     drift = Drift(LABELS, "model", tmp_path / "drift.json")
     assert drift.document()["today"] is None and not drift.document()["can_accept"]

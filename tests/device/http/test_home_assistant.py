@@ -1,4 +1,4 @@
-"""Home Assistant Core itself with the configuration of docs/http.md: the state, the temperature, and the camera's picture."""
+"""Home Assistant Core itself with the configuration from docs/http.md: the state, the temperature, and the camera's picture."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ TOKEN = "correct-horse-battery-staple"
 
 @pytest.fixture
 def home(serve, spawn, root, tmp_path):
-    """Start Home Assistant and a board with a camera; return the board, and what gives Home Assistant's lines so far."""
+    """Start Home Assistant and a board with a camera; return the board, and a function for Home Assistant's lines so far."""
 
     def start(password):
         (tmp_path / "token").write_text(TOKEN)
@@ -68,7 +68,7 @@ def test_the_state_and_the_picture(home):
     board.until(lambda: state("sensor.door") == ["unavailable"])
 
 
-def test_a_wrong_token_is_an_error_of_the_form(home):
+def test_a_wrong_token_is_an_error_in_the_form(home):
     _, lines = home("a guess that is long enough")
     assert [line["refused"] for line in lines() if "refused" in line] == [{"still_image_url": "unable_still_load_auth"}]
     states = {line["state"] for line in lines() if line.get("entity") == "sensor.door"}

@@ -1,4 +1,4 @@
-"""A thousand hostile requests: none served, none fatal, each ended within ten seconds, and the camera loop does not notice."""
+"""A thousand hostile requests: none is served or fatal, each ends within ten seconds, and the camera loop does not notice."""
 
 import contextlib
 import errno
@@ -23,11 +23,11 @@ LIMIT_S = 10.0
 
 AT_ONCE = 100  # connections at the same time, from four addresses: the server takes 128, and 64 of each address
 
-IDLE = 500  # at once, which are more than it takes
+IDLE = 500  # at the same time, more than it accepts
 
 
 class Attack(NamedTuple):
-    """What is sent at once, and then again and again, every so many seconds."""
+    """Bytes to send at the start, and bytes to repeat at an interval in seconds."""
 
     kind: str
     first: bytes = b""
@@ -36,7 +36,7 @@ class Attack(NamedTuple):
 
 
 def png(width, height):
-    """Return a PNG of a few kilobytes that has as many black pixels as it claims."""
+    """Return a PNG of a few kilobytes that really has the black pixels that it claims."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -48,7 +48,7 @@ def png(width, height):
 
 
 def attacks(port) -> Iterator[Attack]:
-    """Yield each way to attack once; all but the last ones know the token."""
+    """Yield each kind of attack once; all but the last ones know the token."""
     host, token = f"Host: 127.0.0.1:{port}\r\n", f"Authorization: Bearer {TOKEN}\r\n"
     known = host + token
     get = f"GET /v1/state HTTP/1.1\r\n{known}"
@@ -136,7 +136,7 @@ def attacks(port) -> Iterator[Attack]:
 
 
 class Client:
-    """One connection of an attack; `ended_s` is how long it lasted, None while it does."""
+    """One connection of an attack; `ended_s` is its duration, None while it is open."""
 
     def __init__(self, attack, port, number):
         self.attack, self.answer, self.ended_s = attack, b"", None
@@ -148,7 +148,7 @@ class Client:
         self.socket.connect_ex(("127.0.0.1", port))
 
     def step(self, now, readable):
-        """Read and write what can be; an end of the connection ends it."""
+        """Read and write as much as possible, until the connection ends."""
         try:
             while readable:
                 data = self.socket.recv(65536)
@@ -173,7 +173,7 @@ class Client:
         return None
 
     def drain(self):
-        """Read the answer that came before the connection was reset."""
+        """Read the answer that arrived before the connection was reset."""
         with contextlib.suppress(OSError):
             while data := self.socket.recv(65536):
                 self.answer += data
@@ -188,7 +188,7 @@ class Client:
 
 
 def fight(port, waiting, at_once):
-    """Run attacks, so many at once; return the clients after all of them have ended, or their time is over by far."""
+    """Run attacks, a number at a time; return the clients after all have ended or are far over time."""
     done, running, number = [], [], 0
     with selectors.DefaultSelector() as selector:
         while waiting or running:
@@ -247,7 +247,7 @@ def test_hostile_requests(serve, tmp_path, times):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/stream.mjpeg", "/v1/events"])
-def test_who_does_not_read_a_stream_is_dropped(serve, path):
+def test_a_client_that_does_not_read_a_stream_is_dropped(serve, path):
     serving = serve("synthetic:640x480?fps=200&pattern=noise").ready()
     with socket.socket() as viewer:
         viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -1,4 +1,4 @@
-"""The service: its page, which a change of the release does not end, and a network that is closed without one."""
+"""The service: its page, which survives a change of release, and its network, which is closed without a page."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def store(bundle, tmp_path):
 
 @pytest.fixture
 def run(store, tmp_path):
-    """Return a function that runs the service with options; its lines of the journal are in `lines`."""
+    """Return a function that runs the service with options; `lines` holds its journal lines."""
     started = []
 
     def start(options):
@@ -57,7 +57,7 @@ def until(condition):
 
 
 def model_of(port):
-    """Return the name of the model that is in use and has classified a frame; None without an answer."""
+    """Return the name of the model in use once it has classified a frame; None without an answer."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/state", headers={"authorization": f"Bearer {TOKEN}"})
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
@@ -80,7 +80,7 @@ def test_the_page_stays_when_another_release_is_put_in_use(run, store, bundle, t
     assert TOKEN not in (tmp_path / "lines").read_text()
 
 
-def test_a_page_for_everybody_is_a_problem_in_the_journal(run, tmp_path, monkeypatch):
+def test_an_open_page_is_reported_in_the_journal(run, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "TOKEN", "")
     run('http = "0.0.0.0:0"\nhttp_open = true\n')
     until(lambda: '"camera_opened"' in (tmp_path / "lines").read_text())
@@ -88,7 +88,7 @@ def test_a_page_for_everybody_is_a_problem_in_the_journal(run, tmp_path, monkeyp
 
 
 def test_the_network_is_closed_unless_the_options_need_it(run, tmp_path):
-    """A file of metrics needs none."""
+    """A metrics file needs no network."""
     metrics = tmp_path / "board.prom"
     process = run(f'metrics_file = "{metrics}"\n')
 

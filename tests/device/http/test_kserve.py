@@ -1,4 +1,4 @@
-"""Inference by KServe's protocol, with Triton's own client and by hand."""
+"""Inference with KServe's protocol, using Triton's own client and raw requests."""
 
 import json
 
@@ -77,7 +77,7 @@ def document(**changes):
     return {"inputs": [image | changes]}
 
 
-def test_the_protocol_by_hand(infer, pixels):
+def test_the_protocol_without_a_client(infer, pixels):
     status, _, body = infer(document(data=pixels.tolist()))
     answer = json.loads(body)
     assert status == 200 and answer["model_name"] == "cifar10-resnet8" and "id" not in answer
@@ -114,12 +114,12 @@ def test_the_protocol_by_hand(infer, pixels):
         (document() | {"outputs": [{"name": "scores", "parameters": {"classification": 3}}]}, b"", "not supported"),
     ],
 )  # fmt: skip
-def test_a_wrong_request_is_answered_with_what_was_expected(infer, asked, more, expected):
+def test_an_invalid_request_is_answered_with_what_was_expected(infer, asked, more, expected):
     status, _, body = infer(asked, more)
     assert status == 400 and expected in json.loads(body)["error"]
 
 
-def test_other_models_and_forms_are_refused(infer):
+def test_unknown_models_and_forms_are_refused(infer):
     assert infer(document(), path="other")[0] == 404
     assert infer(document(), path="cifar10-resnet8/versions/2")[0] == 404
     assert infer(document(), path="cifar10-resnet8/versions/1")[0] == 200

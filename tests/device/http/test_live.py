@@ -1,4 +1,4 @@
-"""What a client sees of a camera: its state, its lines, its picture, and a server that comes back."""
+"""A client's view of a camera: its state, lines and picture, and a server that comes back."""
 
 import io
 import json
@@ -55,14 +55,14 @@ def test_the_state_the_lines_and_the_picture_of_a_camera(serve):
     assert len({part for part in parts if part.startswith(b"Content-Type: image/jpeg")}) >= 2, "two pictures differ"
 
 
-def test_the_picture_of_a_slow_camera_is_there_for_who_comes_later_too(serve):
+def test_a_slow_cameras_picture_is_there_for_later_viewers_too(serve):
     serving = serve("synthetic:64x48?fps=0.01", "--warm-up", "0").ready()
-    for wait_s in (0.0, LINGER_S + 0.5):  # by then nobody looks any more
+    for wait_s in (0.0, LINGER_S + 0.5):  # by then nobody is watching any more
         time.sleep(wait_s)
         assert serving.ask("/v1/frame.jpg")[0] == 200
 
 
-def test_a_server_that_dies_comes_back_and_the_camera_loop_goes_on(serve):
+def test_a_server_that_dies_comes_back_and_the_camera_loop_continues(serve):
     serving = serve(CAMERA, "--json").ready()
     before = serving.state()
     os.kill(serving.children()[0], signal.SIGKILL)
@@ -101,7 +101,7 @@ def test_without_a_source_there_is_no_camera(serve):
     assert serving.close() == 143
 
 
-def test_a_server_that_is_started_again_knows_the_camera_and_counts_nothing_twice(bundle):
+def test_a_restarted_server_knows_the_camera_and_counts_nothing_twice(bundle):
     door = open_door(Http(address="0"))
     opening = Opening(port=door.address[1], model=model_facts(Classifier.load(bundle)))
     live = Live(opening, door.listener, ("pets", "0" * 64), WHOLE)

@@ -1,4 +1,4 @@
-"""What Prometheus reads, from the server and from a file, and what promtool says of it."""
+"""Metrics for Prometheus, from the server and from a file, and promtool's verdict on them."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def value(text, sample_name, **labels):
     return found
 
 
-def test_the_metrics_are_those_of_the_state(serve, tmp_path):
+def test_the_metrics_match_the_state(serve, tmp_path):
     state_home = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
     serving = serve(CAMERA, "--metrics-file", str(tmp_path / "edgecnn.prom"), environment=state_home).ready()
     serving.until(lambda: serving.state()["counts"]["frames"] > 40)
@@ -76,7 +76,7 @@ def test_a_file_without_a_server(edgecnn, bundle, tmp_path, monkeypatch):
     assert not re.search(r"page: http", result.err)
 
 
-def test_a_file_that_cannot_be_written_is_said_and_the_camera_goes_on(edgecnn, bundle, tmp_path):
+def test_a_file_that_cannot_be_written_is_reported_and_the_camera_continues(edgecnn, bundle, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     result = edgecnn(
@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_written_is_said_and_the_camera_goes_on(edgecnn, b
 
 @pytest.fixture
 def whole():
-    """The metrics of a board of which all is known."""
+    """The metrics of a board with every value known."""
     labels = ["cat", "dog"]
     facts = {"name": "m", "serial": 3, "sha256": "0" * 64, "engine": "litert 2", "precision": "int8", "accuracy": 0.9}
     drift = {"key": "k", "file": "/nowhere", "validation": shown_validation(None, 0.0, True)}
@@ -109,7 +109,7 @@ def whole():
     return upkeep.metrics.text().decode()
 
 
-def test_numbers_are_in_the_units_of_prometheus(whole):
+def test_numbers_use_prometheus_units(whole):
     assert value(whole, "edgecnn_temperature_celsius") == 61.5
     assert value(whole, "edgecnn_resident_memory_bytes") == 100 * 2**20
     assert value(whole, "edgecnn_update_failed") == 1

@@ -1,4 +1,4 @@
-"""The description of the API: it has the routes that there are, and they answer what it says."""
+"""The description of the API has exactly the server's routes, and their answers match it."""
 
 import json
 import re
@@ -19,7 +19,7 @@ TOKEN = "a-token-of-some-length"
 ENDLESS = {("/v1/events", "get"), ("/v1/stream.mjpeg", "get")}
 
 
-def test_it_has_each_route_and_no_other():
+def test_it_has_exactly_the_servers_routes():
     facts = {
         "name": "m",
         "serial": 0,
@@ -45,7 +45,7 @@ def test_it_has_each_route_and_no_other():
 
 
 class Described:
-    """A server, and what its /openapi.json says."""
+    """A server and its /openapi.json."""
 
     def __init__(self, serving):
         self.serving = serving
@@ -55,7 +55,7 @@ class Described:
         self.left = {(path, method) for path, methods in self.document["paths"].items() for method in methods}
 
     def ask(self, path, data=None, as_path=None, **headers):
-        """Ask, and hold the answer to the description; return its status."""
+        """Send a request and check the answer against the description; return its status."""
         described, method = as_path or path, "get" if data is None else "post"
         self.left.discard((described, method))
         operation = self.document["paths"][described][method]
@@ -79,7 +79,7 @@ def token_file(tmp_path_factory):
     return path
 
 
-def test_what_is_answered_is_as_described(serve, token_file, photo, schema_of):
+def test_answers_match_the_description(serve, token_file, photo, schema_of):
     of = Described(
         serve(CAMERA, "--json", "--http-token-file", str(token_file), "--keep", "kept", "--keep-random", "0").ready()
     )
@@ -108,7 +108,7 @@ def test_what_is_answered_is_as_described(serve, token_file, photo, schema_of):
     assert of.left == ENDLESS
 
 
-def test_without_a_camera_too(serve):
+def test_answers_match_without_a_camera_too(serve):
     of = Described(serve())
     assert of.document["security"] == []
     assert of.ask("/v1/state") == of.ask("/metrics") == 200 and of.ask("/v1/frame.jpg") == 404

@@ -1,4 +1,4 @@
-"""The live page in Chromium: it follows a real camera loop, says what is wrong, and lets nothing of a label run."""
+"""The live page in Chromium: it follows a real camera loop, reports problems, and never runs code from a label."""
 
 import dataclasses
 import itertools
@@ -148,7 +148,7 @@ def test_it_follows_the_camera_and_comes_back_after_each_loss(board, browser, pa
 
 
 @chromium
-def test_the_picture_is_taken_only_while_somebody_can_see_it(board, browser, page):
+def test_the_picture_is_requested_only_while_somebody_can_see_it(board, browser, page):
     serving = board().ready()
     browser.get(serving.url)
     page.until_picture()
@@ -166,7 +166,7 @@ def test_the_picture_is_taken_only_while_somebody_can_see_it(board, browser, pag
 
 
 @chromium
-def test_the_token_is_asked_for_once(board, browser, page, serious, tmp_path):
+def test_the_page_asks_for_the_token_once(board, browser, page, serious, tmp_path):
     (tmp_path / "token").write_text(TOKEN + "\n")
     (tmp_path / "token").chmod(0o600)
     serving = board("--http-token-file", str(tmp_path / "token"))
@@ -188,7 +188,7 @@ def test_the_token_is_asked_for_once(board, browser, page, serious, tmp_path):
 
 
 @chromium
-def test_a_label_is_text_and_nothing_else_runs(root, board, browser, page, camera, looks, tmp_path):
+def test_a_label_is_text_and_never_runs(root, board, browser, page, camera, looks, tmp_path):
     from edgecnn.bundle.canonical import pack
     from edgecnn.bundle.read import read_bundle
     from edgecnn.files import sha256
@@ -221,7 +221,7 @@ def test_a_label_is_text_and_nothing_else_runs(root, board, browser, page, camer
 
 
 @chromium
-def test_a_week_is_accepted_and_other_scores_are_said(root, board, browser, page, serious, camera):
+def test_a_week_is_accepted_and_other_scores_are_reported(root, board, browser, page, serious, camera):
     from edgecnn.device.http.drift import Drift
     from edgecnn.device.http.opening import drift_facts
     from edgecnn.device.stream.settings import Settings

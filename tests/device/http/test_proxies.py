@@ -1,4 +1,4 @@
-"""The proxies' configurations of docs/http.md, in nginx and Caddy themselves: the page, its cookie, events and pictures pass."""
+"""The proxy configurations from docs/http.md in real nginx and Caddy: the page, its cookie, events and pictures pass through."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def caddy(block, folder, port):
     ],
     ids=["nginx", "caddy"],
 )
-def test_a_proxy_of_the_documents(serve, spawn, root, tmp_path, monkeypatch, proxy, begins):
+def test_a_documented_proxy(serve, spawn, root, tmp_path, monkeypatch, proxy, begins):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     blocks = re.findall(r"```text\n(.*?)```", (root / "docs/http.md").read_text(), re.DOTALL)
@@ -91,5 +91,5 @@ def test_a_proxy_of_the_documents(serve, spawn, root, tmp_path, monkeypatch, pro
         assert b"--edgecnn-frame" in stream.read(200)
     image = ask("/v1/frame.jpg").read()
     assert json.load(ask("/v1/classify", image))["decision"]
-    with pytest.raises(urllib.error.URLError):  # 413, or a connection that is closed while the body is still sent
+    with pytest.raises(urllib.error.URLError):  # 413, or the connection closes while the body is still being sent
         ask("/v1/classify", bytes(17 << 20))

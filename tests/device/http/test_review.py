@@ -1,4 +1,4 @@
-"""The page of a review in Chromium, and its routes: one key, one label on disk, and the next picture."""
+"""The review page in Chromium, and its routes: one key, one label on disk, and the next picture."""
 
 import contextlib
 import csv
@@ -23,7 +23,7 @@ SHOWN = "return [...document.querySelectorAll('#pictures img')].map(item => [ite
 
 @pytest.fixture
 def review(serve, tmp_path):
-    """Start `edgecnn review kept --into photos`; `ask` of what it returns asks as a page of the reviewer that is named."""
+    """Start `edgecnn review kept --into photos`; its `ask` sends requests as the page of a given reviewer."""
 
     def start(*arguments):
         serving = serve("kept", "--into", "photos", "--http", "0", *arguments, cwd=tmp_path, name="review")
@@ -49,7 +49,7 @@ def press(browser, key):
 
 
 @chromium
-def test_a_key_is_a_label_on_disk_and_the_next_picture_is_there_already(review, keep_pictures, browser, page, tmp_path):
+def test_a_key_writes_a_label_and_the_next_picture_is_already_there(review, keep_pictures, browser, page, tmp_path):
     kept = keep_pictures(tmp_path / "kept", scenes=7, sample=2)
     serving = review("--json")
     browser.get(serving.page)
@@ -100,7 +100,7 @@ def test_a_key_is_a_label_on_disk_and_the_next_picture_is_there_already(review, 
 
 
 @chromium
-def test_pictures_that_look_alike_many_classes_hostile_ones_and_each_size(
+def test_similar_pictures_many_and_hostile_classes_and_each_size(
     review, keep_pictures, browser, page, looks, serious, tmp_path
 ):
     kept = keep_pictures(tmp_path / "kept", scenes=3, group=3, labels=MANY)
@@ -139,7 +139,7 @@ def test_pictures_that_look_alike_many_classes_hostile_ones_and_each_size(
     assert browser.execute_script("return document.querySelectorAll('img[src=x], [onclick]').length") == 0
 
 
-def test_two_reviewers_are_one_reviewer_and_one_clear_error(review, keep_pictures, edgecnn, tmp_path, monkeypatch):
+def test_a_second_reviewer_gets_a_clear_error(review, keep_pictures, edgecnn, tmp_path, monkeypatch):
     names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=3)]
     serving = review()
     monkeypatch.chdir(tmp_path)
@@ -170,7 +170,7 @@ def test_two_reviewers_are_one_reviewer_and_one_clear_error(review, keep_picture
     assert serving.review("/undo", "2")[1]["undo"] == 0 and lines(tmp_path) == []
 
 
-def test_what_cannot_be_written_is_said(review, keep_pictures, tmp_path):
+def test_an_answer_that_cannot_be_written_is_reported(review, keep_pictures, tmp_path):
     names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=2)]
     serving = review()
     (tmp_path / "photos" / "cat").write_text("a file, where the class's folder would be")
@@ -181,7 +181,7 @@ def test_what_cannot_be_written_is_said(review, keep_pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_killed_while_it_is_answered(review, keep_pictures, tmp_path):
+def test_the_command_is_killed_during_an_answer(review, keep_pictures, tmp_path):
     of = {one.picture.sha256: one.guess for one in keep_pictures(tmp_path / "kept", scenes=60)}
     chance, heard = random.Random(1), set()
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""The bench of viewers, for a minute: what they cost the camera loop, and whether memory grows."""
+"""The viewers bench for a minute: what viewers cost the camera loop, and whether memory grows."""
 
 import importlib
 import os

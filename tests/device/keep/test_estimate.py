@@ -1,4 +1,4 @@
-"""Accuracy in the field: of the random sample only, with an interval that knows what depends on each other."""
+"""Accuracy in the field: from the random sample only, with an interval that allows for correlated answers."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from edgecnn.evaluate.statistics import wilson
 
 
 def answers(right, wrong, skipped=0, hours=1):
-    """Answers of the random sample, spread evenly over so many hours."""
+    """Answers for the random sample, spread evenly over a number of hours."""
     all_ = np.random.default_rng(0).permutation([True] * right + [False] * wrong + [None] * skipped).tolist()
     return [Answer(3600 * (index % hours) + index, right, "random") for index, right in enumerate(all_)]
 
@@ -35,7 +35,7 @@ def test_independent_answers_have_almost_wilsons_interval():
 
 
 def test_ten_pictures_of_one_scene_are_hardly_more_than_one():
-    """Of 40 hours, each with a scene that the model always has right, or always wrong."""
+    """40 hours, each with a scene that the model always classifies correctly, or always wrongly."""
     by_scene = [Answer(3600.0 * hour + i, hour % 4 > 0, "random") for hour in range(40) for i in range(10)]
     found = field_accuracy(by_scene, 400, 400)
     low, high = wilson(30, 40)

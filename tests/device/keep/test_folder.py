@@ -1,4 +1,4 @@
-"""Kept pictures as files: written whole and private, read back, and what is no kept picture passed over."""
+"""Kept pictures as files: written completely and privately, and read back; other files are skipped."""
 
 import json
 import os
@@ -53,8 +53,8 @@ def test_a_picture_is_written_for_its_owner_and_read_back(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in kept.path.parent.iterdir()} == {0o600}
 
 
-def test_what_is_no_kept_picture_is_passed_over(tmp_path):
-    """A folder that was fetched from a board may hold anything."""
+def test_other_files_are_not_kept_pictures(tmp_path):
+    """A folder fetched from a board may hold anything."""
     good = write_kept(tmp_path, facts(scores=(), label=None, reason="no_score"), JPEG)
     text = good.path.with_suffix(".json").read_text()
 

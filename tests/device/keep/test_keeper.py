@@ -1,4 +1,4 @@
-"""Frames that are kept in a folder of limited size, for some days; a disk that is full, and a month of it."""
+"""Frames kept in a folder of limited size for some days; a full disk, and a month of keeping."""
 
 import errno
 import io
@@ -36,12 +36,12 @@ DAY_S = 86400
 
 
 def jpeg(size):
-    """Bytes that begin as a JPEG does."""
+    """Bytes that begin like a JPEG."""
     return b"\xff\xd8\xff" + bytes(size - 3)
 
 
 def frame(result, image, seq=0, ts=MORNING):
-    """A frame with what a classifier made of it."""
+    """A frame with a classifier's result."""
     return FrameResult(
         seq=seq, ts=ts, age_ms=0.0, source="fake", image=image, top=result.top, decision=result.decision, reason=result.reason,
         lead=result.lead, state=None, state_since=None, latency_ms={}, dropped=0, features=result.features,
@@ -49,7 +49,7 @@ def frame(result, image, seq=0, ts=MORNING):
 
 
 def result(label="cat", score=0.4, reason=None):
-    """What a classifier of two classes made of a frame whose other class has no score."""
+    """The result of a two-class classifier for a frame whose other class has no score."""
     top = (Score(label, 0, score), Score("other", 1, 0.0))
     return Result(top, ABSTAIN if reason else label, reason, score, {})
 
@@ -69,7 +69,7 @@ def files(folder):
 
 
 class Unlike(Alike):
-    """No frame is like another."""
+    """Treats no frame as like another."""
 
     def __init__(self):
         super().__init__(View(0, WHOLE, WHOLE), None)
@@ -87,7 +87,7 @@ def as_it_is(result, why):
 
 @pytest.fixture
 def keeper(tmp_path):
-    """Make a keeper of 1,000 bytes and of no sample whose clock goes a second each time it is asked."""
+    """Make a keeper with 1,000 bytes and no sample; each read of its clock advances it by a second."""
 
     def make(cap_bytes=1000, make=as_it_is, alike=None, clock=None, wall=lambda: MORNING, **settings):
         now = iter(range(10**7))
@@ -99,7 +99,7 @@ def keeper(tmp_path):
     return make
 
 
-def test_what_is_unsure(keeper, tmp_path):
+def test_unsure_frames(keeper, tmp_path):
     one = keeper()
     one.offer(frame(result(score=0.4), jpeg(10), 0))
     one.offer(frame(result(score=0.5), jpeg(10), 1))
@@ -112,7 +112,7 @@ def test_what_is_unsure(keeper, tmp_path):
 @pytest.mark.parametrize(
     ("scores", "kept"),
     [
-        ((0.75, 0.25), False),  # two classes: a lead of exactly the margin is sure
+        ((0.75, 0.25), False),  # two classes: a lead of exactly the margin counts as sure
         ((0.74, 0.26), True),
         ((0.5, 0.5), True),
         ((0.6, 0.05), False),
@@ -121,13 +121,13 @@ def test_what_is_unsure(keeper, tmp_path):
         ((0.4,), True),
     ],
 )
-def test_unsure_means_the_same_for_any_number_of_classes(keeper, tmp_path, scores, kept):
+def test_the_meaning_of_unsure_does_not_depend_on_the_number_of_classes(keeper, tmp_path, scores, kept):
     labels = [f"class {index}" for index in range(len(scores))]
     keeper().offer(frame(Result(*decide(np.array(scores), labels), {}), jpeg(10)))
     assert bool(files(tmp_path / "kept")) == kept
 
 
-def test_one_a_second(keeper, tmp_path):
+def test_one_per_second(keeper, tmp_path):
     times = iter([0, 0.3, 0.6, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4])
     one = keeper(clock=lambda: next(times))
     for seq in range(9):
@@ -135,7 +135,7 @@ def test_one_a_second(keeper, tmp_path):
     assert [name[-5] for name in files(tmp_path / "kept")] == ["0", "4"]
 
 
-def test_an_evening_does_not_take_the_whole_day_and_strangers_not_the_models_classes(keeper, tmp_path):
+def test_one_evening_does_not_use_up_the_day_and_strangers_do_not_crowd_out_classes(keeper, tmp_path):
     settings = {"cap_bytes": 10**6, "keep_unsure": 30}
     one = keeper(**settings)
     for seq in range(48):
@@ -149,7 +149,7 @@ def test_an_evening_does_not_take_the_whole_day_and_strangers_not_the_models_cla
     assert days == {"2025-11-25": 30, "2025-11-26": 20}, "an earlier run's count; of the next day four hours are over"
 
 
-def test_the_oldest_go_when_there_are_too_many(keeper, tmp_path):
+def test_the_oldest_are_removed_when_there_are_too_many(keeper, tmp_path):
     one = keeper()
     for seq in range(9):
         one.offer(frame(unsure(), jpeg(300), seq))
@@ -169,7 +169,7 @@ def test_the_index_stays_small(keeper, tmp_path, monkeypatch):
     assert len(files(tmp_path / "kept")) == 1
 
 
-def test_what_goes_by_its_age_leaves_the_index_and_is_not_forgotten_if_it_cannot_go(keeper, tmp_path, monkeypatch):
+def test_expired_files_leave_the_index_unless_they_cannot_be_removed(keeper, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     folder, lines = tmp_path / "kept", []
 
@@ -177,7 +177,7 @@ def test_what_goes_by_its_age_leaves_the_index_and_is_not_forgotten_if_it_cannot
         clock = itertools.count(0, 4000).__next__
         return keeper(10**6, keep_days=1, keep_unsure=600, clock=clock, wall=lambda: MORNING + day * DAY_S)
 
-    for day in range(9):  # with a restart each
+    for day in range(9):  # each with a restart
         one = of_day(day)
         for seq in range(30):
             one.offer(frame(unsure(), jpeg(300), seq, MORNING + day * DAY_S + seq * 600))
@@ -188,13 +188,13 @@ def test_what_goes_by_its_age_leaves_the_index_and_is_not_forgotten_if_it_cannot
     last, there = of_day(20), set(files(folder))
     monkeypatch.setattr(
         Path, "unlink", lambda path: os.open(tmp_path, os.O_WRONLY)
-    )  # as on a disk that is read-only now
+    )  # as on a disk that has become read-only
     assert [event.message for event in last.poll()] and set(files(folder)) == there
     monkeypatch.undo()
     assert list(last.poll()) == [] and files(folder) == []
 
 
-def test_files_of_others_stay(keeper, tmp_path):
+def test_other_files_stay(keeper, tmp_path):
     folder = tmp_path / "kept"
     day = folder / "2025-11-25"
     one = keeper(keep_days=1)
@@ -228,7 +228,7 @@ def test_an_index_that_leads_elsewhere_removes_nothing(keeper, tmp_path, name):
     assert all(victim.exists() for victim in victims) and len(files(tmp_path / "kept")) == 3
 
 
-def test_a_line_that_a_full_disk_cut_short_spoils_no_other(keeper, tmp_path):
+def test_a_line_cut_short_by_a_full_disk_spoils_no_other(keeper, tmp_path):
     keeper().offer(frame(unsure(), jpeg(300), 0))
     with (tmp_path / "kept" / INDEX).open("a") as index:
         index.write("\n300 uns")
@@ -237,7 +237,7 @@ def test_a_line_that_a_full_disk_cut_short_spoils_no_other(keeper, tmp_path):
     assert [name[-5] for name in files(tmp_path / "kept")] == ["2"]
 
 
-def test_pictures_go_after_their_days_though_a_clock_was_wrong(keeper, tmp_path):
+def test_pictures_expire_even_after_a_wrong_clock(keeper, tmp_path):
     one = keeper(keep_days=2)
     for seq, day in enumerate((3650, 0, 1, 2, 3)):
         one.offer(frame(unsure(), jpeg(10), seq, MORNING + day * DAY_S))
@@ -245,8 +245,8 @@ def test_pictures_go_after_their_days_though_a_clock_was_wrong(keeper, tmp_path)
     assert [name[-5] for name in files(tmp_path / "kept")] == ["3", "4", "0"]
 
 
-def test_a_process_that_is_killed_leaves_nothing_that_stays(root, tmp_path):
-    """kill -9 at any moment: what is there is whole, the folder keeps its size, and no time of the sample is due twice."""
+def test_a_killed_process_leaves_nothing_permanent(root, tmp_path):
+    """kill -9 at any moment: every picture is complete, the folder stays within its size, and no time of the sample is due twice."""
     program = """if True:
         import sys, time
         from pathlib import Path
@@ -287,7 +287,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_stays(root, tmp_path):
     assert whys["random"] <= read_counts(tmp_path / "kept").kept
 
 
-def test_names_are_of_world_time(keeper, tmp_path, monkeypatch):
+def test_names_use_utc(keeper, tmp_path, monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
@@ -298,14 +298,14 @@ def test_names_are_of_world_time(keeper, tmp_path, monkeypatch):
     assert files(tmp_path / "kept") == ["2025-11-25/20251125T155959.062500Z-0.jpg"]
 
 
-def test_a_frame_larger_than_all(keeper, tmp_path):
+def test_a_frame_larger_than_the_cap(keeper, tmp_path):
     with pytest.raises(OutputError, match=r"limit for all kept frames, 1,000 bytes\. Allow more with --keep-cap\."):
         keeper().offer(frame(unsure(), jpeg(1001)))
     assert not (tmp_path / "kept").exists()
 
 
 def test_a_full_disk(keeper, tmp_path, monkeypatch):
-    """At any of the writes of a picture nothing is left half-written; all goes on when there is space again."""
+    """At every write of a picture: nothing stays half written, and everything continues once there is space again."""
     one = keeper(make=lambda result, why: {".jpg": result.image, ".json": b"{}"})
     one.offer(frame(unsure(), jpeg(10), 0))
     for writes in range(3):
@@ -326,7 +326,7 @@ def test_a_full_disk(keeper, tmp_path, monkeypatch):
     assert len(files(tmp_path / "kept")) == 4
 
 
-def test_a_frame_of_which_nothing_can_be_made_is_an_event(keeper, tmp_path):
+def test_a_frame_that_cannot_be_encoded_is_an_event(keeper, tmp_path):
     def write(result, why):
         raise ImageError("the model's scores are not numbers")
 
@@ -335,8 +335,8 @@ def test_a_frame_of_which_nothing_can_be_made_is_an_event(keeper, tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
-def test_the_cap_holds_over_a_month_and_pictures_go_after_their_days(keeper, tmp_path, monkeypatch):
-    """A frame a minute, half of them unsure, with a restart each day and a disk that is full on the tenth."""
+def test_the_cap_holds_over_a_month_and_pictures_expire(keeper, tmp_path, monkeypatch):
+    """A frame per minute, half of them unsure, with a daily restart and a full disk on the tenth day."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the slow part
     folder, now = tmp_path / "kept", [MORNING]
     random, largest, failed = np.random.default_rng(1), 0, 0
@@ -379,7 +379,7 @@ def test_the_cap_holds_over_a_month_and_pictures_go_after_their_days(keeper, tmp
 
 
 class TestSample:
-    """Times drawn in advance, that survive restarts."""
+    """Times drawn in advance that survive restarts."""
 
     def test_each_time_is_due_once_and_missed_without_a_frame(self, tmp_path):
         taken, day = [], 86400 * 20_000
@@ -414,7 +414,7 @@ class TestSample:
         sample.take() if sample.is_due(day + 2 * 86400.0 - 1) else None
         assert not Sample(tmp_path, 0).is_due(day + 2 * 86400.0), "nothing is due without a sample"
 
-    def test_a_clock_that_goes_back_takes_no_time_twice(self, tmp_path):
+    def test_a_clock_set_back_takes_no_time_twice(self, tmp_path):
         sample, day = Sample(tmp_path, 50, draw=iter(np.linspace(0, 0.9999, 100)).__next__), 86400 * 20_000
         taken = 0
         for start, end in ((0, 40_000), (0, 40_000), (30_000, 86400)):
@@ -424,7 +424,7 @@ class TestSample:
                     taken += 1
         assert taken == 50
 
-    def test_a_board_that_starts_with_an_old_clock_goes_on_with_the_days_plan(self, tmp_path):
+    def test_a_board_that_starts_with_an_old_clock_continues_the_days_plan(self, tmp_path):
         day = 86400 * 20_000
         sample = Sample(tmp_path, 50)
         for ts in (day + 9000 * 86400.0, day + 0.0):
@@ -437,7 +437,7 @@ class TestSample:
         new = [ts for ts in np.arange(day, day + 86400, 10.0) if sample.is_due(ts) and not sample.take()]
         assert 3 < len(old) < 25 and len(new) >= 48
 
-    def test_a_damaged_file_says_what_to_do(self, tmp_path):
+    def test_a_damaged_file_is_reported_with_advice(self, tmp_path):
         for text in (
             "{",
             "[]",
@@ -456,7 +456,7 @@ def noisy(seed, height=48, width=64):
     )
 
 
-def test_of_unsure_frames_no_two_are_alike_and_nothing_filters_the_sample(keeper, tmp_path):
+def test_no_two_unsure_frames_are_alike_and_nothing_filters_the_sample(keeper, tmp_path):
     scenes = [noisy(seed) for seed in range(3)]
     settings = {"cap_bytes": 10**6, "make": lambda result, why: {".jpg": encode(result.image)[0]}, "keep_random": 150}
     one = keeper(alike=Alike(View(0, WHOLE, WHOLE), None), **settings)
@@ -468,7 +468,7 @@ def test_of_unsure_frames_no_two_are_alike_and_nothing_filters_the_sample(keeper
     assert whys["unsure"] <= 3 and whys["random"] > 30
 
 
-def test_what_is_alike_by_features_where_there_are_any():
+def test_features_decide_similarity_if_there_are_any():
     alike = Alike(View(0, WHOLE, WHOLE), 0.2)
     base = np.random.default_rng(0).random(64).astype(np.float32)
     same, other = base + 0.02, np.roll(base, 5)
@@ -484,7 +484,7 @@ REGION = (0.25, 0.25, 0.5, 0.5)
 @pytest.mark.parametrize("rotation", [0, 90])
 @pytest.mark.parametrize("encoded", [False, True])
 def test_only_the_region_is_kept_and_training_sees_what_the_model_saw(root, tmp_path, rotation, encoded):
-    """A model without a region that is given one, as for photos that are cut; and one that was trained with a region."""
+    """A model without a region that is given one, as for cropped photos; and a model trained with a region."""
     frame_ = noisy(4, 64, 96)
     image = png(frame_) if encoded else frame_
     upright = np.rot90(frame_, -rotation // 90)
@@ -525,7 +525,7 @@ def png(pixels):
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
-def test_turning_bytes_is_turning_pixels(rotation):
+def test_rotating_bytes_equals_rotating_pixels(rotation):
     pixels = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png")
@@ -554,7 +554,7 @@ def test_turning_bytes_is_turning_pixels(rotation):
         ("ü" * 99, "longer", "_" + "ü" * 49),
     ],
 )
-def test_labels_as_folders(label, why, folder):
+def test_labels_as_folder_names(label, why, folder):
     assert why in why_no_folder(label) and bool(why) == bool(why_no_folder(label))
     assert folder_name(label) == folder
     assert not why_no_folder(folder)

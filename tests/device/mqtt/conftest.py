@@ -1,4 +1,4 @@
-"""A broker in Python, small and hostile on request; mosquitto as a process; and a publisher that is fed by hand."""
+"""A small Python broker, hostile on request; mosquitto as a process; and a publisher that tests feed by hand."""
 
 import contextlib
 import dataclasses
@@ -19,14 +19,14 @@ from edgecnn.device.stream.results import FrameResult
 from edgecnn.runtime.decision import Score
 
 LONG = 20.0
-"""How long a test waits for what comes soon; a busy machine may take its time."""
+"""How long a test waits for something that comes soon, even on a busy machine."""
 
 QUICK = {"keepalive_s": 1, "answer_s": 0.5, "retry_s": 0.05, "longest_retry_s": 0.2, "steady_s": 0.0}
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 14
 
 
 def wait_for(condition, what="it"):
-    """Wait until a condition holds; return what it gave."""
+    """Wait until a condition is true; return its value."""
     deadline = time.monotonic() + LONG
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what} did not happen"
@@ -36,12 +36,12 @@ def wait_for(condition, what="it"):
 
 @pytest.fixture
 def eventually():
-    """Wait until a condition holds, and return what it gave: `eventually(lambda: …, "what")`."""
+    """Wait until a condition is true, and return its value: `eventually(lambda: …, "what")`."""
     return wait_for
 
 
 def text(data):
-    """A string as MQTT has it: two bytes of length, and UTF-8."""
+    """A string in MQTT's encoding: two bytes of length, then UTF-8."""
     return len(data.encode()).to_bytes(2, "big") + data.encode()
 
 
@@ -57,8 +57,8 @@ def packet(kind, flags, body):
 class Small:
     """A broker of MQTT 3.1.1 for one client at a time. `code` is its answer to CONNECT, None for silence; `mute` acknowledges nothing.
 
-    `messages` are all that was published, as (topic, payload); `retained` is what a later subscriber would get. `garbage` is sent instead
-    of a CONNACK.
+    `messages` holds everything published, as (topic, payload); `retained` is what a later subscriber would get. `garbage` is sent
+    instead of a CONNACK.
     """
 
     def __init__(self):
@@ -137,13 +137,13 @@ class Small:
     def close(self):
         self.closed = True
         with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)  # which ends `accept` too
+            self.socket.shutdown(socket.SHUT_RDWR)  # this also ends `accept`
         self.socket.close()
         if self.client is not None:
             self.drop()
 
     def payloads(self, last):
-        """What was published on a topic of the device, in order."""
+        """The payloads published on a topic of the device, in order."""
         return [payload.decode() for topic, payload in self.messages if topic == f"edgecnn/door/{last}"]
 
 
@@ -155,7 +155,7 @@ def small():
 
 
 class Fed:
-    """A publisher that is fed by hand, as a stream does it, and the events that it gave."""
+    """A publisher fed by hand like by a stream, and the events that it returned."""
 
     def __init__(self, publisher):
         self.publisher = publisher
@@ -176,7 +176,7 @@ class Fed:
             self.changed(None, None, "camera_lost", None)
 
     def frame(self, decision, score=0.75, image=b""):
-        """A frame's result, and the change of the state if it is another."""
+        """Feed a frame's result, and a change of the state if it differs."""
         self.seq += 1
         changed, self.state = self.state != decision, decision
         top = (Score(decision, 0, score), Score("other", 1, 1 - score))
@@ -216,7 +216,7 @@ class Fed:
 
 @pytest.fixture
 def feed():
-    """Make a fed publisher: `feed(port, picture=True)`."""
+    """Make a publisher fed by hand: `feed(port, picture=True)`."""
     from edgecnn.device.mqtt.connection import Waits
     from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
     from edgecnn.device.stream.settings import Mqtt
@@ -244,7 +244,7 @@ def free_port():
 
 @dataclasses.dataclass
 class Mosquitto:
-    """Debian's broker, as a process that can be killed, started again and frozen."""
+    """Debian's broker, as a process that can be killed, restarted and frozen."""
 
     folder: os.PathLike
     spawn: object
@@ -275,7 +275,7 @@ class Mosquitto:
 
 @pytest.fixture
 def mosquitto(tmp_path, spawn):
-    """Start mosquitto with lines of its configuration: `mosquitto("allow_anonymous true")`."""
+    """Start mosquitto with these lines of configuration: `mosquitto("allow_anonymous true")`."""
 
     def make(*lines):
         return Mosquitto(tmp_path, spawn, lines=lines or ("allow_anonymous true",)).start()
@@ -284,7 +284,7 @@ def mosquitto(tmp_path, spawn):
 
 
 class Watcher:
-    """A client that keeps what each topic of a broker holds, and all messages in order."""
+    """A client that records the content of each topic on a broker, and all messages in order."""
 
     def __init__(self, port, **options):
         from paho.mqtt.client import Client
@@ -344,7 +344,7 @@ def authority(tmp_path_factory):
 
 
 class Device:
-    """`edgecnn classify watch:inbox --mqtt …` as a process, which is shown digits."""
+    """`edgecnn classify watch:inbox --mqtt …` as a process that is given digits."""
 
     def __init__(self, process, inbox, digits, lines):
         self.process, self.inbox, self.digits, self.lines = process, inbox, digits, lines
@@ -370,7 +370,7 @@ class Device:
 
 @pytest.fixture
 def device(root, tmp_path, spawn, digits):
-    """Start one: `device("mqtt://localhost:1883/door", "--mqtt-picture", EDGECNN_MQTT_USER="ann")`."""
+    """Start a device: `device("mqtt://localhost:1883/door", "--mqtt-picture", EDGECNN_MQTT_USER="ann")`."""
 
     def start(address, *options, source=None, **variables):
         inbox = tmp_path / "inbox"

@@ -1,4 +1,4 @@
-"""Addresses of brokers, and where a password may stand."""
+"""Addresses of brokers, and where a password is allowed."""
 
 import socket
 
@@ -62,7 +62,7 @@ def test_a_password_is_refused_and_not_repeated(text):
     (f"mqtt://broker/{'a' * 65}", "the name"),
     ("mqtt://a%00b@broker/door", "cannot be printed"),
 ])  # fmt: skip
-def test_what_is_no_address(text, why):
+def test_invalid_addresses(text, why):
     with pytest.raises(ValueError, match=why):
         parse_address(text)
 
@@ -77,6 +77,6 @@ def test_a_password_file(text, secret):
 
 
 @pytest.mark.parametrize("text", ["", "\n", "ann\n\n", "\nsesame\n", "a\nb\nc\n"])
-def test_what_is_no_password_file(text):
+def test_invalid_password_files(text):
     with pytest.raises(ValueError, match="one line with the password"):
         parse_secret(text)

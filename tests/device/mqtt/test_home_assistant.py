@@ -1,4 +1,4 @@
-"""Home Assistant Core itself: the device appears, follows the state, becomes unavailable and returns; what is wrong is rejected."""
+"""Home Assistant Core itself: the device appears, follows the state, becomes unavailable and returns; invalid fields are rejected."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 class Home:
-    """A running Home Assistant, and what it has printed."""
+    """A running Home Assistant and its output."""
 
     def __init__(self, process, log, eventually):
         self.process, self.log, self.eventually = process, log, eventually
@@ -32,7 +32,7 @@ class Home:
 
     @property
     def entities(self):
-        """The last line of each entity that there is."""
+        """The last line of each existing entity."""
         found = {}
         for line in self.lines:
             if "entity" in line:
@@ -70,7 +70,7 @@ def home(spawn, tmp_path, eventually):
                 [PYTHON, program, folder, json.dumps({"mqtt": port})], stdout=out, stderr=errors, env=environment
             )
         started = Home(process, log, eventually)
-        for _ in range(6):  # two busy cores take a minute
+        for _ in range(6):  # takes a minute on two busy cores
             try:
                 eventually(lambda: process.poll() is not None or any("ready" in line for line in started.lines))
                 break
@@ -90,7 +90,7 @@ def test_the_device_appears_follows_dies_and_returns(home, device, mosquitto, ed
     address = f"mqtt://127.0.0.1:{broker.port}/door"
     options = ("--mqtt-picture", "--mqtt-binary", "1")
     board = device(address, *options)
-    main = assistant.until("sensor.door", "unavailable")  # there was no frame yet
+    main = assistant.until("sensor.door", "unavailable")  # there has been no frame yet
     assert main["device"] == "door" and main["model"] == "digits" and main["attributes"]["device_class"] == "enum"
     assert main["attributes"]["options"] == ["abstain", *"0123456789"]
     assert assistant.until("sensor.door_model", "digits")["category"] == "diagnostic"
@@ -150,7 +150,7 @@ def test_a_lost_camera_is_unavailable_and_the_model_is_not(home, feed, mosquitto
     assert not assistant.warnings
 
 
-def test_labels_that_an_enemy_chose(home, feed, mosquitto):
+def test_hostile_labels(home, feed, mosquitto):
     labels = ["unknown", "Unavailable", "None", "a/+/#", "{{ states }}", "'\"<b>", "é" * 127, "x" * 255]
     broker = mosquitto()
     assistant = home(broker.port)

@@ -1,4 +1,4 @@
-"""The command and Debian's broker: what is there, who may connect, and what happens when either is killed."""
+"""The command with Debian's broker: published data, access rights, and what happens when either is killed."""
 
 import io
 import itertools
@@ -51,7 +51,7 @@ def test_the_state_is_on_the_broker_and_the_will_when_the_program_dies(device, m
     assert [line["event"] for line in again.parsed() if "event" in line][-1] == "ended"
 
 
-def test_an_end_by_itself_says_goodbye(device, mosquitto, watch):
+def test_a_normal_end_says_goodbye(device, mosquitto, watch):
     broker = mosquitto()
     watcher = watch(broker.port)
     board = device(f"mqtt://127.0.0.1:{broker.port}/door", source="synthetic:8x8?frames=50")
@@ -165,7 +165,7 @@ def test_a_silent_line_is_noticed_at_keepalive(feed, mosquitto):
     fed.until("mqtt_connected", 2)
 
 
-def test_forget_removes_all_that_is_retained(edgecnn, feed, mosquitto, watch):
+def test_forget_removes_everything_retained(edgecnn, feed, mosquitto, watch):
     broker = mosquitto()
     fed = feed(broker.port, picture=True, binary="cat", prefix="ha")
     fed.frame("cat", image=np_frame())
@@ -199,7 +199,7 @@ def usage(process):
 
 @pytest.mark.slow
 def test_ten_restarts_lose_no_frame_and_no_memory(device, mosquitto, watch):
-    """The broker is killed and started again ten times, and frozen once, while a live stream runs at two frames a second."""
+    """The broker is killed and restarted ten times, and frozen once, while a live stream runs at two frames per second."""
     broker = mosquitto()
     source = "synthetic:64x48?fps=2&pattern=noise"
     board = device(f"mqtt://127.0.0.1:{broker.port}/door", "--mqtt-picture", source=source)

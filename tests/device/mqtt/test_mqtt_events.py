@@ -37,7 +37,7 @@ def test_an_event_in_words_and_as_a_line(schema_of, text):
     assert event_text(EVENTS[text]) == text
 
 
-def test_the_reasons_are_those_of_the_schema(schema_of):
+def test_the_reasons_match_the_schema(schema_of):
     connection = pytest.importorskip(
         "edgecnn.device.mqtt.connection", reason="MQTT needs the mqtt extra", exc_type=ImportError
     )

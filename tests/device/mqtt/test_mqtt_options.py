@@ -1,4 +1,4 @@
-"""The options of `edgecnn classify` for MQTT: what is refused at the start, and why."""
+"""The MQTT options of `edgecnn classify`: refusals at the start, with the reasons."""
 
 import socket
 
@@ -28,7 +28,7 @@ from edgecnn.errors import MqttError
     (["--mqtt", "mqtts://broker/door", "--mqtt-ca", "none"], "none: No such file"),
     (["--mqtt", "mqtts://broker/door", "--mqtt-ca", "three"], "three: it contains no PEM certificate"),
 ])  # fmt: skip
-def test_what_can_come_to_nothing_is_refused_at_once(edgecnn, tmp_path, arguments, text):
+def test_options_that_cannot_work_are_refused_at_the_start(edgecnn, tmp_path, arguments, text):
     (tmp_path / "secret").write_text("sesame\n")
     (tmp_path / "secret").chmod(0o600)
     (tmp_path / "three").write_text("a\nb\nc\n")
@@ -38,7 +38,7 @@ def test_what_can_come_to_nothing_is_refused_at_once(edgecnn, tmp_path, argument
     assert result.code == 2 and text in shown and "sesame" not in shown, shown
 
 
-def test_a_password_file_that_all_may_read_is_named(edgecnn, tmp_path, small):
+def test_a_world_readable_password_file_is_named(edgecnn, tmp_path, small):
     secret = tmp_path / "a secret"
     secret.write_text("ann\nsesame\n")
     said = []
@@ -55,7 +55,7 @@ def test_the_options_are_for_streams(edgecnn):
     assert result.code == 2 and "is for streams" in result.err
 
 
-def test_no_program_that_is_started_later_finds_the_password(edgecnn, monkeypatch, small):
+def test_no_child_program_finds_the_password(edgecnn, monkeypatch, small):
     monkeypatch.setenv("EDGECNN_MQTT_USER", "ann")
     monkeypatch.setenv("EDGECNN_MQTT_PASSWORD", "sesame")
     result = edgecnn("classify", "synthetic:8x8?frames=20", "--mqtt", f"mqtt://127.0.0.1:{small.port}/door")

@@ -1,4 +1,4 @@
-"""Names of states, payloads, Home Assistant's description, and what waits: without any broker."""
+"""State names, payloads, Home Assistant's description, and the queue, all without a broker."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_no_state_has_a_name_that_home_assistant_reserves():
     assert max(map(len, names.values())) <= 255
 
 
-def test_a_bundle_has_no_label_that_is_longer_than_a_state_can_be():
+def test_no_label_of_a_bundle_is_longer_than_a_state_can_be():
     assert MAX_LABEL_BYTES <= 255 and why_not_a_label("a" * 256) and why_not_a_label("a\0b")
 
 
@@ -45,7 +45,7 @@ def test_payloads():
 
 
 @pytest.mark.parametrize(("state", "reason"), [("abstain", "below_margin"), ("stranger", "unfamiliar")])
-def test_a_state_that_is_no_label(state, reason):
+def test_a_state_that_is_not_a_label(state, reason):
     sent = dict(
         values(
             Snapshot(camera=True, state=state, reason=reason, since=0.0, top=(Score("cat", 0, 0.9),)),
@@ -59,7 +59,7 @@ def test_a_state_that_is_no_label(state, reason):
     assert (attributes["label"], attributes["reason"], attributes["top"][0]["label"]) == (None, reason, "cat")
 
 
-def test_stranger_is_a_state_only_where_it_is_told():
+def test_stranger_is_a_state_only_if_the_model_recognises_it():
     assert "stranger" not in state_names(["cat", "dog"])
     assert state_names(["cat", "dog"], strangers=True)["stranger"] == "stranger"
     assert state_names(["cat", "stranger"])["stranger"] == "stranger", "it may be a class elsewhere"
@@ -77,7 +77,7 @@ def test_attributes_are_few():
     assert len(attributes) < 16384 and len(json.loads(attributes)["top"]) == 5
 
 
-def test_the_order_of_a_camera_that_goes_and_comes():
+def test_the_order_of_a_camera_that_is_lost_and_returns():
     def order(camera):
         return [last for last, _ in values(Snapshot(camera=camera), {}, None, "")]
 
@@ -85,7 +85,7 @@ def test_the_order_of_a_camera_that_goes_and_comes():
     assert order(False) == ["camera", "attributes", "score", "state"]
 
 
-def test_the_description_of_a_device():
+def test_a_devices_description():
     config = json.loads(discovery.config("door", "pets", state_names(HOSTILE), Mqtt(picture=True, binary="None")))
     parts = config["components"]
     assert config["device"]["identifiers"] == ["edgecnn_door"] and config["origin"]["name"] == "edgecnn"
@@ -149,7 +149,7 @@ def test_a_slow_broker_gets_the_last_changes_in_order(clock):
     assert outbox.dropped() == 1000 - MOST_WAITING
 
 
-def test_what_was_on_its_way_is_sent_again_if_it_is_the_newest(clock):
+def test_an_unacknowledged_message_is_resent_if_it_is_the_newest(clock):
     outbox = Outbox(clock=clock)
     outbox.connected()
     outbox.change(snapshot("cat"))
@@ -161,7 +161,7 @@ def test_what_was_on_its_way_is_sent_again_if_it_is_the_newest(clock):
     assert outbox.connected().state == "dog" and outbox.dropped() == 1
 
 
-def test_what_was_delivered_is_not_counted(clock):
+def test_delivered_messages_are_not_counted(clock):
     outbox = Outbox(clock=clock)
     outbox.connected()
     outbox.change(snapshot("cat"))
@@ -174,14 +174,14 @@ def test_what_was_delivered_is_not_counted(clock):
     assert outbox.dropped() == 0 == outbox.undelivered()
 
 
-def test_a_camera_that_comes_and_goes_is_no_state(clock):
+def test_a_camera_that_comes_and_goes_does_not_change_the_state(clock):
     outbox = Outbox(clock=clock)
     for camera in (True, False, True):
         outbox.change(Snapshot(camera=camera))
     assert outbox.dropped() == 0 == outbox.undelivered()
 
 
-def test_the_score_is_that_of_the_state_and_is_sent_seldom(clock):
+def test_the_score_belongs_to_the_state_and_is_sent_rarely(clock):
     outbox = Outbox(clock=clock)
     outbox.change(snapshot("cat"))
     outbox.connected()

@@ -1,4 +1,4 @@
-"""A stream's state on a broker: what is published and when, and a broker that fails in every way it can."""
+"""A stream's state on a broker: what is published and when, and a broker that fails in every possible way."""
 
 import io
 import json
@@ -82,7 +82,7 @@ def test_an_abstention_and_a_lost_camera(feed, small, seen, eventually):
     assert small.payloads("availability") == ["online"]
 
 
-def test_a_score_that_changes_alone_is_sent_now_and_then(feed, small, seen):
+def test_a_change_of_only_the_score_is_sent_occasionally(feed, small, seen):
     fed = feed(small.port, outbox=Outbox(refresh_s=0.3))
     fed.until("mqtt_connected")
     fed.frame("cat", 0.5)
@@ -110,14 +110,14 @@ def test_pictures_are_jpeg_upright_and_of_the_frame_that_changed_the_state(feed,
     assert abs(int(np.asarray(picture).mean()) - 200) < 5
 
 
-def test_a_state_that_is_no_class_is_not_made_up(feed, small, eventually):
+def test_a_state_that_is_not_a_class_is_not_invented(feed, small, eventually):
     fed = feed(small.port)
     fed.frame("cow")
     eventually(lambda: "cow" in small.retained.get("edgecnn/door/attributes", b"").decode())
     eventually(lambda: small.payloads("state")[-1:] == ["None"])
 
 
-def test_what_is_not_in_use_is_removed_from_the_broker(feed, small, seen):
+def test_unused_topics_are_removed_from_the_broker(feed, small, seen):
     fed = feed(small.port)
     fed.until("mqtt_connected")
     seen(small, "availability", "online")
@@ -159,7 +159,7 @@ def test_the_newest_state_is_sent_on_return_and_what_was_dropped_is_counted(feed
     (4, "ann", "the user or the password is not accepted"),
     (5, None, "it requires a user and a password"),
 ])  # fmt: skip
-def test_a_refused_user_is_said_once_and_tried_for_ever(feed, small, code, user, text, eventually):
+def test_a_refused_user_is_reported_once_and_retried_forever(feed, small, code, user, text, eventually):
     small.code = code
     fed = feed(small.port, user=user, password="secret" if user else None)
     refused = fed.until("mqtt_refused")
@@ -196,7 +196,7 @@ def test_a_broker_that_stops_answering(feed, small, seen, eventually):
     eventually(lambda: small.payloads("state")[-1] == "cat")
 
 
-def test_a_broker_that_is_not_there(feed, small):
+def test_a_missing_broker(feed, small):
     small.close()
     refused = feed(small.port).until("mqtt_refused")
     assert (refused.reason, refused.message) == ("unreachable", "Connection refused")
@@ -240,7 +240,7 @@ def test_another_program_with_the_same_name_is_an_event(feed, small, seen):
     fed.until("mqtt_connected")
     seen(small, "availability", "online")
     own = small.retained["edgecnn/door/attributes"]
-    small.send("edgecnn/door/attributes", b'{"client": "edgecnn-door-1"}', retained=True)  # an earlier run's
+    small.send("edgecnn/door/attributes", b'{"client": "edgecnn-door-1"}', retained=True)  # from an earlier run
     small.send("edgecnn/door/attributes", own)
     for _ in range(5):
         small.send("edgecnn/door/attributes", b'{"client": "edgecnn-door-2"}')
@@ -253,7 +253,7 @@ def test_another_program_with_the_same_name_is_an_event(feed, small, seen):
 @pytest.mark.parametrize("payload", [
     b"", b"[]", b"[" * 60_000, b'{"client": {"a": 1}}', b"\xff\xfe", b'{"client": "a\\u001b[2J\\nforged"}', b"x" * 100_000,
 ])  # fmt: skip
-def test_what_others_publish_does_no_harm(feed, small, seen, eventually, payload):
+def test_messages_of_other_publishers_do_no_harm(feed, small, seen, eventually, payload):
     fed = feed(small.port, waits=Waits(answer_s=LONG))
     fed.until("mqtt_connected")
     seen(small, "availability", "online")
@@ -289,12 +289,12 @@ def test_a_message_of_200_mb_takes_no_memory_and_the_connection_stays(feed, smal
     assert not [event for event in fed.poll() if event.kind == "mqtt_lost"]
 
 
-def test_no_two_clients_have_one_identifier():
+def test_no_two_clients_share_an_identifier():
     names = {client_id("a-name-of-a-good-length") for _ in range(100)}
     assert len(names) == 100 and all(len(name) <= 23 for name in names)
 
 
-def test_the_end_sends_what_waits_and_goes_offline(feed, small, eventually):
+def test_the_end_sends_waiting_messages_and_goes_offline(feed, small, eventually):
     fed = feed(small.port, waits=Waits(keepalive_s=15, answer_s=LONG))
     fed.frame("cat")
     fed.frame("dog")
@@ -305,7 +305,7 @@ def test_the_end_sends_what_waits_and_goes_offline(feed, small, eventually):
     assert threading.active_count() < 20
 
 
-def test_a_change_that_arrives_while_the_connection_begins_is_no_loss_at_the_end(feed, small):
+def test_a_change_during_the_connection_is_not_lost_at_the_end(feed, small):
     fed_first = threading.Event()
 
     class Late(Outbox):
@@ -322,7 +322,7 @@ def test_a_change_that_arrives_while_the_connection_begins_is_no_loss_at_the_end
     assert [(event.kind, event.dropped) for event in fed.events] == [("mqtt_connected", 1)]
 
 
-def test_the_end_at_once_does_not_wait_and_leaves_the_goodbye_to_the_broker(feed, small, seen):
+def test_an_immediate_end_does_not_wait_and_leaves_the_goodbye_to_the_broker(feed, small, seen):
     fed = feed(small.port, waits=Waits(keepalive_s=15, answer_s=LONG))
     fed.until("mqtt_connected")
     seen(small, "availability", "online")
@@ -335,7 +335,7 @@ def test_the_end_at_once_does_not_wait_and_leaves_the_goodbye_to_the_broker(feed
     assert small.goodbyes == 0, "without a goodbye the broker publishes the will"
 
 
-def test_states_that_the_end_leaves_unsent_are_counted(feed, small):
+def test_states_unsent_at_the_end_are_counted(feed, small):
     small.close()
     fed = feed(small.port)
     fed.until("mqtt_refused")
@@ -352,7 +352,7 @@ def test_a_password_is_shown_nowhere(feed, small):
     assert "sesame" not in repr(fed.publisher._settings) + repr(fed.events)
 
 
-def test_a_broker_with_tls_is_verified_whoever_makes_the_settings(tmp_path):
+def test_a_broker_with_tls_is_always_verified(tmp_path):
     broker = Broker(host="broker.local", port=8883, tls=True)
     tls = MqttSettings(broker=broker, name="door").tls
     assert tls.verify_mode == ssl.CERT_REQUIRED and tls.check_hostname

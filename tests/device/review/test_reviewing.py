@@ -1,4 +1,4 @@
-"""A review: what is asked, what an answer writes, and what is left of it when the process is killed at any moment."""
+"""A review: its questions, what an answer writes, and what survives a kill at any moment."""
 
 import contextlib
 import csv
@@ -30,7 +30,7 @@ def review(tmp_path, kept="kept", photos="photos"):
 
 
 def labelled(folder):
-    """Return (class, SHA-256) of each photo, sorted; each has a file and a line, and there are no others."""
+    """Return (class, SHA-256) of each photo, sorted. Checks that each has a file and a line, and that there are no others."""
     files = sorted((path.parent.name, sha256_file(path)) for path in folder.glob("*/*"))
     lines = list(csv.DictReader((folder / SOURCES).read_text().splitlines())) if (folder / SOURCES).exists() else []
     assert sorted((line["path"].partition("/")[0], line["sha256"]) for line in lines) == files
@@ -38,7 +38,7 @@ def labelled(folder):
     return files
 
 
-def test_what_looks_alike_is_one_question_and_the_random_sample_is_asked_first_and_blind(tmp_path, keep_pictures):
+def test_similar_pictures_are_one_question_and_the_random_sample_comes_first_and_blind(tmp_path, keep_pictures):
     kept = keep_pictures(tmp_path / "kept", scenes=4, group=3, sample=2)
     kept[11].path.write_bytes(b"\xff\xd8\xff broken")
     kept[10].path.with_suffix(".json").write_text("{")
@@ -62,7 +62,7 @@ def test_what_looks_alike_is_one_question_and_the_random_sample_is_asked_first_a
     )
 
 
-def test_an_answer_is_written_once_taken_back_and_never_asked_again(tmp_path, keep_pictures):
+def test_an_answer_is_written_once_undone_and_never_asked_again(tmp_path, keep_pictures):
     kept = keep_pictures(tmp_path / "kept", scenes=3, group=2)
     names = [one.picture.sha256 for one in kept]
     reviewing = review(tmp_path)
@@ -86,7 +86,7 @@ def test_an_answer_is_written_once_taken_back_and_never_asked_again(tmp_path, ke
         review(tmp_path)
 
 
-def test_what_was_answered_on_the_board_comes_along_once(tmp_path, keep_pictures):
+def test_answers_from_the_board_are_adopted_once(tmp_path, keep_pictures):
     names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=4)]
     board = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS), ["cat"])
     assert (
@@ -134,8 +134,8 @@ def raise_if(error):
 
 
 @pytest.mark.parametrize("kills", [15, pytest.param(100, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_no_label_is_lost_and_none_doubled(tmp_path, keep_pictures, kills):
-    """A reviewer answers, and takes every third answer back, in a process that is killed again and again."""
+def test_a_kill_at_any_moment_neither_loses_nor_doubles_a_label(tmp_path, keep_pictures, kills):
+    """A reviewer answers, and undoes every third answer, in a process that is killed again and again."""
     of = {one.picture.sha256: one.guess for one in keep_pictures(tmp_path / "kept", scenes=8, group=2)}
     photos, chance, known, labels = tmp_path / "photos", random.Random(1), set(), 0
     for _ in range(kills):
@@ -148,7 +148,7 @@ def test_killed_at_any_moment_no_label_is_lost_and_none_doubled(tmp_path, keep_p
                 os._exit(0)
         os.close(says)
         with open(heard, encoding="utf-8") as file:
-            assert file.read(2) == "?\n"  # it has begun
+            assert file.read(2) == "?\n"  # it has started
             time.sleep(chance.uniform(0, 0.15))
             os.kill(child, signal.SIGKILL)
             lines = file.read().split("\n")[:-1]
@@ -156,7 +156,7 @@ def test_killed_at_any_moment_no_label_is_lost_and_none_doubled(tmp_path, keep_p
         for done, *names in map(str.split, lines):
             labels += len(names) if done == "label" else 0
             known = {name for name in known if name not in names} | (set(names) if done == "label" else set())
-        # what nobody heard of may be on disk or not; what was heard is, once and in its place
+        # an unconfirmed answer may or may not be on disk; a confirmed one is there, once and in its place
         on_disk = [(sha256_file(path), path.parent.name) for path in photos.glob("*/[!.]*")]
         assert len(dict(on_disk)) == len(on_disk) and known <= dict(on_disk).keys()
         assert all(of[name] == label for name, label in on_disk)

@@ -1,4 +1,4 @@
-"""Bundles that classify: the one that ships under other names, with answers that are right or wrong."""
+"""Bundles that classify: the shipped one under other names, with correct or wrong answers."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def variant(tmp_path):
-    """Write the bundle that ships under another name; with `wrong`, its self-test fails everywhere."""
+    """Write the shipped bundle under another name; with `wrong`, its self-test always fails."""
 
     def variant(name, wrong=False, serial=0):
         shipped = read_bundle(shipped_bundle())

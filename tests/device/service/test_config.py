@@ -38,7 +38,7 @@ def test_options():
         ('http = "http://board"', r"here: http: .*expected PORT or HOST:PORT"),
     ],
 )
-def test_a_typing_error_is_named(text, message):
+def test_a_typo_is_named(text, message):
     with pytest.raises(ServiceError, match=message):
         parse(text, "here")
 
@@ -54,11 +54,11 @@ def test_a_typing_error_is_named(text, message):
         ('http = "8080"', True),
     ],
 )
-def test_what_needs_a_network(text, needed):
+def test_options_that_need_a_network(text, needed):
     assert parse(text, "here").needs_network is needed
 
 
-def test_options_that_are_not_valid_leave_the_last_that_were(tmp_path):
+def test_invalid_options_leave_the_last_valid_ones(tmp_path):
     path, folder = tmp_path / "service.toml", tmp_path / "slots"
     folder.mkdir()
     path.write_text("thresold = 0.6\n")
@@ -74,7 +74,7 @@ def test_options_that_are_not_valid_leave_the_last_that_were(tmp_path):
     assert take(path, folder) == (Config(threshold=0.7), "")
 
 
-def test_a_full_disk_does_not_keep_valid_options_from_use(tmp_path):
+def test_a_full_disk_does_not_block_valid_options(tmp_path):
     class Full(Disk):
         def write(self, path, data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

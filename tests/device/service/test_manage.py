@@ -11,7 +11,7 @@ from edgecnn.runtime.child import Finished
 
 
 class Machine:
-    """A machine of files below a folder, with systemd or without, that notes what is run."""
+    """A machine made of files in a folder, with systemd or without, that records the commands that are run."""
 
     def __init__(self, root, systemd=True, answer=Finished(0, "", "")):
         self.calls = []
@@ -53,7 +53,7 @@ def test_install_writes_the_unit_and_starts_it(machine, tmp_path):
         remove(machine.host)
 
 
-def test_options_with_a_typing_error_change_nothing(machine, tmp_path):
+def test_options_with_a_typo_change_nothing(machine, tmp_path):
     (tmp_path / "mine.toml").write_text("thresold = 0.5\n")
     with pytest.raises(ServiceError, match="Did you mean 'threshold'"):
         install(machine.host, tmp_path / "mine.toml")
@@ -71,7 +71,7 @@ def test_the_packages_unit_is_used_and_not_removed(machine, tmp_path):
         remove(machine.host)
 
 
-def test_what_the_service_could_not_see_is_refused(machine, tmp_path):
+def test_paths_that_the_service_cannot_see_are_refused(machine, tmp_path):
     host = Host(root=tmp_path, run=machine.run, is_root=True, python="/home/pi/venv/bin/python", package="/opt/x")
     with pytest.raises(ServiceError, match="/home/pi/venv/bin/python is in a folder that the service cannot see"):
         install(host)
@@ -90,7 +90,7 @@ def test_without_systemd_or_root_there_is_a_clear_error(tmp_path):
     assert bare.calls == ordinary.calls == []
 
 
-def test_what_systemd_refuses_is_passed_on(tmp_path):
+def test_systemds_refusals_are_passed_on(tmp_path):
     machine = Machine(tmp_path, answer=Finished(1, "", "Access denied\n"))
     with pytest.raises(ServiceError, match="systemctl daemon-reload failed: Access denied"):
         install(machine.host)
@@ -111,7 +111,7 @@ def test_status_and_logs(tmp_path, monkeypatch):
 
 @pytest.mark.needs("systemd-analyze", package="systemd")
 @pytest.mark.parametrize(("name", "most"), [(manage.UNIT, 1.5), ("edgecnn-update.service", 2.6)])
-def test_the_unit_is_valid_and_little_exposed(tmp_path, name, most):
+def test_the_unit_is_valid_and_well_confined(tmp_path, name, most):
     unit = tmp_path / name
     unit.write_text(unit_text(["/usr/bin/env", "edgecnn"], name).replace("Documentation=man:edgecnn(1)\n", ""))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)

@@ -33,7 +33,7 @@ class Stop(Exception):
 
 
 class Board:
-    """Runs the service in this process, and keeps what it reports and tells."""
+    """Runs the service in this process, and records its reports and notifications."""
 
     def __init__(self, store):
         self.store = store
@@ -79,7 +79,7 @@ def at_once(items):
     return True
 
 
-def test_without_a_release_it_waits_and_says_what_to_type(board, variant, monkeypatch):
+def test_without_a_release_it_waits_and_names_the_command(board, variant, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     new = variant("new")
 
@@ -112,7 +112,7 @@ def test_a_new_release_becomes_good_after_its_frames(board, variant):
     assert board.start() == [("new", GOOD)]
 
 
-def test_a_release_whose_selftest_fails_goes_back_at_once(board, variant):
+def test_a_release_whose_selftest_fails_is_rolled_back_immediately(board, variant):
     board.activate(variant("old"))
     board.start()
     board.activate(variant("wrong", wrong=True))
@@ -122,7 +122,7 @@ def test_a_release_whose_selftest_fails_goes_back_at_once(board, variant):
     assert board.states() == {"old": GOOD, "wrong": BAD}
 
 
-def test_a_release_whose_frames_never_come_goes_back(board, variant):
+def test_a_release_without_frames_is_rolled_back(board, variant):
     board.activate(variant("old"))
     board.start()
     board.activate(variant("new"))
@@ -132,7 +132,7 @@ def test_a_release_whose_frames_never_come_goes_back(board, variant):
     assert board.start() == [("new", BAD), ("old", GOOD)]
 
 
-def test_frames_are_kept_if_the_options_say_so_and_a_folder_that_fails_ends_nothing(board, variant, tmp_path):
+def test_frames_are_kept_if_configured_and_a_failing_folder_stops_nothing(board, variant, tmp_path):
     from edgecnn.cli.service import publishers
     from edgecnn.device.keep.folder import kept_pictures
 
@@ -172,7 +172,7 @@ def test_it_ends_when_another_release_is_in_use(board, variant):
     assert board.start()[0] == ("new", PENDING)
 
 
-def test_a_start_sets_the_watchdogs_own_limit_again(board, variant, monkeypatch):
+def test_a_start_restores_the_watchdogs_own_limit(board, variant, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     board.activate(variant("old"))
     board.start()
@@ -181,12 +181,12 @@ def test_a_start_sets_the_watchdogs_own_limit_again(board, variant, monkeypatch)
 
 def test_it_does_not_end_when_its_own_release_becomes_good(board, variant):
     board.activate(variant("new"))
-    deadline = time.monotonic() + 2.5  # longer than it takes to look at the record twice
+    deadline = time.monotonic() + 2.5  # longer than two looks at the record take
     board.start(until=lambda items: time.monotonic() > deadline)
     assert board.states() == {"new": GOOD}
 
 
-def test_a_bundle_that_is_removed_while_in_use_is_answered_by_until_the_next_start(board, variant):
+def test_a_bundle_removed_while_in_use_keeps_answering_until_the_next_start(board, variant):
     board.activate(variant("old"))
     board.start()
     new = board.activate(variant("new"))
@@ -201,7 +201,7 @@ def test_a_bundle_that_is_removed_while_in_use_is_answered_by_until_the_next_sta
     assert board.start() == [("new", BAD), ("old", GOOD)]
 
 
-def test_a_good_release_is_not_condemned_for_a_broken_engine(board, variant, monkeypatch):
+def test_a_good_release_is_not_blamed_for_a_broken_engine(board, variant, monkeypatch):
     board.activate(variant("old"))
     board.start()
 
@@ -214,7 +214,7 @@ def test_a_good_release_is_not_condemned_for_a_broken_engine(board, variant, mon
     assert board.states() == {"old": GOOD}
 
 
-def test_a_clock_in_1970_is_a_problem_and_no_more(board, variant):
+def test_a_clock_in_1970_is_only_reported(board, variant):
     board.activate(variant("old"))
     with pytest.raises(Stop):
         board.serve(until=lambda items: frames(items) >= 1, wall=lambda: 60.0)
@@ -229,7 +229,7 @@ def result(seq=0):
     )  # fmt: skip
 
 
-def test_only_frames_feed_the_watchdog_once_a_second():
+def test_only_frames_feed_the_watchdog_once_per_second():
     told, now = [], [0.0]
     judge = Judge("", "", 0, list, tell=told.append, clock=lambda: now[0])
     judge.take(StateChangedEvent(ts=0.0, source="", state="cat", previous=None, score=1.0, reason=None, seq=0))
@@ -241,14 +241,14 @@ def test_only_frames_feed_the_watchdog_once_a_second():
     assert told.count("WATCHDOG=1") == 3
 
 
-def test_a_label_cannot_speak_to_the_service_manager():
+def test_a_label_cannot_send_messages_to_the_service_manager():
     told = []
     judge = Judge("", "", 0, list, tell=told.append)
     judge.take(StateChangedEvent(ts=0.0, source="", state="a\nMAINPID=1", previous=None, score=1.0, reason=None, seq=0))
     assert "\n" not in told[0]
 
 
-def test_a_release_that_the_disk_does_not_take_is_tried_again():
+def test_a_release_that_does_not_fit_on_the_disk_is_tried_again():
     answers, now = [["cannot write"], []], [0.0]
     judge = Judge("a" * 64, "new", 2, lambda: answers.pop(0), tell=lambda text: None, clock=lambda: now[0])
     assert [*judge.take(result())] == []
@@ -261,7 +261,7 @@ def test_a_release_that_the_disk_does_not_take_is_tried_again():
 
 @pytest.fixture
 def short_folder():
-    """A folder whose path leaves room for a socket's name: that has at most 107 bytes in all, which tmp_path's may exceed."""
+    """A folder with a short path: a socket's path has at most 107 bytes, which tmp_path's may exceed."""
     with tempfile.TemporaryDirectory(prefix="n", dir="/tmp") as folder:
         yield folder
 
@@ -273,13 +273,13 @@ def test_notify_sends_a_datagram(short_folder, monkeypatch):
             monkeypatch.setenv("NOTIFY_SOCKET", address)
             notify("READY=1")
             assert receiver.recv(100) == b"READY=1"
-    notify("READY=1")  # nobody listens any more
+    notify("READY=1")  # nobody is listening any more
     monkeypatch.delenv("NOTIFY_SOCKET")
     notify("READY=1")
 
 
-def test_the_process_changes_over_and_stops(store, variant, tmp_path, root, spawn, schema_of):
-    """As systemd runs it: with the last valid options, the same process waits, goes on with the first release, and ends with 143."""
+def test_the_process_switches_releases_and_stops(store, variant, tmp_path, root, spawn, schema_of):
+    """As under systemd: with the last valid options, the same process waits, continues with the first release, and exits with 143."""
     options = tmp_path / "service.toml"
     options.write_text('source = "synthetic:"\ngood_after = 3\n')
     take(options, store.root)

@@ -1,7 +1,7 @@
-"""A disk that records what is done to it, and what a power cut may leave of that.
+"""A disk that records its operations, and the states that a power cut can leave.
 
-After a cut, what was synced is there. Of what was not, anything may be missing or not, in any combination: a name in a folder without
-those that were made before it, a file with its name and nothing in it, or half of it. That is more than real file systems lose.
+After a cut, synced data is there. Any combination of the rest may be missing: a name in a folder without the names created before it, or
+a file with its name but empty or half written. That is more than real file systems lose.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from edgecnn.device.slots.disk import Disk
 
 
 class Recorder(Disk):
-    """The real disk, and a list of what was done: (method's name, paths below `root`, data)."""
+    """The real disk, and a list of its operations: (method name, paths below `root`, data)."""
 
     def __init__(self, root):
         super().__init__(root)
@@ -49,7 +49,7 @@ class Recorder(Disk):
 
 
 class File:
-    """A file: what is on the disk, and what was written since."""
+    """A file: its content on the disk, and the writes since."""
 
     def __init__(self, data=b""):
         self.data = self.now = data
@@ -60,7 +60,7 @@ class File:
 
 
 class Folder:
-    """A folder: the names on the disk, the names as they are, and the changes in between: (name that goes, name that comes, what)."""
+    """A folder: the names on the disk, the current names, and the changes in between: (removed name, added name, entry)."""
 
     def __init__(self):
         self.names, self.now, self.changes = {}, {}, []
@@ -83,7 +83,7 @@ def changed(names, changes):
 
 
 def load(root):
-    """Return a folder of the real disk, all of it synced."""
+    """Return a folder of the real disk, fully synced."""
     folder = Folder()
     for path in root.iterdir():
         folder.now[path.name] = load(path) if path.is_dir() else File(path.read_bytes())
@@ -98,7 +98,7 @@ def at(folder, path):
 
 
 def apply(top, step):
-    """Do one recorded step in memory."""
+    """Replay one recorded step in memory."""
     name, path, *more = step
     folder = at(top, path.parent)
     if name == "sync":
@@ -121,7 +121,7 @@ def apply(top, step):
 
 
 def outcomes(what):
-    """Yield what a power cut now may leave: bytes of a file, a dict of a folder."""
+    """Yield what a power cut can leave now: bytes for a file, a dict for a folder."""
     if isinstance(what, File):
         yield from what.outcomes()
         return
@@ -132,7 +132,7 @@ def outcomes(what):
 
 
 def cuts(top, steps):
-    """Yield, for a power cut before each step and after the last, each thing that it may leave, once."""
+    """Yield each distinct state that a power cut before any step, or after the last, can leave."""
     for number in range(len(steps) + 1):
         seen = []
         for left in outcomes(top):
@@ -144,7 +144,7 @@ def cuts(top, steps):
 
 
 def restore(left, folder):
-    """Write what a power cut left to the real disk."""
+    """Write the state after a power cut to the real disk."""
     folder.mkdir()
     for name, content in left.items():
         if isinstance(content, dict):
@@ -154,12 +154,12 @@ def restore(left, folder):
 
 
 def now(what):
-    """Return a folder, or a file, as it is while there is power: in the form of `outcomes`."""
+    """Return a folder's or file's current state with the power on, in the form of `outcomes`."""
     return what.now if isinstance(what, File) else {name: now(inner) for name, inner in what.now.items()}
 
 
 def syncs(top, steps):
-    """Return the numbers of the steps that sync something that was not synced before."""
+    """Return the numbers of the steps that sync something unsynced."""
     numbers = []
     for number, step in enumerate(steps):
         what = at(top, step[1]) if step[0] == "sync" else None

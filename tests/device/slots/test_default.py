@@ -1,4 +1,4 @@
-"""Which bundle a command takes on a board that has releases."""
+"""Which bundle a command uses on a board with releases."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is no
 
 @pytest.fixture(autouse=True)
 def board(store, tmp_path, monkeypatch):
-    """The board's folder of releases is the test's, and nothing is installed."""
+    """Make the test's folder the board's folder of releases; nothing is installed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(default, "ROOT", store.root)

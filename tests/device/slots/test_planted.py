@@ -1,4 +1,4 @@
-"""What the service's user can plant in its folder, where root then runs `edgecnn slot`."""
+"""Files that the service's user can plant in its folder before root runs `edgecnn slot` there."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def release(store, make_bundle):
 
 @pytest.fixture
 def victim(tmp_path):
-    """A folder of root's with a file that only root may read; it must stay as it is."""
+    """A folder of root's with a file that only root can read; it must stay unchanged."""
     folder = tmp_path / "victim"
     folder.mkdir(0o700)
     (folder / "secret").write_text("of root")
@@ -74,7 +74,7 @@ def test_a_folder_that_becomes_a_link_at_the_last_moment(store, victim, make_bun
         Store(store.root, Raced(store.root)).add(make_bundle("cats"))
 
 
-def test_nothing_that_is_no_file_is_read(store, release, victim):
+def test_only_regular_files_are_read(store, release, victim):
     bundle, record = store.path(release), store.root / "current"
     bundle.unlink()
     os.mkfifo(bundle)
@@ -90,7 +90,7 @@ def test_nothing_that_is_no_file_is_read(store, release, victim):
         store.read()
 
 
-def test_a_record_that_was_made_to_do_harm(store, release):
+def test_a_hostile_record(store, release):
     about = {"name": "a", "serial": 0, "state": "good"}
     for content, why in (
         ("[" * 100_000, "nested too deeply"),

@@ -1,4 +1,4 @@
-"""A power cut at every step of every change of releases, and again at every step of the start that follows it."""
+"""A power cut at every step of every change of releases, and again at every step of the following start."""
 
 import copy
 import importlib.util
@@ -101,7 +101,7 @@ CHANGES = {
         {"new"},
     ),
 }
-"""Each change: what is there before it, the change, and which bundles may be in use after a power cut in it."""
+"""Each change: the state before it, the change, and the bundles that may be in use after a power cut during it."""
 
 
 def opened(top, disk=None):
@@ -109,7 +109,7 @@ def opened(top, disk=None):
 
 
 def record_change(name, bundles, top):
-    """Prepare a disk, make a change on it, and return the disk before, in memory, and the steps of the change."""
+    """Prepare a disk and make a change on it; return the disk before the change, in memory, and the change's steps."""
     prepare, change, _ = CHANGES[name]
     top.mkdir()
     prepare(opened(top), bundles)
@@ -119,7 +119,7 @@ def record_change(name, bundles, top):
 
 
 def flaw(top, disk, name, bundles):
-    """Start after a power cut, and return what is wrong: "" if a bundle that may be in use answers, and all of the record is whole."""
+    """Start after a power cut and return the fault: "" if an allowed bundle answers and the record is complete."""
     choice = choose(opened(top, disk))
     if choice.problems:
         return choice.problems[0]
@@ -145,7 +145,7 @@ def test_every_power_cut_leaves_the_old_model_or_the_new(name, tmp_path, bundles
         for _, left_again in lossy.cuts(start, disk.done):
             second += 1
             key = json.dumps(left_again, default=bytes.hex, sort_keys=True)
-            if key not in seen:  # not the same as after another cut
+            if key not in seen:  # each state only once
                 seen.add(key)
                 again = tmp_path / str(next(numbers))
                 lossy.restore(left_again, again)
@@ -158,7 +158,7 @@ def test_every_power_cut_leaves_the_old_model_or_the_new(name, tmp_path, bundles
 
 
 def require_future(store, bundles):
-    """Check that a pending release ends good or bad, and that a new one can be added, used and kept alone."""
+    """Check that a pending release ends good or bad, and that a new one can be added, used and kept as the only one."""
     for _ in range(MAX_STARTS + 1):
         last = choose(store)
     assert not last.pending
@@ -174,7 +174,7 @@ def require_future(store, bundles):
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_each_sync_is_needed(name, tmp_path, bundles):
-    """Without any one of its syncs, the same walk finds a cut that leaves no model, or undoes what was done."""
+    """Without any one of its syncs, the same walk finds a cut that leaves no model or undoes the change."""
     before, steps = record_change(name, bundles, tmp_path / "before")
     numbers = itertools.count()
     for left_out in lossy.syncs(copy.deepcopy(before), steps):

@@ -36,7 +36,7 @@ def in_use(store, make_bundle):
     return in_use
 
 
-def test_a_board_without_releases_has_none_to_run(store):
+def test_a_board_without_releases_runs_none(store):
     assert choose(store) == (None, "", False, {}, ())
     with pytest.raises(SlotError, match="none to go back from"):
         store.change(record.rolled_back)
@@ -54,7 +54,7 @@ def test_a_new_release_is_pending_then_good(store, make_bundle):
     assert choose(store).pending is False
 
 
-def test_a_release_that_never_proves_itself_goes_back_after_its_starts(store, in_use):
+def test_a_release_that_never_proves_itself_is_rolled_back_after_its_starts(store, in_use):
     old = in_use("old")
     new = in_use("new", good=False)
     for _ in range(MAX_STARTS):
@@ -66,7 +66,7 @@ def test_a_release_that_never_proves_itself_goes_back_after_its_starts(store, in
     assert choose(store)[:4] == (old, "old", False, {})
 
 
-def test_a_release_that_is_condemned_goes_back_at_once_and_may_try_again(store, in_use):
+def test_a_condemned_release_is_rolled_back_immediately_and_may_be_tried_again(store, in_use):
     old, new = in_use("old"), in_use("new", good=False)
     choose(store)
     condemn(store, new, "the self-test failed")
@@ -77,9 +77,7 @@ def test_a_release_that_is_condemned_goes_back_at_once_and_may_try_again(store, 
 
 
 @pytest.mark.parametrize("verdict", ["refused", "not shown", "surely passed"])
-def test_a_release_that_did_not_pass_against_the_one_before_is_put_in_use_on_purpose_only(
-    store, in_use, make_bundle, verdict
-):
+def test_a_release_that_did_not_pass_against_its_predecessor_needs_an_option(store, in_use, make_bundle, verdict):
     old = in_use("old")
     new, _ = store.add(make_bundle("new", verdict=verdict))
     with pytest.raises(SlotError, match=r"new is (refused|not shown): .*--accept"):
@@ -91,20 +89,20 @@ def test_a_release_that_did_not_pass_against_the_one_before_is_put_in_use_on_pur
     store.activate(passed)
 
 
-def test_the_first_release_goes_back_to_none(store, in_use):
+def test_the_first_release_rolls_back_to_none(store, in_use):
     release = in_use("first", good=False)
     condemn(store, release, "no")
     assert choose(store).release is None
 
 
-def test_a_release_that_is_not_good_is_nothing_to_go_back_to(store, in_use):
+def test_only_a_good_release_is_a_rollback_target(store, in_use):
     old = in_use("old")
     in_use("untried", good=False)
     newest = in_use("newest", good=False)
     assert store.read().chain == (newest, old)
 
 
-def test_back_by_hand_one_after_the_other(store, in_use):
+def test_manual_rollbacks_one_after_the_other(store, in_use):
     first, second = in_use("first", 1), in_use("second", 2)
     assert store.change(record.rolled_back).current == first
     assert states(store)["second"] == GOOD
@@ -113,7 +111,7 @@ def test_back_by_hand_one_after_the_other(store, in_use):
     assert choose(store)[:3] == (second, "second", False), "it has proved itself before"
 
 
-def test_an_older_release_is_refused_unless_on_purpose(store, in_use, make_bundle):
+def test_an_older_release_needs_an_option(store, in_use, make_bundle):
     in_use("five", 5)
     older, _ = store.add(make_bundle("four", 4))
     with pytest.raises(SlotError, match=r"serial number 4, older than the release in use, 5"):
@@ -122,21 +120,21 @@ def test_an_older_release_is_refused_unless_on_purpose(store, in_use, make_bundl
     assert store.activate(store.add(make_bundle("unnumbered"))[0])[1].pending
 
 
-def test_a_bundle_that_is_added_again_keeps_its_state_and_is_made_whole(store, in_use, make_bundle):
+def test_a_bundle_added_again_keeps_its_state_and_is_repaired(store, in_use, make_bundle):
     release = in_use("cats")
     store.path(release).write_bytes(b"damaged")
     store.add(make_bundle("cats"))
     assert store.whole(release) and states(store) == {"cats": GOOD}
 
 
-def test_what_no_engine_here_runs_is_refused(store, make_bundle, monkeypatch):
+def test_a_bundle_that_no_engine_here_runs_is_refused(store, make_bundle, monkeypatch):
     monkeypatch.setattr("edgecnn.runtime.engines.is_installed", lambda name: name == "litert")
     with pytest.raises(EngineError, match="onnx"):
         store.add(make_bundle("other", format_="onnx"))
     assert not store.root.exists()
 
 
-def test_what_is_no_bundle_is_refused(store, tmp_path):
+def test_a_file_that_is_not_a_bundle_is_refused(store, tmp_path):
     (tmp_path / "a.edgecnn").write_bytes(b"PK")
     with pytest.raises(BundleError):
         store.add(tmp_path / "a.edgecnn")
@@ -149,12 +147,12 @@ def test_a_release_is_named_by_digits_of_its_hash(store, in_use, name):
         store.activate(name)
 
 
-def test_prune_leaves_what_may_be_needed(store, in_use, make_bundle):
+def test_prune_keeps_releases_that_may_be_needed(store, in_use, make_bundle):
     oldest, old, current = in_use("oldest"), in_use("old"), in_use("current")
     bad = in_use("bad", good=False)
     condemn(store, bad, "no")
     waiting, _ = store.add(make_bundle("waiting"))
-    (store.root / "releases" / ("f" * 64)).mkdir()  # what a power cut left of an add
+    (store.root / "releases" / ("f" * 64)).mkdir()  # the remains of an add after a power cut
     gone, slots = store.prune(keep=2)
     assert set(gone) == {oldest, bad, "f" * 64}
     assert slots.chain == (current, old) and set(slots.releases) == {current, old, waiting}
@@ -162,7 +160,7 @@ def test_prune_leaves_what_may_be_needed(store, in_use, make_bundle):
 
 
 def test_a_bundle_that_is_removed_while_in_use(store, in_use):
-    """The service goes on with what it has in memory; its next start finds the release before."""
+    """The service continues with the bundle in memory; its next start uses the previous release."""
     old, new = in_use("old"), in_use("new")
     store.path(new).unlink()
     choice = choose(store)
@@ -186,7 +184,7 @@ class FailingDisk(Disk):
     ("number", "message"), [(errno.ENOSPC, "No space left.*Free some space"), (errno.EROFS, "Read-only file system")]
 )
 def test_a_full_or_a_read_only_disk(store, in_use, make_bundle, number, message):
-    """Nothing new gets in, what is good is served, and what cannot be counted is not tried."""
+    """Nothing new is added, a good release is served, and one whose starts cannot be counted is not tried."""
     old, new = in_use("old"), in_use("new", good=False)
     before = (store.root / "current").read_bytes()
     broken = Store(store.root, FailingDisk(store.root, number))
@@ -202,7 +200,7 @@ def test_a_full_or_a_read_only_disk(store, in_use, make_bundle, number, message)
     assert choose(store).release == new, "once there is room, it is tried"
 
 
-def test_what_was_judged_bad_is_not_run_again_although_the_disk_is_full(store, in_use):
+def test_a_bad_release_is_not_run_again_even_with_a_full_disk(store, in_use):
     old, new = in_use("old"), in_use("new", good=False)
     choose(store)
     broken = Store(store.root, FailingDisk(store.root, errno.ENOSPC))
@@ -220,7 +218,7 @@ def test_a_damaged_record(store, in_use):
         assert choice.release is None and "current" in choice.problems[0]
 
 
-def test_two_changes_at_once(store, in_use):
+def test_two_concurrent_changes(store, in_use):
     release = in_use("old")
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom edgecnn.device.slots.store import Store\n"
@@ -243,7 +241,7 @@ def test_nothing_depends_on_the_clock(store, in_use, monkeypatch):
     assert json.loads((store.root / "current").read_text())["chain"] == list(store.read().chain)
 
 
-def test_all_may_read_what_root_adds(store, make_bundle):
+def test_everybody_can_read_what_root_adds(store, make_bundle):
     before = os.umask(0o077)
     try:
         release, _ = store.add(make_bundle("cats"))

@@ -1,4 +1,4 @@
-"""Pictures for training: what is kept, what is skipped and why, and never over another."""
+"""Pictures for training: what is kept, what is skipped and why, and that none is overwritten."""
 
 import fcntl
 import io
@@ -24,7 +24,7 @@ pty = pytest.importorskip("pty", reason="there are no terminals here")
 
 
 def picture(seed):
-    """Blocks of random levels, 64 by 48: sharp, and each seed another."""
+    """Blocks of random levels, 64 by 48: sharp, and different for each seed."""
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     return blocks.repeat(8, axis=0).repeat(8, axis=1)
 
@@ -41,7 +41,7 @@ def png(pixels):
 
 @pytest.fixture
 def take(fake, tmp_path):
-    """Capture all frames of a script; return what was told about pictures."""
+    """Capture all frames of a script; return the events about pictures."""
 
     def run(*script, label="cat", rotation=0, key=lambda: None, **settings):
         settings = Pictures(**{"interval_s": 1.0, **settings})
@@ -59,7 +59,7 @@ def kept(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_pictures_go_where_train_reads_them(take, tmp_path):
+def test_pictures_go_to_where_train_reads_them(take, tmp_path):
     shots = take(picture(1), png(picture(2)))
     take(picture(3), label="dog")
     assert kept(tmp_path / "photos/cat") == sorted(shot.path for shot in shots)
@@ -70,7 +70,7 @@ def test_pictures_go_where_train_reads_them(take, tmp_path):
     assert open_folder(tmp_path / "photos").labels == ("cat", "dog")
 
 
-def test_what_is_skipped(take):
+def test_skipped_frames(take):
     first, second = picture(1), picture(1).copy()
     second[0, 0] ^= 255
     shots = take(first, blurred(2), second, b"no picture", picture(3), first)
@@ -97,7 +97,7 @@ def test_count(take, tmp_path):
     assert len(kept(tmp_path)) == 2
 
 
-def test_turned_upright(take):
+def test_pictures_are_upright(take):
     (shot,) = take(picture(1), rotation=90)
     assert Image.open(shot.path).size == (48, 64)
 
@@ -108,7 +108,7 @@ def test_keys(take):
     assert len(shots) == 2
 
 
-def test_of_a_camera_one_each_interval(fake, tmp_path):
+def test_one_picture_per_interval_from_a_camera(fake, tmp_path):
     now = [0.0]
 
     class Ticking(fake.Source):
@@ -177,8 +177,8 @@ def test_the_command(edgecnn, tmp_path):
 
 
 @pytest.mark.parametrize("end", [b"q", b"\x03"])
-def test_keys_in_a_terminal_which_is_set_back(root, tmp_path, spawn, end):
-    """Space, then the end: by q, by Ctrl-C."""
+def test_keys_in_a_terminal_whose_mode_is_restored(root, tmp_path, spawn, end):
+    """Space, then the end with q or Ctrl-C."""
     terminal, inner = pty.openpty()
     before = termios.tcgetattr(inner)
     process = spawn(

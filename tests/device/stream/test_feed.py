@@ -1,4 +1,4 @@
-"""A source is drained, lost, opened again with longer and longer waits, and given up."""
+"""A source is drained, lost, reopened with longer and longer waits, and given up."""
 
 import threading
 
@@ -20,7 +20,7 @@ UNPLUGGED = CameraLost("unplugged", "the device went away")
 
 
 def items(feed, count=None):
-    """Take until the end, or so many items."""
+    """Take items until the end, or up to a number."""
     taken = []
     while not (taken and isinstance(taken[-1], Ended)) and len(taken) != count:
         item = feed.take(10)
@@ -35,7 +35,7 @@ def said(lost):
 
 @pytest.fixture
 def feed():
-    """Make a feed that does not wait between openings, and close it in the end; `waits` holds what it would have waited."""
+    """Make a feed that does not wait between openings, and close it at the end; `waits` records the waits."""
     made = []
 
     def make(opener, **settings):
@@ -51,7 +51,7 @@ def feed():
         assert not one._thread.is_alive()
 
 
-def test_a_source_that_waits_gives_every_frame(feed, fake):
+def test_a_waiting_source_gives_every_frame(feed, fake):
     source = fake.Source(*[bytes([number]) for number in range(50)], None)
     opened, *taken, ended = items(feed(fake.Opener(source)))
     assert (opened.source, opened.about, opened.live) == ("fake", "a script", False) and ended == Ended()
@@ -59,7 +59,7 @@ def test_a_source_that_waits_gives_every_frame(feed, fake):
     assert source.closed.is_set()
 
 
-def test_of_a_live_source_the_newest_is_given(feed, fake):
+def test_a_live_source_gives_the_newest_frame(feed, fake):
     source = fake.Source(*[bytes([number]) for number in range(50)], None, live=True)
     one = feed(fake.Opener(source), warm_up=0)
     one._thread.join(10)
@@ -93,19 +93,19 @@ def test_lost_and_back(feed, fake):
     assert one.waits == list(BACKOFF_S[:3])
 
 
-def test_waits_grow_to_a_limit_and_do_not_start_again_with_every_frame(feed, fake):
+def test_waits_grow_to_a_limit_and_are_not_reset_by_every_frame(feed, fake):
     opener = fake.Opener(*[fake.Source(b"a", UNPLUGGED) for _ in range(10)], fake.Source(None))
     one = feed(opener)
     assert sum(isinstance(item, CameraLostEvent) for item in items(one)) == 10
     assert one.waits == [*BACKOFF_S, *[BACKOFF_S[-1]] * 3]
 
 
-def test_waits_start_again_once_a_source_was_well_for_a_while(fake):
-    """A camera that is lost now and then over days is back after half a second each time, not after half a minute."""
+def test_waits_are_reset_after_a_source_was_fine_for_a_while(fake):
+    """A camera that is lost occasionally over days is back after half a second each time, not after half a minute."""
     now = [0.0]
 
     class Minute(fake.Source):
-        """A frame every two seconds, for so many seconds as the script has frames."""
+        """A frame every two seconds, as long as the script has frames."""
 
         def read(self, timeout):
             now[0] += 2
@@ -124,7 +124,7 @@ def test_waits_start_again_once_a_source_was_well_for_a_while(fake):
     assert waits(frames=10) == [BACKOFF_S[0]] * 4
 
 
-def test_a_loss_is_told_once_however_often_opening_fails(feed, fake):
+def test_a_loss_is_reported_once_however_often_opening_fails(feed, fake):
     opener = fake.Opener(
         fake.Source(b"a", UNPLUGGED),
         CameraError("busy"),
@@ -170,7 +170,7 @@ def test_retry_for_is_over(fake):
     one.close()
 
 
-def test_silence_is_a_stall_and_short_ones_are_not(fake):
+def test_long_silence_is_a_stall_but_short_is_not(fake):
     now = [0.0]
 
     class Slow(fake.Source):
@@ -192,13 +192,13 @@ def test_silence_is_a_stall_and_short_ones_are_not(fake):
     one.close()
 
 
-def test_damaged_frames_are_counted_over_openings(feed, fake):
+def test_damaged_frames_are_counted_across_openings(feed, fake):
     opener = fake.Opener(fake.Source(b"a", 2, 5, b"b", UNPLUGGED), fake.Source(1, b"c", None))
     found = items(feed(opener))
     assert sum(item.frames for item in found if isinstance(item, Damaged)) == 6
 
 
-def test_a_source_that_is_patient_never_stalls(feed, fake):
+def test_a_patient_source_never_stalls(feed, fake):
     now = iter(range(0, 10**6, 10))
     source = fake.Source(*[Stalled("fake", "no frame", 0.2)] * 20, b"a", None)
     source.patient = True
@@ -214,7 +214,7 @@ def test_errors_of_the_system_are_losses(feed, fake):
     assert said(lost) == ("fake", "io_error", "fake: Input/output error")
 
 
-def test_refused_frames_have_the_source_opened_again(feed, fake):
+def test_refused_frames_reopen_the_source(feed, fake):
     gate = threading.Semaphore(1)
     first = fake.Source(b"a", b"b", b"c", gate=gate)
     one = feed(fake.Opener(first, fake.Source(b"d", None)))
@@ -234,7 +234,7 @@ def test_a_frame_does_not_follow_the_news_of_its_cameras_loss(feed, fake):
     assert one.replaced == 1
 
 
-def test_closing_does_not_wait_for_a_thread_that_is_stuck(fake):
+def test_closing_does_not_wait_for_a_stuck_thread(fake):
     stuck, free = threading.Event(), threading.Event()
 
     class Stuck(fake.Source):
@@ -270,7 +270,7 @@ def test_closing_ends_every_wait(fake):
         assert not one._thread.is_alive()
 
 
-def test_take_without_frames_gives_the_news_alone(feed, fake):
+def test_take_without_frames_gives_only_the_events(feed, fake):
     one = feed(fake.Opener(fake.Source(b"a", b"b", None)))
     assert isinstance(items(one, 1)[0], CameraOpenedEvent)
     assert one.take(0.01, frames=False) is None
@@ -278,7 +278,7 @@ def test_take_without_frames_gives_the_news_alone(feed, fake):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_nobody_waits_for_a_thread_that_died_of_a_fault(feed, fake):
+def test_nobody_waits_for_a_thread_that_crashed(feed, fake):
     one = feed(fake.Opener(fake.Source(KeyError("a fault"))))
     with pytest.raises(CameraError, match="failed with an internal error"):
         while one.take(10):

@@ -1,4 +1,4 @@
-"""The loop over images: one outcome each, whatever happens to one of them."""
+"""The loop over images: each has one outcome, whatever happens to one of them."""
 
 import functools
 
@@ -6,7 +6,7 @@ from edgecnn.device.stream.sources import for_each_image
 from edgecnn.errors import ImageError
 
 
-def test_a_broken_image_is_an_outcome_and_the_loop_goes_on(fake_classifier, folder, monkeypatch):
+def test_a_broken_image_is_an_outcome_and_the_loop_continues(fake_classifier, folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "broken.jpg").write_bytes(b"x")
     work = functools.partial(fake_classifier.classify, top_k=2, threshold=0.5)
@@ -26,7 +26,7 @@ def test_decisions(fake_classifier, folder, monkeypatch):
         ({"threshold": 0.0, "margin": 0.51}, ("abstain", "below_margin")),
         ({}, ("abstain", "below_threshold")),
     ):
-        fake_classifier.threshold = 0.8  # the bundle's
+        fake_classifier.threshold = 0.8  # the bundle's threshold
         (outcome,) = for_each_image(functools.partial(fake_classifier.classify, **options), ["b.jpg"], [])
         assert (outcome.result.decision, outcome.result.reason) == decision
         assert [item.label for item in outcome.result.top] == ["cat", "dog"]

@@ -1,4 +1,4 @@
-"""The loop over frames: what is told, what is dropped, and how it ends."""
+"""The loop over frames: what it reports, what it drops, and how it ends."""
 
 import contextlib
 import functools
@@ -40,7 +40,7 @@ LABELS = ("cat", "dog")
 
 
 def classify(image, **options):
-    """A frame is the class and its score: b"cat 0.75"; the other class has the rest."""
+    """A frame is a class and its score: b"cat 0.75"; the other class has the rest."""
     if image == b"broken":
         raise ImageError("the image is damaged: no end")
     scores = np.full(2, np.nan)
@@ -52,7 +52,7 @@ def classify(image, **options):
 
 @pytest.fixture
 def loop(fake):
-    """Run a loop over sources and return what was told, checked against the schema."""
+    """Run a loop over sources and return its lines, checked against the schema."""
 
     def run(*sources, smooth="1", feed=None, raises=None, gate=None, parts=None, options=None, **settings):
         feed = feed or Feed(fake.Opener(*sources), Camera(warm_up=0), name="camera", sleep=lambda wait: None)
@@ -73,7 +73,7 @@ def loop(fake):
 
 @pytest.fixture(scope="module")
 def valid(schema_of):
-    """Check a JSON line by the schema, and return it parsed."""
+    """Check a JSON line against the schema, and return it parsed."""
     schema = schema_of("result")
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -148,7 +148,7 @@ def test_a_state_that_does_not_flicker(loop, fake):
     ]
 
 
-def test_a_lost_camera_is_told_and_the_state_is_unknown(loop, fake, lines):
+def test_a_lost_camera_is_reported_and_the_state_is_unknown(loop, fake, lines):
     sink = loop(fake.Source(b"cat 0.9", UNPLUGGED), fake.Source(b"cat 0.9", None))
     assert sink.kinds == [
         "camera_opened", "cat", "state_changed", "camera_lost", "state_changed", "camera_back", "cat", "state_changed", "ended",
@@ -160,7 +160,7 @@ def test_a_lost_camera_is_told_and_the_state_is_unknown(loop, fake, lines):
     assert [line["seq"] for line in told if "state_since" in line] == [0, 1]
 
 
-def test_damaged_frames_are_told_once_a_second_and_counted(fake, lines):
+def test_damaged_frames_are_reported_once_per_second_and_counted(fake, lines):
     now = [time.monotonic()]
     frames = [b"broken"] * 5 + [b"cat 0.9"] + [b"broken"] * 3 + [None]
     feed = Feed(fake.Opener(fake.Source(*frames)))
@@ -178,7 +178,7 @@ def test_damaged_frames_are_told_once_a_second_and_counted(fake, lines):
     assert "no end" in damaged[0]["message"]
 
 
-def test_frames_that_the_camera_left_out_are_told(loop, fake, lines):
+def test_frames_that_the_camera_skipped_are_reported(loop, fake, lines):
     told = lines(loop(fake.Source(b"cat 0.9", 3, b"cat 0.9", None)))
     (damaged,) = (line for line in told if line.get("event") == "frame_damaged")
     assert (damaged["seq"], damaged["count"]) == (None, 3) and told[-1]["damaged"] == 3
@@ -211,7 +211,7 @@ def test_broken_files_in_a_row_are_not_a_lost_camera(loop, fake):
 
 
 def test_while_one_is_classified_the_newest_waits(loop, fake):
-    """The classifier is held until the source has given all its frames."""
+    """The classifier is blocked until the source has given all its frames."""
     source = fake.Source(*[b"cat 0.75"] * 40, b"dog 0.75", None, live=True)
     feed = Feed(fake.Opener(source), Camera(warm_up=0))
     sink = fake.Recorder()
@@ -244,8 +244,8 @@ def test_frames_passed_over_for_max_fps_are_not_dropped(loop, fake):
     assert sink.stream.dropped <= 500
 
 
-def test_a_source_that_waits_is_slowed_down_by_max_fps(fake):
-    """By a clock that only the waits move: ten frames at 2 a second take 4.5 seconds."""
+def test_a_waiting_source_is_slowed_down_by_max_fps(fake):
+    """On a clock that only the waits advance, ten frames at 2 per second take 4.5 seconds."""
     now = [0.0]
     source = fake.Source(*[b"cat 0.9"] * 10, None)
 
@@ -274,14 +274,14 @@ def test_duration(loop, fake):
     assert sink.lines[-1].reason == "duration"
 
 
-def test_a_camera_that_is_not_there_ends_the_loop(loop, fake, lines):
+def test_a_missing_camera_ends_the_loop(loop, fake, lines):
     sink = loop(CameraError("no camera found"), raises=CameraError)
     (ended,) = lines(sink)
     assert (ended["reason"], ended["frames"], ended["source"]) == ("camera_lost", 0, "camera")
 
 
 @pytest.mark.parametrize("how", ["leave", "raise", "never started"])
-def test_however_it_is_left_the_source_is_closed(fake, how):
+def test_the_source_is_closed_however_the_loop_ends(fake, how):
     source = fake.Source(*[b"cat 0.9"] * 10)
     feed = Feed(fake.Opener(source))
     with contextlib.suppress(BrokenPipeError), Stream(feed, classify, Pace(), Smoother()) as stream:
@@ -311,7 +311,7 @@ def test_closing_from_another_thread_ends_the_iteration(fake):
     assert items[-1].kind == "ended"
 
 
-def test_a_caller_with_other_work_gets_the_word_while_nothing_comes(fake):
+def test_a_caller_with_other_work_gets_control_while_nothing_arrives(fake):
     stream = Stream(Feed(fake.Opener(fake.Source())), classify, Pace(), Smoother())
     with stream:
         assert next(stream.ticks()) is None
@@ -327,7 +327,7 @@ def test_a_result_has_the_frame_and_the_lead(loop, fake):
 
 
 class Reporter(Consumer):
-    """Keeps what it is given, and reports an event each time."""
+    """Records its items, and reports an event each time."""
 
     def __init__(self):
         self.items, self.waits, self.polls = [], [], 0
@@ -363,7 +363,7 @@ def test_consumers_receive_each_item_and_what_they_report_follows_it(loop, fake)
     assert one.waits == [5.0], "the end of the source waits for what runs"
 
 
-def test_consumers_are_finished_at_once_when_the_loop_is_left(fake):
+def test_consumers_finish_immediately_when_the_loop_is_left(fake):
     consumer = Reporter()
     feed = Feed(fake.Opener(fake.Source(*[b"cat 0.9"] * 10)))
     with Stream(feed, classify, Pace(), Smoother(), consumers=[consumer]) as stream:
@@ -384,7 +384,7 @@ def test_the_event_of_a_signal(loop, fake, valid):
     assert valid(event_line(sink.stream.ended(SIGNAL)))["reason"] == "signal"
 
 
-def test_saving_that_fails_is_told_seldom_and_the_loop_goes_on(loop, fake, lines, tmp_path, monkeypatch):
+def test_failed_saves_are_reported_rarely_and_the_loop_continues(loop, fake, lines, tmp_path, monkeypatch):
     offered = []
 
     def full(self, result):

@@ -1,4 +1,4 @@
-"""A user's command: one at a time, the newest state last, never waited for."""
+"""A user's command: one at a time, the newest state last, and the loop never waits for it."""
 
 import shlex
 import time
@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 
 def settle(command):
-    """Poll until nothing runs; return what failed."""
+    """Poll until nothing runs; return the failures."""
     failures = command.poll()
     deadline = time.monotonic() + 20
     while command._process is not None:
@@ -35,7 +35,7 @@ def settle(command):
     return failures
 
 
-def test_a_state_that_no_environment_can_hold_is_a_failure_and_no_end(tmp_path):
+def test_a_state_that_no_environment_can_hold_is_a_failure_but_not_the_end(tmp_path):
     on_change = OnChange("true")
     on_change.take(change("a\0b", None, 0.5))
     assert said(on_change.poll()) == ["true: embedded null byte"]
@@ -73,14 +73,14 @@ def test_while_one_runs_the_newest_state_waits(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "why"), [("false", "exit code 1"), ("sh -c 'kill -9 $$'", "ended by SIGKILL")])
-def test_its_failure_is_told(text, why):
+def test_its_failure_is_reported(text, why):
     command = OnChange(text)
     command.take(change("cat", None, 1.0))
     (failure,) = settle(command)
     assert why in failure.message
 
 
-def test_a_program_that_went_away(tmp_path):
+def test_a_program_that_is_gone(tmp_path):
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -103,7 +103,7 @@ def test_one_that_never_ends_is_ended(tmp_path):
     assert process.returncode == -15
 
 
-def test_the_end_ends_what_it_started_too(tmp_path):
+def test_the_end_also_ends_its_children(tmp_path):
     command = OnChange("sh -c 'trap \"\" TERM; sleep 1000 & echo $! > pid; touch up; wait'")
     command.take(change("cat", None, 1.0))
     command.poll()
@@ -117,6 +117,6 @@ def test_the_end_ends_what_it_started_too(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "   ", "no-such-program x", "sh '"])
-def test_what_cannot_be_run(text):
+def test_a_command_that_cannot_run(text):
     with pytest.raises(ValueError, match=r"no program|cannot be split"):
         OnChange(text)

@@ -1,4 +1,4 @@
-"""A stream's settings: each is declared once, and is a flag, a key of the service and an argument."""
+"""A stream's settings: each is declared once, and becomes a flag, a key of the service and an argument."""
 
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ class Probe(Group):
 
 
 def run(*arguments):
-    """Return what a command with the new options gets, or its message."""
+    """Return the values that a command with the new options gets, or its error message."""
     app, got = typer.Typer(rich_markup_mode=None), []
 
     @app.command()

@@ -1,4 +1,4 @@
-"""What SOURCE arguments stand for."""
+"""The meaning of SOURCE arguments."""
 
 import os
 
@@ -8,7 +8,7 @@ from edgecnn.device.stream.sources import expand
 
 
 def listed(*sources, stdin=()):
-    """Return (path, error or None) of what the sources stand for."""
+    """Return (path, error or None) for each item of the sources."""
     return [(path, str(error) if error else None) for path, error in expand(sources, stdin)]
 
 
@@ -17,14 +17,14 @@ def here(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
 
 
-def test_file_is_taken_whatever_its_name():
+def test_a_file_is_accepted_whatever_its_name():
     assert listed("photos/notes.txt", "photos/.hidden.jpg") == [
         ("photos/notes.txt", None),
         ("photos/.hidden.jpg", None),
     ]
 
 
-def test_folder_is_sorted_and_recursive_without_what_is_hidden():
+def test_a_folder_is_sorted_and_recursive_without_hidden_files():
     assert listed("photos") == [("photos/A.PNG", None), ("photos/b.jpg", None), ("photos/sub/c.bmp", None)]
 
 
@@ -38,7 +38,7 @@ def test_files_of_a_folder_that_are_not_read_are_counted(folder):
     assert note.startswith("photos: 3 files left out (2 .heic, 1 .txt)")
 
 
-def test_linked_folders_are_read_as_training_reads_them_and_rings_end(folder, tmp_path):
+def test_linked_folders_are_read_like_in_training_and_cycles_end(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "d.jpg").write_bytes(b"x")
     (folder / "sub" / "cat").symlink_to(tmp_path / "elsewhere")
@@ -76,7 +76,7 @@ def test_file_with_the_name_of_a_glob(folder):
     assert listed("photos/b[1].jpg") == [("photos/b[1].jpg", None)]
 
 
-def test_missing_is_an_item_and_the_rest_goes_on():
+def test_a_missing_file_is_an_item_and_the_rest_follows():
     assert listed("none.jpg", "photos/b.jpg") == [("none.jpg", "no such file or folder"), ("photos/b.jpg", None)]
     ((_, why),) = listed("a\0b")
     assert why == "no such file or folder. For what a camera sees: --camera, or /dev/video0 and so on."

@@ -1,4 +1,4 @@
-"""`edgecnn classify` of streams as a process: its lines, its ends, and the faults that may befall it."""
+"""`edgecnn classify` on streams as a process: its lines, its endings, and possible faults."""
 
 import fcntl
 import json
@@ -85,7 +85,7 @@ edgecnn.cli.console_script()
 
 @pytest.fixture
 def start(root, tmp_path, spawn):
-    """Start `edgecnn classify` on a fake camera in a state, or on a real source if there is none."""
+    """Start `edgecnn classify` on a fake camera in a given state, or on a real source if no state is given."""
 
     def call(state, *arguments, **options):
         code = (
@@ -102,7 +102,7 @@ def start(root, tmp_path, spawn):
 
 @pytest.fixture(scope="module")
 def parse(schema_of):
-    """Check JSON lines by the schema, and return them parsed."""
+    """Check JSON lines against the schema, and return them parsed."""
     validator = jsonschema.Draft202012Validator(schema_of("result"))
 
     def lines(output):
@@ -156,7 +156,7 @@ def test_lines_for_people_and_frames_that_are_kept(start, tmp_path):
     assert "synthetic frames" in err and "ended (end of source): 4 frames, 0 dropped, 0 damaged" in err
 
 
-def test_frames_and_their_maps_are_kept_in_folders_of_their_own(start, tmp_path):
+def test_frames_and_their_maps_are_kept_in_separate_folders(start, tmp_path):
     unsure = ("--threshold", "1", "--keep", "kept", "--keep-random", "0", "--explain", "maps")
     finish(start(None, "synthetic:64x48?frames=1", "--rotate", "90", *unsure), 0)
     (kept,) = (tmp_path / "kept").glob("*/*.jpg")
@@ -166,7 +166,7 @@ def test_frames_and_their_maps_are_kept_in_folders_of_their_own(start, tmp_path)
         assert picture.size == (2 * 256 + 8, 256 + 2 * 19 + 8)
 
 
-def test_maps_do_not_go_among_images_to_train_on(start, tmp_path):
+def test_maps_are_kept_apart_from_training_images(start, tmp_path):
     (tmp_path / "link").symlink_to("kept")
     for folder in ("kept", "kept/maps", "./x/../kept", "link"):
         process = start(None, "synthetic:", "--keep", "kept", "--explain", folder)
@@ -175,7 +175,7 @@ def test_maps_do_not_go_among_images_to_train_on(start, tmp_path):
 
 
 @pytest.mark.parametrize("state", ["busy", "forbidden"])
-def test_a_camera_that_cannot_be_had(start, parse, state):
+def test_an_unavailable_camera(start, parse, state):
     out, err = finish(start(state, "--json"), CameraError.exit_code)
     assert [line["event"] for line in parse(out)] == ["ended"]
     assert "edgecnn: error: fake: " + ("busy" if state == "busy" else "no permission") in err
@@ -259,7 +259,7 @@ def test_a_command_at_each_change_and_a_signal_while_it_runs(start, tmp_path):
     assert len((tmp_path / "said").read_text().splitlines()) == 1
 
 
-def test_the_last_state_of_a_stream_that_ends_is_still_told(start, tmp_path):
+def test_the_last_state_of_an_ending_stream_is_still_reported(start, tmp_path):
     say = "sh -c 'echo \"$EDGECNN_STATE\" >> said; exit 7'"
     out, _ = finish(start(None, "synthetic:64x48?frames=2", "--on-change", say, "--json"), 0)
     assert len((tmp_path / "said").read_text().splitlines()) >= 1
@@ -278,7 +278,7 @@ def test_a_disk_too_full_for_unsure_frames(start, parse, tmp_path):
 
 
 def until_full(reading):
-    """Wait until nothing more comes into a pipe."""
+    """Wait until nothing more arrives in a pipe."""
     before, since = -1, time.monotonic()
     while time.monotonic() < since + 0.3:
         held = int.from_bytes(fcntl.ioctl(reading, termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -288,7 +288,7 @@ def until_full(reading):
 
 
 def test_a_signal_while_nobody_reads_standard_output(start):
-    """The pipe is full: the line that waits for its reader does not keep the process."""
+    """The pipe is full: the line that waits for its reader does not hold up the process."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     process = start("classifying", "--json", "--warm-up", "0", stdout=writing)
@@ -301,7 +301,7 @@ def test_a_signal_while_nobody_reads_standard_output(start):
 
 
 @pytest.mark.parametrize("arguments", [["--json"], []])
-def test_a_reader_that_went_away(start, arguments):
+def test_a_reader_that_is_gone(start, arguments):
     process = start("classifying", *arguments)
     process.stdout.readline()
     process.stdout.close()

@@ -1,4 +1,4 @@
-"""Two hours at 30 frames a second, as fast as they go: memory stays flat, and no thread, file or process is left."""
+"""Two hours' worth of frames at 30 per second, as fast as possible: memory stays flat, and no thread, file or process is left."""
 
 import json
 import os

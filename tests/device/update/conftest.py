@@ -1,4 +1,4 @@
-"""A repository of releases that python-tuf signs, as a folder that attacks may change, and boards that update from it."""
+"""A repository of releases signed by python-tuf, in a folder that attacks can change, and boards that update from it."""
 
 import contextlib
 import copy
@@ -24,7 +24,7 @@ CHANNEL = "door"
 
 
 class Repository:
-    """A folder as `edgecnn release` writes it. Each change is published at once, dated `now`."""
+    """A folder like those that `edgecnn release` writes. Each change is published immediately, dated `now`."""
 
     def __init__(self, folder, now=NOW):
         from securesystemslib.signer import CryptoSigner
@@ -46,7 +46,7 @@ class Repository:
         return self.keys["online" if role in ("snapshot", "timestamp") else role]
 
     def publish(self, *roles, replaced=()):
-        """Sign roles anew, with the next version; a root also by the signers it replaces."""
+        """Re-sign roles with the next version; a root also with the signers that it replaces."""
         from tuf.api.metadata import MetaFile
 
         for role in roles:
@@ -98,12 +98,12 @@ class Repository:
         return path
 
     def copied(self, folder):
-        """Return a copy of the folder as it is now."""
+        """Return a copy of the current folder."""
         return Path(shutil.copytree(self.folder, folder))
 
 
 class Clocks:
-    """A board's clock, and the seconds since its boot."""
+    """A board's clock and the seconds since its boot."""
 
     def __init__(self):
         self.now, self.boot, self.up = NOW, "boot 1", 100
@@ -116,7 +116,7 @@ class Clocks:
 
 
 class Tested(NamedTuple):
-    """A board in a folder of its own, and its clocks."""
+    """A board in its own folder, with its clocks."""
 
     board: Board
     clocks: Clocks
@@ -170,7 +170,7 @@ def bundles(make_bundle):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Fetch in this process, where a rule can be taken out, and which is quicker."""
+    """Fetch in this process, which is quicker and allows a rule to be removed."""
     from edgecnn.device.update.fetch import Request, fetch
 
     def fetch_here(request, rights):
@@ -180,7 +180,7 @@ def in_this_process(monkeypatch):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """A static server that knows Range, counts requests and may end a connection early."""
+    """A static server that supports Range, counts requests, and can end a connection early."""
 
     protocol_version = "HTTP/1.1"
 
@@ -218,7 +218,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve():
-    """Serve a folder: `serve(folder)` returns the server, with `address`, `requests`, and `left`, the bytes that it still sends."""
+    """Serve a folder: `serve(folder)` returns the server, with `address`, `requests`, and `left`, the bytes still to send."""
     with contextlib.ExitStack() as stack:
 
         def start(folder):

@@ -1,6 +1,6 @@
-"""The attacks of TUF's specification (section 1.5.2) on a board, and each again with the rule that stops it taken out: then it succeeds.
+"""The attacks from TUF's specification (section 1.5.2) on a board. Each runs again without the rule that stops it, and then succeeds.
 
-An attack is a function that makes ready a repository and a board, and returns what the board is made to update from.
+An attack is a function that prepares a repository and a board, and returns the repository from which the board will update.
 """
 
 import copy
@@ -27,7 +27,7 @@ from edgecnn.device.update import client, fetchers  # noqa: E402
 
 
 class Attack:
-    """What an attacker has: the repository, the board, three bundles, a folder for what is forged, and a server for it."""
+    """The attacker's setting: the repository, the board, three bundles, a folder for forged files, and a server for it."""
 
     def __init__(self, repository, board, bundles, make_bundle, folder, serve):
         self.repository, self.board, self.bundles, self.make_bundle = repository, board, bundles, make_bundle
@@ -40,11 +40,11 @@ class Attack:
         return digest
 
     def forged(self):
-        """Return a copy of the repository, to be changed."""
+        """Return a copy of the repository to change."""
         return self.repository.copied(self.folder / "forged")
 
     def own_bundle(self):
-        """Return a bundle of the attacker's, with the name and the serial number of the second."""
+        """Return a bundle from the attacker with the name and serial number of the second."""
         return self.make_bundle("photos2", 2, labels=("cat", "dig"))
 
 
@@ -62,7 +62,7 @@ def rollback(attack):
 
 
 def mix_and_match(attack):
-    """The newest timestamp with the snapshot and targets of before, to a board that has seen neither."""
+    """The newest timestamp with the old snapshot and targets, for a board that has seen neither."""
     attack.repository.add(attack.bundles[1], 1)
     attack.repository.add(attack.bundles[2], 2)
     forged = attack.forged()
@@ -72,7 +72,7 @@ def mix_and_match(attack):
 
 
 def arbitrary_file(attack):
-    """A bundle of the attacker's, of the same length, under the signed name."""
+    """A bundle from the attacker with the same length, under the signed name."""
     attack.first()
     attack.repository.add(attack.bundles[2], 2)
     forged = attack.forged()
@@ -84,7 +84,7 @@ def arbitrary_file(attack):
 
 
 def wrong_keys(attack):
-    """All metadata but the root signed by keys of the attacker's."""
+    """All metadata except the root, signed with the attacker's keys."""
     attack.first()
     other = type(attack.repository)(attack.folder / "other")
     other.number = 1
@@ -95,7 +95,7 @@ def wrong_keys(attack):
 
 
 def endless_metadata(attack):
-    """A timestamp that is valid, and goes on for half a megabyte."""
+    """A valid timestamp that continues for half a megabyte."""
     attack.first()
     attack.repository.publish("timestamp")
     with (attack.repository.folder / "metadata/timestamp.json").open("ab") as file:
@@ -104,7 +104,7 @@ def endless_metadata(attack):
 
 
 def endless_metadata_by_a_stolen_online_key(attack):
-    """A snapshot as long as the timestamp allows, which the stolen key signs."""
+    """A snapshot as long as the timestamp allows, signed with the stolen key."""
     attack.first()
     repository = attack.repository
     repository.publish("snapshot")
@@ -118,7 +118,7 @@ def endless_metadata_by_a_stolen_online_key(attack):
 
 
 def freeze(attack):
-    """Yesterday's repository, for ever: a month later its timestamp has expired."""
+    """Yesterday's repository, forever: a month later its timestamp has expired."""
     attack.first()
     frozen = attack.forged()
     attack.board.clocks.now += timedelta(days=31)
@@ -126,7 +126,7 @@ def freeze(attack):
 
 
 def freeze_without_a_clock(attack):
-    """The same to a board whose clock says 1970, and which has run for the month, with power cuts."""
+    """The same for a board with a clock in 1970 that has run for the month, with power cuts."""
     attack.first()
     frozen, clocks = attack.forged(), attack.board.clocks
     clocks.now = datetime(1970, 1, 1, tzinfo=UTC)
@@ -141,7 +141,7 @@ def freeze_without_a_clock(attack):
 
 
 def expired_targets_without_a_clock(attack):
-    """Targets that expired long ago, under a timestamp of today, to a board whose clock says 1970."""
+    """Targets that expired long ago, under today's timestamp, for a board with a clock in 1970."""
     attack.first()
     attack.repository.now += timedelta(days=450)
     attack.repository.publish("root", "snapshot", "timestamp")
@@ -150,7 +150,7 @@ def expired_targets_without_a_clock(attack):
 
 
 def one_root_key_of_three(attack):
-    """A stolen root key, where two must sign, makes a root with keys of the attacker's."""
+    """One stolen root key, when two must sign, makes a root with the attacker's keys."""
     attack.first()
     repository = attack.repository
     other = type(repository)(attack.folder / "other")
@@ -170,7 +170,7 @@ def stolen_online_key(attack):
 
 
 class NoMemory:
-    """Of what was verified only the root is kept, and no mark."""
+    """Keep only the root of the verified metadata, and no mark."""
 
     @property
     def held(self):
@@ -189,7 +189,7 @@ def no_threshold(self, role, payload, signatures):
 
 
 def targets_by_any_key(self, role, payload, signatures):
-    """Check targets by the keys of the snapshot too."""
+    """Check targets with the snapshot's keys too."""
     roles = [role, "snapshot"] if role == "targets" else [role]
     if not any(self.get_verification_result(name, payload, signatures).verified for name in roles):
         raise tuf.api.exceptions.UnsignedMetadataError("no key has signed")
@@ -211,7 +211,7 @@ ATTACKS = {
     one_root_key_of_three: ("lack signatures", [(_DelegatorMixin, "verify_delegate", no_threshold)]),
     stolen_online_key: ("lack signatures", [(_DelegatorMixin, "verify_delegate", targets_by_any_key)]),
 }
-"""Each attack: what the refusal says, and the rule that is taken out."""
+"""Each attack: the text of the refusal, and the rule that is removed."""
 
 
 @pytest.mark.parametrize("name", ATTACKS, ids=lambda name: name.__name__)
@@ -231,7 +231,7 @@ def test_an_attack_is_refused_and_succeeds_without_its_rule(attack, name, monkey
 
 @pytest.mark.parametrize("rule", [True, False])
 def test_endless_data(attack, monkeypatch, rule):
-    """A server that does not stop is not read beyond the signed length."""
+    """An endless answer is not read beyond the signed length."""
     attack.first()
     attack.repository.add(attack.bundles[2], 2)
     forged = attack.forged()
@@ -263,7 +263,7 @@ def without_a_limit(self, file, url, max_length):
 
 @pytest.mark.parametrize("rule", [True, False])
 def test_slow_retrieval(attack, monkeypatch, rule):
-    """A server that sends a byte now and then never stops sending, but is given up."""
+    """A server that sends a byte now and then never stops, but the board gives up."""
     attack.first()
     new = attack.repository.add(attack.bundles[2], 2)
     server = attack.serve(attack.repository.folder)
@@ -294,8 +294,8 @@ def test_slow_retrieval(attack, monkeypatch, rule):
     assert attack.board.current == new
 
 
-def test_a_stolen_online_key_is_healed_by_its_rotation(attack):
-    """It signed versions and a date far ahead, so that nothing else counts; a root with another key brings the board back."""
+def test_a_board_recovers_from_a_stolen_online_key_by_its_rotation(attack):
+    """It signed versions and a date far ahead, so that nothing newer counts. A root with a different key recovers the board."""
     attack.first()
     repository = attack.repository
     saved = {name: copy.deepcopy(repository.signed[name]) for name in ("snapshot", "timestamp")}
@@ -304,7 +304,7 @@ def test_a_stolen_online_key_is_healed_by_its_rotation(attack):
     repository.lasts |= {"snapshot": 10**6, "timestamp": 10**6}
     repository.publish("snapshot", "timestamp")
     with pytest.raises(UpdateError, match="expired"):
-        attack.board.update(repository.folder)  # by then the targets have
+        attack.board.update(repository.folder)  # by then the targets have expired
     repository.now = attack.board.clocks.now
     repository.lasts |= {"snapshot": 30, "timestamp": 30}
     repository.signed |= saved

@@ -1,4 +1,4 @@
-"""Which release of a channel a board should have, and what of a signed target is refused."""
+"""Which release of a channel a board should have, and which signed targets are refused."""
 
 import uuid
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ HEX64 = st.integers(0, 2**256 - 1).map("{:064x}".format)
 
 
 def target(number=1, serial=None, *, length=2000, digest=None, changed=None, **terms):
-    """Return a release's path and target, as TUF gives it."""
+    """Return a release's path and its TUF target."""
     serial = number if serial is None else serial
     digest = digest or sha256(f"{serial}".encode())
     custom = {"edgecnn": {"number": number, "serial": serial, "share": 100, **terms, **(changed or {})}}
@@ -40,8 +40,8 @@ def test_a_board_in_a_wave_is_in_every_larger_one(board, digest, one, other):
     assert in_wave(board, digest, 100) and not in_wave(board, digest, 0)
 
 
-def test_a_wave_is_what_its_formula_says():
-    """The places of 100 are those of SHA-256 of "ID:TARGET", computed here by another implementation of it."""
+def test_a_wave_follows_its_formula():
+    """The places of 100 are those of SHA-256 of "ID:TARGET", computed here by a separate implementation."""
     import hashlib
 
     for number in range(500):
@@ -50,7 +50,7 @@ def test_a_wave_is_what_its_formula_says():
         assert [in_wave(board, digest, share) for share in range(101)] == [share > place for share in range(101)]
 
 
-def test_shares_are_those_of_the_boards_and_each_bundle_has_waves_of_its_own():
+def test_shares_are_of_boards_and_each_bundle_has_its_own_waves():
     boards = [f"{number:032x}" for number in range(20_000)]
     places = {}
     for digest in (sha256(b"one"), sha256(b"two")):
@@ -90,7 +90,7 @@ def test_a_board_gets_the_newest_release_that_is_for_it_and_never_another(board,
     assert chosen(reversed(entries), board, bad, current) == max(mine, default=None)
 
 
-def test_a_board_outside_of_the_wave_keeps_the_newest_release_that_is_fully_shared():
+def test_a_board_outside_the_wave_keeps_the_newest_fully_shared_release():
     two = sha256(b"2")
     outside = next(board for board in map("{:032x}".format, range(99)) if not in_wave(board, two, 25))
     entries = read(target(1), target(2, share=25))
@@ -100,13 +100,13 @@ def test_a_board_outside_of_the_wave_keeps_the_newest_release_that_is_fully_shar
     assert chosen(read(target(2, share=25)), outside) is None
 
 
-def test_what_failed_here_is_not_tried_again_and_a_smaller_share_takes_nothing_back():
+def test_a_failed_release_is_not_tried_again_and_a_smaller_share_takes_nothing_back():
     entries = read(target(1), target(2), target(3, share=0))
     assert chosen(entries, bad={entries[1].sha256}, current=entries[0].sha256) == 1
     assert chosen(entries, current=entries[2].sha256) == 3
 
 
-def test_going_back_is_a_newer_release_that_names_the_bundle_before_it():
+def test_a_rollback_is_a_newer_release_that_names_the_previous_bundle():
     old, new = sha256(b"1"), sha256(b"2")
     allowed = {"to": old, "instead_of": [new]}
     entries = read(target(3, 1, allow_older=allowed), target(2))
@@ -173,7 +173,7 @@ def test_a_path_that_is_not_a_release_is_refused(path):
         read((path, target()[1]))
 
 
-def test_other_channels_are_not_looked_at_and_two_releases_with_one_number_are_refused():
+def test_other_channels_are_ignored_and_two_releases_with_one_number_are_refused():
     path, one = target(1)
     assert [entry.path for entry in read((path, one), ("gate/x", None), ("doors/x", None))] == [path]
     assert read((path, one))[0].name == "photos"

@@ -1,12 +1,12 @@
 """The cases of tuf-conformance, The Update Framework's suite for its clients, against the client of a board.
 
-The suite is in no package registry and drives a client program of its own kind, so its cases are written anew here, under their own names.
-What differs, and why:
+The suite is in no package registry and drives its own kind of client program, so its cases are rewritten here under their own names.
+The differences, with reasons:
 
-- Keys are Ed25519, not ECDSA: a board checks signatures without the package cryptography. For the same reason, and since what they hold
-  is no release, its two static repositories (test_static_repositories) are not read.
-- Releases are top-level targets CHANNEL/NAME-SERIAL.edgecnn, so no case downloads a file of another name. A board never follows a
-  delegation: of test_updater_delegation_graphs, test_delegated_expiration and test_quoting_issues this is what is left, as one case.
+- Keys are Ed25519, not ECDSA: a board checks signatures without the package cryptography. For the same reason, and because they hold
+  no release, its two static repositories (test_static_repositories) are not read.
+- Releases are top-level targets CHANNEL/NAME-SERIAL.edgecnn, so no case downloads a file with a different name. A board never follows a
+  delegation: one case covers what this leaves of test_updater_delegation_graphs, test_delegated_expiration and test_quoting_issues.
 - There is no download without a refresh (test_implicit_refresh): a board reads the list of releases first.
 - test_repository_simulator tests the suite's own simulator.
 """
@@ -45,7 +45,7 @@ PATH = "door/photos-1.edgecnn"
 
 
 class Simulator:
-    """A repository whose files may be what an enemy makes of them."""
+    """A repository whose files an attacker can change."""
 
     def __init__(self, folder):
         self.folder, self.hashes = folder, False
@@ -70,7 +70,7 @@ class Simulator:
         self.add_key(role)
 
     def publish(self, *roles, bump=True):
-        """Write roles with their next versions, in the order that their parents name them."""
+        """Write roles with their next versions, in the order in which their parents name them."""
         for role in sorted(roles, key=ROLES.index):
             signed = getattr(self, role)
             signed.version += bump
@@ -82,7 +82,7 @@ class Simulator:
         return self
 
     def write(self, role, version=None):
-        """Write a role as it is, as the file of a version."""
+        """Write a role unchanged, as the file of a version."""
         metadata = Metadata(getattr(self, role))
         for signer in self.signers[role]:
             metadata.sign(signer, append=True)
@@ -114,7 +114,7 @@ class Simulator:
 
 
 class Counting(FolderFetcher):
-    """Notes which files the client requests."""
+    """Records the files that the client requests."""
 
     def __init__(self, folder, scratch, requests):
         super().__init__(folder, scratch)
@@ -126,7 +126,7 @@ class Counting(FolderFetcher):
 
 
 class Subject:
-    """A board's client, and what it holds from one check to the next."""
+    """A board's client, and its state from one check to the next."""
 
     def __init__(self, simulator, scratch):
         self.simulator, self.scratch, self.requests = simulator, scratch, []
@@ -154,7 +154,7 @@ class Subject:
         return tuple(map(self.version, ROLES))
 
     def download(self, number=1):
-        """Refresh, and return the content of a release, None if it was refused."""
+        """Refresh, and return the content of a release; None if it was refused."""
         (self.scratch / "file").unlink(missing_ok=True)
         try:
             if not self.refresh():
@@ -201,7 +201,7 @@ def test_new_targets_hash_mismatch(client, repo):
     repo.publish(*REST)
     assert client.refresh()
     repo.targets.version += 1
-    repo.snapshot.meta["targets.json"].version = repo.targets.version  # and the hash of before
+    repo.snapshot.meta["targets.json"].version = repo.targets.version  # and the previous hash
     repo.write("targets")
     repo.snapshot.version += 1
     repo.write("snapshot")
@@ -357,7 +357,7 @@ def test_timestamp_expired_snapshot_expired_and_targets_expired(client, repo, ro
 
 
 def test_expired_metadata(client, repo):
-    """Local metadata that has expired serves to fetch newer."""
+    """Expired local metadata can still be used to fetch newer metadata."""
     repo.timestamp.expires = NOW + timedelta(days=7)
     repo.publish("timestamp")
     assert client.refresh()
@@ -418,7 +418,7 @@ def test_snapshot_threshold(client, repo):
 
 
 def test_duplicate_keys_root(client, repo):
-    """One key that is named nine times, and has signed nine times, counts once."""
+    """A key that is named nine times and has signed nine times counts once."""
     assert client.refresh()
     signer = CryptoSigner.generate_ed25519()
     repo.add_key("snapshot", signer)
@@ -563,7 +563,7 @@ def test_non_root_rotations(client, repo, signers, role, keys, threshold, signat
     assert (getattr(client.held, role) == repo.file(role).read_bytes()) == accepted
 
 
-# What is left of the cases of delegations
+# the rest of the delegation cases
 
 
 @pytest.mark.parametrize("name", ["delegated", "?", "#", "/delegatedrole", "../delegatedrole"])

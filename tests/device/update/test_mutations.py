@@ -1,4 +1,4 @@
-"""The bench that changes files of a repository, on few changes: none is accepted, none crashes; without the rule they are accepted."""
+"""The bench that mutates a repository's files, with a few changes: none is accepted or crashes; without the rule they are accepted."""
 
 import json
 import subprocess

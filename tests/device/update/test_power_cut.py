@@ -26,7 +26,7 @@ spec.loader.exec_module(lossy)
 
 
 class Walk:
-    """A board before an update, the repository of then and of now, and the steps of the update on its disk."""
+    """A board before an update, the old and the new repository, and the steps of the update on its disk."""
 
     def __init__(self, repository, make_board, bundles, tmp_path, first):
         self.top, self.repository = tmp_path / "top", repository
@@ -47,11 +47,11 @@ class Walk:
         assert self.board.current == self.new_model
 
     def at(self, top, **settings):
-        """Return the board as it is in another folder."""
+        """Return the board from another folder."""
         return self.board._replace(board=replace(self.board.board, prefix=top / "board", **settings))
 
     def flaw(self, top):
-        """Start after a power cut, and return what is wrong; "" if the old model or the new answers and no older repository is taken."""
+        """Start after a power cut and return the fault; "" if the old or the new model answers and no older repository is accepted."""
         board = self.at(top)
         choice = choose(board.store)
         if choice.problems:
@@ -103,7 +103,7 @@ def test_every_power_cut_leaves_old_or_new_and_no_older_repository_after_it(walk
 
 @pytest.mark.slow
 def test_each_sync_of_what_is_trusted_is_needed(walk, tmp_path):
-    """Without any one of them, the same walk finds a cut after which something is wrong."""
+    """Without any one of them, the same walk finds a cut that causes a fault."""
     walk = walk()
     named = [number for number, step in enumerate(walk.steps) if step[0] == "sync" and "edgecnn-trust" in str(step[1])]
     first = next(number for number, step in enumerate(walk.steps) if "releases" in str(step[1]))
@@ -140,7 +140,7 @@ class Killer(Disk):
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
-def test_kill_9_before_any_write(walk, tmp_path, every):
+def test_kill_9_before_every_write(walk, tmp_path, every):
     walk = walk()
     for number in range(0, len(walk.steps), every):
         top = tmp_path / f"kill{number}"
@@ -161,8 +161,8 @@ def test_kill_9_before_any_write(walk, tmp_path, every):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(5))
-def test_kill_9_at_any_request(repository, board, bundles, serve, spawn, number):
-    """The whole process is killed, with the one that fetches; the second try ends well."""
+def test_kill_9_at_every_request(repository, board, bundles, serve, spawn, number):
+    """The whole process is killed, including the one that fetches; the second attempt succeeds."""
     server = serve(repository.folder)
     board.update(repository.folder)
     repository.publish("root")
@@ -178,7 +178,7 @@ def test_kill_9_at_any_request(repository, board, bundles, serve, spawn, number)
 
 @pytest.mark.parametrize("step", [1000, pytest.param(37, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("in_this_process")
-def test_a_connection_cut_after_any_byte(repository, board, bundles, serve, step):
+def test_a_connection_cut_after_every_byte(repository, board, bundles, serve, step):
     server = serve(repository.folder)
     old = repository.add(bundles[1], 1)
     board.update(server.address)

@@ -1,4 +1,4 @@
-"""Updates of a board from a folder and from a server: what arrives, what stays, and what the last check says."""
+"""Updating a board from a folder and from a server: what arrives, what stays, and the result of the last check."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_a_release_arrives_and_a_quiet_poll_is_two_requests(repository, board, b
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_download_goes_on_where_it_was_cut(repository, board, make_bundle, serve):
+def test_a_download_resumes_where_it_was_cut(repository, board, make_bundle, serve):
     server = serve(repository.folder)
     digest = repository.add(make_bundle("photos", 1), 1)
 
@@ -82,7 +82,7 @@ def test_a_download_goes_on_where_it_was_cut(repository, board, make_bundle, ser
 
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_beginning_with_a_wrong_byte_is_thrown_away(repository, board, bundles, serve, ranges):
+def test_a_partial_download_with_a_wrong_byte_is_discarded(repository, board, bundles, serve, ranges):
     server = serve(repository.folder)
     server.ranges = ranges
     digest = repository.add(bundles[1], 1)
@@ -97,7 +97,7 @@ def test_a_beginning_with_a_wrong_byte_is_thrown_away(repository, board, bundles
     assert board.current == digest
 
 
-def test_what_went_bad_is_not_tried_again_nor_what_was_taken_back(repository, board, bundles):
+def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundles):
     old = repository.add(bundles[1], 1)
     board.update(repository.folder)
     prove(board)
@@ -108,7 +108,7 @@ def test_what_went_bad_is_not_tried_again_nor_what_was_taken_back(repository, bo
     assert "went bad or was taken back" in board.update(repository.folder).note or board.current == old
     assert status.read(board.board)["bad"]
     board.store.prune(2)  # the slots forget it; the board does not
-    repository.add(bundles[2], 2)  # again, with a number of its own
+    repository.add(bundles[2], 2)  # again, with its own number
     board.update(repository.folder)
     assert board.current == old
     newest = repository.add(bundles[3], 3)
@@ -122,7 +122,7 @@ def test_what_went_bad_is_not_tried_again_nor_what_was_taken_back(repository, bo
     assert board.current == old
 
 
-def test_only_a_signed_way_back_from_this_release_goes_back(repository, board, bundles):
+def test_only_a_signed_rollback_from_this_release_is_followed(repository, board, bundles):
     old = repository.add(bundles[1], 1)
     board.update(repository.folder)
     new = repository.add(bundles[2], 2)
@@ -141,7 +141,7 @@ def test_only_a_signed_way_back_from_this_release_goes_back(repository, board, b
     assert board.update(repository.folder).installed, "the mark was lowered"
 
 
-def test_a_way_back_from_what_a_thief_of_the_keys_has_made(repository, board, bundles):
+def test_a_rollback_from_a_key_thiefs_release(repository, board, bundles):
     repository.number = 2**53 - 1
     thief = repository.add(bundles[3], 3)
     board.update(repository.folder)
@@ -173,7 +173,7 @@ def test_waves_and_pilots(repository, make_board, bundles):
     assert boards[0].current == new
 
 
-def test_a_card_that_was_copied_gets_an_id_of_its_own(board):
+def test_a_copied_card_gets_its_own_id(board):
     with board.board.locked():
         first = board.board.identity()
         assert board.board.identity() == first and len(first) == 32
@@ -186,7 +186,7 @@ def test_a_card_that_was_copied_gets_an_id_of_its_own(board):
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_whatever_fails_the_model_stays_and_the_reason_is_kept(repository, board, bundles, serve, tmp_path):
+def test_whatever_fails_the_model_stays_and_the_reason_is_recorded(repository, board, bundles, serve, tmp_path):
     digest = repository.add(bundles[1], 1)
     board.update(repository.folder)
     good = last_check(board.board.trust)["last_good"]
@@ -232,7 +232,7 @@ def test_a_full_disk(repository, board, make_bundle, file_limit):
 
 
 def planted(path, kind):
-    """Put something at a path that is no file of ours."""
+    """Put something at a path that is not one of our files."""
     if path.exists():
         path.unlink()
     if kind == "link":
@@ -243,7 +243,7 @@ def planted(path, kind):
         path.mkdir()
     elif kind == "socket or device":
         try:
-            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # zeros without end
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # endless zeros
         except PermissionError:
             pytest.skip("only root makes devices")
     else:
@@ -253,7 +253,7 @@ def planted(path, kind):
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder", "socket or device", "huge file"])
 @pytest.mark.parametrize("name", ["timestamp.json", "3.targets.json", "2.root.json", "bundle"])
-def test_nothing_that_is_planted_in_the_folder_is_used(repository, board, bundles, kind, name):
+def test_nothing_planted_in_the_folder_is_used(repository, board, bundles, kind, name):
     old = repository.add(bundles[1], 1)
     board.update(repository.folder)
     new = repository.add(bundles[2], 2)
@@ -281,7 +281,7 @@ def test_a_folder_that_becomes_a_link(repository, board, bundles, tmp_path):
         ('cat > /dev/null; printf \'{"reason": "\\\\u001b[2Jgone"}\'', r"^\\x1b\[2Jgone$"),
     ],
 )
-def test_whatever_the_half_without_rights_does(tmp_path, monkeypatch, does, reason):
+def test_whatever_the_unprivileged_process_does(tmp_path, monkeypatch, does, reason):
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{does}\n")
     program.chmod(0o755)
@@ -291,7 +291,7 @@ def test_whatever_the_half_without_rights_does(tmp_path, monkeypatch, does, reas
         apart.fetch_apart("x" * 5_000_000, {})
 
 
-def test_a_link_instead_of_what_was_fetched(repository, board, bundles, monkeypatch):
+def test_a_link_instead_of_the_fetched_file(repository, board, bundles, monkeypatch):
     repository.add(bundles[1], 1)
     monkeypatch.setattr(
         apart, "fetch_apart", lambda *_: (board.board.spool / "repository").symlink_to(repository.folder)
@@ -302,9 +302,9 @@ def test_a_link_instead_of_what_was_fetched(repository, board, bundles, monkeypa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up rights")
-def test_who_fetches_has_no_rights(repository, make_bundle, serve, monkeypatch, make_board):
+def test_the_fetching_process_has_no_rights(repository, make_bundle, serve, monkeypatch, make_board):
     monkeypatch.setattr(apart, "USER", "nobody")
-    # a Python that this user can run, with the modules of this one
+    # a Python that this user can run, with this one's modules
     monkeypatch.setattr(sys, "executable", f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}")
     if not Path(sys.executable).exists():
         pytest.skip("Debian has no such Python here")
@@ -319,7 +319,7 @@ def test_who_fetches_has_no_rights(repository, make_bundle, serve, monkeypatch, 
         assert owners == {65534} and {path.stat().st_uid for path in board.board.trust.rglob("*")} == {0}
 
 
-def test_a_damaged_record_of_trust_is_not_taken_for_none(repository, board, bundles):
+def test_a_damaged_record_of_trust_is_not_treated_as_missing(repository, board, bundles):
     repository.add(bundles[1], 1)
     board.update(repository.folder)
     path = board.board.trust / "trusted.json"
@@ -353,7 +353,7 @@ def test_a_new_root_of_trust_keeps_the_marks(repository, board, bundles):
     assert trust.root.encode() == root and trust.marks["door"].serial == 2
 
 
-def test_two_updates_at_a_time(repository, board):
+def test_two_concurrent_updates(repository, board):
     with board.board.locked(), pytest.raises(UpdateError, match="another update of this board is running"):
         board.update(repository.folder)
 
@@ -394,7 +394,7 @@ def run_without(*arguments):
     return subprocess.run([sys.executable, "-c", WITHOUT, *map(str, arguments)], capture_output=True, text=True)
 
 
-def test_without_the_extra_updates_say_what_to_install_and_nothing_else_misses_it(tmp_path):
+def test_without_the_extra_updates_name_what_to_install_and_everything_else_works(tmp_path):
     prefix = ("--prefix", tmp_path / "board")
     (tmp_path / "board/etc/edgecnn").mkdir(parents=True)
     (tmp_path / "board/etc/edgecnn/update.toml").write_text(f'from = "{tmp_path}"\nchannel = "door"\n')
@@ -405,7 +405,7 @@ def test_without_the_extra_updates_say_what_to_install_and_nothing_else_misses_i
     (tmp_path / "tuf").mkdir()
     (tmp_path / "tuf/__init__.py").write_text(
         "open('/nowhere/ca-certificates.crt')"
-    )  # as requests does, which 5.1 imports
+    )  # like requests, which 5.1 imports
     command = [sys.executable, "-m", "edgecnn", "update", *map(str, prefix)]
     refused = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert refused.returncode == 34 and "apt install --reinstall ca-certificates" in refused.stderr
@@ -414,7 +414,7 @@ def test_without_the_extra_updates_say_what_to_install_and_nothing_else_misses_i
     assert not {"tuf", "securesystemslib", "urllib3"} & set(loaded) and "edgecnn.device.update.status" in loaded
 
 
-def test_what_an_update_needs_is_5_mb_at_most():
+def test_an_updates_packages_take_at_most_5_mb():
     pytest.importorskip("tuf", reason="updates need the update extra")
     files = [file for name in ("tuf", "securesystemslib", "urllib3") for file in metadata.files(name)]
     assert 1e6 < sum(file.size or 0 for file in files if file.suffix != ".pyc") < 5e6
