@@ -60,7 +60,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_small_file_that_takes_more_than_the_board_has(board, kind):
+def test_a_small_file_that_takes_more_memory_than_the_board_has(board, kind):
     mode, format_, size = BOMBS[kind]
     if format_ == "webp" and not features.check("webp"):
         pytest.skip("this Pillow has no WebP")
@@ -123,7 +123,7 @@ with images._opened(data) as image:  # imports the decoder
     image.draft(None, (448, 448))
     estimate = memory.decoding_bytes(image, full, 3, data, images.orientation(image) > 1)
 with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # the peak begins anew
+    file.write("5")  # the peak starts again
 before = status("VmRSS")
 images.load(data, *least, 3)
 print(json.dumps([estimate, status("VmHWM") - before]))

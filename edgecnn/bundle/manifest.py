@@ -27,10 +27,10 @@ MAX_MANIFEST_BYTES = 512 * 1024
 """1,000 class names of 40 characters take a tenth of it. Checked before the JSON is parsed, which takes up to 30 times the memory."""
 
 MAX_DEPTH = 20
-"""Most levels of `provenance`, since canonical JSON indents each line by its level."""
+"""Maximum depth of `provenance`, since canonical JSON indents each line by its level."""
 
 MAX_LSB = 8
-"""Largest tolerance of a model with integer output. Kernels have been seen to differ by three codes."""
+"""Maximum tolerance of a model with integer output. Kernels have been seen to differ by three codes."""
 
 
 class InputContract(Struct):
@@ -115,7 +115,7 @@ class Manifest(Struct):
     files: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """Return the manifest as canonical JSON; BundleError if `provenance` does not fit into JSON."""
+        """Return the manifest as canonical JSON; BundleError if `provenance` cannot be written as JSON."""
         try:
             return canonical_json(to_json(self)).encode()
         except (TypeError, ValueError, RecursionError) as error:

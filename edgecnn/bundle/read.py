@@ -21,13 +21,13 @@ MODEL_SUFFIXES = (".tflite", ".onnx", ".keras", ".h5", ".pb", ".pt")
 MAX_GOLDEN = 1000
 
 MAX_KNOWN = 10_000
-"""Most known images in a bundle: the features of each are compared with every image that is classified."""
+"""Maximum number of known images in a bundle: the features of each are compared with every image that is classified."""
 
 MAX_KNOWN_BYTES = 16 << 20
-"""Most bytes of their features: the conversion to float takes eight times that much memory."""
+"""Maximum size of their features in bytes: the conversion to float takes eight times that much memory."""
 
 MAX_RELATIVE_TOLERANCE = 0.5
-"""Largest tolerance of float outputs, as a fraction of the largest golden output or of 1."""
+"""Maximum tolerance of float outputs, as a fraction of the largest golden output or of 1."""
 
 
 class Entries(Mapping[str, bytes]):
@@ -91,7 +91,7 @@ class Bundle:
 
 
 def output_types(model: ModelEntry) -> tuple[str, ...]:
-    """Return the types that a model's outputs may have, as numpy writes them."""
+    """Return the types that a model's outputs may have, in numpy's notation."""
     return ("|i1", "|u1") if model.precision == "int8" else ("<f4",)
 
 
@@ -160,7 +160,7 @@ def _check_beginning(data: bytes) -> None:
 def _consists_of(data: bytes, expected: Iterable[bytes | memoryview]) -> bool:
     offset = 0
     for piece in expected:
-        if not data.startswith(bytes(piece), offset):  # comparing two views goes byte by byte, which is slow
+        if not data.startswith(bytes(piece), offset):  # two views would be compared byte by byte, which is slow
             return False
         offset += len(piece)
     return offset == len(data)

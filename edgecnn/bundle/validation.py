@@ -44,7 +44,7 @@ class ValidationScores(Struct):
     strangers_below: int = key(low=0)
 
     def shares(self, threshold: float, strangers: bool) -> tuple[float | None, float]:
-        """Return a device's share of abstain, None if it uses another threshold, and of stranger."""
+        """Return a device's shares of abstain, None if it uses another threshold, and of stranger."""
         abstained = self.below if strangers else self.below + self.strangers_below
         refused = self.strangers if strangers else 0
         return (abstained / self.images if threshold == self.threshold else None), refused / self.images

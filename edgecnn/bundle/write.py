@@ -12,7 +12,7 @@ from edgecnn.files import refuse_existing, sha256, write_atomic
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], force: bool = False) -> str:
-    """Write a bundle atomically, after checking that it reads back; return its SHA-256. BundleError or OutputError if it cannot."""
+    """Write a bundle atomically, after checking that it reads back; return its SHA-256. BundleError or OutputError if that fails."""
     refuse_existing(path, force)
     try:
         check_labels(manifest.labels)

@@ -63,7 +63,7 @@ def test_the_limit_for_strangers_refuses_its_rate_of_images_that_did_not_set_it(
     )
 
 
-def test_a_limit_by_similarities_is_the_limit_by_features():
+def test_limits_from_similarities_and_features_are_equal():
     random = np.random.default_rng(4)
     features = random.normal(size=(200, 16)).astype(np.float32)
     codes, scores = known_codes(features[:50]), random.random(150).astype(np.float32)

@@ -105,7 +105,7 @@ def test_recipe_that_does_not_exist(edgecnn):
     failed(edgecnn("run", "none.toml"), errors.RecipeError, "none.toml")
 
 
-def test_export_before_a_train(edgecnn):
+def test_export_before_train(edgecnn):
     failed(edgecnn("export", "--int8"), errors.RunError, "First: edgecnn train")
     failed(edgecnn("verify"), errors.RunError, "First: edgecnn train")
     failed(edgecnn("bundle"), errors.RunError, "First: edgecnn train")

@@ -66,7 +66,7 @@ def test_a_photo_stays_in_its_split_if_the_user_divides_them_later(run, pets):
         require_split(run, dataset, split)
 
 
-def test_a_photo_that_is_missing_is_named(run, pets, picture):
+def test_a_missing_photo_is_named(run, pets, picture):
     dataset = open_run_dataset(run)
     (gone, *_), changed = dataset.items["test"], dataset.items["train"][0]
     (pets / gone.source).unlink()

@@ -259,7 +259,7 @@ def test_a_bundle_without_frames_is_rolled_back_and_the_watchdog_restarts_a_froz
     assert journal.count("Watchdog timeout") >= 2
 
 
-def test_systemd_fetches_a_release_without_rights_and_root_puts_it_in_use(service_board, make_repository, tmp_path):
+def test_systemd_fetches_a_release_without_privileges_and_root_puts_it_in_use(service_board, make_repository, tmp_path):
     shipped = read_bundle(shipped_bundle())
     manifest = dataclasses.replace(shipped.manifest, name="fetched", serial=7)
     write_bundle(tmp_path / "fetched.edgecnn", manifest, dict(shipped.files))

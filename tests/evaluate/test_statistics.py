@@ -215,7 +215,7 @@ def test_lost_and_gained_images_are_counted_apart():
     assert figures.drop == pytest.approx(100 * (2 - 1) / len(CLASSES))
 
 
-def test_the_drop_of_a_class_is_over_its_images_and_none_without_any():
+def test_a_classs_drop_is_over_its_images_and_none_without_images():
     assert per_class_drop(REFERENCE, CANDIDATE, CLASSES, 3) == [25.0, 0.0, None]
 
 

@@ -323,7 +323,7 @@ def test_an_operator_without_a_translation_is_named():
         onnx_export.int8(tflite)
 
 
-def test_a_float_file_is_refused_by_its_tensor():
+def test_a_float_file_is_refused_and_names_the_tensor():
     converter = tf.lite.TFLiteConverter.from_keras_model(small(lambda x: layers.Conv2D(4, 3)(x)))
     with pytest.raises(ExportError, match=r"is FLOAT32 with 0 scales, expected INT8 with one scale"):
         onnx_export.int8(converter.convert())

@@ -66,7 +66,7 @@ def test_a_second_run_computes_nothing(tmp_path, fill, planted):
     assert dataclasses.replace(second, computed=first.computed, seconds=first.seconds) == first
 
 
-def test_what_an_interrupted_run_computed_is_kept(tmp_path, fill, photos, monkeypatch):
+def test_an_interrupted_runs_results_are_kept(tmp_path, fill, photos, monkeypatch):
     from edgecnn.inspect import look
 
     folder, done = fill(tmp_path / "pets", photos), []

@@ -60,7 +60,7 @@ def test_too_many_near_pairs_are_counted(monkeypatch):
 
 
 @pytest.mark.parametrize("mirror", (False, True))
-def test_a_part_of_a_picture_is_found_in_it(scene, mirror):
+def test_a_part_of_a_picture_is_located(scene, mirror):
     whole = scene(3)
     part = whole.crop((30, 10, 150, 100))
     if mirror:

@@ -152,7 +152,7 @@ def test_if_everything_looks_alike_only_copies_share_a_split(pets, monkeypatch):
     )
 
 
-def test_a_frame_that_ties_two_splits_is_named_and_left_out_of_comparisons(pets, scene, encode, tmp_path):
+def test_a_frame_that_links_two_splits_is_named_and_left_out_of_comparisons(pets, scene, encode, tmp_path):
     splits = split_of(train(pets)[0])
     test, taught = (
         next(path for path in splits if splits[path] == split and "copy" not in path) for split in ("test", "train")

@@ -73,7 +73,7 @@ def test_the_ladders_networks_cost_about_the_same_for_every_input(name, macs):
         assert describe(build_network(name, *shape, 10)).macs < 2 * macs + 4e6, "a stem's halvings cost most of it"
 
 
-def test_networks_end_in_logits_and_a_batch_norm_stands_right_behind_its_convolution():
+def test_networks_end_in_logits_and_a_batch_norm_directly_follows_its_convolution():
     for name in NETWORKS:
         network = build_network(name, 32, 32, 3, 10)
         assert network.layers[-1].activation.__name__ == "linear"

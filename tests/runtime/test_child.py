@@ -18,7 +18,7 @@ HEAD = "import os\nfrom edgecnn.errors import BundleError\nfrom edgecnn.runtime.
         ("print('loud')\n    raise BundleError('no\\nbundle')", BundleError.exit_code, {"error": "no\nbundle"}),
     ],
 )
-def test_the_object_stands_alone_on_standard_output(body, code, table):
+def test_the_object_is_alone_on_standard_output(body, code, table):
     program = f"{HEAD}def work():\n    {body}\nrun_program(work)\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     ended = Finished(done.returncode, done.stdout, done.stderr)

@@ -53,14 +53,14 @@ def test_a_run_without_a_bundle_is_no_reason_for_another_model(empty):
         find_bundle()
 
 
-def test_the_last_run_of_somebody_else_is_passed_over(empty, monkeypatch):
+def test_the_last_run_of_somebody_else_is_skipped(empty, monkeypatch):
     touch(empty / "runs" / "latest" / "b.edgecnn")
     assert find_bundle().reason == "of the last run"
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert find_bundle().reason == f"{SHIPS}; runs/latest belongs to another user"
 
 
-def test_a_bundle_that_somebody_else_put_into_the_last_run_is_passed_over(empty, monkeypatch):
+def test_a_bundle_that_somebody_else_put_into_the_last_run_is_skipped(empty, monkeypatch):
     bundle = touch(empty / "runs" / "latest" / "b.edgecnn")
     monkeypatch.setattr("edgecnn.runtime.default.is_own", lambda path: path.name != bundle.name)
     assert find_bundle().reason == f"{SHIPS}; runs/latest belongs to another user"

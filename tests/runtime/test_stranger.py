@@ -73,7 +73,7 @@ def test_the_scale_of_features_does_not_matter():
     assert np.allclose(one, other, atol=1e-5)
 
 
-def test_a_stranger_is_no_label_and_comes_before_the_threshold():
+def test_a_stranger_is_not_a_label_and_comes_before_the_threshold():
     scores = np.array([0.2, 0.5, 0.3], np.float32)
     for threshold in (0.0, 1.0):
         result = decide(scores, ("cat", "dog", "bird"), threshold=threshold, stranger=True)

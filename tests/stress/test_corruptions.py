@@ -111,7 +111,7 @@ def test_low_light_is_noisier_with_less_light():
     assert deviations == sorted(deviations) and deviations[4] > 3 * deviations[0]
 
 
-def test_rotation_turns_by_its_degrees_and_brings_in_no_border():
+def test_rotation_turns_by_its_degrees_and_adds_no_border():
     image = np.zeros((101, 101, 3), np.uint8)
     image[50, 50:95] = 255  # a hand that points right
     turned = corrupt(image, "rotation", 5, generator(1, "rotation", "a"), "photo")

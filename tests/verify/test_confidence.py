@@ -45,7 +45,7 @@ def test_temperature_and_threshold_match_a_known_truth():
     assert fresh.error <= 0.1 and 0 < fresh.share_answered < 1
 
 
-def test_without_an_error_the_data_set_no_temperature():
+def test_without_errors_no_temperature_is_fitted():
     logits = 0.1 * np.eye(3, dtype=np.float32)[[0, 1, 2] * 40]
     found = fit_confidence(logits, np.array([0, 1, 2] * 40))
     assert (found.temperature, found.threshold, found.choice) == (1.0, 0.0, None)

@@ -150,7 +150,7 @@ def test_two_of_172_images_are_not_evidence_but_a_users_own_limit_applies_direct
     assert exact.passed, "a share at the limit passes"
 
 
-def test_the_advice_on_a_conversion_names_a_way_through_that_is_recorded(split):
+def test_the_advice_on_a_conversion_names_an_override_that_is_recorded(split):
     models = with_lost(split, 20)
     refused = compared("conversion", *models, split, LABELS, Gate())
     with pytest.raises(ParityError, match=r"95\.00% of 400 images \(at most 96\.\d\d% with 95 % confidence\)") as error:

@@ -35,7 +35,7 @@ def test_all_three_layers_are_checked_and_pass(bundle):
     assert report.passed
 
 
-def test_another_decoder_is_named(bundle, monkeypatch):
+def test_a_different_decoder_is_named(bundle, monkeypatch):
     decode = images.decode
     monkeypatch.setattr(
         images, "decode", lambda data, channels, least: decode(data, channels).point(lambda value: value ^ 1)
@@ -43,7 +43,7 @@ def test_another_decoder_is_named(bundle, monkeypatch):
     assert failure(bundle).startswith(f"the layer decode does not reproduce the bundle's bytes for {len(PHOTOS)} of")
 
 
-def test_another_resize_is_named(bundle, monkeypatch):
+def test_a_different_resize_is_named(bundle, monkeypatch):
     def nearest(image, height, width, fit, **options):
         return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))[:, :, np.newaxis]
 
@@ -56,7 +56,7 @@ def test_ignoring_exif_is_named(bundle, monkeypatch):
     assert "golden/encoded/turned.jpg" in failure(bundle)
 
 
-def test_another_model_is_named(bundle, monkeypatch):
+def test_a_different_model_is_named(bundle, monkeypatch):
     monkeypatch.setattr("edgecnn.runtime.model.to_codes", lambda pixels: (pixels // 2).view(np.int8))
     assert failure(bundle).startswith("models/int8.tflite on litert does not reproduce the bundle's answers")
 

@@ -71,7 +71,7 @@ def test_an_invalid_tflite_python(own_run, tmp_path):
         verify(own_run, dataset, matrix=Matrix(tflite_python=Path(sys.executable)))
 
 
-def test_a_python_is_named_by_a_path_from_here_or_as_on_path(tmp_path, monkeypatch):
+def test_a_python_is_given_by_relative_path_or_by_name_on_path(tmp_path, monkeypatch):
     """A virtual environment's link is not resolved: its target knows nothing about the environment."""
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     link = tmp_path / "venv" / "bin" / "python"

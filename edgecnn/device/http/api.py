@@ -107,11 +107,11 @@ def routes(site: Site) -> list[Route]:
 
 
 def no_camera() -> Response:
-    return refusal(404, "there is no camera: edgecnn serves the API only.")
+    return refusal(404, "there is no camera: edgecnn serves only the API.")
 
 
 def streaming(request: Request, content: AsyncIterator[str] | AsyncIterator[bytes], media_type: str) -> Response:
-    """Return an endless answer; to HEAD, only its headers."""
+    """Return an endless response; to HEAD, only its headers."""
     if request.method == "HEAD":
         return Response(media_type=media_type)
     return StreamingResponse(content, media_type=media_type)

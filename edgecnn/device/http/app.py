@@ -65,7 +65,7 @@ def on_gone(request: Request, error: Exception) -> Response:
 
 
 class Headers:
-    """Adds HEADERS to every answer, except those that the answer sets itself."""
+    """Adds HEADERS to every response, except those that the response sets itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -10,7 +10,7 @@ from edgecnn.device.secrets import HTTP
 from edgecnn.device.stream.settings import Http
 
 LEAST_TOKEN = 16
-"""Fewest characters of a token: sixteen random ones cannot be guessed at any rate."""
+"""Minimum length of a token: sixteen random characters cannot be guessed, whatever the request rate."""
 
 
 class Door(NamedTuple):
@@ -53,7 +53,7 @@ def open_door(options: Http) -> Door:
 
 
 def read_token(file: Path | None) -> str | None:
-    """Return the token from a file, else from the environment, else None. If it is not valid, ValueError, which does not show it."""
+    """Return the token from a file, else from the environment, else None. ValueError, which does not show the token, if it is not valid."""
     if file is None:
         where, text = f"{HTTP}TOKEN", os.environ.get(f"{HTTP}TOKEN", "")
         if not text:

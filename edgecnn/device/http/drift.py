@@ -27,7 +27,7 @@ LEAST_FRAMES = 60  # for an hour to count
 
 LEAST_HOURS = 6  # for a day to count towards the week
 
-COVERED = 0.75  # a day, or seven, needs this share of the hours that the week had to be compared
+COVERED = 0.75  # a day, or seven, is compared only with at least this share of the week's hours
 
 MOST_HOURS = 20 * DAY  # kept while there is no week
 
@@ -107,7 +107,7 @@ class Week:
     """Compares hours with an accepted week of days.
 
     The score is compared as a frame's bin minus its best class's mean in the week, so that a different mix of classes changes little. It
-    is averaged over a day, because scenes stay, nights are dark and days differ. Each day of the week is compared with the other six in
+    is averaged over a day, because scenes persist, nights are dark and days differ. Each day of the week is compared with the other six in
     the same way. These seven numbers give the spread of a day without drift, whatever makes days differ. With it, t = mean / (spread *
     sqrt(1/7 + 1/days)) approximately follows Student's distribution with 6 degrees of freedom. Permuting hours would treat a day's hours
     as independent. Strangers are rare until one stays all day, which has no such distribution, so days are compared by rank.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_WAITING = 8
-"""Most requests that may wait for the thread, including the one in progress."""
+"""How many requests may wait for the thread, including the one in progress."""
 
 
 class Busy(Exception):

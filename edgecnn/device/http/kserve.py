@@ -29,7 +29,7 @@ HEADER = "inference-header-content-length"
 """The length of the JSON in bytes, in a request or an answer in which tensor bytes follow it."""
 
 LEAST_JSON, BYTES_OF_ONE = 1 << 16, 8
-"""How many bytes the JSON of a request may have, and how many more per pixel value."""
+"""Limit on the JSON of a request in bytes: a base, and an allowance per pixel value."""
 
 EXTENSION = "binary_tensor_data"
 
@@ -53,7 +53,9 @@ def routes(site: Site) -> list[Route]:
         return JSONResponse({"live": True})
 
     async def ready(request: Request) -> Response:
-        return JSONResponse({"ready": True})  # the model was loaded by the camera loop or, without one, at the start
+        return JSONResponse(
+            {"ready": True}
+        )  # the model was loaded by the camera loop or, without a camera, at the start
 
     async def server(request: Request) -> Response:
         return JSONResponse({"name": "edgecnn", "version": __version__, "extensions": [EXTENSION]})
@@ -105,7 +107,7 @@ def parsed(body: bytes, size: str | None, shape: tuple[int, ...]) -> tuple[dict[
     count = int(np.prod(shape))
     if not 0 <= length <= len(body):
         raise Refused(f"{HEADER} must be the length of the JSON in bytes, received {shown(size)}")
-    if length > (most := LEAST_JSON + BYTES_OF_ONE * count):  # as objects, it takes many times that memory
+    if length > (most := LEAST_JSON + BYTES_OF_ONE * count):  # parsed, it takes many times that memory
         raise Refused(f"the JSON may have at most {most:,} bytes, received {length:,}")
     try:
         asked = json.loads(body[:length])
@@ -160,7 +162,7 @@ def wants_binary(asked: dict[str, Any]) -> bool:
 
 
 def answer(asked: dict[str, Any], about: dict[str, str], scores: np.ndarray, binary: bool) -> Response:
-    """Return the answer with the scores, (1, classes)."""
+    """Return the response with the scores, (1, classes)."""
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": list(scores.shape)}
     document: dict[str, Any] = {**about, "outputs": [output]}
     if type(asked.get("id")) is str:

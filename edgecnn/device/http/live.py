@@ -33,9 +33,9 @@ from edgecnn.device.stream.results import FrameResult, event_line, result_line
 from edgecnn.errors import ImageError
 
 PICTURES_PER_S = 10.0
-"""The highest rate for viewers: more pictures would cost the camera loop copies and the board processor time."""
+"""The highest picture rate for viewers: more would cost the camera loop copies and the board processor time."""
 
-PREVIEW_SIDE = 1280  # pixels: of a frame twice as large, every second row and column is shared
+PREVIEW_SIDE = 1280  # pixels: a frame twice as large is shared with every second row and column
 
 REPLAYED = 1000  # events that a restarted server receives again
 
@@ -45,7 +45,7 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 STEADY_S = 60.0  # a server that ran this long is restarted after the shortest delay
 
-LEAST_END_S, END_S = 0.5, 2.0  # time for the server to write its files; the first also after an interruption
+LEAST_END_S, END_S = 0.5, 2.0  # time for the server to write its files; the first applies after an interruption too
 
 
 class Live(Consumer):

@@ -124,7 +124,7 @@ class Metrics(Collector):
         about = "Whether the camera delivers frames."
         yield GaugeMetricFamily("edgecnn_camera_up", about, value=float(board.camera == "open"))
         yield CounterMetricFamily(
-            "edgecnn_camera_reconnects", "Times that a lost camera came back.", value=board.reconnects
+            "edgecnn_camera_reconnects", "Number of times that a lost camera came back.", value=board.reconnects
         )
         yield CounterMetricFamily("edgecnn_frames", "Frames that were classified.", value=board.frames)
         decisions = CounterMetricFamily("edgecnn_decisions", "Frames by decision.", labels=["decision"])

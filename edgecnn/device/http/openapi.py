@@ -60,7 +60,7 @@ SCHEMAS: dict[str, Schema] = {
     "Drift": table(
         bins=array(SHARE) | {"description": "Edges of the histograms' bins; a bin includes its upper edge."},
         today=or_null(of("Scores")), validation=or_null(of("Scores")), accepted=or_null(of("Scores")), accepted_at=or_null(SECONDS),
-        days={**COUNT, "description": "Days so far of the week that can be accepted, which takes seven."}, can_accept=TRUTH,
+        days={**COUNT, "description": "Days counted so far; a week of seven can be accepted."}, can_accept=TRUTH,
         alarm=or_null(table(since=SECONDS, message=TEXT_FIELD)), false_alarms_per_month=SHARE,
     ),
     "Update": table(reason=TEXT_OR_NULL, last_good=TEXT_OR_NULL, age_s=OR_NULL)
@@ -123,7 +123,7 @@ SCHEMAS: dict[str, Schema] = {
 
 
 def answers(media: str, schema: Schema | None = None, about: str = "Success.", **others: str) -> Schema:
-    """Return the answers of an operation: 200 with a body of this type, and refusals by status, such as `s404`."""
+    """Return the responses of an operation: 200 with a body of this type, and refusals by status, such as `s404`."""
     body = {media: {"schema": schema} if schema else {}}
     refused = {"content": {JSON: {"schema": of("Error")}}}
     more = {status.removeprefix("s"): {"description": text, **refused} for status, text in others.items()}
@@ -145,7 +145,7 @@ REVIEWED = answers(
 PATHS: dict[str, dict[str, tuple[str, Schema]]] = {
     "/": {"get": ("The page.", answers("text/html"))},
     "/login": {
-        "get": ("The page, which asks for the token.", answers("text/html")),
+        "get": ("The page that asks for the token.", answers("text/html")),
         "post": (
             "Exchange the token for a cookie.",
             {"303": {"description": "The cookie."}, **answers(JSON, s401="The token is wrong.", s413="Too long.")},
@@ -162,7 +162,7 @@ PATHS: dict[str, dict[str, tuple[str, Schema]]] = {
     "/v1/stream.mjpeg": {
         "get": ("An endless stream of pictures.", answers("multipart/x-mixed-replace", s404=NO_CAMERA))
     },
-    "/v1/unsure/{name}": {"get": ("An unsure picture of /v1/state.", answers(JPEG, s404="No such picture."))},
+    "/v1/unsure/{name}": {"get": ("An unsure picture that /v1/state lists.", answers(JPEG, s404="No such picture."))},
     "/v1/classify": {
         "post": (
             "Classify the bytes of an image.",
@@ -184,7 +184,7 @@ PATHS: dict[str, dict[str, tuple[str, Schema]]] = {
     },
     "/v1/review/pictures/{sha256}": {"get": ("A kept picture.", answers(JPEG, s404="No such picture."))},
     "/v1/review/answer": {"post": ("Answer. The answer is on disk when this returns.", REVIEWED)},
-    "/v1/review/undo": {"post": ("Take the last answer back.", REVIEWED)},
+    "/v1/review/undo": {"post": ("Undo the last answer.", REVIEWED)},
     "/metrics": {"get": ("Metrics for Prometheus.", answers(TEXT, TEXT_FIELD))},
     "/healthz": {"get": ("Whether the server answers.", answers(TEXT, TEXT_FIELD))},
     "/readyz": {
@@ -235,7 +235,7 @@ def operation(path: str, method: str, about: str, responses: Schema) -> Schema:
 
 
 def document(*, token: bool) -> Schema:
-    """Return the document of a server that needs a token, or does not."""
+    """Return the document; `token` is whether the server needs one."""
     schemes = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "basic": {"type": "http", "scheme": "basic", "description": "The token as the password, with any user name."},

@@ -51,7 +51,7 @@ def make_opening(
 
 
 def drift_facts(classifier: "Classifier", settings: Settings, camera: str) -> dict[str, Any]:
-    """Return the reference for a camera's counts, the file that stores them, and a key that changes with the model or the picture."""
+    """Return the reference for a camera's counts, the file that stores them, and a key that changes with the model or the view."""
     strangers, decision = classifier.strangers is not None, settings.decision
     threshold = classifier.threshold if decision.threshold is None else decision.threshold
     made = [classifier.model_sha256, classifier.region, settings.camera.rotation, decision.fit, strangers]

@@ -1,4 +1,4 @@
-"""The routes of a review, for one page at a time: the next questions, their pictures, and answers, which are on disk on return."""
+"""The routes of a review, for one page at a time: the next questions, their pictures, and answers, on disk before the response."""
 
 import asyncio
 import json

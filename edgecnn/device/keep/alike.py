@@ -1,4 +1,4 @@
-"""Decides whether two frames show almost the same, from the model's features if it has any, else from thumbnails."""
+"""Decides whether two frames show almost the same thing, from the model's features if it has any, else from thumbnails."""
 
 from collections import deque
 
@@ -17,7 +17,7 @@ NEAR = 0.3
 photos that were moved by two pixels, made 7 % brighter and noisy stay below it; so does one in twenty different photos of a class."""
 
 LEAST_CHANGE = 5.0
-"""Without features: the least `pictures.change` between two thumbnails, in grey levels. `capture` uses less; light changes by itself."""
+"""Without features: the least `pictures.change` between two thumbnails, in grey levels. Light changes by itself, so `capture` uses less."""
 
 
 class Alike:

@@ -30,7 +30,7 @@ DAY, NAME = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{8}T\d{6}\.\d{6}Z-\d+
 
 MOST_BYTES = 1 << 20  # of a picture's JSON
 
-LAST_S = 253_402_300_799  # the last second of a four-digit year, which is all that a name holds
+LAST_S = 253_402_300_799  # the last second of the year 9999: names hold four digits of the year
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600  # these are pictures of somebody's home
 

@@ -56,7 +56,7 @@ PER_HOUR, STRANGE = 6, 10
 
 EXPIRE_EVERY_S = 3600.0
 
-MOST_STALE = 64  # the index is rewritten once more than this many of its lines have lost their files
+MOST_STALE = 64  # the index is never rewritten for fewer stale lines than this
 
 
 class Written(NamedTuple):
@@ -68,7 +68,7 @@ class Written(NamedTuple):
 
 
 class Keeper(Consumer):
-    """Keeps up to a number of frames per day as DIR/DAY/NAME.*. It removes the oldest above a total size, and after some days."""
+    """Keeps a limited number of frames per day as DIR/DAY/NAME.*, and removes the oldest above a total size and after some days."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ DAY_S = 86400
 LATE_S = 60.0
 """A time is missed if no frame arrives this long after it. Waiting longer would favour the first frames after an outage."""
 
-MOST_DAYS = 400  # in the file
+MOST_DAYS = 400  # that the file holds
 
 
 class Counts(NamedTuple):
@@ -94,14 +94,14 @@ class Sample:
         self._write()
 
     def fail(self) -> None:
-        """Count the last time taken as missed, because its picture could not be written."""
+        """Count the time that was taken last as missed, because its picture could not be written."""
         self._days[self._day]["kept"] -= 1
         self._days[self._day]["missed"] += 1
 
     def _plan(self, start: float, ts: float) -> None:
         """Draw a day's times. On the first day they start now; on a later day the board may already have missed some."""
         for name, day in self._days.items():
-            if name < self._day:  # no later days: a clock may be wrong until it is set
+            if name < self._day:  # not later days: a clock may be wrong until it is set
                 day["missed"] += len(day["due"])
                 day["due"] = []
         times = sorted(start + DAY_S * self._draw() for _ in range(self._per_day))

@@ -47,7 +47,7 @@ class Journal:
         return sorted({decision.label for decision in self.decided.values() if decision.label})
 
     def decide(self, pictures: Sequence[Kept], decision: str, label: str = "") -> None:
-        """Write one decision on pictures. If it cannot be written, OutputError, and no trace of it remains."""
+        """Write one decision on pictures. OutputError if it cannot be written; no trace of it remains then."""
         made = [
             Decision(sha256=kept.picture.sha256, decision=decision, label=label, labelled=round(time.time(), 3))
             for kept in pictures
@@ -74,7 +74,7 @@ def read_decisions(path: Path) -> Iterator[Decision]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return a file's complete lines, without an end that a power cut left without its newline. A missing file has no lines."""
+    """Return a file's complete lines, without a last line that a power cut left unfinished. A missing file has no lines."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def append(path: Path, text: str, mode: int = FILE_MODE) -> None:
-    """Append whole lines to a file and wait until they are on disk. If that fails, OutputError, and the file is unchanged."""
+    """Append whole lines to a file and wait until they are on disk. OutputError if that fails; the file is then unchanged."""
     new = not path.exists()
     with output_errors(path), open(path, "ab+", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         size = file.tell()

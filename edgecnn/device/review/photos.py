@@ -50,7 +50,7 @@ class Photos(Journal):
         return self._folders
 
     def decide(self, pictures: Sequence[Kept], decision: str, label: str = "") -> None:
-        """Write a decision to disk before returning. If it cannot be written, OutputError, and it applies to no picture."""
+        """Write a decision to disk before returning. OutputError if it cannot be written; it then applies to no picture."""
         if decision != LABEL:
             super().decide(pictures, decision)
             return

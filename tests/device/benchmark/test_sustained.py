@@ -77,7 +77,7 @@ def test_earlier_throttling_does_not_count(run):
     assert run(calls, [sensors(count=3), sensors(count=4), sensors(count=4)], 2).throttled == ["throttled"]
 
 
-def test_an_interruption_keeps_what_was_measured(run):
+def test_an_interruption_keeps_the_measurements(run):
     done = run([20] * 5, [sensors()] * 3, 10)
     assert done.interrupted and [window.seconds for window in done.windows] == [60, 40]
     nothing = run([], [sensors()], 10)

@@ -159,7 +159,7 @@ def test_sweep(bundle):
 
 
 @needs_engine
-def test_an_interruption_keeps_what_was_measured(bundle, monkeypatch):
+def test_an_interruption_keeps_the_measurements(bundle, monkeypatch):
     monkeypatch.setattr(sweep_module, "probe", lambda *_: Probed("1", "XNNPACK", 40.0, ""))
     engine = first_installed(engines_for("tflite"))
     wanted = configurations(bundle.manifest, engines=[engine], threads=[1])

@@ -294,7 +294,7 @@ def test_an_engine_that_crashes_by_sigill(pi):
         (Finished(0, json.dumps({"rows": [ROW]}), ""), "ok", "litert 2.3.0 (XNNPACK)"),
     ],
 )
-def test_what_an_engine_can_do(pi, answer, severity, text):
+def test_an_engines_capabilities(pi, answer, severity, text):
     (told,) = found(pi(None, software(answer)), "engines", severity)
     assert text in told
 

@@ -134,7 +134,7 @@ def test_a_binary_sensor(feed, small, eventually):
         feed(small.port, binary="cow")
 
 
-def test_the_newest_state_is_sent_on_return_and_what_was_dropped_is_counted(feed, small, seen, eventually):
+def test_the_newest_state_is_sent_on_return_and_dropped_states_are_counted(feed, small, seen, eventually):
     fed = feed(small.port)
     fed.frame("cat")
     seen(small, "state", "cat")

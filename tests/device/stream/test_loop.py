@@ -234,7 +234,7 @@ def test_old_frames_are_dropped_and_counted_unless_the_source_waits(fake):
         assert ("cat" in sink.kinds) != live
 
 
-def test_frames_passed_over_for_max_fps_are_not_dropped(loop, fake):
+def test_frames_skipped_for_max_fps_do_not_count_as_dropped(loop, fake):
     source = fake.Source(*[b"cat 0.9"] * 1000, None, live=True)
     original = source.read
     source.read = lambda timeout: (time.sleep(0.001), original(timeout))[1]
@@ -348,7 +348,7 @@ class Reporter(Consumer):
         return (self.failed("late"),)
 
 
-def test_consumers_receive_each_item_and_what_they_report_follows_it(loop, fake):
+def test_consumers_receive_each_item_and_their_reports_follow_it(loop, fake):
     one, other = Reporter(), Reporter()
     sink = loop(fake.Source(b"cat 0.9", None), parts={"consumers": (one, other)})
     said = [line.message if isinstance(line, CommandFailedEvent) else line for line in sink.lines]

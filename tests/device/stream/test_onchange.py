@@ -90,7 +90,7 @@ def test_a_program_that_is_gone(tmp_path):
     assert said(command.poll()) == [f"{program}: No such file or directory"]
 
 
-def test_one_that_never_ends_is_ended(tmp_path):
+def test_a_command_that_never_ends_is_stopped(tmp_path):
     now = [0.0]
     command = OnChange("sleep 1000", clock=lambda: now[0])
     command.take(change("cat", None, 1.0))

@@ -29,7 +29,7 @@ def run(*arguments):
     @app.command()
     @with_flags
     def command(*, probe: Probe, last: int = 3) -> None:
-        """Try."""
+        """Try the settings."""
         got.append((probe.patience_s, probe.size, last))
 
     done = CliRunner().invoke(app, arguments)

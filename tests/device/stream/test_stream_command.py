@@ -147,7 +147,7 @@ def test_a_stream_that_ends(start, parse):
     assert f"{SHIPPED}.edgecnn" in err
 
 
-def test_lines_for_people_and_frames_that_are_kept(start, tmp_path):
+def test_lines_for_people_and_kept_frames(start, tmp_path):
     unsure = ("--threshold", "1", "--keep", "kept", "--keep-random", "0")
     out, err = finish(start(None, "synthetic:64x48?frames=4", "--smooth", "4", *unsure), 0)
     assert len(list((tmp_path / "kept").glob("*/*.jpg"))) == 1, "one a second, though the source is no camera"
@@ -267,7 +267,7 @@ def test_the_last_state_of_an_ending_stream_is_still_reported(start, tmp_path):
 
 
 def test_a_disk_too_full_for_unsure_frames(start, parse, tmp_path):
-    """Files limited to 100 bytes: an event, and the loop goes on."""
+    """Files limited to 100 bytes: an event, and the loop continues."""
     limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))}
     arguments = ("--keep", "kept", "--keep-margin", "1", "--json")
     out, _ = finish(start(None, "synthetic:64x48?frames=20", *arguments, **limit), 0)

@@ -383,7 +383,7 @@ def test_the_command(edgecnn, repository, board, bundles):
 
 WITHOUT = """
 import sys
-sys.modules["tuf"] = None  # as where the extra is not installed
+sys.modules["tuf"] = None  # as if the extra were not installed
 sys.argv[0] = "edgecnn"
 from edgecnn.cli import main
 main()
