@@ -82,7 +82,7 @@ def pytest_runtest_setup(item):
         missing = [program for program in mark.args if shutil.which(program) is None]
         if missing:
             package = mark.kwargs.get("package", " ".join(mark.args))
-            pytest.skip(f"{' and '.join(missing)} not on this machine: apt-get install {package}")
+            pytest.skip(f"{' and '.join(missing)} missing on this machine: apt-get install {package}")
 
 
 FIRST = ("train", "export", "verify", "test_disk_full.py", "test_pipeline.py", "cli")

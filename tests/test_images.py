@@ -540,7 +540,7 @@ class TestReducedDecoding:
         data = encoded(Image.fromarray(ramps(size)), "jpeg", quality=95, subsampling=subsampling)
         whole = resize(images.decode(data), 32, 32).astype(int)
         reduced = images.load(data, 32, 32, 3).astype(int)
-        assert np.abs(whole - reduced).max() <= 255 / 32 / 4 + 4, "a quarter of a pixel, and what the JPEG has lost"
+        assert np.abs(whole - reduced).max() <= 255 / 32 / 4 + 4, "a quarter of a pixel, plus JPEG losses"
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize(("size", "least"), [((160, 640), (16, 64)), ((640, 160), (64, 16))])

@@ -77,7 +77,7 @@ def test_a_small_file_that_takes_more_memory_than_the_board_has(board, kind):
         ImageTooLargeError, match=r"would take about [\d,]+ MiB; the limit is 145 MiB \(50% of the available"
     ):
         images.load(data, 96, 96, 3)
-    assert images.probe(data) == (size[1], size[0], 1 if mode == "1" else 3), "the header alone takes nothing"
+    assert images.probe(data) == (size[1], size[0], 1 if mode == "1" else 3), "the header alone needs no memory"
 
 
 def test_the_message_says_how_to_allow_it(board, monkeypatch):
@@ -130,7 +130,7 @@ print(json.dumps([estimate, status("VmHWM") - before]))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read as Linux gives it")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize(
     "kind",
     [

@@ -30,7 +30,7 @@ def test_each_fold_uses_what_the_others_choose():
     sure = score_figures(logits[800:], classes[800:], others, 0.0)
     assert sure.calibration_error_after > 0.2
     seen = score_figures(logits, classes, fit_confidence(logits, classes).temperature, 0.0)
-    assert found.nll_after > seen.nll_after, "what was fitted on the images themselves would flatter"
+    assert found.nll_after > seen.nll_after, "a fit on the images themselves would be too optimistic"
     assert (found.n, found.answered) == (1200, 1200)
     assert found.errors == int(np.sum(logits.argmax(axis=1) != classes))
 
@@ -44,7 +44,7 @@ def test_a_threshold_is_chosen_by_the_other_folds():
     assert 0 < found.answered < 1500 and found.error <= 0.4
     assert found.threshold == chosen.threshold
     none = cross_fitted_scores(logits[:60], classes[:60], fold[:60], 0.9, 0.01)
-    assert none.answered == 0 and none.error is None, "48 images prove no error of 1 %"
+    assert none.answered == 0 and none.error is None, "48 images cannot prove an error of 1 %"
 
 
 def test_the_limit_for_strangers_refuses_its_rate_of_images_that_did_not_set_it():

@@ -198,7 +198,7 @@ def test_the_gate_has_its_own_exit_code(edgecnn, own_run):
     wrong.write_bytes(data)
     result = edgecnn("verify", own_run.path, "--json")
     failed(result, errors.ParityError, "tflite-int8")
-    assert '"passed": false' in result.out, "the report is printed and written all the same"
+    assert '"passed": false' in result.out, "the report is printed and written anyway"
 
 
 def test_engine_that_is_not_installed(edgecnn, finished_run, tmp_path):

@@ -72,7 +72,7 @@ def test_an_interrupted_training_keeps_its_last_epoch_and_resumes(start, tmp_pat
     _, err = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, err
     assert list((tmp_path / "resumed").iterdir()) == [], (
-        "the process ends at once, yet what libraries delete at exit is deleted"
+        "the process ends immediately, but files that libraries delete at exit are deleted"
     )
     assert epochs(tmp_path) == [("float", number) for number in range(1, EPOCHS + 1)]
     first = next(line for line in err.splitlines() if line.startswith("float epoch"))

@@ -61,7 +61,7 @@ def test_a_replaced_repository_is_not_shown_as_ones_own(release, tmp_path):
     refused = release("status")
     assert refused.code == 35 and "it is an older copy, or another repository" in refused.err
     (tmp_path / "releases-keys").rename(tmp_path / "stick")
-    assert release("status").code == 0, "who has no keys sees what is there"
+    assert release("status").code == 0, "a user without keys can see the content"
 
 
 def test_a_failed_gate_needs_a_reason_which_is_shown(release, make_bundle):

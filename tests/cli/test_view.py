@@ -104,7 +104,7 @@ def test_events_stay_above(view, terminal):
     view.show(event(CameraLostEvent, reason="stall", message="fake: no frame for 5.0 s."))
     lines = screen(terminal.getvalue())
     assert lines[2:4] == ["camera lost (stall): fake: no frame for 5.0 s.", "waiting for the camera"], (
-        "no result is shown as if it were new"
+        "no old result is shown as new"
     )
     view.show(event(CameraBackEvent, about="a script", after_s=2.0, attempts=1))
     assert "frames/s" in screen(terminal.getvalue())[-2]

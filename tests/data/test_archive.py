@@ -212,7 +212,7 @@ def test_random_damage_to_the_directory_raises_nothing_else(pack, pictures):
 
 def test_the_jpeg_copy_of_cifar10():
     if not SHARED_ZIP.is_file():
-        pytest.skip(f"needs {SHARED_ZIP.name} in ../shared/data beside the project")
+        pytest.skip(f"needs {SHARED_ZIP.name} in ../shared/data next to the project")
     dataset = open_dataset(DataRecipe(source=str(SHARED_ZIP)))
     assert dataset.name == "cifar10-jpeg" and dataset.shape == (32, 32, 3)
     assert dataset.labels[:3] == ("airplane", "automobile", "bird") and len(dataset.labels) == 10

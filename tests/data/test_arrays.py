@@ -88,7 +88,7 @@ def test_the_share_covers_all_splits_together(cache, monkeypatch):
     assert one.min() == one.max() == 1 and other.min() == other.max() == 2
     monkeypatch.setattr(arrays, "available_bytes", lambda: None)
     assert rooms("pets", [26], (2, 2, 3), notes.append)[0].shape == (26, 2, 2, 3) and len(notes) == 1, (
-        "where the system does not say"
+        "if the system does not report it"
     )
 
 
@@ -173,7 +173,9 @@ def test_the_weights_are_the_same_bit_for_bit(edgecnn, tmp_path, pets, cache, ti
     assert edgecnn("verify", "mapped", "--max-drop", "100", "--accept-conversion").code == 0
     one, other = (tmp_path / run / "model-int8.tflite" for run in ("plain", "mapped"))
     assert one.read_bytes() == other.read_bytes()
-    assert [path.name for path in cache.iterdir()] == ["inspect-1.sqlite"], "what is known of the photos, and no image"
+    assert [path.name for path in cache.iterdir()] == ["inspect-1.sqlite"], (
+        "only the data about the photos, and no image"
+    )
 
 
 def weights(path):
@@ -220,7 +222,7 @@ def memory_group():
         try:
             (group / limit).write_text(str(GROUP_BYTES))
         except OSError as error:
-            pytest.skip(f"a control group here has no limit of memory: {error}")
+            pytest.skip(f"a control group here has no memory limit: {error}")
         yield group / "cgroup.procs"
     finally:
         for _ in range(50):  # its last process may not be reaped yet
@@ -266,7 +268,7 @@ def test_twenty_thousand_photos_train_in_four_gib(root, tmp_path, cache, memory_
     used = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
     assert sum(used["split_sizes"].values()) == 20_000 and used["duplicates"] == []
     larger = used["split_sizes"]["train"] * 224 * 224 * 3 / 2**30
-    assert f"{larger:.1f} GiB of decoded images" in done.stderr, "those of which parts are cut"
+    assert f"{larger:.1f} GiB of decoded images" in done.stderr, "those that are cropped"
     peak = json.loads(done.stdout.splitlines()[-1])["rss_anon_kib"] * 1024
     assert peak < pixels, (
         f"{peak / 2**20:,.0f} MiB of anonymous memory: the pixels alone would take {pixels / 2**20:,.0f}"

@@ -61,7 +61,7 @@ def test_an_image_is_decoded_once_whatever_the_stages_load(split_pets):
     assert again["validation"] is first["validation"] and len(test.sources) == 8
     assert len(counted) == 32 and set(counted.values()) == {1}
     other = dataset.load(("test",), **SIZE, stage="verify", other_resize=lambda image: np.zeros((12, 12, 3), np.uint8))
-    assert not other["test"].images.any() and test.images.any(), "another program's way is kept apart"
+    assert not other["test"].images.any() and test.images.any(), "another program's resize is kept apart"
 
 
 def test_only_verify_gets_test_images(split_pets):

@@ -97,7 +97,7 @@ def test_the_input_is_frigates_but_the_images_choose_the_network(media):
         assert network.name == expected
     left_open = build_recipe({"data": {"source": source}})
     assert images_choose(left_open, dataset)
-    assert sides_of("efficientnet_lite2", left_open.network) == ((224, 224),), "only where the network is cut is chosen"
+    assert sides_of("efficientnet_lite2", left_open.network) == ((224, 224),), "only the cut of the network is chosen"
 
 
 def test_a_recipe_overrides_frigates_input(media):

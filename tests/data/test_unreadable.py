@@ -46,7 +46,7 @@ def test_a_few_are_named_and_the_same_ones_are_left_out_everywhere(tmp_path, fil
     dataset = opened(folder, notes)
     everything = loaded(dataset, "train", "validation", "test")
     sources = {source for split in everything.values() for source in split.sources}
-    assert sources == set(good), "all that are whole, and nothing else"
+    assert sources == set(good), "exactly the undamaged ones"
     (line,) = notes
     assert line.startswith("pets: 4 of 104 images cannot be read: ") and line.endswith("); left out")
     for name, reason in (
@@ -74,7 +74,7 @@ def test_the_others_keep_their_split_and_the_fingerprint_is_the_same_each_time(t
     one, other = opened(folder), opened(folder)
     assert (one.fingerprint, one.hashes) == (other.fingerprint, other.hashes)
     loaded(one, "train")
-    assert one.fingerprint == other.fingerprint, "loading does not change what a resumed run compares"
+    assert one.fingerprint == other.fingerprint, "loading does not change the data that a resumed run compares"
     for split in ("train", "validation", "test"):
         assert loaded(without, split)[split].sources == loaded(other, split)[split].sources
 

@@ -58,7 +58,7 @@ def test_the_image_and_the_map_are_next_to_each_other():
     assert (sheet[:, PANEL : PANEL + GAP] == 255).all()
     over = sheet[:, PANEL + GAP :]
     for place, colour in (((16, 16), FOR), ((-17, -17), AGAINST)):
-        assert np.abs(over[place] - colour).max() < 45, "nearly the colour itself"
+        assert np.abs(over[place] - colour).max() < 45, "almost the pure colour"
     assert np.ptp(over[16, -17]) == 0, "where the map is 0, grey"
 
 

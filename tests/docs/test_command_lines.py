@@ -157,7 +157,7 @@ def parse(words: list[str]) -> None:
     elif program == "bash":
         assert (ROOT / arguments[0]).is_file(), f"there is no {arguments[0]}"
     else:
-        assert program in ("find", "cp", "mv", "rsync"), f"{program} is a program that this test does not know"
+        assert program in ("find", "cp", "mv", "rsync"), f"{program} is a program unknown to this test"
 
 
 def programs(text: str) -> list[list[str]]:
@@ -204,7 +204,7 @@ def test_commands_in_running_text_exist(page):
 def test_every_skipped_line_is_listed_once_and_every_entry_is_used():
     texts = {line.text for line in documented()}
     for pattern in NOT_RUN:
-        assert any(re.fullmatch(pattern, text) for text in texts), f"no line is like {pattern!r}: take it out"
+        assert any(re.fullmatch(pattern, text) for text in texts), f"no line is like {pattern!r}: remove it"
 
 
 @pytest.fixture(scope="module")

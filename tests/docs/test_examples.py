@@ -55,7 +55,7 @@ def test_an_example_runs(name, tmp_path):
 
 
 def test_a_pytorch_file_becomes_onnx(tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is in none of the extras")
+    torch = pytest.importorskip("torch", reason="PyTorch is not in any extra")
     layers = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
     torch.save(torch.nn.Sequential(*layers), tmp_path / "model.pt")
     subprocess.run([sys.executable, EXAMPLES / "to_onnx.py"], cwd=tmp_path, check=True)

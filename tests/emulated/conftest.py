@@ -121,7 +121,7 @@ def colours(as_files, pictures):
         return max(abs(one[label] - other[label]) for label in one)
 
     path = max(pictures, key=difference)
-    assert difference(path) > 0.2, "the model sees no colours"
+    assert difference(path) > 0.2, "the model ignores colours"
     return path, path.replace("pictures", "swapped")
 
 

@@ -198,7 +198,7 @@ def test_force_replaces_an_earlier_import(edgecnn, tmp_path, photos):
     assert edgecnn(*start, "--seed", 9, "--force").code == 0
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["latest", "own"]
     assert "seed = 9\n" in (tmp_path / "runs" / "own" / "recipe.toml").read_text()
-    assert edgecnn(*start).code == 0, "without --force another folder is taken"
+    assert edgecnn(*start).code == 0, "without --force a different folder is used"
     assert (tmp_path / "runs" / "own-2").exists()
 
 

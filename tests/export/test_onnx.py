@@ -173,7 +173,7 @@ def test_int8_reproduces_the_tflite_files_codes_and_runs_in_integers(name, optio
     assert ours.output.scale == pytest.approx(theirs.output.scale)
     assert ours.output.zero_point == theirs.output.zero_point + 128
     stated = ((ours.input.scale, ours.input.zero_point), (ours.output.scale, ours.output.zero_point))
-    assert stated == quantization(onnx_export.int8(tflite)), "what the metadata says is what the graph does"
+    assert stated == quantization(onnx_export.int8(tflite)), "the metadata matches the graph"
 
     operators = Counter(node.op_type for node in optimised(onnx_export.int8(tflite), tmp_path).node)
     assert not IN_FLOAT - {"Concat"} & set(operators), operators

@@ -60,7 +60,7 @@ def test_a_cleaned_copy_omits_faulty_images_and_the_original_is_unchanged(edgecn
     folder = fill(tmp_path / "pets", planted)
     before = contents(folder)
     done = edgecnn("inspect", "pets", "--no-features", "--fix", "cleaned")
-    assert done.code == errors.FindingsError.exit_code, "the original still is what it is"
+    assert done.code == errors.FindingsError.exit_code, "the original is unchanged"
     assert contents(folder) == before
     made = contents(tmp_path / "cleaned")
     listed = {item["source"]: item["reason"] for item in json.loads(made.pop(LEFT_OUT))["left_out"]}
@@ -192,5 +192,5 @@ def test_training_names_the_worst_findings(edgecnn, tmp_path, fill, planted):
     line = worst(open_dataset(recipe, for_training=False))
     assert "in more than one split, such as test/dog/2.jpg" in line and "different labels" in line and "\n" not in line
     (tmp_path / "pets" / "train" / "cat" / "new.jpg").write_bytes(planted["train/cat/2.jpg"][:-2] + b"\xff\xd9\x00")
-    assert "inspected" not in worst(open_dataset(recipe, for_training=False)), "other images are another matter"
+    assert "inspected" not in worst(open_dataset(recipe, for_training=False)), "other images are unaffected"
     assert worst(open_dataset(DataRecipe(source="digits"), for_training=False)) == ""

@@ -62,7 +62,7 @@ def test_digits_look_alike_but_are_not_copies():
 def test_a_second_run_computes_nothing(tmp_path, fill, planted):
     folder = fill(tmp_path / "pets", planted)
     first, second = inspected(folder), inspected(folder)
-    assert first.computed["hashes"] == len(planted) and second.computed["hashes"] == 2, "only what cannot be read"
+    assert first.computed["hashes"] == len(planted) and second.computed["hashes"] == 2, "only unreadable files"
     assert dataclasses.replace(second, computed=first.computed, seconds=first.seconds) == first
 
 

@@ -83,7 +83,7 @@ def test_brightness_alone_is_not_a_difference(scene):
     picture = scene(1)
     brighter = Image.fromarray((np.asarray(picture) // 2 + 20).astype(np.uint8))
     assert difference(picture, Image.fromarray(np.asarray(picture) // 4 * 4))[0] < 2
-    assert difference(picture, brighter)[0] > 5, "contrast is one"
+    assert difference(picture, brighter)[0] > 5, "contrast is a difference"
 
 
 def test_neighbours_equal_those_of_a_plain_comparison():

@@ -63,7 +63,7 @@ def train(path, run=None):
 def test_copies_share_a_split_and_nothing_moves_as_photos_arrive(pets, scene, encode):
     dataset, notes = train(pets)
     splits, content = split_of(dataset), split_of(opened(pets))
-    assert content == splits, "the list is what the next command goes by"
+    assert content == splits, "the next command follows the list"
     pairs = [(path, path.replace(" copy.", ".")) for path in splits if " copy." in path]
     assert len(pairs) == 12 and all(splits[one] == splits[other] for one, other in pairs)
     assert "pets: 24 of 52 photos show the same thing as others" in notes[1] and notes[2].endswith(
@@ -187,7 +187,7 @@ def test_archives_and_read_only_folders_keep_the_list_with_the_run(pets, tmp_pat
             file.writestr(f"pets/cat/{number} copy.jpg", encode(scene(number), quality=40))
     again, _ = train(archive, run)
     splits, now = split_of(dataset), split_of(again)
-    assert {path: now[path] for path in splits} == splits, "the run's list goes first"
+    assert {path: now[path] for path in splits} == splits, "the run's list takes precedence"
     with zipfile.ZipFile(archive, "a") as file:
         file.write(run.file(FILE), f"pets/{FILE}")
     assert split_of(train(archive)[0]) == now

@@ -99,4 +99,4 @@ def test_the_page_from_the_first_key_to_the_drill(sections, workplace, tmp_path,
     thiefs = last[0].rpartition(" ")[2]
     deceived = State(board="0" * 32, current=thiefs, mark=Mark(number=2**53, serial=2**53, sha256=thiefs))
     decision = decide(entries_of(Repository(drill).read().targets.signed.targets, "door"), deceived)
-    assert decision.install and decision.entry.name == "newest", "the board comes back from what the thief has released"
+    assert decision.install and decision.entry.name == "newest", "the board recovers from the thief's release"

@@ -45,7 +45,7 @@ def test_hostile_names_are_shown_and_do_nothing(text, render):
     assert set(re.findall(r"<([a-z0-9]+)", html)) <= allowed, "no link, picture or script"
     rows = re.findall(r"<tr>.*?</tr>", html, re.DOTALL)
     cells = [len(re.findall(r"<t[hd]\b", row)) for row in rows]
-    assert set(cells) == {9, 8} and len(rows) >= 6, "no cell more than its heading"
+    assert set(cells) == {9, 8} and len(rows) >= 6, "no more cells than the heading has"
     shown = re.sub(r"&(lt|gt|amp|quot);|&#(\d+);", lambda found: entity(found), html)
     for label in HOSTILE:
         assert label in shown

@@ -76,7 +76,7 @@ def test_threads_that_share_a_classifier_get_the_answers_of_one(root, engine):
     shared = Classifier.load(root / "models" / SHIPPED / f"{SHIPPED}.edgecnn", engine=engine)
     pictures = np.random.default_rng(6).integers(0, 256, (100, 32, 32, 3), np.uint8)
     expected = [shared.classify(picture, 10).top for picture in pictures]
-    assert len({top[0].score for top in expected}) > 10, "pictures whose answers cannot be confused"
+    assert len({top[0].score for top in expected}) > 10, "pictures whose answers differ clearly"
     calls = [index % len(pictures) for index in range(10_000)]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

@@ -49,7 +49,7 @@ def test_help_imports_no_engine_nor_numpy(modules, arguments):
     assert not loaded & (HEAVY | ENGINES | {"numpy", "PIL"})
     settings = {"edgecnn.device", "edgecnn.device.stream", "edgecnn.device.stream.settings", "edgecnn.device.secrets"}
     device = {name for name in loaded if name.startswith(("edgecnn.runtime", "edgecnn.bundle", "edgecnn.device"))}
-    assert device <= settings, "flags are made from the settings, and from nothing else of the device"
+    assert device <= settings, "flags need only the settings, and no other device module"
 
 
 def test_classify_imports_one_engine_and_no_workstation(modules, root, tmp_path):
@@ -79,7 +79,7 @@ def test_classify_imports_one_engine_and_no_workstation(modules, root, tmp_path)
         "cli.help",
     )
     assert not loaded & {f"edgecnn.{name}" for name in workstation}
-    assert not loaded & {"zipfile", "tempfile", "tomllib", "importlib_metadata"}, "starting fast needs none of these"
+    assert not loaded & {"zipfile", "tempfile", "tomllib", "importlib_metadata"}, "a fast start imports none of these"
 
 
 def test_explain_imports_one_engine_and_no_workstation(modules, root, tmp_path):

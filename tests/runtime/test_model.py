@@ -40,7 +40,7 @@ def test_the_three_inputs_are_equivalent(tflite_models, contract, pixels):
     step = open_engine("litert", tflite_models["int8"], "tflite").output.scale
     assert all(item.dtype == np.float32 for item in logits.values())
     assert np.max(np.abs(logits["int8"] - logits["uint8"])) <= 1.001 * step, "one code of rounding, not two"
-    assert np.max(np.abs(logits["int8"] - logits["float32"])) <= 3 * step, "an int8 network is near its float one"
+    assert np.max(np.abs(logits["int8"] - logits["float32"])) <= 3 * step, "an int8 network is close to its float one"
 
 
 def test_dequantize_widens_before_arithmetic(fake_engine, contract):

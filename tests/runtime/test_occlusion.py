@@ -98,7 +98,7 @@ def test_an_int8_model_reads_code_0_under_the_patch(contract, fake_engine, pixel
     engine = fake_engine()
     found = occlusion(Model(engine, contract, 3), pixels[0], ("a", "b", "c"))
     assert (engine.batches[1][0, :2, :2] == 0).all() and engine.batches[1].dtype == np.int8
-    assert np.array_equal(found.pixels, pixels[0]), "the image itself is left as it is"
+    assert np.array_equal(found.pixels, pixels[0]), "the image itself is unchanged"
 
 
 @pytest.mark.parametrize("side", [*range(1, 130), 224, 299])
@@ -167,4 +167,4 @@ def test_a_trained_models_deletion_curve_beats_random_maps(shipped):
     pixels = area(lambda item: random.random((8, 8)))
     smooth = area(lambda item: mean_over_patches(random.random(grid, dtype=np.float32), (8, 8)))
     assert area(lambda item: item.map) < 0.7 * min(pixels, smooth)
-    assert area(lambda item: -item.map) > pixels, "in the opposite order what matters goes last"
+    assert area(lambda item: -item.map) > pixels, "in the opposite order, important pixels are removed last"

@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 
-pytest.importorskip("onnxruntime", reason="it is the engine that is tested")
+pytest.importorskip("onnxruntime", reason="it is the engine under test")
 
 from edgecnn.cpu import read_cpu
 from edgecnn.runtime.engines import onnxruntime

@@ -61,7 +61,7 @@ def test_strangers_point_elsewhere():
     strangers = Strangers(LIMIT, KNOWN)
     features = np.array([[5, 0, 0], [0, 0, 5], [0, 0.1, 0], [0, 0, 0]], np.float32)
     assert strangers.refused(np.array([0.9, 0.9, 0.9, 0.9]), features).tolist() == [False, True, False, True]
-    assert strangers.refused(np.array([0.1]), features[:1]).tolist() == [False], "features that are known outweigh it"
+    assert strangers.refused(np.array([0.1]), features[:1]).tolist() == [False], "known features outweigh it"
     between = np.array([[1, 1, 1.2]], np.float32)
     assert strangers.familiarity(np.array([1.0]), between) > strangers.familiarity(np.array([0.5]), between)
 

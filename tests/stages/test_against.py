@@ -118,7 +118,7 @@ def test_folds_answer_for_training_photos_and_the_models_for_others(made, photos
     _, before, later = against.parts
     assert (before.n, before.lost, before.gained) == (400, 100, 0), "held-out answers are paired"
     assert later.n == 200 and later.accuracy_candidate == 1.0
-    assert 0.7 < later.accuracy_reference < 0.9, "the model itself was asked, which takes a 0 for a 1"
+    assert 0.7 < later.accuracy_reference < 0.9, "the model itself was used, which takes a 0 for a 1"
     assert against.verdict == "refused"
     assert len(against.flips) >= 100 and sorted(pictures) == list(range(24)) and pictures[0].shape == (8, 8, 1)
     first = against.flips[0]

@@ -121,7 +121,7 @@ def test_old_and_new_folds_are_compared_on_their_held_out_answers(made, tmp_path
     against = verify_against(run, dataset, old, renamed={}, confident=False, progress=lambda *progress: None)
     whole, before = against.parts
     assert (whole.n, before.n, before.photos) == (1797, 1797, "old"), (
-        "all images taught both, and each has an answer that is fair"
+        "all images trained both, and each has a held-out answer"
     )
     held = require_held_out(run)
     assert whole.accuracy_reference == whole.accuracy_candidate == np.mean(held.int8.argmax(axis=1) == held.classes)
@@ -142,7 +142,7 @@ def test_the_report_gives_the_folds_estimate_over_all_images(made):
     assert models["tflite-int8"].accuracy == models["onnx-int8"].accuracy == figures.accuracy_candidate
     assert models["tflite-int8"].sha256 and models["tflite-float32"].accuracy == figures.accuracy_reference
     others = [item for item in report.comparisons[1:] if item.kind not in ("seen", "conversion")]
-    assert others == [], "of images that taught the model, agreement and LSB count alone"
+    assert others == [], "on training images, only agreement and LSB count"
     assert report.seen_images == 1000 and report.passed
     assert report.confidence.n == report.strangers.n == 1797
     assert 0.02 < report.strangers.refused / 1797 < 0.09
@@ -262,7 +262,7 @@ def test_the_folds_vote():
     after = voted(recipe, [info_of_fold(method="ptq"), info_of_fold(method="ptq"), info_of_fold()])
     assert (after.qat.method, after.qat.keep) == ("ptq", None)
     assert voted(recipe, [info_of_fold(network="b", epochs=90)]).train.epochs == 90, (
-        "nobody chose the network: all vote"
+        "the network was left open: all vote"
     )
 
 

@@ -128,7 +128,7 @@ def test_the_report_shows_the_calibration_of_the_scores_on_the_test_split(finish
     chosen = json.loads(finished_run.read(CONFIDENCE, "bundle"))
     assert (tested["model"], tested["n"]) == ("tflite-int8", 385)
     assert tested["temperature"] == chosen["temperature"]
-    assert chosen["validation"]["n"] == 206, "chosen on validation images alone"
+    assert chosen["validation"]["n"] == 206, "chosen only on validation images"
 
 
 def test_bundles_contain_no_path_of_this_machine(own_run, tmp_path):
@@ -145,7 +145,7 @@ def test_a_bundle_with_one_precision(edgecnn, own_run, tmp_path):
     bundle = read_bundle(tmp_path / "small.edgecnn")
     files = {"models/int8.tflite", "models/int8.onnx"}
     assert {model.file for model in bundle.manifest.models} == files == set(bundle.manifest.defaults.values())
-    assert json.loads(bundle.files["parity.json"]) == report, "the proof is the whole of it"
+    assert json.loads(bundle.files["parity.json"]) == report, "the proof is complete"
     assert (tmp_path / "small.edgecnn").stat().st_size < bundle_path(own_run).stat().st_size / 2
     assert Classifier.load(tmp_path / "small.edgecnn").classify(bundle.golden_inputs()[0]).top
     missing = edgecnn("bundle", "--only", "int16x8", "--out", tmp_path / "none.edgecnn")

@@ -110,7 +110,7 @@ def test_the_mean_counts_each_corruption_once():
     empty = new_tally(2, 4, 2)
     answers = np.array([[[0, 1], [0, 0], [0, 1], [1, 1]], [[0, 1], [0, 1], [0, 0], [0, 1]]])
     tally = empty.plus(answers, np.array([0, 1]), weights)
-    assert not empty.right.any() and not empty.shares.any(), "a signal in the middle of it leaves no half of a count"
+    assert not empty.right.any() and not empty.shares.any(), "a signal in the middle leaves no partial count"
     assert tally.right.tolist() == [[2, 1, 2, 1], [2, 2, 1, 2]] and tally.agree.tolist() == [2, 1, 1, 1]
     assert tally.shares.tolist() == [[0.5, 0.75], [1.0, 0.75]]
 

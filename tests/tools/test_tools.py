@@ -39,7 +39,7 @@ def test_write_images(root, tmp_path):
 @pytest.mark.parametrize("name", ["digits", SHIPPED])
 def test_the_runtime_bench_measures_grey_and_colour_models(root, monkeypatch, name):
     """Runs its parts on a few small images."""
-    pytest.importorskip("ai_edge_litert", reason="it is the engine that is measured")
+    pytest.importorskip("ai_edge_litert", reason="it is the engine under test")
     bench = load_bench(root, monkeypatch, "runtime")
     monkeypatch.setattr(bench, "PHOTO", (400, 300))
     monkeypatch.setattr(bench, "WARMUP", 1)
@@ -72,7 +72,7 @@ def test_photos_are_divided_into_folds_or_a_number_per_class(root, monkeypatch):
     own = [*photos, bench.Photo("test/a/x.jpg", "a", "test"), bench.Photo("test/b/x.jpg", "b", "test")]
     splits = bench.divided(own, 3, 0, 1)
     assert [list(splits.values()).count(split) for split in ("train", "test")] == [6, 2], (
-        "an archive's own test split is all"
+        "an archive's own test split is used as a whole"
     )
 
 

@@ -57,7 +57,7 @@ def pretrained():
 
 def test_it_learns_from_few_images(tuned):
     run, _ = tuned
-    assert run.info.int8.validation.float.accuracy > 0.7, "of ten classes, after one epoch on some hundred images"
+    assert run.info.int8.validation.float.accuracy > 0.7, "with ten classes, after one epoch on a few hundred images"
 
 
 def test_run_and_card_name_the_weights_and_their_licence(tuned):

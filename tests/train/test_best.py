@@ -32,7 +32,7 @@ def test_a_score_compares_the_answers_of_two_models():
     assert score(9 * reference, 9 * reference, np.array([0, 2, 2, 2, 1])).divergence == 0
     assert score(4 * reference, 9 * reference, np.array([0, 2, 2, 2, 1])).divergence > 0
     clipped = score(4 * reference, 9 * reference, np.array([0, 2, 2, 2, 1]), (-1, 4))
-    assert clipped.within == 0 < clipped.divergence, "what the range cannot hold is no difference between two epochs"
+    assert clipped.within == 0 < clipped.divergence, "values outside the range are not a difference between two epochs"
     assert (found.accuracy, found.agreement) == (0.4, 0.4)
     assert found.standard_error == pytest.approx(np.sqrt(3 - 1 / 5) / 5)
     assert found.standard_error == pytest.approx(np.std([1, 1, -1, 0, 0]) / np.sqrt(5))
@@ -47,7 +47,7 @@ def test_with_few_images_the_divergence_decides_because_a_point_of_agreement_is_
     luckier, closer = scored(120, 0, 0, n=120, within=0.02), scored(118, 1, 1, n=120, within=0.01)
     assert closer.better_than(luckier) and not luckier.better_than(closer)
     more = scored(990, 5, 5, within=0.02)
-    assert more.better_than(scored(985, 5, 5, within=0.01)), "of a thousand, agreement is the sharper figure"
+    assert more.better_than(scored(985, 5, 5, within=0.01)), "with a thousand, agreement is the sharper figure"
     worse = scored(95, 25, 0, n=120, within=0.0)
     assert luckier.better_than(worse), "25 of 120 answers are more than chance"
 
@@ -85,7 +85,7 @@ def test_the_method_is_chosen_only_on_request():
 
 def test_a_model_that_changes_more_answers_does_not_win_by_its_larger_standard_error():
     qat, ptq = scored(983, 15, 8), scored(960, 25, 20)
-    assert better("auto", qat, ptq) == "qat", "two images of a thousand are chance"
+    assert better("auto", qat, ptq) == "qat", "two images in a thousand are chance"
     assert better("auto", scored(970, 45, 0), ptq) == "ptq", "forty are not"
 
 

@@ -39,7 +39,9 @@ def test_the_shortlist_keeps_networks_that_differ():
     assert rules.shortlist([whole, cheap], many) == [whole, cheap]
     assert rules.shortlist([], many) == []
     few = 1_600  # photos: two standard errors of 1.1 points
-    assert rules.shortlist([sibling, whole, best], few) == [sibling, whole], "smaller, and as good as can be known"
+    assert rules.shortlist([sibling, whole, best], few) == [sibling, whole], (
+        "smaller, and as good as far as can be known"
+    )
 
 
 def test_the_cheapest_of_equally_good_candidates_wins():
@@ -109,7 +111,7 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         choose_network(recipe, dataset, run, reporter)
     before = {path: path.read_bytes() for path in run.file(FEATURES).iterdir()}
-    assert len(before) == 3, "the features, the ranking, and which photos the first candidate has right"
+    assert len(before) == 3, "the features, the ranking, and the photos that the first candidate classifies correctly"
 
     monkeypatch.setattr(network_choice.Choosing, "tuned", tuned)
     monkeypatch.setattr(frozen, "computed", None)
@@ -126,7 +128,7 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
     assert made.network in judged_line(made)
 
     monkeypatch.setattr(network_choice.Choosing, "choose", None)
-    assert choose_network(recipe, dataset, run, reporter) == chosen, "what was chosen is not chosen again"
+    assert choose_network(recipe, dataset, run, reporter) == chosen, "the choice is not made again"
 
 
 def test_an_impossible_budget_reports_what_the_smallest_takes(crops, tmp_path, reporter, monkeypatch):

@@ -107,7 +107,7 @@ def test_the_body_is_kept_and_the_head_fitted(finished_run):
     drawn = model.get_weights()
     given = model_from_bytes(finished_run.file(FLOAT_MODEL).read_bytes()).get_weights()
     same = [np.array_equal(one, other) for one, other in zip(drawn, given, strict=True)]
-    assert all(same[:-2]) and not same[-2], "the body is taken over, the head is drawn anew"
+    assert all(same[:-2]) and not same[-2], "the body is kept, the head is initialised again"
     heard = []
     fit_head(model, recipe, split.images, split.classes, lambda *progress: heard.append(progress))
     changed = [not np.array_equal(one, other) for one, other in zip(drawn, model.get_weights(), strict=True)]

@@ -45,7 +45,7 @@ def test_a_finished_run_has_both_phases(finished_run):
     epochs = {(tag, step) for tag, step in found if tag.endswith("/validation_accuracy")}
     assert epochs == {("float/validation_accuracy", n) for n in range(1, 7)} | {("qat/validation_accuracy", 1)}
     assert {tag.partition("/")[2] for tag, _ in found} >= {"loss", "accuracy", "learning_rate", "images_per_s"}
-    assert "tfevents" in finished_run.file(EVENTS).name, "TensorBoard knows its files by that"
+    assert "tfevents" in finished_run.file(EVENTS).name, "TensorBoard recognises its files by that"
 
 
 def test_phases_follow_each_other_in_one_file(tmp_path):
@@ -55,7 +55,7 @@ def test_phases_follow_each_other_in_one_file(tmp_path):
         inode = run.file(EVENTS).stat().st_ino
         for item in HISTORY[0 if end == 3 else 3 : end]:
             log.add(item)
-        assert run.file(EVENTS).stat().st_ino == inode, "appended to, so that a TensorBoard that is open sees it"
+        assert run.file(EVENTS).stat().st_ino == inode, "appended, so that an open TensorBoard sees it"
     assert points(run.file(EVENTS)) == expected(HISTORY)
     assert next(iter(tf.compat.v1.train.summary_iterator(str(run.file(EVENTS))))).file_version == "brain.Event:2"
 
@@ -71,7 +71,7 @@ def test_gaps_after_a_kill_are_filled_from_the_history(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     ScalarLog(run, HISTORY)
     assert points(path) == expected(HISTORY)
-    assert times(path)[:1] == before[:1], "what was whole keeps its time"
+    assert times(path)[:1] == before[:1], "complete points keep their time"
 
 
 def test_an_epoch_missing_from_the_checkpoint_is_dropped(tmp_path):

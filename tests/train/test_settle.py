@@ -48,7 +48,7 @@ def settled(source, **tables):
     recipe = build_recipe(merge({"data": {"source": str(source)}}, tables))
     dataset = open_dataset(recipe.data)
     result = settle(recipe, dataset)
-    assert settle(result, dataset) == result, "settled once, nothing is left open"
+    assert settle(result, dataset) == result, "once settled, nothing is left open"
     return result, reasons(recipe, result, dataset)
 
 

@@ -306,7 +306,7 @@ def test_the_epoch_whose_int8_file_is_best_is_kept(tmp_path, tiny):
     def same(one, other):
         return sorted(array.tobytes() for array in one) == sorted(array.tobytes() for array in other)
 
-    assert same(stored, int8.seen[2]), "asked and stored with the same range of logits"
+    assert same(stored, int8.seen[2]), "evaluated and stored with the same range of logits"
     assert not same(stored, int8.seen[3])
 
 

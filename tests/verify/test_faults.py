@@ -61,7 +61,7 @@ def test_labels_permuted(own_run):
     assert all(item.drop > 50 for item in quantization.per_class)
     assert conversion.failed == ("largest_lsb", "agreement")
     moved = [(int(flip.reference) + 1) % 10 == int(flip.candidate) for flip in quantization.flips]
-    assert np.mean(moved) > 0.9, "the flips say which permutation"
+    assert np.mean(moved) > 0.9, "the flips show which permutation"
 
 
 def changed(model, path, change):

@@ -86,7 +86,7 @@ def test_the_verdict_states_which_drop_the_images_do_not_exclude(n, lost, beyond
     assert text in gate_line(report) and report.passed
     assert ("more test images would say more" in gate_line(report)) == beyond
     old = replace(report, comparisons=(replace(item, drop_upper=None),))
-    assert gate_line(old) == "Gate: a drop of at most 1.00 points; passed.", "a report of an older edgecnn"
+    assert gate_line(old) == "Gate: a drop of at most 1.00 points; passed.", "a report from an older edgecnn"
 
 
 def test_agreement_sees_what_accuracies_hide(split):
@@ -122,7 +122,7 @@ def test_lsb_use_the_candidates_grid(split):
     item = compared("conversion", reference, quantized, split, LABELS, Gate())
     assert item.largest_lsb == 2
     assert item.mean_lsb == pytest.approx(2 / (3 * N))
-    assert item.passed, "agreement is whole"
+    assert item.passed, "agreement is complete"
 
 
 def test_a_conversion_has_its_own_limit(split):
@@ -165,7 +165,7 @@ def test_the_advice_on_a_conversion_names_an_override_that_is_recorded(split):
     good = compared("conversion", *with_lost(split, 0), split, LABELS, Gate(accept_conversion=True))
     assert good.passed and not good.accepted, "nothing had to be accepted"
     drop = compared("quantization", *models, split, LABELS, Gate(accept_conversion=True))
-    assert not drop.passed, "a drop is accepted by --max-drop alone"
+    assert not drop.passed, "only --max-drop accepts a drop"
 
 
 @pytest.mark.parametrize(("off", "failed"), [(1, ()), (2, ("largest_lsb", "agreement"))])
@@ -209,7 +209,7 @@ def test_a_model_at_chance_level_gets_a_warning():
     two = np.array([0, 1] * 45 + [1] * 10)
     report = at_chance(two, 60)  # 60 of 100 correct, 50 to 69; always answering 1 would get 55
     assert report.chance == Chance(label="bee", accuracy=0.55, not_better=("float", "int8"))
-    assert report.passed, "parity is what the gate asks for"
+    assert report.passed, "the gate requires only parity"
     require_parity(report)
     (warning,) = warning_lines(report)
     assert warning.startswith("WARNING: not shown to be better than chance: float 60.00% (50% to 69%)")
@@ -234,7 +234,7 @@ def test_chance_is_the_share_of_the_most_frequent_class():
     assert chance_level(np.array([2, 0, 2, 1])) == (2, 0.5)
     assert chance_level(np.array([1, 0])) == (0, 0.5)
     mostly = np.array([0] * 90 + [1] * 10)
-    assert at_chance(mostly, 90).chance.not_better == ("float", "int8"), "90 % is chance where 90 % are of one class"
+    assert at_chance(mostly, 90).chance.not_better == ("float", "int8"), "90 % is chance if 90 % belong to one class"
 
 
 @pytest.mark.parametrize(

@@ -56,5 +56,5 @@ def test_its_scores_equal_those_that_verify_reports(python, frigate_run, tmp_pat
     theirs = np.array([[answer.get(label, 0.0) for label in labels] for answer in answers])
     engine = open_engine(None, model.read_bytes(), "tflite")
     ours = engine.run(np.stack([mediapipe_resize(image, 224, 224) for image in images])) / 256
-    assert len({tuple(row) for row in ours}) > 5, "the images are told apart"
+    assert len({tuple(row) for row in ours}) > 5, "the answers differ between the images"
     assert np.array_equal(theirs, ours)

@@ -83,7 +83,7 @@ def test_a_program_is_compared_with_the_float_model_and_with_edgecnns_own_path(r
     accuracies = {model.name: model.accuracy for model in report.models}
     assert by_int8.accuracy_reference == accuracies["tflite-int8"] > 0.6
     assert by_int8.accuracy_candidate == by_float.accuracy_candidate == accuracies[program]
-    assert 0.5 < by_int8.agreement < 0.95, "the fourth of the images that are aliased is another without antialiasing"
+    assert 0.5 < by_int8.agreement < 0.95, "the quarter of the images that alias differs without antialiasing"
     assert by_int8.accuracy_candidate < by_int8.accuracy_reference
     assert by_float.failed == () and by_float.limit == "drop of at most 100.00 points"
 

@@ -142,7 +142,7 @@ def test_the_promise_holds_on_simulated_data():
     """At most 5 % of 200 validation sets may lead to a threshold whose true error is above the target."""
     chosen = [choose_threshold(*drawn(2000, seed), 0.2).threshold for seed in range(200)]
     assert sum(true_error(threshold) > 0.2 for threshold in chosen) <= 10
-    assert true_error(float(np.median(chosen))) > 0.15, "the promise is kept by hardly answering at all"
+    assert true_error(float(np.median(chosen))) > 0.15, "the promise holds only because hardly anything is answered"
 
 
 def test_the_promise_holds_where_an_uncorrected_choice_would_break_it():

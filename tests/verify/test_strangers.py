@@ -191,7 +191,7 @@ def test_the_device_refuses_images_of_no_class(run, tmp_path, edgecnn, photos):
     off, manifest = tmp_path / "off.edgecnn", read_bundle(bundle).manifest
     limit = dataclasses.replace(manifest.stranger, decide=False)
     write_bundle(off, dataclasses.replace(manifest, files={}, stranger=limit), read_bundle(bundle).files)
-    assert "decide" not in json.loads(read_bundle(off).manifest.to_json())["stranger"], "as in bundles from before"
+    assert "decide" not in json.loads(read_bundle(off).manifest.to_json())["stranger"], "as in earlier bundles"
     for options, expected in (((), ("red", "green", "blue")), (("--strangers",), ("stranger",))):
         line = json.loads(edgecnn("classify", tmp_path / "yellow.png", "--model", off, "--json", *options).out)
         assert line["decision"] in expected
@@ -216,7 +216,7 @@ def test_the_bundle_counts_validation_images_by_the_devices_decisions(own, tmp_p
             float(np.mean([result.decision == name for result in results])) for name in ("abstain", "stranger")
         )
         assert shares == pytest.approx(stated.shares(0.9, recognised)) and sum(shares) > 0
-    assert stated.shares(0.8, True)[0] is None, "another threshold than the one that they were counted at"
+    assert stated.shares(0.8, True)[0] is None, "a different threshold from the one used for the counts"
 
 
 def test_a_bundle_states_only_the_scores_of_its_own_choices(own, edgecnn):

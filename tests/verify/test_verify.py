@@ -34,7 +34,7 @@ def test_the_report_follows_its_schema(report, finished_run, schema_of):
     schema = schema_of("parity")
     written = json.loads(finished_run.read(PARITY, "verify"))
     jsonschema.validate(written, schema)
-    assert to_json(report) == written, "what is read is what was written"
+    assert to_json(report) == written, "the report reads back unchanged"
 
 
 def test_the_report_covers_every_export_and_int8_ones_twice(report, finished_run):

@@ -154,7 +154,7 @@ def test_sweep(bundle):
             assert figures.n == 13 and 0 <= figures.p50_ms <= figures.p90_ms <= figures.p99_ms
         assert item.parts["whole"].p50_ms > item.parts["infer"].p50_ms
         json.dumps(item.to_json())
-    assert [bool(item.cold) for item in done.rows] == [True, False], "cold starts are those of the fastest"
+    assert [bool(item.cold) for item in done.rows] == [True, False], "cold starts are measured for the fastest"
     assert {step[0] for step in steps} == {"opening", "warming up", "measuring", "starting"}
 
 

@@ -225,7 +225,7 @@ class FakeKernel:
     def reqbufs(self, argument):
         count = self.buffer_count or abi.REQUESTBUFFERS.unpack(argument)[0]
         if not abi.REQUESTBUFFERS.unpack(argument)[0]:
-            assert all(item.closed for item in self.maps), "buffers freed while they are mapped"
+            assert all(item.closed for item in self.maps), "buffers were freed while mapped"
         argument[:] = abi.REQUESTBUFFERS.pack(count, 1, 1, 0, 0)
 
     def querybuf(self, argument):
@@ -234,7 +234,7 @@ class FakeKernel:
 
     def qbuf(self, argument):
         number = abi.unpack_buffer(argument).number
-        assert number not in self.given, "a buffer was given twice"
+        assert number not in self.given, "a buffer was queued twice"
         self.given.append(number)
 
     def streamon(self, argument):

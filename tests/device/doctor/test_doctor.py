@@ -222,7 +222,7 @@ def test_a_machine_without_a_camera(pi):
     assert "apt install rpicam-apps-lite" in told[0] and "apt install ffmpeg" in told[1]
     assert "no camera is connected" in told[2]
     elsewhere = pi({"proc/device-tree/model": ""}, software(cameras=bare))
-    assert len(found(elsewhere, "cameras", "note")) == 2, "elsewhere there is no CSI connector"
+    assert len(found(elsewhere, "cameras", "note")) == 2, "other boards have no CSI connector"
 
 
 def test_cameras_match_edgecnn_cameras(pi):
@@ -236,7 +236,7 @@ def test_cameras_match_edgecnn_cameras(pi):
     assert "no usable camera" in text and f"/dev/video1: {part}" in text
     system = pi(None, software(cameras=listed(WEBCAM, unicam, forbidden)))
     assert found(system, "cameras", "ok")[-1].startswith("/dev/video0 (HD Webcam)")
-    assert found(system, "cameras", "note") == [], "codecs and the like are no news where there is a camera"
+    assert found(system, "cameras", "note") == [], "codecs and the like are not reported if there is a camera"
     (text,) = found(system, "cameras", "warning")
     assert text.startswith("/dev/video2\nit cannot be used: no permission: it belongs to the group video.")
 

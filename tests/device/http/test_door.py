@@ -97,7 +97,7 @@ def test_the_token_is_accepted_in_three_ways(guarded):
     for path in ("/v1/events", "/v1/frame.jpg", "/v1/stream.mjpeg", "/v1/unsure/a/b.jpg", "/", "/metrics", "/nothing"):
         assert guarded.ask(path)[0] == 401, path
     assert guarded.ask("/v1/classify", data=b"x")[0] == 401
-    assert guarded.ask(f"/v1/state?token={TOKEN}")[0] == 401, "not in an address"
+    assert guarded.ask(f"/v1/state?token={TOKEN}")[0] == 401, "not in a URL"
     assert guarded.ask("/healthz")[0] == guarded.ask("/readyz")[0] == 200
 
     assert guarded.ask("/login", data=b"token=wrong")[0] == 401

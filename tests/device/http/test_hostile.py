@@ -232,7 +232,7 @@ def test_hostile_requests(serve, tmp_path, times):
     refused = [
         client for client in clients if client.statuses[:1] == [503] and client.attack.kind not in ("idle", "bomb")
     ]
-    assert len(refused) < len(all_attacks) / 4, "most attacks get past the limits of connections"
+    assert len(refused) < len(all_attacks) / 4, "most attacks get past the connection limits"
 
     after = serving.state(**token)
     assert serving.children() == server and after["camera"] == "open"

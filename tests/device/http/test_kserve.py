@@ -8,7 +8,7 @@ from PIL import Image
 
 from edgecnn.runtime.classifier import Classifier
 
-triton = pytest.importorskip("tritonclient.http", reason="Triton's client is of the dev extra")
+triton = pytest.importorskip("tritonclient.http", reason="Triton's client is in the dev extra")
 utils = pytest.importorskip("tritonclient.utils")
 
 TOKEN = "a-token-of-some-length"

@@ -167,4 +167,4 @@ def test_promtool_accepts_metrics_alerts_and_the_queries_of_the_dashboard(whole,
     assert f"{len(queries)} rules" in promtool("check", "rules", str(tmp_path / "queries.yml"))
     samples = {sample.name for family in families(whole).values() for sample in family.samples}
     asked = set(re.findall(r"edgecnn_\w+", alerts.read_text() + " ".join(queries)))
-    assert len(queries) > 15 and asked <= samples, "what is asked for is there"
+    assert len(queries) > 15 and asked <= samples, "every queried metric exists"

@@ -215,7 +215,7 @@ def test_a_label_is_text_and_never_runs(root, board, browser, page, camera, look
         script.textContent = policy.createScript("window.hacked = 2");
         document.body.append(script);
     """)
-    assert browser.execute_script("return window.hacked") is None, "the policy lets no other script run"
+    assert browser.execute_script("return window.hacked") is None, "the policy blocks every other script"
     markup = "try { document.body.innerHTML = '<p>'; return 'taken' } catch { return 'refused' }"
     assert browser.execute_script(markup) == "refused"
 

@@ -83,7 +83,7 @@ def test_a_documented_proxy(serve, spawn, root, tmp_path, monkeypatch, proxy, be
         ask("/v1/state")
     page = ask("/login", f"token={TOKEN}".encode(), Origin=f"https://{NAME}")
     assert page.url == f"https://{NAME}:{port}/" and "<title>edgecnn</title>" in page.read().decode()
-    assert json.load(ask("/v1/state"))["camera"] == "open", "by the cookie"
+    assert json.load(ask("/v1/state"))["camera"] == "open", "with the cookie"
     with ask("/v1/events") as events:
         lines = [events.readline() for _ in range(8)]
     assert sum(line.startswith(b'data: {"schema"') for line in lines) >= 2

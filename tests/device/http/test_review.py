@@ -121,7 +121,7 @@ def test_similar_pictures_many_and_hostile_classes_and_each_size(
             assert serious() == [], (width, theme)
     assert "<b onclick" in page["classes"] and "<img src=x onerror" in page["classes"]
     box = browser.find_element("id", "say").rect
-    assert max(box["width"], box["height"]) <= 1, "what a screen reader says is not seen"
+    assert max(box["width"], box["height"]) <= 1, "text for screen readers is not visible"
     assert (
         page["together"].startswith("These look alike: your answer applies to all 3.") and "damaged" in page["counts"]
     )

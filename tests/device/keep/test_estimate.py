@@ -41,7 +41,7 @@ def test_ten_pictures_of_one_scene_are_hardly_more_than_one():
     low, high = wilson(30, 40)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.02)
     one_hour = field_accuracy(by_scene[:10], 10, 10)
-    assert one_hour.low == pytest.approx(0, abs=0.01), "one scene says next to nothing"
+    assert one_hour.low == pytest.approx(0, abs=0.01), "one scene shows next to nothing"
 
 
 @pytest.mark.parametrize("freedom", [0, 1, 2, 3, 5, 10, 30, 200])

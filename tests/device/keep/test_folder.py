@@ -85,7 +85,7 @@ def test_other_files_are_not_kept_pictures(tmp_path):
     (tmp_path / "2026-11-28" / "photo.json").write_text(text)
     (tmp_path / "2026-11-30").write_text("a file")
     found = kept_pictures(tmp_path)
-    assert [kept.path for kept in found] == [good.path, newer.with_suffix(".jpg")], "a later edgecnn may say more"
+    assert [kept.path for kept in found] == [good.path, newer.with_suffix(".jpg")], "a later version may add fields"
     assert kept_pictures(tmp_path / "nothing") == []
     good.path.write_bytes(JPEG + b"!")
     with pytest.raises(ImageError, match="has changed since it was kept"):

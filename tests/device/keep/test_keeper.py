@@ -146,7 +146,9 @@ def test_one_evening_does_not_use_up_the_day_and_strangers_do_not_crowd_out_clas
     for seq in range(48, 24 * 60):
         again.offer(frame(unsure(), jpeg(10), seq, MORNING + 60 * seq))
     days = Counter(name[:10] for name in files(tmp_path / "kept"))
-    assert days == {"2025-11-25": 30, "2025-11-26": 20}, "an earlier run's count; of the next day four hours are over"
+    assert days == {"2025-11-25": 30, "2025-11-26": 20}, (
+        "an earlier run's count; four hours of the next day have passed"
+    )
 
 
 def test_the_oldest_are_removed_when_there_are_too_many(keeper, tmp_path):
@@ -156,7 +158,9 @@ def test_the_oldest_are_removed_when_there_are_too_many(keeper, tmp_path):
     assert [name[-5] for name in files(tmp_path / "kept")] == ["6", "7", "8"]
     again = keeper()
     again.offer(frame(unsure(), jpeg(700), 9))
-    assert [name[-5] for name in files(tmp_path / "kept")] == ["8", "9"], "files of an earlier run count and go too"
+    assert [name[-5] for name in files(tmp_path / "kept")] == ["8", "9"], (
+        "files of an earlier run count and are removed too"
+    )
 
 
 def test_the_index_stays_small(keeper, tmp_path, monkeypatch):
@@ -280,7 +284,7 @@ def test_a_killed_process_leaves_nothing_permanent(root, tmp_path):
         if path.is_file()
     }
     assert set(there) - {INDEX, FILE} == {file.name for file in indexed._files}, (
-        "what is not in the index would stay for ever"
+        "files that are not in the index would stay forever"
     )
     assert sum(file.size for file in indexed._files) <= 0.1 * 2**20
     whys = Counter(kept.why for kept in found)
@@ -387,7 +391,7 @@ class TestSample:
         first.is_due(day + 0.0)
         due = json.loads((tmp_path / FILE).read_text())["days"]["2024-10-04"]["due"]
         assert due == sorted(due) and len(due) == 20 and all(day < one < day + 86400 for one in due)
-        assert np.std(np.diff(due)) > 300, "at random, not evenly spread"
+        assert np.std(np.diff(due)) > 300, "random, not evenly spaced"
         awake = [ts for ts in np.arange(day + 1.0, day + 2 * 86400, 5) if not 10 <= ts % 86400 / 3600 < 16]
         for number, ts in enumerate(awake):
             if number % 1000 == 0:
@@ -510,7 +514,7 @@ def test_only_the_region_is_kept_and_training_sees_what_the_model_saw(root, tmp_
             outside = pixels.copy()
             outside[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = GREY
             assert np.abs(outside - GREY).max() < 50 and np.abs(outside - GREY).mean() < 1, (
-                "grey, but for JPEG at the edge"
+                "grey, except for JPEG artefacts at the edge"
             )
             pixels = pixels[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4]
         else:

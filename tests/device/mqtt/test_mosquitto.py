@@ -91,7 +91,7 @@ def test_who_may_connect(device, mosquitto, watch, tmp_path):
         deadline = time.monotonic() + 20
         while not (tmp_path / "variables").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert "sesame" not in (tmp_path / "variables").read_text(), "a program of the user's finds no password"
+        assert "sesame" not in (tmp_path / "variables").read_text(), "the user's program finds no password"
         (tmp_path / "variables").unlink()
         board.process.kill()
 

@@ -62,7 +62,7 @@ def test_a_state_that_is_not_a_label(state, reason):
 def test_stranger_is_a_state_only_if_the_model_recognises_it():
     assert "stranger" not in state_names(["cat", "dog"])
     assert state_names(["cat", "dog"], strangers=True)["stranger"] == "stranger"
-    assert state_names(["cat", "stranger"])["stranger"] == "stranger", "it may be a class elsewhere"
+    assert state_names(["cat", "stranger"])["stranger"] == "stranger", "it may be a class in other models"
 
 
 def test_the_last_check_for_a_release_is_an_attribute():
@@ -187,15 +187,15 @@ def test_the_score_belongs_to_the_state_and_is_sent_rarely(clock):
     outbox.connected()
     outbox.delivered()
     outbox.score(result("cat", 0.8))
-    assert outbox.next().score == 0.8, "there was none"
+    assert outbox.next().score == 0.8, "there was no score"
     outbox.score(result("cat", 0.9))
     assert outbox.next() is None, "too early"
     clock.now = REFRESH_S
     outbox.score(result("cat", 0.99, decision="dog"))
-    assert outbox.next().score == 0.9, "the state's, not that of a frame that shows something else"
+    assert outbox.next().score == 0.9, "the state's score, not that of a frame that shows something else"
     assert outbox.next() is None
     outbox.score(result("dog", 0.8))
     clock.now *= 2
-    assert outbox.next() is None, "its change has not come yet"
+    assert outbox.next() is None, "its change has not arrived yet"
     outbox.score(result("cat", 0.7))
     assert outbox.next().score == 0.7 and outbox.latest.score == 0.7

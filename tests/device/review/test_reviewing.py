@@ -54,7 +54,7 @@ def test_similar_pictures_are_one_question_and_the_random_sample_comes_first_and
     assert reviewing.answer([first, second], "label", "dog")
     assert [len(question["pictures"]) for question in reviewing.document()["next"]] == [1, 3, 3, 1]
     assert reviewing.answer(reviewing.document()["next"][0]["pictures"], "skip")
-    assert reviewing.document()["field"] is None, "it would say what the model made of pictures that are still asked"
+    assert reviewing.document()["field"] is None, "it would reveal the model's answers on open pictures"
     assert reviewing.answer(reviewing.document()["next"][0]["pictures"], "label", "dog")
     assert (
         reviewing.document()["field"].startswith("in the field 60.0 % (")
@@ -67,7 +67,7 @@ def test_an_answer_is_written_once_undone_and_never_asked_again(tmp_path, keep_p
     names = [one.picture.sha256 for one in kept]
     reviewing = review(tmp_path)
     assert reviewing.answer(names[:2], "label", "a new one") and reviewing.answer(names[:2], "label", "a new one")
-    assert not reviewing.answer(names[1:3], "label", "cat"), "the first of them was answered otherwise"
+    assert not reviewing.answer(names[1:3], "label", "cat"), "the first of them has a different answer"
     assert labelled(tmp_path / "photos") == sorted(("a new one", name) for name in names[:2])
     line = next(csv.DictReader((tmp_path / "photos" / SOURCES).read_text().splitlines()))
     assert line["path"] == f"a new one/{kept[0].path.name.partition('-')[0]}-{names[0][:12]}.jpg"
@@ -102,7 +102,7 @@ def test_answers_from_the_board_are_adopted_once(tmp_path, keep_pictures):
     assert labelled(tmp_path / "photos") == [("cat", names[0]), ("dog", names[2])]
     assert [question["pictures"] for question in reviewing.document()["next"]] == [[names[3]]]
     reviewing.answer(names[3:], "skip")
-    assert board.undo() and board.answer(names[2:3], "label", "cat"), "what was taken stays as it is"
+    assert board.undo() and board.answer(names[2:3], "label", "cat"), "adopted answers stay unchanged"
     assert review(tmp_path).document()["left"] == 0 and len(labelled(tmp_path / "photos")) == 2
 
 
@@ -165,7 +165,7 @@ def test_a_kill_at_any_moment_neither_loses_nor_doubles_a_label(tmp_path, keep_p
         if left < len(of) // 2:
             shutil.rmtree(photos)
             known = set()
-    assert labels > kills // 4, "it was killed at work"
+    assert labels > kills // 4, "it was killed while working"
 
 
 def answer_all(tmp_path, of, says):

@@ -166,9 +166,7 @@ def test_it_ends_when_another_release_is_in_use(board, variant):
             board.activate(new)
 
     assert board.serve(until=activate) == CHANGED
-    assert board.told[-1].endswith(f"WATCHDOG_USEC={START_S * 1_000_000}"), (
-        "a new process has the time that a start has"
-    )
+    assert board.told[-1].endswith(f"WATCHDOG_USEC={START_S * 1_000_000}"), "a new process gets the time for a start"
     assert board.start()[0] == ("new", PENDING)
 
 

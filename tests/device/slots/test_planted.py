@@ -53,7 +53,7 @@ def test_no_folder_is_followed(store, release, victim, make_bundle):
     with pytest.raises(SlotError, match=f"{SHA} is a link"):
         store.prune(1)
     (folder / SHA).unlink()
-    assert store.prune(1)[0] == [], "x is no release"
+    assert store.prune(1)[0] == [], "x is not a release"
     shutil.rmtree(folder)
     folder.symlink_to(victim)
     for change in (lambda: store.prune(1), lambda: store.add(make_bundle("dogs"))):

@@ -24,7 +24,7 @@ def items(feed, count=None):
     taken = []
     while not (taken and isinstance(taken[-1], Ended)) and len(taken) != count:
         item = feed.take(10)
-        assert item is not None, f"nothing came after {taken}"
+        assert item is not None, f"nothing arrived after {taken}"
         taken.append(item)
     return taken
 
@@ -89,7 +89,7 @@ def test_lost_and_back(feed, fake):
     assert isinstance(opened, CameraOpenedEvent) and isinstance(ended, Ended)
     assert said(lost) == ("fake", "unplugged", "the device went away")
     assert isinstance(back, CameraBackEvent) and back.attempts == 3 and back.after_s >= 0
-    assert [item.seq for item in (a, b, c)] == [0, 1, 2], "numbers go on over openings"
+    assert [item.seq for item in (a, b, c)] == [0, 1, 2], "numbers continue across openings"
     assert one.waits == list(BACKOFF_S[:3])
 
 
@@ -120,7 +120,7 @@ def test_waits_are_reset_after_a_source_was_fine_for_a_while(fake):
         one.close()
         return waited
 
-    assert waits(frames=3) == list(BACKOFF_S[:4]), "six seconds are no proof"
+    assert waits(frames=3) == list(BACKOFF_S[:4]), "six seconds prove nothing"
     assert waits(frames=10) == [BACKOFF_S[0]] * 4
 
 

@@ -360,7 +360,7 @@ def test_consumers_receive_each_item_and_their_reports_follow_it(loop, fake):
         "late", "late", "ended",
     ]  # fmt: skip
     assert one.items == other.items and len(one.items) == 3 and one.polls >= 3
-    assert one.waits == [5.0], "the end of the source waits for what runs"
+    assert one.waits == [5.0], "the end of the source waits for running work"
 
 
 def test_consumers_finish_immediately_when_the_loop_is_left(fake):

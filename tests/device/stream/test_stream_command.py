@@ -150,7 +150,7 @@ def test_a_stream_that_ends(start, parse):
 def test_lines_for_people_and_kept_frames(start, tmp_path):
     unsure = ("--threshold", "1", "--keep", "kept", "--keep-random", "0")
     out, err = finish(start(None, "synthetic:64x48?frames=4", "--smooth", "4", *unsure), 0)
-    assert len(list((tmp_path / "kept").glob("*/*.jpg"))) == 1, "one a second, though the source is no camera"
+    assert len(list((tmp_path / "kept").glob("*/*.jpg"))) == 1, "one per second, although the source is not a camera"
     (line,) = out.decode().splitlines()
     assert line[:2] == "20" and line.endswith("Z abstain (below_threshold)")
     assert "synthetic frames" in err and "ended (end of source): 4 frames, 0 dropped, 0 damaged" in err
@@ -227,7 +227,7 @@ def test_a_signal_ends_it_in_every_state(start, tmp_path, state, number):
     _, err = finish(process, 128 + number)
     took = time.monotonic() - sent
     print(f"{state}: {took:.2f} s")
-    assert took < 5, "a second, and what a busy machine takes"
+    assert took < 5, "a second, plus what a busy machine adds"
     if state in ("classifying", "saving"):
         assert "CLOSED" in err
     assert not list(tmp_path.rglob("*.tmp"))

@@ -288,7 +288,7 @@ def test_slow_retrieval(attack, monkeypatch, rule):
         with pytest.raises(UpdateError, match="comes slower than"):
             attack.board.update(server.address)
         part = attack.board.board.spool / "parts" / attack.repository.stored(new).name
-        assert 0 < part.stat().st_size < 1800, "what came is kept for the next try"
+        assert 0 < part.stat().st_size < 1800, "the received part is kept for the next attempt"
     done.set()
     attack.board.update(server.address)
     assert attack.board.current == new

@@ -193,4 +193,4 @@ def test_a_connection_cut_after_every_byte(repository, board, bundles, serve, st
             assert board.current == old
         else:
             break
-    assert board.current == new and tries > 2, "parts add up: the bundle need not come in one piece"
+    assert board.current == new and tries > 2, "parts add up: the bundle need not arrive in one piece"

@@ -301,7 +301,7 @@ def test_a_link_instead_of_the_fetched_file(repository, board, bundles, monkeypa
     assert board.current is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up rights")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop privileges")
 def test_the_fetching_process_has_no_rights(repository, make_bundle, serve, monkeypatch, make_board):
     monkeypatch.setattr(apart, "USER", "nobody")
     # a Python that this user can run, with this one's modules
