@@ -44,7 +44,7 @@ def fake_engine():
 
 
 class Held:
-    """What a Classifier reads of a bundle."""
+    """The parts of a bundle that a Classifier reads."""
 
     def __init__(self, contract, limit=None, temperature=1.0, threshold=0.0):
         self.manifest = self

@@ -135,7 +135,7 @@ def test_abstains(classifier, picture):
 def test_a_threshold_of_zero_overrides_the_bundles(fake_engine, contract, held):
     bundle = held(contract, threshold=0.9)
     classifier = Classifier(bundle, bundle_model(fake_engine(), bundle))
-    grey = np.full((8, 8, 3), 128, np.uint8)  # of three equal scores
+    grey = np.full((8, 8, 3), 128, np.uint8)  # three equal scores
     for threshold, decision in ((None, ABSTAIN), (0.0, "red"), (0.34, ABSTAIN)):
         assert classifier.classify(grey, threshold=threshold).decision == decision
         assert classifier.classify_batch([grey], threshold=threshold)[0].decision == decision

@@ -55,7 +55,7 @@ EXCEEDING = 6
 This is judged once a day. Judged hourly, it would happen in three times as many months.
 """
 
-TEXT = "the scores differ from the week that you accepted"
+TEXT = "the scores differ from those of the week that you accepted"
 
 
 @dataclass

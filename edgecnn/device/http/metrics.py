@@ -144,7 +144,7 @@ class Metrics(Collector):
 
 def drift_families(drift: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield the metrics of `edgecnn.device.http.drift.Drift.document`; `of` is today, the validation images or the accepted week."""
-    about = "Whether the scores differ from the accepted week."
+    about = "Whether the scores differ from those of the accepted week."
     yield GaugeMetricFamily("edgecnn_drift_alarm", about, value=float(drift["alarm"] is not None))
     about = "Whether a week can be accepted as the reference for the alarm."
     yield GaugeMetricFamily("edgecnn_drift_can_accept", about, value=float(drift["can_accept"]))
