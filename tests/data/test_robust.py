@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from edgecnn.data import robust
-from edgecnn.data.robust import OPERATIONS, SHARE, mix_corruptions
+from edgecnn.data.robust import GRAIN, OPERATIONS, SHARE, mix_corruptions
+from edgecnn.modes import as_image
 from edgecnn.stress.corruptions import CORRUPTIONS
 from edgecnn.train.loop import Batches
 
@@ -43,6 +44,16 @@ def test_each_operation_changes_an_image_and_keeps_its_form(name):
             assert {item.size for item in after} == {(side, side)} and {item.mode for item in after} == {image.mode}
             if (name, channels) != ("fade", 1) and side > 8:  # too few pixels for an even histogram
                 assert any(np.asarray(item).tobytes() != np.asarray(image).tobytes() for item in after)
+
+
+@pytest.mark.parametrize("level", [4, 251])
+def test_noise_ends_at_black_and_white(level):
+    """What wraps round is far from the level that it was added to."""
+    for channels in (1, 3):
+        image = as_image(np.full((40, 60, channels), level, np.uint8))
+        for seed in range(10):
+            pixels = np.asarray(OPERATIONS["grain"](image, np.random.default_rng(seed))).astype(int)
+            assert 0 < np.abs(pixels - level).max() <= GRAIN
 
 
 def test_no_operation_is_one_of_the_measured_corruptions():

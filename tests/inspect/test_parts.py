@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.data.items import Item
 from edgecnn.inspect import wrong_labels
 from edgecnn.inspect.alignment import COARSE_SIDE, FINE_SIDE, Detail, difference, measured, overlap, placed, sized
 from edgecnn.inspect.features import neighbours, unit
+from edgecnn.inspect.groups import Pair
 from edgecnn.inspect.hashing import NEAR, mirrored_hash, near_pairs, perceptual_hash
-from edgecnn.inspect.odd import odd_ones
+from edgecnn.inspect.inspection import group_of
+from edgecnn.inspect.look import LOOK, Looks
+from edgecnn.inspect.odd import blurred, odd_ones
+from edgecnn.inspect.pairs import Verdict
 
 
 def bits(first, second):
@@ -114,6 +119,15 @@ def test_wrong_labels_are_named_first():
     assert all(item.suggested == truth[item.index] for item in named[:8])
 
 
+def test_the_label_with_the_lowest_score_is_named_first():
+    scores = np.array([
+        [0.02, 0.9, 0.08], [0.95, 0.03, 0.02], [0.001, 0.2, 0.799], [0.5, 0.4, 0.1], [0.9, 0.06, 0.04], [0.1, 0.89, 0.01],
+    ])  # fmt: skip
+    named = wrong_labels.doubts(scores, np.array([0, 0, 0, 0, 1, 0]))
+    found = [(item.index, item.suggested, item.score, item.suggested_score) for item in named]
+    assert found == [(2, 2, 0.001, 0.799), (0, 1, 0.02, 0.9), (4, 0, 0.06, 0.9)]
+
+
 def test_correct_labels_are_not_named():
     features, truth = labelled()
     assert len(wrong_labels.doubts(wrong_labels.out_of_fold(features, truth, np.arange(300), 1), truth)) <= 2
@@ -144,3 +158,43 @@ def test_odd_ones_are_far_from_the_median():
     values = np.random.default_rng(1).uniform(0.9, 1.1, 200)
     values[17] = 5.0
     assert odd_ones(values, 1).indices == (17,) and odd_ones(values, -1).indices == ()
+    values[40], values[60], values[80] = 9.0, 0.1, 0.05
+    assert odd_ones(values, 1).indices == (40, 17), "the oddest first"
+    assert odd_ones(values, -1).indices == (80, 60)
+    assert odd_ones(values, 1).usual == np.median(values)
+
+
+def test_a_picture_without_contrast_is_not_called_blurred():
+    sharpness, spread = np.full(30, 8.0, np.float32), np.full(30, 40.0, np.float32)
+    sharpness[3], sharpness[5], sharpness[7] = 1.0, 0.5, 0.01
+    spread[7] = 3.0  # an empty wall
+    found = blurred(sharpness, spread)
+    assert found.indices == (5, 3) and found.usual == pytest.approx(0.2)
+    assert found.values[[3, 5]] == pytest.approx([0.025, 0.0125])
+
+
+def looked_at(*files):
+    """Looks at files that were never decoded: (source, split, class, width, height, pixels)."""
+    items, table = [], np.zeros(len(files), LOOK)
+    for row, (source, split, label, width, height, pixels) in zip(table, files, strict=True):
+        items.append(Item(source=source, handle=0, hash=source, label=label, split=split))
+        row["width"], row["height"], row["pixels"] = width, height, pixels.encode()
+    return Looks(items=tuple(items), table=table, broken=(), computed=0)
+
+
+def test_of_a_group_the_largest_copy_of_the_first_split_is_kept():
+    looks = looked_at(
+        ("train/fox/a.jpg", "train", 1, 300, 200, "x"),
+        ("train/fox/b.jpg", "train", 1, 40, 30, "y"),
+        ("train/fox/c.jpg", "train", 1, 400, 300, "z"),
+        ("test/fox/d.jpg", "test", 1, 20, 10, "y"),
+    )
+    pairs = [Pair(0, 1, "hash", Verdict(0.9, False)), Pair(1, 2, "features", Verdict(0.7, True))]
+    group = group_of(looks, [0, 1, 2], pairs, ("cat", "fox"))
+    assert [copy.source[-5] for copy in group.copies] == ["c", "a", "b"]
+    assert [copy.keep for copy in group.copies] == [True, False, False]
+    assert (group.exact, group.leak, group.two_labels) == (False, False, False)
+    assert (group.by, group.score, group.mirrored) == ("features", 0.7, True)
+    leak = group_of(looks, [0, 1, 3], [Pair(1, 3, "content", Verdict(1.0, False))], ("cat", "fox"))
+    assert [copy.source[-5] for copy in leak.copies if copy.keep] == ["d"], "a test image is not what is taken away"
+    assert leak.leak and [copy.same for copy in leak.copies] == ["pixels", "near", "pixels"]

@@ -9,7 +9,7 @@ import pytest
 
 from edgecnn.data import Split
 
-pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+pytest.importorskip("matplotlib", reason="the workstation side needs the train extra")
 
 from edgecnn.evaluate.answers import Answers
 from edgecnn.files import canonical_json, write_atomic
@@ -99,3 +99,28 @@ def drawn_run(tmp_path):
 def figures_of():
     """Return the JSON next to a page, parsed."""
     return lambda page: json.loads(page.with_suffix(".json").read_text())
+
+
+@pytest.fixture(scope="session")
+def counted():
+    """A report of 13 images whose answers can be counted by hand, and the classes: true, the float model's and those of int8.
+
+    Right are, of 7 cats, 4 dogs and 2 foxes, 6, 4 and 1 by the float model, and 6, 1 and 2 by int8.
+    """
+    labels = ("cat", "dog", "fox")
+    true = np.array([0] * 7 + [1] * 4 + [2] * 2)
+    one = np.array([0] * 6 + [2] + [1] * 4 + [2, 0])
+    other = np.array([0] * 6 + [2] + [1, 0, 0, 2] + [2, 2])
+    common = {"format": "tflite", "engine": "none 1", "size_bytes": 1000, "sha256": "c" * 64, "ms_per_image": 0.5}
+    float_, int8 = (
+        Answers(name=name, precision=precision, values=4 * np.eye(3, dtype=np.float32)[answers], **common)
+        for name, precision, answers in (("float", "float32", one), ("tflite-int8", "int8", other))
+    )
+    images = np.zeros((13, 8, 8, 3), np.uint8)
+    split = Split(images=images, classes=true, sources=tuple(f"{labels[c]}/{n}.jpg" for n, c in enumerate(true)))
+    gate = Gate(max_drop=100.0)
+    hold = partial(compared, split=split, labels=labels, gate=gate)
+    data = Data(name="counted", title="Counted images", split="test", test_images=13, test_sha256="a" * 64)
+    return judged(
+        None, data, gate, (float_, int8), run_comparisons(float_, [], [int8], [], hold), split, labels
+    ), (true, one, other)  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+pytest.importorskip("matplotlib", reason="the workstation side needs the train extra")
 
 from edgecnn.report.card import card
 from edgecnn.report.markdown import plain

@@ -10,13 +10,16 @@ from html.parser import HTMLParser
 import jsonschema
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
+from scipy.stats import binomtest
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.report.collect import bundle_figures
+from edgecnn.report.collect import bundle_figures, verdict
 from edgecnn.report.figures import confusion, coverage, reliability
 from edgecnn.report.page import Shown, page_figures, render, shown_run, write_page, write_run_page
-from edgecnn.report.plots import plots
+from edgecnn.report.plots import BAD, GOOD, classes_plot, confusion_plot, plots
+from edgecnn.report.summary import summary
 from edgecnn.runs import PARITY, PREDICTIONS
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.predictions import GALLERY, read_predictions
@@ -277,11 +280,46 @@ def test_a_foreign_file_is_refused(edgecnn, tmp_path):
     assert done.code and len(done.err.splitlines()) <= 3
 
 
-def test_figures_of_answers():
-    true, answers = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0])
-    matrix = confusion("m", true, answers, ["a", "b"])
-    assert matrix.cells == ((0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 2))
-    assert [(item.true, item.answer, item.images) for item in matrix.most_confused] == [("a", "b", 1), ("b", "a", 1)]
+def test_a_confusion_matrix_has_true_classes_as_rows(counted):
+    report, (true, _, answers) = counted
+    labels = ("cat", "dog", "fox")
+    matrix = confusion("tflite-int8", true, answers, labels)
+    assert matrix.cells == ((0, 0, 6), (0, 2, 1), (1, 0, 2), (1, 1, 1), (1, 2, 1), (2, 2, 2))
+    worst = [(item.true, item.answer, item.images) for item in matrix.most_confused]
+    assert worst == [("dog", "cat", 2), ("cat", "fox", 1), ("dog", "fox", 1)]
+    (axes,) = confusion_plot(matrix, labels).axes
+    assert axes.get_ylabel() == "true class" and axes.get_xlabel() == "answer"
+    assert np.allclose(axes.images[0].get_array(), [[6 / 7, 0, 1 / 7], [0.5, 0.25, 0.25], [0, 0, 1]])
+    written = {(*text.get_position(), text.get_text()) for text in axes.texts}
+    assert written == {(answer, true, str(images)) for true, answer, images in matrix.cells}
+    line = summary(report, report.models[1], matrix, labels)[1]
+    assert re.findall(r"(\w+) \((\d) of (\d)", line) == [("dog", "1", "4"), ("cat", "6", "7")]
+
+
+def test_the_class_that_loses_most_is_drawn_first(counted):
+    report, _ = counted
+    (axes,) = classes_plot(report.comparisons[0].per_class).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["dog", "cat", "fox"]
+    bars = [(bar.get_width(), to_hex(bar.get_facecolor())) for bar in axes.patches]
+    assert bars == [(75, BAD), (0, GOOD), (-50, GOOD)] and axes.yaxis_inverted()
+
+
+def test_accuracies_are_said_with_their_interval_and_int8_before_float(counted):
+    report, _ = counted
+    low, high = binomtest(9, 13).proportion_ci(method="wilson")
+    line = summary(report, report.models[1], None, ("cat", "dog", "fox"))[0]
+    assert re.findall(r"\d[\d.]*%", line) == [
+        "69.23%",
+        f"{low:.2%}",
+        f"{high:.2%}",
+        f"{low:.0%}",
+        f"{high:.0%}",
+        f"{7 / 13:.2%}",
+    ]
+    assert re.findall(r"\d\d\.\d\d%", verdict(report))[:3] == ["69.23%", "84.62%", "69.23%"]
+
+
+def test_reliability_and_coverage_are_those_of_a_hand_count():
     scores, right = np.array([0.2, 0.55, 0.6, 0.95, 1.0], np.float32), np.array([False, True, False, True, True])
     bins = reliability("m", 1.0, scores, right, bins=2).bins
     assert [(item.low, item.images, round(item.score, 4), round(item.accuracy, 4)) for item in bins] == [

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from scipy.stats import binomtest
 
 from edgecnn.report.table import (
     BOARD_HEADINGS,
@@ -11,11 +12,15 @@ from edgecnn.report.table import (
     HEADINGS,
     board_rows,
     comparison_rows,
+    flip_lines,
+    matrix_table,
     parity_rows,
+    score_lines,
+    stranger_lines,
     text_table,
 )
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.parity_report import BoardRow
+from edgecnn.verify.parity_report import BoardRow, Confidence, MatrixCell, MatrixRow, StrangerFigures
 
 BOARD = BoardRow(
     target="rpi-zero2w", cpu="cortex-a53", release="trixie", model="models/int8.onnx", split="golden", images=1000, accuracy=0.8641,
@@ -76,3 +81,78 @@ def test_verify_prints_tables_as_wide_as_the_terminal(own_run, edgecnn, monkeypa
     shown = edgecnn("verify", own_run.path, "--max-drop", 100).out
     rules = [line for line in shown.splitlines() if "----" in line]
     assert len(rules) >= 4 and max(map(len, rules)) <= 80
+
+
+def figures_in(line):
+    return re.findall(r"\d[\d.,]*\d ?%|\d[\d.,]*", line)
+
+
+def test_the_tables_figures_are_those_of_a_hand_count(counted):
+    """11 and 9 of 13 are right; int8 alone loses three dogs and gains a fox."""
+    report, _ = counted
+    rows = [dict(zip(HEADINGS, row, strict=True)) for row in parity_rows(report)]
+    low, high = binomtest(9, 13).proportion_ci(method="wilson")
+    expected = {
+        "model": "tflite-int8",
+        "accuracy": "69.23%",
+        "95 % interval": f"{low:.2%} to {high:.2%}",
+        "drop": "15.38",
+    }
+    assert rows[1].items() >= (expected | {"agreement": "69.23%", "bytes": "1,000"}).items()
+    assert rows[0].items() >= {"model": "float", "accuracy": "84.62%", "drop": "-", "agreement": "-"}.items()
+    (row,) = (dict(zip(COMPARISON_HEADINGS, row, strict=True)) for row in comparison_rows(report))
+    low, high = map(float, row["95 % interval"].split(" to "))
+    assert -25 < low < 0 < 15.38 < high < 50
+    assert (
+        row.items()
+        >= {"drop": "15.38", "McNemar p": f"{binomtest(3, 4).pvalue:.3g}", "worst class": "dog 75.00"}.items()
+    )
+    (line,) = flip_lines(report)
+    assert figures_in(line.partition(": ")[0])[-2:] == ["4", "13"]
+    shown = [part.strip() for part in line.partition(": ")[2].split(";")]
+    assert [re.findall("cat|dog|fox", part) for part in shown] == [["dog", "dog", "dog", "cat"]] * 2 + [
+        ["dog", "dog", "dog", "fox"]
+    ]
+
+
+def test_what_scores_are_worth_is_said_in_the_order_of_its_words(counted):
+    report, _ = counted
+    tested = Confidence(
+        n=13, answered=11, errors=1, share_answered=0.8125, error=0.0375, threshold=0.65, nll=0.9, nll_after=0.8,
+        calibration_error=0.21, calibration_error_after=0.07, model="tflite-int8", temperature=1.5,
+    )  # fmt: skip
+    strangers = StrangerFigures(
+        model="tflite-int8", rate=0.05, not_fitted=None, known_images=90, validation_images=40, n=2000, refused=120,
+        refused_wrong=70, refused_interval=(0.0504, 0.0712),
+    )  # fmt: skip
+    report = replace(report, confidence=tested, strangers=strangers)
+    assert figures_in(score_lines(report)[0].partition("): ")[2]) == ["7.00%", "21.00%", "0.65", "81.25%", "3.75%"]
+    (line,) = stranger_lines(report)
+    assert figures_in(line.partition("): ")[2]) == ["5.00%", "120", "2,000", "6.00%", "95 %", "5.04%", "7.12%", "70"]
+
+
+def test_an_engines_row_has_what_it_is_against_each_other():
+    rows = (
+        MatrixRow(
+            name="one 1", accuracy=0.9, against=(MatrixCell(name="two 2", agreement=0.98, largest_lsb=3),), note=""
+        ),
+        MatrixRow(name="gone 3", accuracy=None, against=(), note="no such engine"),
+        MatrixRow(
+            name="two 2", accuracy=0.8, against=(MatrixCell(name="one 1", agreement=0.97, largest_lsb=2),), note=""
+        ),
+    )
+    lines = matrix_table(rows).splitlines()
+    assert [re.split(r"  +", line.strip()) for line in lines[2:4]] == [
+        ["(1)", "90.00%", "-", "98.00% 3 LSB", "one 1"],
+        ["(2)", "80.00%", "97.00% 2 LSB", "-", "two 2"],
+    ]
+    assert lines[4].startswith("gone 3") and lines[4].endswith("no such engine")
+
+
+def test_a_boards_row_has_its_own_figures_before_those_from_here():
+    (row,) = (dict(zip(BOARD_HEADINGS, row, strict=True)) for row in board_rows([BOARD]))
+    expected = {"board": "rpi-zero2w (cortex-a53)", "accuracy": "86.41%", "here": "86.39%", "agreement": "99.98%"}
+    assert (
+        row.items()
+        >= (expected | {"rows that differ": "12", "largest difference": "1 LSB", "self-test": "passed"}).items()
+    )

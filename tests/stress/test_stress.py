@@ -6,6 +6,7 @@ import shutil
 import jsonschema
 import numpy as np
 import pytest
+from scipy.stats import norm, sem
 
 from edgecnn.data import open_dataset
 from edgecnn.errors import SplitError, StressError
@@ -47,6 +48,33 @@ def test_a_shipped_bundle_loses_accuracy_as_expected(report, digits):
     assert by_name[report.worst].lost == max(item.lost for item in report.corruptions)
     assert report.data.images == 120 and report.data.of == len(digits.images.classes) > 120
     assert all(item.agreement > 0.95 for item in report.corruptions)
+
+
+def test_the_means_interval_is_that_of_the_images_own_means():
+    shares = np.array([1, 0.5, 0.25, 1, 0, 0.75, 0.9])
+    found = measure.mean(shares)
+    low, high = norm.interval(0.95, shares.mean(), sem(shares))
+    assert found.accuracy == pytest.approx(4.4 / 7) and found.interval == pytest.approx((low, high))
+    assert measure.mean(np.array([1.0, 1.0, 0.9])).interval[1] == 1.0
+    assert measure.mean(np.array([0.5])).interval == (0.0, 1.0), "one image says nothing"
+
+
+def test_each_corruption_counts_once_in_the_mean_and_an_answer_for_its_own_model():
+    """Two strengths of rotation and one of jpeg, two models and three images, in two steps."""
+    conditions_ = [("", 0), ("rotation", 1), ("rotation", 2), ("jpeg", 5)]
+    weights = weights_of(conditions_)
+    assert weights.tolist() == [0, 0.25, 0.25, 0.5]
+    classes = np.array([0, 1, 2])
+    answers = np.array([
+        [[0, 1, 2], [0, 1, 0], [0, 0, 0], [1, 1, 2]],
+        [[0, 1, 2], [0, 2, 0], [2, 0, 2], [0, 1, 2]],
+    ])  # fmt: skip
+    tally = new_tally(2, 4, 3)
+    for part in (slice(0, 2), slice(2, 3)):
+        tally = tally.plus(answers[:, :, part], classes[part], weights)
+    assert tally.done == 3 and tally.agree.tolist() == [3, 2, 1, 2]
+    assert tally.right.tolist() == [[3, 2, 1, 2], [3, 1, 1, 3]]
+    assert tally.shares.tolist() == [[0.5, 0.75, 0.5], [0.75, 0.5, 0.75]]
 
 
 def test_a_condition_holds_the_models_answers_to_these_images(report, digits):

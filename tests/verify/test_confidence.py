@@ -16,7 +16,7 @@ from edgecnn.calibrate.temperature import FEWEST
 from edgecnn.data import open_dataset
 from edgecnn.errors import BundleError, RunError, ThresholdError
 from edgecnn.evaluate.scores import score_figures
-from edgecnn.runs import CARD, CONFIDENCE, PARITY
+from edgecnn.runs import CARD, CONFIDENCE, PARITY, write_json
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import softmax
 from edgecnn.stages.bundle import bundle_path
@@ -156,6 +156,9 @@ def test_the_choice_is_kept_until_model_images_or_target_change(own_run):
     assert chosen(0.2) == (found, False)
     own_run.file(CONFIDENCE).write_bytes(b"damaged")
     assert chosen() == (first, True)
+    for of in ("model_sha256", "validation_sha256"):
+        write_json(own_run.file(CONFIDENCE), dataclasses.replace(first, temperature=9.0, **{of: "0" * 64}))
+        assert chosen() == (first, True), f"the temperature is of another {of}"
 
 
 def test_a_target_that_cannot_be_met_leaves_the_test_split_untouched(own_run, edgecnn):

@@ -19,6 +19,7 @@ from edgecnn.errors import BundleError, RunError, SelftestError
 from edgecnn.export import export, export_path, tflite
 from edgecnn.export.feature_output import with_features
 from edgecnn.interop.programs import MEDIAPIPE, program_files
+from edgecnn.labels import STRANGER
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.recipe import build_recipe
 from edgecnn.report.table import stranger_lines
@@ -126,7 +127,15 @@ def test_the_report_counts_known_images_that_are_refused(run):
     assert (figures.model, figures.rate, figures.not_fitted) == ("tflite-int8", RATE, None)
     assert figures.known_images == run.info.data.split_sizes["train"] == chosen.known_images
     assert figures.n == run.info.data.split_sizes["test"]
-    assert 0 <= figures.refused_wrong <= figures.refused < figures.n / 2
+    test = open_dataset(run.recipe.data).load(("test",), **vars(run.info.input), stage="verify")["test"]
+    results = Classifier.load(bundle_path(run), precision="int8").classify_batch(test.images)
+    refused = [
+        result.top[0].index != true
+        for result, true in zip(results, test.classes, strict=True)
+        if result.decision == STRANGER
+    ]
+    assert (figures.refused, figures.refused_wrong) == (len(refused), sum(refused))
+    assert 0 < figures.refused < figures.n / 2
     low, high = figures.refused_interval
     assert low <= figures.refused / figures.n <= high
     text = f"{figures.refused} of {figures.n} test images ({figures.refused / figures.n:.2%}; 95 % interval {low:.2%} to {high:.2%})"

@@ -40,6 +40,9 @@ def test_the_state_its_score_and_attributes_are_published_before_the_device_is_o
     seen(small, "availability", "online")
     last = {topic: index for index, (topic, _) in enumerate(small.messages)}
     assert last["edgecnn/door/attributes"] < last["edgecnn/door/state"]
+    greeting = [topic.rpartition("/")[2] for topic, _ in small.messages]
+    greeting = greeting[: greeting.index("availability")]
+    assert {"config", "model", "attributes", "state", "score", "camera"} <= set(greeting)
     assert small.payloads("score")[-1] == "0.750000" and small.payloads("camera")[-1] == "online"
     assert small.payloads("model") == ["pets"]
     attributes = json.loads(small.payloads("attributes")[-1])
@@ -50,6 +53,43 @@ def test_the_state_its_score_and_attributes_are_published_before_the_device_is_o
     }  # fmt: skip
     config = json.loads(small.retained["homeassistant/device/edgecnn_door/config"])
     assert config["components"]["state"]["options"] == ["abstain", "cat", "dog"]
+
+
+def test_the_broker_keeps_the_news_that_the_device_is_gone(feed, small):
+    """The will of MQTT 3.1.1, section 3.1.2: flags of CONNECT in its eighth byte."""
+    feed(small.port).until("mqtt_connected")
+    (connect,) = small.connects
+    will, qos, retain = connect[7] & 4, connect[7] >> 3 & 3, connect[7] & 32
+    assert will and retain and qos == 1
+    assert connect.endswith(b"\0\x19edgecnn/door/availability\0\x07offline")
+
+
+@pytest.mark.parametrize(("steady_s", "retry_s"), [(0.0, 1.0), (60.0, 8.0)])
+def test_the_wait_begins_anew_after_a_connection_that_was_steady(
+    feed, small, eventually, monkeypatch, steady_s, retry_s
+):
+    """Waits of 1, 2 and 4 s, of which up to a half is left to chance, and as many seconds in this test's own time."""
+    waited = []
+
+    class Event(threading.Event):
+        def wait(self, timeout=None):
+            if timeout is None:
+                return super().wait()
+            waited.append(timeout)
+            return super().wait(0.001)
+
+    small.code = 3
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Event", Event)
+        fed = feed(small.port, waits=Waits(answer_s=LONG, steady_s=steady_s, longest_retry_s=8.0))
+    eventually(lambda: len(waited) >= 3)
+    small.code = 0
+    fed.until("mqtt_connected")
+    small.code, before = 3, len(waited)
+    small.drop()
+    eventually(lambda: len(waited) > before)
+    expected = [*[1.0, 2.0, 4.0, *[8.0] * before][:before], retry_s]
+    assert all(0.5 <= wait / full <= 1 for wait, full in zip(waited, expected, strict=False))
 
 
 def test_each_change_is_sent_in_order(feed, small, seen, eventually):

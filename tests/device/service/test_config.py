@@ -72,6 +72,10 @@ def test_invalid_options_leave_the_last_valid_ones(tmp_path):
         assert config == Config(threshold=0.6) and "The last valid options stay in use" in problem
     path.write_text("threshold = 0.7\n")
     assert take(path, folder) == (Config(threshold=0.7), "")
+    path.write_text("thresold = 0.8\n")
+    assert take(path, folder).config == Config(threshold=0.7), (
+        "the copy is of the last that were valid, not of the first"
+    )
 
 
 def test_a_full_disk_does_not_block_valid_options(tmp_path):

@@ -1,4 +1,5 @@
 import functools
+import io
 import json
 import os
 import signal
@@ -10,13 +11,20 @@ import time
 
 import jsonschema
 import pytest
+from PIL import Image
 
 from edgecnn.device.service.config import Config, parse, take
 from edgecnn.device.service.judge import AGAIN_S, Judge
 from edgecnn.device.service.notify import notify
 from edgecnn.device.service.run import CHANGED, START_S, Surroundings, serve
 from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, NO_RELEASE, PENDING
-from edgecnn.device.stream.events import ProblemEvent, ReleaseEvent, StateChangedEvent
+from edgecnn.device.stream.events import (
+    CameraLostEvent,
+    CameraOpenedEvent,
+    ProblemEvent,
+    ReleaseEvent,
+    StateChangedEvent,
+)
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.errors import EngineError
 from edgecnn.runtime.classifier import Classifier
@@ -120,6 +128,37 @@ def test_a_release_whose_selftest_fails_is_rolled_back_immediately(board, varian
     reason = next(item.reason for item in board.items if isinstance(item, ReleaseEvent))
     assert "does not reproduce the bundle's answers" in reason
     assert board.states() == {"old": GOOD, "wrong": BAD}
+
+
+def test_a_release_that_crashes_in_its_selftest_leaves_the_service_running(board, variant, monkeypatch):
+    own = os.getpid()
+
+    def crash(*arguments, **options):
+        assert os.getpid() != own, "the self-test of a new release opens its model in the service's own process"
+        os._exit(1)
+
+    board.activate(variant("old"))
+    board.start()
+    board.activate(variant("new"))
+    monkeypatch.setattr("edgecnn.runtime.selftest.open_engine", crash)
+    assert board.start() == [("new", BAD), ("old", GOOD)]
+
+
+def test_a_camera_that_is_missing_at_boot_is_waited_for(board, variant, tmp_path):
+    """It comes half a second later, with the second attempt, and its first five frames are discarded."""
+    pictures, jpeg, deadline = tmp_path / "pictures.mjpeg", io.BytesIO(), time.monotonic() + 60
+    Image.new("RGB", (40, 30)).save(jpeg, "JPEG")
+    options = parse(f"source = \"exec:sh -c 'cat {pictures} && sleep 60'\"\nmax_fps = 0", "here")
+
+    def plug_in(items):
+        if any(isinstance(item, CameraLostEvent) for item in items) and not pictures.exists():
+            pictures.write_bytes(8 * jpeg.getvalue())
+        return frames(items) or time.monotonic() > deadline
+
+    board.activate(variant("old"))
+    board.start(options, until=plug_in)
+    kinds = [item.kind for item in board.items if isinstance(item, CameraLostEvent | CameraOpenedEvent)]
+    assert kinds[:2] == ["camera_lost", "camera_opened"] and frames(board.items)
 
 
 def test_a_release_without_frames_is_rolled_back(board, variant):

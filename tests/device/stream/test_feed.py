@@ -156,9 +156,15 @@ def test_retry_for_at_the_start(feed, fake):
 
 
 def test_retry_for_is_over(fake):
+    """After an hour with frames, it is counted from the loss."""
     now = [0.0]
-    source = fake.Source(b"a", UNPLUGGED)
-    opener = fake.Opener(source)
+
+    class Hour(fake.Source):
+        def read(self, timeout):
+            now[0] += 3600
+            return super().read(timeout)
+
+    opener = fake.Opener(Hour(b"a", UNPLUGGED))
     one = Feed(
         opener, Camera(retry_for_s=20), clock=lambda: now[0], sleep=lambda wait: now.__setitem__(0, now[0] + wait)
     )

@@ -1,0 +1,98 @@
+"""The record of releases: each change from one to the next, without a disk."""
+
+import pytest
+
+from edgecnn.device.slots.record import (
+    BAD,
+    GOOD,
+    MAX_STARTS,
+    PENDING,
+    Release,
+    Slots,
+    activated,
+    added,
+    failed,
+    proved,
+    pruned,
+    rolled_back,
+    started,
+)
+from edgecnn.errors import SlotError
+
+OLD, MIDDLE, NEW, NEXT = (digit * 64 for digit in "abcd")
+
+
+def release(name, serial=0, state=PENDING, reason=""):
+    return Release(name=name, serial=serial, state=state, reason=reason)
+
+
+def record(*chain, starts=0, **states):
+    """A record of the four releases, those of `chain` in use, one after the other; serial numbers 1 to 4."""
+    names = {"old": OLD, "middle": MIDDLE, "new": NEW, "next": NEXT}
+    releases = {names[name]: release(name, serial, states.get(name, GOOD)) for serial, name in enumerate(names, 1)}
+    return Slots(chain=chain, starts=starts, releases=releases)
+
+
+def test_a_release_that_is_added_stands_first_and_one_that_is_known_is_left_alone():
+    slots = added(Slots(releases={OLD: release("old", 7, BAD, "it crashed")}), NEW, "new", 8)
+    assert list(slots.releases.items()) == [(NEW, release("new", 8)), (OLD, release("old", 7, BAD, "it crashed"))]
+    assert added(slots, OLD, "renamed", 9) == slots
+
+
+def test_starts_are_not_carried_over_to_the_next_release():
+    slots = record(NEW, OLD, starts=2, new=PENDING, next=PENDING)
+    assert started(slots).starts == 3
+    slots = activated(slots, NEXT)
+    assert (slots.chain, slots.starts) == ((NEXT, OLD), 0), "what has not proved itself is nothing to go back to"
+    for count in range(1, MAX_STARTS + 1):
+        slots = started(slots)
+        assert (slots.current, slots.starts) == (NEXT, count)
+    slots = started(slots)
+    assert (slots.chain, slots.starts, slots.releases[NEXT].state) == ((OLD,), 0, BAD)
+    assert str(MAX_STARTS) in slots.releases[NEXT].reason
+    assert started(slots) == slots, "a good release is started as often as need be"
+
+
+def test_a_release_that_was_bad_is_tried_again_and_a_good_one_is_trusted():
+    slots = record(MIDDLE, OLD, new=BAD)
+    again = activated(slots, NEW)
+    assert again.chain == (NEW, MIDDLE, OLD) and again.releases[NEW] == release("new", 3)
+    assert again.pending and not activated(slots, NEXT).pending
+    assert activated(slots, MIDDLE) is slots, "it is in use, and stays so"
+    bad = record(MIDDLE, OLD, middle=BAD)
+    assert activated(bad, MIDDLE).releases[MIDDLE].state == PENDING and activated(bad, MIDDLE).chain == (MIDDLE, OLD)
+
+
+def test_an_older_release_is_put_in_use_on_purpose_only():
+    slots = record(MIDDLE)
+    with pytest.raises(SlotError):
+        activated(slots, OLD)
+    assert activated(slots, OLD, older=True).chain == (OLD, MIDDLE)
+    same = added(slots, "e" * 64, "same", 2)
+    assert activated(same, "e" * 64).current == "e" * 64, "as old is not older"
+    unnumbered = added(slots, "f" * 64, "unnumbered", 0)
+    assert activated(unnumbered, "f" * 64).current == "f" * 64
+
+
+def test_only_the_release_in_use_proves_itself_or_fails():
+    slots = record(NEW, MIDDLE, OLD, starts=2, new=PENDING)
+    assert proved(slots, MIDDLE) == failed(slots, MIDDLE, "no") == slots
+    good, bad = proved(slots, NEW), failed(slots, NEW, "it crashed")
+    assert (good.chain, good.starts, good.releases[NEW].state) == ((NEW, MIDDLE, OLD), 0, GOOD)
+    assert (bad.chain, bad.starts, bad.releases[NEW]) == ((MIDDLE, OLD), 0, release("new", 3, BAD, "it crashed"))
+
+
+def test_back_by_hand_leaves_the_states_and_the_count_of_starts_behind():
+    slots = record(NEW, OLD, starts=2, new=PENDING)
+    back = rolled_back(slots)
+    assert (back.chain, back.starts, back.releases) == ((OLD,), 0, slots.releases)
+    assert rolled_back(back).current is None and not rolled_back(back).pending
+    with pytest.raises(SlotError):
+        rolled_back(rolled_back(back))
+
+
+def test_what_is_kept_are_the_first_of_the_chain_and_what_is_untried():
+    slots = record(NEW, MIDDLE, OLD, next=PENDING)
+    kept = pruned(slots, 2)
+    assert kept.chain == (NEW, MIDDLE) and set(kept.releases) == {NEW, MIDDLE, NEXT}
+    assert set(pruned(record(NEW, OLD, next=BAD), 2).releases) == {NEW, OLD}

@@ -1,0 +1,143 @@
+"""What an inspection says is wrong: which images it names, in which order, with which counts. Not in which words."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from edgecnn.data import open_dataset
+from edgecnn.data.items import Item
+from edgecnn.errors import DatasetError
+from edgecnn.inspect import findings
+from edgecnn.inspect.fix import write_cleaned
+from edgecnn.inspect.inspection_report import ClassFigures, Copy, Group, Lost, Method, Odd, WrongLabel
+from edgecnn.recipe import DataRecipe
+
+METHOD = Method(
+    features=None, missing=None, alike=0.0, tightened=False, skipped_pairs=0, uncompared=0, labels_by=None
+)  # fmt: skip
+
+
+def figures(text):
+    return re.findall(r"\d[\d,.]*\d|\d", text)
+
+
+def said(found, *names):
+    """Kind, severity and images of findings, with those of the names that each one has, in the order of its sentence."""
+    return [
+        (one.kind, one.severity, one.images, re.findall("|".join(map(re.escape, names)), one.text)) for one in found
+    ]
+
+
+def counted(label, train, test, distinct):
+    return ClassFigures(label=label, images={"train": train, "validation": 0, "test": test}, distinct=distinct)
+
+
+def test_the_smallest_class_the_largest_and_the_most_alike_are_named():
+    """112, 11 and 45 images, of which 60, 11 and 20 are different."""
+    classes = [counted("cat", 100, 12, 60), counted("dog", 8, 3, 11), counted("fox", 15, 30, 20)]
+    found = list(findings.of_classes(classes, METHOD))
+    assert said(found, "cat", "dog", "fox") == [
+        ("few", "warning", 2, ["dog"]),
+        ("few", "note", 1, ["dog"]),
+        ("balance", "warning", 2, ["cat", "dog"]),
+        ("alike", "warning", 2, ["fox"]),
+    ]
+    assert [figures(one.text) for one in found] == [
+        ["2", "20", "8"], ["1", "10", "3"], ["10.2", "112", "11"], ["2", "45", "20"],
+    ]  # fmt: skip
+    assert "dog" in found[2].advice
+
+
+@pytest.mark.parametrize(
+    ("most", "few", "severity"), [(89, 30, None), (90, 30, "note"), (299, 30, "note"), (300, 30, "warning")]
+)
+def test_from_which_ratio_on_classes_are_called_uneven(most, few, severity):
+    classes = [counted("cat", few, 20, few + 20), counted("fox", most - 20, 40, most + 20)]
+    found = findings.of_classes([counted("cat", few - 10, 10, few), counted("fox", most - 10, 10, most)], METHOD)
+    assert [one.severity for one in found if one.kind == "balance"] == ([severity] if severity else [])
+    assert not [one for one in findings.of_classes(classes[:1], METHOD) if one.kind == "balance"]
+
+
+def group(*copies, exact=True):
+    """A group of (source, label) in the split that the source begins with."""
+    splits = [source.partition("/")[0] for source, _ in copies]
+    return Group(
+        copies=tuple(
+            Copy(source=source, split=split, label=label, same="pixels", pixels=0, keep=False)
+            for (source, label), split in zip(copies, splits, strict=True)
+        ),
+        exact=exact, leak=len(set(splits)) > 1, two_labels=len({label for _, label in copies}) > 1, by="content",
+        score=1.0, mirrored=False,
+    )  # fmt: skip
+
+
+def test_copies_are_named_with_what_is_wrong_with_them():
+    leak = group(("test/1", "cat"), ("test/2", "cat"), ("train/3", "cat"))
+    ours = group(("train/4", "cat"), ("validation/5", "cat"))
+    labels = group(("train/6", "cat"), ("train/7", "cat"), ("train/8", "dog"))
+    same, near = (
+        group(("train/9", "cat"), ("train/10", "cat")),
+        group(("train/11", "cat"), ("train/12", "cat"), exact=False),
+    )
+    found = list(findings.of_groups([near, same, same, labels, ours, leak], ("train", "test"), sided=False))
+    sources = [f"{split}/{number}" for number in range(12, 0, -1) for split in ("train", "validation", "test")]
+    assert said(found, *sources) == [
+        ("leak", "error", 1, ["test/1", "train/3"]),
+        ("leak", "warning", 1, ["train/4", "validation/5"]),
+        ("two-labels", "error", 1, ["train/6", "train/8"]),
+        ("duplicate", "warning", 2, ["train/9", "train/10"]),
+        ("near-duplicate", "note", 1, ["train/11", "train/12"]),
+    ]
+    assert [one.severity for one in findings.ordered(found)] == ["error", "error", "warning", "warning", "note"]
+    assert [one.kind for one in findings.ordered(found)] == [
+        "leak", "two-labels", "leak", "duplicate", "near-duplicate",
+    ]  # fmt: skip
+
+
+def test_of_doubtful_labels_and_odd_images_the_first_is_named():
+    photo = {"split": "train", "label": "cat"}
+    doubts = [WrongLabel(source=f"{n}.jpg", suggested="dog", score=0.01, suggested_score=0.9, **photo) for n in (7, 8)]
+    far, soft = ([Odd(source=f"{n}.jpg", value=2.0, usual=1.0, **photo) for n in odd] for odd in ((4, 3, 5), (6,)))
+    lost = [Lost(source=f"{n}.jpg", split="train", reason="truncated") for n in (2, 1)]
+    names = [f"{n}.jpg" for n in range(1, 9)]
+    assert said(findings.of_labels(doubts), *names, "cat", "dog") == [("label", "warning", 2, ["7.jpg", "cat", "dog"])]
+    assert said(findings.of_odd_ones(far, soft), *names) == [
+        ("far", "note", 3, ["4.jpg"]),
+        ("blurred", "note", 1, ["6.jpg"]),
+    ]
+    (broken,) = findings.of_files(lost, 1500)
+    assert figures(broken.text) == ["2", "1,500", "2"] and "2.jpg" in broken.text and "truncated" in broken.text
+    assert not [*findings.of_labels([]), *findings.of_odd_ones([], []), *findings.of_files([], 9)]
+
+
+def test_a_size_that_tells_the_class_is_named():
+    """60 of 100 images are 300x200, 45 of them foxes; the others are 64x48, of which 36 are cats."""
+    shapes = [(300, 200, 3)] * 60 + [(64, 48, 3)] * 40
+    classes = [1] * 45 + [0] * 15 + [0] * 36 + [1] * 4
+    items = [Item(source=f"{n}.jpg", split="train", label=label, hash="", handle=0) for n, label in enumerate(classes)]
+    sizes, tell = findings.of_sizes(items, shapes, ("cat", "fox"))
+    assert (sizes.kind, sizes.images, figures(sizes.text)) == ("sizes", 40, ["2", "60", "300", "200"])
+    assert (tell.kind, tell.severity, tell.images) == ("tell", "warning", 81)
+    assert figures(tell.text) == ["81", "51", "64", "48", "90"] and "cat in" in tell.text
+    even = [0, 1] * 50
+    items = [Item(source="a.jpg", split="train", label=label, hash="", handle=0) for label in even]
+    assert [one.kind for one in findings.of_sizes(items, shapes, ("cat", "fox"))] == ["sizes"]
+
+
+def test_a_cleaned_copy_that_fails_leaves_nothing(tmp_path, fill, encode):
+    from PIL import Image
+
+    random = np.random.default_rng(1)
+    files = {
+        f"{label}/{n}.png": encode(Image.fromarray(random.integers(0, 256, (9, 12, 3), np.uint8)), "PNG")
+        for label in ("cat", "fox")
+        for n in range(4)
+    }
+    dataset = open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))), for_training=False)
+    (tmp_path / "pets/fox/3.png").write_bytes(files["cat/0.png"])
+    nothing = SimpleNamespace(unreadable=(), groups=(), wrong_labels=(), far=(), blurred=())
+    with pytest.raises(DatasetError):
+        write_cleaned(nothing, dataset, tmp_path / "cleaned", (), lambda what, done, total: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
