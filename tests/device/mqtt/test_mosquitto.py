@@ -134,7 +134,7 @@ def test_tls(device, mosquitto, watch, authority, tmp_path):
     assert refused["reason"] in ("tls", "closed"), refused
 
 
-def test_a_frozen_broker(feed, mosquitto, watch):
+def test_a_frozen_broker(feed, mosquitto, watch, eventually):
     broker = mosquitto()
     fed = feed(broker.port)
     watcher = watch(broker.port)
@@ -148,8 +148,9 @@ def test_a_frozen_broker(feed, mosquitto, watch):
     broker.freeze(False)
     fed.until("mqtt_connected", 2)
     watcher.until("state", b"dog")
-    watcher.until("availability", b"online")
-    time.sleep(1)
+    eventually(
+        lambda: ("edgecnn/door/availability", b"offline") in watcher.messages, "the will of the first connection"
+    )
     watcher.until("availability", b"online")
 
 
@@ -165,7 +166,7 @@ def test_a_silent_line_is_noticed_at_keepalive(feed, mosquitto):
     fed.until("mqtt_connected", 2)
 
 
-def test_forget_removes_everything_retained(edgecnn, feed, mosquitto, watch):
+def test_forget_removes_everything_retained(edgecnn, feed, mosquitto, watch, eventually):
     broker = mosquitto()
     fed = feed(broker.port, picture=True, binary="cat", prefix="ha")
     fed.frame("cat", image=np_frame())
@@ -177,9 +178,12 @@ def test_forget_removes_everything_retained(edgecnn, feed, mosquitto, watch):
     address = f"mqtt://127.0.0.1:{broker.port}/door"
     result = edgecnn("classify", "--mqtt", address, "--mqtt-prefix", "ha", "--mqtt-forget")
     assert result.code == 0 and "door is removed" in result.err
+    before.client.publish("first", b"retained", retain=True)
     after = watch(broker.port)
-    time.sleep(0.5)
-    assert not after.now
+    eventually(lambda: "first" in after.now)
+    before.client.publish("last", b"sent after all that was retained")
+    eventually(lambda: "last" in after.now)
+    assert after.now.keys() == {"first", "last"}
     broker.kill()
     result = edgecnn("classify", "--mqtt", address, "--mqtt-forget")
     assert result.code == MqttError.exit_code == 29 and "Connection refused" in result.err

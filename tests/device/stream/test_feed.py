@@ -33,6 +33,18 @@ def said(lost):
     return lost.source, lost.reason, lost.message
 
 
+def threads():
+    """The threads of all feeds."""
+    return [thread for thread in threading.enumerate() if thread.name == "edgecnn-feed"]
+
+
+def wait_for_the_end():
+    """Wait until no feed reads any more."""
+    for thread in threads():
+        thread.join(10)
+    assert not threads()
+
+
 @pytest.fixture
 def feed():
     """Make a feed that does not wait between openings, and close it at the end; `waits` records the waits."""
@@ -48,7 +60,7 @@ def feed():
     yield make
     for one in made:
         one.close()
-        assert not one._thread.is_alive()
+    assert not threads()
 
 
 def test_a_waiting_source_gives_every_frame(feed, fake):
@@ -62,7 +74,7 @@ def test_a_waiting_source_gives_every_frame(feed, fake):
 def test_a_live_source_gives_the_newest_frame(feed, fake):
     source = fake.Source(*[bytes([number]) for number in range(50)], None, live=True)
     one = feed(fake.Opener(source), warm_up=0)
-    one._thread.join(10)
+    wait_for_the_end()
     opened, taken, _ = items(one)
     assert opened.live and taken.frame.image == bytes([49]) and taken.seq == 49
     assert one.replaced == 49
@@ -72,8 +84,10 @@ def test_warm_up(feed, fake):
     def first(live, **settings):
         gate = threading.Semaphore(8)
         one = feed(fake.Opener(fake.Source(*[b"x"] * 8, None, live=live, gate=gate)), **settings)
-        one._thread.join(0.2 if not live else 10)
-        return one.replaced, items(one)[1].seq
+        if live:
+            wait_for_the_end()
+        seq = items(one)[1].seq
+        return one.replaced, seq
 
     assert first(False) == (0, 0)
     assert first(True) == (2, 7), "five are discarded, two replaced, one is left"
@@ -235,7 +249,7 @@ def test_refused_frames_reopen_the_source(feed, fake):
 def test_a_frame_does_not_follow_the_news_of_its_cameras_loss(feed, fake):
     first = fake.Source(b"a", UNPLUGGED, live=True)
     one = feed(fake.Opener(first, fake.Source(None)), warm_up=0)
-    one._thread.join(10)
+    wait_for_the_end()
     assert [type(item) for item in items(one)] == [CameraOpenedEvent, CameraLostEvent, Ended]
     assert one.replaced == 1
 
@@ -257,9 +271,9 @@ def test_closing_does_not_wait_for_a_stuck_thread(fake):
     one.start()
     assert stuck.wait(10)
     one.close()
-    assert source.closed.is_set() and one._thread.is_alive() and one._thread.daemon
+    assert source.closed.is_set() and [thread.daemon for thread in threads()] == [True]
     free.set()
-    one._thread.join(10)
+    wait_for_the_end()
 
 
 def test_closing_ends_every_wait(fake):
@@ -273,7 +287,7 @@ def test_closing_ends_every_wait(fake):
     for one in (waiting, full, silent, Feed(fake.Opener())):
         one.close()
         one.close()
-        assert not one._thread.is_alive()
+    assert not threads()
 
 
 def test_take_without_frames_gives_only_the_events(feed, fake):
