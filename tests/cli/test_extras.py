@@ -28,7 +28,7 @@ def without(root, module, *command):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("module", ["tensorflow", "tf_keras"])
+@pytest.mark.parametrize("module", ["tensorflow", pytest.param("tf_keras", marks=pytest.mark.slow)])
 def test_a_missing_package_of_an_extra_names_the_extra(root, module):
     result = without(root, module)
     assert result.returncode == MissingExtraError.exit_code == 28
@@ -44,7 +44,9 @@ def test_a_broker_without_the_extra_is_one_line(root):
     assert result.stderr.rstrip().endswith("[mqtt]'")
 
 
-@pytest.mark.parametrize("module", ["starlette", "uvicorn", "prometheus_client"])
+@pytest.mark.parametrize(
+    "module", ["uvicorn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("starlette", "prometheus_client"))]
+)
 def test_a_page_without_the_extra_is_one_line(root, module):
     result = without(root, module, "classify", "synthetic:8x8?frames=1", "--http", "0")
     assert result.returncode == MissingExtraError.exit_code and "Traceback" not in result.stderr
