@@ -1,1 +1,1 @@
-"""The choosers: temperature, threshold, strangers' limit and input range, from arrays of validation answers only."""
+"""The choosers: temperature, threshold, stranger limit and input range, based only on arrays of validation answers."""

@@ -1,4 +1,4 @@
-"""The temperature and the threshold that a bundle states, chosen from the answers to validation images."""
+"""A bundle's temperature and threshold, chosen from the answers to validation images."""
 
 import numpy as np
 
@@ -10,10 +10,10 @@ from edgecnn.tables import Struct
 
 
 class ChosenConfidence(Struct):
-    """A temperature and a threshold, and what they are worth on the validation images that they were chosen on: `confidence.json`.
+    """A temperature and a threshold, with their figures on the validation images that chose them: `confidence.json`.
 
-    `not_fitted` says why the temperature is 1: fewer than FEWEST images, or no error among them, so that the data set none; None where
-    it was fitted. `choice` is None without a target error. `model` is the file in a bundle with whose answers they were chosen.
+    `not_fitted` explains why the temperature is 1: there were fewer than FEWEST images, or no errors among them. It is None if the
+    temperature was fitted. `choice` is None without a target error. `model` is the file in a bundle whose answers were used.
     """
 
     temperature: float
@@ -27,7 +27,7 @@ class ChosenConfidence(Struct):
 
 
 def fit_confidence(logits: np.ndarray, classes: np.ndarray, target_error: float | None = None) -> ChosenConfidence:
-    """Choose a temperature and, for a target error in (0, 1), a threshold, else ThresholdError; logits float32 (n, num_classes)."""
+    """Choose a temperature from logits, float32 (n, num_classes), and a threshold for any target error in (0, 1), or ThresholdError."""
     right = np.argmax(logits, axis=1) == classes
     not_fitted = None
     if len(classes) < FEWEST:

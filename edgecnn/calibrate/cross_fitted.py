@@ -1,4 +1,4 @@
-"""What temperature, threshold and strangers' limit are worth on images that did not choose them: each fold by what the others choose."""
+"""Figures of temperature, threshold and stranger limit on images that did not choose them: each fold uses the choices of the others."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ from edgecnn.evaluate.scores import ScoreFigures, expected_calibration_error, nl
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.stranger import Strangers
 
-NONE_KNOWN = np.zeros((1, 1), np.int8)  # similarities to the known images are given
+NONE_KNOWN = np.zeros((1, 1), np.int8)  # a placeholder, since similarities to the known images are already computed
 
 
 def cross_fitted_scores(
     logits: np.ndarray, classes: np.ndarray, fold: np.ndarray, threshold: float, target_error: float | None = None
 ) -> ScoreFigures:
-    """Judge temperatures and thresholds by logits float32 (n, num_classes), true classes (n,) and each image's fold (n,).
+    """Evaluate temperatures and thresholds on logits float32 (n, num_classes), true classes (n,) and each image's fold (n,).
 
-    Each fold's images are answered with the temperature and the threshold that the other folds choose; where these are too few for any
-    threshold, with none of them. `threshold` is the one that was chosen by all of them, as which the figures are stated.
+    Each fold's images use the temperature and threshold that the other folds choose. If these have too few images for any threshold, none
+    of the fold's images is answered. `threshold`, chosen on all folds, is the one the figures are reported for.
     """
     tempered, answered = np.empty_like(logits), np.ones(len(classes), bool)
     for one in np.unique(fold):
@@ -38,7 +38,7 @@ def cross_fitted_scores(
 
 
 def fitted(logits: np.ndarray, classes: np.ndarray, target_error: float | None) -> tuple[float, float]:
-    """Return the temperature and the threshold that images choose; above 1 where no threshold keeps the target."""
+    """Return the temperature and threshold that the images choose; a threshold above 1 means that none meets the target."""
     try:
         chosen = fit_confidence(logits, classes, target_error)
     except ThresholdError:
@@ -48,14 +48,14 @@ def fitted(logits: np.ndarray, classes: np.ndarray, target_error: float | None) 
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """Which images are refused as strangers, bool (n,), by the limits of the other folds; `limited` is false where these set none."""
+    """Images refused as strangers, bool (n,), by the limits of the other folds. `limited` is false if any fold had no limit."""
 
     images: np.ndarray
     limited: bool
 
 
 def cross_fitted_strangers(scores: np.ndarray, similar: np.ndarray, fold: np.ndarray, rate: float) -> Refused:
-    """Refuse each fold's images by the limit that the others set; the largest softmax `scores`, `similar` and `fold` are of shape (n,)."""
+    """Refuse each fold's images by the limit from the other folds. The largest softmax `scores`, `similar` and `fold` have shape (n,)."""
     refused, limited = np.zeros(len(scores), bool), True
     for one in np.unique(fold):
         mine = fold == one

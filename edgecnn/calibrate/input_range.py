@@ -1,4 +1,4 @@
-"""The input range of any model: which real value it reads for a pixel, tried on labelled images."""
+"""Finding a model's input range, the real value that it reads for each pixel, by trying candidates on labelled images."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -17,26 +17,26 @@ from edgecnn.tables import Struct
 AUTO = "auto"
 RangeName = Annotated[str, Limits(enum=("centred", "unit", "raw", "imagenet", "given", "codes"))]
 FAR, P = 0.1, 0.001
-"""Another range is far better where it has this share of the images more right, and one-sided McNemar's p is below P."""
+"""Another range is far better if it classifies at least this fraction more images correctly and one-sided McNemar's p is below P."""
 
 CLOSE = 0.05
-"""Ranges are as good as the one with the most right answers where one-sided McNemar's p is at least this."""
+"""A range is as good as the one with the most right answers if one-sided McNemar's p is at least this."""
 
 
 class PixelRange(Struct):
-    """Which real value a model reads for a pixel."""
+    """The real value that a model reads for a pixel."""
 
     name: RangeName
     scale: Annotated[float, Limits(exclusiveMinimum=0)] = described(
         "The real value of a pixel is scale * (pixel - 128 - zero_point), or with a mean, (that - mean) / std."
     )
     zero_point: int
-    mean: tuple[float, ...] | None = described("Of each channel; absent without one.", default=None, left_out=True)
-    std: tuple[float, ...] | None = described("Of each channel; absent without one.", default=None, left_out=True)
+    mean: tuple[float, ...] | None = described("Per channel; absent without one.", default=None, left_out=True)
+    std: tuple[float, ...] | None = described("Per channel; absent without one.", default=None, left_out=True)
 
     @property
     def numbers(self) -> tuple[Any, Any]:
-        """S and Z, one or for each channel: the model reads S * (pixel - 128 - Z)."""
+        """S and Z, single values or one per channel: the model reads S * (pixel - 128 - Z)."""
         if self.mean is None or self.std is None:
             return self.scale, self.zero_point
         return tuple(self.scale / std for std in self.std), tuple(
@@ -45,14 +45,14 @@ class PixelRange(Struct):
 
 
 class InputRange(PixelRange):
-    """The range that a model is given, and why."""
+    """A model's input range, and the reason for it."""
 
     text: str = described("Why this range.")
-    warning: str | None = described("Which usual range is far better than the one given; null where none is.")
+    warning: str | None = described("A usual range that is far better than the given one; null if there is none.")
 
 
 def per_channel(mean: Sequence[float], std: Sequence[float], name: str = "given") -> PixelRange:
-    """Return the range of a model that reads (pixel / 255 - mean) / std, with one mean and deviation for each channel."""
+    """Return the range of a model that reads (pixel / 255 - mean) / std, with one mean and deviation per channel."""
     scale, zero_point = INPUT_RANGES["unit"]
     return PixelRange(name=name, scale=scale, zero_point=zero_point, mean=tuple(mean), std=tuple(std))
 
@@ -67,14 +67,14 @@ Given = str | tuple[float, int] | PixelRange
 
 
 class Stated(Struct):
-    """What the user says of models that edgecnn did not train; without labels these are the classes in alphabetical order."""
+    """The user's information about models that edgecnn did not train. Without labels the classes are in alphabetical order."""
 
     input_range: Given = AUTO
     labels: tuple[str, ...] = ()
 
 
 class Trial(Struct):
-    """A model's answers under one input range: which are right, and their mean negative log-likelihood in nats."""
+    """A model's result under one input range: which answers are right, and the mean negative log-likelihood in nats."""
 
     range: PixelRange
     right: np.ndarray
@@ -97,26 +97,27 @@ def find_range(
     images: Labelled,
     given: Given = AUTO,
 ) -> InputRange:
-    """Choose a model's input range, or hold the one that was given against the usual ones.
+    """Choose a model's input range, or check the given one against the usual ones.
 
-    For "auto": the range that a quantized input says; else, of those of INPUT_RANGES that have as many right answers as the best, give or
-    take chance, the one with the smallest negative log-likelihood; or IMAGENET where that has more right answers than chance explains.
-    Right answers alone do not tell: a network of ReLUs with small biases answers the same for 0 to 1 and 0 to 255.
+    For "auto", a quantized input's own range is used if it declares one. Otherwise the candidates are the ranges of INPUT_RANGES whose
+    right answers match the best's, within chance; the one with the smallest negative log-likelihood wins. IMAGENET wins instead if it has
+    more right answers than chance explains. Right answers cannot decide by themselves: a ReLU network with small biases answers the same
+    for 0 to 1 and 0 to 255.
 
     Args:
-        call: takes pixels, scale and zero point, each one number or one a channel, and returns logits or scores, float32 (n, num_classes).
-        entry: the input of a model file; None where it is float.
+        call: takes pixels, scale and zero point, each a number or one per channel, and returns logits or scores, float32 (n, num_classes).
+        entry: the input of a model file; None if it is float.
 
     Raises:
-        EngineError: if a mean is given for another number of channels.
+        EngineError: if the mean has a different number of channels.
     """
     if entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale:
         zero_point = -128 if entry.dtype == np.uint8 else 0  # `ModelFile.outputs` gives it codes
-        text = f"since its input is {entry.dtype} without a scale"
+        text = f"because its input is {entry.dtype} without a scale"
         return InputRange(name="codes", scale=1.0, zero_point=zero_point, text=text, warning=None)
     if given == AUTO and (name := declared(entry)):
         said = next(item for item in USUAL if item.name == name)
-        return InputRange(**vars(said), text="as its input's quantization says", warning=None)
+        return InputRange(**vars(said), text="as its input's quantization declares", warning=None)
 
     channels = images.images.shape[3]
     if isinstance(given, PixelRange) and len(given.mean or ()) not in (0, 1, channels):
@@ -136,8 +137,8 @@ def find_range(
     if after.accuracy - before.accuracy >= FAR and better(after, before) < P:
         trials = others
         doubts.append(
-            f"with its outputs in another order it would be right on {after.accuracy:.1%} of {images.name}, not {before.accuracy:.1%}: "
-            "they are probably not in the order of the classes. Give theirs with --labels FILE."
+            f"in another order its outputs would classify {after.accuracy:.1%} of {images.name} correctly, not {before.accuracy:.1%}: "
+            "they are probably not in the order of the classes. Set their order with --labels FILE."
         )
     usual = [one for one in trials if one.range in USUAL]
     top = max(usual, key=lambda one: one.accuracy)
@@ -172,9 +173,9 @@ def trial(given: PixelRange, values: np.ndarray, classes: np.ndarray) -> Trial:
 
 
 def reordered(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return outputs (n, num_classes) in the order of classes under which the most answers are right.
+    """Return outputs (n, num_classes), reordered to the class order that makes the most answers right.
 
-    Each half of the images chooses it for the other, so that it is no better by chance. Source: Kuhn 1955, the Hungarian method.
+    Each half of the images chooses the order for the other half, so chance cannot make it better. Source: Kuhn 1955, the Hungarian method.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -189,12 +190,12 @@ def reordered(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def better(one: Trial, other: Trial) -> float:
-    """Return McNemar's one-sided p: small where one trial is right more often than the other."""
+    """Return McNemar's one-sided p: small if one trial is right more often than the other."""
     return mcnemar_exact(int(np.sum(one.right & ~other.right)), int(np.sum(~one.right & other.right)), "greater")
 
 
 def declared(entry: Tensor | None) -> str | None:
-    """Return the usual range that a quantized input can hold and no more; None where it is float, or holds another."""
+    """Return the usual range that exactly spans a quantized input; None if the input is float or spans another range."""
     if entry is None or not entry.scale or not np.issubdtype(entry.dtype, np.integer):
         return None
     limits = np.iinfo(entry.dtype)
@@ -207,7 +208,7 @@ def declared(entry: Tensor | None) -> str | None:
 
 
 def spelled(given: PixelRange) -> str:
-    """Return a range as the real values of a black and a white pixel, and the mean and deviation of the channels."""
+    """Describe a range by the real values of a black and a white pixel, and the mean and deviation per channel."""
     low, high = (given.scale * (code - given.zero_point) for code in (-128, 127))
     text = f"{low:.4g} to {high:.4g}"
     if given.mean is None or given.std is None:

@@ -1,4 +1,4 @@
-"""The limit below which an image is a stranger: set by the features of known images, and by the answers to validation images."""
+"""The limit for out-of-distribution images ("strangers"), set from the features of known images and the answers to validation images."""
 
 import numpy as np
 
@@ -11,14 +11,14 @@ KNOWN_FILE = "stranger/known.npy"
 NEIGHBOURS = 5
 
 VALUES = 256
-"""Values of validation images that a bundle keeps, at most: quantiles stand for more."""
+"""Most values of validation images that a bundle stores; quantiles represent the rest."""
 
 
 class ChosenStrangers(Struct):
-    """How a run's models recognise strangers: `strangers.json`; `known.npy` next to it has the features.
+    """How a run's models detect strangers: `strangers.json`. The features are next to it in `known.npy`.
 
-    `not_fitted` says why there is no `limit`: too few validation images for the rate. `model` is the file in a bundle by which it was
-    chosen, at the softmax temperature `temperature`.
+    `not_fitted` explains why there is no `limit`: too few validation images for the rate. `model` is the file in a bundle with which the
+    limit was chosen, at the softmax temperature `temperature`.
     """
 
     limit: StrangerLimit | None
@@ -35,43 +35,42 @@ class ChosenStrangers(Struct):
 
 
 def known_codes(features: np.ndarray) -> np.ndarray:
-    """Return features as a bundle keeps them: int8, each row scaled so that its largest is 127; only directions are compared."""
+    """Return features in a bundle's format: int8, each row scaled so that its largest value is 127. Only directions are compared."""
     largest = np.abs(features).max(axis=1, keepdims=True)
     codes: np.ndarray = np.rint(features * (127 / np.where(largest > 0, largest, 1))).astype(np.int8)
     return codes
 
 
 def least_count(rate: float) -> int:
-    """Return how many validation images are needed to set a limit for a rate: of fewer, one alone is more than the rate."""
+    """Return how many validation images a limit for this rate needs. With fewer, a single image exceeds the rate."""
     return int(np.ceil(1 / rate - 1e-9)) - 1
 
 
 def fit_limit(scores: np.ndarray, features: np.ndarray, codes: np.ndarray, rate: float) -> StrangerLimit | None:
-    """Choose the limit below which an image is a stranger; None where the images are too few for the rate, or none is known.
+    """Choose the limit below which an image is a stranger; None if there are too few images for the rate, or no known ones.
 
-    With n validation images it is their rate * (n + 1)-th smallest familiarity, interpolated, the p-values of each being those among the
-    others: an image of the same kind falls below it with a probability of about the rate.
+    With n validation images the limit is their rate * (n + 1)-th smallest familiarity, interpolated. The p-values of each image are those
+    among the others. An image of the same kind falls below the limit with a probability of about the rate.
 
     Args:
-        scores: the largest softmax score of each validation image, shape (n,).
-        features: theirs, float32, shape (n, length).
+        scores: each validation image's largest softmax score, shape (n,).
+        features: their features, float32, shape (n, length).
         codes: of known images, from `known_codes`.
-        rate: share of known images that may be refused, in (0, 0.5].
-
+        rate: fraction of in-distribution images that may be refused, in (0, 0.5].
     Source: split conformal prediction, Vovk, Gammerman and Shafer 2005; the quantile, Weibull 1939 (numpy's method "weibull").
     """
     return limit_of(scores, similar_to(features, codes), rate, codes)
 
 
 def similar_to(features: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return how similar images' features are to those of known images, float32 (n,); arguments as of `fit_limit`."""
+    """Return the similarity of images' features to those of known images, float32 (n,). Arguments as in `fit_limit`."""
     return (
         similarity(features, unit_rows(codes), min(NEIGHBOURS, len(codes))) if len(codes) else np.zeros(len(features))
     )
 
 
 def limit_of(scores: np.ndarray, similar: np.ndarray, rate: float, codes: np.ndarray) -> StrangerLimit | None:
-    """Choose the limit by similarities that are known, (n,), such as those of images that each had a model of its own to know others."""
+    """Choose the limit from known similarities, (n,), for example if a different model compared each image."""
     from scipy.stats import rankdata
 
     if len(scores) < least_count(rate) or not len(codes):

@@ -1,4 +1,4 @@
-"""Temperature scaling, fitted on validation images: scores that are what they claim."""
+"""Temperature scaling, fitted on validation images to make scores match accuracy."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from edgecnn.evaluate.scores import nll
 TEMPERATURES = (0.05, 20.0)
 
 FEWEST = 100
-"""Validation images below which no temperature is fitted: what one fitted on fewer may cost stands in docs/decisions.md."""
+"""With fewer validation images, no temperature is fitted; docs/decisions.md states what that could cost."""
 
 
 def fit_temperature(logits: np.ndarray, classes: np.ndarray) -> float:
-    """Return the temperature T by which to divide logits before softmax, so that scores are what they claim: argmin `nll`.
+    """Return the temperature T that divides the logits before softmax so that scores match accuracy: argmin `nll`.
 
-    The minimum over 1/T is the only one, the likelihood being log-concave in it; it is sought over log T within TEMPERATURES, and lies
-    near a limit where the data set none. `logits` is float32 (n, num_classes), `classes` int (n,).
+    The likelihood is log-concave in 1/T, so the minimum is unique. The search runs over log T within TEMPERATURES, and ends near a limit
+    if the data do not determine T. `logits` is float32 (n, num_classes), `classes` int (n,).
 
     Source: Guo et al. 2017, section 4.2 (arXiv:1706.04599).
     """

@@ -1,4 +1,4 @@
-"""The threshold below which a classifier abstains: chosen on validation images; the test split only reports what it is worth."""
+"""The threshold below which a classifier abstains. Validation images choose it; the test split only measures its effect."""
 
 from dataclasses import asdict
 from math import ceil, log
@@ -11,11 +11,11 @@ from edgecnn.evaluate.statistics import clopper_pearson
 from edgecnn.schema import Fraction, Positive, described
 
 THRESHOLDS = tuple(index / 100 for index in range(100))
-"""The thresholds tried, 0.00 to 0.99. The grid is fixed before the data are seen: the correction counts all of it."""
+"""The candidate thresholds, 0.00 to 0.99. The grid is fixed before the data are seen, and the correction counts all of it."""
 
 
 class Choice(Selective):
-    """A threshold, what it is worth on the images it was chosen on, and what that proves of its error."""
+    """A threshold, its figures on the images that chose it, and the bound on its error that these prove."""
 
     bound: Fraction = described(
         "Clopper and Pearson's upper bound of error, at confidence 1 - (1 - confidence) / tried."
@@ -26,13 +26,13 @@ class Choice(Selective):
 
 
 def choose_threshold(scores: np.ndarray, right: np.ndarray, target_error: float, confidence: float = 0.95) -> Choice:
-    """Choose the smallest threshold whose error among answered images is at most the target, with confidence.
+    """Choose the smallest threshold whose error among answered images is at most the target, with the given confidence.
 
-    Of THRESHOLDS, the smallest with clopper_pearson(errors, answered, 1 - (1 - confidence) / len(THRESHOLDS), "upper") at most the target
-    (Bonferroni): all the bounds hold together, whatever the model. `scores` are each image's largest, float32 (n,), `right` bool (n,).
+    This is the smallest of THRESHOLDS with clopper_pearson(errors, answered, 1 - (1 - confidence) / len(THRESHOLDS), "upper") at most the
+    target (Bonferroni). All bounds hold simultaneously, for any model. `scores` are each image's largest, float32 (n,), `right` bool (n,).
 
     Raises:
-        ThresholdError: if no threshold qualifies; the message gives the nearest and how many images would do.
+        ThresholdError: if no threshold qualifies; the message names the closest, and how many images would be enough.
 
     Source: Clopper and Pearson 1934; Geifman and El-Yaniv 2017 (arXiv:1705.08500), with a fixed grid instead of their search.
     """
@@ -55,10 +55,10 @@ def choose_threshold(scores: np.ndarray, right: np.ndarray, target_error: float,
         best = min(choices, key=lambda choice: choice.bound)
         needed = ceil(log(1 - each) / log(1 - target_error))
         raise ThresholdError(
-            f"No threshold keeps the error at {target_error:.2%} with {confidence:.0%} confidence: the nearest, "
+            f"No threshold keeps the error at {target_error:.2%} with {confidence:.0%} confidence. The closest, "
             f"{best.threshold:.2f}, answers {best.answered} of {best.n} images with {best.errors} errors, "
             f"which proves {best.bound:.2%}.\n"
-            f"Without an error, {needed} answered images would do: use more validation images, "
+            f"{needed} answered images without an error would be enough: use more validation images, "
             "train a better model, or allow a larger target error."
         )
     return chosen

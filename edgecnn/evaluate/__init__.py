@@ -1,1 +1,1 @@
-"""Models over images: their answers, and the statistics of answers. Chooses nothing and judges nothing."""
+"""Runs models over images and computes statistics of their answers. It chooses nothing and judges nothing."""

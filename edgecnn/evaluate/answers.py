@@ -1,4 +1,4 @@
-"""Running models over images: what each answers, and how fast."""
+"""Running models over images: their answers and their speed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from edgecnn.runtime.timing import measure_interleaved
 WARM_UP = 10
 REPEATS = 100
 CHUNK = 100
-"""Images converted and run at a time: what verification needs on top of the pixels does not grow with their number."""
+"""Images converted and run at a time, so that verification's memory on top of the pixels does not grow with their number."""
 
 Progress = Callable[[str, int, int], None]
 Unit = Literal["logit", "score"]
@@ -32,8 +32,8 @@ Unit = Literal["logit", "score"]
 class Answers:
     """One model's answers on n images.
 
-    `values` is float32 (n, num_classes), in `unit`; `codes` its quantized output, with `scale` and `zero_point`, None for a float one.
-    `call` runs it on uint8 images, for timing; `ms_per_image` is None until then.
+    `values` is float32 (n, num_classes), in `unit`. `codes` is the quantized output, with `scale` and `zero_point`; None for a float
+    model. `call` runs the model on uint8 images, for timing; `ms_per_image` is None until it has been timed.
     """
 
     name: str
@@ -76,12 +76,12 @@ def contract_of(recipe: Recipe, shape: tuple[int, ...]) -> InputContract:
 
 
 def device_model(data: bytes, format_: str, contract: InputContract) -> Model:
-    """Open a model file's bytes by the engine that a device would use, one thread."""
+    """Open a model file's bytes with the engine that a device would use, on one thread."""
     return Model(open_engine(None, data, format_, num_threads=1), contract)
 
 
 def load_test(run: Run, dataset: Dataset, progress: Progress | None = None) -> Split:
-    """Load the test split; RunError if it is not the one recorded when the run was trained."""
+    """Load the test split. Raises RunError if it is not the one recorded when the run was trained."""
     require_split(run, dataset, "test")
     return dataset.load(("test",), **vars(run.info.input), stage="verify", progress=progress)["test"]
 
@@ -89,7 +89,7 @@ def load_test(run: Run, dataset: Dataset, progress: Progress | None = None) -> S
 def export_answers(
     run: Run, path: Path, format_: str, precision: str, images: np.ndarray, progress: Progress
 ) -> Answers:
-    """Run an exported file over images, by the engine that a device would use."""
+    """Run an exported file over images, with the engine that a device would use."""
     data, name = path.read_bytes(), f"{format_}-{precision}"
     model = device_model(data, format_, input_contract(run))
     outputs, given = in_chunks(model.outputs, images, name, progress), model.engine.output
@@ -111,7 +111,7 @@ def export_answers(
 def in_chunks(
     call: Callable[[np.ndarray], np.ndarray], images: np.ndarray, name: str, progress: Progress
 ) -> np.ndarray:
-    """Call a model on CHUNK images at a time, reporting progress, and return the outputs together."""
+    """Call a model on CHUNK images at a time, report progress, and return the concatenated outputs."""
     outputs = []
     for start in range(0, len(images), CHUNK):
         outputs.append(call(images[start : start + CHUNK]))
@@ -120,13 +120,13 @@ def in_chunks(
 
 
 def milliseconds(calls: Mapping[str, Callable[[np.ndarray], np.ndarray]], image: np.ndarray) -> dict[str, float]:
-    """Return the median of REPEATS calls of each with one uint8 image (1, height, width, channels), interleaved."""
+    """Return the median time of REPEATS interleaved calls of each function with one uint8 image (1, height, width, channels)."""
     bound = {name: partial(call, image) for name, call in calls.items()}
     timings = measure_interleaved(bound, warmup=WARM_UP, repeats=REPEATS)
     return {name: round(timing.p50_ms, 4) for name, timing in timings.items()}
 
 
 def timed(answers: Sequence[Answers], image: np.ndarray) -> list[Answers]:
-    """Fill in `ms_per_image` where it is None, by `milliseconds`; the names are distinct."""
+    """Fill in missing `ms_per_image` values with `milliseconds`. The names must be distinct."""
     taken = milliseconds({item.name: item.call for item in answers if item.call and item.ms_per_image is None}, image)
     return [replace(item, ms_per_image=taken.get(item.name, item.ms_per_image)) for item in answers]

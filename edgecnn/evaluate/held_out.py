@@ -1,6 +1,6 @@
-"""What models answer to images that no part of their training saw: each by the one that was trained without its fold.
+"""Answers to held-out images in cross-validation: each image is answered by the model trained without its fold.
 
-They are kept in `held-out.npz` of each fold's run, and together in that of the run whose model all images taught.
+Each fold's run stores its answers in `held-out.npz`, and the run of the final model, trained on all images, stores all of them.
 """
 
 import csv
@@ -22,10 +22,10 @@ from edgecnn.tables import shown
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeldOut:
-    """The answers to n images: content `hashes` and `sources`, true `classes`, the `fold` of each, from 1, int (n,).
+    """Answers to n images: content `hashes` and `sources`, true `classes`, and the `fold` of each, from 1, int (n,).
 
-    `float` and `int8` are logits, float32 (n, num_classes), of the float model and its int8 file; `similarity` is how near the int8 file's
-    features are to those of images that it knows, float64 (n,), or NaN where strangers are not recognised.
+    `float` and `int8` are logits, float32 (n, num_classes), of the float model and its int8 file. `similarity` compares the int8 file's
+    features with those of its known images, float64 (n,); NaN if strangers are not detected.
     """
 
     hashes: np.ndarray
@@ -43,13 +43,13 @@ class HeldOut:
 
     @property
     def sha256(self) -> str:
-        """Over the arrays, as a choice that was made by them records it."""
+        """SHA-256 over the arrays; a choice based on them records it."""
         parts = (np.ascontiguousarray(value).tobytes() for value in vars(self).values())
         return sha256(b"".join(parts))
 
 
 def joined(parts: Sequence[HeldOut]) -> HeldOut:
-    """Return the answers of all folds together, by content hash."""
+    """Concatenate the answers of all folds, sorted by content hash."""
     whole = {entry.name: np.concatenate([getattr(part, entry.name) for part in parts]) for entry in fields(HeldOut)}
     order = np.lexsort((whole["classes"], whole["hashes"]))
     return HeldOut(**{name: values[order] for name, values in whole.items()})
@@ -60,7 +60,7 @@ def write_held_out(run: Run, held: HeldOut) -> None:
 
 
 def read_held_out(run: Run) -> HeldOut | None:
-    """Return what a run holds; None if there is no such file, or it cannot be used."""
+    """Return a run's held-out answers; None if the file is missing or unusable."""
     try:
         with np.load(run.file(HELD_OUT), allow_pickle=False) as file:
             held = HeldOut(**{entry.name: file[entry.name] for entry in fields(HeldOut)})
@@ -70,24 +70,24 @@ def read_held_out(run: Run) -> HeldOut | None:
 
 
 def require_held_out(run: Run) -> HeldOut:
-    """Return the answers of a run's folds. Raises RunError if they are gone."""
+    """Return the held-out answers of a run. Raises RunError if they are missing or damaged."""
     held = read_held_out(run)
     if held is None:
         raise RunError(
-            f"{run.file(HELD_OUT)} is missing or damaged: it holds the answers of the folds. {RESUME.format(path=run.path)}"
+            f"{run.file(HELD_OUT)}, which holds the answers of the folds, is missing or damaged. {RESUME.format(path=run.path)}"
         )
     return held
 
 
-RESUME = "Each fold keeps its own. First: edgecnn train --resume --out {path}"
+RESUME = "Each fold still has its own answers. First: edgecnn train --resume --out {path}"
 
 
 ANSWERS = "folds/answers.csv"
-"""The file of a bundle with what `answers_csv` returns."""
+"""The file in a bundle that holds the output of `answers_csv`."""
 
 
 def read_answers(bundle: Bundle) -> dict[str, dict[str, str]]:
-    """Return the rows of a bundle's `answers_csv` by hash; nothing if it has none. BundleError if they cannot be read."""
+    """Return the rows of a bundle's `answers_csv` by hash; empty if it has none. Raises BundleError if they cannot be read."""
     if ANSWERS not in bundle.files:
         return {}
     try:
@@ -101,7 +101,7 @@ def read_answers(bundle: Bundle) -> dict[str, dict[str, str]]:
 
 
 def answers_csv(held: HeldOut, labels: Sequence[str]) -> bytes:
-    """Return each image's hash, class, fold, both models' answers and int8's score without a temperature, as CSV, by hash."""
+    """Return CSV, sorted by hash: each image's hash, class, fold, both models' answers, and int8's score without a temperature."""
     scores = softmax(held.int8).max(axis=1)
     answers = (
         (labels[index] for index in held.float.argmax(axis=1)),

@@ -1,4 +1,4 @@
-"""What scores are worth: likelihood, calibration error, and the share that a threshold answers."""
+"""Quality of scores: likelihood, calibration error, and the fraction of images answered at a threshold."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from edgecnn.tables import Struct
 
 BINS = 15
 SUM_TOLERANCE = 1e-3
-"""How far a row of float scores may sum from 1; quantized ones may be half a code off each."""
+"""Largest deviation of a row of float scores' sum from 1. Each quantized score may be half a code off."""
 
 
 class Selective(Struct):
-    """What a threshold is worth on n images.
+    """A threshold's figures on n images.
 
-    Those with a score of at least `threshold` are answered, the classifier abstains on the others.
+    Images with a score of at least `threshold` are answered; on the others the classifier abstains.
     """
 
     threshold: Fraction
@@ -22,11 +22,11 @@ class Selective(Struct):
     answered: Count
     errors: Count
     share_answered: Fraction = described("answered / n.")
-    error: Fraction | None = described("Among answered images: errors / answered; null where nothing is answered.")
+    error: Fraction | None = described("Among answered images: errors / answered; null if none are answered.")
 
 
 class ScoreFigures(Selective):
-    """What a temperature and a threshold are worth on images."""
+    """A temperature's and a threshold's figures on images."""
 
     nll: float
     nll_after: float = described("At the temperature.")
@@ -35,7 +35,7 @@ class ScoreFigures(Selective):
 
 
 def is_scores(values: np.ndarray, scale: float) -> bool:
-    """Tell whether outputs (n, num_classes) are a softmax's: in [0, 1], each row's sum 1 within what codes of `scale` can say."""
+    """Check whether outputs (n, num_classes) come from a softmax: in [0, 1], each row summing to 1 within the resolution of `scale`."""
     room = max(SUM_TOLERANCE, values.shape[1] * scale / 2)
     return bool(values.min() >= 0 and values.max() <= 1 and np.all(np.abs(values.sum(axis=1) - 1) <= room))
 
@@ -43,7 +43,7 @@ def is_scores(values: np.ndarray, scale: float) -> bool:
 def nll(logits: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> float:
     """Return the mean negative log-likelihood in nats: mean of log sum exp(logits / T) - logits[class] / T.
 
-    `logits` is float32 (n, num_classes), `classes` int (n,). log(num_classes) for a model that knows nothing.
+    `logits` is float32 (n, num_classes), `classes` int (n,). A model that has learned nothing gets log(num_classes).
     """
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
@@ -59,8 +59,8 @@ def bins_of(scores: np.ndarray, bins: int) -> np.ndarray:
 def expected_calibration_error(scores: np.ndarray, classes: np.ndarray, bins: int = BINS) -> float:
     """Return the expected calibration error: sum over bins of (images in it / n) |accuracy in it - mean score in it|.
 
-    An image's score is the largest of its row of `scores`, (n, num_classes); bins are (i / bins, (i + 1) / bins]. Small samples read
-    high: each bin's noise counts as error.
+    An image's score is the largest in its row of `scores`, (n, num_classes). Bins are (i / bins, (i + 1) / bins]. Small samples
+    overestimate it, because each bin's noise counts as error.
 
     Source: Naeini et al. 2015 (AAAI 29); 15 bins as in Guo et al. 2017 (arXiv:1706.04599).
     """
@@ -71,12 +71,12 @@ def expected_calibration_error(scores: np.ndarray, classes: np.ndarray, bins: in
 
 
 def answered_at(scores: np.ndarray, right: np.ndarray, threshold: float) -> Selective:
-    """Return what a threshold is worth on images: `scores` their largest, float32 (n,), `right` whether each answer is true."""
+    """Return a threshold's figures on images: `scores` are their largest, float32 (n,), `right` marks correct answers."""
     return selective(threshold, scores.astype(np.float64) >= threshold, right)
 
 
 def selective(threshold: float, answered: np.ndarray, right: np.ndarray) -> Selective:
-    """Return what it is worth to answer some images, bool (n,), and no others; `right` is whether each answer is true."""
+    """Return the figures for answering only the images marked in `answered`, bool (n,); `right` marks correct answers."""
     count, errors = int(np.sum(answered)), int(np.sum(answered & ~right))
     return Selective(
         threshold=threshold,
@@ -89,7 +89,7 @@ def selective(threshold: float, answered: np.ndarray, right: np.ndarray) -> Sele
 
 
 def score_figures(logits: np.ndarray, classes: np.ndarray, temperature: float, threshold: float) -> ScoreFigures:
-    """Return what a temperature and a threshold are worth on images: logits float32 (n, num_classes), classes int (n,)."""
+    """Return the figures of a temperature and a threshold on images: logits float32 (n, num_classes), classes int (n,)."""
     before, after = softmax(logits), softmax(logits / np.float32(temperature))
     right = np.argmax(logits, axis=1) == classes
     return ScoreFigures(

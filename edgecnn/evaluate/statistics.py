@@ -1,7 +1,7 @@
 """Paired comparison of two classifiers on the same images: figures, intervals and tests.
 
-An answer is the first largest logit or score. Of the images on which only one of two models is right, b are those that the reference has
-right (lost), c those of the candidate (gained): drop = 100 (b - c) / n percentage points.
+A model's answer is the first of its largest logits or scores. b counts the images that only the reference classifies correctly (lost),
+c those that only the candidate does (gained): drop = 100 (b - c) / n percentage points.
 """
 
 from math import ceil, sqrt
@@ -13,18 +13,18 @@ import numpy as np
 from edgecnn.tables import Struct
 
 BISECTIONS = 60
-"""Halvings of an interval at most 2 wide: the rest is smaller than a float's step at 1e-2."""
+"""Halvings of an interval at most 2 wide. What remains is smaller than a float's step at 1e-2."""
 
 
 class Interval(NamedTuple):
-    """Ends of a confidence interval, low at most high; both belong to it."""
+    """The ends of a confidence interval, both included; low is at most high."""
 
     low: float
     high: float
 
 
 class Accuracies(Struct):
-    """A candidate's answers and a reference's on n images: fractions, `drop` in points, b as `lost` and c as `gained`."""
+    """A candidate's and a reference's answers on n images: fractions, `drop` in points, b as `lost` and c as `gained`."""
 
     n: int
     accuracy_reference: float
@@ -36,7 +36,7 @@ class Accuracies(Struct):
 
 
 def compare(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -> Accuracies:
-    """Compare two models' answers image by image: the classes that they answer and the true ones, int (n,)."""
+    """Compare two models image by image, given the classes each answers and the true ones, int (n,)."""
     n, right, right_candidate = len(classes), reference == classes, candidate == classes
     lost, gained = int(np.sum(right & ~right_candidate)), int(np.sum(right_candidate & ~right))
     return Accuracies(
@@ -51,7 +51,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray) -
 
 
 def per_class_drop(reference: np.ndarray, candidate: np.ndarray, classes: np.ndarray, width: int) -> list[float | None]:
-    """Return the drop of each of `width` classes in percentage points; None for one without images. Arguments as of `compare`."""
+    """Return the drop of each of `width` classes in percentage points; None for a class without images. Arguments as in `compare`."""
     count = np.bincount(classes, minlength=width).tolist()
     one, other = (
         np.bincount(classes[answers == classes], minlength=width).tolist() for answers in (reference, candidate)
@@ -60,7 +60,7 @@ def per_class_drop(reference: np.ndarray, candidate: np.ndarray, classes: np.nda
 
 
 def confidence_drift(reference: np.ndarray, candidate: np.ndarray) -> tuple[float, float]:
-    """Return how far the softmax score of the reference's answer moves: mean and 95th percentile over the images."""
+    """Return the change in the softmax score of the reference's answer: mean and 95th percentile over the images."""
     top = np.argmax(reference, axis=1)[:, None]
     one, other = (np.take_along_axis(scores, top, axis=1) for scores in (reference, candidate))
     change = np.abs(other.astype(np.float64) - one)
@@ -70,11 +70,11 @@ def confidence_drift(reference: np.ndarray, candidate: np.ndarray) -> tuple[floa
 def lsb_difference(
     logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int, *, up_to_constant: bool = False
 ) -> tuple[float, int]:
-    """Return the mean and largest difference, in codes (LSB), of a quantized output from real logits on the same grid.
+    """Return the mean and largest difference, in codes (LSB), between a quantized output and real logits on the same grid.
 
-    |clip(round(logit / scale) + zero_point) - code|, clipped to what the codes' dtype holds. With `up_to_constant`, what is added to all
-    logits of an image does not count, as softmax does not change with it: it is the median over the classes whose codes are inside their
-    range.
+    |clip(round(logit / scale) + zero_point) - code|, clipped to the range of the codes' dtype. With `up_to_constant`, a constant added to
+    all logits of an image is ignored, since softmax does not change with it. It is estimated as the median over the classes whose codes
+    are inside the range.
     """
     limits = np.iinfo(codes.dtype)
     measured, expected = codes.astype(np.int32), np.rint(logits / scale) + zero_point
@@ -87,14 +87,14 @@ def lsb_difference(
 
 
 def chance_level(classes: np.ndarray) -> tuple[int, float]:
-    """Return the most frequent class, the smallest of equals, and its share of the images: the accuracy of always answering it."""
+    """Return the most frequent class (the smallest in a tie) and its fraction of the images, the accuracy of always answering it."""
     count = np.bincount(classes)
     top = int(np.argmax(count))
     return top, int(count[top]) / len(classes)
 
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
-    """Return Wilson's score interval of a proportion, such as an accuracy: fractions in [0, 1].
+    """Return Wilson's score interval for a proportion such as an accuracy, as fractions in [0, 1].
 
     Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
     """
@@ -106,22 +106,22 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
 
 
 WORTH = 0.45
-"""What an answer of a fold's model counts for the model that all images taught: it was trained on fewer images, and on others. With this,
-the interval holds the accuracy on other photos in at least 93 % of draws (`tools/bench/folds_coverage.py`); with 1 in 79 to 89 %."""
+"""How much a fold model's answer counts for the final model, which was trained on more and other images. With this weight, the interval
+contains the accuracy on other photos in at least 93 % of draws (`tools/bench/folds_coverage.py`); with 1, in 79 to 89 %."""
 
 
 def folds_interval(successes: int, n: int) -> Interval:
-    """Return the 95 % interval of the accuracy of a model that n images taught, of which models without a fold answered some rightly."""
+    """Return the 95 % interval of the final model's accuracy, from the number of held-out images that fold models classify correctly."""
     return wilson(WORTH * successes, WORTH * n)
 
 
 def clopper_pearson(
     successes: int, n: int, confidence: float = 0.95, side: Literal["two-sided", "upper"] = "two-sided"
 ) -> Interval:
-    """Return Clopper and Pearson's exact interval of a proportion, which holds it at least `confidence` of the time, for every n.
+    """Return Clopper and Pearson's exact interval for a proportion. It covers the proportion at least `confidence` of the time, for any n.
 
-    P(X >= successes | low) = a and P(X <= successes | high) = a, X binomial; a = (1 - confidence) / 2, or for "upper" 1 - confidence, and
-    low 0.
+    P(X >= successes | low) = a and P(X <= successes | high) = a, with X binomial and a = (1 - confidence) / 2. For "upper",
+    a = 1 - confidence and low is 0.
 
     Source: Clopper and Pearson 1934, Biometrika 26, 404-413.
     """
@@ -134,11 +134,11 @@ def clopper_pearson(
 
 
 def paired_interval(b: float, c: float, n: float, confidence: float = 0.95) -> Interval:
-    """Return Tango's score interval of the drop 100 (b - c) / n, in percentage points.
+    """Return Tango's score interval for the drop 100 (b - c) / n, in percentage points.
 
-    All d with |b - c - n d| <= z sqrt(n (2 q + d (1 - d))), where q is the maximum-likelihood estimate, given d, of the share of images
-    that the candidate alone has right: the larger root of 2n q² + (d (2n - b + c) - b - c) q - c d (1 - d) = 0. It inverts the score test
-    whose value at d = 0 is McNemar's asymptotic one, and has a width when b and c are 0.
+    It contains all d with |b - c - n d| <= z sqrt(n (2 q + d (1 - d))). Here q is the maximum-likelihood estimate, given d, of the
+    fraction of images that only the candidate classifies correctly: the larger root of 2n q² + (d (2n - b + c) - b - c) q - c d (1 - d)
+    = 0. The interval inverts the score test, which at d = 0 is McNemar's asymptotic test, and has a width even if b and c are 0.
 
     Source: Tango 1998, Statistics in Medicine 17, 891-908.
     """
@@ -147,7 +147,7 @@ def paired_interval(b: float, c: float, n: float, confidence: float = 0.95) -> I
 
 
 def tango_low(b: float, c: float, n: float, z: float) -> float:
-    """Return the low end of Tango's interval, a fraction, by bisection between -1 and the estimate, which may be a false root itself."""
+    """Return the low end of Tango's interval, a fraction, by bisection between -1 and the estimate, which can itself be a false root."""
     low, high = -1.0, (b - c) / n
     for _ in range(BISECTIONS):
         d = (low + high) / 2
@@ -161,13 +161,13 @@ def tango_low(b: float, c: float, n: float, z: float) -> float:
 
 
 def mcnemar_exact(b: int, c: int, alternative: Literal["two-sided", "greater"] = "two-sided") -> float:
-    """Return the p-value of McNemar's exact test that two models have the same accuracy; 1 where b = c = 0.
+    """Return the p-value of McNemar's exact test that two models have the same accuracy; 1 if b = c = 0.
 
-    "greater" is P(B >= b), B binomial of b + c trials at 1/2: small where the candidate is worse. "two-sided" is twice the smaller tail.
+    "greater" is P(B >= b), with B binomial in b + c trials at 1/2: small if the candidate is worse. "two-sided" is twice the smaller tail.
 
     Source: McNemar 1947, Psychometrika 12, 153-157; exact by the sign test.
     """
-    from scipy.special import bdtr  # not binomtest: of 10 and 1,065 scipy 1.17 gives 0, exact is 2.7e-300
+    from scipy.special import bdtr  # not binomtest: for 10 and 1,065 scipy 1.17 returns 0; the exact value is 2.7e-300
 
     if alternative == "greater":
         return float(bdtr(c, b + c, 0.5))
@@ -175,17 +175,17 @@ def mcnemar_exact(b: int, c: int, alternative: Literal["two-sided", "greater"] =
 
 
 def images_to_refuse(rate: float, worse: float, limit: float) -> int:
-    """Return from how many images a drop of `worse` points is estimated above `limit` points in 95 % of draws.
+    """Return how many images it takes to estimate a drop of `worse` points above `limit` points in 95 % of draws.
 
-    n = (z / (worse - limit))² v, z the normal quantile at 95 % and v the variance of an image's share of the drop: with `rate`, the share
-    of images on which one of two equal models alone is right, v = 100² (rate + d - d²), d = worse / 100.
+    n = (z / (worse - limit))² v, with z the normal quantile at 95 % and v the variance of one image's contribution to the drop. If `rate`
+    is the fraction of images that only one of two equal models classifies correctly, v = 100² (rate + d - d²), d = worse / 100.
     """
     d = worse / 100
     return ceil((100 * quantile(0.9) / (worse - limit)) ** 2 * (rate + d - d * d))
 
 
 def images_to_clear(rate: float, limit: float) -> int:
-    """Return from how many images the 95 % interval of an equal model's drop ends below `limit` points in 95 % of draws; as above."""
+    """Return how many images it takes for the 95 % interval of an equal model's drop to end below `limit` points in 95 % of draws."""
     return max(1, ceil((100 * (quantile(0.95) + quantile(0.9)) / limit) ** 2 * rate))
 
 

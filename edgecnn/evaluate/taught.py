@@ -1,4 +1,4 @@
-"""Which images a model was taught, chosen by or tested on: `images.csv` of a bundle, so that no comparison counts what it learnt from."""
+"""Images used to train, choose or test a model: `images.csv` of a bundle, so that comparisons can leave out what it was trained on."""
 
 import csv
 import io
@@ -10,14 +10,14 @@ from edgecnn.errors import BundleError
 from edgecnn.runs import IMAGES, LEFT_OUT, Run
 
 MOST = 20_000
-"""Images whose hashes a bundle lists, at most: a line takes 71 bytes."""
+"""Most images whose hashes a bundle lists; each line takes 71 bytes."""
 
 TIED = "tied"
-"""The split of a test image that shows what a training image shows."""
+"""The split of a test image that shows the same thing as a training image."""
 
 
 def taught_images(run: Run) -> dict[str, str] | None:
-    """Return the split of each of a user's own images by its hash, TIED for some of test; None for a named dataset."""
+    """Return the split of each of a user's own images by its hash (TIED for some test images); None for a named dataset."""
     rows = {(split, digest) for split, _, digest in known_images(run).files}
     if not rows:
         return None
@@ -28,7 +28,7 @@ def taught_images(run: Run) -> dict[str, str] | None:
 
 
 def read_taught(bundle: Bundle) -> dict[str, str] | None:
-    """Return what `taught_images` does of a bundle's run; None if the bundle has no list. BundleError if it cannot be read."""
+    """Return `taught_images` as stored in a bundle; None if the bundle has no list. Raises BundleError if it cannot be read."""
     if IMAGES not in bundle.files:
         return None
     try:
@@ -39,7 +39,7 @@ def read_taught(bundle: Bundle) -> dict[str, str] | None:
 
 
 def images_csv(run: Run) -> bytes | None:
-    """Return that as a bundle has it; None as well for more than MOST images."""
+    """Return `taught_images` in a bundle's format; None also for more than MOST images."""
     taught = taught_images(run)
     if taught is None or len(taught) > MOST:
         return None

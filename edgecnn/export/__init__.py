@@ -1,4 +1,4 @@
-"""Export: a run's models as TFLite and ONNX files, one file per format."""
+"""Export: a run's models as TFLite and ONNX files, one module per format."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from edgecnn.data import Dataset, Progress
 
 USUAL = (("tflite", "int8"), ("tflite", "float32"), ("onnx", "int8"), ("onnx", "float32"))
-"""What `edgecnn run` exports, as (format, precision)."""
+"""The exports of `edgecnn run`, as (format, precision)."""
 
 EXPORTS = (*USUAL, ("tflite", "float16"), ("tflite", "int16x8"), ("onnx", "float16"))
 
 ALTERNATIVES = (("tflite", "int8-ptq"), ("tflite", "int8-qat"))
-"""int8 by the method that does not ship, quantized after training or quantization-aware: see `alternative`. It is verified, and neither
-gated nor bundled."""
+"""int8 by the method that does not ship, post-training or quantization-aware: see `alternative`. It is verified, but neither gated
+nor bundled."""
 
 IOS = ("int8", "uint8", "float32")
-"""Types that the input and output of an int8 TFLite file may have. Those but the first are for other people's programs:
-such a file holds the same model as the usual one, and is neither verified nor bundled."""
+"""Types of the input and output that an int8 TFLite file may have. All but the first are for other programs: such a file holds
+the same model as the usual one, and is neither verified nor bundled."""
 
 
 class Exported(Struct):
-    """A file that was exported: `size_bytes` long, `sha256` of its content; `io` is the type of its input and output."""
+    """An exported file: `sha256` is the hash of its content, `io` the type of its input and output."""
 
     path: Path
     format: str
@@ -38,7 +38,7 @@ class Exported(Struct):
 
 
 def io_type(format_: str, precision: str, io: str | None = None) -> str:
-    """Return the type of an export's input and output: the requested one, or the only one. ExportError if the export has no such type."""
+    """Return the type of an export's input and output: the requested type, or its default. Raises ExportError if it is not supported."""
     if (format_, precision) not in EXPORTS + ALTERNATIVES:
         known = ", ".join(" ".join(pair) for pair in EXPORTS)
         raise ExportError(f"cannot export as {format_} {precision}. Known: {known}.")
@@ -52,23 +52,23 @@ def io_type(format_: str, precision: str, io: str | None = None) -> str:
 
 
 def alternative(run: Run) -> tuple[str, str] | None:
-    """Return the one of ALTERNATIVES that a run has, with which what ships is compared. None where there is no other method."""
+    """Return the entry of ALTERNATIVES that a run can compare with the shipped method; None if the run has no other method."""
     if not run.file(QAT_MODEL).exists():
         return None
     if run.int8_method == "ptq":
         return ALTERNATIVES[1]
     int8 = run.info.int8
-    return None if int8 and int8.validation.ptq is None else ALTERNATIVES[0]  # None: the converter could not
+    return None if int8 and int8.validation.ptq is None else ALTERNATIVES[0]  # None: the converter failed
 
 
 def source_model(run: Run, precision: str) -> str:
-    """Return the name of the model that an export of a precision is made from: the fake-quantized one for int8 that was trained so."""
+    """Return the name of an export's source model: the fake-quantized one for int8 from quantization-aware training, else the float one."""
     from_qat = precision == "int8-qat" or (precision == "int8" and run.int8_method == "qat")
     return QAT_MODEL if from_qat else run.float_model
 
 
 def export_path(run: Run, format_: str, precision: str, io: str | None = None) -> Path:
-    """Return where a run keeps one of its exports, such as `model-int8.tflite`, or `model-int8-uint8.tflite` with another io."""
+    """Return an export's path in a run, such as `model-int8.tflite`, or `model-int8-uint8.tflite` for another io."""
     variant = "" if io in (None, io_type(format_, precision)) else f"-{io}"
     return run.file(f"model-{precision}{variant}.{format_}")
 
@@ -82,10 +82,10 @@ def convert(
     dataset: "Dataset | None" = None,
     progress: "Progress | None" = None,
 ) -> bytes:
-    """Convert a run's model: int8 from the fake-quantized one unless the run's method is "ptq", all else from the float one.
+    """Convert a run's model: int8 from the fake-quantized one unless the run's method is "ptq", everything else from the float one.
 
     Raises:
-        ExportError: if there is no such export, the converter fails, or a quantized file holds a float tensor within.
+        ExportError: if the export does not exist, the converter fails, or a quantized file contains a float tensor.
         RunError: if the run is not trained, or its data have changed.
     """
     io = io_type(format_, precision, io)
@@ -97,7 +97,7 @@ def convert(
 
     model = model_from_bytes(source)
     images = representative_dataset(run, dataset, progress) if needs_representative_dataset(run, precision) else None
-    # another io is for other people's programs, which expect one output
+    # another io is for other programs, which expect one output
     features = bool(run.recipe.stranger.rate) and io == io_type(format_, precision)
     if format_ == "onnx" and precision != "int8":
         data: bytes = getattr(onnx, precision)(model, features)
@@ -123,7 +123,7 @@ def export(
     dataset: "Dataset | None" = None,
     progress: "Progress | None" = None,
 ) -> Exported:
-    """Write one export of a run, atomically. Arguments and errors as of `convert`; OutputExistsError unless `force`."""
+    """Write one export of a run, atomically. Arguments and errors as in `convert`; OutputExistsError unless `force`."""
     io = io_type(format_, precision, io)
     path = export_path(run, format_, precision, io)
     refuse_existing(path, force)
@@ -133,7 +133,7 @@ def export(
 
 
 def export_alternative(run: Run, note: Callable[[str], None], progress: "Progress") -> None:
-    """Write what `alternative` names, if anything, for verification to measure. Without the data it is left out, with a note."""
+    """Write the export that `alternative` returns, if any, for verification to measure. Without the data it is skipped with a note."""
     other = alternative(run)
     if other is None:
         return
@@ -141,4 +141,4 @@ def export_alternative(run: Run, note: Callable[[str], None], progress: "Progres
     try:
         export(run, *other, force=True, progress=progress)
     except (DatasetError, DownloadError, RunError) as error:
-        note(f"{other[1]} is not exported, so verify cannot measure it: {error}")
+        note(f"skipped the export {other[1]}, so verify cannot measure it: {error}")

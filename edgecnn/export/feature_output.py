@@ -1,4 +1,4 @@
-"""A second output of an exported file: the features, which its last layer reads. By them a device recognises strangers."""
+"""A second output for an exported file: the features that its last layer reads, with which a device detects out-of-distribution images."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ TYPES = ("INT8", "UINT8", "FLOAT32")
 
 
 def with_features(data: bytes) -> bytes:
-    """Let a TFLite file of logits give (batch, length) FEATURES as well, not int16; ExportError if its last layer is not dense."""
+    """Add the output FEATURES, (batch, length), to a TFLite file unless it is int16. Raises ExportError if its last layer is not dense."""
     graph = read(data)
     made_by = {tensor.index: operator for operator in graph.operators for tensor in operator.outputs}
     operator = made_by.get(graph.outputs[0].index)
@@ -38,7 +38,7 @@ def with_features(data: bytes) -> bytes:
 
 
 def add_features(graph: "onnx.GraphProto", batch: str) -> None:
-    """Let a float ONNX graph, which is changed, give (batch, length) FEATURES too; ExportError if its last layer is not dense."""
+    """Add the output FEATURES, (batch, length), to a float ONNX graph, in place. Raises ExportError if its last layer is not dense."""
     import onnx
 
     made_by = {name: node for node in graph.node for name in node.output}
@@ -59,6 +59,6 @@ def add_features(graph: "onnx.GraphProto", batch: str) -> None:
 
 def _not_dense() -> ExportError:
     return ExportError(
-        "strangers are recognised by what a dense last layer reads; this network has no such layer. "
-        "Train with --set stranger.rate=0, or end the network in a dense layer."
+        "strangers are detected from the features that a dense last layer reads; this network has no such layer. "
+        "Train with --set stranger.rate=0, or end the network with a dense layer."
     )

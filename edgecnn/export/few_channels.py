@@ -1,8 +1,8 @@
-"""A convolution of one to three input channels, in a form that adds up the same integers and runs faster in ONNX Runtime.
+"""A convolution with one to three input channels, rewritten to compute the same integers faster in ONNX Runtime.
 
-ONNX Runtime gathers a convolution's input pixel by pixel, which is slow for pixels of one to three bytes. Four pixels of a row are folded
-into the channels of one, and the kernel holds the weights four times, shifted, between zeros. Elsewhere channels are repeated until there
-are four, the weights of the copies zero.
+ONNX Runtime gathers a convolution's input pixel by pixel, which is slow for pixels of one to three bytes. So four pixels of a row are
+folded into the channels of one, and the kernel holds the weights four times, shifted and padded with zeros. If columns cannot be folded,
+the channels are repeated until there are four, and the copies get zero weights.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ FOLD = 4
 
 
 def fold(kernel: np.ndarray, pads: list[int], width: int, out_width: int) -> tuple[np.ndarray, list[int]] | None:
-    """Return the kernel and padding of a convolution over rows folded by FOLD, stride 1 and dilation 1; None where columns do not divide.
+    """Return kernel and padding of a convolution over rows folded by FOLD, stride 1 and dilation 1; None if the columns do not divide.
 
     out[FOLD * J + b] = sum over k of in[FOLD * J + b - left + k] * kernel[k] becomes a sum over whole groups of FOLD columns.
 

@@ -1,4 +1,4 @@
-"""What a TFLite file holds: operators and tensors, read from its flatbuffer by TensorFlow's schema; and the way back to a file."""
+"""Operators and tensors of a TFLite file, read from its flatbuffer with TensorFlow's schema, and the way back to a file."""
 
 import importlib
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64")
 TYPES = ("INT8", "UINT8", "INT16", "INT32", "INT64", "FLOAT32")
 
 ALIGNMENT = 16
-"""Bytes at a multiple of which the schema puts a buffer (force_align)."""
+"""The schema aligns buffers to a multiple of this many bytes (force_align)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tensor:
-    """A tensor of a TFLite graph: `shape` has the batch as 1, `signature` -1 for each size that the file leaves open.
+    """A tensor of a TFLite graph. In `shape` the batch is 1; in `signature` -1 marks each size that the file leaves open.
 
-    The real value is scale * (code - zero_point), both one value or one a channel along `axis`, or empty. `data` is a constant's values.
+    The real value is scale * (code - zero_point). Both hold one value, one per channel along `axis`, or none. `data` holds a
+    constant's values.
     """
 
     index: int
@@ -35,7 +36,7 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Operator:
-    """An operator of a TFLite graph: `options` is the schema's table of its attributes; an input left out is None."""
+    """An operator of a TFLite graph. `options` is the schema's table of its attributes; an omitted input is None."""
 
     name: str
     inputs: tuple[Tensor | None, ...]
@@ -45,7 +46,7 @@ class Operator:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Graph:
-    """The main graph of a TFLite file; `operators` stand in the order in which they run."""
+    """The main graph of a TFLite file, with `operators` in execution order."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -84,25 +85,25 @@ def read(data: bytes) -> Graph:
 
 
 def load_schema() -> ModuleType:
-    importlib.import_module("edgecnn.networks.keras")  # imports TensorFlow without its notes on standard error
+    importlib.import_module("edgecnn.networks.keras")  # imports TensorFlow without printing its notes on standard error
     return importlib.import_module("tensorflow.lite.python.schema_py_generated")
 
 
 def unpacked(data: bytes) -> Any:
-    """Return a TFLite file as the schema's `ModelT`, which can be changed and `packed`."""
+    """Return a TFLite file as the schema's mutable `ModelT`; `packed` is the inverse."""
     schema = load_schema()
     return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
 
 
 def packed(model: Any) -> bytes:
-    """Return the TFLite file of a `ModelT`; every buffer begins at a multiple of ALIGNMENT bytes."""
+    """Serialize a `ModelT` to a TFLite file, with every buffer aligned to ALIGNMENT bytes."""
     builder = _Aligned(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
 
 
 class _Aligned(flatbuffers.Builder):
-    """A builder that aligns vectors of bytes as the schema requires of buffers: the classes generated from it for Python do not."""
+    """A builder that aligns byte vectors as the schema requires of buffers. The Python classes generated from it do not."""
 
     def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:
         return super().StartVector(elemSize, numElems, ALIGNMENT if elemSize == 1 else alignment)

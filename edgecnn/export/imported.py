@@ -1,6 +1,6 @@
-"""Models that are imported: Keras 2 and Keras 3 files and SavedModels that edgecnn did not train, frozen and ending in logits.
+"""Importing models that edgecnn did not train, Keras 2 and Keras 3 files and SavedModels, as frozen graphs that end in logits.
 
-Keras 3 reads its own files here, next to the Keras 2 of `edgecnn.networks.keras`. This goes when everything is Keras 3.
+Keras 3 reads its own files here, alongside the Keras 2 of `edgecnn.networks.keras`. Remove this when everything uses Keras 3.
 """
 
 import json
@@ -17,7 +17,7 @@ from edgecnn.networks.code import refuse_code
 from edgecnn.networks.frozen import INPUT, OUTPUT, FrozenModel
 from edgecnn.networks.keras import keras, tf
 
-KINDS = "a Keras file (.keras, .h5) or a SavedModel's folder"
+KINDS = "a Keras file (.keras, .h5) or a SavedModel folder"
 LOAD_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError),
     tf.errors.OpError,
@@ -27,7 +27,7 @@ SAME_VALUES = ("Identity", "StopGradient", "Reshape", "Squeeze")
 
 
 class SourceModel(NamedTuple):
-    """A model as it was read: called with float32 pixels; the shape and type that it takes."""
+    """A model as read: its function of float32 pixels, and the input shape and dtype."""
 
     call: Callable[[Any], Any]
     shape: tuple[int | None, ...]
@@ -36,13 +36,13 @@ class SourceModel(NamedTuple):
 
 
 def read_model(path: Path) -> tuple[FrozenModel, str, bool]:
-    """Read a model that edgecnn did not train; return it, what the file was, and whether a softmax was cut off its end.
+    """Read a model that edgecnn did not train. Returns it, the file's format, and whether a softmax was removed from its end.
 
-    The operators of a graph can touch files: read what you trust.
+    A graph's operators can access files, so read only models that you trust.
 
     Raises:
-        ExportError: if it cannot be read, or is not one image to one vector.
-        NetworkError: if it holds Python code.
+        ExportError: if it cannot be read, or does not map one image to one vector.
+        NetworkError: if it contains Python code.
     """
     with quiet_stderr():
         try:
@@ -58,9 +58,9 @@ def read_model(path: Path) -> tuple[FrozenModel, str, bool]:
 
 
 def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, int]) -> FrozenModel:
-    """Return a model that reads pixels in the `given` range, which a layer at its beginning turns into the one that it `read`.
+    """Return a model that reads pixels in the `given` range; a first layer converts them to the range that it `read` before.
 
-    Each is S and Z, one or for each channel: the model reads S * (pixel - 128 - Z).
+    Each range is S and Z, single values or one per channel: the model reads S * (pixel - 128 - Z).
     """
     (scale, zero_point), (new_scale, new_zero_point) = (tuple(map(np.float32, pair)) for pair in (read, given))
     factor, offset = scale / new_scale, scale * (new_zero_point - zero_point)
@@ -114,7 +114,7 @@ def _open_saved_model(path: Path) -> SourceModel:
     ((name, entry),) = entries.items()
     (output,) = outputs
 
-    def call(pixels: Any, loaded: Any = loaded) -> Any:  # holds `loaded`, which owns the variables
+    def call(pixels: Any, loaded: Any = loaded) -> Any:  # keeps `loaded` alive, which owns the variables
         return signature(**{name: pixels})[output]
 
     return SourceModel(call, tuple(entry.shape), entry.dtype.name, "SavedModel")
@@ -128,7 +128,7 @@ def _require_one(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> N
 
 
 def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
-    """Turn a model into a graph without variables, and cut a softmax off its end; tell whether there was one."""
+    """Turn a model into a graph without variables, remove a final softmax, and return whether there was one."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     sides = opened.shape[1:]
@@ -137,9 +137,7 @@ def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
             f"the model reads {opened.shape}, expected (None, height, width, 1 or 3) with a fixed height and width."
         )
     if opened.dtype != "float32":
-        raise ExportError(
-            f"the model reads {opened.dtype}, expected float32 pixels. Remove the cast from its beginning."
-        )
+        raise ExportError(f"the model reads {opened.dtype}, expected float32 pixels. Remove the cast at its beginning.")
 
     @tf.function(input_signature=[tf.TensorSpec((None, *sides), tf.float32, name=INPUT)])
     def forward(pixels):
@@ -162,9 +160,9 @@ def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
 
 
 def refuse_scores(outputs: np.ndarray) -> None:
-    """Raise ExportError if a model's outputs, float32 (n, num_classes), are scores that add up to 1 rather than logits."""
+    """Raise ExportError if a model's outputs, float32 (n, num_classes), are scores that sum to 1 instead of logits."""
     if len(outputs) and outputs.min() >= 0 and np.allclose(outputs.sum(axis=1), 1, rtol=0, atol=1e-3):
         raise ExportError(
-            "the model's outputs add up to 1: it ends in a softmax that is not TensorFlow's own, and cannot be cut off. "
+            "the model's outputs sum to 1: it ends in a softmax that is not TensorFlow's own and cannot be removed. "
             "Save the model without it, ending in logits."
         )

@@ -1,4 +1,4 @@
-"""ONNX files: float32 by tf2onnx, float16 from that, int8 from the TFLite file by `onnx_int8`."""
+"""ONNX files: float32 through tf2onnx, float16 from that, and int8 from the TFLite file through `onnx_int8`."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -20,15 +20,15 @@ LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def float32(model: FloatModel, features: bool = False) -> bytes:
-    """Convert a float model to a float32 ONNX file with a dynamic batch; ExportError if tf2onnx fails or the file is not valid."""
+    """Convert a float model to a float32 ONNX file with a dynamic batch. Raises ExportError if tf2onnx fails or the file is invalid."""
     with quiet_stderr():
         return _checked(_float32(model, features))
 
 
 def float16(model: FloatModel, features: bool = False) -> bytes:
-    """Convert a float model to an ONNX file that is float16 within, its input and output float32; ExportError also for larger weights.
+    """Convert a float model to a float16 ONNX file with float32 input and output. Raises ExportError also if a weight is too large.
 
-    ONNX Runtime runs it in float16 on CUDA; on a CPU without such kernels it casts by itself, and is no faster.
+    ONNX Runtime runs it in float16 on CUDA. On a CPU without float16 kernels it inserts casts and is no faster.
     """
     with quiet_stderr():
         import onnx
@@ -36,7 +36,7 @@ def float16(model: FloatModel, features: bool = False) -> bytes:
         from onnxruntime.transformers.onnx_model import OnnxModel
 
         source = _float32(model, features)
-        for tensor in source.graph.initializer:  # the converter cuts them off
+        for tensor in source.graph.initializer:  # the converter would clip them
             largest = np.max(np.abs(onnx.numpy_helper.to_array(tensor)), initial=0.0)
             if tensor.data_type == onnx.TensorProto.FLOAT and np.isfinite(largest) and largest > LARGEST_FLOAT16:
                 raise ExportError(
@@ -49,7 +49,7 @@ def float16(model: FloatModel, features: bool = False) -> bytes:
 
 
 def int8(tflite: bytes) -> bytes:
-    """Convert a full-int8 TFLite file to an ONNX file of the same weights, scales and zero points: `onnx_int8.convert`."""
+    """Convert a full-int8 TFLite file to an ONNX file with the same weights, scales and zero points: `onnx_int8.convert`."""
     with quiet_stderr():
         return _checked(onnx_int8.convert(tflite))
 
@@ -64,7 +64,7 @@ def _float32(model: FloatModel, features: bool) -> "onnx.ModelProto":
         converted, _ = tf2onnx.convert.from_function(forward, signature, opset=onnx_int8.OPSET)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError) as error:
         raise ExportError(f"tf2onnx could not convert the model: {error}") from error
-    converted.graph.doc_string = ""  # it holds TensorFlow's running number of the function
+    converted.graph.doc_string = ""  # it contains TensorFlow's running function number
     _name(converted.graph)
     if features:
         add_features(converted.graph, onnx_int8.BATCH)
@@ -72,7 +72,7 @@ def _float32(model: FloatModel, features: bool) -> "onnx.ModelProto":
 
 
 def _checked(model: "onnx.ModelProto") -> bytes:
-    """Return a model's bytes, after onnx.checker has passed it, its types and shapes inferred throughout."""
+    """Return a model's bytes once onnx.checker has accepted it, with types and shapes inferred throughout."""
     import onnx
 
     try:
@@ -90,7 +90,7 @@ def _checked(model: "onnx.ModelProto") -> bytes:
 
 
 def _name(graph: "onnx.GraphProto") -> None:
-    """Name a graph's input, output and batch, and number all other names by their order: tf2onnx 1.17 numbers on through the process."""
+    """Name a graph's input, output and batch, and renumber all other names: tf2onnx 1.17 numbers them across the whole process."""
     names = {"": "", graph.input[0].name: INPUT, graph.output[0].name: OUTPUT}
 
     def named(before: str) -> str:

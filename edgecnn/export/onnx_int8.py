@@ -1,15 +1,15 @@
 """An int8 TFLite file as an ONNX graph that ONNX Runtime runs in integers.
 
-The graph is built from the TFLite file's own operators, weights, scales and zero points, between QuantizeLinear and
-DequantizeLinear nodes (QDQ), in the forms that ONNX Runtime fuses: QLinearConv, QGemm, QLinearAdd and their like.
+The graph uses the TFLite file's own operators, weights, scales and zero points, between QuantizeLinear and DequantizeLinear
+nodes (QDQ), in the patterns that ONNX Runtime fuses: QLinearConv, QGemm, QLinearAdd and the like.
 
-- Activations are uint8, weights int8: on x86 ONNX Runtime has fast kernels for that pair alone. A code and its zero
-  point are both moved by 128, so that every value stays what it was. On x86 without VNNI that pair saturates unless the
-  session has an option set: `edgecnn.runtime.engines.onnxruntime` sets it, another program has to.
-- What only moves values (max pooling, reshape, concatenation, padding) works on the codes themselves.
-- A fused ReLU needs no node where the smallest code is zero already; elsewhere it is a Clip of the codes.
-- Tensors of four dimensions are (batch, channels, height, width) here and (batch, height, width, channels) there. The
-  Transposes, one at the input and one before a flatten, are absorbed by ONNX Runtime's own choice of layout.
+- Activations are uint8 and weights int8: on x86, ONNX Runtime has fast kernels only for that pair. A code and its zero
+  point both move by 128, so every real value stays the same. On x86 without VNNI the pair saturates unless a session
+  option is set. `edgecnn.runtime.engines.onnxruntime` sets it; other programs have to.
+- Operators that only move values (max pooling, reshape, concatenation, padding) work on the codes themselves.
+- A fused ReLU needs no node if the smallest code is already zero. Otherwise it becomes a Clip of the codes.
+- Four-dimensional tensors are (batch, channels, height, width) here and (batch, height, width, channels) there. ONNX
+  Runtime's own layout choice absorbs the Transposes, one at the input and one before a flatten.
 """
 
 import dataclasses
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 17
-IR_VERSION = 8  # the oldest that has the opset
+IR_VERSION = 8  # the oldest with this opset
 
 BATCH = "batch"
 METADATA = "edgecnn.quantization"
-"""The key of `metadata_props` under which an int8 file holds the scale and zero point of its input and outputs, as JSON."""
+"""The `metadata_props` key under which an int8 file stores the scale and zero point of its input and outputs, as JSON."""
 
 METADATA_NAMES = {INPUT: "input", OUTPUT: "output", FEATURES: FEATURES}
 
 TIE = 2.0**-20
-"""Share by which an average is enlarged before it is rounded: more than float32's error, and too little to carry an
-average of up to 4,096 codes over the next tie."""
+"""An average is enlarged by this fraction before rounding: more than float32's error, and too little to push an average
+of up to 4,096 codes past the next tie."""
 
 
 def convert(tflite: bytes) -> "onnx.ModelProto":
-    """Build the ONNX graph of a full-int8 TFLite file of one image input, with one vector, or that and its features, as outputs.
+    """Build the ONNX graph of a full-int8 TFLite file with one image input, and one vector or that and its features as outputs.
 
-    uint8 in, the pixel itself where the int8 code is pixel - 128, and uint8 out. Scales and zero points stand in `metadata_props` under
-    METADATA: ONNX Runtime does not give those of the DequantizeLinear and QuantizeLinear nodes.
+    Input and output are uint8. If the int8 code is pixel - 128, the input is the pixel itself. Scales and zero points are stored in
+    `metadata_props` under METADATA, because ONNX Runtime does not expose those of the DequantizeLinear and QuantizeLinear nodes.
 
     Raises:
-        ExportError: for an operator that has no translation here, a float tensor, or other inputs and outputs; the message names it.
+        ExportError: for an operator without a translation here, a float tensor, or other inputs and outputs; the message names it.
     """
     import onnx
 
@@ -57,11 +57,11 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
     builder = Builder(source)
     for operator in source.operators:
         if all(tensor.type.startswith("INT") and not tensor.scale.size for tensor in operator.outputs):
-            continue  # it computes a shape, which the tensor of that shape states
+            continue  # it computes a shape, which the output tensor already states
         if operator.name not in OPERATORS:
             raise ExportError(
                 f"the int8 TFLite file holds {operator.name}, which edgecnn cannot convert to ONNX int8. "
-                f"Replace the layer that makes it, or export float32 instead. Known: {', '.join(sorted(OPERATORS))}."
+                f"Replace the layer that makes it, or export float32 instead. Supported: {', '.join(sorted(OPERATORS))}."
             )
         OPERATORS[operator.name](builder, operator)
     builder.finish()
@@ -82,7 +82,7 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
 
 
 def padding(options: Any, x: Tensor, out: Tensor, kernel: Sequence[int]) -> list[int]:
-    """Return a window's padding: top, left, bottom, right, the odd one of TFLite's "same" at the end."""
+    """Return a window's padding: top, left, bottom, right. TFLite's "same" puts the odd one at the end."""
     if options.padding == 1:  # VALID
         return [0, 0, 0, 0]
     dilations = (getattr(options, "dilationHFactor", 1), getattr(options, "dilationWFactor", 1))
@@ -108,7 +108,7 @@ def constant(operator: Operator, position: int) -> tuple[Tensor, np.ndarray]:
 def weighted(
     builder: Builder, operator: Operator, x: str, weights: Tensor, values: np.ndarray, times: int = 1
 ) -> list[str]:
-    """Return the inputs of a Conv or Gemm: the input `x`, the weights, which hold the outputs `times` times, and the bias, if any."""
+    """Return the inputs of a Conv or Gemm: `x`, the weights, which hold the outputs `times` times, and the bias, if any."""
     scale = np.tile(weights.scale, times if len(weights.scale) > 1 else 1)
     inputs = [x, builder.weights(values, dataclasses.replace(weights, scale=scale))]
     if len(operator.inputs) > 2 and operator.inputs[2] is not None:
@@ -164,7 +164,7 @@ def channels_repeated(builder: Builder, x: Tensor) -> str:
 
 
 def fully_connected(builder: Builder, operator: Operator) -> None:
-    """FULLY_CONNECTED: a Gemm, the input flattened where it is not; the transposed weights are the faster form."""
+    """FULLY_CONNECTED: a Gemm with its input flattened if necessary. Transposed weights are the faster form."""
     x, out, options = entry(operator), operator.outputs[0], operator.options
     weights, values = constant(operator, 1)
     if len(out.shape) != 2 or options.weightsFormat:
@@ -187,8 +187,8 @@ def pooling(builder: Builder, operator: Operator) -> None:
     if operator.name == "MAX_POOL_2D":
         code = builder.add("MaxPool", [code], **window)
     else:
-        # TFLite averages the int8 codes and rounds ties away from code zero, ONNX Runtime rounds them to even: the
-        # average of the codes themselves is enlarged a little, so that there are no ties.
+        # TFLite averages int8 codes and rounds ties away from code zero; ONNX Runtime rounds ties to even. Here the
+        # average of the codes is slightly enlarged, so there are no ties.
         zero = OFFSETS[out.type]
         average = builder.add("AveragePool", [builder.bare(code, out, zero)], **window)
         inputs = [average, builder.constant(1 - TIE, np.float32), builder.constant(zero, np.uint8)]
@@ -229,14 +229,14 @@ def function(builder: Builder, operator: Operator) -> None:
 
 
 def recoding(builder: Builder, operator: Operator) -> None:
-    """QUANTIZE, RELU, RELU6 and RELU_N1_TO_1: other codes for the same values, within the activation's range."""
+    """QUANTIZE, RELU, RELU6 and RELU_N1_TO_1: the same values in other codes, within the activation's range."""
     x, out = entry(operator), operator.outputs[0]
     activation = {"QUANTIZE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}[operator.name]
     builder.store(builder.recode(x, out), out, activation)
 
 
 def reshaping(builder: Builder, operator: Operator) -> None:
-    """RESHAPE, SQUEEZE and EXPAND_DIMS: the batch stays first; the values stand in TFLite's order."""
+    """RESHAPE, SQUEEZE and EXPAND_DIMS: the batch stays first, and values keep TFLite's order."""
     x, out = entry(operator), operator.outputs[0]
     sizes = out.signature[1:]
     if sizes.count(-1) > 1 or (-1 not in sizes and math.prod(sizes) != math.prod(x.shape[1:])):
@@ -257,7 +257,7 @@ def concatenation(builder: Builder, operator: Operator) -> None:
 
 
 def pad(builder: Builder, operator: Operator) -> None:
-    """PAD and PADV2, by a constant: the real zero, or PADV2's own."""
+    """PAD and PADV2, with a constant: the real zero, or PADV2's own value."""
     x, out = entry(operator), operator.outputs[0]
     order = TO_NCHW if len(out.shape) == 4 else range(len(out.shape))
     pads = constant(operator, 1)[1][list(order)].T.ravel()

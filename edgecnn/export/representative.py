@@ -1,4 +1,4 @@
-"""The representative dataset: training images on which activation ranges are calibrated where training did not set them."""
+"""The representative dataset: training images that calibrate activation ranges if training did not set them."""
 
 from dataclasses import replace
 
@@ -14,16 +14,16 @@ IMAGES = 500
 
 
 def needs_representative_dataset(run: Run, precision: str) -> bool:
-    """Tell whether an export of a run takes a representative dataset: int16x8, and int8 that is quantized after training."""
+    """Return whether an export needs a representative dataset: int16x8 does, and int8 that is quantized after training."""
     return precision in ("int16x8", "int8-ptq") or (precision == "int8" and run.int8_method == "ptq")
 
 
 def representative_dataset(
     run: Run, dataset: Dataset | None = None, progress: Progress | None = None
 ) -> RepresentativeDataset:
-    """Draw a run's representative dataset from its training split, and record their hash in `run.json`.
+    """Draw a run's representative dataset from its training split, and record its hash in `run.json`.
 
-    How many and by which seed stands under "representative_dataset" in `run.json`; else IMAGES and the recipe's seed.
+    `run.json` sets the number of images and the seed under "representative_dataset"; the defaults are IMAGES and the recipe's seed.
     """
     info = run.info
     dataset = dataset or open_run_dataset(run, progress=progress)

@@ -1,4 +1,4 @@
-"""TFLite files, by TensorFlow's own converter."""
+"""TFLite files, made with TensorFlow's own converter."""
 
 import warnings
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ IO_TYPES = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
 
 
 class RepresentativeDataset(NamedTuple):
-    """What a converter calibrates on: uint8 images (n, height, width, channels) and their codes' scale and zero point."""
+    """A converter's calibration data: uint8 images (n, height, width, channels), and the scale and zero point of their codes."""
 
     images: np.ndarray
     scale: float
     zero_point: int
 
     def batches(self) -> Iterator[list[np.ndarray]]:
-        """Yield real inputs one at a time; two corners of the first are black and white, so that the converter sees every pixel value."""
+        """Yield one real input at a time. The first gets a black and a white corner pixel, so the converter sees the full range."""
         for index, image in enumerate(self.images):
             if index == 0:
                 image = image.copy()
@@ -35,12 +35,12 @@ class RepresentativeDataset(NamedTuple):
 
 
 def float32(model: FloatModel) -> bytes:
-    """Convert a float model, (batch, height, width, channels) to logits, to a float32 TFLite file; ExportError if the converter fails."""
+    """Convert a float model, (batch, height, width, channels) to logits, to float32 TFLite. Raises ExportError if the converter fails."""
     return _convert(_converter(model), "float32")
 
 
 def float16(model: FloatModel) -> bytes:
-    """Convert a float model to a TFLite file of float16 weights; input, output and arithmetic are float32. See `float32`."""
+    """Convert a float model to a TFLite file with float16 weights. Input, output and arithmetic are float32. See `float32`."""
     converter = _converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
@@ -48,17 +48,17 @@ def float16(model: FloatModel) -> bytes:
 
 
 def int16x8(model: FloatModel, dataset: RepresentativeDataset) -> bytes:
-    """Convert a float model to a TFLite file of int16 activations and int8 weights (per channel), float32 at its ends.
+    """Convert a float model to a TFLite file with int16 activations, int8 weights (per channel), and float32 input and output.
 
     Raises:
-        ExportError: if the converter fails, or there is another float tensor than these; the message names the op.
+        ExportError: if the converter fails, or any other tensor is float; the message names the op.
     """
     converter = _converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = dataset.batches
     converter.target_spec.supported_ops = [
         tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-        tf.lite.OpsSet.TFLITE_BUILTINS,  # so that an operator without an int16 form is named below
+        tf.lite.OpsSet.TFLITE_BUILTINS,  # so that the error below can name an operator without an int16 form
     ]
     data = _convert(converter, "int16x8")
     refuse_float(data, "float32", "int16x8")
@@ -66,18 +66,18 @@ def int16x8(model: FloatModel, dataset: RepresentativeDataset) -> bytes:
 
 
 def int8(model: "keras.Model", io: str = "int8") -> bytes:
-    """Convert a fake-quantized Keras model to a TFLite file of int8 weights and activations; its ranges become the file's scales.
+    """Convert a fake-quantized Keras model to a TFLite file with int8 weights and activations. Its ranges become the file's scales.
 
-    `io` is the type of input and output, one of IO_TYPES; for float32 the graph's ends quantize and dequantize.
+    `io` is the type of input and output, one of IO_TYPES. For float32 the graph's ends quantize and dequantize.
 
     Raises:
-        ExportError: if the converter fails, or the file holds a float tensor within; the message names the op that makes it.
+        ExportError: if the converter fails, or the file contains an internal float tensor; the message names the op that makes it.
     """
     return _int8(_converter(model), io)
 
 
 def int8_post_training(model: FloatModel, dataset: RepresentativeDataset, io: str = "int8") -> bytes:
-    """Convert a float model to an int8 TFLite file after training; ExportError also if the input's codes are not the dataset's."""
+    """Quantize a float model to an int8 TFLite file after training. Raises ExportError also if its input codes are not the dataset's."""
     converter = _converter(model)
     converter.representative_dataset = dataset.batches
     data = _int8(converter, io)
@@ -86,9 +86,9 @@ def int8_post_training(model: FloatModel, dataset: RepresentativeDataset, io: st
         scale, zero_point = float(tensor.scale[0]), int(tensor.zero_point[0]) - (128 if io == "uint8" else 0)
         if not np.isclose(scale, dataset.scale, rtol=1e-5, atol=0) or zero_point != dataset.zero_point:
             raise ExportError(
-                f"the converter gave the input scale {scale:.8g} and zero point {zero_point}, expected "
+                f"the converter chose the input scale {scale:.8g} and zero point {zero_point}, expected "
                 f"{dataset.scale:.8g} and {dataset.zero_point}. The model's first layer may clip its input. "
-                "State its range with --input-scale and --input-zero-point."
+                "Set its range with --input-scale and --input-zero-point."
             )
     return data
 
@@ -109,7 +109,7 @@ def _converter(model: FloatModel) -> "tf.lite.TFLiteConverter":
     def forward(pixels):
         return {OUTPUT: model(pixels, training=False)}
 
-    # the converter stores what it is given next to the function: of a Keras model every layer is traced, of its variables nothing
+    # the converter stores the object passed next to the function: a Keras model would be traced layer by layer, its variables are not
     variables = tf.Module()
     variables.held = list(model.variables)
     return tf.lite.TFLiteConverter.from_concrete_functions([forward.get_concrete_function()], variables)
@@ -117,7 +117,9 @@ def _converter(model: FloatModel) -> "tf.lite.TFLiteConverter":
 
 def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:
     with quiet_stderr(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "Statistics for quantized inputs were expected": they are the QAT ranges
+        warnings.simplefilter(
+            "ignore"
+        )  # "Statistics for quantized inputs were expected": the QAT ranges serve as these
         try:
             return converter.convert()
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
@@ -127,7 +129,7 @@ def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:
 
 
 def float_tensors(data: bytes, io: str = "int8") -> list[tuple[str, str]]:
-    """Return (operator that makes or reads it, name) of each float tensor of a TFLite file, without its ends if `io` is float32."""
+    """Return (operator that makes or reads it, name) of each float tensor in a TFLite file, except its ends if `io` is float32."""
     graph = read(data)
     ends = {tensor.index for tensor in (*graph.inputs, *graph.outputs)} if io == "float32" else set()
     touched_by: dict[int, str] = {}
@@ -147,5 +149,5 @@ def refuse_float(data: bytes, io: str = "int8", precision: str = "int8") -> None
         operators = ", ".join(sorted({operator for operator, _ in tensors}))
         raise ExportError(
             f"the {precision} TFLite file holds {len(tensors)} float tensors, at: {operators} (the first is {tensors[0][1]!r}). "
-            "A layer there cannot be quantized; replace it with one that can."
+            "Its layer cannot be quantized; replace it with one that can."
         )

@@ -1,1 +1,1 @@
-"""Other people's programs: Frigate and MediaPipe."""
+"""Interfaces to other programs: Frigate and MediaPipe."""

@@ -1,4 +1,4 @@
-"""The labelled images of one of Frigate's custom classifiers: clips/NAME/dataset/CLASS/*, as its own training reads them."""
+"""The labelled images of a Frigate custom classifier: clips/NAME/dataset/CLASS/*, as read by Frigate's own training."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,21 +10,21 @@ from edgecnn.errors import DatasetError
 INPUT = (224, 224, 3)
 
 NONE = "none"
-"""Frigate's class for an object that belongs to no other: this answer gives the object no sub label and no attribute."""
+"""Frigate's class for an object that belongs to none of the others. This answer gives the object no sub label and no attribute."""
 
 CLIPS = ("clips", "frigate/clips")
-"""Where the clips are below a folder that holds Frigate's media; below Home Assistant's, Frigate has a folder of its own."""
+"""Where the clips are below a folder with Frigate's media. Below Home Assistant's, Frigate has its own folder."""
 
 DATASET = "dataset"
 
 
 def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = False) -> LabelledImages:
-    """The dataset of one of Frigate's custom classifiers, at 224x224 RGB: PATH is its media folder or clips/NAME.
+    """The dataset of a Frigate custom classifier, at 224x224 RGB. PATH is Frigate's media folder or clips/NAME.
 
-    `none` is a class like the others; without an image it is left out. Images that are not in a class yet (clips/NAME/train) are not read.
+    `none` is a class like the others, left out if it has no images. Images without a class yet (clips/NAME/train) are not read.
 
     Raises:
-        DatasetError: if there is no dataset, or more than one and it is not said which; as `open_folder` does.
+        DatasetError: if there is no dataset, or several and none is named; also like `open_folder`.
     """
     folder = find_dataset(path)
     name = printable((folder.parent if folder.name == DATASET else folder).resolve().name) or "frigate"
@@ -33,7 +33,7 @@ def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = F
 
 
 def find_dataset(path: Path) -> Path:
-    """Return the dataset folder that a path of Frigate's means; DatasetError if there is none, or several, which are named."""
+    """Return the dataset folder for a path of Frigate's. Raises DatasetError if there is none, or several, which it then lists."""
     if not path.is_dir():
         raise DatasetError(
             f"frigate:{path} is not a folder. Expected Frigate's media folder, clips/NAME, or clips/NAME/{DATASET}."
@@ -55,8 +55,8 @@ def find_dataset(path: Path) -> Path:
     if clips == path and _folders(path):
         return path
     raise DatasetError(
-        f"{clips} holds no dataset of Frigate's: expected NAME/{DATASET}/CLASS/*.png in it. Create the classifier on Frigate's page "
-        "Classification, and give images a class there."
+        f"{clips} holds no Frigate dataset: expected NAME/{DATASET}/CLASS/*.png in it. Create the classifier on Frigate's page "
+        "Classification, and assign classes to images there."
     )
 
 

@@ -1,8 +1,8 @@
-"""TFLite Model Metadata: what MediaPipe's ImageClassifier needs to know of a file.
+"""TFLite Model Metadata: what MediaPipe's ImageClassifier needs to know about a file.
 
-By hand, since MediaPipe's own writer (mediapipe 1.2.3) does not import. Can go when a writer can be installed next to TensorFlow.
+Written by hand, because MediaPipe's own writer (mediapipe 1.2.3) fails to import. Delete this when a writer installs alongside TensorFlow.
 
-Source: metadata_schema.fbs of TFLite Support, whose slot numbers stand in the comments.
+Source: metadata_schema.fbs of TFLite Support. Comments give its slot numbers.
 """
 
 import io
@@ -23,10 +23,10 @@ IMAGE_PROPERTIES, RGB, NORMALIZATION, TENSOR_AXIS_LABELS = 2, 1, 1, 2
 
 
 def with_metadata(data: bytes, *, name: str, labels: Sequence[str], mean: float, std: float) -> bytes:
-    """Add metadata and labels to a TFLite file of one image input, read as (pixel - mean) / std, and one output of scores.
+    """Add metadata and labels to a TFLite file with one image input, read as (pixel - mean) / std, and one output of scores.
 
-    A zip of the labels follows the file: stored, since MediaPipe reads them in place, and without a time, so that the bytes are
-    reproducible.
+    A zip with the labels follows the file. It is stored uncompressed, since MediaPipe reads it in place, and without a time, so that the
+    bytes are reproducible.
     """
     schema, model = load_schema(), unpacked(data)
     buffer, entry = schema.BufferT(), schema.MetadataT()
@@ -64,7 +64,7 @@ def metadata(name: str, mean: float, std: float) -> bytes:
 def _table(
     builder: flatbuffers.Builder, slots: int, offsets: Mapping[int, int] = {}, numbers: Mapping[int, int] = {}
 ) -> int:
-    """Write a table of so many slots: offsets of what was written before, and one-byte numbers; return its own offset."""
+    """Write a table with `slots` slots, from offsets of earlier objects and one-byte numbers. Returns its own offset."""
     builder.StartObject(slots)
     for slot, offset in offsets.items():
         builder.PrependUOffsetTRelativeSlot(slot, offset, 0)

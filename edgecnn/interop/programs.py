@@ -1,4 +1,4 @@
-"""Exports for other people's programs: a run's int8 model as the files that such a program loads."""
+"""Exports for other programs: a run's int8 model as the files that such a program loads."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,36 +33,36 @@ def programs_of(run: Run) -> list[str]:
 
 
 def check_program(run: Run, program: str) -> None:
-    """Raise ExportError if a model reads other images than a program gives, or Frigate would change its labels."""
+    """Raise ExportError if a model expects other images than the program provides, or Frigate would change its labels."""
     region = run.recipe.data.region
     if region != WHOLE:
-        cuts = "Frigate cuts its images itself" if program == FRIGATE else "a file for MediaPipe cannot hold a region"
+        cuts = "Frigate crops its images itself" if program == FRIGATE else "a file for MediaPipe cannot hold a region"
         raise ExportError(
             f"run {run.path} sees the region {region_text(region)} of each image; {cuts}. "
-            "Train without --region, on images that are cut already, such as edgecnn capture --region keeps."
+            "Train without --region, on images that are already cropped, such as those that edgecnn capture --region keeps."
         )
     shape = run.info.input
-    received = f"run {run.path} reads {shape.width}x{shape.height} images of {shape.channels} channels"
+    received = f"run {run.path} reads {shape.width}x{shape.height} images with {shape.channels} channel{'s' if shape.channels > 1 else ''}"
     if program == FRIGATE and (shape.height, shape.width, shape.channels) != (SIDE, SIDE, 3):
         raise ExportError(
-            f"{received}; Frigate gives {SIDE}x{SIDE} RGB. Train one for it: edgecnn train --data frigate:PATH, or on other data "
+            f"{received}; Frigate provides {SIDE}x{SIDE} RGB. Train one for it: edgecnn train --data frigate:PATH, or on other data "
             "--size 224 with --set network.channels=3 and --set data.fit=stretch"
         )
     if shape.channels != 3:
-        raise ExportError(f"{received}; MediaPipe gives RGB. Train with --set network.channels=3.")
+        raise ExportError(f"{received}; MediaPipe provides RGB. Train with --set network.channels=3.")
     labels = run.info.data.labels
     stripped = [label.strip() for label in labels]
     if program == FRIGATE and (len(set(stripped)) < len(labels) or not all(stripped)):
         raise ExportError(
-            f"the labels of {run.path} are {', '.join(map(repr, labels[:8]))}. Frigate strips spaces from both ends, and without them two "
-            "are the same or one is empty. Rename those folders and train again."
+            f"the labels of {run.path} are {', '.join(map(repr, labels[:8]))}. Frigate strips spaces from both ends, which makes two of "
+            "them equal or one empty. Rename those folders and train again."
         )
 
 
 def program_files(run: Run, program: str) -> dict[str, bytes]:
-    """Make a program's files from a run's int8 TFLite file: bytes by name; RunError without that.
+    """Make a program's files from a run's int8 TFLite file: bytes by name. Raises RunError if that file is missing.
 
-    MODEL reads uint8 RGB pixels and gives a uint8 softmax of scale 1/256 and zero point 0; for Frigate LABELMAP has one label a line.
+    MODEL reads uint8 RGB pixels and outputs a uint8 softmax with scale 1/256 and zero point 0. Frigate's LABELMAP has one label per line.
     """
     check_program(run, program)
     data = run.read(export_path(run, "tflite", "int8").name, "export", "--format tflite --int8")
@@ -85,9 +85,9 @@ def export_program(
     note: Callable[[str], None] = lambda text: None,
     progress: "Progress | None" = None,
 ) -> list[Path]:
-    """Write a program's files, each atomically; the int8 TFLite file that they are made from first, where the run has none.
+    """Write a program's files, each atomically. If the run has no int8 TFLite file to make them from, that is exported first.
 
-    They go to `out`, if it is given, and in any case to the run, since verification reads that.
+    They go to `out`, if given, and always to the run, because verification reads them there.
     """
     folder = out or program_path(run, program)
     for name in (MODEL, LABELMAP) if program == FRIGATE else (MODEL,):

@@ -1,4 +1,4 @@
-"""An int8 TFLite file as other people's programs read one: pixels in, scores out, both uint8."""
+"""An int8 TFLite file in the form that other programs read: pixels in, scores out, both uint8."""
 
 from typing import Any
 
@@ -16,11 +16,10 @@ SCORE_SCALE = 1 / 256
 
 
 def with_scores(data: bytes) -> bytes:
-    """Put uint8 pixels before an int8 TFLite file of logits and a softmax with uint8 scores behind it; features are given out no longer.
+    """Put uint8 pixels before an int8 TFLite file of logits, and a softmax with uint8 scores after it. The features output is removed.
 
-    pixel -> QUANTIZE -> the file's own graph -> SOFTMAX -> QUANTIZE -> score. The first code is pixel - 128, the last one code + 128, both
-    exact: the answer is the int8 softmax of the file's logits, of scale 1/256 and zero point 0.
-
+    pixel -> QUANTIZE -> the file's own graph -> SOFTMAX -> QUANTIZE -> score. The first code is pixel - 128, the last is code + 128, both
+    exact. The answer is the int8 softmax of the file's logits, with scale 1/256 and zero point 0.
     Raises:
         ExportError: if the file's input or output is not one int8 tensor.
     """
@@ -32,12 +31,12 @@ def with_scores(data: bytes) -> bytes:
             del signature.outputs[1:]
     ends = [graph.tensors[index] for index in (*graph.inputs, *graph.outputs)]
     if len(ends) != 2 or any(tensor.type != schema.TensorType.INT8 for tensor in ends):
-        raise ExportError("scores are put behind an int8 file of one input and one output only; this is another file.")
+        raise ExportError("scores need an int8 file with exactly one input and one output; this file has others.")
     codes, logits = ends
 
     def tensor(name: str, like: Any, type_: int, scale: float, zero_point: int) -> int:
         added = schema.TensorT()
-        added.name, added.type, added.buffer = name.encode(), type_, 0  # buffer 0 is the empty one
+        added.name, added.type, added.buffer = name.encode(), type_, 0  # buffer 0 is empty by convention
         added.shape, added.shapeSignature = like.shape, like.shapeSignature
         added.quantization = schema.QuantizationParametersT()
         added.quantization.scale = np.array([scale], np.float32)

@@ -1,4 +1,4 @@
-"""The networks that edgecnn trains: one file and one line here for each."""
+"""The networks that edgecnn trains: each has its own file and one line here."""
 
 import importlib
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ NETWORKS = {
     "efficientnet_lite2_1800kb": "edgecnn.networks.efficientnet_lite",
     "efficientnet_lite2_5600kb": "edgecnn.networks.efficientnet_lite",
 }
-"""Name to module; the module holds a function of that name and, if it takes options, OPTIONS (option to valid values)."""
+"""Maps each name to a module, which holds a function of that name and, if it takes options, OPTIONS (option to valid values)."""
 
 
 def network_module(name: str) -> Any:
-    """Import the module of a network, or a user's own FILE.py:FUNCTION, which is executed. UnknownNameError or NetworkError."""
+    """Import a network's module, or execute a user's own FILE.py:FUNCTION. Raises UnknownNameError or NetworkError."""
     own = own_network(name)
     if own:
         return load_function(own)
     if name not in NETWORKS:
         raise UnknownNameError(
             f"no network {name!r}. {nearest(name, NETWORKS)} "
-            "Without --network the images choose one; FILE.py:FUNCTION is one of your own."
+            "Without --network, edgecnn chooses one to suit the images; FILE.py:FUNCTION names one of your own."
         )
     return importlib.import_module(NETWORKS[name])
 
@@ -49,10 +49,10 @@ def build_network(
     num_classes: int,
     options: Mapping[str, str] | None = None,
 ) -> "keras.Model":
-    """Build a network of NETWORKS, or a user's own as FILE.py:FUNCTION, which is executed, with new random weights.
+    """Build a network of NETWORKS, or a user's own FILE.py:FUNCTION, which is executed, with fresh random weights.
 
-    Returns a tf_keras functional model, float32 (batch, height, width, channels) to logits (batch, num_classes). UnknownNameError, or
-    NetworkError for an unknown option, a wrong value or too small an input.
+    Returns a tf_keras functional model from float32 (batch, height, width, channels) to logits (batch, num_classes). Raises
+    UnknownNameError, or NetworkError for an unknown option, an invalid value or an input that is too small.
     """
     options = options or {}
     own = own_network(name)
@@ -68,5 +68,5 @@ def build_network(
             raise NetworkError(f"network {name}: {key} must be one of {', '.join(known[key])}; received {value!r}")
     from edgecnn.networks.keras import keras
 
-    keras.backend.reset_uids()  # so that layers, and with them exported files, have the same names whatever was built before
+    keras.backend.reset_uids()  # layer names, and so exported files, must not depend on what was built before
     return getattr(module, name)(height, width, channels, num_classes, **options)

@@ -4,7 +4,7 @@ from edgecnn.errors import NetworkError
 from edgecnn.networks.keras import keras
 
 SMALLEST = {"valid": 18, "same": 4}
-"""Rows or columns below which the unpadded convolutions, or the two poolings, leave nothing."""
+"""Smallest rows and columns: below them nothing is left after the unpadded convolutions, or after the two poolings."""
 
 OPTIONS = {"activation": ("relu", "sigmoid"), "pooling": ("max", "average"), "padding": ("auto", "valid", "same")}
 
@@ -19,9 +19,9 @@ def article(
     pooling: str = "max",
     padding: str = "auto",
 ) -> "keras.Model":
-    """Build the article's network, ending in logits. Raises NetworkError for too small an input.
+    """Build the article's network, ending in logits. Raises NetworkError if the input is too small.
 
-    With padding "auto" the convolutions have none, as in the article, if the input has at least 18 rows and columns.
+    With padding "auto" the convolutions are unpadded, as in the article, if the input has at least 18 rows and columns.
     """
     smaller = min(height, width)
     if padding == "auto":

@@ -1,4 +1,4 @@
-"""Python code in Keras files, refused before Keras executes it: its own "safe mode" covers neither HDF5 nor all of Keras 2."""
+"""Rejects Python code in Keras files before Keras executes it. Keras's own "safe mode" covers neither HDF5 nor all of Keras 2."""
 
 import io
 import json
@@ -10,23 +10,23 @@ from typing import Any
 from edgecnn.errors import NetworkError
 
 TRUSTED = ("keras", "tf_keras", "tensorflow_model_optimization", "builtins")
-"""Packages that the parts of a model may come from."""
+"""Packages from which a model's parts may come."""
 
 COMPUTING = ("math", "nn", "image", "linalg", "signal", "bitwise", "quantization", "__operators__", "keras")
-"""Parts of TensorFlow whose functions only compute; of those of `tf` itself, all but CALLING do."""
+"""Modules of TensorFlow whose functions only compute. Of the functions in `tf` itself, all but CALLING only compute."""
 
 CALLING = ("function", "numpy_function", "py_function", "load_library", "load_op_library")
 
 
 def refuse_code(file: Path | bytes, name: str) -> None:
-    """Check that a .keras or HDF5 file is data: no Lambda, foreign package or function that touches files.
+    """Check that a .keras or HDF5 file contains only data: no Lambda, foreign package or function that touches files.
 
-    NetworkError, which begins with `name` and names the layer, if it holds code.
+    Raises NetworkError, starting with `name` and naming the layer, if the file holds code.
     """
     for part in _parts(json.loads(_config(file) or "null")):
         if found := _code(part):
             raise NetworkError(
-                f"{name} holds Python code ({found}), which would run on this machine with your rights: edgecnn does not load it.\n"
+                f"{name} holds Python code ({found}), which would run on this machine with your rights. edgecnn does not load it.\n"
                 "Build the model without it. If you trust the file, export it to ONNX or a SavedModel with the program that made it."
             )
 
@@ -55,7 +55,7 @@ def _parts(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _code(part: dict[str, Any]) -> str | None:
-    """Return what makes an object of a model's description code; None if nothing does."""
+    """Return a description of the code in one object of a model's config; None if it holds no code."""
     kind, config = str(part.get("class_name", "")).rpartition(">")[2], part.get("config")
     name = config.get("name") if isinstance(config, dict) else None
     if kind in ("Lambda", "__lambda__"):

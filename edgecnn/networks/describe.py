@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates and the bytes of its int8 file."""
+"""A network's cost: parameters, multiply-accumulates, and the size of its int8 file."""
 
 import math
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     from edgecnn.networks.keras import keras
 
 OPERATOR_BYTES, KERNEL_BYTES, CHANNEL_BYTES = 170, 730, 24
-"""Int8 file size without the weights: bytes for each operator, more for one with a kernel, and bytes for each of its output channels
-(scales, zero points and the bias). Fitted to files of TensorFlow 2.21, the networks' own for several inputs and counts of
-classes, within 4 %; their weights were random, since biases that are all zero share their bytes."""
+"""Int8 file size without the weights: bytes per operator, more for one with a kernel, and bytes per output channel of a kernel (scales,
+zero points and the bias). Fitted within 4 % to files from TensorFlow 2.21: our networks with several inputs and numbers of classes. Their
+weights were random, since biases that are all zero share their bytes."""
 
 WITHIN_OTHERS = ("InputLayer", "BatchNormalization", "ReLU")
-"""Layers that are not operators in the file: quantization folds them into the convolution or addition before them."""
+"""Layers that are not operators in the file: quantization folds them into the preceding convolution or addition."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """A network for one input shape. `int8_bytes` is an estimate; `parameters` counts BatchNorm's four per channel."""
+    """A network's cost for one input shape. `int8_bytes` is an estimate; `parameters` counts BatchNorm's four per channel."""
 
     layers: tuple[LayerCost, ...]
     parameters: int
@@ -38,7 +38,7 @@ class NetworkCost:
 
 
 def describe(model: "keras.Model") -> NetworkCost:
-    """Count a tf_keras functional model's parameters, its MACs (those of convolutions and dense layers), and expected int8 bytes."""
+    """Count a tf_keras functional model's parameters and MACs (of convolutions and dense layers), and estimate its int8 bytes."""
     layers = []
     int8_bytes = 0
     for layer in model.layers:

@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 and Lite2, whole or cut after one of their blocks: the backbones that start from ImageNet, for few photos.
 
-ReLU6 and no squeeze-and-excite: it was designed for int8.
+The family is designed for int8: it uses ReLU6 and no squeeze-and-excite.
 
 Source: Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog.
 """
@@ -22,13 +22,13 @@ STAGES = (
     (4, 192, 5, 2, 6),
     (1, 320, 3, 1, 6),
 )
-"""Tan and Le 2019, table 1 (arXiv:1905.11946), without squeeze-and-excite: blocks, filters, kernel, stride of the first block, and how many
-times wider a block is within. Width and depth of Lite0 are those of B0."""
+"""Tan and Le 2019, table 1 (arXiv:1905.11946), without squeeze-and-excite: blocks, filters, kernel, stride of the first block, and
+expansion factor. Lite0 has the width and depth of B0."""
 
-STEM, HEAD = 32, 1280  # filters of the first and the last convolution, the same for every width
+STEM, HEAD = 32, 1280  # filters of the first and last convolution, the same for every width
 
 SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite2": (1.1, 1.2)}
-"""By which the filters and the blocks of each stage are multiplied."""
+"""Factors for each stage's filters and blocks."""
 
 RUNGS = {
     "efficientnet_lite0_150kb": 6,
@@ -38,11 +38,11 @@ RUNGS = {
     "efficientnet_lite2_1800kb": 16,
     "efficientnet_lite2_5600kb": 21,
 }
-"""After how many of its blocks each network is cut; one with all of them has the head too."""
+"""The number of blocks after which each network is cut. One with all of its blocks also has the head."""
 
 
 def family_of(rung: str) -> str:
-    """Return the network that a rung is cut from: "efficientnet_lite0" or "efficientnet_lite2"."""
+    """Return the network from which a rung is cut: "efficientnet_lite0" or "efficientnet_lite2"."""
     return rung.rpartition("_")[0]
 
 
@@ -52,7 +52,7 @@ def is_whole(rung: str) -> bool:
 
 
 def blocks_of(family: str) -> list[tuple[int, int, int, int]]:
-    """Return filters, kernel, stride and expansion of each block. The first and the last stage are never repeated more often."""
+    """Return filters, kernel, stride and expansion of each block. The depth factor does not apply to the first and last stages."""
     width, depth = SCALES[family]
     ends = (0, len(STAGES) - 1)
     return [
@@ -80,7 +80,7 @@ def _convolve(x, filters: int, name: str, *, kernel: int = 1, strides: int = 1, 
 
 
 def _block(inputs, filters: int, kernel: int, strides: int, expansion: int, name: str):
-    """Widen, filter each channel, narrow, and add the input where the shapes agree. Source: Sandler et al. 2018 (arXiv:1801.04381)."""
+    """Widen, filter each channel, narrow, and add the input if the shapes match. Source: Sandler et al. 2018 (arXiv:1801.04381)."""
     x = _convolve(inputs, inputs.shape[-1] * expansion, f"{name}_expand") if expansion > 1 else inputs
     depthwise = keras.layers.DepthwiseConv2D(
         kernel, strides, "same", use_bias=False, depthwise_initializer="he_normal", name=f"{name}_depthwise"
@@ -91,7 +91,7 @@ def _block(inputs, filters: int, kernel: int, strides: int, expansion: int, name
 
 
 def _rung(name: str) -> Build:
-    """Return what builds a rung, ending in logits, with random weights; best for sides that are multiples of 32."""
+    """Return a function that builds a rung with random weights, ending in logits. Input sides that are multiples of 32 work best."""
 
     def build(height: int, width: int, channels: int, num_classes: int) -> "keras.Model":
         inputs, ends = _body(name, height, width, channels)
@@ -101,7 +101,7 @@ def _rung(name: str) -> Build:
 
 
 def _body(rung: str, height: int, width: int, channels: int):
-    """Build a rung without its classifier; return its inputs, and what each of its blocks and then its head, if it has one, gives."""
+    """Build a rung without its classifier. Returns its inputs, and the outputs of each block and then of the head, if it has one."""
     inputs = keras.Input((height, width, channels))
     x = _convolve(inputs, STEM, "stem", kernel=3, strides=2)
     ends = []
@@ -114,7 +114,7 @@ def _body(rung: str, height: int, width: int, channels: int):
 
 
 def all_features(family: str, height: int, width: int, channels: int) -> tuple[tuple[str, ...], "keras.Model"]:
-    """Return the rungs of a family, and a model from an input to the features of each before its dense layer, a list of outputs."""
+    """Return a family's rungs, and a model from an input to a list of outputs: each rung's features before its dense layer."""
     rungs = tuple(rung for rung in RUNGS if family_of(rung) == family)
     inputs, ends = _body(max(rungs, key=RUNGS.__getitem__), height, width, channels)
     cut = [ends[-1] if is_whole(rung) else ends[RUNGS[rung] - 1] for rung in rungs]
@@ -123,7 +123,7 @@ def all_features(family: str, height: int, width: int, channels: int) -> tuple[t
 
 @functools.cache
 def costs(family: str, height: int, width: int, channels: int, num_classes: int) -> Mapping[str, NetworkCost]:
-    """Return what each rung of a family costs; they are parts of one network, which is built once, as seconds count here."""
+    """Return the cost of each rung of a family. All rungs are parts of one network, which is built once to save seconds."""
     rungs, model = all_features(family, height, width, channels)
     ends = (keras.Model(model.inputs, keras.layers.Dense(num_classes)(end)) for end in model.outputs)
     return dict(zip(rungs, map(describe, ends), strict=True))

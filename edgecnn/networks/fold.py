@@ -1,4 +1,4 @@
-"""Float models with the same answers and other weights: BatchNorm folded into convolutions, or weights made ready to be quantized."""
+"""Float models with equal answers but different weights: BatchNorm folded into convolutions, or weights prepared for quantization."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ import numpy as np
 from edgecnn.networks.keras import keras
 
 LEAST_REACH = 1e-4
-"""The largest weight of a channel, as a share of its bias, with which the bias fits an int8 file: in the file's units it is then at most
-127 / LEAST_REACH / (the input's scale). Weights of so little move a channel by less than a code."""
+"""The smallest ratio of a channel's largest weight to its bias at which the bias fits an int8 file: in the file's units the bias is then
+at most 127 / LEAST_REACH / (the input's scale). Smaller weights move a channel by less than a code."""
 
 
 def folded(model: "keras.Model") -> "keras.Model":
-    """Return a model, new if anything is to do, with each BatchNorm folded into the convolution before it: the same but for rounding.
+    """Fold each BatchNorm into the convolution before it. The answers match except for rounding; the model is new if anything was folded.
 
     kernel * g and (bias - mean) * g + beta, g = gamma / sqrt(variance + epsilon). Source: Jacob et al. 2017, arXiv:1712.05877, equation 14.
     """
@@ -39,10 +39,10 @@ def folded(model: "keras.Model") -> "keras.Model":
 
 
 def fitting_biases(model: "keras.Model") -> "keras.Model":
-    """Return a model with nearly the same answers, each of whose biases fits the int32 of an int8 file.
+    """Return a model with nearly the same answers, in which every bias fits the int32 of an int8 file.
 
-    TensorFlow 2.21's converter cuts off the bias of a constant channel, whose weights are nearly nothing, and its sums overflow. Here the
-    BatchNorm enlarges a channel's weights to LEAST_REACH of its bias.
+    TensorFlow 2.21's converter truncates the bias of a constant channel, whose weights are nearly zero, and its sums overflow. Here
+    BatchNorm scales such a channel's weights up to LEAST_REACH of its bias.
     """
     gains: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for layer, before in _foldable_norms(model):
@@ -65,10 +65,10 @@ def fitting_biases(model: "keras.Model") -> "keras.Model":
 
 
 def even_depthwise(model: "keras.Model") -> "keras.Model":
-    """Return a model with the same answers, in which the channels of each depthwise kernel reach equally far: to 1.
+    """Return a model with the same answers, in which every channel of a depthwise kernel has a largest weight of 1.
 
-    tensorflow-model-optimization 0.8.1 quantizes a depthwise kernel by one range for all channels, which so suits each of them. Delete
-    this when the toolkit quantizes along the channels.
+    tensorflow-model-optimization 0.8.1 quantizes a depthwise kernel with one range for all channels, which then fits each of them. Delete
+    this when the toolkit quantizes per channel.
     """
     pairs = [pair for pair in _foldable_norms(model) if isinstance(pair[1], keras.layers.DepthwiseConv2D)]
     if not pairs:
@@ -98,7 +98,7 @@ def _foldable_norms(model: "keras.Model") -> list[tuple[Any, Any]]:
 
 
 def _foldable(layer: Any) -> Any:
-    """Return the convolution that a BatchNorm can be folded into; None if it is not a BatchNorm or there is no such convolution."""
+    """Return the convolution into which a BatchNorm can be folded; None for another layer or if no convolution qualifies."""
     if type(layer) is not keras.layers.BatchNormalization or len(layer.inbound_nodes) != 1:
         return None
     before = layer.inbound_nodes[0].inbound_layers
@@ -115,6 +115,6 @@ def _folded_weights(convolution: Any, norm: Any) -> list[np.ndarray]:
     gamma = norm.gamma.numpy() if norm.scale else np.float32(1)
     beta = norm.beta.numpy() if norm.center else np.float32(0)
     factor = gamma / np.sqrt(variance + norm.epsilon)
-    # a depthwise kernel is (height, width, channels, multiplier), and its output channels are the last two together
+    # a depthwise kernel is (height, width, channels, multiplier); the last two together are its output channels
     depthwise = isinstance(convolution, keras.layers.DepthwiseConv2D)
     return [kernel * (factor.reshape(kernel.shape[2:]) if depthwise else factor), (bias - mean) * factor + beta]

@@ -1,4 +1,4 @@
-"""A float model as a frozen TensorFlow graph: the form in which a run keeps a model that edgecnn did not train."""
+"""A float model as a frozen TensorFlow graph, the form in which a run stores a model that edgecnn did not train."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ OUTPUT = "edgecnn_logits"
 
 
 class FloatModel(Protocol):
-    """What the exports need of a model: a Keras model, or a `FrozenModel`."""
+    """The interface that exports need: a Keras model or a `FrozenModel`."""
 
     input_shape: tuple[int | None, ...]
     variables: Sequence[Any]
@@ -20,7 +20,7 @@ class FloatModel(Protocol):
 
 
 class FrozenModel(tf.Module):
-    """A tf.compat.v1.GraphDef without variables, from its node INPUT to its node OUTPUT; shapes begin with None."""
+    """A tf.compat.v1.GraphDef without variables, from node INPUT to node OUTPUT. Shapes start with None."""
 
     def __init__(self, graph_def: Any) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class FrozenModel(tf.Module):
         self.output_shape = tuple(self._function.outputs[0].shape)
 
     def __call__(self, pixels: Any, training: bool = False) -> Any:
-        """Map float32 pixels to logits. `training` is Keras's argument and changes nothing."""
+        """Map float32 pixels to logits. `training` exists for Keras's sake and has no effect."""
         return self._function(pixels)
 
     def count_params(self) -> int:

@@ -1,7 +1,7 @@
-"""TensorFlow and Keras 2, imported as quantization-aware training needs them.
+"""TensorFlow and Keras 2, imported the way quantization-aware training needs them.
 
-tensorflow-model-optimization 0.8.1 knows only Keras 2, which `tf_keras` is; TensorFlow takes it for `tf.keras` if
-TF_USE_LEGACY_KERAS is set before its first import. Delete this when the toolkit supports Keras 3.
+tensorflow-model-optimization 0.8.1 supports only Keras 2, which is `tf_keras`. TensorFlow uses it as `tf.keras` if TF_USE_LEGACY_KERAS
+is set before its first import. Delete this when the toolkit supports Keras 3.
 """
 
 import os
@@ -18,8 +18,8 @@ with quiet_stderr(), warnings.catch_warnings():
     import tensorflow as tf
     import tf_keras as keras
 
-    if "TF_CONFIG" not in os.environ:  # a cluster must be joined before there is a device
-        tf.config.list_logical_devices()  # TensorFlow prints the last of its start-up notes for the first device
+    if "TF_CONFIG" not in os.environ:  # a cluster must be joined before any device is created
+        tf.config.list_logical_devices()  # creating the first device triggers the last of TensorFlow's start-up notes
 
 tf.get_logger().setLevel("ERROR")
 guard_conv2d_gradient()

@@ -1,9 +1,10 @@
 """A workaround for a gradient that oneDNN computes out of bounds.
 
-Of a 1x1 convolution that strides, oneDNN 3.7 (in TensorFlow 2.21.0) first copies the inputs that the stride leaves into a workspace, for
-the kernel's gradient. With fewer input channels than a block of channels (16, or 8 without AVX-512) it writes past that workspace where
-its threads do not share a batch evenly: with two threads, for every odd batch. The process then ends in `malloc(): corrupted top size` or
-SIGSEGV. Try again with the TensorFlow after 2.21.0: delete this file when `tests/networks/test_onednn.py` passes without it.
+For the kernel's gradient of a strided 1x1 convolution, oneDNN 3.7 (in TensorFlow 2.21.0) first copies the inputs that the stride selects
+into a workspace. If there are fewer input channels than a block of channels (16, or 8 without AVX-512) and its threads do not share a
+batch evenly, it writes past that workspace: with two threads, on every odd batch. The process then ends in
+`malloc(): corrupted top size` or SIGSEGV. Check the TensorFlow after 2.21.0: delete this file once `tests/networks/test_onednn.py`
+passes without it.
 
 Source: uxlfoundation/oneDNN issue 6035.
 """
@@ -14,7 +15,7 @@ BLOCK = 16  # channels in oneDNN's largest block
 
 
 def guard_conv2d_gradient() -> None:
-    """Let average pooling of window 1 pick the inputs for the gradient of the convolutions concerned: the values are bit-identical."""
+    """Select the inputs for the affected gradients by average pooling with window 1. The values are bit-identical."""
     import tensorflow as tf
     from tensorflow.python.framework import ops
 
@@ -39,5 +40,5 @@ def guard_conv2d_gradient() -> None:
 def _concerned(op: Any) -> bool:
     height, width, channels, _ = op.inputs[1].shape
     pointwise = height == width == 1 and max(op.get_attr("strides")) > 1 and channels < BLOCK
-    # operations run eagerly give these attributes as bytes
+    # operations that run eagerly return these attributes as bytes
     return pointwise and op.get_attr("data_format") in ("NHWC", b"NHWC") and op.get_attr("padding") != b"EXPLICIT"

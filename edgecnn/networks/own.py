@@ -1,6 +1,6 @@
-"""A user's own network: a function of a Python file, named as FILE.py:FUNCTION. The file is executed.
+"""A user's own network: a function in a Python file, named as FILE.py:FUNCTION. The file is executed.
 
-The function has the signature of edgecnn's own networks, and returns a functional model of tf_keras that ends in logits:
+The function has the signature of the built-in networks and returns a functional tf_keras model that ends in logits:
 
     from tf_keras import Input, Model, layers
 
@@ -10,8 +10,8 @@ The function has the signature of edgecnn's own networks, and returns a function
         x = layers.GlobalAveragePooling2D()(x)
         return Model(inputs, layers.Dense(num_classes)(x))
 
-A run keeps a copy of this one file: it may import installed packages, but no file next to it. Dropout and other layers that
-draw random numbers make a resumed run end with other weights than an uninterrupted one.
+A run keeps a copy of this one file, which may import installed packages but no file next to it. With Dropout and other layers that
+draw random numbers, a resumed run ends with different weights than an uninterrupted one.
 """
 
 import traceback
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class OwnNetwork(NamedTuple):
-    """The file and its function, as in FILE.py:FUNCTION; `label` is its name in messages, `short` in a run folder's name."""
+    """The file and function of FILE.py:FUNCTION. `label` is the name in messages, `short` the name in a run folder's name."""
 
     file: Path
     function: str
@@ -42,7 +42,7 @@ class OwnNetwork(NamedTuple):
 
 
 def own_network(name: str | None) -> OwnNetwork | None:
-    """Read a network's name as FILE.py:FUNCTION; None for another name or none. Raises NetworkError if one of the two is missing."""
+    """Parse a network's name as FILE.py:FUNCTION; None for any other name. Raises NetworkError if the file or function is missing."""
     file, colon, function = (name or "").rpartition(":")
     if name and name.endswith(".py"):
         raise NetworkError(
@@ -51,7 +51,7 @@ def own_network(name: str | None) -> OwnNetwork | None:
     if not colon:
         return None
     if not file.endswith(".py") or not function.isidentifier():
-        raise NetworkError(f"a network of your own is written FILE.py:FUNCTION; received {name!r}.")
+        raise NetworkError(f"write a network of your own as FILE.py:FUNCTION; received {name!r}.")
     return OwnNetwork(Path(file), function)
 
 
@@ -64,8 +64,8 @@ def read_source(own: OwnNetwork) -> bytes:
 
 
 def load_function(own: OwnNetwork) -> Callable[..., Any]:
-    """Execute the file and return its function. Raises NetworkError if that fails, or there is no such function."""
-    import edgecnn.networks.keras  # noqa: F401  so that the file's own imports find Keras 2
+    """Execute the file and return its function. Raises NetworkError if that fails or the function does not exist."""
+    import edgecnn.networks.keras  # noqa: F401  so the file's own imports find Keras 2
 
     source = read_source(own)
     module = types.ModuleType("edgecnn_own_network")
@@ -85,7 +85,7 @@ def load_function(own: OwnNetwork) -> Callable[..., Any]:
 def build_own(
     own: OwnNetwork, height: int, width: int, channels: int, num_classes: int, options: Mapping[str, str]
 ) -> "keras.Model":
-    """Call a user's function, with its options by keyword, and check the model that it returns."""
+    """Call a user's function with its options as keyword arguments, and check the model it returns."""
     from edgecnn.networks.keras import keras
 
     function = load_function(own)
@@ -110,7 +110,7 @@ def _raised(error: Exception, own: OwnNetwork, when: str) -> NetworkError:
 
 
 def _fault(model: Any, inputs: tuple[int | None, ...], outputs: tuple[int | None, ...]) -> str:
-    """Return what is wrong with a user's model, as the end of a message that begins with its name; "" if nothing is."""
+    """Describe what is wrong with a user's model, as the end of a message that begins with its name; "" if it is fine."""
     from edgecnn.networks.keras import keras
 
     if any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__):
@@ -126,17 +126,17 @@ def _fault(model: Any, inputs: tuple[int | None, ...], outputs: tuple[int | None
     if received[0] != str(inputs):
         return f": the input is {received[0]}, expected {inputs}."
     if received[1] != str(outputs):
-        return f": the output is {received[1]}, expected {outputs}: one logit for each class."
+        return f": the output is {received[1]}, expected {outputs}, one logit per class."
     for layer in model.layers:
         if isinstance(layer, keras.layers.Lambda):
             return (
-                f" has the Lambda layer {layer.name}, which a file of the model can hold only as code. "
+                f" has the Lambda layer {layer.name}, which a model file can store only as code. "
                 "Call TensorFlow's functions directly, as in x = tf.math.cos(x)."
             )
     last = model.outputs[0].node.layer  # of Keras 2's symbolic tensors
     if getattr(getattr(last, "activation", None), "__name__", "") == "softmax" or type(last).__name__ == "Softmax":
         return (
-            f" ends in softmax (layer {last.name}), expected logits: the loss and the runtime apply softmax themselves. "
+            f" ends in softmax (layer {last.name}), expected logits. The loss and the runtime apply softmax themselves. "
             "Leave it out."
         )
     return ""

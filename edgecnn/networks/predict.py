@@ -1,4 +1,4 @@
-"""Inference with a Keras model on pixels, and its storage as bytes."""
+"""Inference with a Keras model on pixels, and its serialization to bytes."""
 
 import io
 import warnings
@@ -17,7 +17,7 @@ Numbers = float | tuple[float, ...]
 
 
 def real_input(images, scale: Numbers, zero_point: Numbers):
-    """Convert uint8 (batch, height, width, channels) to float32 scale * (pixel - 128 - zero_point), as `edgecnn.pixels.to_real` does."""
+    """Convert uint8 (batch, height, width, channels) to float32 scale * (pixel - 128 - zero_point), like `edgecnn.pixels.to_real`."""
     return (tf.cast(images, tf.float32) - (128 + np.asarray(zero_point, np.float32))) * np.asarray(scale, np.float32)
 
 
@@ -38,19 +38,19 @@ def predictor(
 
 
 def model_bytes(model: "keras.Model") -> bytes:
-    """Return a Keras model, without its optimizer, as an HDF5 file's bytes (the format that keeps a QAT model whole)."""
+    """Return a Keras model without its optimizer as the bytes of an HDF5 file, the format that can store a complete QAT model."""
     import h5py
 
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras recommends its .keras format, which does not load a QAT model again
+        warnings.simplefilter("ignore")  # Keras recommends its .keras format, which cannot reload a QAT model
         with h5py.File(buffer, "w") as file:
             model.save(file, include_optimizer=False)
     return buffer.getvalue()
 
 
 def model_from_bytes(data: bytes) -> Any:
-    """Load a Keras model from `model_bytes`, or a `FrozenModel` from its bytes. Raises NetworkError if it holds Python code."""
+    """Load a Keras model from `model_bytes`, or a `FrozenModel` from its bytes. Raises NetworkError if the model holds Python code."""
     if not data.startswith(HDF5_MAGIC):
         return FrozenModel.from_bytes(data)
     refuse_code(data, "the model of this run")

@@ -1,4 +1,4 @@
-"""ImageNet's weights, in a file of an installed package: its SHA-256 is checked first, and nothing that it names is executed."""
+"""ImageNet weights from a file of an installed package. Its SHA-256 is checked first, and nothing in it is executed."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Source(Struct):
-    """Pretrained weights, and the file of an installed package that holds them, for networks whose names begin with `prefix`.
+    """Pretrained weights, and the installed package's file that holds them, for networks whose names begin with `prefix`.
 
-    Fine-tuning leaves the layers before `first_tuned` as they are. The networks `tuned_whole` are few of the layers that were trained
-    together: all of them have to learn, at twice the rate and for twice as long.
+    Fine-tuning does not change the layers before `first_tuned`. The networks `tuned_whole` have only a few of the layers that were
+    trained together. All of those have to learn, at twice the rate and for twice as long.
     """
 
     title: str
@@ -64,21 +64,21 @@ PARTS = {
     "depthwise": ("_depthwise_conv", "_bn1"),
     "project": ("_project_conv", "_bn2"),
 }
-"""A block's convolutions, and what the file calls each and its BatchNorm."""
+"""A block's convolutions, with the file's names for each and for its BatchNorm."""
 
 ENDS = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
 
 SHIFT = 1 / 128
-"""The network was trained on (pixel - 127) / 128 and reads (pixel - 128) / 128: what is added to its input."""
+"""Added to the input: the network was trained on (pixel - 127) / 128 and reads (pixel - 128) / 128."""
 
 
 def source_of(network: str) -> Source | None:
-    """Return the weights that a network of this name can start from; None if there are no such weights."""
+    """Return the weights that a network of this name can start from, or None."""
     return next((source for source in SOURCES if network.startswith(source.prefix)), None)
 
 
 def locate(source: Source) -> Path:
-    """Return the file of a source. Raises ModuleNotFoundError if its package is not installed; the command line names the extra."""
+    """Return a source's file. Raises ModuleNotFoundError if its package is not installed; the command line names the extra."""
     spec = importlib.util.find_spec(source.package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{source.distribution} is not installed", name=source.package)
@@ -86,7 +86,7 @@ def locate(source: Source) -> Path:
 
 
 def read_weights(source: Source) -> Mapping[str, np.ndarray]:
-    """Read the weights of a source, in PyTorch's names and layout."""
+    """Read a source's weights, with PyTorch's names and layout."""
     path = locate(source)
     try:
         data = path.read_bytes()
@@ -95,13 +95,13 @@ def read_weights(source: Source) -> Mapping[str, np.ndarray]:
     if sha256(data) != source.sha256:
         raise NetworkError(
             f"{path} is not the file of {source.distribution} (SHA-256 {sha256(data)[:12]}…, expected {source.sha256[:12]}…). "
-            "Nothing of it was read. Install the package again."
+            "Nothing was read from it. Reinstall the package."
         )
     return read_state(data, path.name)
 
 
 def load_weights(model: "keras.Model", state: Mapping[str, np.ndarray]) -> None:
-    """Give an EfficientNet-Lite the weights of `read_weights`, all but the dense layer's; one channel answers as three of the same grey."""
+    """Load weights from `read_weights` into an EfficientNet-Lite, except the dense layer's. One channel acts like three equal ones."""
     for layer in model.layers:
         if layer.name.endswith("_norm"):
             name = layer.name.removesuffix("_norm")
@@ -118,7 +118,7 @@ def load_weights(model: "keras.Model", state: Mapping[str, np.ndarray]) -> None:
 
 
 def tuned_variables(model: "keras.Model", source: Source, network: str) -> list[Any]:
-    """Return the variables that fine-tuning changes of a model, which is a network of this name."""
+    """Return the variables that fine-tuning changes in a model of the network with this name."""
     if network in source.tuned_whole:
         return list(model.trainable_variables)
     names = [layer.name for layer in model.layers]

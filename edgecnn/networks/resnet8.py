@@ -1,4 +1,4 @@
-"""MLPerf Tiny's image-classification network, a ResNet of eight layers: 78,666 parameters for CIFAR-10.
+"""MLPerf Tiny's image-classification network, a ResNet with eight layers: 78,666 parameters for CIFAR-10.
 
 Source: Banbury et al. 2021, "MLPerf Tiny Benchmark" (arXiv:2106.07597), image classification.
 """
@@ -8,7 +8,7 @@ from edgecnn.networks.keras import keras
 
 
 def resnet8(height: int, width: int, channels: int, num_classes: int) -> "keras.Model":
-    """Build ResNet-8, ending in logits; the pooling covers the whole map, which at 32 x 32 is the 8 x 8 of the original."""
+    """Build ResNet-8, ending in logits. The pooling covers the whole map, which for 32 x 32 inputs is the original's 8 x 8."""
     layers = keras.layers
 
     def convolution(x, filters: int, kernel: int, strides: int):

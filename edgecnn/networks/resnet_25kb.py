@@ -1,4 +1,4 @@
-"""A residual network of six layers, 28 kB as int8: 16,950 parameters and 2.2 million MACs at 32 x 32 x 3 for ten classes."""
+"""A residual network with six layers, 28 kB as int8: 16,950 parameters and 2.2 million MACs at 32 x 32 x 3 for ten classes."""
 
 from edgecnn.networks.blocks import residual_network
 

@@ -1,4 +1,4 @@
-"""A residual network of twelve layers, 300 kB as int8: 20.8 million MACs at 32 x 32 x 3."""
+"""A residual network with twelve layers, 300 kB as int8: 20.8 million MACs at 32 x 32 x 3."""
 
 from edgecnn.networks.blocks import residual_network
 

@@ -1,4 +1,4 @@
-"""A depthwise-separable network of ten layers, 26 kB as int8, with the fewest MACs of the ladder."""
+"""A depthwise-separable network with ten layers, 26 kB as int8. It has the fewest MACs of the ladder."""
 
 from edgecnn.networks.blocks import classifier, depthwise, stem
 from edgecnn.networks.keras import keras

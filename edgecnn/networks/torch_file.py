@@ -1,8 +1,8 @@
-"""Weights in PyTorch's legacy file format, read without PyTorch and without executing anything that the file names.
+"""Weights in PyTorch's legacy file format, read without PyTorch and without executing anything in the file.
 
-A file is five pickles (a magic number, a version, the system's byte order and sizes, the state dictionary, the order of the storages), then
-the storages, each an int64 count and its little-endian elements. A pickle may name any function of any module; this reader knows
-tensors' storages and ordered dictionaries, and refuses every other name before anything is called.
+A file consists of five pickles (a magic number, a version, the system's byte order and sizes, the state dictionary, the order of the
+storages), followed by the storages, each an int64 count and its little-endian elements. A pickle may name any function of any module.
+This reader accepts only ordered dictionaries and tensors' storages, and rejects every other name before anything is called.
 """
 
 import io
@@ -23,7 +23,7 @@ DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage that the pickle refers to: its key in the file, and the dtype and count of its elements."""
+    """A storage that the pickle refers to: its key in the file, and its elements' dtype and count."""
 
     key: str
     dtype: np.dtype
@@ -32,7 +32,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A view of a storage: its first element, its shape, and the elements from one index to the next along each axis."""
+    """A view of a storage: its first element, its shape, and its strides in elements along each axis."""
 
     storage: Storage
     offset: int
@@ -41,7 +41,7 @@ class Tensor:
 
 
 def read_state(data: bytes, where: str) -> Mapping[str, np.ndarray]:
-    """Read the state dictionary in a file's bytes: arrays by name, in PyTorch's layout; NetworkError if it is or names anything else."""
+    """Read the state dictionary from a file's bytes: arrays by name, in PyTorch's layout. Raises NetworkError if it finds anything else."""
     stream = io.BytesIO(data)
     try:
         if (_plain(stream), _plain(stream)) != (MAGIC, PROTOCOL):
@@ -58,13 +58,13 @@ def read_state(data: bytes, where: str) -> Mapping[str, np.ndarray]:
 
 
 class _Plain(pickle.Unpickler):
-    """An unpickler of numbers, strings, lists and dictionaries: no name is imported, and none but those of `known` is known."""
+    """An unpickler for numbers, strings, lists and dictionaries. It imports no names and accepts only those in `known`."""
 
     known: Mapping[tuple[str, str], Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.known:
-            raise NetworkError(f"it names {module}.{name}, and only tensors are read. Nothing of it was executed.")
+            raise NetworkError(f"it names {module}.{name}, but only tensors are read. Nothing in it was executed.")
         return self.known[module, name]
 
 
@@ -97,7 +97,7 @@ def _elements(stream: io.BytesIO, storage: Storage) -> np.ndarray:
     count = int.from_bytes(stream.read(8), "little")
     data = stream.read(count * storage.dtype.itemsize)
     if count != storage.count or len(data) != count * storage.dtype.itemsize:
-        raise NetworkError("a storage is shorter than the file says.")
+        raise NetworkError("a storage is shorter than the file declares.")
     return np.frombuffer(data, storage.dtype)
 
 

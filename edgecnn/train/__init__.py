@@ -1,4 +1,4 @@
-"""Training: a float phase, then a quantization-aware phase; every epoch can be resumed."""
+"""Training: a float phase, then a quantization-aware phase. Training can resume after any epoch."""
 
 from edgecnn.train.train import train
 

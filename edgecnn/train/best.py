@@ -1,10 +1,10 @@
-"""Which int8 model is the better one: of the epochs of the quantization-aware phase, and of it and post-training quantization.
+"""Which int8 model is better: between epochs of the quantization-aware phase, and between that phase and post-training quantization.
 
-The rule, on validation images and nothing else: of two models whose accuracies differ by more than chance, the more accurate
-one; else the one that gives the float model's answer to more images, then the one that is right on more, then the one whose scores
-diverge less from the float model's. Of fewer than FEW images agreement is as coarse as accuracy, and of two epochs the divergence decides
-before it. If two epochs tie in all, the later wins; if two methods do, quantization-aware training does. Epochs share the range of their
-logits, and are compared within it.
+The rule uses validation images only. If two accuracies differ by more than chance, the more accurate model wins. Otherwise the winner
+is the model that agrees with the float model on more images, then the one that classifies more images correctly, then the one whose
+scores diverge less from the float model's. With fewer than FEW images, agreement is as coarse as accuracy, so between two epochs the
+divergence decides first. In a complete tie the later epoch wins, and quantization-aware training wins over post-training quantization.
+All epochs share one range for their logits and are compared within it.
 """
 
 from collections.abc import Sequence
@@ -18,31 +18,31 @@ from edgecnn.data import Split
 from edgecnn.networks.keras import keras, tf
 from edgecnn.run_info import Asked, Decisive, Method, Validated
 
-CHANCE = 2.0  # standard errors by which two accuracies differ by chance, in 95 % of cases
+CHANCE = 2.0  # standard errors within which two accuracies differ by chance, in 95 % of cases
 
-FEW = 1_000  # validation images below which agreement is too coarse to choose an epoch by
+FEW = 1_000  # with fewer validation images, agreement is too coarse to choose an epoch
 
 
 METHODS_BY: tuple[Decisive, ...] = ("agreement", "accuracy", "divergence")
 EPOCHS_BY = ("agreement", "accuracy", "within")
-"""The figures that are compared one after the other until one differs: of two methods, and of two epochs of many images."""
+"""The figures to compare, in order, until one differs: between two methods, and between two epochs when there are many images."""
 
 
 class Int8(Protocol):
-    """What training asks of int8 files, which it cannot make itself: their answers."""
+    """Answers of int8 files, which the training code cannot make itself."""
 
     def fake_quantized(self, model: "keras.Model", images: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 (n, num_classes), that a fake-quantized model's int8 file gives for uint8 images."""
+        """Return the logits, float32 (n, num_classes), of a fake-quantized model's int8 file for uint8 images."""
 
     def post_training(self, model: "keras.Model", train: Split, images: np.ndarray) -> np.ndarray | None:
-        """Return the same of a float model's int8 file, its ranges set by some of the training images; None if there can be none."""
+        """Return the logits of a float model's int8 file, with ranges from some of the training images; None if it cannot be made."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a model answers n images: counts, and mean divergences in nats; `within` is the divergence within the int8 model's range.
+    """A model's results on n images: counts, and mean divergences in nats. `within` is the divergence within the int8 model's range.
 
-    The float model alone has the `lost` right, this one alone the `gained`.
+    Only the float model classifies the `lost` images correctly, and only this model the `gained` ones.
     """
 
     n: int
@@ -68,11 +68,11 @@ class Score:
 
     @property
     def standard_error(self) -> float:
-        """Of the difference in accuracy from the float model, paired: sqrt(lost + gained - (lost - gained)^2 / n) / n."""
+        """Standard error of the paired accuracy difference from the float model: sqrt(lost + gained - (lost - gained)^2 / n) / n."""
         return sqrt(self.lost + self.gained - (self.lost - self.gained) ** 2 / self.n) / self.n
 
     def lead(self, other: "Score", figures: Sequence[str] = METHODS_BY) -> tuple[float, str | None]:
-        """Return by how much this model leads another, negative if it is behind, and in which figure; (0, None) in a tie."""
+        """Return this model's lead over another (negative if it is behind) and the deciding figure; (0, None) in a tie."""
         leads = {
             "agreement": self.agreed - other.agreed,
             "accuracy": self.right - other.right,
@@ -98,7 +98,7 @@ def score_variable() -> Any:
 def score(
     logits: np.ndarray, reference: np.ndarray, classes: np.ndarray, ends: tuple[float, float] = (-inf, inf)
 ) -> Score:
-    """Score logits (n, num_classes) against the float model's, and the true classes (n,); `ends` are the range for `Score.within`."""
+    """Score logits (n, num_classes) against the float model's and the true classes (n,). `ends` is the range for `Score.within`."""
     answers, wanted = np.argmax(logits, axis=1), np.argmax(reference, axis=1)
     right, right_before = answers == classes, wanted == classes
     return Score(
@@ -119,7 +119,7 @@ def divergence(reference: np.ndarray, logits: np.ndarray) -> float:
 
 
 def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> tuple[Method, Decisive | None]:
-    """Return how the int8 models are made, as requested, or by the rule if that is "auto", and then which figure decided."""
+    """Return how to make the int8 models, and the figure that decided: the requested method, or for "auto" the rule's choice."""
     if asked != "auto":
         return asked, None
     if qat is None or ptq is None:
@@ -129,14 +129,14 @@ def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> tuple[M
 
 
 class Best:
-    """The weights of the best epoch so far, and when it was: variables, so that a checkpoint holds them like all others."""
+    """The weights and number of the best epoch so far, as variables, so that a checkpoint can hold them."""
 
     def __init__(self, model: "keras.Model") -> None:
         self.model = model
         self._weights = [tf.Variable(variable, trainable=False) for variable in model.variables]
-        # the epoch that is kept; it has two more values in the checkpoints of earlier versions
+        # the epoch kept, and two more values that checkpoints of earlier versions hold
         self._epochs = tf.Variable(np.zeros(3, np.int64), trainable=False)
-        # of the epoch that is kept; n is 0 until there is one
+        # score of the epoch kept; n is 0 until there is one
         self._score = score_variable()
 
     @property
@@ -149,17 +149,17 @@ class Best:
 
     @property
     def score(self) -> Score | None:
-        """The best epoch's score; None before the first was offered."""
+        """The best epoch's score; None until an epoch is offered."""
         return Score.read(self._score.numpy())
 
     def offer(self, epoch: int, found: Score) -> None:
-        """Keep the model's weights if this epoch is better than the best, or as good and later."""
+        """Keep the model's weights if this epoch is better than the best, or later and just as good."""
         best = self.score
         if best is None or found.better_than(best) or (epoch > self.epoch and not best.better_than(found)):
             self.take(epoch, found)
 
     def take(self, epoch: int, found: Score) -> None:
-        """Keep the model's weights, whatever was kept before."""
+        """Keep the model's weights unconditionally."""
         for saved, variable in zip(self._weights, self.model.variables, strict=True):
             saved.assign(variable)
         self._score.assign(astuple(found))

@@ -1,4 +1,4 @@
-"""The checkpoint: one atomic file with every variable of the phase and the history so far."""
+"""The checkpoint: one file, written atomically, with every variable of the phase and the history so far."""
 
 import io
 import json
@@ -15,11 +15,11 @@ from edgecnn.runs import CHECKPOINT, Run
 from edgecnn.tables import Struct, build
 
 EXAMINED = ("int8_accuracy", "int8_agreement")
-"""What a phase may measure after an epoch in addition to `validation_accuracy`."""
+"""What a phase may measure after an epoch, in addition to `validation_accuracy`."""
 
 
 class HistoryRow(Struct):
-    """An epoch of the history: accuracies are fractions, `seconds` those of its steps."""
+    """One epoch of the history. Accuracies are fractions; `seconds` is the time of its training steps."""
 
     phase: Literal["float", "qat"]
     epoch: int
@@ -35,13 +35,13 @@ class HistoryRow(Struct):
 
 HISTORY_COLUMNS = tuple(entry.name for entry in fields(HistoryRow))
 
-# what numpy, zipfile and json raise for a file that is not what was written; a NotImplementedError is a RuntimeError
+# what numpy, zipfile and json raise for a corrupt file; a NotImplementedError is a RuntimeError
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint says of its arrays, as JSON."""
+    """A checkpoint's metadata, stored as JSON next to its arrays."""
 
     phase: Literal["float", "qat"]
     epoch: int
@@ -49,7 +49,7 @@ class State:
 
 
 class Checkpoint(Struct):
-    """State after a finished epoch. `arrays` are the phase's variables: the model's, the optimizer's, and averages if there are any."""
+    """State after a finished epoch. `arrays` are the phase's variables: the model's, the optimizer's, and any averages."""
 
     phase: str
     epoch: int
@@ -58,7 +58,7 @@ class Checkpoint(Struct):
 
 
 def save_checkpoint(run: Run, checkpoint: Checkpoint) -> None:
-    """Write the run's checkpoint atomically. Raises OutputError if it cannot be written; the one before stays whole."""
+    """Write the run's checkpoint atomically. Raises OutputError if it cannot be written; the previous one then stays intact."""
     state = json.dumps({"phase": checkpoint.phase, "epoch": checkpoint.epoch, "history": list(checkpoint.history)})
     buffer = io.BytesIO()
     named = {f"variable_{index:05d}": array for index, array in enumerate(checkpoint.arrays)}
@@ -67,19 +67,19 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(run: Run) -> Checkpoint | None:
-    """Read the run's checkpoint; None if no epoch was finished. Raises RunError if the file is damaged."""
+    """Read the run's checkpoint; None if no epoch has finished. Raises RunError if the file is damaged."""
     path = run.file(CHECKPOINT)
     if not path.exists():
         return None
     try:
         if not zipfile.is_zipfile(path):
-            raise ValueError("it is not a whole .npz file")
+            raise ValueError("it is not a complete .npz file")
         with np.load(path, allow_pickle=False) as file:
             state = json.loads(str(file["state"]))
             arrays = tuple(np.asarray(file[name]) for name in sorted(file.files) if name != "state")
         read = build(State, state, ValueError)
         if sum(row.phase == read.phase for row in read.history) != read.epoch:
-            raise ValueError("its history has another number of epochs")
+            raise ValueError("its history has a different number of epochs")
     except UNREADABLE as error:
         raise damaged(run, str(error)) from None
     return Checkpoint(phase=read.phase, epoch=read.epoch, arrays=arrays, history=tuple(map(vars, read.history)))

@@ -1,7 +1,7 @@
-"""The float phase on several machines or GPUs: each replica trains on its slice of every batch, and gradients are added up.
+"""The float phase on several machines or GPUs. Each replica trains on its slice of every batch, and the gradients are summed.
 
-Every worker makes the same batches from the same seeds, so that data order and batches are those of one process. Worker 0 keeps the run
-and, after the float phase, goes on alone; the others write nothing and take their state from worker 0.
+Every worker makes the same batches from the same seeds, so data order and batches match those of a single process. Worker 0 keeps the
+run and continues alone after the float phase. The other workers write nothing and take their state from worker 0.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from edgecnn.workers import Workers
 
 @functools.cache
 def open_strategy(workers: Workers | None) -> Any:
-    """Return how to distribute: over the workers, else over this machine's GPUs if it has several, else None.
+    """Return the distribution strategy: over the workers, else over this machine's GPUs if it has several, else None.
 
-    It comes before a network is built and waits for all workers; ClusterError if they do not come.
+    Call it before a network is built. It waits for all workers and raises ClusterError if they do not connect.
     """
     if workers:
         with cluster_errors(workers):
@@ -38,7 +38,7 @@ def open_strategy(workers: Workers | None) -> Any:
 
 @contextlib.contextmanager
 def cluster_errors(workers: Workers | None) -> Iterator[None]:
-    """Turn what TensorFlow raises when a worker is lost into a ClusterError; without workers, let it pass."""
+    """Turn TensorFlow's error for a lost worker into a ClusterError. Without workers, let it pass."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -59,14 +59,14 @@ def check_batch(batch_size: int, strategy: Any) -> None:
 
 
 def synchronize_batch_norm(model: "keras.Model") -> None:
-    """Let BatchNorm layers take their statistics over the whole batch instead of a replica's slice of it."""
+    """Make BatchNorm layers compute statistics over the whole batch instead of one replica's slice."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized, layer.fused = True, False  # a fused kernel sees its own slice only
+            layer.synchronized, layer.fused = True, False  # a fused kernel sees only its own slice
 
 
 class Copies:
-    """A variable's copies on this process's devices, read and written without asking other workers."""
+    """A variable's copies on this process's devices, read and written without contacting other workers."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self.parts = parts
@@ -84,14 +84,14 @@ def copies(strategy: Any, variables: Sequence[Any]) -> list[Any]:
 
 
 def local(strategy: Any, variable: Any) -> Any:
-    """Return a variable's first copy in this process, which may be read in a graph."""
+    """Return this process's first copy of a variable, which a graph may read."""
     return strategy.experimental_local_results(variable)[0] if strategy else variable
 
 
 def stepper(
     strategy: Any, update: Callable[[Any, Any], tuple[Any, Any]], before: Callable[[Any], Any]
 ) -> Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]]:
-    """Return a step that calls `before` with the rate, then `update` on each replica's slice, for a share of the loss and right answers."""
+    """Return a step that calls `before` with the rate, then `update` on each replica's slice, and sums loss and right answers."""
 
     @tf.function(reduce_retracing=True)
     def train_step(images, classes, learning_rate):
@@ -119,7 +119,7 @@ def stepper(
 
 
 def add_up(strategy: Any, workers: Workers, array: np.ndarray) -> np.ndarray:
-    """Return the sum of an array over all workers; each gives one of the same shape and dtype. Raises ClusterError if a worker is lost."""
+    """Return the sum of an array over all workers. Shape and dtype must match on all of them. Raises ClusterError if a worker is lost."""
     devices = strategy.num_replicas_in_sync // len(workers.addresses)
 
     @tf.function
@@ -138,7 +138,7 @@ def add_up(strategy: Any, workers: Workers, array: np.ndarray) -> np.ndarray:
 def from_first(
     strategy: Any, workers: Workers, phase: Phase, checkpoint: Checkpoint | None
 ) -> tuple[Checkpoint | None, bool]:
-    """Return the checkpoint of worker 0 for all to go on from, and whether the phase is done; ClusterError if a worker is lost."""
+    """Return worker 0's checkpoint, from which all continue, and whether the phase is done. Raises ClusterError if a worker is lost."""
     likes = [np.asarray(variable.numpy()) for variable in phase.variables]
     state = np.zeros(2 + sum(like.size for like in likes))  # float64 holds float32 and counts exactly
     if checkpoint and checkpoint.phase == phase.name:
@@ -156,7 +156,7 @@ def from_first(
 
 
 def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: RunInfo) -> None:
-    """Check that all workers were given the same recipe and images, wherever these lie. Raises ClusterError on each if one was not."""
+    """Check that all workers have the same recipe and images, whatever their paths. On a mismatch, each raises ClusterError."""
     bare = without_folders(recipe)
     bare = replace(bare, data=replace(bare.data, source=""), teacher=bare.teacher and replace(bare.teacher, run=""))
     table = np.zeros((len(workers.addresses), 32), np.int32)
@@ -167,5 +167,5 @@ def check_same(strategy: Any, workers: Workers, recipe: Recipe, info: RunInfo) -
     if other:
         raise ClusterError(
             f"{', '.join(other)}: the recipe, images or versions differ from those of {workers.addresses[0]} (worker 0). "
-            "Give all workers the same command, except for --worker, --out and the place of the data."
+            "Give all workers the same command, except for --worker, --out and the data's path."
         )

@@ -1,4 +1,4 @@
-"""The cost of a training, estimated from a few timed steps on random images. Nothing is trained and nothing is written."""
+"""The cost of training, estimated from a few timed steps on random images. Nothing is trained or written."""
 
 import dataclasses
 import statistics
@@ -17,12 +17,12 @@ from edgecnn.train.qat_phase import Qat
 from edgecnn.train.teacher import open_teacher
 from edgecnn.train.train import qat_batches, source_size, training_batches
 
-WARM_UP = 2  # steps that do not count: the first ones trace the graph
+WARM_UP = 2  # untimed steps: the first ones trace the graph
 
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """A phase's cost, without validation; "float, remembered" is the part that uses the remembered answers of a teacher."""
+    """A phase's cost without validation. "float, remembered" is the part that reuses a teacher's remembered answers."""
 
     phase: str
     epochs: int
@@ -47,7 +47,7 @@ class DryRun:
 def dry_run(
     recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...], train_images: int, steps: int = 8
 ) -> DryRun:
-    """Build a settled recipe's network, time a few steps of each of its phases, and tell what the whole would take."""
+    """Build a settled recipe's network, time a few steps of each phase, and estimate the cost of the whole training."""
     tf.config.experimental.enable_op_determinism()
     random = np.random.default_rng(recipe.seed)
     count = min(max(recipe.train.batch_size, recipe.qat.batch_size), train_images)
@@ -77,7 +77,7 @@ def dry_run(
 
 
 def time_phase(phase: Phase, batches: Batches, train_images: int, steps: int) -> PhaseCost:
-    """Time steps of a freshly built phase, at a rate of zero, the making of their batches included."""
+    """Time the steps of a freshly built phase at a learning rate of zero. The time includes making the batches."""
     times = []
     stream = batches.endless(phase.name)
     for index in range(WARM_UP + steps):

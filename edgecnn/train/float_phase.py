@@ -1,4 +1,4 @@
-"""The float phase: cross-entropy on labelled images, and on a teacher's answers if there is a teacher."""
+"""The float phase: cross-entropy on labelled images and, if there is a teacher, on its answers."""
 
 import contextlib
 from collections.abc import Callable
@@ -22,7 +22,7 @@ MOMENTUM = 0.9
 
 
 def build_optimizer(recipe: TrainRecipe) -> "keras.optimizers.Optimizer":
-    """Return Adam, or SGD with Nesterov momentum 0.9. Decoupled weight decay (arXiv:1711.05101) leaves biases and BatchNorm alone."""
+    """Return Adam, or SGD with Nesterov momentum 0.9. Decoupled weight decay (arXiv:1711.05101) skips biases and BatchNorm."""
     decay = recipe.weight_decay or None
     if recipe.optimizer == "adam":
         optimizer = keras.optimizers.Adam(recipe.learning_rate, weight_decay=decay)
@@ -34,7 +34,7 @@ def build_optimizer(recipe: TrainRecipe) -> "keras.optimizers.Optimizer":
 
 
 def build_at(precision: str, network: NetworkRecipe, shape: tuple[int, int, int], num_classes: int) -> "keras.Model":
-    """Build a recipe's network with layers of "float32", or of "bfloat16" with float32 variables."""
+    """Build a recipe's network with "float32" layers, or with "bfloat16" layers over float32 variables."""
     policy = keras.mixed_precision
     before = policy.global_policy()
     policy.set_global_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
@@ -53,9 +53,9 @@ def right_answers(logits: Any, classes: Any) -> Any:
 
 
 def objective(recipe: Recipe, num_classes: int) -> Callable[[Any, Any, Any], Any]:
-    """Return the function from (classes, logits, the teacher's logits or None) to the mean loss of a batch.
+    """Return a function that maps (classes, logits, the teacher's logits or None) to the mean loss of a batch.
 
-    A teacher's share is the cross-entropy of softmaxes at temperature T, times T squared (Hinton et al. 2015, arXiv:1503.02531).
+    The teacher's term is the cross-entropy of softmaxes at temperature T, times T squared (Hinton et al. 2015, arXiv:1503.02531).
     """
 
     def loss(classes, logits, taught):
@@ -80,10 +80,10 @@ def float_phase(
     teacher: Callable[[Any, Any], Any] | None = None,
     strategy: Any = None,
 ) -> tuple["keras.Model", Phase]:
-    """Build the network for inputs of a shape (height, width, channels), and its float phase.
+    """Build the network for inputs of shape (height, width, channels), and its float phase.
 
-    Returns the model that is validated and kept, and the phase: the model that is trained, but with a strategy, or the schedule "averaged",
-    when it gets its weights as it is validated.
+    Returns the model that is validated and kept, and the phase. That model is usually the one trained. With a strategy or the "averaged"
+    schedule it is a separate copy, which receives the weights before each validation.
     """
     keras.utils.set_random_seed(recipe.seed)
     build = partial(build_at, recipe.train.precision, recipe.network, shape, num_classes)
@@ -96,7 +96,7 @@ def float_phase(
     if strategy:
         distribute.synchronize_batch_norm(model)
     replicas = strategy.num_replicas_in_sync if strategy else 1
-    # few images give poorer BatchNorm statistics than the ones that trained weights bring
+    # few images give worse BatchNorm statistics than those that come with trained weights
     live = not starts_trained(recipe)
     averaged = recipe.train.schedule == AVERAGED
     kept = build() if strategy or averaged else model

@@ -1,4 +1,4 @@
-"""What frozen networks of ImageNet see in photos: the features of every rung of a family in one pass, kept in a run."""
+"""Features that frozen ImageNet networks compute from photos: every rung of a family in one pass, cached in a run."""
 
 import io
 import zipfile
@@ -14,7 +14,7 @@ from edgecnn.networks.efficientnet_lite import all_features
 from edgecnn.networks.predict import real_input
 from edgecnn.networks.pretrained import load_weights, read_weights, source_of
 
-SMALLEST = 96  # side at which photos are decoded first, to see which of them can be
+SMALLEST = 96  # side at which photos are first decoded, to find the readable ones
 
 BATCH = 32
 
@@ -22,7 +22,7 @@ HASHES = "hashes"
 
 
 class Photos:
-    """The photos of some splits, those that can be read, at most `count` of them: where they are, their hashes, groups and classes."""
+    """At most `count` readable photos of some splits: their places, hashes, groups and classes."""
 
     def __init__(
         self, dataset: Dataset, splits: Sequence[str], channels: int, seed: int, count: int, progress: Progress | None
@@ -41,7 +41,7 @@ class Photos:
         self.classes = classes[drawn]
 
     def at_size(self, places: Sequence[tuple[str, str]], shape: tuple[int, int, int]) -> np.ndarray:
-        """Decode some photos: uint8, of `shape` (height, width, channels) each, in their order."""
+        """Decode photos as uint8, each of `shape` (height, width, channels), in the given order."""
         by_split = {split: [source for one, source in places if one == split] for split, _ in places}
         pixels = {
             split: iter(self.dataset.at_size(split, sources, shape, stage="train"))
@@ -53,10 +53,10 @@ class Photos:
 def frozen_features(
     family: str, size: tuple[int, int], photos: Photos, reading: tuple[float, int], kept: Path
 ) -> dict[str, np.ndarray]:
-    """Return each rung's features of photos, float32 (n, length), from the folder `kept` where they are there, else computed and kept.
+    """Return each rung's features of the photos, float32 (n, length). The folder `kept` caches them; missing ones are computed.
 
-    `size` is the (height, width) of the input, `reading` the scale and zero point of its code. NetworkError or ModuleNotFoundError as
-    `pretrained.read_weights`.
+    `size` is the input's (height, width), `reading` the scale and zero point of its code. Raises NetworkError or ModuleNotFoundError
+    like `pretrained.read_weights`.
     """
     source = source_of(f"{family}_")
     assert source is not None
@@ -92,7 +92,7 @@ def computed(
     for start in range(0, len(indices), BATCH):
         part = indices[start : start + BATCH]
         images = photos.at_size([photos.places[index] for index in part], shape)
-        # a batch of one shape: the network is traced once, and an image's features do not depend on how many there are
+        # batches of one shape: the network is traced once, and an image's features do not depend on the number of images
         padded = np.concatenate([images, np.zeros((BATCH - len(part), *shape), np.uint8)])
         for values, output in zip(parts, forward(tf.constant(padded)), strict=True):
             values.append(output.numpy()[: len(part)].astype(np.float16))
@@ -102,7 +102,7 @@ def computed(
 
 
 def read_features(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """Return the row of each image by its hash, and each rung's features; nothing where there is no file, or it cannot be used."""
+    """Return each image's row by its hash, and each rung's features. Both are empty if the file is missing or unusable."""
     try:
         with np.load(path, allow_pickle=False) as file:
             values = {name: file[name] for name in file.files}

@@ -1,4 +1,4 @@
-"""Starting from trained weights: the body is kept, and a new head is fitted to its features before everything is trained."""
+"""Starting from trained weights: keep the body and fit a new head to its features, before all layers are trained."""
 
 import numpy as np
 
@@ -13,19 +13,19 @@ BATCH = 100
 
 
 def take_body(model: "keras.Model", trained: "keras.Model") -> None:
-    """Give a network a trained one's weights, all but the last layer's. Raises NetworkError, which names the first layer that differs."""
+    """Copy a trained network's weights, except the last layer's. Raises NetworkError, which names the first layer that differs."""
     mine, theirs = ([layer for layer in network.layers if layer.weights] for network in (model, trained))
     for layer, other in zip(mine[:-1], theirs[:-1], strict=False):
         shapes = [[tuple(weight.shape) for weight in item.weights] for item in (layer, other)]
         if type(layer).__name__ != type(other).__name__ or shapes[0] != shapes[1]:
             raise NetworkError(
                 f"cannot start from that network: its layer {other.name} has weights {shapes[1]}, but {layer.name} here has {shapes[0]}. "
-                "Use its network, options, channels and input size, which apply if you give none."
+                "Use that network's name, options, channels and input size; they are the defaults if you set none."
             )
     if len(mine) != len(theirs):
         raise NetworkError(
             f"cannot start from that network: it has {len(theirs)} layers with weights, but this one has {len(mine)}. "
-            "Use its network and input size, which apply if you give none."
+            "Use that network's name and input size; they are the defaults if you set none."
         )
     for layer, other in zip(mine[:-1], theirs[:-1], strict=True):
         layer.set_weights(other.get_weights())
@@ -34,9 +34,9 @@ def take_body(model: "keras.Model", trained: "keras.Model") -> None:
 def fit_head(
     model: "keras.Model", recipe: Recipe, images: np.ndarray, classes: np.ndarray, progress: Progress | None = None
 ) -> None:
-    """Fit a network's last dense layer, if it ends in one, to the features before it, by logistic regression on uint8 images of each class.
+    """Fit the network's last layer, if it is dense, by logistic regression on the features of uint8 images, which must cover all classes.
 
-    One scale serves all features: a scale each would give one that hardly varies a weight too large for int8.
+    All features share one scale. With a scale per feature, one that hardly varies would get a weight too large for int8.
     """
     head = model.layers[-1]
     if type(head) is not keras.layers.Dense:

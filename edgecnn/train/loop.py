@@ -1,4 +1,4 @@
-"""The epoch loop that both phases share: seeded batches, progress, a checkpoint and a history row an epoch."""
+"""The epoch loop of both phases: seeded batches, progress, and a checkpoint and history row per epoch."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ PROGRESS_SECONDS = 0.25
 
 
 class TrainProgress(Struct):
-    """Where training stands. Accuracies are fractions; those of validation images are set when the epoch is finished, if measured."""
+    """Training progress. Accuracies are fractions. Validation figures are set at the end of an epoch, if measured."""
 
     phase: str
     epoch: int
@@ -45,10 +45,10 @@ History = tuple[dict[str, Any], ...]
 
 
 class Batches(Struct):
-    """Training images as seeded, shuffled, augmented batches; the same seed and epoch give the same batches.
+    """Training images as seeded, shuffled, augmented batches. The same seed and epoch give the same batches.
 
-    A last, smaller batch is left out, unless it is the only one. `photo` (height, width) changes images as photos do. `alternating` mirrors
-    in turn (Jordan 2024, arXiv:2404.00498). After `views` epochs the first ones' batches come again; never at 0.
+    An incomplete last batch is dropped unless it is the only one. `photo` (height, width) turns on photo augmentation. `alternating` flips
+    each image in every other epoch (Jordan 2024, arXiv:2404.00498). After `views` epochs the batches repeat from the first; 0 means never.
     """
 
     images: np.ndarray
@@ -100,11 +100,11 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
 
 
 class Phase(Struct):
-    """One phase of training: `step(images, classes, learning_rate)` returns the mean loss and the count of right answers.
+    """One phase of training. `step(images, classes, learning_rate)` returns the mean loss and the count of right answers.
 
-    It may end before its time, after the epoch `last`. `variables` is all that a resume needs; `learning_rate` maps the share done, in
-    [0, 1), to the rate. `examine(epoch)`, from 1, returns figures of EXAMINED. Who gives the model trained weights calls `take_start()`;
-    the phase ends with `finish()`.
+    The phase may stop early, after the epoch `last`. `variables` holds everything that a resume needs. `learning_rate` maps the fraction
+    done, in [0, 1), to the rate. `examine(epoch)`, from 1, returns figures of EXAMINED. After loading trained weights into the model, call
+    `take_start()`. The phase ends with `finish()`.
     """
 
     name: str
@@ -120,17 +120,17 @@ class Phase(Struct):
 
     @property
     def end(self) -> int:
-        """The epoch after which it ends."""
+        """The epoch after which the phase ends."""
         return self.epochs if self.last is None else min(self.last, self.epochs)
 
 
 def run_phase(
     phase: Phase, batches: Batches, run: Run | None, history: History, resumed: Checkpoint | None, report: Report
 ) -> History:
-    """Train a phase to its end, from the run's last checkpoint if that is one of this phase; return a history row for each epoch.
+    """Train a phase to its end, from the run's last checkpoint if that belongs to this phase. Returns the history with a row per epoch.
 
-    After each epoch the run gets the checkpoint, `history.csv` and TensorBoard's events. TrainingError if the loss is not a number: the
-    last checkpoint stays; RunError if the checkpoint is not of this phase's network.
+    Each epoch writes the checkpoint, `history.csv` and TensorBoard events to the run. Raises TrainingError if the loss is not a number, and
+    keeps the last checkpoint. Raises RunError if the checkpoint does not fit this phase's network.
     """
     first = 0
     if resumed and resumed.phase == phase.name:
@@ -138,7 +138,7 @@ def run_phase(
         now = [np.asarray(variable.numpy()) for variable in phase.variables]
         kinds = [[(array.shape, array.dtype) for array in arrays] for arrays in (now, resumed.arrays)]
         if run and (kinds[0] != kinds[1] or first > phase.epochs):
-            raise damaged(run, "its arrays or its epoch are not those of this network")
+            raise damaged(run, "its arrays or its epoch do not match this network")
         for variable, array in zip(phase.variables, resumed.arrays, strict=True):
             variable.assign(array)
     scalars = ScalarLog(run, history) if run else None
@@ -178,7 +178,7 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
         )
 
     def fetch() -> None:
-        """Add up what the steps returned. Not after each of them: a GPU would wait for it."""
+        """Add up the steps' results. Fetching after every step would make a GPU wait."""
         nonlocal loss_sum, right
         for loss, correct, count in waiting:
             loss_sum += float(loss) * count
@@ -187,7 +187,7 @@ def run_epoch(phase: Phase, batches: Batches, epoch: int, report: Report) -> dic
         if not math.isfinite(loss_sum):
             raise TrainingError(
                 f"the loss is not a number in epoch {epoch + 1} of the {phase.name} phase (learning rate {rate:g}). "
-                f"The last finished epoch is kept; train again with a lower {'qat' if phase.name == 'qat' else 'train'}.learning_rate."
+                f"The last finished epoch is kept. Train again with a lower {'qat' if phase.name == 'qat' else 'train'}.learning_rate."
             )
 
     for index, (images, classes) in enumerate(ahead(batches.epoch(phase.name, epoch))):

@@ -1,6 +1,6 @@
-"""What a run takes from elsewhere when it begins: a user's own network, and the trained weights that it starts from.
+"""What a run takes from elsewhere when it begins: the user's own network, and the trained weights it starts from.
 
-A network and a run's weights are copied into the run folder, so that it goes on when the originals are gone or have changed.
+Both are copied into the run folder, so the run can continue after the originals are changed or deleted.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def local_recipe(recipe: Recipe, run: Run | None) -> Recipe:
-    """Return the recipe with its own network, if it has one, read from the run's copy of the file, made now if there is none yet."""
+    """Return the recipe with the user's own network, if any, read from the run's copy of its file. Makes that copy if it is missing."""
     own = own_network(recipe.network.name)
     if own is None or run is None:
         return recipe
@@ -38,17 +38,17 @@ def local_recipe(recipe: Recipe, run: Run | None) -> Recipe:
 
 @dataclass(frozen=True)
 class Start:
-    """Trained weights to begin with: what a run records of them, and the function that gives them to a network, all but its head."""
+    """Trained weights to start from: what the run records about them, and a function that loads them into all of a network but its head."""
 
     recorded: StartedFrom
     give: Callable[["keras.Model"], None]
 
 
 def open_start(recipe: Recipe, run: Run | None) -> Start | None:
-    """Return the trained weights that a settled recipe starts from: a run's, or the network's own of ImageNet; None for random ones.
+    """Return the trained weights that a settled recipe starts from: a run's, or the network's ImageNet weights. None means random weights.
 
-    A run's are copied into this run. RunError if there are none or their images were read otherwise; ModuleNotFoundError or NetworkError
-    as `pretrained.read_weights`.
+    A run's weights are copied into this run. Raises RunError if it has none or read its images differently, and ModuleNotFoundError or
+    NetworkError like `pretrained.read_weights`.
     """
     if not starts_trained(recipe):
         return None
@@ -70,8 +70,8 @@ def init_weights(recipe: Recipe, run: Run | None) -> bytes:
     expected, received = ((item.input_scale, item.input_zero_point) for item in (recipe, source.recipe))
     if expected != received:
         raise RunError(
-            f"init.source: {source.path} was trained on inputs of scale {received[0]:g} and zero point {received[1]}, this network reads "
-            f"scale {expected[0]:g} and zero point {expected[1]}. Leave network.input_range and input_scale out to use the run's."
+            f"init.source: {source.path} was trained on inputs of scale {received[0]:g} and zero point {received[1]}, but this network "
+            f"reads scale {expected[0]:g} and zero point {expected[1]}. Leave out network.input_range and input_scale to use the run's."
         )
     weights = source.read(FLOAT_MODEL, "train")
     if copy:
@@ -80,7 +80,7 @@ def init_weights(recipe: Recipe, run: Run | None) -> bytes:
 
 
 def own_file(recipe: Recipe, run: Run | None) -> OwnFile | None:
-    """Return what `run.json` records of a user's own network, the run's copy of it if there is one; None for one of edgecnn's."""
+    """Return what `run.json` records about a user's own network, from the run's copy if it exists. None for a built-in network."""
     own = own_network(recipe.network.name)
     if own is None:
         return None
@@ -89,7 +89,7 @@ def own_file(recipe: Recipe, run: Run | None) -> OwnFile | None:
 
 
 def changed_origins(recipe: Recipe, run: Run) -> list[str]:
-    """Return what has changed since a run began, where the originals are still there: for messages."""
+    """List for messages the originals that still exist but have changed since the run began."""
     if not run.file(INFO).exists():
         return []
     info, changed = run.info, []

@@ -1,6 +1,6 @@
-"""The quantization-aware phase: ranges calibrated first, then the fake-quantized network distilled from the float one.
+"""The quantization-aware phase: calibrate the ranges, then distil the float network into the fake-quantized one.
 
-Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when it is upgraded.
+This module works around quirks of tensorflow-model-optimization 0.8.1; review them when you upgrade it.
 """
 
 from collections.abc import Callable
@@ -23,20 +23,20 @@ from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_r
 from edgecnn.train.rounding import round_kernels
 from edgecnn.train.schedule import cosine, one_cycle
 
-TEMPERATURE = 2.0  # divides the logits of the float and the fake-quantized network in their loss
+TEMPERATURE = 2.0  # divides both networks' logits in the distillation loss
 
 SAFE_RATE = 5e-5
-"""Adam's peak learning rate for a recipe that leaves the rate open. A step moves a weight by about the rate, so that one rate suits every
-network: SGD's has to be tuned for each. The rate rises first, since Adam's first steps are as large as any."""
+"""Adam's peak learning rate if the recipe sets none. Adam moves a weight by about the rate per step, so one rate suits every network,
+while SGD's needs tuning for each. The rate starts low, because Adam's first steps are as large as any."""
 
 
 def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras.Model":
-    """Wrap a copy of a float32 model for quantization-aware training, BatchNorm frozen, its input range pinned to that of the codes."""
+    """Wrap a copy of a float32 model for quantization-aware training, with BatchNorm frozen and the input range pinned to the codes'."""
     import tensorflow_model_optimization as tfmot
 
     quantized = tfmot.quantization.keras.quantize_model(even_depthwise(fitting_biases(model)))
     entry = quantized.layers[1]
-    # The input quantizer only ever widens its range, and pixels cannot exceed this one: it stays pinned.
+    # The input quantizer only ever widens its range, and no pixel lies outside this one, so it stays pinned.
     entry.quantizer_vars["min_var"].assign((-128 - zero_point) * scale)
     entry.quantizer_vars["max_var"].assign((127 - zero_point) * scale)
     set_batch_norm(quantized, trainable=False)
@@ -44,7 +44,7 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras
 
 
 def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
-    """Freeze or release BatchNorm: of a frozen wrapped layer, Keras would store weights twice, which HDF5 refuses."""
+    """Freeze or unfreeze BatchNorm. For a frozen wrapped layer Keras would store weights twice, which HDF5 rejects."""
     for layer in model.layers:
         inner = getattr(layer, "layer", layer)
         if isinstance(inner, keras.layers.BatchNormalization):
@@ -52,7 +52,7 @@ def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
 
 
 class Qat:
-    """The quantization-aware phase of a run: the student, the `phase`, its `best` epoch, and the float model's `reference` logits."""
+    """A run's quantization-aware phase: the student, the `phase`, its `best` epoch, and the float model's `reference` logits."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Qat:
         return logits_range(self._teacher, self._recipe, self._batches)
 
     def begin(self) -> None:
-        """Set the activations' ranges. Epoch 0 is the result, with kernels rounded by GPTQ if that is better. Training uses the others."""
+        """Calibrate the activation ranges. The result is epoch 0, GPTQ-rounded if that scores better. Training starts unrounded."""
         recipe = self._recipe
         calibrate(self.student, recipe, self._batches)
         self._calibrated.assign(astuple(self._offer(0)))
@@ -118,12 +118,12 @@ class Qat:
 
     @property
     def calibrated(self) -> Score | None:
-        """The score of epoch 0, the calibrated model with its weights at their nearest codes; None before `begin`."""
+        """The score of epoch 0: the calibrated model, weights rounded to their nearest codes. None before `begin`."""
         return Score.read(self._calibrated.numpy())
 
     @property
     def nearest(self) -> Score | None:
-        """The best epoch's score with its weights at their nearest codes; None before `begin`."""
+        """The best epoch's score with weights rounded to their nearest codes; None before `begin`."""
         return self.calibrated if self.best.epoch == 0 and self.calibrated else self.best.score
 
     @property
@@ -153,7 +153,7 @@ def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model")
 def training_step(
     recipe: Recipe, loss_of: Callable[[Any], tuple[Any, Any]], student: "keras.Model"
 ) -> tuple[Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]], "keras.optimizers.Optimizer"]:
-    """Return the step that trains the student by a loss, and its optimizer: SGD at the recipe's rate, Adam if that is left open."""
+    """Return the step that trains the student on a loss, and its optimizer: SGD at the recipe's rate, or Adam if the recipe sets none."""
     if recipe.qat.learning_rate:
         optimizer = keras.optimizers.SGD(recipe.qat.learning_rate, momentum=MOMENTUM)
     else:

@@ -1,6 +1,6 @@
-"""The ranges by which activations are quantized: set from training images before the quantization-aware phase, and for the logits after it.
+"""Quantization ranges of activations: set from training images before the quantization-aware phase, and for the logits after it.
 
-Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when it is upgraded.
+This module works around quirks of tensorflow-model-optimization 0.8.1; review them when you upgrade it.
 """
 
 import contextlib
@@ -16,18 +16,18 @@ from edgecnn.recipe import Recipe
 from edgecnn.train.loop import Batches
 
 CALIBRATION_BATCHES, CALIBRATION_DECAY = 60, 0.9
-"""Batches of training images by which ranges are set, and the decay of their moving averages meanwhile. With the toolkit's fixed 0.999 and
-from ranges of +-6, they would need thousands of steps to reach the activations' real ones."""
+"""Batches of training images that set the ranges, and the decay of their moving averages meanwhile. With the toolkit's fixed 0.999 and
+initial ranges of +-6, it would take thousands of steps to reach the real ranges."""
 
-SCORE_ERROR = 0.005  # how far the scores may depart, root mean square, for the sake of a finer grid of the logits
+SCORE_ERROR = 0.005  # how far scores may drift, root mean square, to allow a finer grid for the logits
 
 CLASSES = 10
-"""Classes over which an image's error is spread, at most: of many classes most scores are nothing, and hide what becomes of the others."""
+"""An image's error is averaged over at most this many classes. With many classes most scores are near zero and would hide the rest."""
 
 
 @contextlib.contextmanager
 def range_decay(decay: float) -> Iterator[None]:
-    """Trace the toolkit's moving-average quantizers with another decay than the 0.999 that it passes itself."""
+    """Trace the toolkit's moving-average quantizers with this decay instead of the 0.999 that the toolkit passes."""
     from tensorflow_model_optimization.python.core.quantization.keras import quant_ops
 
     original = quant_ops.MovingAvgQuantize
@@ -48,30 +48,30 @@ def calibration_images(batches: Batches) -> Iterator[np.ndarray]:
 
 
 def calibrate(student: "keras.Model", recipe: Recipe, batches: Batches) -> None:
-    """Set the activations' ranges from training images, the first batch's, the others averaged in; after a ReLU the lower end is 0."""
+    """Set the activation ranges from training images: the first batch's ranges, then a moving average. After a ReLU the lower end is 0."""
     for index, images in enumerate(calibration_images(batches)):
         if index < 2:
-            # the decay is that of the trace: one for the first batch, one for the others
+            # the trace fixes the decay, so the first batch needs one trace and the others another
             observe = tf.function(partial(student, training=True), reduce_retracing=True)
         with range_decay(CALIBRATION_DECAY if index else 0.0):
             observe(real_input(tf.constant(images), recipe.input_scale, recipe.input_zero_point))
 
 
 def logits_range(teacher: "keras.Model", recipe: Recipe, batches: Batches) -> tuple[float, float]:
-    """Return the range by which the int8 model's logits are quantized: the narrowest that keeps the teacher's scores, see `narrow`."""
+    """Return the quantization range of the int8 model's logits: the narrowest that preserves the teacher's scores, see `narrow`."""
     predict = predictor(teacher, recipe.input_scale, recipe.input_zero_point)
     return narrow(np.concatenate([predict(images) for images in calibration_images(batches)]))
 
 
 def set_logits_range(student: "keras.Model", low: float, high: float) -> None:
-    """Set the range of a fake-quantized model's logits; not for training, since what a narrow range clips has no gradient."""
+    """Set the range of a fake-quantized model's logits. Not for training: clipped values have no gradient."""
     for variable, end in zip(_logits_ends(student), (low, high), strict=False):
         variable.assign(end)
 
 
 @contextlib.contextmanager
 def narrowed(student: "keras.Model", ends: tuple[float, float]) -> Iterator[None]:
-    """Give a fake-quantized model's logits another range within the block: that by which it will ship."""
+    """Within the block, give a fake-quantized model's logits the range with which it will ship."""
     before = [variable.numpy() for variable in _logits_ends(student)]
     set_logits_range(student, *ends)
     try:
@@ -82,13 +82,13 @@ def narrowed(student: "keras.Model", ends: tuple[float, float]) -> Iterator[None
 
 
 def _logits_ends(student: "keras.Model") -> list["tf.Variable"]:
-    """Return the two ends of the logits' range, the lower first; none where the last layer has no range of its own."""
+    """Return the two ends of the logits' range, lower first; an empty list if the last layer has no range of its own."""
     named = {variable.name.rpartition("post_activation_")[2]: variable for variable in student.layers[-1].variables}
     return [named[end] for end in ("min:0", "max:0") if end in named]
 
 
 def narrow(logits: np.ndarray) -> tuple[float, float]:
-    """Choose the narrowest range of logits, with 0 in it, whose scores differ by at most SCORE_ERROR, and no more answers than by all."""
+    """Choose the narrowest range, including 0, that shifts scores by at most SCORE_ERROR and changes no more answers than the full one."""
     scores, answers = tf.nn.softmax(logits).numpy(), np.argmax(logits, axis=1)
 
     def departure(low: float, high: float) -> tuple[float, int]:
@@ -111,7 +111,7 @@ def narrow(logits: np.ndarray) -> tuple[float, float]:
 
 
 def on_grid(logits: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return what is left of logits, float (n, num_classes), as int8 codes of a range with 0 in it, ties and all."""
+    """Return logits, float (n, num_classes), rounded to the int8 codes of a range that includes 0. Rounding may create ties."""
     step = (high - low) / 255
     zero_point = np.rint(-128 - low / step)
     return (np.clip(np.rint(logits / step) + zero_point, -128, 127) - zero_point) * step

@@ -1,4 +1,4 @@
-"""Logistic regression on a network's features, and how strongly it is regularised."""
+"""Logistic regression on a network's features, with its regularisation strength."""
 
 from typing import TYPE_CHECKING
 
@@ -7,11 +7,11 @@ import numpy as np
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths of the regularisation that are tried (scikit-learn's C)
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the inverse regularisation strength (scikit-learn's C)
 
 FOLDS = 5
 SAMPLE = 2_000
-"""Images that choose among them, at most, in so many stratified folds, or as many as the smallest class allows."""
+"""Cross-validation of the strength: at most FOLDS stratified folds, fewer if the smallest class is smaller, on at most SAMPLE images."""
 
 
 def regression(strength: float, iterations: int = 500) -> "LogisticRegression":
@@ -21,7 +21,7 @@ def regression(strength: float, iterations: int = 500) -> "LogisticRegression":
 
 
 def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> float:
-    """Return the one of STRENGTHS with the best log-likelihood in stratified cross-validation; arguments as of `logistic_regression`."""
+    """Return the value of STRENGTHS with the best log-likelihood in stratified cross-validation. Arguments as in `logistic_regression`."""
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShuffleSplit
 
     strength = STRENGTHS[1]
@@ -41,9 +41,9 @@ def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> flo
 
 
 def logistic_regression(features: np.ndarray, classes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a multinomial logistic regression to features (n, features), about 1, and classes (n,); return weights and bias."""
+    """Fit a multinomial logistic regression to features (n, features) of magnitude about 1 and classes (n,). Returns weights and bias."""
     fitted = regression(choose_strength(features, classes, seed)).fit(features, classes)
     weights, bias = fitted.coef_.T, fitted.intercept_
-    if weights.shape[1] == 1:  # of two classes scikit-learn gives the second's log-odds
+    if weights.shape[1] == 1:  # for two classes scikit-learn gives the log-odds of the second
         weights, bias = np.concatenate([-weights, weights], axis=1) / 2, np.array([-bias[0], bias[0]]) / 2
     return weights, bias

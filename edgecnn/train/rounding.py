@@ -1,7 +1,9 @@
-"""Kernels rounded so that a layer's outputs stay, instead of each weight to its nearest code.
+"""Rounding kernels to preserve a layer's outputs, instead of rounding each weight to its nearest code.
 
-Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), which rounds a layer's weights one input after the other and lets those still to
-come make up for the error. Quirks of tensorflow-model-optimization 0.8.1 are handled here; look again when it is upgraded.
+Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), which rounds a layer's weights one input at a time and adjusts the remaining
+weights to compensate for the error.
+
+This module works around quirks of tensorflow-model-optimization 0.8.1; review them when you upgrade it.
 """
 
 from typing import Any, NamedTuple
@@ -12,23 +14,23 @@ from numpy.lib.stride_tricks import sliding_window_view
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import real_input
 
-IMAGES, BATCH = 4096, 64  # training images by whose activations kernels are rounded, at most, and those of a batch
+IMAGES, BATCH = 4096, 64  # maximum number of training images whose activations guide the rounding, and per batch
 
 ROWS = 65_536
-"""Rows of a convolution's inputs by which its kernel is rounded, about: each image gives as many places of the output."""
+"""Approximate number of input rows used to round a convolution's kernel. Each image supplies the same number of output positions."""
 
 INPUTS = 4096
-"""Inputs of an output, beyond which a kernel is left alone: their Hessian is a matrix of this size squared."""
+"""Kernels with more inputs per output are not rounded this way: their Hessian has this size squared."""
 
 DAMPING = 0.01
-"""What is added to the Hessian's diagonal, as a share of its mean. Source: Frantar et al. 2022, section 3."""
+"""Added to the Hessian's diagonal, as a fraction of its mean. Source: Frantar et al. 2022, section 3."""
 
 CODES = 127  # A kernel's codes are -127 to 127
 
 
 class Kernel(NamedTuple):
-    """A kernel that is rounded: its layer, the tensor that the layer reads, the variable, and what a code is worth, float64, for each
-    output channel (outputs,) or for all ()."""
+    """A kernel to round: its layer, the tensor the layer reads, the variable, and the value of one code, float64, per output
+    channel (outputs,) or for all ()."""
 
     layer: Any
     inputs: Any
@@ -37,9 +39,10 @@ class Kernel(NamedTuple):
 
 
 def round_kernels(student: "keras.Model", images: np.ndarray, scale: float, zero_point: int, seed: int) -> None:
-    """Replace the kernels of a calibrated student by ones of which every weight is a code's; its ranges stay as they are.
+    """Replace the kernels of a calibrated student with kernels whose weights all lie on codes. Its ranges do not change.
 
-    Depthwise convolutions, with little to make up, and what reads more than INPUTS are left alone. The seed draws IMAGES and places.
+    Depthwise convolutions, which leave little room to compensate, and kernels with more than INPUTS inputs are skipped. The seed draws
+    the images and positions.
     """
     random = np.random.default_rng([seed, *b"rounding"])
     chosen = random.permutation(len(images))[:IMAGES]
@@ -61,7 +64,7 @@ def round_kernels(student: "keras.Model", images: np.ndarray, scale: float, zero
 
 
 def find_kernels(student: "keras.Model") -> list[Kernel]:
-    """Return the kernels of a fake-quantized model that are rounded, in the model's order."""
+    """Return the kernels of a fake-quantized model that can be rounded, in model order."""
     found = []
     for wrapper in student.layers:
         layer: Any = getattr(wrapper, "layer", None)
@@ -77,7 +80,7 @@ def find_kernels(student: "keras.Model") -> list[Kernel]:
 
 
 def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int) -> np.ndarray:
-    """Return what a layer multiplies its kernel with, float64 (rows, height * width * channels), at random places of its output."""
+    """Return the inputs that a layer multiplies by its kernel, float64 (rows, height * width * channels), at random output positions."""
     if type(layer) is keras.layers.Dense:
         return inputs.numpy().reshape(-1, inputs.shape[-1]).astype(np.float64)
     sides = list(zip(inputs.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True))
@@ -98,13 +101,13 @@ def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int
 
 
 def round_matrix(matrix: np.ndarray, step: np.ndarray, hessian: np.ndarray) -> np.ndarray:
-    """Choose the codes of a matrix (inputs, outputs), as float64 of -127 to 127, so that its products with the inputs stay.
+    """Choose codes for a matrix (inputs, outputs), float64 from -127 to 127, that preserve its products with the inputs.
 
-    `step` is what a code is worth, (outputs,) or (); `hessian` is the sum of x x^T over the inputs (inputs, inputs), up to a factor.
-    Weights at the end of the range stay there, so that a range taken from the rounded kernel is the kernel's.
+    `step` is the value of one code, (outputs,) or (). `hessian` is the sum of x x^T over the inputs (inputs, inputs), up to a factor.
+    Weights at the end of the range stay there, so the rounded kernel has the same range.
     """
     diagonal = np.diag(hessian)
-    permutation = np.argsort(-diagonal, kind="stable")  # the inputs that weigh most have most weights after them
+    permutation = np.argsort(-diagonal, kind="stable")  # heaviest inputs first, so that most weights can compensate
     damping = DAMPING * max(float(np.mean(diagonal)), 1e-12)
     hessian_inv = np.linalg.inv(hessian[permutation][:, permutation] + damping * np.eye(len(permutation)))
     hessian_inv = np.linalg.cholesky((hessian_inv + hessian_inv.T) / 2).T

@@ -1,6 +1,6 @@
 """A run's history for TensorBoard: one event file, appended to, and corrected from the history when training continues.
 
-`tf.summary` begins a new file in each process, and would repeat the points of an epoch that is trained again after a kill.
+`tf.summary` would start a new file in each process, and repeat the points of an epoch that is trained again after a kill.
 """
 
 import os
@@ -14,14 +14,14 @@ from edgecnn.runs import EVENTS, Run
 
 Event = tf.compat.v1.Event
 
-BUFFER_BYTES = 1 << 18  # what TensorFlow takes by itself, with a note on standard error
+BUFFER_BYTES = 1 << 18  # TensorFlow's default, which it announces on standard error if left unset
 
 
 class ScalarLog:
     """The event file of a run. Tags are PHASE/FIGURE, such as `float/loss`; steps are the phase's epochs from 1."""
 
     def __init__(self, run: Run, history: Sequence[Mapping[str, Any]]) -> None:
-        """Open the file and, if it holds other points than the history, write it again; points kept keep their times."""
+        """Open the file. If its points differ from the history, rewrite it; points that stay keep their times."""
         self.path = run.file(EVENTS)
         there = list(read_events(str(self.path))) if self.path.exists() else []
         times = {point(event): event.wall_time for event in there if event.summary.value}
@@ -33,7 +33,7 @@ class ScalarLog:
         write_atomic(self.path, records([Event(wall_time=now, file_version="brain.Event:2"), *rows]))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row of the history; OutputError if the file, then left as it was, cannot take all of it."""
+        """Append a row of the history. On OutputError the file is restored to its previous length."""
         data = records([row_event(row, time.time())])
         with output_errors(self.path), self.path.open("ab", buffering=0) as file:
             before = file.tell()
@@ -69,7 +69,7 @@ def records(events: Iterable[Any]) -> bytes:
 
 
 def read_events(path: str) -> Iterable[Any]:
-    """Yield an event file's events up to its end, or to one that is damaged, as a kill may leave the last."""
+    """Yield an event file's events, up to its end or to the first damaged one. A kill may damage the last."""
     try:
         for record in tf.data.TFRecordDataset(path, buffer_size=BUFFER_BYTES).as_numpy_iterator():
             yield Event.FromString(record)

@@ -1,17 +1,17 @@
-"""Learning-rate schedules, as a factor of the peak over the share of training done."""
+"""Learning-rate schedules: the factor of the peak rate as a function of the fraction of training done."""
 
 import math
 from collections.abc import Callable
 
-WARM_UP = 0.2  # share of a one-cycle schedule that rises
+WARM_UP = 0.2  # fraction of the one-cycle schedule in which the rate rises
 
 AVERAGED_WARM_UP = 1 / 3
-"""Share of the averaged schedule that rises: Adam's first steps are as large as any, and at the full rate they would undo much of what
-trained weights know."""
+"""Fraction of the averaged schedule in which the rate rises. Adam's first steps are as large as any; at the full rate they would undo
+much of what the trained weights have learned."""
 
 
 def one_cycle(done: float) -> float:
-    """Rise linearly over the first share WARM_UP, then fall linearly to zero.
+    """Rise linearly over the first fraction WARM_UP, then fall linearly to zero.
 
     Source: Smith and Topin 2018, "Super-Convergence" (arXiv:1708.07120), without its momentum cycle.
     """
@@ -24,8 +24,8 @@ def cosine(done: float) -> float:
 
 
 ONE_CYCLE, AVERAGED = "one-cycle", "averaged"
-"""The defaults: the second from ImageNet's weights. With it the rate rises and then stays, and the network is the average of the steps'
-weights (`edgecnn.train.average`)."""
+"""The defaults; the second is for ImageNet weights. With it the rate rises and then stays constant, and the network is the average of the
+weights over the steps (`edgecnn.train.average`)."""
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     ONE_CYCLE: one_cycle,
@@ -36,6 +36,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def learning_rates(name: str, peak: float) -> Callable[[float], float]:
-    """Return the function from the share of a phase done, in [0, 1), to its learning rate."""
+    """Return a function from the fraction of a phase done, in [0, 1), to the learning rate."""
     schedule = SCHEDULES[name]
     return lambda done: peak * schedule(done)

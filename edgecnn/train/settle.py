@@ -1,4 +1,4 @@
-"""What a recipe leaves open, chosen by the images: the network, its input's size, augmentation, batches, epochs, rate and smoothing."""
+"""Values that a recipe leaves open, chosen to suit the images: network, input size, augmentation, batches, epochs, rate and smoothing."""
 
 import dataclasses
 import math
@@ -10,64 +10,64 @@ from edgecnn.networks.pretrained import Source, locate, source_of
 from edgecnn.recipe import RANDOM, Recipe
 from edgecnn.train.schedule import AVERAGED, ONE_CYCLE
 
-BACKBONE = "efficientnet_lite0_1200kb"  # the network for a user's own photos where nothing has let them choose
+BACKBONE = "efficientnet_lite0_1200kb"  # the network for a user's own photos when no candidates were compared
 
 PLAIN = "article"  # the network for named datasets
 
-BACKBONE_SIDE = 160  # rows and columns of the input of a network that starts from ImageNet
+BACKBONE_SIDE = 160  # input rows and columns of a network that starts from ImageNet
 
-PHOTO_SIDE = 64  # rows or columns from which images are augmented as photos: a crop of a smaller one is too blurred
+PHOTO_SIDE = 64  # rows or columns from which images get photo augmentation: crops of smaller ones are too blurred
 
 SMALL_IMAGES = 48
 MANY_SMALL_IMAGES = 5_000
-"""Of images of at most SMALL_IMAGES rows and columns, so many teach a network from scratch more than ImageNet's weights do, at a
+"""With at least MANY_SMALL_IMAGES images of at most SMALL_IMAGES rows and columns, training from scratch beats ImageNet weights, at a
 fraction of the device's time."""
 
-FROM_NOTHING = "resnet_100kb"  # the network for these
+FROM_NOTHING = "resnet_100kb"  # the network for such images
 
 BATCHES = ((2_000, 32), (10_000, 64))
 LARGEST_BATCH = 128
-"""Below so many training images, the batch is so large: an epoch of few images has to have enough steps."""
+"""Training images below which each batch size applies: an epoch over few images still needs enough steps."""
 
 STEPS, FINE_TUNING_STEPS, WHOLE_TUNING_STEPS = 3_000, 300, 600
-"""Steps of the float phase, about: from random weights, from trained ones, and where all of a few trained layers have to learn."""
+"""Approximate steps of the float phase: from random weights, from trained ones, and when all of a few trained layers have to learn."""
 
 EPOCHS, FINE_TUNING_EPOCHS = (10, 100), (3, 100)
-"""The least and the most epochs of the float phase: from random weights, and from trained ones."""
+"""Minimum and maximum epochs of the float phase: from random weights, and from trained ones."""
 
-QAT_STEPS, QAT_EPOCHS = 80, (2, 8)  # steps of the quantization-aware phase, about, and its least and most epochs
+QAT_STEPS, QAT_EPOCHS = 80, (2, 8)  # quantization-aware phase: approximate steps, and minimum and maximum epochs
 
 TUNED_QAT_EPOCHS = (1, 3)
-"""The same from trained weights: after each epoch an int8 file is made and answers, which takes as long as 20 steps."""
+"""The same from trained weights. Each epoch ends with an int8 file being made and evaluated, which takes as long as 20 steps."""
 
 ROBUST_EPOCHS = 1.25
-"""Times as many epochs of the float phase with train.robust: a third of the images are harder, and a network learns the others later."""
+"""Factor for the float phase's epochs with train.robust: a third of the images are harder, and the network learns the rest later."""
 
 SMOOTHING, TUNED_SMOOTHING = 0.05, 0.1
-"""Label smoothing from random weights, and from ImageNet, where few photos are soon overfitted."""
+"""Label smoothing from random weights, and from ImageNet, where a network soon overfits few photos."""
 
 STRANGER_RATE = 0.05
-"""Share of known photos that may be refused as strangers, where training starts from ImageNet, for which it was measured."""
+"""Fraction of in-distribution photos that may be refused as strangers. It applies to training from ImageNet, where it was measured."""
 
 RATE, FINE_TUNING_RATE, WHOLE_TUNING_RATE = 0.003, 0.0005, 0.001
-"""Peak learning rates: from random weights, from trained ones, and where these are a few of the layers that were trained together."""
+"""Peak learning rates: from random weights, from trained ones, and from trained ones that are only part of a jointly trained network."""
 
 
 def own_weights(recipe: Recipe) -> Source | None:
-    """Return the weights of ImageNet that training starts from; None if it starts from a run's or from random ones."""
+    """Return the ImageNet weights that training starts from; None if it starts from a run's or from random ones."""
     return None if recipe.init.source else source_of(recipe.network.name)
 
 
 def starts_trained(recipe: Recipe) -> bool:
-    """Return whether training starts from trained weights: a run's, or the network's own of ImageNet."""
+    """Return whether training starts from trained weights: a run's, or the network's ImageNet weights."""
     return recipe.init.source not in (None, RANDOM) or own_weights(recipe) is not None
 
 
 def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """Return a recipe that leaves nothing open: every key that it leaves out is filled by what suits the images.
+    """Return a complete recipe: every key left out is filled with a value that suits the images.
 
-    Named datasets have the article's network, ten epochs and batches of 128, unless they start from trained weights. RecipeError if a class
-    is called as the decision on strangers.
+    Named datasets get the article's network, ten epochs and batches of 128, unless they start from trained weights. Raises RecipeError if
+    a class has the name of the stranger decision.
     """
     network = recipe.network
     if network.name is None:
@@ -106,7 +106,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         qat_limits = TUNED_QAT_EPOCHS if trained else QAT_EPOCHS
         qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS if steps else 0, count, qat.batch_size, qat_limits))
     if recipe.qat.keep is not None and recipe.qat.keep > qat.epochs:
-        raise RecipeError(f"qat.keep is {recipe.qat.keep}, expected at most qat.epochs, which is {qat.epochs}.")
+        raise RecipeError(f"qat.keep is {recipe.qat.keep}, expected at most {qat.epochs}, the value of qat.epochs.")
     stranger, taken = recipe.stranger, STRANGER in dataset.labels
     if stranger.decide is None:
         stranger = dataclasses.replace(stranger, decide=bool(stranger.rate))
@@ -115,20 +115,20 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         stranger = dataclasses.replace(stranger, rate=STRANGER_RATE if suits else 0.0)
     elif stranger.rate and taken:
         raise RecipeError(
-            f"stranger.rate is {stranger.rate:g}, but a class is called {STRANGER!r}, which that decision is called. Rename the class's "
+            f"stranger.rate is {stranger.rate:g}, but a class is named {STRANGER!r}, the name of that decision. Rename the class's "
             "folder, or set stranger.rate to 0."
         )
     return dataclasses.replace(recipe, network=network, train=train, qat=qat, stranger=stranger)
 
 
 def require_start(recipe: Recipe) -> None:
-    """Raise ModuleNotFoundError if a settled recipe's weights of ImageNet are not installed; the command line names the extra."""
+    """Raise ModuleNotFoundError if a settled recipe needs ImageNet weights that are not installed. The command line names the extra."""
     if source := own_weights(recipe):
         locate(source)
 
 
 def images_choose(recipe: Recipe, dataset: Dataset) -> bool:
-    """Return whether the images choose the network: a user's own photos, where the recipe leaves it open. See `train.candidates`."""
+    """Return whether the images choose the network: for a user's own photos, if the recipe sets none. See `train.candidates`."""
     return recipe.network.name is None and usual_network(recipe, dataset) == BACKBONE
 
 
@@ -145,7 +145,7 @@ def epochs_for(steps: int, count: int, batch_size: int, limits: tuple[int, int])
 
 
 def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
-    """Return lines that say what `settle` chose, and why."""
+    """Return lines that report and explain the choices of `settle`."""
     lines, network = [], after.network
     count, size = dataset.sizes["train"], f"{network.width}x{network.height}"
     if before.network.name is None:
@@ -154,10 +154,11 @@ def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
             FROM_NOTHING: f"{count:,} images of {size} pixels are enough to train from scratch",
             PLAIN: "the default for named datasets",
         }[network.name]
-        lines.append(f"network: {network.name}: {why}; network.name changes it")
+        lines.append(f"network: {network.name} ({why}). Set network.name to change it.")
     if not (before.network.width and before.network.height):
         lines.append(
-            f"input size: {size} pixels (width x height), chosen from network and images; network.width and network.height change it"
+            f"input size: {size} pixels (width x height), chosen from the network and the images. "
+            "Set network.width and network.height to change it."
         )
     if not (before.train.epochs and before.train.batch_size):
         lines.append(

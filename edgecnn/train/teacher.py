@@ -1,4 +1,4 @@
-"""A trained network that another one learns from."""
+"""A trained network that teaches another one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ from edgecnn.train.origin import local_recipe
 
 
 class Teacher(Struct):
-    """`logits` maps a step's uint8 images, and the count of steps before it, to float32 logits (n, num_classes) in a graph; `described`
+    """`logits` maps a step's uint8 images, and the number of steps before it, to float32 logits (n, num_classes) in a graph. `described`
     goes into `run.json`."""
 
     logits: Callable[[Any, Any], Any]
@@ -26,7 +26,7 @@ class Teacher(Struct):
 
 
 def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...]) -> Teacher | None:
-    """Load the float model of the run that `teacher.run` names; None without a teacher. RunError if it is not there or does not fit."""
+    """Load the float model of the run named by `teacher.run`; None without a teacher. Raises RunError if it is missing or does not fit."""
     if not recipe.teacher:
         return None
     run = open_run(Path(recipe.teacher.run))
@@ -53,7 +53,7 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
 
 
 def remembered(teacher: Teacher, steps: int, size: int, num_classes: int) -> Teacher:
-    """Return a teacher that remembers its answers to batches, the first of which repeats after `steps`: on one device, in no checkpoint."""
+    """Return a teacher that caches its answers to batches that repeat every `steps` steps. The cache is per device and not checkpointed."""
     answers = tf.Variable(tf.zeros((steps, size, num_classes)), trainable=False)
     known = tf.Variable(tf.zeros(steps, tf.bool), trainable=False)
 

@@ -1,4 +1,4 @@
-"""The training stage: data and a recipe in, a run with a float and a fake-quantized model out."""
+"""The training stage: turns data and a recipe into a run with a float and a fake-quantized model."""
 
 import dataclasses
 from typing import cast
@@ -29,14 +29,14 @@ from edgecnn.train.teacher import open_teacher, remembered
 from edgecnn.versions import library_versions
 from edgecnn.workers import Workers
 
-SEEN = 200  # training images that stand for validation images if that split is empty
+SEEN = 200  # training images that substitute for an empty validation split
 
 LARGER = 1.4
-"""Sides of the photos out of which parts are cut, in those of the input: the mean part, 70 % of the area, is then reduced by a sixth."""
+"""Side of the photos from which crops are taken, relative to the input. The mean crop, 70 % of the area, is then reduced by a sixth."""
 
 
 def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
-    """Return the network's (height, width, channels): the recipe's, or where it leaves that open the data's own."""
+    """Return the network's (height, width, channels): the recipe's, or the data's if the recipe leaves them open."""
     network = recipe.network
     height, width, channels = dataset.shape
     return network.height or height, network.width or width, network.channels or channels
@@ -48,7 +48,7 @@ def input_line(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def load_splits(recipe: Recipe, dataset: Dataset, progress: Progress | None = None) -> dict[str, Split]:
-    """Decode the training and validation images at the network's size. Raises DatasetError as `Dataset.load` does."""
+    """Decode the training and validation images at the network's size. Raises DatasetError like `Dataset.load`."""
     height, width, channels = input_shape(recipe, dataset)
     splits = ("train", "validation")
     return dataset.load(splits, height=height, width=width, channels=channels, stage="train", progress=progress)
@@ -63,15 +63,15 @@ def train(
     int8: Int8 | None = None,
     workers: Workers | None = None,
 ) -> RunInfo:
-    """Train a run to its end, from its checkpoint if it has one, to the weights of an uninterrupted one.
+    """Train a run to its end, from its checkpoint if it has one. The weights equal those of an uninterrupted run.
 
-    Writes `run.json` and the list of images, a checkpoint and the history after each epoch, `float.h5`, and `qat.h5` last: the best epoch
-    by the rule of `edgecnn.train.best`. `run` is None for a worker that is not the first, which writes nothing and returns after the float
-    phase; without `int8` the fake-quantized model answers. `workers` share the float phase; `announce` was
-    called before TensorFlow was imported.
+    Writes `run.json` and the list of images, a checkpoint and the history after each epoch, `float.h5`, and finally `qat.h5`: the best
+    epoch by the rule of `edgecnn.train.best`. `run` is None for every worker but the first: they write nothing and return after the float
+    phase. Without `int8` the fake-quantized model itself is scored. `workers` share the float phase; call `announce` before TensorFlow is
+    imported.
 
-    RecipeError if several machines are to start from a trained network, RunError if the teacher is not the one with which
-    the run began or there is no trained network, and NetworkError, TrainingError, DatasetError, OutputError, ClusterError as the parts do.
+    Raises RecipeError if several machines would start from a trained network, RunError if the teacher has changed since the run began
+    or the trained network is missing, and NetworkError, TrainingError, DatasetError, OutputError and ClusterError like its parts.
     """
     training = Training(recipe, dataset, run, report, data_progress, workers)
     info = training.info
@@ -99,7 +99,7 @@ def train(
 
 
 class Training:
-    """A training under way: what its phases share, and how far it is. Arguments and errors as of `train`."""
+    """A training in progress: the state that its phases share. Arguments and errors as in `train`."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Training:
         distribute.check_batch(recipe.train.batch_size, self.strategy)
         if workers and starts_trained(recipe):
             raise RecipeError(
-                "a network that starts from trained weights cannot be trained by several machines: it is meant for few images. "
+                "several machines cannot train a network that starts from trained weights: such a start is meant for few images. "
                 "Leave out --workers or --init."
             )
         self.run, self.report, self.workers, self.data_progress = run, report, workers, data_progress
@@ -126,7 +126,7 @@ class Training:
         used = {name: len(split.classes) for name, split in self.splits.items()}
         if not used[
             "validation"
-        ]:  # every image teaches, and nothing is chosen: the figures are of images that were seen
+        ]:  # every image trains and nothing is chosen, so the figures are from images that the network has seen
             self.splits["validation"] = some(self.splits["train"], SEEN, recipe.seed)
         self.validation = (self.splits["validation"].images, self.splits["validation"].classes)
         self.start = open_start(recipe, run)
@@ -162,7 +162,7 @@ class Training:
         )
 
     def train_float(self) -> None:
-        """Train the float phase to its end, from the run's checkpoint, or from trained weights and a fitted head, or from random ones."""
+        """Train the float phase to its end, from the run's checkpoint, from trained weights and a fitted head, or from random weights."""
         self.checkpoint = load_checkpoint(self.run) if self.run else None
         self.history = self.checkpoint.history if self.checkpoint else ()
         self.float_is_done = self.checkpoint is not None and self.checkpoint.phase == "qat"
@@ -179,7 +179,7 @@ class Training:
             self.run_phase(self.phase, self.batches)
 
     def train_int8(self, run: Run, int8: Int8 | None) -> Int8Method:
-        """Write the float model, train the quantization-aware phase to its end, and choose how the int8 models are made."""
+        """Write the float model, train the quantization-aware phase to its end, and choose how to make the int8 models."""
         recipe, (images, classes) = self.recipe, self.validation
         if self.float_is_done:
             teacher = model_from_bytes(run.read(FLOAT_MODEL, "train"))
@@ -208,13 +208,13 @@ class Training:
 
 
 def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Return the (rows, columns) of the float phase's images for an input; photos, out of which parts are cut, are LARGER."""
+    """Return the (rows, columns) of the float phase's images for an input. Photos are LARGER, because crops are taken from them."""
     height, width, _ = shape
     return (round(LARGER * height), round(LARGER * width)) if recipe.train.augment == "photo" else (height, width)
 
 
 def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> Batches:
-    """Return the float phase's batches of uint8 images (n, rows, columns, channels) of `source_size`, and their classes (n,)."""
+    """Return the float phase's batches of uint8 images (n, rows, columns, channels) of `source_size` and their classes (n,)."""
     views = (recipe.teacher.views if recipe.teacher else None) or 0
     return Batches(
         images=images,
@@ -232,25 +232,25 @@ def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, si
 
 
 def qat_batches(recipe: Recipe, batches: Batches, images: np.ndarray) -> Batches:
-    """Return the quantization-aware phase's batches: at the input's size, neither covered, repeated nor changed as photos."""
+    """Return the quantization-aware phase's batches: at input size, without cutout, repeats or photo augmentation."""
     return dataclasses.replace(batches, images=images, batch_size=recipe.qat.batch_size, cutout=0, views=0, photo=None)
 
 
 def begin(run: Run, info: RunInfo) -> None:
-    """Write what is known of a run when its training begins, or goes on. Raises RunError if it began with another teacher."""
+    """Write what is known when a run's training begins or continues. Raises RunError if it began with another teacher."""
     before = run.info.teacher if run.file(INFO).exists() else info.teacher
     if before != info.teacher:
         one, other = (f"{item.name}, SHA-256 {item.sha256[:12]}" if item else "none" for item in (before, info.teacher))
         raise RunError(
-            f"the teacher of {run.path} is not the one it began with (then {one}; now {other}). "
-            "Put that one back, or train a new run."
+            f"the teacher of {run.path} has changed since the run began (then {one}; now {other}). "
+            "Restore the first one, or train a new run."
         )
     run.write_info(info)
     run.make_latest()
 
 
 def choice(asked: Asked, qat: Qat | None, ptq: Score | None, reference: Score) -> Int8Method:
-    """Choose how the int8 models are made, and return what a run records about the choice."""
+    """Choose how to make the int8 models, and return the run's record of the choice."""
     best, calibrated, nearest = (qat.best.score, qat.calibrated, qat.nearest) if qat else (None, None, None)
     method, decided_by = better_method(asked, best, ptq)
     return Int8Method(

@@ -64,9 +64,9 @@ def test_several_classifiers_are_named(media, fill, pictures):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["clips/"], "holds no dataset of Frigate's: expected NAME/dataset/CLASS"),
-        (["clips/previews/front/a.webp"], "holds no dataset of Frigate's"),
-        (["a.png"], "holds no dataset of Frigate's"),
+        (["clips/"], "expected NAME/dataset/CLASS"),
+        (["clips/previews/front/a.webp"], "expected NAME/dataset/CLASS"),
+        (["a.png"], "expected NAME/dataset/CLASS"),
         (["clips/door/dataset/"], "has no class folders"),
         (["clips/door/dataset/", "clips/door/train/a.webp"], "has no class folders"),
         (["clips/door/dataset/open/a.png"], "has only one class, 'open'"),

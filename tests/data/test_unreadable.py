@@ -205,7 +205,7 @@ def test_from_training_to_the_bundle(edgecnn, tmp_path, fill, good, broken, tiny
         assert edgecnn("export", "run", *arguments).code == 0
     assert edgecnn("verify", "run", "--max-drop", "100", "--accept-conversion").code == 0
     assert edgecnn("bundle", "run", "--out", "pets.edgecnn").code == 0
-    assert "; 5 that cannot be read were left out" in (tmp_path / "run" / "card.md").read_text()
+    assert "; 5 unreadable files were left out" in (tmp_path / "run" / "card.md").read_text()
 
 
 def test_a_run_without_unreadable_images_records_nothing(tmp_path, fill, good):

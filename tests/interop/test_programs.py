@@ -97,7 +97,7 @@ def test_a_file_that_is_not_int8_is_refused(int8, io_):
     schema = load_schema()
     for tensor in model.subgraphs[0].tensors:
         tensor.type = {"uint8": schema.TensorType.UINT8, "float32": schema.TensorType.FLOAT32}[io_]
-    with pytest.raises(ExportError, match="int8 file of one input"):
+    with pytest.raises(ExportError, match="one input and one output"):
         with_scores(packed(model))
 
 
@@ -128,10 +128,10 @@ def described(tmp_path, height=224, width=224, channels=3, labels=("a", "b"), re
 def test_frigate_gives_224x224_rgb_and_mediapipe_any_rgb(tmp_path):
     check_program(described(tmp_path), "frigate")
     for shape in ({"height": 96, "width": 96}, {"width": 225}, {"channels": 1}):
-        with pytest.raises(ExportError, match=r"Frigate gives 224x224 RGB\. Train one for it: edgecnn train"):
+        with pytest.raises(ExportError, match=r"Frigate provides 224x224 RGB\. Train one for it: edgecnn train"):
             check_program(described(tmp_path, **shape), "frigate")
     check_program(described(tmp_path, height=96), "mediapipe")
-    with pytest.raises(ExportError, match="MediaPipe gives RGB"):
+    with pytest.raises(ExportError, match="MediaPipe provides RGB"):
         check_program(described(tmp_path, channels=1), "mediapipe")
 
 
@@ -151,7 +151,7 @@ def test_labels_that_frigate_would_confuse_are_refused(tmp_path, labels):
 def test_the_command_says_how_to_train_one(own_run, edgecnn):
     result = edgecnn("export", own_run.path, "--for", "frigate")
     assert result.code == ExportError.exit_code
-    assert "reads 8x8 images of 1 channels; Frigate gives 224x224 RGB." in result.err
+    assert "reads 8x8 images with 1 channel; Frigate provides 224x224 RGB." in result.err
     assert "edgecnn train --data frigate:PATH" in result.err
     assert not (own_run.path / "frigate").exists()
 

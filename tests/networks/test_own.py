@@ -89,5 +89,5 @@ def test_a_missing_file_and_a_missing_function(tmp_path):
         build_network(f"{tmp_path}/none.py:build", 8, 8, 1, 3)
     with pytest.raises(NetworkError, match=r"names a file without a function\. Write net\.py:build"):
         build_network("net.py", 8, 8, 1, 3)
-    with pytest.raises(NetworkError, match=r"is written FILE\.py:FUNCTION; received 'net\.txt:build'"):
+    with pytest.raises(NetworkError, match=r"as FILE\.py:FUNCTION; received 'net\.txt:build'"):
         build_network("net.txt:build", 8, 8, 1, 3)

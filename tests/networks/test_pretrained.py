@@ -83,7 +83,7 @@ def test_tensors_are_read_in_any_layout():
 
 def test_a_pickle_that_names_anything_else_is_refused_before_it_runs(tmp_path):
     data = legacy_file({"weight": Evil(tmp_path / "created")}, {})
-    with pytest.raises(NetworkError, match=r"weights: it names \w+\.open, and only tensors are read"):
+    with pytest.raises(NetworkError, match=r"weights: it names \w+\.open, but only tensors are read"):
         torch_file.read_state(data, "weights")
     assert not (tmp_path / "created").exists()
 
@@ -121,7 +121,7 @@ def test_an_altered_package_is_refused_before_it_is_read(tmp_path, monkeypatch):
     file.write_bytes(legacy_file({"weight": Evil(tmp_path / "created")}, {}))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(torch_file, "read_state", None)
-    with pytest.raises(NetworkError, match=r"is not the file of .*Nothing of it was read\. Install the package again"):
+    with pytest.raises(NetworkError, match=r"is not the file of .*Nothing was read"):
         read_weights(SOURCE)
     assert not (tmp_path / "created").exists()
 

@@ -181,7 +181,7 @@ def test_an_incompatible_teacher(trained, tmp_path, finished_run, wrong):
         return
     run = trained(tmp_path / "run", teacher={"run": str(teacher)})
     shutil.copy(run.file(FLOAT_MODEL), teacher / FLOAT_MODEL)
-    with pytest.raises(RunError, match="is not the one it began with"):
+    with pytest.raises(RunError, match="has changed since the run began"):
         train(run.recipe, open_dataset(run.recipe.data), run, lambda progress: None)
 
 

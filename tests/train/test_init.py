@@ -163,7 +163,7 @@ def test_network_and_input_are_inherited_unless_given(finished_run):
 def test_other_bodies_and_scales_are_refused(finished_run):
     other = recipe_from(finished_run.path, network={"name": "resnet8"})
     with pytest.raises(
-        NetworkError, match=r"cannot start from that network: its layer conv2d.* has weights .*Use its network"
+        NetworkError, match=r"cannot start from that network: its layer conv2d.* has weights .*Use that network's name"
     ):
         open_start(other, None).give(build_network("resnet8", 8, 8, 1, 10))
     with pytest.raises(

@@ -155,5 +155,5 @@ def test_a_class_named_stranger(photos):
     source = photos(40, (60, 60))
     (source / "dog").rename(source / "stranger")
     assert settled(source)[0].stranger.rate == 0
-    with pytest.raises(RecipeError, match="a class is called 'stranger'"):
+    with pytest.raises(RecipeError, match="a class is named 'stranger'"):
         settled(source, stranger={"rate": 0.05})
