@@ -1,1 +1,1 @@
-"""Boards without boards: system roots, wheels, QEMU, and bundles run on them."""
+"""Emulated boards: system roots, wheels, QEMU, and bundles run on them."""

@@ -1,4 +1,4 @@
-"""What runs on boards: a run's exports as a bundle, or a bundle that was made before, with its test images where it has them."""
+"""Work for boards: a run's exports as a bundle, or an existing bundle, with its test images if available."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from edgecnn.versions import library_versions, processor
 def run_on_boards(
     run: Run, exports: Sequence[tuple[str, str]], split: Split, boards: OnBoards, progress: Progress
 ) -> list[BoardRow]:
-    """Run a run's exports (format, precision) as `verify_on_boards` does, in a bundle without a report."""
+    """Run a run's exports (format, precision) like `verify_on_boards`, in a bundle without a report."""
     contract = input_contract(run)
     images = golden_images(contract)
     models = [(*export, export_path(run, *export).read_bytes()) for export in exports]
@@ -49,7 +49,7 @@ def run_on_boards(
 def bundle_on_boards(
     path: Path, boards: OnBoards, data: str | None, note: Callable[[str], None], progress: Progress
 ) -> BoardsReport:
-    """Run a bundle on boards, on the test images that it was verified with if they are here, else on its golden images."""
+    """Run a bundle on boards, on the test images that verified it if they are available, else on its golden images."""
     find_qemu()
     bundle = read_bundle(path)
     try:
@@ -75,7 +75,7 @@ def bundle_on_boards(
 def test_images(
     bundle: Bundle, data: str | None, progress: Progress, note: Callable[[str], None]
 ) -> tuple[Split, BoardsData]:
-    """Load the test images that a bundle was verified with, and say which they are. Errors: as of `recorded_data`."""
+    """Load the test images that verified a bundle, and describe them. Errors as in `recorded_data`."""
     size = bundle.manifest.input
     dataset = recorded_data(bundle, data, "test", progress, note)
     split = dataset.load(
@@ -89,12 +89,12 @@ def test_images(
 def recorded_data(
     bundle: Bundle, data: str | None, split: str, progress: Progress, note: Callable[[str], None]
 ) -> Dataset:
-    """Open the data that a bundle was made from, in its recipe's place or another; DatasetError if the split's are gone or changed."""
+    """Open the data a bundle was made from, at the recipe's location or another. Raises DatasetError if the split is missing or changed."""
     provenance = bundle.manifest.provenance
     recipe, recorded = provenance.get("recipe"), provenance.get("data")
     hashes, sizes = map(recorded.get, ("split_hashes", "split_sizes")) if isinstance(recorded, dict) else (None, None)
     if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
-        raise DatasetError(f"the bundle {bundle.path} does not say which images it was verified with.")
+        raise DatasetError(f"the bundle {bundle.path} does not record the images that verified it.")
     given = {} if data is None else {"source": data}
     recipe_data: DataRecipe = build_recipe({"data": known(recipe).get("data", {}) | given}).data
     images = Known(
@@ -113,6 +113,6 @@ def recorded_data(
         ) from None
     if dataset.hashes[split] != hashes[split]:
         raise DatasetError(
-            f"the {split} images of {dataset.name} are not those that {bundle.path.name} was verified with. Name those with --data."
+            f"the {split} images of {dataset.name} are not those that verified {bundle.path.name}. Name the right ones with --data."
         )
     return dataset

@@ -1,6 +1,6 @@
-"""Debian's packages for a board: resolved, downloaded and unpacked without root, by an apt that keeps everything in a folder of its own.
+"""Debian packages for a board: resolved, downloaded and unpacked without root, by an apt that keeps all its files in one folder.
 
-The sources, their keys and the proxies are the host's; only the release differs, since Debian 12 and 13 are in the same archive.
+The sources, their keys and the proxies are the host's. Only the release differs, since Debian 12 and 13 share an archive.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ SUITE = re.compile(
 )
 KEYRINGS = tuple(f"/usr/share/keyrings/debian-archive-keyring.{kind}" for kind in ("pgp", "gpg"))
 FRESH_S = 3600
-"""Lists of packages younger than this are not downloaded again."""
+"""Package lists younger than this are not downloaded again."""
 
 ARCHITECTURE = "arm64"
 
@@ -47,17 +47,17 @@ class Package(NamedTuple):
 def fetch(
     packages: Sequence[str], release: str, cache: Path, progress: Progress = lambda what, done, total: None
 ) -> list[Path]:
-    """Return the .deb files of packages and what they depend on, from the cache or Debian's archive; else EmulatorError."""
+    """Return the .deb files of packages and their dependencies, from the cache or Debian's archive. Raises EmulatorError on failure."""
     with private_apt(release, cache, progress) as apt:
         return apt.download(apt.resolve(packages), progress)
 
 
 def unpack(debs: Sequence[Path], root: Path) -> None:
-    for name in ("bin", "lib", "sbin"):  # before any package: since Debian 12 they are below usr/
+    for name in ("bin", "lib", "sbin"):  # before any package, because since Debian 12 they are below usr/
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (root / name).is_symlink():
             (root / name).symlink_to(f"usr/{name}")
-    # dpkg-deb -x would replace a link by a folder where a package of Debian 12 has files in /lib.
+    # If a Debian 12 package has files in /lib, dpkg-deb -x would replace the link with a folder.
     into = [tool("tar"), "--extract", "--keep-directory-symlink", f"--directory={root}"]
     for deb in debs:
         reader = subprocess.Popen(
@@ -73,7 +73,7 @@ def unpack(debs: Sequence[Path], root: Path) -> None:
 
 
 def tool(name: str) -> str:
-    """Return the path of one of Debian's tools; EmulatorError if it is missing, as on a host that is not Debian."""
+    """Return the path of one of Debian's tools. Raises EmulatorError if it is missing, as on hosts other than Debian."""
     path = shutil.which(name)
     if path is None:
         raise EmulatorError(
@@ -84,9 +84,9 @@ def tool(name: str) -> str:
 
 
 def host_sources(release: str) -> list[Source]:
-    """Return the host's own archives of Debian, each with the release instead of the host's; EmulatorError if there is none."""
+    """Return the host's Debian archives, with the given release instead of the host's. Raises EmulatorError if there are none."""
     rows = _index_targets() or [
-        # A host without lists, such as a new container, gives neither an archive's origin nor its keyring.
+        # Without package lists, as in a new container, apt reports neither an archive's origin nor its keyring.
         row._replace(signed_by=next((key for key in KEYRINGS if os.path.exists(key)), ""))
         for row in _index_targets("--no-release-info")
         if row.component == "main"
@@ -146,12 +146,12 @@ class Apt:
         ]
 
     def download(self, packages: Sequence[Package], progress: Progress) -> list[Path]:
-        """Download the packages that are not in the cache, and return the files of all; apt checks their hashes."""
+        """Download the packages missing from the cache, and return the files of all. apt checks their hashes."""
         missing = [package for package in packages if not (self.archives / package.file).exists()]
         if missing:
             what = f"{len(missing)} packages of Debian {self.release}"
             names = [f"{package.name}={package.version}" for package in missing]
-            with tempfile.TemporaryDirectory(dir=self.folder) as fresh:  # an interruption leaves no part of a package
+            with tempfile.TemporaryDirectory(dir=self.folder) as fresh:  # an interruption leaves no partial package
                 self.run("apt-get", ["download", "--", *names], progress, what, Path(fresh))
                 for package in missing:
                     os.replace(Path(fresh) / package.file, self.archives / package.file)
@@ -165,7 +165,7 @@ class Apt:
         what: str = "",
         cwd: Path | None = None,
     ) -> str:
-        """Run an apt command here and return what it printed; with a progress, it receives apt's own figures."""
+        """Run an apt command in this folder and return its output. `progress` receives apt's own percentages."""
         options = {
             "APT::Architecture": ARCHITECTURE,
             "APT::Architectures": ARCHITECTURE,
@@ -192,8 +192,8 @@ class Apt:
 
 @contextlib.contextmanager
 def private_apt(release: str, cache: Path, progress: Progress) -> Iterator[Apt]:
-    """Open the private apt of a release; another process that needs it waits. Errors: as of `fetch`."""
-    import fcntl  # here, as Windows has none
+    """Open the private apt of a release, and make other processes that need it wait. Errors as in `fetch`."""
+    import fcntl  # imported here because Windows has no fcntl
 
     tool("apt-get")
     folder = cache / "apt" / f"{release}-{ARCHITECTURE}"
@@ -220,7 +220,7 @@ def _watched(arguments: Sequence[str], what: str, progress: Progress, cwd: Path 
                     if match := re.match(r"dlstatus:\d+:(\d+)", line):
                         progress(what, min(int(match[1]), 99), 100)
             output = process.communicate()[0]
-        except BaseException:  # an interruption ends the download too
+        except BaseException:  # an interruption must also stop the download
             process.kill()
             raise
     if process.returncode:
@@ -237,7 +237,7 @@ def _call(arguments: Sequence[str], what: str) -> str:
 
 
 def _plain() -> dict[str, str]:
-    # the tools print English, since their output is parsed
+    # force English, because the tools' output is parsed
     return {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 
 

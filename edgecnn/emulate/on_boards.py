@@ -1,6 +1,6 @@
-"""A bundle's models in the runtime and packages of a board, on an emulated processor, held against this machine's answers code by code.
+"""A bundle's models in a board's runtime and packages, on an emulated processor, compared code by code with this machine's answers.
 
-The same wheels must compute the same on another processor, up to the one code that the bundle allows. An emulated processor has no speed.
+The same wheels must compute the same on another processor, within the one code that the bundle allows. Emulation cannot measure speed.
 """
 
 import os
@@ -37,10 +37,10 @@ SHOWN = ("libc6", "numpy", "pillow", "ai_edge_litert", "onnxruntime", "tflite_ru
 
 
 class OnBoards(Struct):
-    """What is to run on which boards.
+    """What to run on which boards.
 
-    `engines` may be ALL, every one with wheels for the board's Python and a model; by default engine and release are each target's own.
-    `sample` is how many test images, 0 for all.
+    `engines` may be ALL: every engine with wheels for the board's Python and a model. Engine and release default to each target's own.
+    `sample` is the number of test images, 0 for all.
     """
 
     targets: tuple[Target, ...]
@@ -57,7 +57,7 @@ class OnBoards(Struct):
 
 
 class Case(NamedTuple):
-    """One emulation, which boards with the same processor and system share."""
+    """One emulation, shared by boards with the same processor and system."""
 
     cpu: str
     release: str
@@ -66,7 +66,7 @@ class Case(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An engine's raw outputs, shape (n, num_classes), and on a board what ended it, and whether the self-test passed, if that is known."""
+    """An engine's raw outputs, shape (n, num_classes). On a board also what ended it, and whether the self-test passed, if known."""
 
     engine: str
     outputs: np.ndarray | None = None
@@ -77,13 +77,13 @@ class Answer(NamedTuple):
 def verify_on_boards(
     bundle: Bundle, split: Split | None, boards: OnBoards, progress: Progress, packages: Sequence[Path] = ()
 ) -> list[BoardRow]:
-    """Run a bundle on emulated boards: its self-test, then the int8 model on test images; return a row for each board and engine.
+    """Run a bundle on emulated boards: its self-test, then the int8 model on test images. Returns a row per board and engine.
 
-    Boards run side by side, as many as this machine has processors; of boards that an emulation cannot tell apart one is run. Without a
-    `split` the golden images are run, whose classes nobody knows. `packages` are folders of Python packages that stand before the wheels'.
+    Boards run in parallel, as many as this machine has processors. Boards that an emulation cannot tell apart run once. Without a `split`
+    the golden images are used, which have no classes. `packages` are folders of Python packages that take precedence over the wheels.
 
     Raises:
-        EmulatorError: if QEMU is missing or a board's files cannot be had.
+        EmulatorError: if QEMU is missing or a board's files are unavailable.
         EngineError: if the bundle has no model for a requested engine.
     """
     sample = drawn(split, boards.sample) if split is not None else None
@@ -96,7 +96,7 @@ def verify_on_boards(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "packages").mkdir()
-        # Only the package, through a link: a site-packages on the path would bring this machine's numpy along.
+        # Only this package, through a link: adding site-packages to the path would bring in this machine's numpy.
         (folder / "packages" / "edgecnn").symlink_to(Path(edgecnn.__file__).resolve().parent)
         (folder / "bundle.edgecnn").write_bytes(bundle.path.read_bytes())
         np.save(folder / "pixels.npy", pixels)
@@ -117,7 +117,7 @@ def verify_on_boards(
 
 
 def drawn(split: Split, count: int) -> Split:
-    """Draw `count` of a split's images, the same each time; all if they are fewer or it is 0."""
+    """Draw `count` of a split's images, always the same ones; all if there are fewer or `count` is 0."""
     if not 0 < count < len(split.classes):
         return split
     keep = np.sort(np.random.default_rng(SEED).choice(len(split.classes), count, replace=False))
@@ -140,13 +140,13 @@ def cases(target: Target, boards: OnBoards, manifest: Manifest) -> list[Case]:
 
 
 def model_for(manifest: Manifest, engine: str) -> ModelEntry:
-    """Return the model that an engine is held to: the int8 one of its format, else the format's default, else its first."""
+    """Return the model for an engine: the int8 one in its format, else the format's default, else its first."""
     format_ = ENGINES[engine].format
     fitting = [model for model in manifest.models if model.format == format_]
     if not fitting:
         has = ", ".join(model.file for model in manifest.models)
         raise EngineError(
-            f"{engine} runs .{format_} models, but there is none, only {has}. "
+            f"{engine} runs .{format_} models, but the bundle has only {has}. "
             f"Export one: edgecnn export --format {format_} --int8, or choose another engine with --engines."
         )
     default = manifest.defaults.get(format_)
@@ -154,12 +154,12 @@ def model_for(manifest: Manifest, engine: str) -> ModelEntry:
 
 
 SAME_KERNELS = {"tflite_runtime": ("litert", "builtin")}
-"""An engine and provider with the kernels of one that needs an environment of its own. Of 1,000 CIFAR-10 images tflite-runtime 2.14.0
-gave 814 other codes than LiteRT's XNNPACK, up to 2 LSB apart, on x86 and on every emulated board; and LiteRT's built-in kernels, none."""
+"""An engine and provider with the same kernels as one that needs its own environment. On 1,000 CIFAR-10 images, tflite-runtime 2.14.0 gave
+814 codes different from LiteRT's XNNPACK, up to 2 LSB apart, on x86 and on every emulated board; LiteRT's built-in kernels gave none."""
 
 
 def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:
-    """Run the model on this machine: by the same engine, else by one with the same kernels, else by any of its format."""
+    """Run the model on this machine with the same engine, else one with the same kernels, else any for its format."""
     entry = model_for(bundle.manifest, engine)
     name, provider = (engine, None) if is_installed(engine) else SAME_KERNELS.get(engine, (None, None))
     name = name if name and is_installed(name) else None
@@ -196,7 +196,7 @@ def emulate(
 def board_row(
     target: Target, case: Case, system: System, manifest: Manifest, emulated: Answer, here: Answer, sample: Split | None
 ) -> BoardRow:
-    """Return a board's row in the report: what it answered, held against this machine's answers."""
+    """Return a board's row in the report: its answers, compared with this machine's."""
     model = model_for(manifest, case.engine)
     apart = differences(emulated.outputs, here.outputs, sample)
     largest = apart["largest_difference"]

@@ -1,4 +1,4 @@
-"""A board's processor, emulated by QEMU: the board's programs run as processes of this machine, without root and on its kernel."""
+"""A board's processor emulated by QEMU: the board's programs run as processes of this machine, without root, on its kernel."""
 
 import contextlib
 import os
@@ -28,12 +28,12 @@ def find_qemu() -> str:
     if path := next(filter(None, map(shutil.which, NAMES)), None):
         return path
     raise EmulatorError(
-        f"{NAMES[0]} is not installed, and edgecnn emulates boards with it. Install it: apt-get install qemu-user (as root)."
+        f"{NAMES[0]}, which edgecnn needs to emulate boards, is not installed. Install it: apt-get install qemu-user (as root)."
     )
 
 
 class Machine(Struct):
-    """A processor, by QEMU's name for it, its system's files, its Python ("3.13"), and the folders where that looks for packages."""
+    """A processor (QEMU's name), its system's files, its Python ("3.13"), and the folders where Python looks for packages."""
 
     cpu: str
     root: Path
@@ -45,7 +45,7 @@ class Machine(Struct):
         return [find_qemu(), "-cpu", self.cpu, "-L", str(self.root), str(python), *arguments]
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Return its environment, without anything of the user's: `home` is its home and its folder for temporary files."""
+        """Return its environment, with nothing from the user's. `home` serves as home and as folder for temporary files."""
         return {
             "HOME": str(home),
             "LC_ALL": "C.UTF-8",
@@ -58,7 +58,7 @@ class Machine(Struct):
 
 
 class Emulations:
-    """Emulated processes, started from several threads. Leaving the context ends those that still run."""
+    """Emulated processes, started from several threads. Leaving the context ends those still running."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[str]] = set()
@@ -76,7 +76,7 @@ class Emulations:
                     process.kill()
 
     def run(self, machine: Machine, arguments: Sequence[str], folder: Path) -> Finished:
-        """Run the board's Python in a folder that is also its home; EmulatorError if a signal ends it or QEMU has no such processor."""
+        """Run the board's Python in a folder that is also its home. Raises EmulatorError on a signal or a processor unknown to QEMU."""
         command, env = machine.command(arguments), machine.environment(folder)
         with self._lock:
             if self._over:
@@ -99,7 +99,7 @@ class Emulations:
             raise EmulatorError(f"{meaning(-process.returncode)} on {machine.cpu}")
         if process.returncode and "unable to find CPU model" in err:
             raise EmulatorError(
-                f"{command[0]} does not know the processor {machine.cpu}. Upgrade it: a newer qemu-user package may."
+                f"{command[0]} does not support the processor {machine.cpu}. Upgrade it: a newer qemu-user package may."
             )
         return Finished(process.returncode, out, err)
 

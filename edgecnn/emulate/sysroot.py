@@ -1,4 +1,4 @@
-"""The files of a board's system, made once and kept in edgecnn's cache: Debian's Python, and what pip installs there for an engine."""
+"""A board's system files, made once and cached: Debian's Python, and the packages that pip installs there for an engine."""
 
 import json
 import shutil
@@ -16,17 +16,17 @@ from edgecnn.errors import EdgeCNNError, OutputError
 from edgecnn.files import cache_home, canonical_json, sha256, write_atomic
 
 FORMAT = 1
-"""A part of the folders' names, to change when this module makes their content in another way."""
+"""Part of the folder names. Change it when this module makes their content differently."""
 
 MADE = "made.json"
 PACKAGES = ("python{python}-minimal", "libpython{python}-stdlib", "libstdc++6")
 
 LEFT_OUT = ("debconf", "dpkg", "tar", "tzdata")
-"""Packages that those depend on only to be installed."""
+"""Dependencies that are needed only during installation."""
 
 
 class System(NamedTuple):
-    """A release's `root`, the folder `site` of pip's packages, and the versions of both by name."""
+    """A release's `root`, the folder `site` with pip's packages, and the versions of both by name."""
 
     release: str
     python: str
@@ -50,7 +50,7 @@ def make_system(
     packages: Sequence[str] = (),
     home: Path | None = None,
 ) -> System:
-    """Make a release's files with an engine and Debian packages in `home`, unless there; EmulatorError leaves nothing half-made."""
+    """Make a release's files, with an engine and Debian packages, in `home` unless present. An EmulatorError leaves nothing half-made."""
     home = home or boards_home()
     root = make_root(release, progress, packages, home)
     site = make_site(release, engine, root, progress, home)
@@ -77,7 +77,7 @@ def make_root(release: str, progress: debian.Progress, packages: Sequence[str], 
 
 
 def make_site(release: str, engine: str, root: Path, progress: debian.Progress, home: Path) -> Path:
-    """Make a folder with what pip installs on a board: an engine and what the runtime imports. Errors: as of `make_system`."""
+    """Make a folder with the packages that pip installs on a board: an engine and the runtime's imports. Errors as in `make_system`."""
     requirements = wheels.requirements(engine, RELEASES[release])
 
     def make(folder: Path) -> dict[str, Any]:
@@ -90,12 +90,12 @@ def make_site(release: str, engine: str, root: Path, progress: debian.Progress, 
 
 
 def keep(prefix: Path, ingredients: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
-    """Return a folder made of some ingredients: `prefix` and a hash of theirs. Whoever needs it first makes it; others wait.
+    """Return a folder made from some ingredients, named `prefix` and their hash. The first process makes it; others wait.
 
-    It is made next to its place and moved there when it is whole. `make` fills an empty folder, and returns what `made.json` there
+    It is made in a temporary folder and moved into place when complete. `make` fills an empty folder and returns what its `made.json`
     records in addition to `ingredients`.
     """
-    import fcntl  # here, as Windows has none
+    import fcntl  # imported here because Windows has no fcntl
 
     path = prefix.with_name(f"{prefix.name}-{sha256(canonical_json({'format': FORMAT, **ingredients}).encode())[:12]}")
     if (path / MADE).exists():
@@ -105,7 +105,7 @@ def keep(prefix: Path, ingredients: Mapping[str, Any], make: Callable[[Path], di
         with (path.parent / f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (path / MADE).exists():
-                for old in (path, *path.parent.glob(f".{path.name}.*.tmp")):  # of a process that was killed
+                for old in (path, *path.parent.glob(f".{path.name}.*.tmp")):  # left by a killed process
                     shutil.rmtree(old, ignore_errors=True)
                 with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
                     fresh = Path(folder) / path.name
@@ -123,12 +123,12 @@ def keep(prefix: Path, ingredients: Mapping[str, Any], make: Callable[[Path], di
 
 
 def compile_all(folder: Path, root: Path, python: str, progress: debian.Progress) -> None:
-    """Compile a folder's Python files: by this machine's Python of the version, else by the board's, emulated."""
+    """Compile a folder's Python files with this machine's Python of that version, else with the board's, emulated."""
     progress(f"compile for Python {python}", 0, 0)
     options = "-m compileall -q -f --invalidation-mode unchecked-hash -x /(tests?|idlelib)/"
     arguments = [*options.split(), str(folder)]
     if host := host_python(python):
-        # Files that this Python cannot compile, such as a test's, do not matter: what is needed is compiled when it is imported.
+        # Files that this Python cannot compile, such as tests, do not matter: imported files are compiled at import.
         subprocess.run([host, "-I", *arguments], capture_output=True)
         return
     machine = Machine(cpu="max", root=root, python=python, paths=())

@@ -27,7 +27,7 @@ EXTRAS = {
     "uvicorn": ">=0.32",
     "prometheus-client": ">=0.21",
 }
-"""What a board's extras need in addition: update, mqtt and http."""
+"""Additional packages for a board's extras: update, mqtt and http."""
 
 ENGINES = {
     "litert": ("ai-edge-litert", ">=2.0.2"),
@@ -45,14 +45,14 @@ def package_name(engine: str) -> str:
 
 
 class Requirements(NamedTuple):
-    """What pip installs: `needs` with their dependencies; engines without, of which they use only numpy, and which are larger."""
+    """Packages for pip: `needs`, with their dependencies, and engines `alone`, whose dependencies are large and unused except for numpy."""
 
     needs: tuple[str, ...]
     alone: tuple[str, ...]
 
 
 class Platform(NamedTuple):
-    """What wheels are for: a Python ("3.13"), the GNU C library's minor version, and a processor as `uname -m` names it."""
+    """The platform of wheels: a Python ("3.13"), the GNU C library's minor version, and a processor as named by `uname -m`."""
 
     python: str
     glibc: int
@@ -63,7 +63,7 @@ class Platform(NamedTuple):
 
     @property
     def tags(self) -> list[str]:
-        """The wheel tags of the platform: pip takes only those that it is given, so the older ones, from glibc 2.17 on, are listed too."""
+        """The platform's wheel tags. pip accepts only the tags it is given, so older ones, from glibc 2.17 on, are listed too."""
         names = ("2014", *(f"_2_{minor}" for minor in range(17, self.glibc + 1)))
         return [f"manylinux{name}_{self.machine}" for name in names]
 
@@ -77,7 +77,7 @@ def engines_on(python: str) -> list[str]:
 
 
 def requirements(engine: str, python: str, more: Mapping[str, str] = MappingProxyType({})) -> Requirements:
-    """Return what a board with an engine and a Python ("3.13") needs, and `more` like BASE, in this machine's versions.
+    """Return the requirements of a board with an engine and a Python ("3.13"), plus `more` like BASE, in this machine's versions.
 
     Raises:
         EmulatorError: if the engine has no wheel for that Python.
@@ -93,7 +93,7 @@ def requirements(engine: str, python: str, more: Mapping[str, str] = MappingProx
 
 
 def _requirement(name: str, versions: str, limit: str = "") -> str:
-    """Return what pip gets: the version installed here, or the newest before it that has a wheel for the board."""
+    """Return the requirement for pip: the version installed here, or the newest older one that has a wheel for the board."""
     limits = [versions, limit]
     if not versions.startswith("=="):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -104,7 +104,7 @@ def _requirement(name: str, versions: str, limit: str = "") -> str:
 def install(
     packages: Requirements, platform: Platform, folder: Path, progress: Progress = lambda what, done, total: None
 ) -> dict[str, str]:
-    """Install wheels for a board into a folder, without running their code; return the versions, by name with "_" for "-"."""
+    """Install wheels for a board into a folder, without running their code. Returns versions by name, with "_" for "-"."""
     python = platform.python
     shared = [
         *pip(), "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile", "--no-warn-conflicts",

@@ -1,1 +1,1 @@
-"""What people read of a run: the table of models, the training curves and the model card."""
+"""A run for people to read: the table of models, the training curves and the model card."""

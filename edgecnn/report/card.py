@@ -1,4 +1,4 @@
-"""The model card: what a model is, how it measures and how to make it again."""
+"""The model card: what a model is, how well it does, and how to reproduce it."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ from edgecnn.verify.parity_report import BoardRow, Report
 
 
 def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
-    """Return a run's model card as Markdown; every figure comes from `run.json`, the parity report and the chosen confidence."""
+    """Return a run's model card as Markdown. All figures come from `run.json`, the parity report and the chosen confidence."""
     info = run.info
     name = run.recipe.name or run.name
     network = printable(run.public_recipe.network.name).replace("`", "")
@@ -50,16 +50,23 @@ def origin_lines(info: RunInfo) -> list[str]:
     started = [f"Started from {info.init.run}, licence {info.init.licence}."] if info.init and info.init.licence else []
     if info.folds:
         seconds = (info.seconds or 0) + sum(one.seconds for one in info.folds)
-        taught = f"Trained on {info.data.title}: all {used['train']:,} images, by {len(info.folds)} folds."
-        return [taught, *started, f"Training took {seconds:,.0f} s, the folds' included."]
+        taught = (
+            f"Trained on {info.data.title}: all {used['train']:,} images, with {len(info.folds)}-fold cross-validation."
+        )
+        return [taught, *started, f"Training took {seconds:,.0f} s, including the folds."]
     kept_out, broken = len(info.data.duplicates), len(info.data.unreadable)
     tested = sizes["test"] - sum(item.split == "test" for item in info.data.unreadable)
     trained = (
         f"Trained on {info.data.title}: {used['train']:,} images for training, {used['validation']:,} for validation, "
         f"{tested:,} for the test below"
     )
-    trained += f"; {broken:,} that cannot be read were left out" if broken else ""
-    trained += f"; {kept_out} exact duplicates across splits were kept out of training." if kept_out else "."
+    if broken:
+        trained += f"; {broken:,} unreadable {'file was' if broken == 1 else 'files were'} left out"
+    if kept_out:
+        trained += (
+            f"; {kept_out:,} exact {'duplicate' if kept_out == 1 else 'duplicates'} across splits kept out of training"
+        )
+    trained += "."
     return [trained, *started, f"Training took {info.seconds:,.0f} s."]
 
 
@@ -95,7 +102,7 @@ def recipe_section(run: Run, report: Report) -> list[str]:
         plain(", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))) + ".",
         f"Data fingerprint (SHA-256): `{run.info.data.fingerprint}`.",
         "",
-        "The whole recipe:" if run.imported else "To make it again: `edgecnn run recipe.toml`. The whole recipe:",
+        "The complete recipe:" if run.imported else "To reproduce it: `edgecnn run recipe.toml`. The complete recipe:",
         "",
         "```toml",
         to_toml(run.public_recipe).rstrip(),
@@ -106,8 +113,8 @@ def recipe_section(run: Run, report: Report) -> list[str]:
 
 def boards_section(boards: Sequence[BoardRow]) -> list[str]:
     text = (
-        "The runtime and the packages that a board would install, on its processor as QEMU emulates it; accuracy, agreement and "
-        "differences are against this machine, on a sample of the test split."
+        "The runtime and packages that a board would install, on its processor, emulated by QEMU. Accuracy, agreement and "
+        "differences are relative to this machine, on a sample of the test split."
     )
     rows = plain_table(table.BOARD_HEADINGS, table.board_rows(boards))
     return ["## On emulated boards", "", text, "", rows, ""] if boards else []
@@ -118,7 +125,7 @@ def stress_section(run: Run) -> list[str]:
     if report is None:
         return []
     side = min(run.info.input.height, run.info.input.width)
-    text = f"{images_line(report)}. The columns 1 to 5 are the int8 model's accuracy by strength, the others means over the strengths."
+    text = f"{images_line(report)}. Columns 1 to 5 are the int8 model's accuracy by strength; the others are means over the strengths."
     rows = plain_table(STRESS_HEADINGS, stress_rows(report))
     lines = (f"- {plain(line)}" for line in stress_lines(report, side))
     return ["## Under stress", "", plain(text), "", rows, "", *lines, ""]
@@ -129,7 +136,7 @@ def confidence_line(confidence: ChosenConfidence, folds: bool = False) -> str:
     figures, choice = confidence.validation, confidence.choice
     before, after = f"{figures.calibration_error:.2%}", f"{figures.calibration_error_after:.2%}"
     text = (
-        f"Scores: logits are divided by {confidence.temperature:.3f}; on {figures.n:,} {images} images this took the calibration error "
+        f"Scores: logits are divided by {confidence.temperature:.3f}, which changed the calibration error on {figures.n:,} {images} images "
         f"from {before} to {after}."
     )
     if confidence.not_fitted:
@@ -138,6 +145,6 @@ def confidence_line(confidence: ChosenConfidence, folds: bool = False) -> str:
     if choice is None:
         return f"{text} It never abstains (no --target-error)."
     return (
-        f"{text} Below a score of {confidence.threshold:.2f} it abstains: it answers {choice.share_answered:.2%} of them "
-        f"with {choice.error:.2%} errors, at most {choice.bound:.2%} with {choice.confidence:.0%} confidence."
+        f"{text} Below a score of {confidence.threshold:.2f} it abstains: it answers {choice.share_answered:.2%} of these images "
+        f"with {choice.error:.2%} errors, and with {choice.confidence:.0%} confidence at most {choice.bound:.2%}."
     )

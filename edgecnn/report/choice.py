@@ -1,4 +1,4 @@
-"""Which network the images chose, and by which figures, as a table and a sentence."""
+"""The network that the images chose, and the figures behind the choice, as a table and a sentence."""
 
 from edgecnn.run_info import Candidate, NetworkChoice
 
@@ -6,7 +6,7 @@ HEADINGS = ("network", "input", "frozen", "tuned", "behind the best", "MACs", "i
 
 
 def choice_rows(choice: NetworkChoice) -> list[tuple[str, ...]]:
-    """Return the candidates as rows of text under HEADINGS: those that were tuned first, then the others by their frozen accuracy."""
+    """Return the candidates as rows of text under HEADINGS: tuned ones first, then the others by frozen accuracy."""
     listed = sorted(choice.candidates, key=lambda one: (one.tuned is None, -(one.tuned or 0.0), -one.frozen))
     return [_row(one, choice) for one in listed]
 
@@ -32,7 +32,7 @@ def _row(one: Candidate, choice: NetworkChoice) -> tuple[str, ...]:
 def judged_line(choice: NetworkChoice) -> str:
     limit = f", within {choice.budget}" if choice.budget else ""
     return (
-        f"{choice.images:,} images chose {choice.network} at {choice.width}x{choice.height}{limit}: {choice.why}. Frozen features ranked "
-        f"by folds; a fold of {choice.judged_by:,} images judged the shortlist, each tuned briefly on the others. It took "
-        f"{choice.seconds:,.0f} s."
+        f"{choice.images:,} images chose {choice.network} at {choice.width}x{choice.height}{limit}: {choice.why}. Cross-validation on "
+        f"frozen features ranked the networks. Those on the shortlist were tuned briefly, and {choice.judged_by:,} held-out images judged "
+        f"them. It took {choice.seconds:,.0f} s."
     )

@@ -1,4 +1,4 @@
-"""From a run folder or a bundle to what the report shows of it."""
+"""Collects from a run folder or a bundle what the report shows."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from edgecnn.verify.predictions import Predictions
 
 
 def int8_name(report: Report) -> str | None:
-    """Return the name of the int8 export that a report's answers are shown of: its confidence's, else the first."""
+    """Return the name of the int8 export whose answers the report shows: the one used for confidence, else the first."""
     names = [model.name for model in report.models if model.precision == "int8"]
     if report.confidence and report.confidence.model in names:
         return report.confidence.model
@@ -34,7 +34,7 @@ def int8_name(report: Report) -> str | None:
 
 def verdict(report: Report | None) -> str:
     if report is None:
-        return "Not verified: whether the exports answer as the float model does is not known."
+        return "Not verified: it is not known whether the exports answer like the float model."
     name = int8_name(report) or report.models[-1].name
     paired = against_float(report).get(name)
     figures = ""
@@ -45,14 +45,14 @@ def verdict(report: Report | None) -> str:
         )
     figures = " ".join([figures, *not_excluded(report)])
     if not report.passed:
-        return f"FAILED: what ships does not answer as the float model does.{figures}"
+        return f"FAILED: the exports do not answer like the float model.{figures}"
     if report.chance and report.chance.not_better:
         return f"AT CHANCE LEVEL: the model is not shown to be better than guessing.{figures}"
-    return f"Passed: what ships answers as the float model does.{figures}"
+    return f"Passed: the exports answer like the float model.{figures}"
 
 
 def shared(report: Report | None, answers: AnswerFigures, labels: Sequence[str]) -> dict[str, Any]:
-    """Return what a run and a bundle show of their parity report and answers, as arguments of `RunFigures`."""
+    """Return the common part of a run's and a bundle's report, from the parity report and answers, as arguments of `RunFigures`."""
     said: tuple[str, ...] = ()
     int8 = int8_name(report) if report else None
     if report:
@@ -72,7 +72,7 @@ def shared(report: Report | None, answers: AnswerFigures, labels: Sequence[str])
 
 
 def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
-    """Return what a run's files show, computed by no model. RunError if the run or its parity report cannot be read."""
+    """Collect a run's figures from its files, without running a model. Raises RunError if the run or its parity report is unreadable."""
     labels = run.info.data.labels
     report = parity_report(run) if run.file(PARITY).exists() else None
     name = int8_name(report) if report else None
@@ -89,7 +89,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
     elif name is None:
         lacks(parts, "the run has no int8 export", f"{run.command('export')} --int8")
     elif predictions is None or not {"float", name} <= set(predictions.answers):
-        lacks(parts, "an older edgecnn verified the run", run.command("verify"))
+        lacks(parts, "the run was verified with an older edgecnn", run.command("verify"))
     else:
         temperature = report.confidence.temperature if report.confidence and report.confidence.model == name else None
         answers = answer_figures(predictions, name, temperature, labels)
@@ -99,7 +99,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
     if stressed is None and name is not None:
         lacks("stress", "it was not measured", run.command("stress"))
     if report and not report.boards:
-        lacks("boards", "the exports did not run on one", f"{run.command('verify')} --on rpi4")
+        lacks("boards", "the exports were not run on a board", f"{run.command('verify')} --on rpi4")
     return RunFigures(
         name=run.recipe.name or run.name,
         kind="run",
@@ -115,7 +115,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
 
 
 def bundle_figures(bundle: Bundle) -> RunFigures:
-    """Return what a bundle shows: its parity report, without the answers to each image. BundleError if that cannot be read."""
+    """Collect a bundle's figures from its parity report, without answers to single images. Raises BundleError if it is unreadable."""
     manifest = bundle.manifest
     provenance = manifest.provenance
     report = None
@@ -127,7 +127,7 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
     contract, sizes = manifest.input, provenance["data"]["split_sizes"]
     missing = Missing(
         part="confusion, reliability, coverage, learning curves, noise by layer, stress and galleries",
-        why="a bundle carries its parity report alone",
+        why="a bundle contains only its parity report",
         command="edgecnn run recipe.toml, with the recipe below, then edgecnn report",
     )
     return RunFigures(

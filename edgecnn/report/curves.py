@@ -1,4 +1,4 @@
-"""The training curves as PNG."""
+"""The training curves as a PNG file."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What the report shows of a run, as frozen dataclasses: `report.json` is their JSON, and the page shows nothing else."""
+"""The report's figures as frozen dataclasses. `report.json` is their JSON, and the page shows nothing else."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,13 +17,13 @@ from edgecnn.verify.parity_report import PairedFigures, Report
 from edgecnn.verify.predictions import GALLERY, Predictions, gallery
 
 CONFUSED = 20
-"""Pairs of classes that are confused most, at most."""
+"""Most pairs of confused classes that are listed."""
 
 COVERAGE = tuple(index / 50 for index in range(50))
 
 
 class Missing(Struct):
-    """A part of the report that the run has no figures for."""
+    """A part of the report for which the run has no figures."""
 
     part: str
     why: str
@@ -31,7 +31,7 @@ class Missing(Struct):
 
 
 class Confused(Struct):
-    """How many images of class `true` were answered with class `answer`."""
+    """How many images of class `true` were classified as `answer`."""
 
     true: str
     answer: str
@@ -39,7 +39,7 @@ class Confused(Struct):
 
 
 class Confusion(Struct):
-    """One model's confusion matrix: (true class, answered class, images) for each cell that is not empty, and the largest mistakes."""
+    """One model's confusion matrix: (true class, answered class, images) for each non-empty cell, and the most frequent mistakes."""
 
     model: str
     cells: tuple[tuple[int, int, int], ...]
@@ -47,7 +47,7 @@ class Confusion(Struct):
 
 
 class Bin(Struct):
-    """The images whose best score is in (low, high]: how many, their mean score and their accuracy."""
+    """The images whose best score is in (low, high]: their number, mean score and accuracy."""
 
     low: float
     high: float
@@ -57,7 +57,7 @@ class Bin(Struct):
 
 
 class Reliability(Struct):
-    """How often scores are right: one model's bins, those without an image left out. `temperature` is what its logits were divided by."""
+    """How often scores are right: one model's non-empty bins. Its logits were divided by `temperature`."""
 
     model: str
     temperature: float
@@ -65,7 +65,7 @@ class Reliability(Struct):
 
 
 class Coverage(Struct):
-    """What a threshold is worth: the share of images that are answered, and the errors among them, None where none is."""
+    """The effect of a threshold: the fraction of images answered, and their error; None if none are answered."""
 
     threshold: float
     share_answered: float
@@ -73,7 +73,7 @@ class Coverage(Struct):
 
 
 class Answered(Struct):
-    """A test image with both models' answers and scores. `index` is its place in the test split."""
+    """A test image with both models' answers and scores. `index` is its position in the test split."""
 
     index: int
     source: str
@@ -85,7 +85,7 @@ class Answered(Struct):
 
 
 class Origin(Struct):
-    """What the model is and what it was made of."""
+    """What the model is and what it was made from."""
 
     network: str
     parameters: int | None
@@ -101,7 +101,7 @@ class Origin(Struct):
 
 
 class AnswerFigures(Struct):
-    """What `Predictions` show."""
+    """Figures drawn from `Predictions`."""
 
     confusion: tuple[Confusion, ...]
     reliability: tuple[Reliability, ...]
@@ -118,11 +118,11 @@ NO_ANSWERS = AnswerFigures(
 
 
 class RunFigures(AnswerFigures):
-    """One run, or one bundle, in the report. Parts that it has no figures for are empty, and named in `missing`.
+    """One run or bundle in the report. Parts without figures are empty and listed in `missing`.
 
-    `summary` says in sentences whether the model is good; `int8` is the name of the int8 export whose answers confusion, gallery and
-    coverage show: the first that there is. `choice` is how the images chose the network, None where they did not,
-    and `against` how the model compares with the one that it would replace.
+    `summary` says in sentences whether the model is good. `int8` names the int8 export whose answers the confusion matrix, galleries and
+    coverage show: the first available. `choice` is how the images chose the network, None if they did not, and `against` is the
+    comparison with the model it would replace.
     """
 
     name: str
@@ -143,13 +143,13 @@ class RunFigures(AnswerFigures):
 
 
 class Pair(PairedFigures):
-    """Two runs' int8 models on the photos that both answer for, the first one as the reference."""
+    """Two runs' int8 models on the photos that both have answers for, with the first as the reference."""
 
     mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")
 
 
 class PageFigures(Struct):
-    """The report: one run, or several next to each other, the first paired with each other one, and what keeps two from that."""
+    """The report: one run, or several side by side, with the first compared with each other one, or warnings if that is impossible."""
 
     schema: Literal["edgecnn.report/1"]
     pairs: tuple[Pair, ...] = ()
@@ -158,7 +158,7 @@ class PageFigures(Struct):
 
 
 def confusion(model: str, true: np.ndarray, answers: np.ndarray, labels: Sequence[str]) -> Confusion:
-    """Return a model's confusion matrix, of the true and the answered classes, int arrays (n,)."""
+    """Return a model's confusion matrix from the true and the answered classes, int arrays (n,)."""
     pairs, counts = np.unique(np.stack([true, answers], axis=1), axis=0, return_counts=True)
     cells = tuple((int(a), int(b), int(count)) for (a, b), count in zip(pairs, counts, strict=True))
     mistakes = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: (-cell[2], cell[0], cell[1]))
@@ -172,7 +172,7 @@ def confusion(model: str, true: np.ndarray, answers: np.ndarray, labels: Sequenc
 
 
 def reliability(model: str, temperature: float, scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
-    """Return how often scores, the best ones, float32 (n,), are right, in bins as `scores.expected_calibration_error` has them."""
+    """Return how often the best scores, float32 (n,), are right, in the bins of `scores.expected_calibration_error`."""
     index = bins_of(scores, bins)
     return Reliability(
         model=model,
@@ -192,9 +192,9 @@ def reliability(model: str, temperature: float, scores: np.ndarray, right: np.nd
 
 
 def coverage(scores: np.ndarray, right: np.ndarray) -> tuple[Coverage, ...]:
-    """Return what each threshold of COVERAGE is worth; `scores` and `right` are as in `reliability`."""
+    """Return the effect of each threshold of COVERAGE. `scores` and `right` are as in `reliability`."""
     points = []
-    exact = scores.astype(np.float64)  # as `runtime.decision.decide` compares
+    exact = scores.astype(np.float64)  # compared like in `runtime.decision.decide`
     for threshold in COVERAGE:
         answered = exact >= threshold
         error = float(1 - right[answered].mean()) if answered.any() else None
@@ -205,7 +205,7 @@ def coverage(scores: np.ndarray, right: np.ndarray) -> tuple[Coverage, ...]:
 def answer_figures(
     predictions: Predictions, int8: str, temperature: float | None, labels: Sequence[str]
 ) -> AnswerFigures:
-    """Return what a run's predictions show of its float model and an int8 export; `temperature` is the bundle's, None without one."""
+    """Return the figures of a run's float model and an int8 export from its predictions; `temperature` is the bundle's, or None."""
     true = predictions.true
     one, other = predictions.answers["float"], predictions.answers[int8]
     right = other == true

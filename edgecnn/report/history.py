@@ -1,4 +1,4 @@
-"""A run's epochs, as training wrote them to `history.csv`."""
+"""A run's epochs, read from `history.csv`."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ NUMBERS = ("loss", "accuracy", "validation_accuracy", "learning_rate", "int8_acc
 
 
 class Epoch(Struct):
-    """An epoch of training; accuracies are fractions, None where they were not measured."""
+    """One training epoch. Accuracies are fractions, None if not measured."""
 
     phase: str
     epoch: int
@@ -23,7 +23,7 @@ class Epoch(Struct):
 
 
 def epochs(run: Run) -> tuple[Epoch, ...]:
-    """Return a run's epochs; none for an imported model."""
+    """Return a run's epochs; an imported model has none."""
     if not run.file(HISTORY).exists():
         return ()
     rows = csv.DictReader(io.StringIO(run.read(HISTORY, "train").decode()))

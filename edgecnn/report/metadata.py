@@ -1,4 +1,4 @@
-"""The block at the head of a model card, which the Hugging Face Hub reads: YAML, of which JSON values are a part."""
+"""The block at the top of a model card that the Hugging Face Hub reads: YAML, whose values are written as JSON."""
 
 import json
 
@@ -26,5 +26,5 @@ def metadata_block(name: str, report: Report) -> str:
         "model-index": [{"name": name, "results": results}],
     }
     lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
-    # some renderers take the block for Markdown, and what is in it for HTML
+    # some renderers treat the block as Markdown, and its content as HTML
     return f"---\n{lines}\n---\n".replace("<", r"\u003c").replace("&", r"\u0026")

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else, and its figures as JSON."""
+"""The report as a self-contained HTML file, and its figures as JSON."""
 
 import base64
 import io
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 DIFFERENT = (
-    "These runs were tested on different images: their own accuracies cannot be compared, since one set may be easier. Only those on "
-    "photos that both answer for can."
+    "These runs were tested on different images, so their own accuracies cannot be compared: one set may be easier. Compare only "
+    "accuracies on photos that both have answers for."
 )
 
 
 class Shown(Struct):
-    """A run on the page: its figures, and what JSON does not hold: its pictures as data addresses, by their place in the test split, and
-    those of photos that an old model answers otherwise, by their place among these, and the answers to each photo."""
+    """A run on the page: its figures, and the parts that the JSON omits. These are its `pictures` as data URLs, by index in the test
+    split, its `answers` to each photo, and the `flips`: pictures of photos that an old model answers differently, by index among these."""
 
     figures: RunFigures
     pictures: Mapping[int, str]
@@ -66,7 +66,7 @@ def addresses(pictures: Mapping[int, np.ndarray]) -> dict[int, str]:
 
 
 def data_address(pixels: np.ndarray) -> str:
-    """Return pixels, uint8 (height, width, channels), as the address of a picture that is in it."""
+    """Return pixels, uint8 (height, width, channels), as a data URL of a PNG."""
     buffer = io.BytesIO()
     as_image(pixels).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -85,7 +85,7 @@ def page_figures(shown: Sequence[Shown]) -> PageFigures:
 
 
 def render(shown: Sequence[Shown]) -> str:
-    """Return the page: HTML that makes no request and has no script."""
+    """Return the page as HTML that makes no requests and contains no script."""
     runs = [
         {
             **vars(item),
@@ -108,20 +108,20 @@ def rendered(**values: Any) -> str:
 
 
 def against_texts(against: Against | None, pictures: Mapping[int, str]) -> dict[str, Any] | None:
-    """Return what the page shows of a comparison with the model that would be replaced."""
+    """Return the page's content on a comparison with the model that would be replaced."""
     if against is None:
         return None
     return {"figures": against, "lines": against_lines(against), "pictures": pictures, "shown": GALLERY}
 
 
 def write_against_page(against: Against, pictures: Mapping[int, np.ndarray], path: Path) -> None:
-    """Write a page of two bundles' comparison; `pictures` as of `edgecnn.stages.against.compare_bundles`."""
+    """Write a page that compares two bundles; `pictures` as in `edgecnn.stages.against.compare_bundles`."""
     compared = against_texts(against, addresses(pictures))
     write_atomic(path, rendered(runs=[], together={}, compared=compared).encode())
 
 
 def templates(*packages: str) -> "Environment":
-    """Return the templates of this package and others, with the filters that show figures and names."""
+    """Return the templates of this package and others, with filters that format figures and names."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -150,7 +150,7 @@ def int8_of(figures: RunFigures) -> dict[str, Comparison | ModelFigures | None]:
 
 
 def stress_texts(figures: RunFigures) -> dict[str, str]:
-    """Return what the page says about a stress test in words: what may help, and what training had of the corruptions."""
+    """Return the page's sentences on a stress test: what may help, and how training's corruptions relate to those measured."""
     if figures.stress is None:
         return {"remedy": "", "kin": ""}
     height, width, _ = map(int, figures.origin.input.split("x"))
@@ -190,21 +190,21 @@ def num(value: float | None, digits: int = 0) -> "Markup | str":
 
 
 def name_of(text: str) -> "Markup":
-    """Show a label, a file's name or another text that an enemy may have chosen: printable, and isolated in its direction."""
+    """Show a label, file name or other text that an attacker may have chosen: printable, and isolated in its direction."""
     from markupsafe import Markup
 
     return Markup("<bdi>{}</bdi>").format(printable(text))
 
 
 def title_of(text: str) -> "Markup":
-    """Show a name as `name_of` does, which a narrow screen may break behind its dashes and underscores only, if it has any."""
+    """Show a name like `name_of`, but let a narrow screen break it only after dashes, underscores, dots and slashes, if it has any."""
     from markupsafe import Markup, escape
 
     return Markup("<bdi>{}</bdi>").format(Markup(re.sub(r"([-_./]+)", r"\1<wbr>", escape(printable(text)))))
 
 
 def headed(rows: "Markup", headings: Sequence[str]) -> "Markup":
-    """Give each cell of a table's rows its column's heading, which a narrow screen shows next to it."""
+    """Give each cell in a table's rows its column heading, which a narrow screen shows next to it."""
     from markupsafe import Markup, escape
 
     def cells(row: re.Match[str]) -> str:
@@ -215,7 +215,7 @@ def headed(rows: "Markup", headings: Sequence[str]) -> "Markup":
 
 
 def write_page(shown: Sequence[Shown], path: Path, png_folder: Path | None = None) -> None:
-    """Write a page, its figures as JSON next to it, and if requested its plots as RUN-PLOT.png into a folder."""
+    """Write a page, its figures as JSON next to it and, if requested, its plots as RUN-PLOT.png into a folder."""
     write_atomic(path, render(shown).encode())
     write_json(path.with_suffix(".json"), page_figures(shown))
     if png_folder:

@@ -1,4 +1,4 @@
-"""Two runs on the photos that both answer for: each run's own test photos say nothing about which of them is better."""
+"""Two runs on the photos that both have answers for. Each run's own test photos cannot show which of them is better."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,11 +14,11 @@ from edgecnn.verify.parity import paired_figures
 from edgecnn.verify.predictions import Predictions
 
 Answered = Mapping[str, tuple[str, str]]
-"""By a photo's hash, or a named dataset's name for it: the true class and int8's answer."""
+"""Maps a photo's hash, or a named dataset's name for it, to the true class and int8's answer."""
 
 
 def run_answers(run: Run, predictions: Predictions | None, int8: str | None) -> Answered:
-    """Return the answers to a run's test photos, or its folds' to all; nothing for one that was not verified."""
+    """Return the answers to a run's test photos, or to all photos if it has folds; empty if it was not verified."""
     labels, data = run.info.data.labels, run.info.data
     if run.info.folds and (held := read_held_out(run)):
         names, true, answers = held.hashes.tolist(), held.classes, held.int8.argmax(axis=1)
@@ -33,12 +33,12 @@ def run_answers(run: Run, predictions: Predictions | None, int8: str | None) -> 
 
 
 def bundle_answers(bundle: Bundle) -> Answered:
-    """Return the answers of a bundle's folds; nothing for one that was made without."""
+    """Return the answers of a bundle's folds; empty if it was made without folds."""
     return {digest: (row["class"], row["int8"]) for digest, row in read_answers(bundle).items()}
 
 
 def pairs(runs: Sequence[tuple[str, Answered]]) -> Iterator[Pair | str]:
-    """Yield the first run with each other one, on the photos that both answer for with the same true class; else why that cannot be."""
+    """Yield the first run paired with each other one on their common photos with the same true class, or why that is impossible."""
     (first, one), *others = runs or [("", {})]
     for name, other in others:
         both = [key for key in one if key in other and one[key][0] == other[key][0]]
@@ -49,8 +49,8 @@ def pairs(runs: Sequence[tuple[str, Answered]]) -> Iterator[Pair | str]:
             yield Pair(**vars(figures), mcnemar_p=mcnemar_exact(figures.lost, figures.gained))
             continue
         lacking = [run for run, answers in ((first, one), (name, other)) if not answers]
-        why = f"{' and '.join(lacking)} holds no answer to each photo" if lacking else "no photo tested both"
+        why = f"there are no per-photo answers for {' and '.join(lacking)}" if lacking else "no photo tested both"
         yield (
             f"{first} and {name} cannot be compared: {why}, and their own photos may differ in how hard they are. "
-            "Two bundles on the same photos: edgecnn compare OLD.edgecnn NEW.edgecnn --data DATA"
+            "To compare two bundles on the same photos: edgecnn compare OLD.edgecnn NEW.edgecnn --data DATA"
         )

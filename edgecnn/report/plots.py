@@ -1,4 +1,4 @@
-"""The report's plots by matplotlib: as SVG whose colours follow the page, and as PNG."""
+"""The report's plots, drawn with matplotlib: as SVG in the page's colours, and as PNG."""
 
 import io
 import re
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 INK, FAINT = "#101010", "#d1d1d1"
 FLOAT, INT8, GOOD, BAD = "#1b6ca8", "#d9730d", "#2e7d32", "#b3261e"
 COLOURS = {INK: "--ink", FAINT: "--faint", FLOAT: "--float", INT8: "--int8", GOOD: "--good", BAD: "--bad"}
-"""The colours of plots, and the custom properties of the page's style sheet that take their place in SVG."""
+"""The plots' colours, and the custom properties of the page's style sheet that replace them in SVG."""
 
 CYCLE = (FLOAT, INT8, GOOD, BAD)
 
 MOST_NAMED = 30
-"""Classes up to which a matrix or a chart names each."""
+"""Most classes that a matrix or chart labels individually."""
 
 WIDTH = 4.6
-"""Inches of a plot, so that its text can still be read on a telephone."""
+"""Width of a plot in inches, chosen so that its text stays readable on a phone."""
 
 STRESS_COLUMNS = 3
 
@@ -36,20 +36,20 @@ DPI = 150
 
 
 def plots(figures: RunFigures) -> dict[str, tuple[str, "Figure"]]:
-    """Return a run's plots by name, each with a sentence that says what it shows; those that it has no figures for are left out."""
+    """Return a run's plots by name, each with a sentence that explains it. Plots without figures are left out."""
     drawn: dict[str, tuple[str, Figure]] = {}
     for item in figures.confusion:
-        text = f"Confusion matrix of {item.model}: rows are true classes, columns are answers, darker is more of a class's images."
+        text = f"Confusion matrix of {item.model}: rows are true classes, columns are answers. Darker cells hold more of a class's images."
         drawn[f"confusion-{item.model}"] = text, confusion_plot(item, figures.origin.labels)
     drops = drop_of(figures)
     if drops:
-        text = f"Drop by class, in percentage points: how much accuracy {figures.int8} lost against the float model."
+        text = f"Drop by class, in percentage points: the accuracy that {figures.int8} lost against the float model."
         drawn["classes"] = text, classes_plot(drops)
     if figures.reliability:
         text = "Reliability: accuracy by score. On the diagonal, a score of 90 % is right 90 % of the time."
         drawn["reliability"] = text, one_plot(draw_reliability, figures)
     if figures.coverage:
-        text = "Coverage: the share of images answered, and the errors among them, at each threshold."
+        text = "Coverage: the share of images answered, and the error among them, at each threshold."
         drawn["coverage"] = text, one_plot(draw_coverage, [figures])
     if figures.epochs:
         text = "Learning curves: accuracy on validation images by epoch, of the float model and of int8."
@@ -60,26 +60,26 @@ def plots(figures: RunFigures) -> dict[str, tuple[str, "Figure"]]:
         names, values = [item.layer for item in worst], [item.sqnr_db for item in worst]
         drawn["layers"] = text, bars(names, values, INT8, "signal to quantization noise, dB")
     if figures.stress:
-        text = "Stress: accuracy by strength of each corruption, of the float model and of int8; strength zero is no corruption."
+        text = "Stress: accuracy by strength of each corruption, of the float model and of int8. Strength zero is uncorrupted."
         drawn["stress"] = text, stress_plot(figures.stress)
     return drawn
 
 
 def side_by_side(runs: Sequence[RunFigures]) -> dict[str, tuple[str, "Figure"]]:
-    """Return the plots that show several runs together, as `plots` does."""
+    """Return the plots that show several runs together, in the form of `plots`."""
     drawn: dict[str, tuple[str, Figure]] = {}
     learned, covered = [run for run in runs if run.epochs], [run for run in runs if run.coverage]
     if len(learned) > 1:
         text = "Learning curves of the runs: accuracy on validation images by epoch."
         drawn["learning"] = text, one_plot(draw_learning, learned)
     if len(covered) > 1:
-        text = "Coverage of the runs: errors among answered images by the share that is answered."
+        text = "Coverage of the runs: errors among answered images by the share of images answered."
         drawn["coverage"] = text, one_plot(draw_coverage, covered)
     return drawn
 
 
 def svg(figure: "Figure", name: str) -> str:
-    """Return a plot as SVG for a page: text as text, colours by custom properties, identifiers that begin with `name`."""
+    """Return a plot as SVG for a page: text stays text, colours become custom properties, and identifiers begin with `name`."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -152,13 +152,13 @@ def bars(names: Sequence[str], values: Sequence[float], colour: str | Sequence[s
 
 
 def short(label: str) -> str:
-    """Return a label for an axis: printable, at most 18 characters, and no mathematics."""
+    """Return a label for an axis: printable, at most 18 characters, without mathematical markup."""
     text = printable(label)
     return (text if len(text) <= 18 else text[:17] + "…").replace("$", r"\$")
 
 
 def confusion_plot(matrix: Confusion, labels: Sequence[str]) -> "Figure":
-    """Draw a confusion matrix, each row as shares of its class; with few classes, the counts in their cells."""
+    """Draw a confusion matrix with each row as shares of its class and, for few classes, the counts in the cells."""
     count = len(labels)
     side = min(WIDTH, 2.2 + 0.24 * min(count, MOST_NAMED))
     figure, axes = new_figure(side, side)
@@ -188,7 +188,7 @@ def drop_of(figures: RunFigures) -> tuple[ClassDrop, ...]:
 
 
 def classes_plot(drops: Sequence[ClassDrop]) -> "Figure":
-    """Draw the drop by class, worst first; of many classes the worst half and the best half of MOST_NAMED."""
+    """Draw the drop by class, worst first. With many classes, draw only the worst and the best half of MOST_NAMED."""
     known = sorted(((item.label, item.drop) for item in drops if item.drop is not None), key=lambda pair: -pair[1])
     if len(known) > MOST_NAMED:
         known = known[: MOST_NAMED // 2] + known[-(MOST_NAMED // 2) :]
@@ -211,7 +211,7 @@ def draw_reliability(axes: "Axes", figures: RunFigures) -> None:
 
 
 def draw_coverage(axes: "Axes", runs: Sequence[RunFigures]) -> None:
-    """Draw, of one run, what is answered and the errors by threshold; of several, the errors by what is answered."""
+    """Draw answered share and errors by threshold for one run, or errors by answered share for several."""
     if len(runs) == 1:
         points = runs[0].coverage
         thresholds = [item.threshold for item in points]
@@ -229,7 +229,7 @@ def draw_coverage(axes: "Axes", runs: Sequence[RunFigures]) -> None:
 
 
 def draw_learning(axes: "Axes", runs: Sequence[RunFigures]) -> None:
-    """Draw accuracy on validation images by epoch; of one run int8 too, and where its phases meet."""
+    """Draw validation accuracy by epoch; for a single run also int8, and the boundary between its phases."""
     for run in runs:
         numbers = range(1, len(run.epochs) + 1)
         label = "validation" if len(runs) == 1 else short(run.name)
@@ -251,7 +251,7 @@ def draw_learning(axes: "Axes", runs: Sequence[RunFigures]) -> None:
 
 
 def stress_plot(report: StressReport) -> "Figure":
-    """Draw a small plot for each corruption that has several strengths: accuracy by strength, of float and int8."""
+    """Draw a small plot for each corruption with several strengths: accuracy by strength, for float and int8."""
     shown = [item for item in report.corruptions if len(item.strengths) > 1] or list(report.corruptions)
     rows = -(-len(shown) // STRESS_COLUMNS)
     figure = empty(WIDTH, 0.6 + 1.15 * rows)

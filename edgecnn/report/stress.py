@@ -1,4 +1,4 @@
-"""A stress report in words and tables: for the terminal, the card and the page."""
+"""A stress report in words and tables, for the terminal, the card and the page."""
 
 from edgecnn.report.table import share
 from edgecnn.stress.corruptions import STRENGTHS
@@ -8,8 +8,8 @@ from edgecnn.stress.stress_report import Mean, Measured, Stressed, StressReport
 HEADINGS = ("corruption", *map(str, STRENGTHS), "int8", "float", "agreement", "points lost")
 
 ROBUST_KIN = (
-    "Training mixed corruptions into its images (train.robust). None of them is one that is measured here, but noise, blur, coarse pixels, "
-    "light and colour are related to the measured ones."
+    "Training mixed corruptions into its images (train.robust). None of them is among those measured here, but noise, blur, coarse pixels, "
+    "light and colour are related to them."
 )
 
 
@@ -36,9 +36,9 @@ def images_line(report: StressReport) -> str:
     data = report.data
     count = f"{data.images:,}" if data.images == data.of else f"{data.images:,} of {data.of:,}"
     size = (
-        f"at a shorter side of at most {report.largest_side} pixels, by the strengths for photos"
+        f"at a shorter side of at most {report.largest_side} pixels, with the strengths for photos"
         if report.largest_side
-        else "at their own size, by the strengths for small images"
+        else "at their own size, with the strengths for small images"
     )
     uses = ""
     if data.split == "test":
@@ -53,7 +53,7 @@ def mean_line(report: StressReport) -> str:
         text += f"; of float: {with_interval(report.mean_float)}"
     if report.at_least is not None:
         text += f". Pass line {report.at_least:.2%}: {'passed' if report.passed else 'FAILED'}"
-    return text if report.complete else f"{text}. Not of all corruptions"
+    return text if report.complete else f"{text}. Some corruptions were left out"
 
 
 def with_interval(figure: Mean | Measured) -> str:
@@ -61,7 +61,7 @@ def with_interval(figure: Mean | Measured) -> str:
 
 
 def stress_lines(report: StressReport, side: int) -> list[str]:
-    """Return the lines that stand below a report's table; `side` is the input's smaller one, in pixels."""
+    """Return the lines below a report's table; `side` is the input's shorter side in pixels."""
     worst, remedy = report.costliest, remedy_text(report.remedy, side)
-    costs = f"{worst.corruption} costs most, {worst.lost:.2f} points. What may help: {remedy}."
+    costs = f"{worst.corruption} costs the most accuracy, {worst.lost:.2f} points. What may help: {remedy}."
     return [mean_line(report), costs, *([ROBUST_KIN] if report.trained_robust else [])]

@@ -1,4 +1,4 @@
-"""Is it good? What a run's figures say of that, in sentences."""
+"""Is the model good? An answer in sentences, from a run's figures."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from edgecnn.report.table import fold_lines, images_of, stranger_lines
 from edgecnn.verify.parity_report import ModelFigures, Report
 
 WIDE = 0.1
-"""Width of an accuracy's 95 % interval, as a fraction, from which the images are called too few."""
+"""Width of an accuracy's 95 % interval, as a fraction, from which the summary says that there are too few images."""
 
 WEAKEST = 3
 
 
 def summary(report: Report, model: ModelFigures, matrix: Confusion | None, labels: Sequence[str]) -> tuple[str, ...]:
-    """Return what to know of a model before its details: accuracy, weakest classes, and what a device says if it is unsure."""
+    """Return the essentials of a model: accuracy, weakest classes, and how a device handles uncertain and out-of-distribution images."""
     return (
         accuracy_line(report, model),
         *fold_lines(report),
@@ -23,7 +23,9 @@ def summary(report: Report, model: ModelFigures, matrix: Confusion | None, label
         *(threshold_line(report) if report.confidence else []),
         *(
             stranger_lines(report)
-            or ["Strangers: the device takes every image for one of the classes; this model recognises no strangers."]
+            or [
+                "Strangers: the device assigns every image to one of the classes; this model does not detect strangers."
+            ]
         ),
     )
 
@@ -34,7 +36,7 @@ def accuracy_line(report: Report, model: ModelFigures) -> str:
     known = (
         f"{count:,} images are too few to tell {low:.0%} from {high:.0%}"
         if high - low >= WIDE
-        else f"{count:,} images tell it to within {100 * max(model.accuracy - low, high - model.accuracy):.1f} points"
+        else f"{count:,} images determine it to within {100 * max(model.accuracy - low, high - model.accuracy):.1f} points"
     )
     chance = report.chance
     always = f" Always answering {chance.label} would be right on {chance.accuracy:.2%}." if chance else ""
@@ -52,18 +54,20 @@ def weakest_line(matrix: Confusion, labels: Sequence[str]) -> str:
     wrong = [index for index in range(len(labels)) if right[index] < shown[index]]
     worst = sorted(wrong, key=lambda index: (right[index] / shown[index], -shown[index]))[:WEAKEST]
     named = ", ".join(f"{labels[index]} ({right[index]:,} of {shown[index]:,} right)" for index in worst)
-    line = f"Weakest classes: {named}." if worst else "No class has a mistake."
+    line = f"Weakest classes: {named}." if worst else "There are no mistakes in any class."
     missing = int(np.sum(shown == 0))
-    return f"{line} {missing:,} of {len(labels):,} classes have no test image." if missing else line
+    return f"{line} {missing:,} of {len(labels):,} classes have no test images." if missing else line
 
 
 def threshold_line(report: Report) -> list[str]:
     tested = report.confidence
     assert tested
     if not tested.threshold:
-        return ["The device answers a class however low its score is: no threshold was chosen (verify --target-error)."]
+        return [
+            "The device always answers with a class, however low its score: no threshold was chosen (verify --target-error)."
+        ]
     error = "no errors" if tested.error is None else f"{tested.error:.2%} errors"
     return [
-        f"Below a score of {tested.threshold:.2f} the device answers abstain: it answers {tested.share_answered:.2%} of the "
+        f"Below a score of {tested.threshold:.2f} the device abstains: it answers {tested.share_answered:.2%} of the "
         f"{images_of(report)}, with {error}."
     ]

@@ -16,12 +16,12 @@ HEADINGS = (
 def images_line(data: Data) -> str:
     count = f"{data.test_images:,}"
     if data.split == "folds":
-        return f"{data.title}, all {count} images, each answered by a model that it did not teach"
+        return f"{data.title}, all {count} images, each answered by a model that was not trained on it"
     if data.split == "all":
         return f"{data.title}, all {count} images"
     if data.images is None:
         return f"{data.title}, {count} test images"
-    whose = "its own test split" if data.own_test else "a test split, chosen by content; --split all takes all"
+    whose = "its own test split" if data.own_test else "a test split, chosen by content; --split all uses all images"
     return f"{data.title}, {count} of {data.images:,} images ({whose})"
 
 
@@ -30,16 +30,16 @@ def images_of(report: Report) -> str:
 
 
 def fold_lines(report: Report) -> list[str]:
-    """Return what the figures of a model that all images taught are; nothing for one that has a test split."""
+    """Describe how folds estimate the figures of a model trained on all images; empty for one with a test split."""
     if not report.folds:
         return []
     shares = ", ".join(f"{one.int8_accuracy:.1%}" for one in report.folds)
     networks = {f"{one.network} at {one.width}x{one.height}" for one in report.folds}
     chose = f" Their network: {', '.join(sorted(networks))}."
     return [
-        f"All {report.data.test_images:,} images taught the model that ships. Its accuracies, drop and scores are estimated by "
-        f"{len(report.folds)} models that each lacked a part of the images and were asked about it (int8: {shares}).{chose} The files that "
-        f"ship are compared on {report.seen_images:,} images that they saw, by agreement and LSB alone."
+        f"The model that ships was trained on all {report.data.test_images:,} images. Its accuracies, drop and scores are estimated by "
+        f"cross-validation: {len(report.folds)} models were each tested on a part of the images that they were not trained on (int8: "
+        f"{shares}).{chose} The files that ship are compared on {report.seen_images:,} training images, by agreement and LSB only."
     ]
 
 
@@ -56,21 +56,21 @@ def formula(given: ModelRange) -> str:
 
 
 def against_float(report: Report) -> dict[str, Comparison]:
-    """Return the comparison of each candidate, by name, with the float model, or with the reference of two models."""
+    """Return each candidate's comparison with the float model, or with the reference of two models, by name."""
     compared: dict[str, Comparison] = {}
     for item in report.comparisons:
         if item.kind not in ("conversion", "seen"):
-            compared.setdefault(item.candidate, item)  # a program's first: the other is against the int8 file
+            compared.setdefault(item.candidate, item)  # a program's first; its second is against the int8 file
     return compared
 
 
 def share(value: float | None) -> str:
-    """Return a fraction as a percentage, a dash for None."""
+    """Return a fraction as a percentage, or a dash for None."""
     return "-" if value is None else f"{value:.2%}"
 
 
 def parity_rows(report: Report) -> list[tuple[str, ...]]:
-    """Return a parity report's models as rows of text under HEADINGS; drop (points) and agreement as of `against_float`."""
+    """Return a parity report's models as rows of text under HEADINGS, with drop (points) and agreement from `against_float`."""
     compared = against_float(report)
     rows: list[tuple[str, ...]] = []
     for model in report.models:
@@ -97,7 +97,7 @@ def warning_lines(report: Report) -> list[str]:
 
 
 def warnings_of(report: Report) -> list[str]:
-    """Return what a reader must not miss in a report: models at chance level, conversions that were accepted, a doubtful input range."""
+    """Return warnings that a reader must see: models at chance level, accepted conversions, a doubtful input range."""
     warnings = [chance_warning(report)]
     for item in report.comparisons:
         if item.accepted:
@@ -108,7 +108,7 @@ def warnings_of(report: Report) -> list[str]:
 
 
 def program_lines(report: Report) -> list[str]:
-    """Return a line for each program that a run has files for: how often it is right and answers as edgecnn's own int8 path does."""
+    """Return a line for each program with exported files: its accuracy, and its agreement with edgecnn's own int8 path."""
     first = report.comparisons[0].reference
     return [
         f"{item.candidate}, with its own resize, is right on {item.accuracy_candidate:.2%} of {item.n:,} images; {item.reference}, with "
@@ -127,7 +127,7 @@ METHODS = {
 
 
 def int8_lines(report: Report) -> list[str]:
-    """Return lines on how a run's int8 models were made, why, and what that bought; none where the report does not say."""
+    """Return lines on how and why a run's int8 models were made, and the gain; empty if the report does not record it."""
     choice = report.int8
     if choice is None:
         return []
@@ -163,12 +163,12 @@ def reason(choice: Int8Choice) -> str:
         one, two = two, one
     if choice.decided_by == "divergence" and one and two:
         return (
-            "which ties on validation images with the other method in agreement and accuracy, and whose scores diverge less from the float "
+            "which ties with the other method in agreement and accuracy on validation images, and whose scores diverge less from the float "
             f"model's ({one.divergence:.3g} against {two.divergence:.3g} nats)"
         )
     return {
         "agreement": "which agrees with the float model on more validation images",
-        "accuracy": "which is right on more validation images",
+        "accuracy": "which classifies more validation images correctly",
     }.get(choice.decided_by or "", "chosen on validation images")
 
 
@@ -178,7 +178,7 @@ COMPARISON_HEADINGS = (
 
 
 def comparison_rows(report: Report) -> list[tuple[str, ...]]:
-    """Return the comparisons with the float model, or the reference of two, as rows of text under COMPARISON_HEADINGS; drops in points."""
+    """Return the comparisons with the float model, or the reference of two, as rows under COMPARISON_HEADINGS; drops in points."""
     at_chance = report.chance.not_better if report.chance else ()
     first = report.comparisons[0].reference
     rows: list[tuple[str, ...]] = []
@@ -207,7 +207,7 @@ def comparison_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def score_lines(report: Report) -> list[str]:
-    """Return lines on what temperature, threshold and the strangers' limit, chosen on validation images, are worth on the test split."""
+    """Return lines on the test results of the temperature, threshold and stranger limit that validation images chose."""
     tested = report.confidence
     if tested is None:
         return []
@@ -231,26 +231,27 @@ def stranger_lines(report: Report) -> list[str]:
     if tested is None:
         return []
     if tested.not_fitted:
-        return [f"Strangers: none are recognised, since no limit was chosen ({tested.not_fitted})."]
+        return [f"Strangers: none are detected, because no limit was chosen ({tested.not_fitted})."]
     state = "off without --strangers"
     if tested.decide:
         state = "on" if report.folds else "on, as the recipe requests"
-    other = "The limit is cross-validated; other cameras and places are not promised. " if report.folds else ""
+    other = "The limit is cross-validated; results for other cameras and places may differ. " if report.folds else ""
     refuses, had = ("it refuses", "had") if tested.decide else ("it would refuse", "have")
     ends = tested.refused_interval
     interval = "; 95 % interval {:.2%} to {:.2%}".format(*ends) if ends else ""
     return [
-        f"Strangers ({tested.model}): the decision is {state}. Its limit is set to refuse {tested.rate:.2%} of known images; {refuses} "
-        f"{tested.refused:,} of {tested.n:,} {images_of(report)} ({tested.refused / tested.n:.2%}{interval}), {tested.refused_wrong:,} of "
-        f"which {had} a wrong answer. {other}How many strangers it finds is not known: most that are like the classes pass."
+        f"Strangers ({tested.model}): the decision is {state}. Its limit is set to refuse {tested.rate:.2%} of in-distribution images; "
+        f"{refuses} {tested.refused:,} of {tested.n:,} {images_of(report)} ({tested.refused / tested.n:.2%}{interval}), "
+        f"{tested.refused_wrong:,} of which {had} a wrong answer. {other}How many strangers it detects is not known: most of those that "
+        "resemble the classes pass."
     ]
 
 
 EPOCH_CHOSEN = (
-    "The threshold's bound does not count that the epoch was chosen on the same validation images. In the worst case of a simulation "
+    "The threshold's bound ignores that the same validation images also chose the epoch. In the worst case of a simulation, "
     "the bound was broken for 0.3 % of the models with one epoch, 2.9 % with 20 and 7.0 % with 60; 95 % confidence allows 5 %."
 )
-"""Source of the figures: docs/decisions.md; 1,000 draws, scores that say nothing, the larger of 600 and 2,000 images."""
+"""Source of the figures: docs/decisions.md. 1,000 draws, uninformative scores, the larger result for 600 and 2,000 images."""
 
 
 def flip_lines(report: Report) -> list[str]:
@@ -264,7 +265,7 @@ def flip_lines(report: Report) -> list[str]:
 
 
 def matrix_table(rows: Sequence[MatrixRow], width: int | None = None) -> str:
-    """Lay out the matrix as `text_table`: each engine's accuracy, and agreement and largest difference (LSB) against each other."""
+    """Lay out the matrix with `text_table`: each engine's accuracy, and its agreement and largest difference (LSB) with each other."""
     ran = [row for row in rows if row.accuracy is not None]
     headings = ("", "accuracy", *(f"({number})" for number in range(1, len(ran) + 1)), "engine")
     lines = []
@@ -301,14 +302,14 @@ def board_rows(boards: Sequence[BoardRow]) -> list[tuple[str, ...]]:
 
 
 NARROWEST = 20
-"""Characters that a cell which is folded takes at least."""
+"""Minimum width of a folded cell, in characters."""
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
-    """Lay out rows under headings, the first and last column to the left, the others to the right.
+    """Lay out rows under headings, with the first and last columns left-aligned and the others right-aligned.
 
-    Where they take more than `width` characters, columns follow in further tables below, each behind the first column, and a cell that
-    is too wide by itself is folded.
+    If the table is wider than `width` characters, the remaining columns follow in further tables below, each starting with the first
+    column. A cell that is too wide by itself is folded.
     """
     table = [tuple(map(printable, row)) for row in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

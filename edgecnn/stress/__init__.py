@@ -1,1 +1,1 @@
-"""Stress: how well does a model do where cameras do harm? Images are corrupted as cameras do, at five strengths, and answered again."""
+"""Stress: how well does a model withstand what cameras do to images? Images are corrupted at five strengths and classified again."""

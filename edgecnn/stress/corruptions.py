@@ -1,7 +1,7 @@
-"""What cameras do to images: each corruption as a function, and its five strengths for photos and for small images.
+"""What cameras do to images: each corruption as a function, with five strengths for photos and for small images.
 
-Corruptions that Hendrycks and Dietterich 2019 (arXiv:1903.12261) define have their definitions and strengths: those of ImageNet-C for
-photos, those of CIFAR-10-C for small images. The others are edgecnn's own.
+Corruptions from Hendrycks and Dietterich 2019 (arXiv:1903.12261) use the definitions and strengths of ImageNet-C for photos and of
+CIFAR-10-C for small images. The others are edgecnn's own.
 """
 
 import io
@@ -29,20 +29,20 @@ STRENGTHS = (1, 2, 3, 4, 5)
 
 SizeClass = Literal["photo", "small"]  # which strengths apply
 
-READ_NOISE = 2.0  # electrons of noise that reading a pixel of the sensor adds (standard deviation), for `low_light`
+READ_NOISE = 2.0  # electrons of read noise per pixel (standard deviation), for `low_light`
 
-LOW_LIGHT = 0.5  # share of its light that a photo in low light has after the camera's gain: one stop is missing
+LOW_LIGHT = 0.5  # fraction of its light that a low-light photo has after the camera's gain: one stop is missing
 
 
 def jpeg(image: np.ndarray, quality: int, random: Any) -> np.ndarray:
-    """Compress by JPEG, `quality` in Pillow's scale."""
+    """Compress as JPEG, with `quality` on Pillow's scale."""
     buffer = io.BytesIO()
     as_image(image).save(buffer, "JPEG", quality=quality)
     return as_pixels(Image.open(buffer))
 
 
 def pixelate(image: np.ndarray, share: float, random: Any) -> np.ndarray:
-    """Reduce to a share of rows and columns, and enlarge again without interpolation."""
+    """Reduce rows and columns to a share, and enlarge again without interpolation."""
     height, width, _ = image.shape
     size = max(1, int(width * share)), max(1, int(height * share))
     coarse = as_image(image).resize(size, Image.Resampling.BOX)
@@ -50,22 +50,22 @@ def pixelate(image: np.ndarray, share: float, random: Any) -> np.ndarray:
 
 
 def defocus(image: np.ndarray, lens: tuple[float, float], random: Any) -> np.ndarray:
-    """Blur by a disk, `lens` its radius in pixels and the softness of its edge."""
-    return to_pixels(filtered(image, disk(*lens)) + 1e-3)  # the transform's rounding must not fall below a whole number
+    """Blur with a disk; `lens` is its radius in pixels and the softness of its edge."""
+    return to_pixels(filtered(image, disk(*lens)) + 1e-3)  # rounding in the transform must not drop below an integer
 
 
 def motion(image: np.ndarray, way: tuple[int, float], random: Any) -> np.ndarray:
-    """Blur along a line, at an angle between -45 and 45 degrees; `way` is the radius and the standard deviation, in pixels."""
+    """Blur along a line at an angle between -45 and 45 degrees; `way` is the radius and the standard deviation, in pixels."""
     return to_pixels(moved(image, *way, random.uniform(-45, 45)))
 
 
 def gaussian_noise(image: np.ndarray, deviation: float, random: Any) -> np.ndarray:
-    """Add Gaussian noise, its standard deviation as a share of white."""
+    """Add Gaussian noise, with its standard deviation as a share of white."""
     return to_pixels(np.clip(image / 255 + random.normal(size=image.shape, scale=deviation), 0, 1) * 255)
 
 
 def shot_noise(image: np.ndarray, photons: float, random: Any) -> np.ndarray:
-    """Count photons, so many for white."""
+    """Count photons; white is `photons` of them on average."""
     return to_pixels(np.clip(random.poisson(image / 255 * photons) / photons, 0, 1) * 255)
 
 
@@ -77,33 +77,33 @@ def impulse_noise(image: np.ndarray, share: float, random: Any) -> np.ndarray:
 
 
 def brightness(image: np.ndarray, more: float, random: Any) -> np.ndarray:
-    """Raise the value of hue, saturation and value by a share of white."""
+    """Raise the value in hue-saturation-value by a share of white."""
     value = image.max(axis=2, keepdims=True).astype(np.float64)
     raised = np.minimum(value + more * 255, 255)
     return to_pixels(np.where(value > 0, image * (raised / np.maximum(value, 1)), raised) + 1e-9)
 
 
 def contrast(image: np.ndarray, share: float, random: Any) -> np.ndarray:
-    """Bring each channel nearer to its mean: a share of the distance is left."""
+    """Move each channel towards its mean, leaving a share of the distance."""
     values = image / 255
     means = values.mean(axis=(0, 1), keepdims=True)
     return to_pixels(np.clip((values - means) * share + means, 0, 1) * 255)
 
 
 def underexposure(image: np.ndarray, stops: float, random: Any) -> np.ndarray:
-    """Take away light: each stop halves it."""
+    """Reduce the light: each stop halves it."""
     return from_light(to_light(image) * np.float32(0.5**stops))
 
 
 def low_light(image: np.ndarray, electrons: float, random: Any) -> np.ndarray:
-    """Photograph in little light: few electrons for white, noise of reading them, and a gain that leaves LOW_LIGHT of the light."""
+    """Photograph in little light: few electrons for white, read noise, and a gain that leaves LOW_LIGHT of the light."""
     light = to_light(image) * np.float32(LOW_LIGHT)
     counted = random.poisson(light * electrons) + random.normal(size=image.shape, scale=READ_NOISE)
     return from_light(counted / electrons)
 
 
 def white_balance(image: np.ndarray, stops: float, random: Any) -> np.ndarray:
-    """Cast a warm or a cool light: red and blue move apart by `stops` each, in opposite directions; the mean luminance stays."""
+    """Add a warm or cool cast: red and blue shift by `stops` each, in opposite directions, at constant mean luminance."""
     towards = stops if random.random() < 0.5 else -stops
     light = to_light(image)
     cast = light * (2.0 ** np.array([towards, 0.0, -towards])).astype(np.float32)
@@ -112,12 +112,12 @@ def white_balance(image: np.ndarray, stops: float, random: Any) -> np.ndarray:
 
 
 def swapped(image: np.ndarray, strength: None, random: Any) -> np.ndarray:
-    """Swap red and blue, as a program does that takes a frame in OpenCV's order of channels."""
+    """Swap red and blue, like a program that misreads a frame in OpenCV's channel order."""
     return image[:, :, ::-1]
 
 
 def rotation(image: np.ndarray, degrees: float, random: Any) -> np.ndarray:
-    """Turn left or right about the centre; what comes in at the corners is the image's mirror image."""
+    """Rotate left or right about the centre. The corners show the image's mirror image."""
     height, width, _ = image.shape
     angle = degrees if random.random() < 0.5 else -degrees
     reach = math.hypot(height, width) / 2
@@ -127,7 +127,7 @@ def rotation(image: np.ndarray, degrees: float, random: Any) -> np.ndarray:
 
 
 def scale(image: np.ndarray, factor: float, random: Any) -> np.ndarray:
-    """Come nearer or go farther away, by a factor; around a smaller image stands its mirror image."""
+    """Zoom in or out by a factor. A smaller image is surrounded by its mirror image."""
     height, width, _ = image.shape
     picture = as_image(image)
     across, down = width / factor, height / factor
@@ -141,7 +141,7 @@ def scale(image: np.ndarray, factor: float, random: Any) -> np.ndarray:
 
 
 def occlusion(image: np.ndarray, share: float, random: Any) -> np.ndarray:
-    """Cover a share of the image by a rectangle of its aspect, of one random colour, at a random place within it."""
+    """Cover a share of the image with a rectangle of the same aspect ratio, in one random colour, at a random position."""
     height, width, channels = image.shape
     rows, columns = round(height * math.sqrt(share)), round(width * math.sqrt(share))
     down, across = random.random(), random.random()
@@ -154,9 +154,9 @@ def occlusion(image: np.ndarray, share: float, random: Any) -> np.ndarray:
 class Corruption(NamedTuple):
     """A corruption and its strengths.
 
-    `apply` maps an image, uint8 (height, width, 1 or 3), one of the values in `photo` or `small`, which are those of the strengths from 1,
-    and a numpy generator to an image. The same generator gives every strength the same place, angle or direction. The reference is the name
-    in ImageNet-C and imagecorruptions, "" for edgecnn's own; grey images have none that only changes the `colour`.
+    `apply` maps an image, uint8 (height, width, 1 or 3), a value from `photo` or `small`, which list the strengths from 1, and a numpy
+    generator to an image. The same generator gives every strength the same position, angle or direction. `reference` is the name in
+    ImageNet-C and imagecorruptions, "" for edgecnn's own. Grey images skip corruptions that change only `colour`.
     """
 
     apply: Callable[[np.ndarray, Any, Any], np.ndarray]
@@ -167,7 +167,7 @@ class Corruption(NamedTuple):
     colour: bool = False
 
     def values(self, size_class: SizeClass) -> tuple[Any, ...]:
-        """Return the values of its strengths."""
+        """Return the values of the strengths."""
         return self.photo if size_class == "photo" else self.small
 
 
@@ -210,22 +210,22 @@ CORRUPTIONS: Mapping[str, Corruption] = {
     "scale": Corruption(scale, "factor", FACTORS, FACTORS),
     "occlusion": Corruption(occlusion, "share of the area", SHARES, SHARES),
 }  # fmt: skip
-"""The corruptions by name, in the order of tables."""
+"""The corruptions by name, in table order."""
 
 
 def corrupt(image: np.ndarray, name: str, strength: int, random: Any, size_class: SizeClass = "photo") -> np.ndarray:
-    """Return an image, uint8 (height, width, 1 or 3), corrupted at a strength from 1 to 5; "swapped" has only 1."""
+    """Return an image, uint8 (height, width, 1 or 3), corrupted at a strength from 1 to 5; "swapped" has only strength 1."""
     corruption = CORRUPTIONS[name]
     return corruption.apply(image, corruption.values(size_class)[strength - 1], random)
 
 
 def generator(seed: int, name: str, source: str) -> np.random.Generator:
-    """Return the generator of one corruption of one image: it depends on neither the other corruptions nor the other images."""
+    """Return the generator for one corruption of one image. It is independent of other corruptions and images."""
     return np.random.default_rng([seed, *name.encode(), 0, *source.encode("utf-8", "surrogateescape")])
 
 
 def conditions(channels: int, names: tuple[str, ...] = tuple(CORRUPTIONS)) -> list[tuple[str, int]]:
-    """Return each corruption, in the order of CORRUPTIONS, with each of its strengths; grey images have none that changes colours alone."""
+    """Return each corruption with each of its strengths, in the order of CORRUPTIONS. Grey images skip those that change only colours."""
     return [
         (name, strength)
         for name, corruption in CORRUPTIONS.items()
@@ -235,7 +235,7 @@ def conditions(channels: int, names: tuple[str, ...] = tuple(CORRUPTIONS)) -> li
 
 
 def value_text(value: Any) -> str:
-    """Return a strength's value for people; "" for none."""
+    """Format a strength's value for people; "" for None."""
     if value is None:
         return ""
     return " and ".join(f"{item:g}" for item in value) if isinstance(value, tuple) else f"{value:g}"

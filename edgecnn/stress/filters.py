@@ -1,4 +1,4 @@
-"""What the corruptions compute with: filters, light and borders."""
+"""Building blocks of the corruptions: filters, light and borders."""
 
 import math
 
@@ -7,13 +7,13 @@ from PIL import Image
 from scipy.fft import next_fast_len
 
 SPAN = 8
-"""A disk of at most this radius is drawn on a grid of -SPAN to SPAN, a larger one on a grid of its own size, as the reference does."""
+"""A disk of at most this radius is drawn on a grid from -SPAN to SPAN, a larger one on a grid of its own size, as in the reference."""
 
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # shares of linear red, green and blue in luminance (ITU-R BT.709)
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # weights of linear red, green and blue in luminance (ITU-R BT.709)
 
 
 def to_pixels(values: np.ndarray) -> np.ndarray:
-    """Clip values, in units of a pixel, to 0 to 255, and cut off what is after the point, as the reference does."""
+    """Clip values in pixel units to 0 to 255 and truncate them, like the reference."""
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
@@ -24,14 +24,14 @@ def as_pixels(image: Image.Image) -> np.ndarray:
 
 
 def gaussian(size: int, sigma: float) -> np.ndarray:
-    """Return a Gaussian of standard deviation `sigma` at `size` whole numbers around 0, its sum 1."""
+    """Return a Gaussian with standard deviation `sigma` at `size` integers around 0, normalised to sum 1."""
     places = np.arange(size) - size // 2
     values = np.exp(-(places**2) / (2 * sigma**2))
     return values / values.sum()
 
 
 def disk(radius: float, softness: float) -> np.ndarray:
-    """Return the kernel of a lens out of focus: a disk, its edge softened by a Gaussian; the rim of zeros is cut off."""
+    """Return the kernel of an out-of-focus lens: a disk with its edge softened by a Gaussian, trimmed of zeros."""
     span, size = (SPAN, 3) if radius <= SPAN else (math.floor(radius), 5)
     line = np.arange(-span, span + 1)
     drawn = (line[:, np.newaxis] ** 2 + line**2 <= radius**2).astype(np.float64)
@@ -44,7 +44,7 @@ def disk(radius: float, softness: float) -> np.ndarray:
 
 
 def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Filter an image (height, width, channels) by a symmetric kernel (odd, odd) through the Fourier transform, as floats."""
+    """Filter an image (height, width, channels) with a symmetric kernel (odd, odd) by Fourier transform. Returns floats."""
     height, width, _ = image.shape
     reach = len(kernel) // 2
     padded = np.pad(image.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
@@ -56,9 +56,9 @@ def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def moved(image: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
-    """Blur an image along a line, as a camera in motion does: the half of a Gaussian, one copy of the image a pixel of the way.
+    """Blur an image along a line, like a moving camera: half a Gaussian, with one copy of the image per pixel of the path.
 
-    The way is 2 * radius + 1 pixels long, at an angle between -90 and 90 degrees. Beyond the border the last row or column is repeated.
+    The path is 2 * radius + 1 pixels long, at an angle between -90 and 90 degrees. Beyond the border, the last row or column repeats.
     """
     height, width, _ = image.shape
     length = 2 * radius + 1
@@ -87,7 +87,7 @@ def to_light(image: np.ndarray) -> np.ndarray:
 
 
 def from_light(light: np.ndarray) -> np.ndarray:
-    """Return linear light, clipped to 0 to 1, as sRGB pixels, uint8."""
+    """Convert linear light, clipped to 0 to 1, to sRGB pixels, uint8."""
     light = np.clip(light, 0, 1).astype(np.float32)
     values = np.maximum(np.float32(1.055) * light ** np.float32(1 / 2.4) - np.float32(0.055), np.float32(0))
     dark = light <= 0.0031308
@@ -96,5 +96,5 @@ def from_light(light: np.ndarray) -> np.ndarray:
 
 
 def framed(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Continue an image beyond each border, by its mirror image, by so many rows above and below and columns left and right."""
+    """Extend an image with its mirror image, by `rows` above and below and `columns` left and right."""
     return np.pad(image, ((rows, rows), (columns, columns), (0, 0)), mode="symmetric")

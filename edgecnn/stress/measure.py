@@ -1,4 +1,4 @@
-"""The stress test: each image, corrupted in each way, answered by each model."""
+"""The stress test: each image is corrupted in every way and classified by every model."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,19 +28,19 @@ from edgecnn.stress.tally import Store, Tally, new_tally, weights_of
 from edgecnn.tables import Struct
 from edgecnn.versions import library_versions, processor
 
-SMALL_SIDE = 48  # images of at most this many rows and columns are corrupted by the strengths for small images
+SMALL_SIDE = 48  # images with at most this many rows and columns use the strengths for small images
 
 PHOTO_SIDE = 256
-"""Shorter side, in pixels, to which larger photos are reduced before they are corrupted, as for ImageNet-C. Its blurs are so many pixels
-long, and its noise is a pixel's own: in a photo of 12 million pixels, both would be gone after the resize."""
+"""Shorter side, in pixels, to which larger photos are reduced before they are corrupted, as for ImageNet-C. Blur lengths are in pixels and
+noise is per pixel: in a photo of 12 million pixels, both would vanish in the resize."""
 
-CHUNK = 50  # images that are corrupted in all ways before the next ones
+CHUNK = 50  # images that go through all corruptions before the next ones
 
-SAVE_S = 5.0  # least seconds between two writes of what was counted
+SAVE_S = 5.0  # minimum seconds between two writes of the counts
 
 
 class Settings(Struct):
-    """What is measured: the corruptions, the most images, the corruptions' seed, the pass line, a fraction, and where to keep counts."""
+    """Settings: the corruptions, the maximum number of images, the seed, the pass line (a fraction), and where to keep counts."""
 
     names: tuple[str, ...] = tuple(CORRUPTIONS)
     limit: int | None = None
@@ -50,7 +50,7 @@ class Settings(Struct):
 
 
 Progress = Callable[[int, int], None]
-"""Called with the corrupted images that were answered, and how many there are in all."""
+"""Called with the number of corrupted images classified so far, and their total."""
 
 
 def stress(
@@ -58,9 +58,10 @@ def stress(
 ) -> StressReport:
     """Measure a run or a bundle under every corruption at every strength. The same seed and images give the same figures.
 
-    Corruptions are applied to the images as they are before edgecnn's resize, photos at a shorter side of at most PHOTO_SIDE pixels.
+    Images are corrupted before edgecnn's resize, at their original size; photos are first reduced to a shorter side of at most PHOTO_SIDE
+    pixels.
 
-    Raises UnknownNameError for a corruption that there is not, or that grey images cannot have, and OutputError if counts cannot be kept.
+    Raises UnknownNameError for an unknown corruption or one that does not apply to grey images, and OutputError if counts cannot be kept.
     """
     for name in settings.names:
         if name not in CORRUPTIONS:
@@ -73,7 +74,7 @@ def stress(
 
 
 def size_class_of(subject: Subject) -> SizeClass:
-    """Return whose strengths suit a subject's images, by the size that most of them have."""
+    """Return whether the strengths for photos or for small images apply, based on the most common image size."""
     return "small" if max(subject.dataset.shape[:2]) <= SMALL_SIDE else "photo"
 
 
@@ -82,7 +83,7 @@ def plan(subject: Subject, settings: Settings) -> list[tuple[str, int]]:
 
 
 def counted(subject: Subject, settings: Settings, progress: Progress) -> Tally:
-    """Answer all images under all conditions, from where an interrupted test of the same models, images and settings stopped."""
+    """Classify all images under all conditions, resuming an interrupted test of the same models, images and settings."""
     todo = plan(subject, settings)
     classes = subject.images.classes[: settings.limit]
     weights = weights_of(todo)
@@ -110,7 +111,7 @@ def counted(subject: Subject, settings: Settings, progress: Progress) -> Tally:
 
 
 def store_of(subject: Subject, settings: Settings) -> Store | None:
-    """Return where a test's counts are kept while it is under way; None for nowhere."""
+    """Return where a running test keeps its counts; None if nowhere."""
     if settings.keep is None:
         return None
     key = {
@@ -149,7 +150,7 @@ def answer(
 
 
 def pictures(subject: Subject, sources: Sequence[str]) -> Iterable[np.ndarray]:
-    """Yield images as they are corrupted: of their own size, photos at a shorter side of at most the subject's largest."""
+    """Yield the images to corrupt, at their original size; photos are reduced to a shorter side of at most `largest_side`."""
     largest, channels = largest_side(subject), subject.contract.channels
     least = (largest or 0, largest or 0)
     for image in subject.dataset.pictures(subject.split, sources, channels=channels, least=least, stage="stress"):
@@ -161,7 +162,7 @@ def pictures(subject: Subject, sources: Sequence[str]) -> Iterable[np.ndarray]:
 
 
 def largest_side(subject: Subject) -> int | None:
-    """Return the shorter side to which larger photos are reduced: PHOTO_SIDE, or the input's if that is larger; None for small images."""
+    """Return the shorter side to which larger photos are reduced: PHOTO_SIDE, or the input's if larger; None for small images."""
     if size_class_of(subject) == "small":
         return None
     contract = subject.contract
@@ -216,7 +217,7 @@ def report_of(subject: Subject, settings: Settings, tally: Tally) -> StressRepor
 def condition(
     tally: Tally, models: Sequence[str], number: int, name: str, strength: int, size_class: SizeClass
 ) -> Condition:
-    """Return the figures of the condition of a number: a corruption at a strength, "" and 0 for none."""
+    """Return the figures of one condition: a corruption at a strength, or "" and 0 for none."""
 
     def measured(right: int) -> Measured:
         return Measured(accuracy=right / tally.done, interval=wilson(right, tally.done))
@@ -234,7 +235,7 @@ def condition(
 
 
 def stressed_by(corruption: str, clean: Condition, strengths: tuple[Condition, ...]) -> Stressed:
-    """Return the figures of one corruption at its strengths; `clean` are those without any."""
+    """Return the figures of one corruption at its strengths; `clean` has those without corruption."""
     int8 = float(np.mean([item.int8.accuracy for item in strengths]))
     floats = [item.float.accuracy for item in strengths if item.float]
     agreements = [item.agreement for item in strengths if item.agreement is not None]
@@ -250,7 +251,7 @@ def stressed_by(corruption: str, clean: Condition, strengths: tuple[Condition, .
 
 
 def mean(shares: np.ndarray) -> Mean:
-    """Return the mean corrupted accuracy of a model, and its interval, from each image's own mean, float64 (n,)."""
+    """Return a model's mean corrupted accuracy and its interval, from the mean for each image, float64 (n,)."""
     middle = float(np.clip(shares.mean(), 0, 1))
     error = float(shares.std(ddof=1) / len(shares) ** 0.5) if len(shares) > 1 else 1.0
     reach = quantile(0.95) * error
@@ -262,6 +263,6 @@ def require_passed(report: StressReport) -> None:
         return
     worst = report.costliest
     raise StressError(
-        f"{report.name}: int8 is right on {report.mean_int8.accuracy:.2%} of corrupted images in the mean, and {report.at_least:.2%} were "
-        f"required. {worst.corruption} costs most: {worst.lost:.2f} points. {OPTIONS[report.remedy]}"
+        f"{report.name}: int8 is right on {report.mean_int8.accuracy:.2%} of corrupted images on average; at least {report.at_least:.2%} "
+        f"was required. {worst.corruption} costs the most accuracy: {worst.lost:.2f} points. {OPTIONS[report.remedy]}"
     )

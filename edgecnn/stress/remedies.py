@@ -23,15 +23,15 @@ REMEDIES: Mapping[str, Remedy] = {
     "scale": "train.augment",
     "occlusion": "train.cutout",
 }
-"""By corruption. On photos, train.robust was measured to gain next to nothing against coarse pixels and too much light (docs/stress.md):
-these have no option. Red and blue that are swapped are a fault to be repaired where the frames come from, not one to train for."""
+"""By corruption. On photos, train.robust gained almost nothing against coarse pixels and too much light (docs/stress.md), so these have no
+option. Swapped red and blue are a fault to fix at the source of the frames, not something to train for."""
 
 TEXTS: Mapping[Remedy, str] = {
     "train.robust": "train with train.robust = true, which mixes corruptions into the training images",
     "train.augment": 'train with train.augment = "photo", which crops, turns and stretches the training images',
     "train.cutout": "train with train.cutout = {cutout}, which covers a part of each training image",
     "colour order": "make sure that the camera's frames are RGB, not BGR; training cannot help",
-    "more images": "add such images to the training data; no training option that is off is known to help",
+    "more images": "add such images to the training data; no unused training option is known to help",
 }
 """By remedy; `{cutout}` is a third of the input's side."""
 
@@ -39,14 +39,14 @@ OPTIONS: Mapping[Remedy, str] = {
     "train.robust": "Train with --robust, or accept less with --at-least.",
     "train.augment": "Train with --set train.augment=photo, or accept less with --at-least.",
     "train.cutout": "Train with --set train.cutout=SIDE, about a third of the input's, or accept less with --at-least.",
-    "colour order": "Make sure that the frames are RGB, or leave it out with --corruptions.",
+    "colour order": "Make sure that the frames are RGB, or exclude this one with --corruptions.",
     "more images": "Add such images to the training data, or accept less with --at-least.",
 }
-"""By remedy: what to do below the pass line."""
+"""By remedy: what to do about a result below the pass line."""
 
 
 def remedy_for(corruption: str, train: Mapping[str, Any]) -> Remedy:
-    """Return what may help against a corruption, given the recipe's table `train`: more images if the option is on already."""
+    """Return what may help against a corruption, given the recipe's table `train`: more images if the option is already on."""
     remedy = REMEDIES[corruption]
     on = {
         "train.robust": train["robust"],
@@ -57,5 +57,5 @@ def remedy_for(corruption: str, train: Mapping[str, Any]) -> Remedy:
 
 
 def remedy_text(remedy: Remedy, side: int) -> str:
-    """Return a remedy as a sentence without its first capital and its point; `side` is the input's smaller one, in pixels."""
+    """Return a remedy as a sentence without initial capital and full stop. `side` is the input's shorter side in pixels."""
     return TEXTS[remedy].format(cutout=max(1, side // 3))

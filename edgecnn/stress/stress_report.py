@@ -1,7 +1,7 @@
 """The stress report: accuracy and agreement under each corruption at each strength.
 
-Frozen dataclasses; `stress-SPLIT.json` is `tables.to_json` of a `StressReport`, and its schema is made from the same fields:
-`tools/schema.py`.
+The classes are frozen dataclasses. `stress-SPLIT.json` is `tables.to_json` of a `StressReport`, and `tools/schema.py` makes its schema from
+its fields.
 """
 
 import json
@@ -17,7 +17,7 @@ from edgecnn.tables import Struct, build
 Interval = tuple[Fraction, Fraction]
 StressSplit = Literal["validation", "test"]
 SPLITS: tuple[StressSplit, ...] = ("test", "validation")
-"""The splits that can be measured, that of the final figures first."""
+"""The splits that can be measured; the one for final figures comes first."""
 
 Remedy = Literal["train.robust", "train.augment", "train.cutout", "colour order", "more images"]
 
@@ -34,10 +34,10 @@ class StressData(Struct):
 
 
 class StressedModel(Struct):
-    """A model that was measured."""
+    """A model under test."""
 
     name: Annotated[str, Limits(enum=("float", "int8"))]
-    engine: str = described("Name, version and provider of what ran it.")
+    engine: str = described("Name, version and provider of the engine that ran it.")
     sha256: Sha256 = described("Of its file.")
 
 
@@ -49,25 +49,25 @@ class Measured(Struct):
 
 
 class Condition(Struct):
-    """The images, or one corruption of them at one strength."""
+    """The uncorrupted images, or one corruption of them at one strength."""
 
-    strength: Count = described("1 to 5; 0 without a corruption.")
-    value: str = described("What the strength is, in the corruption's unit; empty without one.")
+    strength: Count = described("1 to 5; 0 without corruption.")
+    value: str = described("The strength's value, in the corruption's unit; empty without corruption.")
     float: Measured | None = described("Of the float model; null without one.")
     int8: Measured = described("Of the int8 model.")
-    agreement: Fraction | None = described("Share of the images with the same answer; null without a float model.")
+    agreement: Fraction | None = described("Share of images with the same answer; null without a float model.")
     agreement_interval: Interval | None = described("Wilson's 95 % interval.")
 
 
 class Stressed(Struct):
-    """A corruption: the means over its strengths, and each of them."""
+    """A corruption: the means over its strengths, and each strength."""
 
     corruption: str
     unit: str = described("Of the strengths' values.")
     float: Fraction | None = described("Mean accuracy of the float model; null without one.")
     int8: Fraction = described("Mean accuracy of the int8 model.")
     agreement: Fraction | None = described("Mean agreement of the two; null without a float model.")
-    lost: Points = described("Percentage points of the int8 model's accuracy that the corruption costs, in the mean.")
+    lost: Points = described("Percentage points of the int8 model's accuracy that the corruption costs on average.")
     strengths: Annotated[tuple[Condition, ...], Limits(minItems=1)]
 
 
@@ -76,7 +76,7 @@ class Mean(Struct):
 
     accuracy: Fraction
     interval: Interval = described(
-        "95 %, by the normal distribution, of the images' own means: the images are drawn, the corruptions are not."
+        "95 %, from the normal distribution of each image's mean: the images are a sample, the corruptions are not."
     )
 
 
@@ -88,22 +88,22 @@ class StressReport(Struct):
     kind: Literal["run", "bundle"]
     data: StressData
     seed: Count = described("Of the corruptions' random numbers.")
-    size_class: SizeClass = described("Whose strengths: those for photos, or those for small images.")
+    size_class: SizeClass = described("Which strengths were used: those for photos, or those for small images.")
     largest_side: Positive | None = described(
-        "Pixels to which the shorter side of a larger photo was reduced before it was corrupted; null where images kept their size."
+        "Pixels to which the shorter side of larger photos was reduced before corruption; null if images kept their size."
     )
     models: Annotated[tuple[StressedModel, ...], Limits(minItems=1)]
-    clean: Condition = described("Without a corruption.")
+    clean: Condition = described("Without corruption.")
     corruptions: Annotated[tuple[Stressed, ...], Limits(minItems=1)]
-    complete: bool = described("Whether every corruption was measured that the images can have.")
+    complete: bool = described("Whether every corruption that applies to the images was measured.")
     mean_float: Mean | None = described("The float model's mean corrupted accuracy; null without one.")
     mean_int8: Mean = described("The int8 model's mean corrupted accuracy.")
     worst: str = described("The corruption that costs the int8 model most.")
-    remedy: Remedy = described("The training option that may help against it, or what else.")
+    remedy: Remedy = described("The training option that may help against it, or another remedy.")
     trained_robust: bool = described("Whether it was trained with train.robust.")
-    at_least: Fraction | None = described("The pass line: least mean corrupted accuracy of int8; null without one.")
+    at_least: Fraction | None = described("The pass line: minimum mean corrupted accuracy of int8; null without one.")
     passed: bool = described("Whether the pass line was met, or there was none.")
-    test_uses: Count = described("How often this run's test split was measured under stress, this time included.")
+    test_uses: Count = described("How often this run's test split was measured under stress, including this time.")
     seconds: NonNegative
     machine: str
     versions: Mapping[str, str]
@@ -114,7 +114,7 @@ class StressReport(Struct):
 
 
 def stress_report(run: Run, split: StressSplit) -> StressReport | None:
-    """Return what `edgecnn stress` measured of a run on a split; None if it has not. Raises RunError if the file cannot be read."""
+    """Return a run's stress report on a split; None if it was not measured. Raises RunError if the file is unreadable."""
     path = run.file(STRESS.format(split=split))
     if not path.exists():
         return None
@@ -125,5 +125,5 @@ def stress_report(run: Run, split: StressSplit) -> StressReport | None:
 
 
 def best_report(run: Run) -> StressReport | None:
-    """Return the run's report on the test split, else that on validation images, None without either; raises as `stress_report` does."""
+    """Return a run's report on the test split, else on validation images, else None. Raises RunError like `stress_report`."""
     return next((report for split in SPLITS if (report := stress_report(run, split))), None)

@@ -1,4 +1,4 @@
-"""What is put under stress: a run or a bundle, its models opened, and the images of a split."""
+"""The subject of a stress test: a run or a bundle with its models opened, and the images of a split."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,18 +22,18 @@ from edgecnn.runtime.model import Model
 from edgecnn.stress.stress_report import StressedModel, StressSplit
 from edgecnn.tables import Struct
 
-INT8_FORMATS = ("tflite", "onnx")  # formats of the int8 file that is measured, the first that there is
+INT8_FORMATS = ("tflite", "onnx")  # candidate formats of the int8 file; the first available is measured
 
 
 class Opened(NamedTuple):
-    """An opened model: what the report says of it, and `call`, from uint8 (n, height, width, channels) to logits (n, num_classes)."""
+    """An opened model: its description for the report, and `call`, from uint8 (n, height, width, channels) to logits (n, num_classes)."""
 
     described: StressedModel
     call: Callable[[np.ndarray], np.ndarray]
 
 
 class Subject(Struct):
-    """A run, or a bundle, for which `run` is None, under stress."""
+    """A run or a bundle under stress; for a bundle `run` is None."""
 
     name: str
     run: Run | None
@@ -52,9 +52,9 @@ def open_subject(
     progress: Progress,
     note: Callable[[str], None] = lambda text: None,
 ) -> Subject:
-    """Open a run folder or a bundle, None for `runs/latest`, and load a split's images from `data`, None for where they were.
+    """Open a run folder or a bundle (None for `runs/latest`), and load a split's images from `data` (None for their recorded location).
 
-    The note is the run's path, and what of the images is left out.
+    `note` receives the run's path, and a report of images that are left out.
 
     Raises:
         RunError, BundleError: if it cannot be opened, or has no int8 model; RunError if the split has changed since the run began.
@@ -66,7 +66,7 @@ def open_subject(
         name, contract = bundle.manifest.name, bundle.manifest.input
         entries = {"float": model_entry(bundle, "float32"), "int8": model_entry(bundle, "int8")}
         if entries["int8"] is None:
-            raise BundleError(f"{path} carries no int8 model.")
+            raise BundleError(f"{path} has no int8 model.")
         recipe = build_recipe(known(dict(bundle.manifest.provenance["recipe"])), str(path))
         dataset = recorded_data(bundle, data, split, progress, note)
         models = {
@@ -80,7 +80,7 @@ def open_subject(
         recipe = run.recipe
         if run.info.folds:
             raise RunError(
-                f"every image taught the model of {run.path}, and stress would measure it on images that it saw. "
+                f"the model of {run.path} was trained on all images, so stress could only measure it on images that it has seen. "
                 "Stress a run that was trained without --folds."
             )
         name, contract = recipe.name or run.name, input_contract(run)
@@ -115,7 +115,7 @@ def model_entry(bundle: Bundle, precision: str) -> ModelEntry | None:
 
 
 def engine_model(name: str, data: bytes, format_: str, contract: InputContract) -> Opened:
-    """Open a TFLite or ONNX file by the engine that a device would use. Raises EngineError if there is none, or it refuses the model."""
+    """Open a TFLite or ONNX file with the engine that a device would use. Raises EngineError if none is installed or it rejects it."""
     engine = open_engine(None, data, format_, num_threads=1)
     model = StressedModel(name=name, engine=described(engine), sha256=sha256(data))
     return Opened(model, Model(engine, contract).logits)

@@ -1,4 +1,4 @@
-"""What was counted so far: a stress test that was interrupted goes on from here."""
+"""Counts so far, from which an interrupted stress test resumes."""
 
 import io
 import zipfile
@@ -16,10 +16,10 @@ ARRAYS = ("right", "agree", "shares")
 
 
 class Tally(Struct):
-    """Counts over the first `done` images; frozen, so that Ctrl-C never meets half of a count.
+    """Counts over the first `done` images; frozen, so that Ctrl-C never interrupts an update.
 
-    Right answers, int64 (models, conditions), images on which all models agree, int64 (conditions,), and each image's own mean corrupted
-    accuracy, float64 (models, n).
+    `right` counts right answers, int64 (models, conditions), `agree` images on which all models agree, int64 (conditions,). `shares` holds
+    each image's mean corrupted accuracy, float64 (models, n).
     """
 
     right: np.ndarray
@@ -29,7 +29,7 @@ class Tally(Struct):
     seconds: float = 0.0
 
     def plus(self, answers: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> "Tally":
-        """Return the counts with the answers to the next images, int (models, conditions, images), by the weights of `weights_of`."""
+        """Return the counts with answers to the next images added, int (models, conditions, images), weighted with `weights_of`."""
         hits = answers == classes
         done = self.done + len(classes)
         shares = self.shares.copy()
@@ -44,7 +44,7 @@ def new_tally(models: int, conditions: int, images: int) -> Tally:
 
 
 def weights_of(conditions: Sequence[tuple[str, int]]) -> np.ndarray:
-    """Return each condition's weight in the mean corrupted accuracy: each corruption counts once, however many strengths it has."""
+    """Return each condition's weight in the mean corrupted accuracy: each corruption counts once, regardless of its number of strengths."""
     names = [name for name, _ in conditions]
     corruptions = {name for name in names if name}
     return np.array([1 / (len(corruptions) * names.count(name)) if name else 0.0 for name in names])
@@ -56,11 +56,11 @@ class Store(Struct):
 
     @property
     def path(self) -> Path:
-        """The file; whoever writes the report removes it."""
+        """The file. Whoever writes the report removes it."""
         return self.folder / f"stress-{sha256(canonical_json(dict(self.key)).encode())[:16]}.part.npz"
 
     def read(self, empty: Tally) -> Tally:
-        """Return the stored tally; `empty` if the file has another key or other shapes, or cannot be read."""
+        """Return the stored tally, or `empty` if the file has another key or shape, or is unreadable."""
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 if str(file["key"]) != canonical_json(dict(self.key)):

@@ -1,4 +1,4 @@
-"""The judges: do the exported models answer as the float model does? They choose nothing, and use both wings, export and runtime."""
+"""The judges: do the exported models answer like the float model? They choose nothing, and use both wings, export and runtime."""
 
 from edgecnn.verify.gate import MAX_DROP, Gate, require_parity
 

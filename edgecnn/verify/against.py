@@ -1,4 +1,4 @@
-"""Old against new: is a model that would replace another one worse? The judgement, and the report of it, `against.json`."""
+"""Old against new: is a replacement model worse than the current one? The judgement and its report, `against.json`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,22 +18,24 @@ from edgecnn.verify.parity import paired_figures
 from edgecnn.verify.parity_report import ClassDrop, LabelledFlip, Name, PairedFigures
 
 MAX_LOSS = 1.5
-"""Points: a larger estimate of the drop refuses a model. With `confident`, the margin below which its whole interval has to be."""
+"""Points: a larger estimated drop gets a model refused. With `confident`, its whole interval must lie below this margin."""
 
 WORSE = 3.0
-"""Points by which a model is worse that must not pass: the photos have to be enough to refuse 95 % of such models."""
+"""A model that is this many points worse must not pass: there must be enough photos to refuse 95 % of such models."""
 
 Verdict = Literal["passed", "refused", "not shown"]
 
 
 class Judgement(Struct):
-    """Whether a new model may replace an old one, why, and from how many photos that is known."""
+    """Whether a new model may replace an old one, why, and how many photos the verdict needs."""
 
     verdict: Verdict = described(
-        "passed; refused: it is worse; not shown: there are too few photos to know. The last two need --accept to be put in use."
+        "passed; refused: it is worse; not shown: there are too few photos to decide. The last two need --accept to be put in use."
     )
     why: str
-    needed: Positive = described("From how many photos the verdict is known, for sure where it is not shown.")
+    needed: Positive = described(
+        "How many photos the verdict needs; if it is not shown, how many would be certain to be enough."
+    )
 
 
 class Model(Struct):
@@ -44,23 +46,23 @@ class Model(Struct):
     sha256: Sha256 | None = described("Of its bundle; null for a run.")
     model_sha256: Sha256 = described("Of the int8 file that answered.")
     taught_by: Annotated[str, Limits(enum=("list", "folds", "content"))] = described(
-        "How it is known which photos taught it: its list of images; folds, whose held-out answers count; or, of an older bundle, the "
-        "content of a photo, which decides whether it was a test photo."
+        "How its training photos are identified: by its list of images; by folds, whose held-out answers count; or, for an older bundle, "
+        "by a photo's content, which decides whether it was a test photo."
     )
 
 
 class Part(PairedFigures):
-    """Both models on some of the photos, the old one as the reference."""
+    """Both models on some of the photos, with the old one as the reference."""
 
     photos: Annotated[str, Limits(enum=("all", "old", "new"))] = described(
-        "old: those that the old model's maker had; new: those that came later."
+        "old: photos that existed when the old model was made; new: photos that came later."
     )
     mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")
     per_class: tuple[ClassDrop, ...]
 
 
 class Against(Judgement):
-    """A model compared with the one that it would replace, on photos that neither learnt from."""
+    """A model compared with the one it would replace, on photos that neither was trained on."""
 
     schema: Literal["edgecnn.against/1"] = "edgecnn.against/1"
     old: Model
@@ -68,25 +70,25 @@ class Against(Judgement):
     confident: bool = described("Whether the whole 95 % interval of the drop had to be below the margin.")
     margin: Points
     parts: tuple[Part, ...] = described(
-        "All photos, and the old and the new ones apart where that is known; empty without photos."
+        "All photos; then the old and the new ones separately if they can be distinguished; empty without photos."
     )
-    added: tuple[str, ...] = described("Classes of the new model alone, which stand outside of the gate.")
-    gone: tuple[str, ...] = described("Classes of the old model alone.")
+    added: tuple[str, ...] = described("Classes that only the new model has; the gate does not cover them.")
+    gone: tuple[str, ...] = described("Classes that only the old model has.")
     renamed: Mapping[str, str] = described("Old names of classes and their new ones.")
-    not_counted: Mapping[str, Positive] = described("How many photos are not compared, by the reason.")
-    unknown: tuple[str, ...] = described("What cannot be known, in words.")
+    not_counted: Mapping[str, Positive] = described("How many photos are not compared, by reason.")
+    unknown: tuple[str, ...] = described("What could not be determined, in words.")
     flips: tuple[LabelledFlip, ...] = described(
-        "Photos with two answers, those that the old model alone has right first."
+        "Photos with two answers; those that only the old model classifies correctly come first."
     )
-    looks: Positive = described("How many comparisons these test photos have decided, this one included.")
+    looks: Positive = described("How many comparisons these test photos have decided, including this one.")
 
 
 def judge(lost: int, gained: int, n: int, confident: bool, worth: float = 1.0) -> Judgement:
-    """Judge a new model by the photos that the old one alone has right, those that it alone has right, and all photos.
+    """Judge a new model from three counts of photos: those only the old model classifies correctly, those only the new one does, and all.
 
-    Of two equal models, each alone is right on as many photos: the smaller count says how often, and with that from how many photos a model
-    that is WORSE is refused in 95 % of draws. Where there are fewer, only a drop that is proved to be larger than that refuses. `worth` is
-    what a photo counts: less than 1 where a fold's model answered instead of the one that ships.
+    Two equal models would each be right alone on the same number of photos. The smaller count estimates how often that happens, and so how
+    many photos it takes to refuse a model that is WORSE in 95 % of draws. With fewer photos, only a drop that is proved to be larger
+    is enough to refuse. `worth` is the weight of a photo: less than 1 if a fold's model answered instead of the one that ships.
     """
     if not n:
         needed = photos_needed(0.0, confident)
@@ -99,16 +101,14 @@ def judge(lost: int, gained: int, n: int, confident: bool, worth: float = 1.0) -
     verdict: Verdict = PASSED
     why = found = f"it {change(drop)} ({limits}) on {n:,} photos"
     if interval.low > WORSE or (n >= least and (drop > MAX_LOSS or interval.low > 0)):
-        verdict, why = REFUSED, f"{found}; a drop of {MAX_LOSS:g} is allowed, if it may be chance"
+        verdict, why = REFUSED, f"{found}; a drop of {MAX_LOSS:g} is allowed if it may be due to chance"
     elif n < least:
         rate = 2 * statistics.clopper_pearson(fewer, n, side="upper").high
         verdict, needed = NOT_SHOWN, ceil(photos_needed(rate, confident) / worth)
-        why = (
-            f"{n:,} photos are too few to refuse a model that is {WORSE:g} points worse, {needed:,} are enough; {found}"
-        )
+        why = f"{n:,} photos are too few to refuse a model that is {WORSE:g} points worse ({needed:,} are enough); {found}"
     elif confident and interval.high >= MAX_LOSS:
         verdict, needed = NOT_SHOWN, max(needed, n + 1)
-        why = f"the photos do not exclude a drop of {MAX_LOSS:g} points, about {needed:,} would; {found}"
+        why = f"the photos do not rule out a drop of {MAX_LOSS:g} points; about {needed:,} would; {found}"
     return Judgement(verdict=verdict, why=why, needed=needed)
 
 
@@ -117,7 +117,7 @@ def drop_interval(lost: int, gained: int, n: int, worth: float, confidence: floa
 
 
 def photos_needed(rate: float, confident: bool = False) -> int:
-    """Return from how many photos there is a verdict; `rate` is the share on which one of two equal models alone is right."""
+    """Return how many photos a verdict needs; `rate` is the fraction that only one of two equal models classifies correctly."""
     refuses = statistics.images_to_refuse(rate, WORSE, MAX_LOSS)
     return max(refuses, statistics.images_to_clear(rate, MAX_LOSS)) if confident else refuses
 
@@ -129,7 +129,7 @@ def change(drop: float) -> str:
 def part(
     photos: str, names: tuple[str, str], answers: Sequence[np.ndarray], labels: Sequence[str], worth: float
 ) -> Part:
-    """Return the figures of some photos; `answers` are both models' and the true classes, numbers of `labels`, int (n,)."""
+    """Return the figures for some photos; `answers` are both models' and the true classes, as indices into `labels`, int (n,)."""
     one, other, classes = answers
     paired = paired_figures(*names, one, other, classes)
     counts = paired.lost, paired.gained, paired.n, worth
@@ -149,7 +149,7 @@ def part(
 
 
 def read_against(bundle: Bundle) -> Against | None:
-    """Return how a bundle's model compares with the one that it was made to replace; None if it was compared with none."""
+    """Return the comparison of a bundle's model with the one it was made to replace; None if it was not compared."""
     if AGAINST not in bundle.files:
         return None
     try:
@@ -176,17 +176,20 @@ def against_lines(against: Against) -> list[str]:
             f"all photos: {whole.accuracy_reference:.2%}, now {whole.accuracy_candidate:.2%}; {whole.lost:,} lost, {whole.gained:,} "
             f"gained; McNemar's p {whole.mcnemar_p:.3g}{by_class(whole.per_class)}"
         )
-    for names, text in ((against.added, "new classes, outside of the gate"), (against.gone, "classes that it lacks")):
+    for names, text in (
+        (against.added, "new classes, not covered by the gate"),
+        (against.gone, "classes that it lacks"),
+    ):
         if names:
             lines.append(f"{text}: {', '.join(names)}")
     if against.added and against.gone:
-        lines.append(f"If a class has another name now: --renamed '{against.gone[0]}={against.added[0]}'")
+        lines.append(f"If a class was renamed: --renamed '{against.gone[0]}={against.added[0]}'")
     lines += [f"not counted: {photos:,} {why}" for why, photos in against.not_counted.items()]
     lines += [*against.unknown]
     if against.looks > 1:
         lines.append(
-            f"these test photos have decided {against.looks} comparisons: the more they decide, the more the winner owes to luck; new "
-            "photos end that"
+            f"these test photos have decided {against.looks} comparisons: the more they decide, the more the winner owes to luck; use new "
+            "photos to avoid that"
         )
     return lines
 
@@ -203,8 +206,8 @@ def by_class(drops: Iterable[ClassDrop]) -> str:
 
 
 def require_no_harm(against: Against, bundle: str) -> None:
-    """Raise WorseError or NotShownError unless the new model passed; `bundle` is how to name its file in what to do."""
-    accept = f"To put it in use all the same: edgecnn slot add {bundle} --activate --accept"
+    """Raise WorseError or NotShownError unless the new model passed. `bundle` is the file name to print in the instructions."""
+    accept = f"To put it in use anyway: edgecnn slot add {bundle} --activate --accept"
     if against.verdict == REFUSED:
         raise WorseError(f"{against.new.name} is worse than {named(against.old)}: {against.why}.\n{accept}")
     if against.verdict == NOT_SHOWN:

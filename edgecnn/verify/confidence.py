@@ -1,4 +1,4 @@
-"""What a temperature and a threshold, chosen on validation images, are worth on the test split."""
+"""Test figures of a temperature and a threshold that were chosen on validation images."""
 
 import numpy as np
 
@@ -16,5 +16,5 @@ def tested_confidence(chosen: ChosenConfidence, answers: Answers, classes: np.nd
 
 
 def stored_confidence(run: Run) -> ChosenConfidence | None:
-    """Return the content of a run's `confidence.json`; None if the file is missing or cannot be used."""
+    """Return the content of a run's `confidence.json`; None if the file is missing or unusable."""
     return run.stored(CONFIDENCE, ChosenConfidence)

@@ -1,4 +1,4 @@
-"""The gate: which figures of a comparison are held to which limits."""
+"""The gate: the limits that a comparison's figures must meet."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ MAX_DROP = 1.0
 
 MAX_LSB = 1
 MIN_AGREEMENT = 0.98
-"""An int8 file must be within MAX_LSB of the fake-quantized model everywhere, or agree with it on this share of the images:
-one code of rounding is allowed, another answer on more than one image in fifty is not. Rounding alone adds up over many
-layers. A conversion fails only where the images are evidence: where the one-sided 95 % upper bound of the agreement is below this.
+"""An int8 file must be within MAX_LSB of the fake-quantized model everywhere, or agree with it on this fraction of the images:
+one code of rounding is allowed, a different answer on more than one image in fifty is not. Over many layers, rounding alone adds
+up. A conversion fails only if the images are evidence: if the one-sided 95 % upper bound of the agreement is below this.
 """
 
 
@@ -21,7 +21,7 @@ REMEDIES: dict[Kind, str] = {
     "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
     "conversion": "If the file or the run has changed since the export: edgecnn export --force. Otherwise the converter or the engine "
     "rounds differently; worst layers: edgecnn layers. To ship it anyway, on record: --accept-conversion",
-    "seen": "Quantization changes the answers to images that taught the model. Worst layers: edgecnn layers. Or ship another precision.",
+    "seen": "Quantization changes the answers to images used in training. Worst layers: edgecnn layers. Or ship another precision.",
     "program": "The program stretches images and resizes them without antialiasing: train with --set data.fit=stretch on images as it sees "
     "them, or accept more with --max-drop.",
     "models": "Check that both read the same range (--input-range) and channel order, or accept more with --max-drop.",
@@ -29,10 +29,10 @@ REMEDIES: dict[Kind, str] = {
 
 
 class Gate(Struct):
-    """What a candidate may lose against its reference: `max_drop` in points, `min_agreement` as a share, None for no limit.
+    """How much a candidate may lose against its reference: `max_drop` in points, `min_agreement` as a fraction, None for no limit.
 
-    With `confident` the upper end of the drop's 95 % interval must be within it too, and no model may be at chance level. With
-    `accept_conversion` a conversion beyond its limit passes, and the report says so.
+    With `confident`, the upper end of the drop's 95 % interval must meet the limit too, and no model may be at chance level. With
+    `accept_conversion`, a conversion beyond its limit passes and the report records that.
     """
 
     max_drop: float = MAX_DROP
@@ -90,28 +90,28 @@ def gate_line(report: Report) -> str:
 
 
 def not_excluded(report: Report) -> list[str]:
-    """Return a sentence on the largest drop that a report's images do not exclude, of the gated models; none for an older report."""
+    """Return a sentence on the largest drop of the gated models that the images do not rule out; empty for an older report."""
     gated = [item for item in report.comparisons if item.kind not in ("conversion", "alternative", "seen")]
     bounds = [(item.drop_upper, item) for item in gated if item.drop_upper is not None]
     if not bounds:
         return []
     upper, worst = max(bounds, key=lambda pair: pair[0])
-    line = f"These {worst.n:,} images do not exclude a drop of up to {upper:.2f} points (one-sided 95 % upper bound, {worst.candidate})."
+    line = f"These {worst.n:,} images do not rule out a drop of up to {upper:.2f} points (one-sided 95 % upper bound, {worst.candidate})."
     if upper > report.max_drop:
         line += (
-            " That is more than the gate allows: more test images would say more, and --confident fails such a result."
+            " That is more than the gate allows: more test images would narrow it, and --confident fails such a result."
         )
     return [line]
 
 
 def require_parity(report: Report) -> None:
-    """Raise ParityError if a comparison failed or, with `confident`, a model is at chance level; then as `require_boards`."""
+    """Raise ParityError if a comparison failed or, with `confident`, a model is at chance level; then call `require_boards`."""
     failed = [comparison for comparison in report.comparisons if not comparison.passed]
     if failed:
         first = failed[0]
         figures = " and ".join(measured(first, figure) for figure in first.failed)
         raise ParityError(
-            f"{first.candidate} does not answer as {first.reference} does: it {figures} (limit: {first.limit}); "
+            f"{first.candidate} does not answer like {first.reference}: it {figures} (limit: {first.limit}); "
             f"{len(failed)} of {len(report.comparisons)} comparisons failed. {REMEDIES[first.kind]}"
         )
     if report.confident and (warning := chance_warning(report)):
@@ -120,7 +120,7 @@ def require_parity(report: Report) -> None:
 
 
 def chance_warning(report: Report) -> str | None:
-    """Return in words which models of a report are not shown to be better than chance, and what to do; None where all are."""
+    """Return a warning that names the models not shown to be better than chance, and what to do; None if all are."""
     chance = report.chance
     if chance is None or not chance.not_better:
         return None
@@ -138,11 +138,11 @@ def chance_warning(report: Report) -> str | None:
 
 
 def require_boards(rows: Sequence[BoardRow]) -> None:
-    """Raise an error for the first board that failed, naming the engine and what to do.
+    """Raise an error for the first board that failed, naming the engine and the remedy.
 
     Raises:
-        EmulatorError: if a process ended on a board: its packages do not run there.
-        ParityError: if it answers differently from this machine, or its self-test failed.
+        EmulatorError: if a process crashed on a board because its packages do not run there.
+        ParityError: if the board answers differently from this machine, or its self-test failed.
     """
     failed = [row for row in rows if not row.passed]
     others = f" ({len(failed)} of {len(rows)} failed)" if len(rows) > 1 else ""
@@ -158,6 +158,6 @@ def require_boards(rows: Sequence[BoardRow]) -> None:
         if "largest_difference" in first.failed:
             reason = f"it differs from {first.against} here by {first.largest_difference:g} {first.unit} ({first.limit:g} allowed)"
         raise ParityError(
-            f"{first.engine} on {first.target} ({first.cpu}) does not answer as the bundle says: {reason}{others}. "
+            f"{first.engine} on {first.target} ({first.cpu}) does not reproduce the bundle's answers: {reason}{others}. "
             "Try another version of the engine, or another engine."
         )

@@ -1,4 +1,4 @@
-"""Golden vectors: images and the outputs that every device must give for them."""
+"""Golden vectors: images, and the outputs that every device must produce for them."""
 
 import io
 from collections.abc import Iterable
@@ -21,10 +21,10 @@ COUNT = 16
 def golden_models(
     exports: Iterable[tuple[str, str, bytes]], contract: InputContract, images: np.ndarray, features: bool = False
 ) -> tuple[tuple[ModelEntry, ...], dict[str, bytes]]:
-    """Return a bundle's entries for exports (format, precision, bytes), and its files: the models, and what each answers to `images`.
+    """Return a bundle's entries for exports (format, precision, bytes), and its files: the models, and their outputs for `images`.
 
-    They are `golden_images`, run by the engine that a device would take. With `features` the bundle recognises strangers, and features are
-    golden as well, of the models that give them.
+    `images` are `golden_images`, run with the engine that a device would use. With `features` the bundle detects strangers, and the
+    features of models that output them are golden too.
     """
     entries: list[ModelEntry] = []
     files: dict[str, bytes] = {}
@@ -52,7 +52,7 @@ def golden_models(
 
 
 def tolerance_of(outputs: np.ndarray, precision: str) -> tuple[float, str, str]:
-    """Return the largest difference from golden outputs that is allowed, its unit, and why."""
+    """Return the largest allowed difference from golden outputs, its unit, and the reason."""
     if outputs.dtype != np.float32:
         return 1.0, "LSB", "kernels may round a tie the other way: one code is allowed, two are not"
     share, reason = 1e-3, "float32 sums depend on their order: a thousandth of the largest logit is allowed"
@@ -71,7 +71,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def golden_images(contract: InputContract, seed: int = 0) -> np.ndarray:
-    """Draw uint8 (COUNT, height, width, channels), flat to noise, from black to white: a bundle carries nobody's photographs."""
+    """Draw uint8 (COUNT, height, width, channels), from flat to noise and black to white, so a bundle contains nobody's photos."""
     random = np.random.default_rng(seed)
     size = (contract.width, contract.height)
     images = np.empty((COUNT, contract.height, contract.width, contract.channels), np.uint8)
@@ -94,12 +94,12 @@ PHOTOS: tuple[tuple[str, tuple[int, int], str, dict[str, Any]], ...] = (
     ("camera.jpg", (640, 480), "RGB", {"quality": 80, "subsampling": "4:2:2"}),
     ("phone.jpg", (1003, 751), "RGB", {"quality": 70, "subsampling": "4:2:0", "exif": "turned"}),
 )
-"""Golden photos: name, size (width, height), mode and how Pillow encodes them; `turned` ones have an EXIF orientation. The last two are
-large enough for a reduced decoding at inputs of up to 240 pixels."""
+"""Golden photos: name, size (width, height), mode and Pillow's encoding options. `turned` ones have an EXIF orientation. The last two
+are large enough for reduced decoding at inputs of up to 240 pixels."""
 
 
 def golden_photos(contract: InputContract, seed: int = 0) -> tuple[dict[str, bytes], tuple[GoldenImage, ...]]:
-    """Draw and encode golden photos, and note what they must be decoded and resized to, byte for byte: files by name, and entries."""
+    """Draw and encode golden photos. Returns files by name, and entries with hashes of the exact decoded and resized bytes."""
     random = np.random.default_rng(seed)
     files, entries = {}, []
     for name, size, mode, options in PHOTOS:

@@ -1,4 +1,4 @@
-"""Where it went wrong: the int8 TFLite file compared with the float Keras model, layer by layer, on the same images."""
+"""Locating errors: the int8 TFLite file compared with the float Keras model, layer by layer, on the same images."""
 
 import math
 import re
@@ -17,28 +17,28 @@ from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.tables import Struct
 
 IMAGES = 200
-"""Validation images used, at most: a layer's noise is an average over all its values, which soon settles."""
+"""Most validation images used. A layer's noise is an average over all its values, so it settles quickly."""
 
 CHUNK = 50
 OUTLIER = 8.0
-"""Largest channel range over the median one from which a hint names outlier channels: three bits lost by the median channel."""
+"""Ratio of the largest to the median channel range from which a hint names outlier channels: the median channel loses three bits."""
 
 SATURATED = 0.001
-"""Share of values at the end of the range from which a hint names saturation."""
+"""Fraction of values at the end of the range from which a hint names saturation."""
 
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 NOT_COMPUTED = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "PAD", "SHAPE", "STRIDED_SLICE", "PACK")
-"""Operators that compute no values of their own; their tensors are left out."""
+"""Operators that compute no values of their own; their tensors are skipped."""
 
 HINTS = {
     "per-tensor weights": "weights have one scale for all channels: quantize them per channel",
     "outlier channels": "a few channels set the range of all: equalise or prune them, or add weight decay",
-    "saturated range": "values are cut off at the range's end: calibrate longer, on images of every kind",
+    "saturated range": "values are clipped at the range's end: calibrate longer, on images of every kind",
 }
 
 
 class Pair(NamedTuple):
-    """A layer in both models: the Keras layer's name, the operator and the TFLite tensor that it gives."""
+    """A layer in both models: the Keras layer's name, the operator, and the TFLite tensor that it outputs."""
 
     layer: str
     operator: Any
@@ -46,10 +46,10 @@ class Pair(NamedTuple):
 
 
 class LayerError(Struct):
-    """How far a layer is from the float model.
+    """A layer's error relative to the float model.
 
-    `sqnr_db` is signal to quantization noise in dB, `saturated` the share of values at the end of the range, `channel_ratio` the largest
-    channel's range over the median one, `hint` what usually fixes it, or empty.
+    `sqnr_db` is signal to quantization noise in dB, `saturated` the fraction of values at the end of the range, `channel_ratio` the
+    largest channel range over the median one, and `hint` the usual fix, or empty.
     """
 
     layer: str
@@ -61,7 +61,7 @@ class LayerError(Struct):
 
 
 class LayerErrors(Struct):
-    """The layers, worst first, on so many images; `unmatched` are names of tensors without a Keras layer."""
+    """The layers, worst first, measured on `images` images. `unmatched` names tensors without a Keras layer."""
 
     images: int
     layers: tuple[LayerError, ...]
@@ -77,12 +77,12 @@ class Noise:
         self.low, self.high = np.full(channels, np.inf), np.full(channels, -np.inf)
 
     def add(self, real: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> None:
-        """Take a chunk in: float values and codes of the same shape, channels last."""
+        """Add a chunk: float values and codes of the same shape, channels last."""
         error = (codes.astype(np.float64) - zero_point) * scale - real
         self.signal += float(np.sum(np.square(real, dtype=np.float64)))
         self.noise += float(np.sum(np.square(error)))
         limits = np.iinfo(codes.dtype)
-        # Where zero is the lowest code, that is a ReLU's own floor and nothing is cut off.
+        # If zero is the lowest code, that is a ReLU's own floor and nothing is clipped.
         low = codes == limits.min if zero_point > limits.min else np.zeros(codes.shape, bool)
         self.saturated += int(np.sum(low | (codes == limits.max)))
         self.count += codes.size
@@ -97,21 +97,21 @@ class Noise:
 
     @property
     def channel_ratio(self) -> float:
-        """The largest channel's range over the median one; channels that are always constant do not count."""
+        """The largest channel range over the median one, ignoring constant channels."""
         ranges = self.high - self.low
         ranges = ranges[ranges > 0]
         return float(ranges.max() / np.median(ranges)) if len(ranges) else 1.0
 
 
 def measured_split(run: Run) -> str:
-    """Return the split that layers are measured on: validation, or with folds, which leave none, training."""
+    """Return the split that layers are measured on: validation, or with folds, which leave no validation split, training."""
     return "train" if run.info.folds else "validation"
 
 
 def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, done, total: None) -> LayerErrors:
-    """Measure how far each layer of a run's int8 TFLite file is from the float model, on the first IMAGES images of `measured_split`.
+    """Measure the error of each layer of a run's int8 TFLite file relative to the float model, on IMAGES images of `measured_split`.
 
-    The noise at a layer is what all layers up to it made together. RunError without such an export, or if the model was imported.
+    The noise at a layer includes that of all layers before it. Raises RunError if the export is missing or the model was imported.
     """
     if run.imported:
         raise RunError(f"{run.path} holds an imported model, which has no Keras layers to compare with.")
@@ -149,7 +149,7 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
 
 
 def within(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut logits and their codes off just inside the codes' range, which is narrow on purpose (`edgecnn.train.ranges`)."""
+    """Clip logits and their codes just inside the codes' range, which is narrow on purpose (`edgecnn.train.ranges`)."""
     limits = np.iinfo(codes.dtype)
     low, high = limits.min + 1, limits.max - 1
     return np.clip(logits, (low - zero_point) * scale, (high - zero_point) * scale), np.clip(codes, low, high)
@@ -159,7 +159,7 @@ def layer_error(pair: Pair, total: Noise) -> LayerError:
     saturated = total.saturated / total.count
     weights = pair.operator.inputs[1] if pair.operator.name in WEIGHTED else None
     causes = {
-        # A dense layer's per-tensor weights are the converter's own choice; a convolution's are not.
+        # The converter itself chooses per-tensor weights for a dense layer, but not for a convolution.
         "per-tensor weights": weights is not None
         and pair.operator.name != "FULLY_CONNECTED"
         and len(weights.scale) == 1,
@@ -184,7 +184,7 @@ def tensors(data: bytes, indices: list[int]) -> Callable[[np.ndarray], list[np.n
         model_content=data,
         num_threads=1,
         experimental_preserve_all_tensors=True,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,  # a delegate keeps its tensors
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,  # a delegate hides its tensors
     )
     interpreter.allocate_tensors()
     entry = interpreter.get_input_details()[0]["index"]
@@ -202,9 +202,9 @@ def tensors(data: bytes, indices: list[int]) -> Callable[[np.ndarray], list[np.n
 
 
 def matched(model: Any, graph: Any) -> tuple[list[Pair], list[str]]:
-    """Match a graph's operators with a model's layers; return the pairs in running order, and tensors without a layer."""
-    # The converter names a tensor by what it fused, "net/quant_conv2d/Relu;net/…": the last in the Keras model counts, then the BatchNorm
-    # and activation behind it that were fused without being named. A shape that differs is no match.
+    """Match a graph's operators with a model's layers. Returns the pairs in execution order, and tensors without a layer."""
+    # The converter names a tensor after the layers it fused, "net/quant_conv2d/Relu;net/…". The last of them in the Keras model counts,
+    # followed by the BatchNorm and activation that were fused without being named. If the shape differs, it is not a match.
     order = {layer.name: number for number, layer in enumerate(model.layers)}
     pairs: list[Pair] = []
     unmatched: list[str] = []
@@ -225,7 +225,7 @@ def matched(model: Any, graph: Any) -> tuple[list[Pair], list[str]]:
 
 
 def fused_end(layer: Any, activated: bool) -> Any:
-    """Follow a weighted layer to the end of what is fused with it: BatchNorm, and the activation if there is one."""
+    """Follow a weighted layer to the last layer fused with it: BatchNorm, and the activation if there is one."""
     while True:
         followers = [node.outbound_layer for node in layer.outbound_nodes]
         if len(followers) != 1:

@@ -23,7 +23,7 @@ from edgecnn.runtime.model import Model
 from edgecnn.verify.parity_report import MatrixCell, MatrixRow
 
 OTHER_ENGINES = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
-"""Engine, format and provider beyond those that the exports are verified on: these are tried where installed."""
+"""Engine, format and provider beyond those used to verify the exports. They are tried if installed."""
 
 
 def matrix(
@@ -34,12 +34,12 @@ def matrix(
     tflite_python: Path | None,
     progress: Progress,
 ) -> list[MatrixRow]:
-    """Compare every engine with every other on the run's int8 models; `fakes` are the fake-quantized model's answers, if there is one.
+    """Compare all engines pairwise on the run's int8 models; `fakes` are the fake-quantized model's answers, if there is one.
 
-    A row for each engine, differences in codes (LSB) of the first int8 export's output. One that could not run has a `note` only.
+    Returns a row per engine, with differences in codes (LSB) of the first int8 export's output. An engine that failed has only a `note`.
 
     Raises:
-        EngineError: if `tflite_python` was given and does not run the model.
+        EngineError: if `tflite_python` is given and does not run the model.
     """
     int8 = {item.format: item for item in candidates if item.precision == "int8" and item.codes is not None}
     ran: dict[str, Answers] = dict(zip(["Keras fake-quantized"], fakes, strict=False))
@@ -75,7 +75,7 @@ def matrix_row(
 
 
 def on_grid(answers: Answers, grid: Answers) -> np.ndarray:
-    """Return outputs as codes of the grid's scale and type, int32: quantized ones on the same grid come out unchanged."""
+    """Return outputs as codes of the grid's scale and type, int32. Outputs quantized on the same grid are unchanged."""
     assert grid.codes is not None
     limits = np.iinfo(grid.codes.dtype)
     codes = np.rint(answers.values / np.float32(grid.scale)) + grid.zero_point
@@ -91,11 +91,11 @@ def run_by(run: Run, export: Answers, engine: str, provider: str, split: Split, 
 
 
 def find_python(python: Path) -> Path:
-    """Return the absolute path of the Python that --tflite-python names, by a path or on PATH; EngineError if there is none."""
+    """Return the absolute path of the Python given with --tflite-python, as a path or a name on PATH. Raises EngineError if not found."""
     path = shutil.which(python)
     if path is None:
         raise EngineError(
-            f"--tflite-python {python}: no such program. Name the Python of an environment with tflite-runtime, such as venv/bin/python."
+            f"--tflite-python {python}: program not found. Name the Python of an environment with tflite-runtime, such as venv/bin/python."
         )
     return Path(path).absolute()
 
@@ -104,7 +104,7 @@ def run_in_environment(run: Run, export: Answers, python: Path, split: Split, pr
     progress("tflite_runtime", 0, len(split.images))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # The package alone, through a link: a site-packages on the path would bring this environment's numpy along.
+        # Only this package, through a link: adding site-packages to the path would bring in this environment's numpy.
         (folder / "edgecnn").symlink_to(Path(edgecnn.__file__).parent)
         with (folder / "inputs.npy").open("wb") as file:
             header = {"descr": "|i1", "fortran_order": False, "shape": split.images.shape}

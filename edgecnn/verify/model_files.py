@@ -1,4 +1,4 @@
-"""Model files of any origin: opened by what they say, given pixels by a stated range."""
+"""Model files from any source: opened according to their contents, and given pixels in a stated range."""
 
 import json
 import zipfile
@@ -19,9 +19,9 @@ from edgecnn.verify.onnx_quantization import quantization
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelFile:
-    """An opened model of one image input (batch, height, width, channels) and one output (batch, num_classes).
+    """An opened model with one image input (batch, height, width, channels) and one output (batch, num_classes).
 
-    The input's sizes are -1 where the file leaves them open; `run` takes images of the input's own type and returns the raw output.
+    Input sizes that the file leaves open are -1. `run` takes images of the input's own type and returns the raw output.
     """
 
     format: str
@@ -33,9 +33,9 @@ class ModelFile:
     run: Callable[[np.ndarray], np.ndarray]
 
     def outputs(self, pixels: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-        """Run the model on uint8 pixels (n, height, width, channels), of which it reads scale * (pixel - 128 - zero_point).
+        """Run the model on uint8 pixels (n, height, width, channels), which it reads as scale * (pixel - 128 - zero_point).
 
-        A quantized input reads the code of that; an integer input without a scale the pixel itself (uint8) or pixel - 128 (int8).
+        A quantized input reads the code of that value. An integer input without a scale reads the pixel (uint8) or pixel - 128 (int8).
         """
         dtype = self.input.dtype
         if np.issubdtype(dtype, np.floating):
@@ -57,11 +57,11 @@ class ModelFile:
 
 
 def open_model_file(path: Path) -> ModelFile:
-    """Open a model file by its kind: .tflite, .onnx, .keras, .h5 or .hdf5, or a SavedModel folder.
+    """Open a model file by its type: .tflite, .onnx, .keras, .h5 or .hdf5, or a SavedModel folder.
 
     Raises:
         NetworkError: if a Keras file holds Python code.
-        EngineError: if there is no such file, it is none of these, or it is not one image input to one output of scores.
+        EngineError: if the file is missing or of another type, or does not map one image to one vector of scores.
     """
     if not path.exists():
         raise EngineError(f"{path} does not exist. Name a .tflite, .onnx, .keras or .h5 file, or a SavedModel folder.")
@@ -87,11 +87,13 @@ def _engine(path: Path) -> ModelFile:
     read, given, run = engine.input, engine.output, engine.run
     if (
         path.suffix == ".onnx"
-    ):  # ONNX Runtime gives no scales, and only edgecnn's own files state them in their metadata
+    ):  # ONNX Runtime does not expose scales, and only edgecnn's own files have them in their metadata
         (scale, zero_point), (output_scale, output_zero_point) = quantization(data)
         read = read._replace(scale=scale, zero_point=zero_point)
         given = given._replace(scale=output_scale, zero_point=output_zero_point)
-    if len(read.shape) == 4 and read.shape[1] in (1, 3) and read.shape[3] not in (1, 3):  # channels first, as PyTorch's
+    if (
+        len(read.shape) == 4 and read.shape[1] in (1, 3) and read.shape[3] not in (1, 3)
+    ):  # channels first, as in PyTorch
         read = read._replace(shape=tuple(read.shape[axis] for axis in (0, 2, 3, 1)))
 
         def run(batch: np.ndarray) -> np.ndarray:
@@ -109,7 +111,7 @@ def _engine(path: Path) -> ModelFile:
 
 
 def _keras(path: Path) -> ModelFile:
-    """Open a Keras file by the Keras that wrote it: tf_keras cannot read Keras 3's, nor Keras 3 all of Keras 2's."""
+    """Open a Keras file with the version that wrote it: tf_keras cannot read Keras 3 files, nor Keras 3 all Keras 2 files."""
     from edgecnn.networks.keras import keras as keras2
 
     library: Any = keras2
@@ -134,7 +136,7 @@ def _written_by(path: Path) -> str:
         with zipfile.ZipFile(path) as file:
             return str(json.loads(file.read("metadata.json"))["keras_version"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise EngineError(f"{path} is not a .keras file: it names no version of Keras.") from None
+        raise EngineError(f"{path} is not a .keras file: it does not state its Keras version.") from None
 
 
 def _require_one(path: Path, inputs: Collection[Any], outputs: Collection[Any]) -> None:

@@ -1,4 +1,4 @@
-"""The scale and zero point of an ONNX file's quantized input and output, read from its graph: for files that edgecnn did not make."""
+"""The scale and zero point of an ONNX file's quantized input and output, read from its graph, for files that edgecnn did not make."""
 
 from typing import TYPE_CHECKING
 
@@ -9,14 +9,14 @@ SAME_SCALE = (
     *("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"),
     *("Slice", "Concat", "Pad", "MaxPool", "Clip"),
 )
-"""Operators whose output has the scale and zero point of their first input: they move codes, leave some out or bound them."""
+"""Operators whose output has the scale and zero point of their first input: they move, drop or clip codes."""
 
 Quantization = tuple[float, int]
 NONE: Quantization = (0.0, 0)
 
 
 def quantization(model: bytes) -> tuple[Quantization, Quantization]:
-    """Return (scale, zero point) of a file's first input and first output; (0.0, 0) for one that is not quantized with one scale."""
+    """Return (scale, zero point) of a file's first input and first output; (0.0, 0) for one without a single quantization scale."""
     import onnx
 
     graph = onnx.ModelProto.FromString(model).graph
@@ -27,7 +27,7 @@ def quantization(model: bytes) -> tuple[Quantization, Quantization]:
 
 def _of_input(graph: "onnx.GraphProto", name: str) -> Quantization:
     names = {name}
-    for node in graph.node:  # in the order in which they run
+    for node in graph.node:  # in execution order
         if names.intersection(node.input[:1]):
             if node.op_type == "DequantizeLinear":
                 return _parameters(graph, node)

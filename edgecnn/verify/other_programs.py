@@ -1,4 +1,4 @@
-"""What another program answers with the files that a run exported for it: its own resize, the file, and what it makes of the scores."""
+"""Answers of other programs with the files that a run exported for them: their resize, the file, and their use of the scores."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,31 +16,31 @@ from edgecnn.verify.parity_report import Comparison, Kind
 PRECISION = "int8-softmax"
 
 FRACTIONS = 32
-"""Steps between two pixels that OpenCV's fixed-point interpolation knows (INTER_TAB_SIZE)."""
+"""Steps between two pixels in OpenCV's fixed-point interpolation (INTER_TAB_SIZE)."""
 
 
 def check_programs(run: Run) -> list[str]:
-    """Return the programs whose files can be judged, before the work begins.
+    """Return the programs whose files can be judged; called before the work begins.
 
     Raises:
-        ModuleNotFoundError: if there are such files and OpenCV, which resizes as the programs do, is missing.
-        RunError: if they were not made from the int8 file that the run has now.
+        ModuleNotFoundError: if such files exist but OpenCV, which resizes like the programs, is missing.
+        RunError: if the files were not made from the run's current int8 file.
     """
     programs = programs_of(run)
     if programs:
-        import cv2  # noqa: F401 - that it is there
+        import cv2  # noqa: F401 - checks that it is installed
     for program in programs:
         for name, data in program_files(run, program).items():
             path = program_path(run, program) / name
             if not path.is_file() or path.read_bytes() != data:
                 raise RunError(
-                    f"{path} is not what the run's int8 file gives now. First: edgecnn export {run.path} --for {program} --force"
+                    f"{path} does not match the run's current int8 file. First: edgecnn export {run.path} --for {program} --force"
                 )
     return programs
 
 
 def frigate_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize as Frigate: cv2.resize's default (frigate/data_processing/real_time/custom_classification.py)."""
+    """Resize like Frigate: cv2.resize with defaults (frigate/data_processing/real_time/custom_classification.py)."""
     import cv2
 
     resized: np.ndarray = cv2.resize(image, (width, height))
@@ -48,12 +48,12 @@ def frigate_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def mediapipe_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize as MediaPipe's ImageClassifier does on a CPU: bilinear between the corners of pixels, without antialiasing.
+    """Resize like MediaPipe's ImageClassifier on a CPU: bilinear between the corners of pixels, without antialiasing.
 
-    Pixel x of the result is read at x * columns / width, to the nearest 1/FRACTIONS of a pixel: OpenCV 3's warpPerspective, which
-    MediaPipe carries. `remap` with integer positions gives the same pixels in every OpenCV.
+    Pixel x of the result is read at x * columns / width, to the nearest 1/FRACTIONS of a pixel, like warpPerspective in OpenCV 3, which
+    MediaPipe bundles. `remap` with integer positions gives the same pixels in every version of OpenCV.
 
-    Source: scores of mediapipe 1.2.3, equal to the last code (tests/verify/test_mediapipe.py).
+    Source: scores of mediapipe 1.2.3, identical to the last code (tests/verify/test_mediapipe.py).
     """
     import cv2
 
@@ -73,7 +73,7 @@ RESIZES = {FRIGATE: frigate_resize, MEDIAPIPE: mediapipe_resize}
 def program_answers(
     run: Run, program: str, dataset: Dataset, test: Split, progress: Progress
 ) -> tuple[Answers, Answers]:
-    """Run a program's file over the test split: return the answers by the program's own resize, and those to the pixels of `test`."""
+    """Run a program's file over the test split. Returns the answers with the program's own resize, and those on the pixels of `test`."""
     shape = run.info.input
 
     def resize(image: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def program_answers(
 
 
 def file_answers(run: Run, program: str, images: np.ndarray, progress: Progress) -> Answers:
-    """Run a program's file over pixels. Frigate divides the codes by their sum; MediaPipe takes them as they are, in 1/256."""
+    """Run a program's file over pixels. Frigate divides the codes by their sum; MediaPipe uses them directly, in 1/256."""
     data = (program_path(run, program) / MODEL).read_bytes()
     engine = open_engine(None, data, "tflite", num_threads=1)
     codes = in_chunks(engine.run, images, program, progress)
@@ -111,7 +111,7 @@ def program_comparisons(
     int8: Answers,
     hold: Callable[[Kind, Answers, Answers], Comparison],
 ) -> list[Comparison]:
-    """Return the comparisons of `program_answers`: with the float model, edgecnn's int8 path and, on the same pixels, the int8 file."""
+    """Return the comparisons of `program_answers` with the float model, edgecnn's int8 path and, on the same pixels, the int8 file."""
     held: list[Comparison] = []
     for own, same in answers:
         held += [hold("program", float_, own), hold("program", int8, own), hold("conversion", int8, same)]

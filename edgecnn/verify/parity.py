@@ -1,4 +1,4 @@
-"""Parity: what models answer to the test images, compared and held to the gate, as one report."""
+"""Parity: models' answers to the test images, compared and checked against the gate, in one report."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ from edgecnn.versions import library_versions, processor
 
 
 def references(run: Run, dataset: Dataset, test: Split, progress: Progress) -> list[Answers]:
-    """Return the answers that exports are held to: the float model's, and the fake-quantized one's where int8 is made from that."""
+    """Return the reference answers for the exports: the float model's, and the fake-quantized one's if int8 was made from it."""
     names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
     return [reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names]
 
@@ -48,7 +48,7 @@ def run_comparisons(
     others: Sequence[Answers],
     hold: Callable[[Kind, Answers, Answers], Comparison],
 ) -> list[Comparison]:
-    """Return a run's comparisons, by `hold`; `others` are answers of int8 by the method that does not ship."""
+    """Return a run's comparisons, made by `hold`. `others` are int8 answers by the method that does not ship."""
     comparisons = [hold("quantization", float_, fake) for fake in fakes]
     for candidate in candidates:
         comparisons.append(hold("quantization", float_, candidate))
@@ -58,7 +58,7 @@ def run_comparisons(
 
 
 def parity_report(run: Run) -> Report:
-    """Return a run's parity report; RunError if the run was not verified, or the report cannot be read."""
+    """Return a run's parity report. Raises RunError if the run was not verified or the report cannot be read."""
     data = run.read(PARITY, "verify")
     try:
         return build(Report, json.loads(data), ValueError)
@@ -67,7 +67,7 @@ def parity_report(run: Run) -> Report:
 
 
 def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choice | None:
-    """Return how the run's int8 models were made, and what quantization-aware training gained on the test split, if both were measured."""
+    """Return how the run's int8 models were made, and the test gain of quantization-aware training if both methods were measured."""
     recorded = run.info.int8
     if recorded is None:
         return None
@@ -85,7 +85,7 @@ def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choic
 
 
 def data_of(run: Run, split: SplitName, images: int, digest: str) -> Data:
-    """Return what a report says of the images of a run that tested it: their split, count and hash."""
+    """Return a report's description of the images that tested a run: their split, count and hash."""
     recorded = run.info.data
     return Data(name=recorded.name, title=recorded.title, split=split, test_images=images, test_sha256=digest)
 
@@ -99,9 +99,9 @@ def judged(
     split: Split,
     labels: Sequence[str],
 ) -> Report:
-    """Return what the reports of a run and of two models share: the models and comparisons, and whether the gate passes.
+    """Return the common part of the reports of a run and of two models: models, comparisons, and whether the gate passes.
 
-    A model is at chance level where the 95 % interval of its accuracy does not lie wholly above the share of the most frequent class.
+    A model is at chance level unless the 95 % interval of its accuracy lies wholly above the fraction of the most frequent class.
     """
     models = tuple(model_figures(item, split.classes) for item in answers)
     top, share = statistics.chance_level(split.classes)
@@ -138,7 +138,7 @@ def model_figures(answers: Answers, classes: np.ndarray) -> ModelFigures:
 def paired_figures(
     reference: str, candidate: str, one: np.ndarray, other: np.ndarray, classes: np.ndarray
 ) -> PairedFigures:
-    """Return the paired figures of two models by their names; `one` and `other` are the classes that they answer, int (n,)."""
+    """Return the paired figures of two named models; `one` and `other` are the classes that they answer, int (n,)."""
     figures = statistics.compare(one, other, classes)
     lost, gained, n = figures.lost, figures.gained, figures.n
     return PairedFigures(
@@ -146,17 +146,17 @@ def paired_figures(
         reference=reference,
         candidate=candidate,
         drop_interval=statistics.paired_interval(lost, gained, n),
-        drop_upper=statistics.paired_interval(lost, gained, n, 0.9).high,  # of two sides at 90 %, one is at 95 %
+        drop_upper=statistics.paired_interval(lost, gained, n, 0.9).high,  # one end of a 90 % interval is a 95 % bound
     )
 
 
 def compared(
     kind: Kind, reference: Answers, candidate: Answers, split: Split, labels: Sequence[str], gate: Gate
 ) -> Comparison:
-    """Compare two models' answers and hold them to the limits of the comparison's kind.
+    """Compare two models' answers and check them against the limits of the comparison's kind.
 
-    Outputs are compared as logits, or as scores where a model gives scores. Differences in LSB are on the candidate's grid, if it has one
-    of that unit; logits count up to a constant for each image, but for a file's from the fake-quantized model that it was made of.
+    Outputs are compared as logits, or as scores if a model outputs scores. Differences in LSB use the candidate's grid, if it has one in
+    that unit. Logits are compared up to a constant per image, except between a file and the fake-quantized model that it was made from.
     """
     classes = split.classes
     unit: Unit = "score" if "score" in (reference.unit, candidate.unit) else "logit"

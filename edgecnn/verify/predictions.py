@@ -1,4 +1,4 @@
-"""Each model's answer to each test image: `predictions.npz`, from which the report draws its figures without running a model again."""
+"""Each model's answer to each test image: `predictions.npz`, from which the report draws its figures without rerunning a model."""
 
 import io
 import zipfile
@@ -20,16 +20,16 @@ ANSWER, SCORE, PICTURE = "answer/", "score/", "picture/"
 GALLERY = 24
 
 PICTURE_SIDE = 96
-"""Pixels of a picture's longer side, at most."""
+"""Largest length of a picture's longer side, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
     """The answers of models to n test images.
 
-    `true` are the classes, int32 (n,); `answers` for each model the classes of the best scores, int32 (n,), `scores` these, float32 (n,),
-    without a temperature; `tempered` those at the bundle's, of the model that it was chosen with, or empty. `pictures` are galleries'
-    images by index, uint8, at most PICTURE_SIDE pixels a side.
+    `true` holds the classes, int32 (n,). For each model, `answers` holds the best classes, int32 (n,), and `scores` their scores, float32
+    (n,), without a temperature. `tempered` holds the scores at the bundle's temperature, of the model that chose it, or is empty.
+    `pictures` are the galleries' images by index, uint8, with sides of at most PICTURE_SIDE pixels.
     """
 
     true: np.ndarray
@@ -43,7 +43,7 @@ class Predictions:
 def gallery(
     true: np.ndarray, reference: np.ndarray, candidate: np.ndarray, scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of all images that two models answer differently, and of the candidate's mistakes, the most confident first."""
+    """Return the indices of all images that two models answer differently, and of the candidate's mistakes, most confident first."""
     mistakes = np.flatnonzero(candidate != true)
     return np.flatnonzero(reference != candidate), mistakes[np.argsort(-scores[mistakes], kind="stable")]
 
@@ -59,9 +59,9 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 def write_predictions(
     run: Run, split: Split, answers: Sequence[Answers], int8: Answers | None, tempered: tuple[Answers, float] | None
 ) -> None:
-    """Write a run's `predictions.npz`: `answers` of "float" and the others.
+    """Write a run's `predictions.npz`: the `answers` of "float" and other models.
 
-    `int8` are those whose flips and mistakes are kept as pictures, if any; `tempered` those that a temperature was chosen with, and it.
+    `int8` is the model whose flips and mistakes are stored as pictures, if any. `tempered` is the model that chose a temperature, with it.
     """
     arrays: dict[str, np.ndarray] = {TRUE: split.classes.astype(np.int32), SOURCES: np.array(split.sources, np.str_)}
     for item in answers:
@@ -80,14 +80,14 @@ def write_predictions(
 
 
 def write_pictures(run: Run, pictures: Mapping[int, np.ndarray]) -> None:
-    """Write pictures of photos that an old model answers otherwise, uint8 (height, width, channels), by their place among these."""
+    """Write pictures of photos that an old model answers differently, uint8 (height, width, channels), keyed by index."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{f"{PICTURE}{index}": pixels for index, pixels in pictures.items()})  # type: ignore[arg-type]
     write_atomic(run.file(AGAINST_PICTURES), buffer.getvalue())
 
 
 def read_pictures(run: Run) -> dict[int, np.ndarray]:
-    """Return what `write_pictures` wrote; nothing if there is no such file, or it cannot be used."""
+    """Read the output of `write_pictures`; empty if the file is missing or unusable."""
     try:
         with np.load(run.file(AGAINST_PICTURES), allow_pickle=False) as file:
             return {int(name.removeprefix(PICTURE)): file[name] for name in file.files}
@@ -96,7 +96,7 @@ def read_pictures(run: Run) -> dict[int, np.ndarray]:
 
 
 def read_predictions(run: Run) -> Predictions | None:
-    """Return the content of a run's `predictions.npz`; None if there is none, or it cannot be used."""
+    """Return the content of a run's `predictions.npz`; None if it is missing or unusable."""
     try:
         with np.load(run.file(PREDICTIONS), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

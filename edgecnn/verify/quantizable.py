@@ -1,4 +1,4 @@
-"""Whether a user's own network can be trained quantization-aware: checked before training."""
+"""Checks before training whether a user's own network supports quantization-aware training."""
 
 from typing import TYPE_CHECKING
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from edgecnn.networks.keras import keras
 
 ACTIVATIONS = ("linear", "relu", "relu6", "sigmoid", "softmax", "tanh")
-"""Activations within a layer that quantize; of others, tensorflow-model-optimization 0.8.1 silently leaves floats."""
+"""Activations inside a layer that can be quantized. For others, tensorflow-model-optimization 0.8.1 silently leaves floats."""
 
 
 def refused_layers(model: "keras.Model") -> dict[str, str]:
-    """Return what kind of layer each is that the quantization toolkit can neither wrap nor fold into others, in the model's order."""
+    """Return the type of each layer that the quantization toolkit can neither wrap nor fold into others, in model order."""
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
         default_8bit_quantize_configs,
@@ -55,7 +55,7 @@ def refused_layers(model: "keras.Model") -> dict[str, str]:
 
 
 def check_quantizable(model: "keras.Model", name: str, scale: float, zero_point: int) -> None:
-    """Raise NetworkError unless a fresh float32 network can be fake-quantized and converted to a file that is int8 throughout."""
+    """Raise NetworkError unless a fresh float32 network can be fake-quantized and converted to a fully int8 file."""
     from edgecnn.export import tflite
 
     try:
@@ -69,5 +69,5 @@ def check_quantizable(model: "keras.Model", name: str, scale: float, zero_point:
         reason = f"{first_line(error).removesuffix('.')}."
     raise NetworkError(
         f"{name} does not support quantization-aware training: {reason} "
-        "Replace what is named, or quantize after training instead: --set qat.method=ptq"
+        "Replace these parts, or quantize after training instead: --set qat.method=ptq"
     )

@@ -1,4 +1,4 @@
-"""The Keras models' logits on the test split, computed once and stored in the run: a second verification needs no TensorFlow."""
+"""The Keras models' logits on the test split, computed once and stored in the run, so that verifying again needs no TensorFlow."""
 
 import io
 import zipfile
@@ -16,10 +16,10 @@ PRECISIONS = {"float": "float32", "fake-quantized": "fake-quantized"}
 
 
 def reference_answers(run: Run, name: str, test_sha256: str, images: np.ndarray, progress: Progress) -> Answers:
-    """Return a reference's logits on the test split, from its store if it holds them. `name` is one of PRECISIONS.
+    """Return a reference's logits on the test split, from the run's store if possible. `name` is one of PRECISIONS.
 
-    The store is `logits-MODEL-SPLIT.npz` in the run, under the SHA-256 of the model and of the split and the input contract; what was
-    stored under another one, or damaged, is computed again.
+    The store is `logits-MODEL-SPLIT.npz` in the run, keyed by the SHA-256 of the model and of the split and by the input contract. A
+    damaged store, or one with another key, is recomputed.
     """
     data = run.read(run.float_model if name == "float" else QAT_MODEL, "train")
     key: dict[str, Any] = {
@@ -60,7 +60,7 @@ def write_store(path: Path, key: dict[str, Any], logits: dict[str, Any]) -> dict
 
 
 def read_store(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
-    """Read what was stored under a key; None if there is none, or it cannot be used."""
+    """Read the logits stored under a key; None if they are missing or unusable."""
     try:
         with np.load(path, allow_pickle=False) as file:
             stored = {name: file[name] for name in ("key", "logits", "engine", "ms_per_image")}

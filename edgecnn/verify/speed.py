@@ -1,4 +1,4 @@
-"""Which of a run's exports is faster here: int8 or float32, timed right after an export."""
+"""Which of a run's exports is faster here, int8 or float32, timed right after an export."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -27,7 +27,7 @@ class ExportTime(Struct):
 
 
 class Speed(Struct):
-    """int8 and float32 timed, and `text`, which says it in words; the only field where nothing was timed, to say why."""
+    """Times of int8 and float32, and `text`, their summary. If nothing was timed, `text` is the only field and gives the reason."""
 
     text: str
     measured: Mapping[str, ExportTime] | None = described("By precision.", default=None, left_out=True)
@@ -38,7 +38,7 @@ class Speed(Struct):
 
 
 def time_exports(run: Run, format_: str) -> Speed:
-    """Time a run's int8 and float32 file of a format: one image, one thread, interleaved."""
+    """Time a run's int8 and float32 files of a format: one image, one thread, interleaved."""
     paths = {precision: export_path(run, format_, precision) for precision in PRECISIONS}
     missing = [precision for precision, path in paths.items() if not path.exists()]
     if missing:

@@ -1,4 +1,4 @@
-"""What the decision "stranger", chosen on training and validation images, does on the test split."""
+"""Results of the decision "stranger", chosen on training and validation images, on the test split."""
 
 import numpy as np
 
@@ -50,6 +50,6 @@ def known_features(run: Run) -> np.ndarray:
 
 
 def stored_strangers(run: Run) -> ChosenStrangers | None:
-    """Return the content of a run's `strangers.json`; None if that or `known.npy` is missing or cannot be used."""
+    """Return the content of a run's `strangers.json`; None if that or `known.npy` is missing or unusable."""
     chosen, known = run.stored(STRANGERS, ChosenStrangers), run.file(KNOWN)
     return chosen if chosen and known.is_file() and sha256_file(known) == chosen.known_sha256 else None

@@ -50,7 +50,7 @@ def test_the_boards_python_runs_in_its_own_environment(program, machine, tmp_pat
         ("kill -KILL $$", "^ended by SIGKILL on cortex-a72$"),
         (
             "echo \"qemu-aarch64: unable to find CPU model 'cortex-a72'\" >&2; exit 1",
-            "does not know the processor cortex-a72.*qemu-user",
+            "does not support the processor cortex-a72.*qemu-user",
         ),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_script_runs_jobs_on_it_and_returns_their_exit_codes(board, root):
 
 def test_a_command_that_takes_too_long_is_killed_and_the_consoles_last_lines_are_shown(board):
     with pytest.raises(
-        EmulatorError, match=r"sleep 60 was killed on the board, where it may take 1 s(.|\n)*last lines:\n."
+        EmulatorError, match=r"sleep 60 was killed on the board after its limit of 1 s(.|\n)*last lines:\n."
     ):
         board.run(["sleep", "60"], timeout=1)
     assert "sleep 60" not in board.run(["ps"], check=True).out

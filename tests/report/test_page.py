@@ -113,7 +113,7 @@ def test_a_stress_test_is_on_the_page_with_every_figure_in_the_json(drawn_run, f
     assert figures["runs"][0]["stress"]["worst"] == report.worst
     known = set(numbers(figures))
     assert [value for value in page.values if value not in known] == []
-    assert "Mean corrupted accuracy of int8" in page.text and f"{report.worst} costs most" in page.text
+    assert "Mean corrupted accuracy of int8" in page.text and f"{report.worst} costs the most accuracy" in page.text
     assert not [item for item in figures["runs"][0]["missing"] if item["part"] == "stress"]
     jsonschema.validate(figures, schema_of("report"))
 
@@ -144,10 +144,10 @@ def test_is_it_good_comes_first_and_states_what_the_images_can_show(drawn_run):
         shares[f"{label} ({right} of {images} right)"] = right / images
     worst = min(shares, key=shares.get)
     assert shares[worst] < 1 and weakest.startswith(f"Weakest classes: {worst}")
-    assert "recognises no strangers" in strangers
+    assert "Strangers: the device assigns every image to one of the classes" in strangers
     html = render([shown])
     assert html.index("Is it good?") < html.index(shown.figures.verdict) < html.index("<table>")
-    assert "385 images tell it to within" in shown_run(drawn_run(n=385, noise=0.1)).figures.summary[0]
+    assert "385 images determine it to within" in shown_run(drawn_run(n=385, noise=0.1)).figures.summary[0]
 
 
 def test_runs_with_different_test_images_are_not_put_side_by_side_without_a_warning(drawn_run):
@@ -169,9 +169,9 @@ def test_two_runs_are_paired_on_common_photos_or_the_page_says_why_not(drawn_run
     keys = [key for key in one.answers if key in half.answers]
     right = [sum(answers[key][0] == answers[key][1] for key in keys) for answers in (one.answers, half.answers)]
     assert (pair.n, pair.accuracy_reference, pair.accuracy_candidate) == (150, right[0] / 150, right[1] / 150)
-    assert "Runs on the photos that both answer for" in render([one, half])
+    assert "Runs on the photos that both have answers for" in render([one, half])
     bundle = Shown(figures=bundle_figures(read_bundle(root / "models/digits/digits.edgecnn")), pictures={})
-    assert "digits holds no answer to each photo" in page_figures([one, bundle]).warnings[-1]
+    assert "there are no per-photo answers for digits" in page_figures([one, bundle]).warnings[-1]
     (same,) = page_figures([shown_run(finished_run), shown_run(finished_run)]).pairs
     assert same.n == 385 and same.lost == same.gained == 0
 

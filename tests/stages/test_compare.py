@@ -172,7 +172,7 @@ def test_the_input_range_is_chosen_and_named(nearest, grey, name):
 def test_a_quantized_input_reports_its_range(files, photos, name):
     report = compare_models(files / "saved", files / name, str(photos))
     item = report.input_ranges[1]
-    assert (item.name, item.text) == ("unit", "as its input's quantization says")
+    assert (item.name, item.text) == ("unit", "as its input's quantization declares")
 
 
 @pytest.mark.slow
@@ -358,8 +358,8 @@ def test_a_reference_that_does_not_fit_its_classes_gets_a_warning(edgecnn, torch
     two, data = (torch / "torch.onnx",) * 2, ("--data", torch / "photos", "--split", "all")
     alphabet = edgecnn("compare", *two, *data)
     assert "(imagenet), the best of the usual ones on" in alphabet.out, "whatever the order of the classes"
-    assert "WARNING: torch.onnx (reference): with its outputs in another order it would be right on" in alphabet.out
-    assert "Give theirs with --labels FILE" in alphabet.out and "is right on 0.0%" in alphabet.out
+    assert "WARNING: torch.onnx (reference): in another order its outputs would classify" in alphabet.out
+    assert "--labels FILE" in alphabet.out and "is right on 0.0%" in alphabet.out
     wrong = edgecnn("compare", *two, *data, "--labels", torch / "classes.txt", "--input-range", "unit")
     assert "the input range is probably wrong" in wrong.out and "Try --input-range imagenet" in wrong.out
     assert "which is little for a model of these 3 classes (below 56%)" in wrong.out

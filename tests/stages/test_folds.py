@@ -164,8 +164,8 @@ def test_the_bundle_carries_each_images_hash_fold_and_answer(made):
 def test_card_page_and_texts_name_the_figures(made):
     run = made[0]
     for text in (run.file("card.md").read_text(), run.file("report.html").read_text()):
-        assert "All 1,797 images taught the model that ships." in text
-        assert "estimated by 3 models that each lacked a part of the images" in text
+        assert "The model that ships was trained on all 1,797 images." in text
+        assert "3 models were each tested on a part of the images that they were not trained on" in text
         assert "1,797 test images" not in text and "used once" not in text
 
 

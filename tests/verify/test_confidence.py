@@ -72,14 +72,14 @@ def test_a_run_with_few_validation_images_reports_that_no_temperature_was_fitted
 
 
 def test_a_target_that_cannot_be_proved_is_refused():
-    with pytest.raises(ThresholdError, match="answered images would do"):
+    with pytest.raises(ThresholdError, match="answered images without an error would be enough"):
         fit_confidence(*drawn(n=60), target_error=0.05)
 
 
 def test_the_bundle_carries_the_choices_and_the_runtime_applies_them(own_run, edgecnn):
     result = edgecnn("verify", own_run.path, "--target-error", 0.2)
     assert result.code == 0, result.err
-    assert "does not count that the epoch was chosen on the same validation images" in result.out
+    assert "ignores that the same validation images also chose the epoch" in result.out
     result = edgecnn("bundle", own_run.path, "--force", "--json")
     assert result.code == 0, result.err
     chosen = json.loads(result.out)["confidence"]
@@ -89,7 +89,7 @@ def test_the_bundle_carries_the_choices_and_the_runtime_applies_them(own_run, ed
     assert chosen["choice"]["error"] <= chosen["choice"]["bound"] <= 0.2
     card = own_run.file(CARD).read_text()
     assert "Scores: logits are divided by" in card
-    assert "does not count that the epoch was chosen on the same validation images" in card
+    assert "ignores that the same validation images also chose the epoch" in card
 
     split = open_dataset(own_run.recipe.data).load(("validation",), **vars(own_run.info.input), stage="bundle")[
         "validation"
@@ -164,7 +164,7 @@ def test_the_choice_is_kept_until_model_images_or_target_change(own_run):
 def test_a_target_that_cannot_be_met_leaves_the_test_split_untouched(own_run, edgecnn):
     before = own_run.file(PARITY).read_bytes()
     result = edgecnn("verify", own_run.path, "--target-error", 0.001)
-    assert result.code == ThresholdError.exit_code and "answered images would do" in result.err
+    assert result.code == ThresholdError.exit_code and "answered images without an error would be enough" in result.err
     assert own_run.file(PARITY).read_bytes() == before
 
 

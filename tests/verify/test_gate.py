@@ -82,9 +82,9 @@ def test_the_verdict_states_which_drop_the_images_do_not_exclude(n, lost, beyond
     report = report_of(compared("quantization", *with_lost(split, lost), split, LABELS, Gate()))
     (item,) = report.comparisons
     assert item.drop < item.drop_upper < item.drop_interval[1]
-    text = f"These {n} images do not exclude a drop of up to {item.drop_upper:.2f} points (one-sided 95 % upper bound, int8)."
+    text = f"These {n} images do not rule out a drop of up to {item.drop_upper:.2f} points (one-sided 95 % upper bound, int8)."
     assert text in gate_line(report) and report.passed
-    assert ("more test images would say more" in gate_line(report)) == beyond
+    assert ("more test images would narrow it" in gate_line(report)) == beyond
     old = replace(report, comparisons=(replace(item, drop_upper=None),))
     assert gate_line(old) == "Gate: a drop of at most 1.00 points; passed.", "a report from an older edgecnn"
 

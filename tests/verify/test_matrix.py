@@ -60,7 +60,7 @@ def test_reference_kernels_are_not_a_delegate(finished_run):
 
 def test_an_invalid_tflite_python(own_run, tmp_path):
     dataset = open_dataset(own_run.recipe.data)
-    with pytest.raises(EngineError, match="no such program"):
+    with pytest.raises(EngineError, match="program not found"):
         verify(own_run, dataset, matrix=Matrix(tflite_python=tmp_path / "python"))
     broken = tmp_path / "python"
     broken.write_bytes(b"\x7fELF")

@@ -113,7 +113,7 @@ def test_if_it_is_better_it_ships_and_everything_follows(ptq_run, tiny_recipe, r
     assert bundle.manifest.provenance["representative_dataset"] == to_json(ptq_run.info.representative_dataset)
     assert selftest(bundle).passed
     assert (
-        "int8 was made by post-training quantization, which ties on validation images with the other method in agreement and accuracy"
+        "int8 was made by post-training quantization, which ties with the other method in agreement and accuracy on validation images"
         in ptq_run.read(CARD, "bundle").decode()
     )
 

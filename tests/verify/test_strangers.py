@@ -293,7 +293,7 @@ def test_few_validation_images_are_reported_and_nothing_is_refused(own, photos, 
     bundle_stage(own, force=True)
     manifest = read_bundle(bundle_path(own)).manifest
     assert manifest.stranger is None and not any(entry.golden_features for entry in manifest.models)
-    assert "none are recognised" in own.file(CARD).read_text()
+    assert "none are detected" in own.file(CARD).read_text()
 
 
 def test_the_second_output_does_not_change_the_first(run):
