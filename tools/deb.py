@@ -1,7 +1,7 @@
-"""Make a Debian package of the working tree in dist/: edgecnn, its service, and LiteRT's interpreter, for Debian 13 (trixie).
+"""Build a Debian package of the working tree in dist/: edgecnn, its service, and LiteRT's interpreter, for Debian 13 (trixie).
 
-numpy, Pillow and typer are Debian's. LiteRT is not in Debian: of its wheel the package holds the files that edgecnn imports. An amd64
-machine makes the package for arm64 too, since nothing is compiled. Examples:
+numpy, Pillow and typer come from Debian. LiteRT is not in Debian, so the package includes the files of its wheel that edgecnn imports. An
+amd64 machine can build the arm64 package too, since nothing is compiled. Example:
 
   python tools/deb.py --architecture arm64
 """
@@ -27,16 +27,16 @@ from edgecnn.emulate import wheels
 ROOT = Path(__file__).parent.parent
 PARTS = Path(__file__).parent / "debian"
 RELEASE, PYTHON = "trixie", ("3.13", "3.14")
-"""The release that the package is for, and its Python: from the first version, below the second."""
+"""The Debian release that the package targets, and its Python: from the first version, below the second."""
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-"""Debian's names of architectures, and those in the names of wheels."""
+"""Debian's names for architectures, and the names that wheels use."""
 
 LITERT = (
     "__init__.py", "interpreter.py", "metrics_interface.py", "metrics_portable.py", "_pywrap_litert_interpreter_wrapper.so",
     "libpywrap_litert_common.so",
 )  # fmt: skip
-"""What edgecnn imports of LiteRT. The rest is twice as much: a converter, other accelerators, compilers for other processors."""
+"""The parts of LiteRT that edgecnn imports. The rest is twice as large: a converter, other accelerators, compilers for other processors."""
 
 MODULES, PRIVATE = Path("usr/lib/python3/dist-packages"), Path("usr/lib/edgecnn")
 SCRIPT = """#!/usr/bin/python3
@@ -63,16 +63,16 @@ Section: science
 Priority: optional
 Description: image classifier for small boards, as a service
  edgecnn classifies what a camera sees with an int8 network, from boot to
- boot. A new model has to prove itself on the board; if it does not, the
- one before it comes back by itself, also after a power cut.
+ boot. A new model has to prove itself on the board. If it fails, the
+ previous one returns automatically, even after a power cut.
  .
  The service waits until a model is put in use: edgecnn slot add. To train
- one on photos of your own, install edgecnn with pip on a workstation.
+ one on your own photos, install edgecnn with pip on a workstation.
 """
 
 
 def epoch() -> int:
-    """Return the seconds since the epoch that date the package: those of the last commit, or $SOURCE_DATE_EPOCH."""
+    """Return the package's date in seconds since the epoch: $SOURCE_DATE_EPOCH, or the time of the last commit."""
     if date := os.environ.get("SOURCE_DATE_EPOCH"):
         return int(date)
     done = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True)
@@ -98,15 +98,12 @@ def litert_wheel(architecture: str, folder: Path) -> Path:
 
 
 def build(architecture: str, out: Path, download: Callable[[str, Path], Path] = litert_wheel) -> Path:
-    """Make the package.
+    """Build the package and return its path.
 
     Args:
         architecture: one of MACHINES.
-        out: a folder, made if need be.
-        download: brings LiteRT's wheel for an architecture into a folder.
-
-    Returns:
-        The package's path.
+        out: a folder, created if necessary.
+        download: puts LiteRT's wheel for an architecture into a folder.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
@@ -128,13 +125,13 @@ def build(architecture: str, out: Path, download: Callable[[str, Path], Path] = 
 
 
 def is_kept(name: str) -> bool:
-    """Return whether a file of LiteRT's wheel goes into the package: what is imported, and what names the version."""
+    """Return whether a file of LiteRT's wheel goes into the package: an imported one, or the one that names the version."""
     folder, _, file = name.partition("/")
     return (folder == "ai_edge_litert" and file in LITERT) or (folder.endswith(".dist-info") and file == "METADATA")
 
 
 def files() -> dict[str, bytes]:
-    """Return the files that come from no wheel, by path."""
+    """Return the files that no wheel contains, by path."""
     return {
         "usr/bin/edgecnn": SCRIPT.encode(),
         str(MODULES / "edgecnn.pth"): f"/{PRIVATE}\n".encode(),
@@ -149,13 +146,13 @@ def files() -> dict[str, bytes]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file, and its folders."""
+    """Write a file, creating its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
 
 def finish(tree: Path, architecture: str) -> None:
-    """Remove what pip alone needs, set modes, and write what dpkg reads."""
+    """Remove files that only pip needs, set modes, and write dpkg's files."""
     for record in (tree / MODULES).glob("*.dist-info"):
         shutil.rmtree(record / "licenses")
         for name in ("RECORD", "entry_points.txt"):
@@ -173,13 +170,13 @@ def finish(tree: Path, architecture: str) -> None:
 
 
 def changelog() -> str:
-    """Return the package's changelog, which Debian wants in its own form: it refers to the project's."""
+    """Return the package's changelog in Debian's format, which refers to the project's own."""
     date = subprocess.run(["date", "-uR", f"-d@{epoch()}"], check=True, capture_output=True, text=True).stdout.strip()
     return f"edgecnn ({__version__}) {RELEASE}; urgency=medium\n\n  * See CHANGELOG.md of the project.\n\n -- {MAINTAINER}  {date}\n"
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    """Yield each command's name, and the command as the command line builds it."""
+    """Yield each command's name and its click command."""
     import typer
 
     from edgecnn.cli import app
@@ -204,7 +201,7 @@ def man_page() -> str:
         parts.append(f".TP\n.B {name}\n{roff(about)}")
     parts += [
         ".SH FILES",
-        ".TP\n.I /etc/edgecnn/service.toml\nOptions of the service; without it they have their defaults.",
+        ".TP\n.I /etc/edgecnn/service.toml\nOptions of the service; any option left out keeps its default.",
         ".TP\n.I /etc/edgecnn/environment\nEDGECNN_MQTT_USER and EDGECNN_MQTT_PASSWORD of a broker, "
         "EDGECNN_CAMERA_USER and EDGECNN_CAMERA_PASSWORD of a camera, for the service.",
         ".TP\n.I /etc/edgecnn/update.toml, /etc/edgecnn/root.json\nWhere releases come from, and the root of trust.",
@@ -216,13 +213,13 @@ def man_page() -> str:
 
 
 def roff(text: str) -> str:
-    """Return a line of text as roff has it."""
+    """Escape a line of text for roff."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{text}" if text[:1] in ".'" else text
 
 
 def completion() -> str:
-    """Return bash's completion: commands, the actions and the options of each, and files."""
+    """Return bash's completion of commands, the actions and options of each, and files."""
     cases = []
     for name, command in commands():
         options = [option for item in command.params for option in item.opts if option.startswith("--")]
@@ -249,7 +246,7 @@ def completion() -> str:
 
 
 def main() -> None:
-    """Make the packages that are named."""
+    """Build the requested packages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--architecture", choices=sorted(MACHINES), action="append", help="arm64 or amd64; repeat it (default: both)"
@@ -257,7 +254,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="the folder for packages (default: dist)")
     arguments = parser.parse_args()
     if shutil.which("dpkg-deb") is None:
-        sys.exit("dpkg-deb is not installed, which packs Debian packages: apt install dpkg")
+        sys.exit("dpkg-deb, which packs Debian packages, is not installed. Install it: apt install dpkg")
     for architecture in arguments.architecture or sorted(MACHINES):
         path = build(architecture, arguments.out)
         print(f"{path}  {path.stat().st_size:,} bytes")

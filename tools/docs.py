@@ -1,7 +1,7 @@
-"""The hook by which MkDocs builds the site: pages and tables that come from the code are made at build time, so that none can be stale.
+"""MkDocs hooks for the site: pages and tables that come from the code are generated at build time, so they can never be stale.
 
-A page holds `<!-- generate: NAME ARGUMENTS -->` where a function of GENERATORS writes Markdown; each command, the models' cards,
-CONTRIBUTING.md, CHANGELOG.md and the JSON schemas become pages of their own.
+A page contains `<!-- generate: NAME ARGUMENTS -->` for each place that a function of GENERATORS fills with Markdown. Each command, the
+models' cards, CONTRIBUTING.md, CHANGELOG.md and the JSON schemas become pages of their own.
 """
 
 import ast
@@ -35,7 +35,7 @@ MARKER = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)
 
 
 def built_command(name: str) -> Any:
-    """Return a command as the command line builds it: a click command."""
+    """Return a command as built by the command line: a click command."""
     import typer
 
     group: Any = typer.main.get_command(app)
@@ -43,7 +43,7 @@ def built_command(name: str) -> Any:
 
 
 def command_page(name: str) -> str:
-    """Return a command's page: its help's text, usage, arguments and options under their headings, and its examples."""
+    """Return a command's page: its help text, usage, arguments and options under their headings, and its examples."""
     command = built_command(name)
     context = command.context_class(command, info_name=f"edgecnn {name}")
     text: list[str] = []
@@ -65,7 +65,7 @@ def command_page(name: str) -> str:
 
 
 def command_table() -> str:
-    """Return a table of the commands: each with the first sentence of its help, and a link to its page."""
+    """Return a table of the commands, each with the first sentence of its help and a link to its page."""
     rows = [
         (f"[`edgecnn {name}`](commands/{name}.md)", escaped(inspect.cleandoc(built_command(name).help).splitlines()[0]))
         for name in COMMANDS
@@ -74,12 +74,12 @@ def command_table() -> str:
 
 
 def recipe_keys() -> str:
-    """Return a table for each table of a recipe: every key with its type, default, limits and meaning."""
+    """Return a Markdown table for each recipe table: every key with its type, default, limits and meaning."""
     return "\n\n".join(recipe_tables(Recipe, ""))
 
 
 def recipe_tables(kind: type, prefix: str) -> Iterator[str]:
-    """Yield the Markdown of a recipe's dataclass, then of those within it."""
+    """Yield the Markdown of a recipe's dataclass, followed by its nested ones."""
     rows: list[tuple[str, ...]] = []
     inner = []
     for entry in dataclasses.fields(kind):
@@ -101,7 +101,9 @@ def recipe_tables(kind: type, prefix: str) -> Iterator[str]:
         )
     title = f"## `[{prefix.rstrip('.')}]`" if prefix else "## Top level"
     headings = ("key", "type", "default", "allowed", "meaning")
-    columns = 5 if any(row[-1] for row in rows) else 4  # without meanings of the fields, the docstring above has them
+    columns = (
+        5 if any(row[-1] for row in rows) else 4
+    )  # if the fields have no meanings, the docstring above explains them
     about = re.sub(r"(?m)^(\w+): ", r"- `\1`: ", inspect.getdoc(kind) or "")
     yield f"{title}\n\n{escaped(about)}\n\n{markdown_table(headings[:columns], [row[:columns] for row in rows])}"
     for item, path in inner:
@@ -109,7 +111,7 @@ def recipe_tables(kind: type, prefix: str) -> Iterator[str]:
 
 
 def service_options() -> str:
-    """Return a table of the service's options: each with its default, limits and meaning."""
+    """Return a table of the service's options with their defaults, limits and meanings."""
     rows = [
         (
             f"`{name}`",
@@ -123,7 +125,7 @@ def service_options() -> str:
 
 
 def stream_settings() -> str:
-    """Return a table of the settings that `open_stream` takes as arguments: each with its default and its meaning."""
+    """Return a table of the settings that `open_stream` takes as arguments, with their defaults and meanings."""
     rows = [
         (f"`{name}`", f"`{entry.default!r}`", escaped(entry.metadata["about"]))
         for group in OPTIONS
@@ -133,7 +135,7 @@ def stream_settings() -> str:
 
 
 def recipe_limits(metadata: Mapping[str, Any]) -> str:
-    """Return the values that a recipe key takes, as text."""
+    """Describe the values that a recipe key accepts."""
     if "choices" in metadata:
         return ", ".join(f"`{json.dumps(choice)}`" for choice in metadata["choices"])
     if "expected" in metadata:
@@ -144,13 +146,13 @@ def recipe_limits(metadata: Mapping[str, Any]) -> str:
 
 
 def error_kinds() -> dict[str, type[errors.EdgeCNNError]]:
-    """Return the kinds of errors by name, in the order of their exit codes."""
+    """Return the error classes by name, in order of exit code."""
     kinds = [item for item in vars(errors).values() if inspect.isclass(item) and issubclass(item, errors.EdgeCNNError)]
     return {kind.__name__: kind for kind in sorted(kinds, key=lambda kind: kind.exit_code)}
 
 
 def error_table() -> str:
-    """Return a table of the exit codes, each with a link to the section of the same page that says what to do."""
+    """Return a table of the exit codes, each with a link to the section on the same page that says what to do."""
     rows = [
         (
             str(kind.exit_code),
@@ -165,7 +167,7 @@ def error_table() -> str:
 
 
 def error_line(name: str) -> str:
-    """Return what stands below an error's heading in the page on troubleshooting: its exit code and its meaning."""
+    """Return the line below an error's heading on the troubleshooting page: its exit code and its meaning."""
     kind = error_kinds()[name]
     return f"**Exit code {kind.exit_code}.** {escaped(first_line(kind))}"
 
@@ -193,7 +195,7 @@ def target_table() -> str:
 
 
 def engine_table() -> str:
-    """Return a table of the inference engines, in the order in which an automatic choice tries them."""
+    """Return a table of the inference engines, in the order in which automatic selection tries them."""
     rows = [
         (f"`{name}`", f".{kind.format}", ", ".join(f"`{item}`" for item in kind.providers), f"`{kind.install}`")
         for name, kind in ENGINES.items()
@@ -202,7 +204,7 @@ def engine_table() -> str:
 
 
 def network_table() -> str:
-    """Return a table of the networks that edgecnn has, from the first line of each one's module; nothing is imported."""
+    """Return a table of the built-in networks, from the first line of each module's docstring, without importing them."""
     tree = ast.parse((ROOT / "edgecnn" / "networks" / "__init__.py").read_text(encoding="utf-8"))
     assigned = {
         item.targets[0].id: item.value
@@ -218,7 +220,7 @@ def network_table() -> str:
 
 
 def corruption_table() -> str:
-    """Return a table of the corruptions that a stress test measures: each with its strengths, and whose definition it has."""
+    """Return a table of the corruptions in the stress test, with their strengths and the source of their definition."""
     rows = []
     for name, corruption in CORRUPTIONS.items():
         photo, small = (
@@ -232,7 +234,7 @@ def corruption_table() -> str:
 
 
 def schema_tables(name: str) -> str:
-    """Return the tables of a JSON schema: each object's fields with types and meanings."""
+    """Return the tables of a JSON schema: each object's fields with their types and meanings."""
     schema = json_schema.schema(name)
     parts = [escaped(schema["description"])]
     for title, node in schema_objects(schema):
@@ -244,7 +246,7 @@ def schema_tables(name: str) -> str:
 
 
 def schema_objects(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every object with fields in a schema: the whole, those within it, and the definitions, each with its name."""
+    """Yield every object with fields in a schema, with its name: the document, nested objects, and the definitions."""
 
     def within(title: str, node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if "properties" in node:
@@ -277,14 +279,14 @@ def schema_type(node: dict[str, Any]) -> str:
 
 
 def described(node: dict[str, Any], schema: dict[str, Any]) -> str:
-    """Return a field's description: its own, else that of the definition it refers to."""
+    """Return a field's description: its own, or that of the definition it refers to."""
     if "description" in node:
         return node["description"]
     return schema["$defs"][node["$ref"].rsplit("/", 1)[-1]].get("description", "") if "$ref" in node else ""
 
 
 def escaped(text: str) -> str:
-    """Return text that Markdown shows unchanged: help and docstrings hold <, *, | and paths that are not markup."""
+    """Escape text so that Markdown shows it literally: help and docstrings contain <, *, | and paths that are not markup."""
     entities = {"<": "&lt;", ">": "&gt;"}  # Python-Markdown shows a backslash before them
     return re.sub(r"(`[^`]*`)|([<>*|_\[\]])", lambda found: found[1] or entities.get(found[2], f"\\{found[2]}"), text)
 
@@ -302,11 +304,11 @@ GENERATORS: Mapping[str, Callable[..., str]] = {
     "corruptions": corruption_table,
     "schema": schema_tables,
 }
-"""What a marker in a page may name."""
+"""The generators that a marker in a page may name."""
 
 
 def with_generated(markdown: str) -> str:
-    """Return a page with every marker replaced by what it names."""
+    """Return a page with every marker replaced by its generated content."""
 
     def made(found: re.Match[str]) -> str:
         name, *arguments = found[1].split()
@@ -316,7 +318,7 @@ def with_generated(markdown: str) -> str:
 
 
 def generated_pages() -> dict[str, str]:
-    """Return the pages that no file in docs/ holds: path in the site's sources to content."""
+    """Return the pages that have no file in docs/: path in the site's sources to content."""
     cards = {f"models/{path.parent.name}.md": path for path in sorted((ROOT / "models").glob("*/card.md"))}
     copies = {"contributing.md": ROOT / "CONTRIBUTING.md", "changelog.md": ROOT / "CHANGELOG.md", **cards}
     return {
@@ -327,7 +329,7 @@ def generated_pages() -> dict[str, str]:
 
 
 def on_config(config: Any) -> Any:
-    """Fill the navigation's lists of commands and models."""
+    """Fill in the navigation's lists of commands and models."""
     for item in config.nav:
         if "Commands" in item:
             item["Commands"] += [{f"edgecnn {name}": f"commands/{name}.md"} for name in COMMANDS]
@@ -347,9 +349,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Fill a page's markers, and turn links to files of the repository that are pages here into links to those."""
+    """Fill a page's markers, and turn links to repository files into links to their pages on the site."""
     text = with_generated(markdown)
-    # GitHub needs a backslash before a pipe in a table's code; Python-Markdown shows it
+    # GitHub needs a backslash before a pipe inside a table's code; Python-Markdown would show it
     text = re.sub(r"(?m)^\|.*$", lambda row: re.sub(r"`[^`]*`", lambda code: code[0].replace(r"\|", "|"), row[0]), text)
     text = re.sub(r"\]\((?:\.\./)*models/([\w-]+)/card\.md\)", r"](models/\1.md)", text)
     text = text.replace("](../tools/bench/results/ladder.png)", "](assets/ladder.png)")

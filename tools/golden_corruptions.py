@@ -1,12 +1,12 @@
-"""Make tests/stress/golden.npz: images corrupted by `imagecorruptions` 1.1.2, which the corruptions of edgecnn are held against.
+"""Make tests/stress/golden.npz: images corrupted by `imagecorruptions` 1.1.2, the reference for edgecnn's corruptions.
 
-It needs an environment of its own, since the package is old: Python 3.11, `pip install imagecorruptions==1.1.2 "numpy>=2" "setuptools<81"`.
-With scikit-image 0.26 and numpy 2, 16 of its 19 corruptions run; `glass_blur`, `gaussian_blur` and `fog` do not, and edgecnn has none
-of the three.
+The package is old and needs its own environment: Python 3.11, `pip install imagecorruptions==1.1.2 "numpy>=2" "setuptools<81"`. With
+scikit-image 0.26 and numpy 2, 16 of its 19 corruptions run. `glass_blur`, `gaussian_blur` and `fog` do not, and edgecnn has none of the
+three.
 
-The package knows the strengths of ImageNet-C alone. For small images its functions are compiled again with the constants of CIFAR-10-C
-(`make_cifar_c.py` of Hendrycks and Dietterich) in place of their own. Random ones draw from numpy's legacy generator with SEED, or,
-where scikit-image draws, from a new one with it; the test draws the same numbers.
+The package contains only the strengths of ImageNet-C. For small images its functions are recompiled with the constants of CIFAR-10-C
+(`make_cifar_c.py` by Hendrycks and Dietterich) instead of their own. Random corruptions use numpy's legacy generator with SEED or, for
+those drawn by scikit-image, a new generator with it; the test draws the same numbers.
 
     venv/bin/python tools/golden_corruptions.py tests/stress/golden.npz
 """
@@ -36,11 +36,11 @@ SMALL: dict[str, list[Any]] = {
     "pixelate": [0.95, 0.9, 0.85, 0.75, 0.65],
     "jpeg_compression": [80, 65, 58, 50, 40],
 }
-"""The corruptions that edgecnn has too, and their constants in CIFAR-10-C."""
+"""The corruptions that edgecnn shares, with their constants in CIFAR-10-C."""
 
 
 def drawn(height: int, width: int) -> np.ndarray:
-    """Draw an image of every kind of content: slopes, edges, texture, black, white and strong colours; uint8 (height, width, 3)."""
+    """Draw an image with all kinds of content: gradients, edges, texture, black, white and strong colours; uint8 (height, width, 3)."""
     random = np.random.default_rng(SEED)
     coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8))
     pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).copy()
@@ -53,10 +53,10 @@ def drawn(height: int, width: int) -> np.ndarray:
 
 
 def with_constants(corruptions: Any, name: str, values: list[Any]) -> Callable[..., Any]:
-    """Return a function of the package with other constants."""
+    """Return a function of the package with different constants."""
     source = inspect.getsource(getattr(corruptions, name))
     changed, count = re.subn(r"(?s)c = \[.*?\]\[\s*severity - 1\]", f"c = {values!r}[severity - 1]", source, count=1)
-    assert count == 1, f"{name} does not have its constants where they are expected"
+    assert count == 1, f"the constants of {name} are not in the expected place"
     space = dict(vars(corruptions))
     exec(compile(changed, name, "exec"), space)
     function: Callable[..., Any] = space[name]
@@ -64,7 +64,7 @@ def with_constants(corruptions: Any, name: str, values: list[Any]) -> Callable[.
 
 
 def main() -> None:
-    """Write the arrays: each image, and each corruption of it at five strengths."""
+    """Write the arrays: each image, and each of its corruptions at five strengths."""
     corruptions = importlib.import_module("imagecorruptions.corruptions")
 
     corruptions.sk.util.random_noise = partial(corruptions.sk.util.random_noise, rng=SEED)

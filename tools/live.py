@@ -1,7 +1,7 @@
-"""Take the pictures of the live page in docs/assets: a drawn water meter, whose last digit the digits model reads.
+"""Take the pictures of the live page in docs/assets: a drawn water meter whose last digit is read by the digits model.
 
-The page, the server, the camera loop and the model are those that ship; the camera is a program that writes pictures of the meter, and the
-changes of the hour before are made up. It needs Chromium and its driver, as the tests of the page do.
+The page, server, camera loop and model are those that ship. The camera is a program that writes pictures of the meter, and the history of
+the hour before is made up. Chromium and its driver are required, as for the page's tests.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SETTLED = (
     "return document.getElementById('picture').naturalWidth > 0 && document.getElementById('state').className === ''"
 )
 VIEWS = {"wide": (1280, 900, "light", True), "narrow": (390, 844, "dark", False)}
-"""Width, height and theme of each picture, and whether it shows the whole page instead of the first screen."""
+"""Width, height and theme of each picture, and whether it shows the whole page or only the first screen."""
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def meter() -> Image.Image:
 
 
 def draw(seconds: float, faces: list[Image.Image]) -> bytes:
-    """Return a JPEG of the meter after some time: its last wheel turns to the next digit every TURN_S, slowly."""
+    """Return a JPEG of the meter after some seconds. Its last wheel turns slowly to the next digit every TURN_S."""
     picture = meter().copy()
     step, part = divmod(seconds / TURN_S, 1)
     rolled = round(max(0.0, (part - 0.8) / 0.2) * WHEEL[1])
@@ -77,7 +77,7 @@ def draw(seconds: float, faces: list[Image.Image]) -> bytes:
 
 
 def wheel_faces() -> list[Image.Image]:
-    """Return the ten digits as a wheel shows them: the second of each in scikit-learn's handwritten ones."""
+    """Return the ten digits for the wheels: the second example of each in scikit-learn's handwritten digits."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -89,7 +89,7 @@ def wheel_faces() -> list[Image.Image]:
 
 
 def show() -> NoReturn:
-    """Be the camera: write pictures of the meter until nobody reads them."""
+    """Act as the camera: write pictures of the meter until the reader stops."""
     faces, start = wheel_faces(), time.monotonic()
     while True:
         sys.stdout.buffer.write(draw(time.monotonic() - start, faces))
@@ -98,7 +98,7 @@ def show() -> NoReturn:
 
 
 def hour_before(labels: list[str], source: str):
-    """Return the changes of a made-up hour: a wheel that moves on now and then, and is unsure in between."""
+    """Return the changes of a made-up hour: a wheel that moves on occasionally, with uncertain states in between."""
     from edgecnn.device.stream.events import StateChangedEvent
 
     chance, events = random.Random(4), []
@@ -118,7 +118,7 @@ def hour_before(labels: list[str], source: str):
 
 
 def photograph(url: str, out: Path) -> None:
-    """Open the page and write the pictures of VIEWS."""
+    """Open the page and take the pictures of VIEWS."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
@@ -160,7 +160,7 @@ def photograph(url: str, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "assets")
-    parser.add_argument("--camera", action="store_true", help="be the camera, for this program itself")
+    parser.add_argument("--camera", action="store_true", help="act as the camera; used by this program itself")
     arguments = parser.parse_args()
     if arguments.camera:
         show()
@@ -173,7 +173,7 @@ def main() -> None:
 
     out = arguments.out.absolute()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), Ends():
-        os.environ["XDG_STATE_HOME"] = folder  # where the counts of drift are kept
+        os.environ["XDG_STATE_HOME"] = folder  # where drift counts are stored
         settings = Settings(
             http=Http(address="0"), state=State(smooth="3"), decision=Decision(threshold=0.9),
             reaction=Reaction(keep=Path(folder, "kept"), keep_random=0),
@@ -193,7 +193,7 @@ def main() -> None:
         with open_stream(source, classifier, settings, consumers=[*keepers, live]) as stream:
             loop = threading.Thread(target=lambda: [None for _ in stream.ticks()])
             loop.start()
-            time.sleep(4 * TURN_S)  # until there are unsure pictures
+            time.sleep(4 * TURN_S)  # until there are some unsure pictures
             photograph(door.url, out)
             stream.close()
             loop.join()

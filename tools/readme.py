@@ -1,6 +1,6 @@
-"""Generate the figures of pages in docs/: PAGES names them.
+"""Generate the figures of the pages in docs/ that PAGES lists.
 
-Those of models are from their bundles, the others from tools/bench/results/. `--check` fails if a page has others.
+Figures of models come from their bundles, the others from tools/bench/results/. `--check` fails if a page is out of date.
 """
 
 import argparse
@@ -28,11 +28,11 @@ VIEWERS = ROOT / "tools" / "bench" / "results" / "viewers.json"
 LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
 STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
-sys.path.append(str(ROOT / "tools" / "bench"))  # what the benches import of each other
+sys.path.append(str(ROOT / "tools" / "bench"))  # for the benches' imports of each other
 
 
 def model_table() -> str:
-    """Return a Markdown table of the models in models/, each figure from the parity report in its bundle."""
+    """Return a Markdown table of the models in models/, with all figures from the parity report in each bundle."""
     rows = []
     measured: dict[str, list[str]] = {}
     for path in sorted((ROOT / "models").glob("*/*.edgecnn")):
@@ -65,14 +65,14 @@ def model_table() -> str:
 
 
 def speed_table() -> str:
-    """Return a Markdown table of what `tools/bench/benchmark.py` measured: the default model's configurations, fastest first.
+    """Return a Markdown table of the results of `tools/bench/benchmark.py`: the default model's configurations, fastest first.
 
     Raises:
-        ValueError: if the figures are of another bundle than the one that ships.
+        ValueError: if the figures are for a different bundle than the one that ships.
     """
     report = json.loads(SPEED.read_text(encoding="utf-8"))
     if report["bundle"]["sha256"] != read_bundle(ROOT / report["bundle"]["path"]).sha256:
-        raise ValueError(f"{SPEED} is of another {report['bundle']['path']}: python tools/bench/benchmark.py")
+        raise ValueError(f"{SPEED} is for a different {report['bundle']['path']}. Run: python tools/bench/benchmark.py")
     rows = []
     for item in report["configurations"]:
         infer, whole = (
@@ -91,7 +91,7 @@ def speed_table() -> str:
     where = (
         f"`{report['bundle']['name']}` on {report['hardware']}, load average {report['load_average']:.1f} before; "
         f"Python {versions['python']}, numpy {versions['numpy']}, Pillow {versions['pillow']};\n{report['images']['about']}; "
-        f"n = {first['whole']['n']:,}, interleaved, after {report['warmup']} warm-up calls; cold start: median of {cold} of an\n"
+        f"n = {first['whole']['n']:,}, interleaved, after {report['warmup']} warm-up calls; cold start: median of {cold} starts of each\n"
         f"engine's fastest configuration. Of the whole, decoding takes {first['decode']['p50_ms']:.3f} ms and resizing "
         f"{first['preprocess']['p50_ms']:.3f} ms (medians).\nTo measure again: `python tools/bench/benchmark.py && python tools/readme.py`."
     )
@@ -99,10 +99,10 @@ def speed_table() -> str:
 
 
 def ladder_table() -> str:
-    """Return Markdown tables of what `tools/bench/ladder.py` measured, one for each data set.
+    """Return Markdown tables of the results of `tools/bench/ladder.py`, one per dataset.
 
     Raises:
-        ValueError: if it measured other bundles than those in models/.
+        ValueError: if they are for different bundles than those in models/.
     """
     ladder = importlib.import_module("bench.ladder")
 
@@ -112,7 +112,7 @@ def ladder_table() -> str:
         for model in chosen:
             path = ROOT / "models" / model["name"] / f"{model['name']}.edgecnn"
             if read_bundle(path).sha256 != model["bundle_sha256"]:
-                raise ValueError(f"{LADDER} is of another {path.name}: python tools/bench/ladder.py")
+                raise ValueError(f"{LADDER} is for a different {path.name}. Run: python tools/bench/ladder.py")
         tables.append(
             f"{title}, n = {chosen[0]['n']:,}:\n\n{markdown_table(ladder.HEADINGS, [ladder.text_row(model) for model in chosen])}"
         )
@@ -120,7 +120,7 @@ def ladder_table() -> str:
 
 
 def stress_table(name: str) -> str:
-    """Return one of the Markdown tables of what `tools/bench/stress.py` measured: "models", "gains" or "corruptions"."""
+    """Return one of the Markdown tables with results of `tools/bench/stress.py`: "models", "gains" or "corruptions"."""
     bench = importlib.import_module("bench.stress")
 
     report = json.loads(STRESS.read_text(encoding="utf-8"))
@@ -135,40 +135,38 @@ def stress_table(name: str) -> str:
 
 
 def inspect_table() -> str:
-    """Return a Markdown table of what inspection finds of planted mistakes."""
+    """Return a Markdown table of the planted mistakes that inspection finds."""
     report = json.loads(PLANTED.read_text(encoding="utf-8"))
     bench = importlib.import_module("bench.inspect_planted")
     table = markdown_table(bench.HEADINGS, bench.rows_of(report["cases"]))
     first = [case["labels"]["first_50"] for case in report["cases"]]
     named = ", ".join(str(case["labels"]["named"]) for case in report["cases"])
     right = ", ".join(map(str, first))
-    return (
-        f"{table}\n\nOf the first 50 labels that each draw named, {right} are planted ones; {named} were named in all."
-    )
+    return f"{table}\n\nAmong the first 50 labels that each draw named, {right} were planted; the draws named {named} labels in total."
 
 
 def inspect_speed() -> str:
-    """Return how long an inspection takes, as a sentence."""
+    """Return the time an inspection takes, as a sentence."""
     report = json.loads(PLANTED.read_text(encoding="utf-8"))
     first, *others = (case["seconds"]["features"] for case in report["cases"])
     return (
         f"{report['cases'][0]['images']:,} photos with features, inspected for the first time: {first:.0f} s. The same photos with other "
-        f"mistakes planted, so that most is known: {statistics.median(others):.0f} s. On {report['machine']}, which other programs used at "
-        "the same time."
+        f"mistakes planted, so that most of them are cached: {statistics.median(others):.0f} s. On {report['machine']}, shared with other "
+        "programs."
     )
 
 
 def leaks_table() -> str:
-    """Return a Markdown table of what bursts do to a split."""
+    """Return a Markdown table of the effect of bursts on a split."""
     report = json.loads(LEAKS.read_text(encoding="utf-8"))
     bench = importlib.import_module("bench.leaks")
     return f"{markdown_table(bench.HEADINGS, bench.rows_of(report['draws']))}\n\n{bench.sentence(report)}"
 
 
 def gpu_figures() -> str:
-    """Return what `tools/bench/gpu.py` measured on an NVIDIA GPU: a table and sentences; a sentence if it has not run on one."""
+    """Return the results of `tools/bench/gpu.py` on an NVIDIA GPU as a table and sentences, or a sentence if there are none yet."""
     if not GPU.exists():
-        return "No figure was measured: the bench has not run on a GPU yet. On the CPU it runs whole, as a test."
+        return "There are no figures: the bench has not run on a GPU yet. On the CPU it runs in full, as a test."
     bench = importlib.import_module("bench.gpu")
     report = json.loads(GPU.read_text(encoding="utf-8"))
     versions = report["versions"]
@@ -180,18 +178,18 @@ def gpu_figures() -> str:
 
 
 def fleet_figures() -> str:
-    """Return what `tools/bench/fleet.py` measured: a table and sentences."""
+    """Return the results of `tools/bench/fleet.py` as a table and sentences."""
     bench = importlib.import_module("bench.fleet")
     report = json.loads(FLEET.read_text(encoding="utf-8"))
     return f"{markdown_table(bench.HEADINGS, bench.rows(report))}\n\n{bench.sentence(report)}"
 
 
 def viewers_figures() -> str:
-    """Return what `tools/bench/viewers.py` measured: a table and sentences."""
+    """Return the results of `tools/bench/viewers.py` as a table and sentences."""
     bench = importlib.import_module("bench.viewers")
     report = json.loads(VIEWERS.read_text(encoding="utf-8"))
     where = (
-        f"A frame's decision is known that long after the frame is whole; medians of {report['rounds']} interleaved runs of "
+        f"The figures are the time from a complete frame to its decision: medians of {report['rounds']} interleaved runs of "
         f"{report['seconds']:g} s, with {report['viewers']} viewers and {report['posters']} clients that post photos without a pause, on "
         f"{report['machine']}. To measure again: `python tools/bench/viewers.py`."
     )
@@ -199,10 +197,10 @@ def viewers_figures() -> str:
 
 
 def with_section(text: str, section: str, content: str) -> str:
-    """Return a text with what stands between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
+    """Return a text with the part between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
     if start not in text or end not in text:
-        raise ValueError(f"there is no section {section!r}")
+        raise ValueError(f"the section {section!r} does not exist")
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
     return pattern.sub(lambda _: f"{start}\n{content}\n{end}", text)
 
@@ -220,7 +218,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "splits.md": {"leaks": leaks_table},
     ROOT / "docs" / "stress.md": {name: partial(stress_table, name) for name in ("models", "gains", "corruptions")},
 }
-"""Each page's sections and what makes them."""
+"""Each page's sections and their generators."""
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

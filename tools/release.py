@@ -1,7 +1,7 @@
 """Make a release of the last commit in dist/: wheel and sdist, built twice from two clean copies, checked and tried, and the JSON schemas.
 
-Fails unless the working tree is clean, both builds have the same bytes, `twine check` passes, and the wheel, installed in fresh
-environments, passes its self-test and classifies a photo of the bundle that ships.
+It fails unless the working tree is clean, both builds have the same bytes, `twine check` passes, and the wheel, installed in fresh
+environments, passes its self-test and classifies a photo from the bundle that ships.
 """
 
 import argparse
@@ -34,16 +34,16 @@ line = subprocess.run([*command, "classify", "--json", photo], check=True, captu
 assert json.loads(line)["top"][0]["label"] in bundle.manifest.labels, line
 print(f"classified as {json.loads(line)['top'][0]['label']}")
 """
-"""What a fresh environment must do, in an empty folder."""
+"""The test that runs in a fresh environment, in an empty folder."""
 
 
 def git(*arguments: str) -> bytes:
-    """Run git in the project and return what it prints."""
+    """Run git in the project and return its output."""
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True).stdout
 
 
 def build(out: Path) -> dict[str, bytes]:
-    """Build wheel and sdist from a clean copy of the last commit, dated by it, and return the files by name."""
+    """Build wheel and sdist from a clean copy of the last commit, with its date. Returns the files by name."""
     environment = {**os.environ, "SOURCE_DATE_EPOCH": git("log", "-1", "--format=%ct").decode().strip()}
     environment.pop("PYTHONPATH", None)
     with tempfile.TemporaryDirectory() as copy:
@@ -64,14 +64,16 @@ def build_twice(out: Path) -> list[Path]:
         first, second = build(out), build(Path(other))
     differing = [name for name in first.keys() | second.keys() if first.get(name) != second.get(name)]
     if differing:
-        sys.exit(f"two builds differ: {', '.join(sorted(differing))}. Find what depends on time, order or place.")
+        sys.exit(f"two builds differ: {', '.join(sorted(differing))}. Find what depends on time, order or location.")
     for name, content in first.items():
-        print(f"{name}  {len(content):,} bytes  SHA-256 {hashlib.sha256(content).hexdigest()}  the same twice")
+        print(
+            f"{name}  {len(content):,} bytes  SHA-256 {hashlib.sha256(content).hexdigest()}  identical in both builds"
+        )
     return [out / name for name in first]
 
 
 def try_wheel(wheel: Path, python: str) -> None:
-    """Install a wheel with the pinned versions into a fresh environment of one Python, and use it there."""
+    """Install a wheel with the pinned versions into a fresh environment of one Python, and run it there."""
     print(f"{python}:", flush=True)
     with tempfile.TemporaryDirectory() as name:
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HOME": name}
@@ -83,9 +85,9 @@ def try_wheel(wheel: Path, python: str) -> None:
 
 
 def release(pythons: Sequence[str]) -> None:
-    """Build, check and try; the arguments are the interpreters to try the wheel with."""
+    """Build, check and try the release; `pythons` are the interpreters to try the wheel with."""
     if git("status", "--porcelain"):
-        sys.exit("the working tree has changes that are not committed: commit them, or stash them, then make release")
+        sys.exit("the working tree has uncommitted changes: commit or stash them, then run make release")
     out = ROOT / "dist"
     out.mkdir(exist_ok=True)
     for old in out.iterdir():

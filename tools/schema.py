@@ -1,7 +1,7 @@
-"""Write the JSON schemas of what scripts read into a folder; the site and a release have them.
+"""Write the JSON schemas of the documents that scripts read into a folder. The site and each release include them.
 
-Those of reports are made from their dataclasses. The lines of `edgecnn classify` and `edgecnn explain` are formatted by hand on the device,
-and their schemas are written by hand next to that code.
+Schemas of reports are generated from their dataclasses. The lines of `edgecnn classify` and `edgecnn explain` are formatted by hand on the
+device, so their schemas are written by hand next to that code.
 """
 
 import argparse
@@ -28,7 +28,7 @@ WRITTEN = {
     "explanation": ROOT / "edgecnn" / "device" / "explanation.schema.json",
     "kept": ROOT / "edgecnn" / "device" / "keep" / "kept.schema.json",
 }
-"""The schemas that are files."""
+"""The schemas that are stored as files."""
 
 DOCUMENTS: dict[str, tuple[type, ...]] = {
     "parity": (report.Report, report.BoardsReport),
@@ -37,7 +37,7 @@ DOCUMENTS: dict[str, tuple[type, ...]] = {
     "report": (figures.PageFigures,),
     "inspection": (inspection.Inspection, inspection.Cleaned),
 }
-"""The documents that each other schema describes: a file's whole, and others under $defs."""
+"""The documents that the other schemas describe: the first is the whole file, others go under $defs."""
 
 SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -76,7 +76,7 @@ def described_object(kind: type, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a field's type; that of a dataclass goes into the definitions."""
+    """Return the schema of a field's type. A dataclass's schema goes into the definitions."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         limits = {key: to_json(value) for key, value in vars(inner[1]).items() if value is not None}
@@ -94,14 +94,14 @@ def of_type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if dataclasses.is_dataclass(kind):
         name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", typing.cast(type, kind).__name__).lower()
         if name not in definitions:
-            definitions[name] = {}  # held while its own fields are described
+            definitions[name] = {}  # a placeholder while its own fields are described
             definitions[name] = described_object(typing.cast(type, kind), definitions)
         return {"$ref": f"#/$defs/{name}"}
     return {"type": SIMPLE[kind]}
 
 
 def files() -> dict[str, str]:
-    """Return the text of every schema's file, by the file's name."""
+    """Return every schema's text by file name."""
     return {
         f"{name}.schema.json": json.dumps(schema(name), indent=2, ensure_ascii=False) + "\n"
         for name in (*WRITTEN, *DOCUMENTS)

@@ -1,6 +1,6 @@
-"""Put a finished run's bundle and card into models/NAME, if the run was made by models/NAME/recipe.toml and its bundle is whole.
+"""Put a finished run's bundle and card into models/NAME, if models/NAME/recipe.toml made the run and its bundle is intact.
 
-With --only, the bundle carries the models of those precisions alone.
+With --only, the bundle contains only the models of those precisions.
 """
 
 import argparse
@@ -23,8 +23,8 @@ def ship(run_path: Path, name: str, only: Sequence[str] = ()) -> list[Path]:
     """Copy a run's bundle and card to models/NAME and return their paths.
 
     Raises:
-        DatasetError: if the recipe's data are not there, which its automatic settings depend on.
-        SystemExit: if the run was made by another recipe.
+        DatasetError: if the recipe's data, on which its automatic settings depend, are not available.
+        SystemExit: if another recipe made the run.
     """
     run = open_run(run_path)
     recipe = build_recipe(load_recipe(MODELS / name / "recipe.toml"))
@@ -45,7 +45,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("name", help="the folder in models/")
-    parser.add_argument("--only", action="append", default=[], help="a precision to carry (default: all)")
+    parser.add_argument("--only", action="append", default=[], help="a precision to include (default: all)")
     arguments = parser.parse_args()
     for path in ship(arguments.run, arguments.name, arguments.only):
         print(path)

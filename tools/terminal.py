@@ -1,6 +1,6 @@
 """Record docs/assets/terminal.svg: edgecnn's own output in a terminal, from digits to labels, in half a minute.
 
-The commands run in a temporary folder. Long lines end in an ellipsis, and of a long output the first lines are shown.
+The commands run in a temporary folder. Long lines end in an ellipsis, and only the first lines of long output are shown.
 """
 
 import argparse
@@ -25,7 +25,7 @@ COMMANDS = {
     "edgecnn bundle --out digits.edgecnn": 2,
     "edgecnn classify images/ --model digits.edgecnn": 3,
 }
-"""The commands, and how many lines of each one's output are shown."""
+"""The commands, and how many lines of output to show for each."""
 
 
 def record(commands: dict[str, int], folder: Path) -> str:
@@ -43,7 +43,7 @@ def record(commands: dict[str, int], folder: Path) -> str:
         for line in lines[:count]:
             console.print(Text(line, no_wrap=True, overflow="ellipsis"), no_wrap=True, overflow="ellipsis")
         console.print()
-    # rich names a font on a server; a page here fetches nothing
+    # rich loads a font from a server; our pages must not fetch anything
     form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
         "Fira Code", "ui-monospace, Menlo, Consolas"
     )

@@ -1,4 +1,4 @@
-"""Write validation images of a dataset as PNG files, named by their class: pictures to try `edgecnn classify` on."""
+"""Write validation images of a dataset as PNG files named after their class, to try `edgecnn classify` on."""
 
 import argparse
 from pathlib import Path

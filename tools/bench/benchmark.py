@@ -1,6 +1,6 @@
-"""Measure the default model for the table of speed in docs/figures.md: `edgecnn benchmark` on one drawn photo, in all engines here.
+"""Measure the default model for the speed table in docs/figures.md: `edgecnn benchmark` on one drawn photo, in all installed engines.
 
-The photo is drawn with detail at every scale, as photos have, so that its file is about as large as a camera's. Run it on a quiet machine:
+The photo is drawn with detail at every scale, like a real one, so its file is about as large as a camera's. Run this on an idle machine:
 
     python tools/bench/benchmark.py --n 1000 && python tools/readme.py
 """
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def draw() -> Image.Image:
-    """Draw a photo: noise at every scale, each 0.7 times as strong as the one twice as coarse."""
+    """Draw a photo from noise at every scale, each 0.7 times as strong as the next coarser one."""
     random = np.random.default_rng(0)
     width, height = SIZE
     total = np.zeros((height, width, 3), np.float32)

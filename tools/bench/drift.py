@@ -1,9 +1,9 @@
 """Does the alarm of `edgecnn.device.http.drift` go off without a cause, and how soon with one?
 
-Streams are made of the scores that a model gives to test images: a picture is held for 1 to 600 frames, and each day has classes in a
-mix of its own (Dirichlet). A week is accepted, and 30 days follow. They are the same kind of days, which tells how many months have a
-false alarm; or from the ninth day on the images are darker, blurred, or in part of a class that was left out of the training. A
-permutation of hours at the same rate of false alarms is there to compare with.
+Streams are composed of a model's scores on test images. Each picture is held for 1 to 600 frames, and each day has its own mix of classes
+(Dirichlet). One week is accepted, and 30 days follow. If those are the same kind of days, the result is the fraction of months with a false
+alarm. Otherwise, from the ninth day on, the images are darker, blurred, or partly from a class that was left out of training. A permutation
+test on hours with the same rate of false alarms serves as a comparison.
 
     python tools/bench/drift.py --data <cifar10-jpeg.zip>
 """
@@ -28,12 +28,12 @@ from edgecnn.stress.corruptions import CORRUPTIONS
 DAYS = 30
 
 CAUSE = 1
-"""Days after the week before something changes."""
+"""Days between the week and the change."""
 
 PERMUTATIONS = 4000
 
 LEFT_OUT = (0.2, 0.5)
-"""Shares of the pictures that are of the class that was left out."""
+"""Shares of pictures that show the left-out class."""
 
 CONDITIONS = (("low-light", 3), ("low-light", 5), ("defocus", 3), ("defocus", 5))
 
@@ -44,11 +44,11 @@ KINDS: Mapping[str, Mapping[str, float]] = {
     "one frame a second": {"mix": 1.0, "fps": 1.0},
     "one scene half the day": {"mix": 1.0, "one": 0.5},
 }
-"""Days: the Dirichlet's concentration, frames/s, and the share of pictures that are the same one all day."""
+"""Kinds of days: the Dirichlet's concentration, frames/s, and the share of pictures that stay the same all day."""
 
 
 class Scores(NamedTuple):
-    """What a model makes of n images: bin of the best score, best class, and whether it is a stranger; `true` is each image's class."""
+    """A model's results on n images: bin of the best score, best class, and whether it is a stranger. `true` is each image's class."""
 
     bins: np.ndarray
     best: np.ndarray
@@ -57,9 +57,9 @@ class Scores(NamedTuple):
 
 
 class Case(NamedTuple):
-    """Scores of the images; `after` of the images as they are once something has changed, None if nothing does.
+    """Scores of the images. `after` holds the scores once something has changed; None if nothing does.
 
-    With a `share`, those of the class that was left out come last in `after`, and take the place of that share of the others.
+    With a `share`, scores of the left-out class come last in `after`, and replace that share of the others.
     """
 
     before: Scores
@@ -68,7 +68,7 @@ class Case(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """Pieces of a stream in order: the hour that each is in, its image and its frames."""
+    """Segments of a stream, in order: each one's hour, image and number of frames."""
 
     hours: np.ndarray
     images: np.ndarray
@@ -82,10 +82,10 @@ def main() -> None:
     made.add_argument("--model", type=Path, default=ROOT / "models/cifar10-resnet8/cifar10-resnet8.edgecnn")
     made.add_argument("--left-out", default="frog", help="a class; default: %(default)s")
     made.add_argument(
-        "--without", type=Path, help="the bundle of a network that was trained without it; else one is trained"
+        "--without", type=Path, help="the bundle of a network that was trained without it; by default one is trained"
     )
     made.add_argument(
-        "--epochs", type=int, default=6, help="of the network that is trained without it; default: %(default)s"
+        "--epochs", type=int, default=6, help="for the network that is trained without it; default: %(default)s"
     )
     made.add_argument("--streams", type=int, default=200, help="of each kind; default: %(default)s")
     arguments = made.parse_args()
@@ -119,7 +119,7 @@ def line(row: Row) -> list[str]:
 
 
 def measured(kind: str, case: Case, streams: int, seed: list[int]) -> Row:
-    """Return in how many streams of a kind the alarm goes off, and after how many frames for half of them."""
+    """Return in how many streams of a kind the alarm goes off, and the median number of frames until then."""
     settings, delays, permuted = dict(KINDS[kind]), [], 0
     fps = settings.pop("fps", 5.0)
     start = (WEEK + CAUSE) * DAY
@@ -140,7 +140,7 @@ def measured(kind: str, case: Case, streams: int, seed: list[int]) -> Row:
 
 
 def drawn(true: np.ndarray, random: np.random.Generator, fps: float, mix: float, one: float = 0.0) -> Stream:
-    """Draw a stream of WEEK + DAYS days, each picture held for 1 to 600 frames."""
+    """Draw a stream of WEEK + DAYS days, with each picture held for 1 to 600 frames."""
     hour = round(3600 * fps)
     total = (WEEK + DAYS) * DAY * hour
     starts = np.concatenate([[0], np.cumsum(random.integers(1, 601, total // 250))])
@@ -162,11 +162,11 @@ def drawn(true: np.ndarray, random: np.random.Generator, fps: float, mix: float,
 def by_hour(
     stream: Stream, case: Case, start: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what `edgecnn.device.http.drift.means_of` does of each hour of a stream, which changes from the hour `start` on."""
+    """Return the output of `edgecnn.device.http.drift.means_of` for each hour of a stream that changes from the hour `start` on."""
     figures = [part[stream.images] for part in case.before[:3]]
     if case.after is not None:
         late, known, images = stream.hours >= start, len(case.before.true), stream.images
-        if case.share:  # pictures of the class that was left out take the place of some
+        if case.share:  # pictures of the left-out class replace some of the others
             other = np.arange(known)
             swapped = random.permutation(known)[: round(case.share * known)]
             other[swapped] = random.integers(known, len(case.after.true), len(swapped))
@@ -185,7 +185,7 @@ def by_hour(
 
 
 def first_alarm(*hours: np.ndarray) -> int | None:
-    """Return the hour at which the alarm goes off first, as a board judges it at the end of each hour; None if it never does."""
+    """Return the hour of the first alarm, as judged by a board at the end of each hour; None if it never goes off."""
     week, first = Week(*(part[: WEEK * DAY].reshape(WEEK, DAY, *part.shape[1:]).mean(axis=1) for part in hours)), []
     sums = [np.concatenate([np.zeros((1, *part.shape[1:])), np.cumsum(part, axis=0)]) for part in hours]
     for span in SPANS:
@@ -199,7 +199,7 @@ def first_alarm(*hours: np.ndarray) -> int | None:
 
 
 def naive(level: np.ndarray, random: np.random.Generator) -> bool:
-    """Return whether a permutation of hours tells one of the days after the week from the week, at the same rate for a month."""
+    """Return whether a permutation test on hours separates any later day from the week, at the same rate per month."""
     week, least = level[: WEEK * DAY], FALSE_ALARMS / DAYS
     draws = np.argsort(random.random((PERMUTATIONS, (WEEK + 1) * DAY)), axis=1)[:, :DAY]
     for day in level[WEEK * DAY :].reshape(DAYS, DAY):

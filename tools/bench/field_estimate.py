@@ -1,11 +1,10 @@
-"""Does the 95 % interval of accuracy in the field hold the truth? Simulated weeks in which scenes persist for minutes to hours.
+"""Does the 95 % interval of accuracy in the field contain the truth? Simulated weeks in which scenes persist for minutes to hours.
 
-A week is a chain of scenes; each lasts for a time of exponential distribution. In a scene the model is right about a share of the frames
-that is the scene's own: a Beta distribution around the accuracy, of which SPREAD of the variance of right and wrong lies between scenes.
-The random sample's times are drawn as `edgecnn.device.keep.sample` does, and the interval is `edgecnn.device.keep.estimate`'s. Coverage is
-stated of two truths: the share of all frames of the same week that the model is right about, and the accuracy that weeks like it have in
-the long run. `plain` is Wilson's interval, as if answers were independent. From unsure frames: as many frames, those with the smallest
-leads.
+A week is a chain of scenes with exponentially distributed durations. Each scene has its own share of frames that the model classifies
+correctly, drawn from a Beta distribution around the accuracy, such that SPREAD of the variance of right and wrong lies between scenes. The
+random sample's times are drawn like in `edgecnn.device.keep.sample`, and the interval is that of `edgecnn.device.keep.estimate`. Coverage
+is reported for two truths: the share of correct frames in the same week, and the long-run accuracy of such weeks. `plain` is Wilson's
+interval, as if answers were independent. `unsure` uses the same number of frames, those with the smallest leads.
 
     python tools/bench/field_estimate.py --weeks 1000
 """
@@ -27,7 +26,7 @@ DAYS = 7
 FRAME_S = 5.0
 
 SPREAD = 0.7
-"""How much of the variance of right and wrong lies between scenes: Beta(a, b) with a + b = (1 - SPREAD) / SPREAD."""
+"""Share of the variance of right and wrong that lies between scenes: Beta(a, b) with a + b = (1 - SPREAD) / SPREAD."""
 
 HEADINGS = (
     "scene, min",
@@ -57,7 +56,7 @@ def main() -> None:
 
 
 def week(minutes: float, quota: int, accuracy: float, generator: np.random.Generator) -> Row:
-    """Simulate a week; return whether the intervals hold the truths."""
+    """Simulate a week and return whether the intervals contain the truths."""
     length = DAYS * DAY_S
     total = (1 - SPREAD) / SPREAD
     ends = np.cumsum(generator.exponential(60 * minutes, int(3 * length / (60 * minutes)) + 50))
@@ -65,7 +64,7 @@ def week(minutes: float, quota: int, accuracy: float, generator: np.random.Gener
     frames = np.arange(0, length, FRAME_S)
     scene = np.searchsorted(ends, frames)
     right = generator.random(len(frames)) < share[scene]
-    # a frame that is wrong has a small lead more often
+    # a wrong frame is more likely to have a small lead
     lead = np.where(right, generator.beta(5, 2, len(frames)), generator.beta(2, 3, len(frames)))
     times = np.concatenate([day * DAY_S + DAY_S * np.sort(generator.random(quota)) for day in range(DAYS)])
     sampled = np.minimum(np.searchsorted(frames, times), len(frames) - 1)

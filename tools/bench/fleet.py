@@ -1,7 +1,8 @@
-"""Release to many boards, each a folder and real processes of edgecnn, from one static web server: waves, faults, bytes.
+"""Roll releases out to many boards, each a folder with real edgecnn processes, from one static web server: waves, faults, bytes.
 
-A board is updated by `edgecnn update`, then its service classifies until the release is good or bad. On the faulty ones the engine answers
-wrongly from the second release on. `edgecnn release status --hosts` asks all of them, by a stand-in for ssh that runs its command here.
+A board is updated by `edgecnn update`; then its service classifies until the release is good or bad. On faulty boards the engine gives
+wrong answers from the second release on. `edgecnn release status --hosts` queries all boards through a stand-in for ssh that runs its
+command locally.
 
     python tools/bench/fleet.py --boards 200 --faulty 3
 """
@@ -36,7 +37,7 @@ from edgecnn.runtime.default import shipped_bundle
 CHANNEL = "door"
 WAVES = (5, 25, 100)
 CHECKS_A_DAY = 24
-HEADINGS = ("check", "boards with it after that", "requests a board", "bytes a board", "CPU s a board")
+HEADINGS = ("check", "boards that have it afterwards", "requests per board", "bytes per board", "CPU s per board")
 OPTIONS = 'source = "synthetic:32x32?frames=6"\ngood_after = 3\n'
 
 FAULT = """\
@@ -48,7 +49,7 @@ class Faulty(litert.Interpreter):
 
 litert.Interpreter = Faulty
 """
-"""A sitecustomize.py: on a board that has it, one bit of every answer is wrong."""
+"""A sitecustomize.py that flips one bit of every answer on a faulty board."""
 
 SSH = """\
 #!/bin/sh
@@ -79,11 +80,11 @@ SUDO = """\
 [ "$1" = -n ] && shift
 exec "$@"
 """
-"""On these boards everybody is root."""
+"""On these boards everyone is root."""
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A folder by HTTP; `requests` and `sent`, `received` bytes count what passed, headers included."""
+    """A folder served over HTTP. `requests`, and `sent` and `received` bytes, count the traffic including headers."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -98,7 +99,7 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def counted(self) -> dict[str, int]:
-        """Return what has passed since this was called last."""
+        """Return the counts since the last call."""
         with self.lock:
             counts = {"requests": self.requests, "sent": self.sent, "received": self.received}
             self.requests = self.sent = self.received = 0
@@ -106,7 +107,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, and counts."""
+    """Serves a folder and counts the traffic."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -134,11 +135,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
                     self.server.received += received
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Fleet:
-    """Boards below a folder, by name, and the commands that they run, as many at a time as there are processors."""
+    """Boards below a folder, by name, and their commands, which run in parallel on all processors."""
 
     def __init__(self, folder: Path, count: int, faulty: int) -> None:
         self.folder = folder
@@ -151,7 +152,7 @@ class Fleet:
         (folder / "fault" / "sitecustomize.py").write_text(FAULT)
 
     def edgecnn(self, *arguments: str | Path, fault: bool = False, check: bool = True) -> str:
-        """Run edgecnn in a process of its own and return its standard output."""
+        """Run edgecnn in a separate process and return its standard output."""
         env = dict(self.environment)
         if fault:
             env["PYTHONPATH"] = f"{self.folder / 'fault'}:{env['PYTHONPATH']}"
@@ -165,7 +166,7 @@ class Fleet:
         self.edgecnn("release", *arguments)
 
     def make(self, url: str) -> None:
-        """Write the files that each board begins with."""
+        """Write each board's initial files."""
         for name in self.names:
             etc = self.folder / name / "etc/edgecnn"
             etc.mkdir(parents=True)
@@ -185,14 +186,14 @@ class Fleet:
         return time.perf_counter() - started
 
     def serve(self, name: str, fault: bool) -> None:
-        """Run a board's service until its camera ends, if a release has yet to prove itself."""
+        """Run a board's service until its camera ends, if a release still has to prove itself."""
         if self.current(name)["state"] == "pending":
             place = self.folder / name
             options, slots = place / "etc/edgecnn/service.toml", place / "var/lib/edgecnn"
             self.edgecnn("service", "run", "--config", options, "--root", slots, fault=fault and name in self.faulty)
 
     def current(self, name: str) -> dict[str, Any]:
-        """Return the release in use, as the slots' record has it."""
+        """Return the release in use, from the slots' record."""
         record = json.loads((self.folder / name / "var/lib/edgecnn/current").read_text())
         return {"sha256": record["chain"][0], **record["releases"][record["chain"][0]]}
 
@@ -207,7 +208,7 @@ def main() -> None:
     """Measure, print a table and write the figures."""
     made = parser(__doc__, "fleet")
     made.add_argument("--boards", type=int, default=200, help="how many (default: 200)")
-    made.add_argument("--faulty", type=int, default=3, help="how many whose engine answers wrongly (default: 3)")
+    made.add_argument("--faulty", type=int, default=3, help="how many with an engine that answers wrongly (default: 3)")
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as name:
         report = measure(Fleet(Path(name), arguments.boards, arguments.faulty))
@@ -230,17 +231,17 @@ def rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def sentence(report: Mapping[str, Any]) -> str:
-    """Return what else a report says, for people."""
+    """Return the report's other figures in words."""
     in_use = ", ".join(f"serial {text} on {count}" for text, count in sorted(report["in_use"].items(), reverse=True))
-    quiet = f"{report['quiet_day_bytes_per_board']:,.0f} bytes a board"
+    quiet = f"{report['quiet_day_bytes_per_board']:,.0f} bytes per board"
     return (
-        f"In use at the end: {in_use} boards. A quiet day of {CHECKS_A_DAY} checks: {quiet}. `release status --hosts` asked "
-        f"{report['boards']} boards in {report['status_seconds']:.0f} s. {report['machine']}, which other programs used at the same time."
+        f"In use at the end: {in_use} boards. A quiet day of {CHECKS_A_DAY} checks: {quiet}. `release status --hosts` queried "
+        f"{report['boards']} boards in {report['status_seconds']:.0f} s. {report['machine']}, shared with other programs."
     )
 
 
 def measure(fleet: Fleet) -> dict[str, Any]:
-    """Go through all phases and return the figures. SystemExit if a board is not where it should be."""
+    """Go through all phases and return the figures. Exits if a board is in the wrong state."""
     phases = []
     fleet.release("init", "releases")
     with serving(fleet.folder / "releases") as server:
@@ -275,7 +276,7 @@ def measure(fleet: Fleet) -> dict[str, Any]:
 
 
 def phase(fleet: Fleet, server: Server, title: str, release: str, expected: set[str], fault: bool) -> dict[str, Any]:
-    """Have all boards look for a release and prove it; return what that took. SystemExit if others than those expected have it."""
+    """Let all boards look for a release and prove it, and return the cost. Exits if the wrong boards have it."""
     print(f"{title}: {len(fleet.names)} boards", file=sys.stderr, flush=True)
     server.counted()
     started, cpu = time.perf_counter(), children_seconds()
@@ -298,20 +299,20 @@ def phase(fleet: Fleet, server: Server, title: str, release: str, expected: set[
 
 
 def children_seconds() -> float:
-    """Return the processor seconds of all processes that were started here and have ended."""
+    """Return the processor seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def bundle(fleet: Fleet, serial: int) -> str:
-    """Write the bundle that ships under another name and a serial number, and return its SHA-256."""
+    """Write the bundle that ships, with another name and a serial number. Returns its SHA-256."""
     shipped, path = read_bundle(shipped_bundle()), fleet.folder / f"photos-{serial}"
     write_bundle(path, dataclasses.replace(shipped.manifest, name="photos", serial=serial), shipped.files)
     return read_bundle(path).sha256
 
 
 def ask(fleet: Fleet) -> tuple[list[dict[str, Any]], float]:
-    """Return what `edgecnn release status --hosts` gathers of all boards, and how many seconds that took."""
+    """Return the output of `edgecnn release status --hosts` for all boards, and the seconds it took."""
     programs = fleet.folder / "bin"
     programs.mkdir()
     for name, text in (

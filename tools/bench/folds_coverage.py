@@ -1,8 +1,8 @@
-"""Does what folds say of a model hold for new photos? Their interval of the accuracy, and their limit for strangers, over many draws.
+"""Do the figures from folds hold for new photos? Their accuracy interval and their stranger limit, over many draws.
 
-In each draw n photos are drawn. Logistic regression on frozen features is fitted five times, each time without a fold, and once on all n
-photos, as `train --folds 5` does with networks. The interval is that of the folds' answers, the limit is set by them, and both are judged
-on all other photos by the last fit: how often the interval holds its accuracy, and how many known photos it refuses as strangers.
+In each draw n photos are drawn. Logistic regression on frozen features is fitted five times, each time without one fold, and once on all n
+photos, like `train --folds 5` does with networks. The folds' answers give the interval and set the limit. Both are judged on all other
+photos with the last fit: how often the interval contains its accuracy, and how many known photos it refuses as strangers.
 
     python tools/bench/folds_coverage.py --data <trash-photos.zip> <signs.zip> <grocery.zip> --photos 150 300 500
 """
@@ -19,7 +19,7 @@ FOLDS, RATE, STRENGTH = 5, 0.05, 0.1
 FAMILY, RUNG, SIDE = "efficientnet_lite0", "efficientnet_lite0_1200kb", 160
 
 HEADINGS = (
-    "photos of", "n", "others", "accuracy", "the folds say", "interval holds it", "above, below", "strangers: no limit",
+    "photos of", "n", "others", "accuracy", "folds estimate", "interval contains it", "above, below", "strangers: no limit",
     "refused, median", "5 to 95 % of draws", "3 to 7 % in",
 )  # fmt: skip
 
@@ -27,7 +27,7 @@ HEADINGS = (
 def main() -> None:
     """Draw, fit, print a table and write the figures."""
     made = parser(__doc__, "folds_coverage")
-    made.add_argument("--data", type=Path, nargs="+", required=True, help="zips of photos, one folder for each class")
+    made.add_argument("--data", type=Path, nargs="+", required=True, help="zips of photos, with one folder per class")
     made.add_argument("--photos", type=int, nargs="+", default=[150, 300, 500], help="default: 150 300 500")
     made.add_argument("--draws", type=int, default=500, help="default: %(default)s")
     arguments = made.parse_args()
@@ -60,7 +60,7 @@ def features_of(archive: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(features: np.ndarray, classes: np.ndarray, n: int, draws: int) -> Row:
-    """Return the accuracies, intervals and shares refused of all draws, as lists."""
+    """Return the accuracies, the folds' estimates and the shares refused in all draws, as lists."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
@@ -96,7 +96,7 @@ def one_draw(features: np.ndarray, classes: np.ndarray, n: int, seed: int) -> Ro
 
 
 def fitted(features: np.ndarray, classes: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a regression; return its answers to other features, and its largest scores."""
+    """Fit a regression. Returns its answers to other features, and its largest scores."""
     from edgecnn.train.regression import regression
 
     model = regression(STRENGTH, 100).fit(features, classes)
@@ -105,7 +105,7 @@ def fitted(features: np.ndarray, classes: np.ndarray, asked: np.ndarray) -> tupl
 
 
 def row(result: Row) -> tuple[str, ...]:
-    """Return the figures of a set and a count as text."""
+    """Return the figures for a dataset and a number of photos as text."""
     from edgecnn.evaluate.statistics import folds_interval
 
     truth, said = (np.array(result[name]) for name in ("accuracy", "by_folds"))

@@ -1,11 +1,11 @@
-"""The round trip with Frigate on photos: what Frigate and MediaPipe answer with our files, and what edgecnn answers itself.
+"""The round trip with Frigate on photos: the answers of Frigate and MediaPipe with our files, compared with edgecnn's own.
 
-The photos become a dataset of Frigate's shape, clips/material/dataset/CLASS/*; a network is trained on it, unless the run is there already,
+The photos become a dataset in Frigate's layout, clips/material/dataset/CLASS/*. A network is trained on it, unless the run already exists,
 and its files for both programs are made and verified. Then the programs run on the test split:
 
-- the file for Frigate by Frigate's documented steps, in each --python (LiteRT here; an environment with tflite-runtime), once on photos
-  that edgecnn resized, and once on photos that OpenCV resized;
-- the file for MediaPipe in its ImageClassifier, in --mediapipe-python, on photos that edgecnn resized, and on photos as they are.
+- the file for Frigate with Frigate's documented steps, in each --python (LiteRT here; an environment with tflite-runtime), once on photos
+  resized by edgecnn, and once on photos resized by OpenCV;
+- the file for MediaPipe in its ImageClassifier, in --mediapipe-python, on photos resized by edgecnn, and on the original photos.
 
     EDGECNN_DATA=<folder of trash-photos.zip> python tools/bench/frigate.py --run /tmp/material \\
         --python .venv-tflite-3.11/bin/python --mediapipe-python .venv-mediapipe-3.11/bin/python
@@ -37,7 +37,7 @@ from edgecnn.verify import Gate
 from edgecnn.verify.other_programs import frigate_resize
 
 TIE = 2 / 256
-"""Two scores closer than this may change places: they are given in 1/256."""
+"""Two scores closer than this may swap places: their resolution is 1/256."""
 
 STEPS = """
 import sys
@@ -82,7 +82,7 @@ print("mediapipe", version("mediapipe"))
 
 
 def trained(path: Path, media: Path, network: str | None, epochs: int | None) -> tuple[Run, Dataset]:
-    """Return the run at `path`, trained on Frigate's dataset if it is not there, with files for both programs."""
+    """Return the run at `path`, trained on Frigate's dataset if it does not exist yet, with files for both programs."""
     source = f"frigate:{media}"
     if not path.exists():
         chosen = {"--network": network, "--epochs": epochs}
@@ -95,7 +95,7 @@ def trained(path: Path, media: Path, network: str | None, epochs: int | None) ->
 
 
 def raw_images(run: Run, dataset: Dataset) -> list[np.ndarray]:
-    """Return the test split's photos as they are, uint8 (rows, columns, 3)."""
+    """Return the test split's original photos, uint8 (rows, columns, 3)."""
     images: list[np.ndarray] = []
 
     def keep(image: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def raw_images(run: Run, dataset: Dataset) -> list[np.ndarray]:
 
 
 def answered(python: Path, script: str, model: Path, images: Path) -> tuple[str, np.ndarray]:
-    """Return what a script printed, and the scores that it wrote."""
+    """Run a script and return its printed text and the scores that it wrote."""
     scores = images.with_suffix(".scores.npy")
     done = subprocess.run([python, "-c", script, model, images, scores], capture_output=True, text=True)
     if done.returncode:
@@ -116,7 +116,7 @@ def answered(python: Path, script: str, model: Path, images: Path) -> tuple[str,
 
 
 def figures(what: str, scores: np.ndarray, ours: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
-    """Return how one program's scores compare with edgecnn's on n images: accuracy, agreement, and answers apart by more than a tie."""
+    """Compare a program's scores with edgecnn's on n images: accuracy, agreement, and the number of answers further apart than a tie."""
     top = scores.argmax(axis=1)
     behind = ours.max(axis=1) - ours[np.arange(len(ours)), top]
     return {
@@ -174,9 +174,9 @@ def main() -> None:
     made = parser(__doc__, "frigate")
     photos = (data_home() or Path()) / "trash-photos.zip"
     made.add_argument("--photos", type=Path, default=photos, help="a zip of class folders")
-    made.add_argument("--run", type=Path, required=True, help="the run folder, trained if it is not there")
-    made.add_argument("--network", help="default: what the images choose")
-    made.add_argument("--epochs", type=int, help="of the float phase; default: what the images choose")
+    made.add_argument("--run", type=Path, required=True, help="the run folder, trained if it does not exist")
+    made.add_argument("--network", help="default: chosen by the images")
+    made.add_argument("--epochs", type=int, help="of the float phase; default: chosen by the images")
     made.add_argument("--python", type=Path, action="append", default=[], help="of an environment with tflite-runtime")
     made.add_argument("--mediapipe-python", type=Path, help="of an environment with mediapipe")
     arguments = made.parse_args()

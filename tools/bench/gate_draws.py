@@ -1,8 +1,9 @@
-"""Does the gate of `edgecnn verify --against` refuse worse models, and no equal ones? By simulated answers, 4,000 draws a cell.
+"""Does the gate of `edgecnn verify --against` refuse worse models, but no equal ones? Simulated answers, 4,000 draws per cell.
 
-Two equal models are each alone right on half of the discordant photos; one that is worse by 3 points loses as many more. A cell begins
-with some photos. Where they give no verdict, the gate states how many are enough, and photos are added until there are so many: those
-are the figures "from the stated photos". Before, half of the photos that suffice, were the rate known, shows what too few give.
+Of two equal models, each is right alone on half of the discordant photos; one that is 3 points worse also loses that many more. A cell
+starts with some photos. If they give no verdict, the gate states how many are enough, and photos are added up to that number: these are
+the figures "from the stated photos". First, a cell with half of the photos that would suffice if the rate were known shows the effect of
+too few.
 """
 
 from collections import Counter
@@ -21,7 +22,7 @@ SEED = 1
 def verdicts(
     rate: float, worse: float, begin: int, random: np.random.Generator, more: bool
 ) -> tuple[Counter[str], list[int]]:
-    """Return how often each verdict came, and the photos that were stated; `more` adds photos until there are as many as those."""
+    """Return how often each verdict occurs, and the numbers of photos stated; `more` adds photos up to those numbers."""
     shares = [rate / 2 + worse / 100, rate / 2, 1 - rate - worse / 100]
     found: Counter[str] = Counter()
     stated = []

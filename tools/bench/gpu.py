@@ -1,16 +1,16 @@
-"""What an NVIDIA GPU does for edgecnn, and whether the work is done there: training, inference, a folder of photos, the matrix of engines.
+"""The benefit of an NVIDIA GPU for edgecnn, and whether work really runs on it: training, inference, a folder of photos, the engine matrix.
 
-Photos are drawn, a network is trained on them, exported, verified and bundled, each by edgecnn's own command. Then:
+Photos are drawn, and a network is trained on them, exported, verified and bundled, all with edgecnn's own commands. Then:
 
-    training   images/s of both phases, and how busy the GPU was
-    inference  int8, float32 and float16 ONNX files in the session that edgecnn opens, one image and 64: by `run`, which copies both ways,
-               and with input and output bound to the device's memory; interleaved, medians
-    placement  which operators ONNX Runtime's own profile shows on another device, and their share of the time
-    folder     `edgecnn classify DIR --provider …`: images/s of the whole process, and how busy the GPU was
+    training   images/s of both phases, and the GPU's utilization
+    inference  int8, float32 and float16 ONNX files in the session that edgecnn opens, with one image and 64: with `run`, which copies both
+               ways, and with input and output bound to device memory; interleaved, medians
+    placement  operators that ONNX Runtime's own profile shows on another device, and their share of the time
+    folder     `edgecnn classify DIR --provider …`: images/s of the whole process, and the GPU's utilization
     matrix     `edgecnn verify --matrix`: agreement of this device with every other engine
 
-It fails if a session or TensorFlow works on the CPU without a word, if engines disagree, or if it takes over eight minutes. docs/engines.md
-says what to install.
+The bench fails if a session or TensorFlow silently runs on the CPU, if engines disagree, or if it takes over eight minutes.
+docs/engines.md explains what to install.
 
     python tools/bench/gpu.py
     python tools/bench/gpu.py --provider cpu --network resnet_25kb --side 32 --photos 200 --out /tmp/cpu.json    # without a GPU
@@ -44,10 +44,10 @@ PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 PRECISIONS = ("int8", "float32", "float16")
 BATCHES = (1, 64)
 TESTED = 64
-"""Photos that verify measures: the matrix runs reference kernels too, which take a second for a large one."""
+"""Photos that verify measures. The matrix also runs reference kernels, which take a second per photo for a large network."""
 
 LIMIT_S, AGREEMENT = 480, 0.95
-"""The goals: seconds of the whole bench, and the least agreement of two engines."""
+"""The goals: seconds for the whole bench, and the minimum agreement of two engines."""
 
 PLACE = (
     "import json, tensorflow as tf; print(json.dumps(tf.linalg.matmul(tf.ones((64, 64)), tf.ones((64, 64))).device))"
@@ -74,7 +74,7 @@ def options(line: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--network", default="efficientnet_lite0_1200kb", help="default: %(default)s")
     made.add_argument("--side", type=int, default=160, help="rows and columns of its input (default: 160)")
     made.add_argument("--photos", type=int, default=4000, help="drawn photos, 320x240 (default: 4000)")
-    made.add_argument("--epochs", type=int, default=2, help="of each phase; the last one counts (default: 2)")
+    made.add_argument("--epochs", type=int, default=2, help="per phase; the last one counts (default: 2)")
     made.add_argument("--n", type=int, default=200, help="timed calls of each kind (default: 200)")
     return made.parse_args(line)
 
@@ -109,23 +109,23 @@ def measure(arguments: argparse.Namespace) -> Figures:
         "seconds": round(seconds, 1),
         "checks": {
             f"TensorFlow computes on a {device}": f"device:{device}:" in training["device"],
-            "no convolution is computed on another device": not {"Conv", "FusedConv", "QLinearConv"} & elsewhere,
+            "no convolution runs on another device": not {"Conv", "FusedConv", "QLinearConv"} & elsewhere,
             f"engines agree on {AGREEMENT:.0%} of the photos": (matrix["least_agreement"] or 0.0) >= AGREEMENT,
-            f"all of it takes {LIMIT_S} s at most": seconds <= LIMIT_S,
+            f"the bench takes at most {LIMIT_S} s": seconds <= LIMIT_S,
         },
     }
 
 
 def gpu_name() -> str:
-    """Return the GPU's name and its driver's version. SystemExit if there is none."""
+    """Return the GPU's name and driver version. Exits if there is no GPU."""
     if not shutil.which("nvidia-smi"):
-        sys.exit("no NVIDIA GPU here: there is no nvidia-smi. Without one: --provider cpu")
+        sys.exit("no NVIDIA GPU here: nvidia-smi was not found. To run without one: --provider cpu")
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[0]
 
 
 def watched(call: Callable[[], Any]) -> tuple[Any, float | None]:
-    """Call something and return what it gave, and the mean utilization of the GPU meanwhile, 0 to 1; None without a GPU."""
+    """Return a call's result, and the mean utilization of the GPU meanwhile, 0 to 1; None without a GPU."""
     if not shutil.which("nvidia-smi"):
         return call(), None
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=100"]
@@ -140,7 +140,7 @@ def watched(call: Callable[[], Any]) -> tuple[Any, float | None]:
 
 
 def trained(folder: Path, arguments: argparse.Namespace) -> Figures:
-    """Train on the photos; return images/s of each phase's last epoch, how busy the GPU was, and where TensorFlow computes."""
+    """Train on the photos. Returns images/s of each phase's last epoch, the GPU's utilization, and TensorFlow's device."""
     command = [
         "train",
         *["--data", "photos", "--out", "run", "--set", "qat.method=qat"],
@@ -156,7 +156,7 @@ def trained(folder: Path, arguments: argparse.Namespace) -> Figures:
 
 
 def agreements(folder: Path, provider: str) -> Figures:
-    """Verify the run with the matrix; return the row of this provider's session, and its least agreement with another engine."""
+    """Verify the run with the matrix. Returns the row of this provider's session, and its lowest agreement with another engine."""
     report = json.loads(edgecnn("verify", "run", "--matrix", "--max-drop", "100", "--json", cwd=folder))
     found = [
         row for row in report["matrix"] if row["name"].startswith("onnxruntime") and f"({provider})" in row["name"]
@@ -172,7 +172,7 @@ def agreements(folder: Path, provider: str) -> Figures:
 
 
 def timed(path: Path, arguments: argparse.Namespace, precision: str) -> list[Figures]:
-    """Time an ONNX file at each batch, `run` against bound memory; an error if its session is not on the provider."""
+    """Time an ONNX file at each batch size, `run` against bound memory. Raises an error if its session is not on the provider."""
     engine = open_engine("onnxruntime", path.read_bytes(), "onnx", provider=arguments.provider)
     elsewhere, share = placement(path, engine, arguments.provider)
     about_file = {"precision": precision, "elsewhere": elsewhere, "elsewhere_share": share}
@@ -189,7 +189,7 @@ def timed(path: Path, arguments: argparse.Namespace, precision: str) -> list[Fig
 
 
 def drawn(engine: Engine, batch: int) -> np.ndarray:
-    """Draw a batch of the engine's input: speed does not depend on what is shown."""
+    """Draw a random batch for the engine's input; speed does not depend on the content."""
     shape, random = (batch, *engine.input.shape[1:]), np.random.default_rng(0)
     if engine.input.dtype == np.float32:
         return random.uniform(-1, 1, shape).astype(np.float32)
@@ -198,10 +198,10 @@ def drawn(engine: Engine, batch: int) -> np.ndarray:
 
 
 def bound(engine: Engine, images: np.ndarray, provider: str) -> Callable[[], None]:
-    """Return a call of the session whose input and output stay in the device's memory."""
+    """Return a call of the session whose input and output stay in device memory."""
     import onnxruntime
 
-    session = engine._session  # type: ignore[attr-defined] # what edgecnn opened is what is timed
+    session = engine._session  # type: ignore[attr-defined] # times the very session that edgecnn opened
     binding = session.io_binding()
     binding.bind_ortvalue_input(engine.input.name, onnxruntime.OrtValue.ortvalue_from_numpy(images, provider, 0))
     binding.bind_output(engine.output.name, provider)
@@ -214,7 +214,7 @@ def bound(engine: Engine, images: np.ndarray, provider: str) -> Callable[[], Non
 
 
 def placement(path: Path, engine: Engine, provider: str) -> tuple[dict[str, int], float]:
-    """Return which operators run on another device than the requested one, by type, and their share of the operators' time."""
+    """Return the operators that run on another device than requested, by type, and their share of the operators' time."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -235,12 +235,12 @@ def placement(path: Path, engine: Engine, provider: str) -> tuple[dict[str, int]
         if where != PROVIDERS[provider]:
             others.setdefault(event["args"]["op_name"], set()).add(event["name"])
     if not times[True]:
-        sys.exit(f"{path.name}: no operator was computed by {PROVIDERS[provider]}")
+        sys.exit(f"{path.name}: {PROVIDERS[provider]} ran no operators")
     return {name: len(nodes) for name, nodes in sorted(others.items())}, times[False] / times.total()
 
 
 def classify(folder: Path, provider: str, precision: str) -> Figures:
-    """Classify the photos of a class by the command, in a process of its own; its start is in the time."""
+    """Classify one class's photos with the command, in a separate process. The time includes its start."""
     photos = folder / "photos" / "train" / "class0"
     count = sum(1 for _ in photos.iterdir())
     command = [*edgecnn_command(), "classify", str(photos), "--model", str(folder / "photos.edgecnn"), "--json"]
@@ -258,7 +258,7 @@ def classify(folder: Path, provider: str, precision: str) -> Figures:
 
 
 def rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the figures of inference as text, under HEADINGS."""
+    """Return the inference figures as text, under HEADINGS."""
     found: list[tuple[str, ...]] = []
     for item in report["inference"]:
         run, binding = item["ms"]["run"], item["ms"].get("bound")
@@ -287,13 +287,13 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
         f"{item['precision']} {item['images_per_s']:,.0f}{busy(item['busy'])}" for item in report["folder"]
     )
     least = (
-        "did not run" if matrix["least_agreement"] is None else f"agrees on {matrix['least_agreement']:.2%} at least"
+        "did not run" if matrix["least_agreement"] is None else f"agrees on at least {matrix['least_agreement']:.2%}"
     )
     return [
-        f"Training, images/s: {speeds}{busy(training['busy'])}; TensorFlow computes on {training['device'].rpartition('/')[2]}.",
+        f"Training, images/s: {speeds}{busy(training['busy'])}; TensorFlow runs on {training['device'].rpartition('/')[2]}.",
         f"A folder of {report['folder'][0]['photos']:,} photos, images/s: {folder}.",
         f"The matrix: {matrix['engine'] or matrix['note']} {least} with the other engines.",
-        f"All of it took {report['seconds']:.0f} s.",
+        f"The whole bench took {report['seconds']:.0f} s.",
     ]
 
 

@@ -1,6 +1,6 @@
-"""What every bench shares: the machine and the versions, turns, processes of their own, results that survive an interruption, and output.
+"""Shared by all benches: machine and versions, interleaving, separate processes, results that survive an interruption, and output.
 
-A bench imports it before anything of edgecnn, so that it runs in a checkout that is not installed.
+A bench imports this before anything from edgecnn, so that it runs in a checkout that is not installed.
 """
 
 import argparse
@@ -36,7 +36,7 @@ print(json.dumps({"seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_sti
 sys.stderr.buffer.write(done.stderr)
 sys.exit(done.returncode)
 """
-"""Runs a command. A small process of its own: what the parent holds when it starts a command counts as the command's memory."""
+"""Runs a command from its own small process: memory that a parent holds when it starts a command would count as the command's."""
 
 
 BY_HAND = """\
@@ -65,11 +65,11 @@ for name in sorted(os.listdir(sys.argv[3])):
     best = np.argsort(-scores)[:3]
     print(f"{name}: " + ", ".join(f"{labels[index]} {scores[index]:.2%}" for index in best))
 """
-"""The script that one would write by hand for one model: it checks nothing."""
+"""The script that one would write by hand for one model. It checks nothing."""
 
 
 class Ran(NamedTuple):
-    """A command that ran to its end: wall seconds, processor seconds, and its largest resident memory."""
+    """A completed command: wall seconds, processor seconds, and peak resident memory."""
 
     seconds: float
     cpu_seconds: float
@@ -77,14 +77,14 @@ class Ran(NamedTuple):
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
-    """Return a bench's parser, with --out for its figures."""
+    """Return a bench's argument parser, with --out for its figures."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="the figures (default: results/)")
     return made
 
 
 def about(bench: str, **settings: Any) -> Row:
-    """Return what the results of a bench depend on: its settings, the machine and the libraries' versions."""
+    """Return everything that a bench's results depend on: its settings, the machine and the library versions."""
     return {
         "bench": bench,
         "machine": f"{processor()}, {os.cpu_count()} CPUs",
@@ -95,9 +95,9 @@ def about(bench: str, **settings: Any) -> Row:
 
 
 class Results:
-    """The cases of a bench that takes long, written after each one: it goes on where it was interrupted.
+    """The cases of a long bench, written after each one, so that it resumes where it was interrupted.
 
-    Results of other settings, libraries or another machine are not taken over.
+    Results from other settings, libraries or machines are not reused.
     """
 
     def __init__(self, path: Path, context: Mapping[str, Any]) -> None:
@@ -109,21 +109,21 @@ class Results:
             self.rows = rows if report == self.context else []
 
     def missing(self, **axes: Iterable[Any]) -> Iterator[Row]:
-        """Yield the combinations of some settings that have no result yet, the last one varying fastest."""
+        """Yield the combinations of settings that have no result yet, with the last setting varying fastest."""
         for values in itertools.product(*axes.values()):
             case = dict(zip(axes, values, strict=True))
             if not any(case.items() <= row.items() for row in self.rows):
                 yield case
 
     def add(self, **row: Any) -> None:
-        """Keep a result, and print it on standard error."""
+        """Store a result, and print it on standard error."""
         self.rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
         write_atomic(self.path, canonical_json({**self.context, "results": self.rows}))
 
 
 def finish(path: Path, report: Mapping[str, Any], headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a bench's machine and table, write its figures, and print where they are."""
+    """Print a bench's machine and table, write its figures, and print their path."""
     print(f"{report['machine']}, load {os.getloadavg()[0]:.1f}")
     print(text_table(headings, [tuple(row) for row in rows]))
     write_atomic(path, canonical_json(dict(report)))
@@ -131,7 +131,7 @@ def finish(path: Path, report: Mapping[str, Any], headings: Sequence[str], rows:
 
 
 def interleaved(calls: Mapping[str, Callable[[], T]], n: int, warmup: int = 0) -> dict[str, list[T]]:
-    """Make calls in turn, A, B, A, B, …, and return what each gave, without the rounds of warm-up."""
+    """Make calls interleaved, A, B, A, B, …, and return the results of each without the warm-up rounds."""
     found: dict[str, list[T]] = {name: [] for name in calls}
     for turn in range(warmup + n):
         for name, call in calls.items():
@@ -142,13 +142,13 @@ def interleaved(calls: Mapping[str, Callable[[], T]], n: int, warmup: int = 0) -
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a process that imports this checkout, and may keep its bytecode."""
+    """Return the environment for a process that imports this checkout and may cache its bytecode."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return kept | {"PYTHONPATH": str(ROOT)}
 
 
 def ran(command: Sequence[str | Path], out: Path = Path(os.devnull), cwd: Path | None = None) -> Ran:
-    """Run a command to its end, its standard output in a file. SystemExit with what it said if it failed."""
+    """Run a command to its end, with standard output in a file. On failure, exits with its error output."""
     line = [sys.executable, "-I", "-S", "-c", CHILD, str(out), *map(str, command)]
     done = subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=environment())
     if done.returncode:
@@ -157,19 +157,19 @@ def ran(command: Sequence[str | Path], out: Path = Path(os.devnull), cwd: Path |
 
 
 def edgecnn_command(python: str = sys.executable) -> list[str]:
-    """Return how edgecnn is started: its installed command next to a Python, or the module."""
+    """Return the command that starts edgecnn: the one installed next to a Python, or the module."""
     installed = Path(python).parent / "edgecnn"
     return [str(installed)] if installed.exists() else [python, "-m", "edgecnn"]
 
 
 def edgecnn(*arguments: str | Path, cwd: Path | None = None) -> bytes:
-    """Run edgecnn in a process of its own and return its standard output; its progress is shown."""
+    """Run edgecnn in a separate process and return its standard output; its progress is shown."""
     line = [sys.executable, "-m", "edgecnn", *map(str, arguments)]
     return subprocess.run(line, stdout=subprocess.PIPE, check=True, cwd=cwd, env=environment()).stdout
 
 
 def by_hand(folder: Path, bundle: Bundle, engine: str = "ai_edge_litert", python: str = sys.executable) -> list[str]:
-    """Write that script and a bundle's int8 TFLite file and labels into a folder; return the command but for a folder of photos."""
+    """Write the script with a bundle's int8 TFLite file and labels into a folder. Returns the command, without the photo folder."""
     entries = [item for item in bundle.manifest.models if (item.precision, item.format) == ("int8", "tflite")]
     if not entries:
         sys.exit(f"{bundle.path} has no int8 .tflite model to write a script for")

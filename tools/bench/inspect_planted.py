@@ -1,8 +1,8 @@
-"""What `edgecnn inspect` finds of what was planted in photos, and what it names that is not so.
+"""How many planted mistakes `edgecnn inspect` finds in photos, and how many false alarms it raises.
 
-A copy of the photos gets, by a fixed seed: a test split of a fifth of each class; 50 duplicates in training, 25 of them with the same
-pixels and 25 compressed anew, cut or mirrored; 20 test photos in training as well; 10 damaged files; 50 photos in a wrong class. Pairs that
-the photos bring themselves are in inspect_near.txt, listed by hand.
+With a fixed seed, a copy of the photos gets a test split with a fifth of each class; 50 duplicates in training, 25 of them with the same
+pixels and 25 recompressed, cropped or mirrored; 20 test photos that are also in training; 10 damaged files; and 50 photos in a wrong class.
+inspect_near.txt lists by hand the pairs that the original photos already contain.
 
     EDGECNN_DATA=<folder of trash-photos.zip> python tools/bench/inspect_planted.py
 """
@@ -32,7 +32,7 @@ TEST = 0.2
 
 @dataclass(kw_only=True)
 class Planted:
-    """What was planted, by the sources that an inspection names."""
+    """The planted mistakes, by the sources that an inspection names."""
 
     exact: list[tuple[str, str]] = field(default_factory=list)
     changed: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Planted:
 
 
 class Planter:
-    """Writes the photos with what is planted; every file gets a random name."""
+    """Writes the photos with planted mistakes. Every file gets a random name."""
 
     def __init__(self, archive: Path, folder: Path, seed: int) -> None:
         self.random = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ class Planter:
         self.pairs = [tuple(line.split()) for line in NEAR.read_text().splitlines() if line and line[0] != "#"]
 
     def plant(self) -> Planted:
-        """Write everything."""
+        """Write everything and return what was planted."""
         known = {stem for pair in self.pairs for stem in pair}
         order = [stem for stem in self.random.permutation(sorted(self.photos)).tolist() if stem not in known]
         test = {stem for stem in self.photos if self.random.random() < TEST}
@@ -98,13 +98,13 @@ class Planter:
         return source
 
     def same(self, label: str, data: bytes, number: int) -> str:
-        """Write a photo's file once more into training, or its pixels as PNG, in turn."""
+        """Write another copy of a photo into training, alternating between its file and its pixels as PNG."""
         if number % 2:
             return self.write("train", label, encoded(opened(data), "PNG"), ".png")
         return self.write("train", label, data)
 
     def changed(self, data: bytes, number: int) -> tuple[str, bytes]:
-        """Return how a photo is changed, and the result."""
+        """Return the kind of change to a photo, and the result."""
         image = opened(data)
         way = ("compressed", "halved", "cut", "cut", "mirrored")[number % 5]
         if way == "compressed":
@@ -120,7 +120,7 @@ class Planter:
         return way, encoded(image.crop((left, top, left + width, top + height)), "JPEG", quality=85)
 
     def broken(self, data: bytes, number: int) -> bytes:
-        """Return a damaged file: cut off, empty, no image, or overwritten in the middle of its header."""
+        """Return a damaged file: truncated, empty, not an image, or overwritten in the middle of its header."""
         ways = (data[: len(data) // 2], b"", b"not a photo at all", data[:20] + bytes(400) + data[420:], data[:-2000])
         return ways[number % 5]
 
@@ -154,7 +154,7 @@ def main() -> None:
 
 
 def measured(archive: Path, folder: Path, seed: int) -> dict[str, Any]:
-    """Plant by one seed and inspect, with features and by hashes alone."""
+    """Plant mistakes with one seed and inspect, with features and by hashes only."""
     planted = Planter(archive, folder / "photos", seed).plant()
     dataset = open_dataset(DataRecipe(source=str(folder / "photos")), for_training=False)
     by_features, by_hash = inspect_images(dataset), inspect_images(dataset, missing="by hashes alone")
@@ -169,7 +169,7 @@ def measured(archive: Path, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def counted(planted: Planted, report: Inspection) -> dict[str, Any]:
-    """Return how much of each kind was found, as [found, planted], and how many images were named without cause."""
+    """Return how many of each kind were found, as [found, planted], and how many images were named without cause."""
     groups = [{copy.source for copy in group.copies} for group in report.groups]
     leaking = [{copy.source for copy in group.copies} for group in report.groups if group.leak]
 
@@ -198,17 +198,17 @@ def counted(planted: Planted, report: Inspection) -> dict[str, Any]:
 
 
 def labels_counted(planted: Planted, report: Inspection) -> dict[str, int]:
-    """Return how many of the first 50, the first 100 and of all named labels are of images that were put into a wrong class."""
+    """Return how many of the first 50, the first 100 and all named labels belong to images that were put into a wrong class."""
     hits = [item.source in set(planted.wrong) for item in report.wrong_labels]
     found = {"first_50": sum(hits[:50]), "first_100": sum(hits[:100]), "found": sum(hits)}
     return {"planted": len(planted.wrong), "named": len(hits), **found}
 
 
-HEADINGS = ("planted", "by hash alone", "with features")
+HEADINGS = ("planted", "by hash only", "with features")
 
 
 def rows_of(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return the figures of all draws, added up, as the rows of a table."""
+    """Return the figures of all draws, summed, as rows of a table."""
 
     def share(pairs: Sequence[Sequence[int]]) -> str:
         found, planted = (sum(pair[place] for pair in pairs) for place in (0, 1))

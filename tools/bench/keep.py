@@ -1,8 +1,8 @@
-"""What --keep costs the camera loop: processor time, and the age of decisions, at 10 frames/s, all of them unsure.
+"""The cost of --keep for the camera loop: processor time, and the age of decisions, at 10 frames/s, with every frame unsure.
 
-Runs without --keep, twice, and with it are interleaved. In "alike" all frames show the same, so that one a second is compared; in "a day's
-quota" and "each second" all differ, and as many are kept as the default allows, or one a second; in "full disk" each attempt fails. A
-run's processor time is that of its whole process, from the first import on.
+Runs without --keep, twice, and runs with it are interleaved. In "alike" all frames show the same picture, so one per second is compared.
+In "a day's quota" and "each second" all frames differ, and the default quota is kept, or one frame per second. In "full disk" every attempt
+fails. A run's processor time is that of the whole process, from the first import on.
 
     python tools/bench/keep.py
 """
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def run(case: str, folder: Path, seconds: float) -> Row:
-    """Classify frames for some seconds; return the processor time, the ages of the decisions, and what was kept."""
+    """Classify frames for some seconds. Returns the processor time, the ages of the decisions, and the number of pictures kept."""
     pattern, options = CASES[case]
     kept = folder / "kept"
     shutil.rmtree(kept, ignore_errors=True)
@@ -67,7 +67,7 @@ def run(case: str, folder: Path, seconds: float) -> Row:
     ]
     if case == "full disk":
         command = ["prlimit", "--fsize=100", *command]
-    # through cat: the limit of a file's size would hold for the results too
+    # through cat: otherwise the file size limit would also apply to the results
     done = ran(["sh", "-c", '"$@" | cat', "sh", *map(str, [*command, *keeping])], folder / "lines", folder)
     lines = [json.loads(line) for line in (folder / "lines").read_text().splitlines()]
     ages = [line["age_ms"] for line in lines if "seq" in line and "event" not in line]
@@ -82,7 +82,7 @@ def run(case: str, folder: Path, seconds: float) -> Row:
 
 
 def summary(case: str, runs: list[Row], without: list[Row]) -> Row:
-    """Return medians over the rounds; the difference is the median of the rounds' differences."""
+    """Return medians over the rounds. The difference is the median of the rounds' differences."""
     over = [one["cpu_seconds"] - other["cpu_seconds"] for one, other in zip(runs, without, strict=True)]
     return {
         "case": case,

@@ -1,17 +1,18 @@
-"""Are unsure frames worth more labels than random ones? Logistic regression on frozen features, before and after the labels.
+"""Are labels for unsure frames worth more than labels for random ones? Logistic regression on frozen features, before and after labelling.
 
-Each draw divides a set of photos: a quarter of each class is the test, a few photos of each class teach the first model, and the rest is
-what the camera sees. Of these, 50, 100 or 200 are chosen to be labelled and taught as well:
+Each draw divides a set of photos: a quarter of each class is for testing, a few photos of each class train the first model, and the rest is
+what the camera sees. Of the rest, 50, 100 or 200 are chosen to be labelled and added to the training photos:
 
     random    any
     unsure    those with the smallest lead of the best class over the second
-    lead<0.5  any of those whose lead is below 0.5, as --keep does, then the next smallest
-    strange   those least like the photos that are known (the mean cosine similarity of features, as edgecnn.runtime.stranger)
+    lead<0.5  any of those with a lead below 0.5, like --keep, then the next smallest
+    strange   those least similar to the known photos (mean cosine similarity of features, like edgecnn.runtime.stranger)
     mixed     half unsure, half random
 
---foreign 0.3 puts photos of the other sets among what the camera sees, so many of all: they show none of the classes, and who labels one
-has taught nothing. Gains are in points of accuracy on the test photos; "over random" is the paired difference, with its 95 % interval.
---train N trains the network itself, by edgecnn's defaults, on the start and 100 labels in N draws instead: minutes per training.
+--foreign 0.3 mixes photos of the other sets into what the camera sees, as that share of the total. They show none of the classes, so
+labelling one teaches nothing. Gains are in points of accuracy on the test photos. "over random" is the paired difference, with its 95 %
+interval. --train N instead trains the network itself with edgecnn's defaults on the initial photos and 100 labels, in N draws, which
+takes minutes per training.
 
     python tools/bench/labels_worth.py --data <trash-photos.zip> <grocery.zip> <masks.zip> <signs.zip> --foreign 0 0.3
     … --data <trash-photos.zip> --train 3 --out labels_worth_trained.json
@@ -36,7 +37,7 @@ from edgecnn.images import load
 FAMILY, RUNG, SIDE = "efficientnet_lite0", "efficientnet_lite0_1200kb", 160
 
 START = {"trash-photos": 20, "masks": 10, "signs": 10, "grocery": 5}
-"""Photos a class of the first model: 20 where 200 are left to choose from then, else fewer."""
+"""Photos per class for the first model: 20 if that leaves 200 to choose from, else fewer."""
 
 LABELS = (50, 100, 200)
 
@@ -47,13 +48,13 @@ MARGIN = 0.5
 NEIGHBOURS = 5
 
 STUDENT = {3: 4.303, 30: 2.045}
-"""The 97.5th percentile of Student's t, for means over so many draws."""
+"""The 97.5th percentile of Student's t, for means over 3 and 30 draws."""
 
 HEADINGS = ("set", "foreign", "labels", "choice", "before", "gain", "over random", "of use")
 
 
 class Seen(NamedTuple):
-    """What the first model makes of what the camera sees: float (n,) each."""
+    """The first model's view of what the camera sees: float (n,) each."""
 
     lead: np.ndarray
     familiar: np.ndarray
@@ -63,7 +64,7 @@ Choice = Callable[[Seen, int, np.random.Generator], np.ndarray]
 
 
 def random(seen: Seen, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Choose any."""
+    """Choose at random."""
     return generator.permutation(len(seen.lead))[:count]
 
 
@@ -80,12 +81,12 @@ def below(seen: Seen, count: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def strange(seen: Seen, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Choose those least like the known photos."""
+    """Choose those least similar to the known photos."""
     return np.argsort(seen.familiar)[:count]
 
 
 def mixed(seen: Seen, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Choose half by `unsure`, half by `random`."""
+    """Choose half with `unsure`, half with `random`."""
     first = unsure(seen, count // 2, generator)
     rest = np.setdiff1d(np.arange(len(seen.lead)), first)
     return np.concatenate([first, generator.permutation(rest)[: count - len(first)]])
@@ -101,7 +102,7 @@ CHOICES: dict[str, Choice] = {
 
 
 class Photos(NamedTuple):
-    """A set's features, float32 (n, length), its classes, int (n,), and its archive's names."""
+    """A set's features, float32 (n, length), its classes, int (n,), and the names in its archive."""
 
     features: np.ndarray
     classes: np.ndarray
@@ -111,15 +112,15 @@ class Photos(NamedTuple):
 def main() -> None:
     """Choose, fit, print a table and write the figures."""
     made = parser(__doc__, "labels_worth")
-    made.add_argument("--data", type=Path, nargs="+", required=True, help="zips of photos, one folder for each class")
+    made.add_argument("--data", type=Path, nargs="+", required=True, help="zips of photos, with one folder per class")
     made.add_argument(
         "--foreign", type=float, nargs="+", default=[0.0], help="shares of other sets' photos (default: 0)"
     )
     made.add_argument("--draws", type=int, default=30, help="default: 30")
     made.add_argument(
-        "--train", type=int, default=0, metavar="DRAWS", help="train the whole network on so many draws' choice"
+        "--train", type=int, default=0, metavar="DRAWS", help="train the whole network, in this many draws"
     )
-    made.add_argument("--features", type=Path, default=Path("/tmp/edgecnn-features"), help="where features are kept")
+    made.add_argument("--features", type=Path, default=Path("/tmp/edgecnn-features"), help="where to cache features")
     arguments = made.parse_args()
     archives = {path.stem: path.resolve() for path in arguments.data}
     context = about("labels_worth", data=sorted(archives), family=RUNG, side=SIDE, start=START, draws=arguments.draws)
@@ -139,7 +140,7 @@ def main() -> None:
 
 
 def train_all(out: Path, context: Row, archives: Mapping[str, Path], sets: Mapping[str, Photos], draws: int) -> None:
-    """Train RUNG on the start and each choice of 100, in some draws; print a table and write the figures."""
+    """Train RUNG on the initial photos and each choice of 100, in some draws; print a table and write the figures."""
     results = Results(out, {**context, "draws": draws})
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # runs/latest goes there
@@ -167,7 +168,7 @@ def train_all(out: Path, context: Row, archives: Mapping[str, Path], sets: Mappi
 
 
 class Archive:
-    """A zip of photos as `frozen_features` takes them."""
+    """A zip of photos in the form that `frozen_features` accepts."""
 
     channels, progress = 3, None
 
@@ -181,7 +182,7 @@ class Archive:
 
 
 def featured(path: Path, folder: Path) -> Photos:
-    """Return a set with the features that a frozen network of ImageNet sees in it."""
+    """Return a set with the features that a frozen ImageNet network computes from it."""
     from edgecnn.train.frozen import frozen_features
 
     archive = Archive(path)
@@ -193,7 +194,7 @@ def featured(path: Path, folder: Path) -> Photos:
 def divided(
     classes: np.ndarray, start: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the indices of the first model's photos, of what the camera sees, and of the test."""
+    """Return the indices of the first model's photos, the photos the camera sees, and the test photos."""
     parts: list[list[np.ndarray]] = [[], [], []]
     for one in np.unique(classes):
         order = generator.permutation(np.flatnonzero(classes == one))
@@ -207,7 +208,7 @@ def divided(
 def choose_all(
     photos: Photos, first: np.ndarray, seen: np.ndarray, foreign: np.ndarray, draw: int
 ) -> tuple[Callable, Callable, Callable[[str, int], np.ndarray]]:
-    """Fit the first model. Return what fits another on further photos, what scales features, and what chooses among what is seen."""
+    """Fit the first model. Returns functions that fit another one on more photos, scale features, and choose among the photos seen."""
     from edgecnn.runtime.stranger import similarity, unit_rows
     from edgecnn.train.regression import choose_strength, regression
 
@@ -233,7 +234,7 @@ def choose_all(
 
 
 def drawn(photos: Photos, name: str, others: Sequence[np.ndarray], share: float, draw: int) -> list[Row]:
-    """Return what each choice of each number of labels gains, in one draw; a share of what is seen is of the other sets."""
+    """Return the gain of each choice for each number of labels in one draw. `share` of the photos seen come from the other sets."""
     from threadpoolctl import threadpool_limits
 
     generator = np.random.default_rng([draw, 5])
@@ -260,7 +261,7 @@ def drawn(photos: Photos, name: str, others: Sequence[np.ndarray], share: float,
 
 
 def summarised(rows: Sequence[Row]) -> list[Row]:
-    """Return the means over the draws of each set, and of all sets together, with the paired difference to random and its interval."""
+    """Return means over the draws of each set, and of all sets, with the paired difference from random and its interval."""
     found: dict[tuple, dict[tuple, Row]] = defaultdict(dict)
     for row in rows:
         for name in (row["set"], "all"):

@@ -1,9 +1,9 @@
-"""Show the ladder: what each network's int8 file is worth for its bytes, from the bundles and cards in models/.
+"""Show the ladder: the accuracy of each network's int8 file for its size, from the bundles and cards in models/.
 
-Nothing is measured here: accuracies, agreement and intervals are those of each bundle's own parity report, on the test split of its
-data; the minutes are those on its card. MACs are counted from the network. One table and one plot for each data set.
+Nothing is measured here. Accuracies, agreement and intervals come from each bundle's own parity report, on the test split of its data; the
+minutes come from its card. MACs are counted from the network. There is one table and one plot per dataset.
 
-"p worse" is McNemar's one-sided exact test of QAT being worse than PTQ.
+"p worse" is McNemar's one-sided exact test that QAT is worse than PTQ.
 
     python tools/bench/ladder.py [models/cifar10-resnet8 …]
 """
@@ -31,9 +31,9 @@ HEADINGS = (
 
 
 def main() -> None:
-    """Read the bundles, print a table for each data set, and write the figures and the plot."""
+    """Read the bundles, print a table per dataset, and write the figures and the plot."""
     made = parser(__doc__, "ladder")
-    made.add_argument("folders", type=Path, nargs="*", help="of bundles and cards (default: the ladder's in models/)")
+    made.add_argument("folders", type=Path, nargs="*", help="with bundles and cards (default: the ladder's in models/)")
     arguments = made.parse_args()
     folders = arguments.folders or sorted(path.parent for path in ROOT.glob("models/*/*.edgecnn"))
     models = [model_row(folder) for folder in folders]
@@ -49,10 +49,10 @@ def main() -> None:
 
 
 def model_row(folder: Path) -> dict[str, Any]:
-    """Return the figures of the one bundle in a folder; what a bundle does not say is None.
+    """Return the figures of the one bundle in a folder; figures missing from the bundle are None.
 
     Raises:
-        EdgeCNNError: if there is not one bundle that can be read.
+        EdgeCNNError: if the folder does not have exactly one readable bundle.
     """
     paths = sorted(folder.glob("*.edgecnn"))
     if len(paths) != 1:
@@ -71,13 +71,13 @@ def model_row(folder: Path) -> dict[str, Any]:
 
 
 def by_data(models: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the models of each data set by its title, in their order."""
+    """Group the models by the title of their dataset, keeping their order."""
     titles = dict.fromkeys(model["data"] for model in models)
     return {title: [model for model in models if model["data"] == title] for title in titles}
 
 
 def report_figures(report: dict[str, Any]) -> dict[str, Any]:
-    """Return a parity report's figures of float and of both ways to int8, and which goals the one that ships meets."""
+    """Return a parity report's figures for float and both int8 methods, and the goals that the shipped one misses."""
     accuracy = {model["name"]: model["accuracy"] for model in report["models"]}
     interval = {model["name"]: model["accuracy_interval"] for model in report["models"]}
     (int8,) = (model for model in report["models"] if model["name"] == "tflite-int8")
@@ -106,7 +106,7 @@ def report_figures(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def missed(found: dict[str, Any]) -> list[str]:
-    """Return the goals that a model misses, or that cannot be told: "drop", "agreement", "PTQ"."""
+    """Return the goals that a model misses or that cannot be checked: "drop", "agreement", "PTQ"."""
     worse = found["p_worse"] is None or found["p_worse"] < MIN_P
     goals = {"drop": found["drop"] > MAX_DROP, "agreement": found["agreement"] < MIN_AGREEMENT}
     goals["PTQ"] = found["method"] == "qat" and worse
@@ -124,7 +124,7 @@ def macs(bundle: Bundle) -> int:
 
 
 def training_seconds(card: str) -> float | None:
-    """Read a card's training time in seconds; None where it states none."""
+    """Read a card's training time in seconds; None if it states none."""
     found = re.search(r"^Training took ([\d,]+) s\.", card, re.MULTILINE)
     return float(found[1].replace(",", "")) if found else None
 
@@ -146,7 +146,7 @@ def text_row(model: dict[str, Any]) -> tuple[str, ...]:
 
 
 def plot(models: Sequence[dict[str, Any]]) -> bytes:
-    """Plot accuracy over bytes, one panel a data set, and return the PNG's bytes."""
+    """Plot accuracy over file size, with one panel per dataset, and return the PNG's bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

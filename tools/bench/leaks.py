@@ -1,16 +1,17 @@
-"""What bursts do to a split: pairs of one scene on both sides, and the accuracy that is claimed with them.
+"""The effect of bursts on a split: pairs of one scene on both sides, and the accuracy that is claimed as a result.
 
-Real photos are scenes, and of each a burst of ten frames is made: cut and moved by up to 6 %, brighter or darker, with a sensor's noise, as
-JPEG. The search for photos that show the same runs once over all frames, as training does; nobody says which frames are of one burst.
+Real photos serve as scenes, and each becomes a burst of ten frames: cropped and shifted by up to 6 %, brighter or darker, with sensor
+noise, as JPEG. The search for photos of the same scene runs once over all frames, as in training. It does not know which frames form a
+burst.
 
-A draw is half of each class's scenes, which arrive on three days, each burst whole; and once more with every frame on any of the days. Each
-frame's content is drawn too, so that each draw divides anew. With the frames' features of the frozen network of ImageNet, which the search
-computes, logistic regression is fitted on the training frames, and claims its accuracy on the test frames. The truth is its accuracy on the
-frames of all scenes that are not in the draw. The accuracies are of the first draws only, since fitting takes long.
+A draw is half of each class's scenes. They arrive on three days with each burst complete, and again with every frame on any of the days.
+Each frame's content hash is drawn too, so each draw divides anew. Logistic regression is fitted to the training frames, on the features of
+the frozen ImageNet network that the search computes, and claims its accuracy on the test frames. The truth is its accuracy on the frames of
+all scenes outside the draw. Only the first draws have accuracies, because fitting takes long.
 
     EDGECNN_DATA=<folder of trash-photos.zip> python tools/bench/leaks.py
 
---work keeps what is made and computed, so that a bench that was interrupted goes on.
+With --work, intermediate results are kept, so that an interrupted bench can resume.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ from edgecnn.inspect.inspection import find_copies
 from edgecnn.recipe import DataRecipe
 from edgecnn.train.regression import regression
 
-POOL, FRAMES = 50, 10  # scenes of each class of which frames are made, and frames of a scene
+POOL, FRAMES = 50, 10  # scenes per class, and frames per scene
 DAYS = 3
 CUT = 0.06
 BRIGHTNESS, NOISE = 0.15, 3.0
@@ -73,7 +74,7 @@ def burst(photo: Image.Image, random: np.random.Generator) -> bytes:
 
 
 def write_frames(archive: Path, folder: Path, seed: int) -> None:
-    """Write CLASS/SCENE-N.jpg, unless they are there."""
+    """Write CLASS/SCENE-N.jpg unless they exist."""
     if folder.exists():
         return
     random = np.random.default_rng(seed)
@@ -90,14 +91,14 @@ def write_frames(archive: Path, folder: Path, seed: int) -> None:
 
 
 class Seen:
-    """What the search sees of all frames; its limits are the usual ones, since few of all pairs are alike."""
+    """The result of the search over all frames. Its limits are the usual ones, since few of all pairs are alike."""
 
     def __init__(self, dataset: Dataset, cache: Cache) -> None:
         self.found = find_copies(dataset, cache, None, show, scenes_only=True)
         self.hashes = [item.hash for item in self.found.looks.items]
 
     def links(self, here: Sequence[int]) -> list[Link]:
-        """Return the links that the search finds among some of the frames, if only these are there."""
+        """Return the links that the search finds among some of the frames, as if only these existed."""
         search = self.found.search
         search.scenes_only = True
         copies = search.near(np.array(here))
@@ -110,7 +111,7 @@ class Seen:
 def pairs_apart(
     frames: Frames, chosen: Sequence[int], sides: Mapping[str, str], left_out: Container[str] = ()
 ) -> tuple[int, int, int]:
-    """Return how many pairs of frames of one scene there are, how many are in two splits, and in how many of these one is tested with."""
+    """Count pairs of frames of one scene, those in two different splits, and those of the latter with a tested frame."""
     by_scene: dict[int, list[str]] = defaultdict(list)
     for index in chosen:
         by_scene[int(frames.scenes[index])].append(frames.hashes[index])
@@ -123,7 +124,7 @@ def pairs_apart(
 def arrived(
     frames: Frames, order: Sequence[int], content: Mapping[str, str], seen: Seen
 ) -> tuple[dict[str, str], Mapping[str, str]]:
-    """Return the splits of frames that arrive on DAYS days, after an update each day, and those that are left out of comparisons then."""
+    """Return the splits of frames that arrive on DAYS days, with an update each day, and the frames left out of comparisons."""
     sides: Sides = {}
     left_out: Mapping[str, str] = {}
     for day in range(1, DAYS + 1):
@@ -136,7 +137,7 @@ def arrived(
 
 
 def accuracy(frames: Frames, taught: np.ndarray, asked: Sequence[np.ndarray]) -> list[float]:
-    """Fit on some pictures, and return the accuracy on each of several others."""
+    """Fit on some frames, and return the accuracy on each of several other sets."""
     mean = frames.features[taught].mean(axis=0)
     scale = float((frames.features[taught] - mean).std())
     with threadpool_limits(1):
@@ -145,7 +146,7 @@ def accuracy(frames: Frames, taught: np.ndarray, asked: Sequence[np.ndarray]) ->
 
 
 def draw(frames: Frames, seen: Seen, seed: int, fitted: bool) -> dict[str, Any]:
-    """Draw scenes, divide their frames by content alone and with groups, and return the pairs apart and the accuracies of both."""
+    """Draw scenes, divide their frames by content only and with groups, and return pairs apart and accuracies for each."""
     random = np.random.default_rng(seed)
     made = np.unique(frames.scenes)
     classes = {int(scene): int(frames.classes[np.flatnonzero(frames.scenes == scene)[0]]) for scene in made}
@@ -191,7 +192,7 @@ def frames_of(folder: Path, scenes: int) -> Dataset:
 
 
 def described(seen: Seen) -> Frames:
-    """Return the frames, in the order in which the search has them."""
+    """Return the frames, in the search's order."""
     items, features = seen.found.looks.items, seen.found.features
     assert features is not None
     numbers = np.unique([f"{item.label} {scene_of(item)}" for item in items], return_inverse=True)[1]
@@ -215,12 +216,12 @@ def main() -> None:
     )
     made.add_argument("--draws", type=int, default=100, help="draws (default: 100)")
     made.add_argument("--fitted", type=int, default=30, help="draws with accuracies (default: 30)")
-    made.add_argument("--work", type=Path, help="a folder for what is made and computed (default: a temporary one)")
+    made.add_argument("--work", type=Path, help="a folder for intermediate results (default: a temporary one)")
     arguments = made.parse_args()
     archive = Path(os.environ.get("EDGECNN_DATA", ".")) / arguments.data
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.work or Path(temporary)
-        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # the search begins from scratch
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # the search starts from scratch
         write_frames(archive, folder / "frames", 1)
         dataset = frames_of(folder / "frames", arguments.scenes)
         started = time.process_time()
@@ -240,21 +241,21 @@ def main() -> None:
 HEADINGS = (
     "divided",
     "pairs of one scene in two splits",
-    "of them tested with",
+    "of those, with a tested frame",
     "claimed",
     "on other scenes",
     "difference",
 )
 
 TITLES = {
-    "content": "by content alone",
+    "content": "by content only",
     "whole": "scenes in one split",
     "scattered": "the same, each frame on any day",
 }
 
 
 def rows_of(draws: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return the rows of a table: the ways, with the mean of all draws, and between which differences 95 % of them lie."""
+    """Return the rows of a table: each way of dividing, with means over all draws and the range of 95 % of the differences."""
     rows: list[tuple[str, ...]] = []
     for way, title in TITLES.items():
         apart, tested, pairs = (sum(row[key] for row in draws) for key in (f"{way}_apart", f"{way}_tested", "pairs"))
@@ -271,8 +272,8 @@ def rows_of(draws: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def sentence(report: Mapping[str, Any]) -> str:
     fitted = sum("whole_claimed" in row for row in report["draws"])
     return (
-        f"{len(report['draws']):,} draws of half of the {report['scenes']:,} scenes; accuracies of {fitted} of them. To measure again: "
-        f"`EDGECNN_DATA=FOLDER python tools/bench/leaks.py {report['options']}`, where FOLDER has {report['data']}."
+        f"{len(report['draws']):,} draws of half of the {report['scenes']:,} scenes; {fitted} of them have accuracies. To measure again: "
+        f"`EDGECNN_DATA=FOLDER python tools/bench/leaks.py {report['options']}`, with {report['data']} in FOLDER."
     )
 
 

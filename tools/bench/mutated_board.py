@@ -1,6 +1,6 @@
-"""A board that checks a repository again and again, each time with one file of it changed: what `mutated_updates.py` starts and measures.
+"""A board that checks a repository again and again, each time with one changed file. `mutated_updates.py` starts and measures it.
 
-It imports what a board imports to check, and what signs only for a thief who has the keys.
+It imports only what a board needs for the check. Signing code is imported only to play a thief who has the keys.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from edgecnn.device.update.trust import Held
 from edgecnn.errors import EdgeCNNError
 from edgecnn.files import sha256
 
-SHOWN = 5  # of what went wrong
+SHOWN = 5  # problems to show
 MAX_BYTES = 1 << 21
-MAX_ITEMS = 2000  # of a list that is repeated: what the bench itself makes counts as memory too
+MAX_ITEMS = 2000  # of a repeated list: the bench's own data count as memory too
 PASSPHRASE = b"five words of a bench"
 
 HOSTILE: tuple[Any, ...] = (
@@ -39,7 +39,7 @@ HOSTILE: tuple[Any, ...] = (
 
 
 def mutated_bytes(rng: random.Random, data: bytes, others: list[bytes]) -> bytes | None:
-    """Return a file as an enemy or a bad disk leaves it; None for none."""
+    """Return a file as an attacker or a bad disk might leave it; None if it is deleted."""
     start = rng.randrange(len(data) + 1)
     end = min(len(data), start + rng.choice((1, 2, 8, 64, 4096)))
     way = rng.randrange(9)
@@ -65,7 +65,7 @@ def mutated_bytes(rng: random.Random, data: bytes, others: list[bytes]) -> bytes
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each container within a JSON value, and each of its keys or indices."""
+    """Yield each container within a JSON value with each of its keys or indices."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         yield value, key
@@ -73,7 +73,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutated_table(rng: random.Random, table: Any) -> Any:
-    """Return metadata with one to three values replaced, taken out, repeated, or with keys that nobody knows."""
+    """Return metadata with one to three values replaced, removed or repeated, or with unknown keys."""
     table = copy.deepcopy(table)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         found = list(places(table))
@@ -99,7 +99,7 @@ def mutated_table(rng: random.Random, table: Any) -> Any:
 
 
 def as_json(rng: random.Random, table: Any) -> bytes:
-    """Return metadata as JSON, some of it with what takes a parser the most memory or depth that a file of its size can."""
+    """Return metadata as JSON, sometimes with content that costs a parser as much memory or depth as a file of its size can."""
     text = json.dumps(table)
     if rng.random() < 0.02:
         bomb = rng.choice(
@@ -115,7 +115,7 @@ def as_json(rng: random.Random, table: Any) -> bytes:
 
 
 class Subject:
-    """The repository of before and after, and what a board holds that knows the one of before."""
+    """The repositories before and after a release, and the state of a board that knows the earlier one."""
 
     def __init__(self, before: Path, after: Path, clock: datetime) -> None:
         self.folder, self.clock = after, clock
@@ -132,11 +132,11 @@ class Subject:
         self.genuine = [Metadata.from_bytes(data).signed for data in genuine]
         self.first = Held((before / "metadata/1.root.json").read_bytes())
         self.known = self.check(self.first, before)[0]
-        assert all(self.known), "a board accepts the repository of before"
-        assert self.check(self.first, after)[1] and self.check(self.known, after)[1], "and that of after"
+        assert all(self.known), "a board must accept the earlier repository"
+        assert self.check(self.first, after)[1] and self.check(self.known, after)[1], "and the later one"
 
     def check(self, held: Held, folder: Path) -> tuple[Held, str]:
-        """Verify a repository and download its newest release; return what the board then holds, and the SHA-256 of what it got."""
+        """Verify a repository and download its newest release. Returns the board's new state, and the download's SHA-256."""
         with tempfile.TemporaryDirectory() as name:
             scratch = Path(name)
             client = Client(held, FolderFetcher(folder, scratch), str(folder), scratch)
@@ -157,22 +157,22 @@ class Subject:
         return max(names, key=lambda name: json.loads(self.files[name])["signed"]["version"])
 
     def hostile(self, held: Held, got: str, signed: bool) -> str:
-        """Return what a board took that nobody has signed, if a thief has not, or released; "" for nothing.
+        """Name anything a board accepted that was not signed (unless a thief signed) or not released; "" for nothing.
 
-        What python-tuf does not read does not count: of a timestamp it drops what is named next to the snapshot, before it checks.
+        Parts that python-tuf does not read do not count: before it checks a timestamp, it drops entries other than the snapshot.
         """
         for role, data in zip(Held._fields, held, strict=True):
             if signed:
                 continue
             try:
                 if data and Metadata.from_bytes(data).signed not in self.genuine:
-                    return f"{role} is not one that was signed"
+                    return f"{role} was never signed"
             except DeserializationError:
                 return f"{role} is not metadata"
         return "a bundle that was not released" if got and got not in self.targets else ""
 
     def with_files(self, changed: dict[str, bytes | None], held: Held) -> tuple[Held, str]:
-        """Check the repository while some of its files are others."""
+        """Check the repository with some of its files changed."""
         try:
             for name, data in changed.items():
                 (self.folder / name).unlink(missing_ok=True)
@@ -190,7 +190,7 @@ Change = Callable[[random.Random], dict[str, bytes | None]]
 
 
 def unsigned(subject: Subject) -> Change:
-    """Return what changes one file without any key: its bytes, or values of its JSON."""
+    """Return a function that changes one file without any key: its bytes, or values of its JSON."""
     others = list(subject.files.values())
 
     def change(rng: random.Random) -> dict[str, bytes | None]:
@@ -204,7 +204,7 @@ def unsigned(subject: Subject) -> Change:
 
 
 def signed(subject: Subject, keys: Path) -> Change:
-    """Return what changes values of targets, snapshot or timestamp as a thief does who has their keys: all three are signed anew."""
+    """Return a function that changes values of targets, snapshot or timestamp like a thief with their keys, and re-signs all three."""
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from securesystemslib.formats import encode_canonical
     from securesystemslib.signer import CryptoSigner
@@ -218,7 +218,9 @@ def signed(subject: Subject, keys: Path) -> Change:
 
     def sign(role: str, content: Any) -> bytes:
         signature = {"keyid": signers[role].public_key.keyid, "sig": "00" * 64}
-        with contextlib.suppress(Exception, RecursionError):  # what canonical JSON cannot hold has no signature
+        with contextlib.suppress(
+            Exception, RecursionError
+        ):  # content that canonical JSON cannot represent stays unsigned
             signature = signers[role].sign(str(encode_canonical(content)).encode()).to_dict()
         return json.dumps({"signed": content, "signatures": [signature]}).encode(errors="surrogatepass")
 
@@ -240,7 +242,7 @@ def signed(subject: Subject, keys: Path) -> Change:
 
 
 def without_signatures() -> None:
-    """Take the rule out that all else rests on, to see that a board without it is deceived."""
+    """Disable signature checks, to confirm that a board without them is deceived."""
     from tuf.api.metadata import Root
 
     Root.verify_delegate = lambda *arguments: None  # type: ignore[method-assign]
@@ -251,8 +253,10 @@ def main() -> None:
     made.add_argument("folder", type=Path, help="has before/ and after/, two states of a repository, and keys/")
     made.add_argument("--n", type=int, default=1000, help="how many changes (default: 1000)")
     made.add_argument("--seed", type=int, default=1, help="of the changes (default: 1)")
-    made.add_argument("--signed", action="store_true", help="by a thief who has the targets and the online key")
-    made.add_argument("--trusting", action="store_true", help="by a board that checks no signature")
+    made.add_argument(
+        "--signed", action="store_true", help="changes come from a thief with the targets and online keys"
+    )
+    made.add_argument("--trusting", action="store_true", help="the board checks no signatures")
     arguments = made.parse_args()
     rng = random.Random(arguments.seed)
     subject = Subject(arguments.folder / "before", arguments.folder / "after", datetime.now(UTC))

@@ -1,9 +1,9 @@
-"""Change a file of a repository of releases 20,000 times at random, and see what a board makes of it: none is accepted, and none crashes.
+"""Change a file of a release repository 20,000 times at random, and observe a board: it must accept none of the changes and never crash.
 
-Three boards in processes of their own: changes without a key; changes that a thief signs who has the targets and the online key, of which
-none may crash the board; and, to see that the bench notices, a board that checks no signature.
+Three boards run in separate processes. One gets changes made without a key. One gets changes signed by a thief with the targets and online
+keys, which must not crash it. The third checks no signatures, to prove that the bench notices.
 
-"As released" is a board that got the bundle all the same: the change was of what it did not need, such as a newer root that is not there.
+"As released" means that the board still got the bundle: the change affected something it did not need, such as a missing newer root.
 
     python tools/bench/mutated_updates.py
 """
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def make(folder: Path) -> None:
-    """Write two states of a repository, before and after a release and a new root, and its keys."""
+    """Write a repository's state before and after a release and a new root, and its keys."""
     repository, keys = Repository(folder / "after"), Keys([folder / "keys"], lambda name, new: PASSPHRASE.decode())
     operations.init(repository.folder, keys)
     for number, name in enumerate(BUNDLES, 1):

@@ -1,8 +1,8 @@
-"""Time listing, hashing and decoding many photos, and the memory that they take: does it grow with their number?
+"""Time listing, hashing and decoding of many photos, and measure the memory: does it grow with their number?
 
-The photos are made for it: a few drawn JPEGs, each with other numbers in its quantization table, so that no two have the same bytes or
-the same pixels, and making 100,000 takes seconds. Listing and decoding are those of `edgecnn train`, in a process of its own; anonymous
-memory (RssAnon of /proc) is read a hundred times a second.
+The photos are made for this: a few drawn JPEGs, each with different numbers in its quantization table, so that no two have the same bytes
+or pixels, and making 100,000 takes seconds. Listing and decoding are those of `edgecnn train`, in a separate process. Anonymous memory
+(RssAnon in /proc) is read a hundred times per second.
 
     python tools/bench/photos.py --n 100000
 """
@@ -24,15 +24,15 @@ from harness import about, environment, finish, parser
 from PIL import Image
 
 CLASSES, DRAWN, SIZE = 4, 16, (320, 240)
-"""How many classes, how many different drawings, each of a class, and their width and height."""
+"""The number of classes, the number of different drawings, each in one class, and their width and height."""
 
 
 def main() -> None:
     """Measure, print a table and write the figures."""
     made = parser(__doc__, "photos")
     made.add_argument("--n", type=int, default=100_000, help="photos (default: 100000)")
-    made.add_argument("--side", type=int, default=160, help="rows and columns that they are decoded to (default: 160)")
-    made.add_argument("--folder", type=Path, help="where they are made (default: a temporary folder)")
+    made.add_argument("--side", type=int, default=160, help="rows and columns to decode them to (default: 160)")
+    made.add_argument("--folder", type=Path, help="where to make them (default: a temporary folder)")
     made.add_argument(
         "--part", action="store_true", help="list and decode the photos of --folder, and print the figures"
     )
@@ -62,10 +62,10 @@ def main() -> None:
 
 
 def write_photos(folder: Path, count: int, first: int = 0) -> None:
-    """Write photos as folder/CLASS/*.jpg, the same number of each class, no two with the same pixels; `first` is the first one's index.
+    """Write photos as folder/CLASS/*.jpg, equally many per class, no two with the same pixels; `first` is the index of the first one.
 
-    Three numbers of the luminance's quantization table are those of the photo's index: what the constant and the two lowest frequencies are
-    multiplied with. They change every pixel, and no photo is encoded again.
+    The photo's index determines three numbers of the luminance's quantization table: the factors of the constant and of the two lowest
+    frequencies. They change every pixel without encoding any photo again.
     """
     drawings = [drawn(number) for number in range(DRAWN)]
     for label in range(CLASSES):
@@ -80,18 +80,18 @@ def write_photos(folder: Path, count: int, first: int = 0) -> None:
 
 
 def drawn(number: int) -> tuple[bytearray, int]:
-    """Return a drawing as a JPEG's bytes, and where the luminance's quantization table begins."""
+    """Return a drawing as a JPEG's bytes, and the offset of the luminance's quantization table."""
     random = np.random.default_rng(number)
     coarse = random.integers(0, 256, (8 + number % CLASSES, 12, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC).save(buffer, "jpeg", quality=85)
     data = bytearray(buffer.getvalue())
-    return data, data.index(b"\xff\xdb") + 5  # the marker, two bytes of length, one that says which table
+    return data, data.index(b"\xff\xdb") + 5  # the marker, two bytes of length, one that identifies the table
 
 
 @contextlib.contextmanager
 def memory() -> Iterator[list[float]]:
-    """Read this process's anonymous memory meanwhile; the list has the readings."""
+    """Record this process's anonymous memory during the block; the list collects the readings."""
     readings, ended = [anonymous_mib()], threading.Event()
 
     def read() -> None:
@@ -108,13 +108,13 @@ def memory() -> Iterator[list[float]]:
 
 
 def anonymous_mib() -> float:
-    """Return the anonymous memory that this process has in RAM, in MiB."""
+    """Return this process's anonymous memory in RAM, in MiB."""
     lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def part(folder: Path, side: int) -> dict[str, Any]:
-    """List, hash and decode the photos of a folder as training does, and return the figures."""
+    """List, hash and decode a folder's photos like training, and return the figures."""
     from edgecnn.data import open_dataset
     from edgecnn.recipe import DataRecipe
 

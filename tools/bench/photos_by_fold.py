@@ -1,7 +1,7 @@
-"""How good a model a few photos give, by edgecnn's defaults: each photo tested once by five stratified folds, or a few photos a class.
+"""The quality of models trained on few photos with edgecnn's defaults: each photo tested once in five folds, or a few photos per class.
 
-With --per-class K, K photos a class are drawn, and all others are the test split; of an archive with folders train and test the drawn ones
-are of train, and all of test are tested. Figures are of the int8 TFLite file and of the float model, over all tested photos together.
+With --per-class K, K photos per class are drawn, and all others form the test split. If an archive has the folders train and test, photos
+are drawn from train, and all of test is tested. Figures are for the int8 TFLite file and the float model, over all tested photos together.
 
     python tools/bench/photos_by_fold.py --data <trash-photos.zip> --networks auto resnet_100kb --seeds 1 2 3
     … --per-class 50 20 --seeds 1 2 3
@@ -22,12 +22,12 @@ from harness import Results, Row, about, finish, parser
 
 FOLDS = 5
 HEADINGS = (
-    "network", "photos a class", "seed", "trained on", "tested", "float", "int8", "drop", "agreement", "bytes", "min"
+    "network", "photos per class", "seed", "trained on", "tested", "float", "int8", "drop", "agreement", "bytes", "min"
 )  # fmt: skip
 
 
 class Photo(NamedTuple):
-    """A photo of an archive: its name there, its class, and its split; "" where the archive has none."""
+    """A photo in an archive: its name there, its class, and its split ("" if the archive has no splits)."""
 
     name: str
     label: str
@@ -37,9 +37,9 @@ class Photo(NamedTuple):
 def main() -> None:
     """Train, print a table and write the figures."""
     made = parser(__doc__, "photos_by_fold")
-    made.add_argument("--data", type=Path, required=True, help="a zip of photos, one folder for each class")
+    made.add_argument("--data", type=Path, required=True, help="a zip of photos, with one folder per class")
     made.add_argument("--networks", nargs="+", default=["auto"], help="default: %(default)s")
-    made.add_argument("--per-class", type=int, nargs="+", default=[], help="photos a class, instead of folds")
+    made.add_argument("--per-class", type=int, nargs="+", default=[], help="photos per class, instead of folds")
     made.add_argument("--every", type=int, default=1, help="take every Nth class (default: all)")
     made.add_argument("--seeds", type=int, nargs="+", default=[1], help="default: 1")
     made.add_argument("--set", dest="settings", action="append", default=[], help="KEY=VALUE of the recipe")
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def listed(archive: Path, every: int = 1) -> list[Photo]:
-    """Return a zip's photos, sorted, of every Nth class."""
+    """Return the photos of every Nth class of a zip, sorted."""
     with zipfile.ZipFile(archive) as file:
         places = [["", *name.split("/")] for name in sorted(file.namelist()) if name.lower().endswith(".jpg")]
     photos = [
@@ -70,7 +70,7 @@ def listed(archive: Path, every: int = 1) -> list[Photo]:
 
 
 def divided(photos: Sequence[Photo], per_class: int, fold: int, seed: int) -> dict[str, str]:
-    """Return the split of each photo that is used: a stratified fold is the test split, or what is left of so many of each class."""
+    """Return the split of each photo in use. The test split is a stratified fold, or the rest after `per_class` photos of each class."""
     random = np.random.default_rng([seed, 7])
     splits: dict[str, str] = {}
     for label in sorted({photo.label for photo in photos}):
@@ -92,7 +92,7 @@ def write_split(archive: Path, path: Path, photos: Sequence[Photo], splits: Mapp
 
 
 def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row:
-    """Train by the defaults, export, and answer the test split; counts of photos, bytes, seconds."""
+    """Train with the defaults, export, and classify the test split. Returns counts of photos, bytes, and seconds."""
     from edgecnn.data import open_dataset
     from edgecnn.evaluate.answers import contract_of
     from edgecnn.export import export, export_path
@@ -141,7 +141,7 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
 
 
 def groups(results: Sequence[Row]) -> Iterator[list[Row]]:
-    """Yield the trainings of one network, count of photos and seed together."""
+    """Yield the trainings with the same network, number of photos and seed together."""
 
     def group(result: Row) -> tuple[str, int, int]:
         return result["network"], -result["per_class"], result["seed"]
@@ -151,7 +151,7 @@ def groups(results: Sequence[Row]) -> Iterator[list[Row]]:
 
 
 def row(results: Sequence[Row]) -> tuple[str, ...]:
-    """Return the figures of trainings whose test splits have no photo in common, as text."""
+    """Return the figures of trainings with disjoint test splits, as text."""
     first, count = results[0], sum(result["n"] for result in results)
     shares = [sum(result[key] for result in results) / count for key in ("float_right", "int8_right", "agreed")]
     photos = str(first["per_class"] or f"{len(results)} folds")

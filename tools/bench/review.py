@@ -1,8 +1,8 @@
-"""How long a reviewer waits: from a key to the next picture on the screen, in Chromium, for 200 pictures of 640x480.
+"""How long a reviewer waits from a key press to the next picture on the screen, in Chromium, for 200 pictures of 640x480.
 
-The time runs from the key's event until the frame in which the next picture is painted: the label is on disk by then. fsync is what takes
-most of it, and depends on the disk, so a bare one is timed too. On a machine that has other work, the processor's time says more: that of
-the server and of all of Chromium's threads, from key to key.
+The time runs from the key's event to the frame that paints the next picture; by then the label is on disk. Most of it is fsync, which
+depends on the disk, so a bare fsync is timed too. On a busy machine the processor time is more informative: that of the server and of all
+of Chromium's threads, from key to key.
 
     python tools/bench/review.py
 """
@@ -98,7 +98,7 @@ def measure(folder: Path) -> Row:
 
 
 def keep(folder: Path) -> None:
-    """Keep pictures with the detail of a photo: coarse tiles, finer ones and noise."""
+    """Keep pictures with photo-like detail: coarse tiles, finer ones and noise."""
     chance = np.random.default_rng(1)
     width, height = SIZE
     for number in range(PICTURES):
@@ -135,7 +135,7 @@ def wait(browser, script: str) -> None:
 
 
 def cpu_ms(process: int) -> float:
-    """Return the processor milliseconds of a process and of those that it has started, by the scheduler's own count."""
+    """Return the processor milliseconds of a process and its children, from the scheduler's accounting."""
     total = 0.0
     for task in Path(f"/proc/{process}/task").iterdir():
         with contextlib.suppress(OSError):  # it has just ended

@@ -1,9 +1,9 @@
-"""Time the device runtime against loops written by hand for the one model: medians of interleaved calls, one thread, int8 TFLite in LiteRT.
+"""Time the device runtime against hand-written loops for one model: medians of interleaved calls, one thread, int8 TFLite in LiteRT.
 
-frame   a 640x480 RGB array to a label: edgecnn; a loop by hand of the same resize and `invoke`; Pillow's bilinear filter over the
-        whole frame, then `invoke`; the network alone
+frame   a 640x480 RGB array to a label: edgecnn; a hand-written loop with the same resize and `invoke`; Pillow's bilinear filter over the
+        whole frame, then `invoke`; the network only
 photo   a 12-megapixel JPEG to a label: edgecnn; full decoding, then edgecnn's resize
-folder  `edgecnn classify DIR` on small JPEGs, in a process of its own, and a script written by hand
+folder  `edgecnn classify DIR` on small JPEGs, in a separate process, and a hand-written script
 
 python tools/bench/runtime.py --model run.edgecnn
 """
@@ -27,13 +27,13 @@ from edgecnn.runtime.timing import Timing, measure_interleaved
 
 FRAME, PHOTO = (640, 480), (4000, 3000)
 WARMUP = 50
-"""Rounds of a frame that do not count."""
+"""Untimed rounds of a frame."""
 
 
 def main() -> None:
     """Measure, print a table and write the figures."""
     made = parser(__doc__, "runtime")
-    made.add_argument("--model", type=Path, help="a bundle with an int8 .tflite model (default: as edgecnn chooses)")
+    made.add_argument("--model", type=Path, help="a bundle with an int8 .tflite model (default: edgecnn's own choice)")
     made.add_argument("--n", type=int, default=500, help="rounds of a frame (default: 500)")
     made.add_argument("--photos", type=int, default=5000, help="small JPEGs in the folder (default: 5000)")
     made.add_argument("--folder-n", type=int, default=7, help="rounds of the folder (default: 7)")
@@ -59,7 +59,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(times: dict[str, Timing], n: int) -> dict[str, Any]:
-    """Return timings as JSON, each with edgecnn's share of it."""
+    """Return timings as JSON, each with its ratio to edgecnn's."""
     ours = times["edgecnn"].p50_ms
     ways = {
         name: {"p50_ms": item.p50_ms, "p90_ms": item.p90_ms, "ratio": ours / item.p50_ms}
@@ -69,7 +69,7 @@ def table(times: dict[str, Timing], n: int) -> dict[str, Any]:
 
 
 def loop(classifier: Classifier) -> Callable[[Image.Image | np.ndarray], int]:
-    """Return a function from the model's input pixels to a class, by the interpreter's own calls."""
+    """Return a function from the model's input pixels to a class, using the interpreter directly."""
     interpreter = classifier.model.engine._interpreter
     read, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]["index"]
     index, shape = read["index"], tuple(read["shape"])
@@ -83,7 +83,7 @@ def loop(classifier: Classifier) -> Callable[[Image.Image | np.ndarray], int]:
 
 
 def frame(classifier: Classifier, n: int) -> dict[str, Any]:
-    """Time a camera's frame, an array in the model's channels, to a label."""
+    """Time classification of a camera frame, an array in the model's channels."""
     contract = classifier.model.contract
     height, width = contract.height, contract.width
     pixels = np.asarray(images.to_mode(drawing(FRAME), contract.channels))
@@ -102,7 +102,7 @@ def frame(classifier: Classifier, n: int) -> dict[str, Any]:
 
 
 def photo(classifier: Classifier, n: int) -> dict[str, Any]:
-    """Time a large JPEG's bytes to a label."""
+    """Time classification of a large JPEG's bytes."""
     contract = classifier.model.contract
     data, label = jpeg(drawing(PHOTO, 1), quality=90), loop(classifier)
 
@@ -115,7 +115,7 @@ def photo(classifier: Classifier, n: int) -> dict[str, Any]:
 
 
 def folder(classifier: Classifier, count: int, n: int) -> dict[str, Any]:
-    """Time `edgecnn classify DIR` and a script written by hand, both cold, over small JPEGs of the model's size."""
+    """Time `edgecnn classify DIR` and a hand-written script, both cold, over small JPEGs of the model's size."""
     contract = classifier.model.contract
     with tempfile.TemporaryDirectory() as name:
         photos = Path(name, "photos")
@@ -135,7 +135,7 @@ def folder(classifier: Classifier, count: int, n: int) -> dict[str, Any]:
 
 
 def drawing(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    """Return a drawn RGB picture of blotches and a little noise, which a JPEG holds about as a photograph."""
+    """Draw an RGB picture of blotches and a little noise, which compresses about like a photograph."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
     noise = random.normal(0, 4, (size[1], size[0], 1))
@@ -143,7 +143,7 @@ def drawing(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 def jpeg(image: Image.Image, quality: int) -> bytes:
-    """Return an image as a JPEG's bytes, colour at half the resolution."""
+    """Return an image as a JPEG's bytes, with colour at half resolution."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
     return buffer.getvalue()

@@ -1,13 +1,13 @@
-"""The second day, from a few photos to a better model in a slot: what is kept, labelled, and gained, and how long it takes.
+"""The second day, from a few photos to a better model in a slot: what is kept, labelled and gained, and how long it takes.
 
-A draw trains a model on a few photos of each class, and shows it others as a stream, each for a moment. What it keeps is given its true
-label through the API of `edgecnn review`, goes to the photos, and `edgecnn run --against` makes the next model, which goes into a slot.
-Both are asked about the photos that are left, which neither has seen. The day is as long as the stream: of the random sample, which is
-drawn for a whole day, so many are requested that some fall into it.
+A draw trains a model on a few photos of each class and shows it others as a stream, each for a moment. The pictures it keeps get their true
+labels through the API of `edgecnn review` and join the photos. `edgecnn run --against` makes the next model, which goes into a slot. Both
+models then classify the remaining photos, which neither has seen. The day is as long as the stream. The random sample is drawn for a whole
+day, so a large quota is requested to get some of it within the stream.
 
     python tools/bench/second_day.py --data <trash-photos.zip>
 
-A draw takes two trainings. `--train` has more options of `edgecnn run`, such as "--folds 5", which takes six times as long. To try it:
+A draw takes two trainings. `--train` takes more options of `edgecnn run`, such as "--folds 5", which takes six times as long. For a trial:
 
     python tools/bench/second_day.py --data <trash-photos.zip> --draws 1 --stream 40 --hold 0.2 --out /tmp/day.json \\
         --train "--network resnet_25kb --size 32 --epochs 1 --qat-epochs 1 --set init.source=random"
@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 NETWORK = "--network efficientnet_lite0_1200kb"
-"""Not chosen by the photos, which takes minutes and is measured elsewhere."""
+"""Fixed, because choosing it from the photos takes minutes and is measured elsewhere."""
 
 STREAMED = """\
 import sys, time
@@ -47,20 +47,20 @@ for name in sys.stdin.read().split("\\n"):
         time.sleep({hold} / 2)
 """
 
-PATIENCE_S = 300.0  # until a server is there: the machine may be busy
+PATIENCE_S = 300.0  # for a server to start, since the machine may be busy
 
-SIDE = 16  # pixels of what tells a picture that was kept by the photo that was shown
+SIDE = 16  # side in pixels of the thumbnails that match a kept picture with the photo shown
 
 
 def main() -> None:
     parser = harness.parser(__doc__, "second_day")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--each", type=int, default=20, help="photos a class of the first model")
-    parser.add_argument("--stream", type=int, default=600, help="photos that are shown")
-    parser.add_argument("--hold", type=float, default=1.0, help="seconds that each is shown")
-    parser.add_argument("--keep-unsure", type=int, default=720, help="of a day; an hour may have a sixth")
-    parser.add_argument("--keep-random", type=int, default=10_000, help="of a whole day, of which the stream is a part")
+    parser.add_argument("--each", type=int, default=20, help="photos per class for the first model")
+    parser.add_argument("--stream", type=int, default=600, help="photos to show")
+    parser.add_argument("--hold", type=float, default=1.0, help="seconds to show each")
+    parser.add_argument("--keep-unsure", type=int, default=720, help="per day; an hour may use a sixth")
+    parser.add_argument("--keep-random", type=int, default=10_000, help="per whole day, of which the stream is a part")
     parser.add_argument("--train", default=NETWORK, help="more options of edgecnn run")
     given = parser.parse_args()
     settings = {
@@ -95,13 +95,13 @@ def main() -> None:
 
 
 def page() -> list[list[str]]:
-    """Return the words of each command of the day, as docs/second-day.md has them first."""
+    """Return the words of each command of the day, from the first block of docs/second-day.md."""
     text = (harness.ROOT / "docs" / "second-day.md").read_text(encoding="utf-8")
     return [shlex.split(line) for line in text.split("```sh\n")[1].split("```")[0].splitlines()]
 
 
 def day(given: Any, folder: Path, draw: int) -> harness.Row:
-    """Do what the page says with the photos of a draw, and return its figures; `given` are the options of `main`."""
+    """Follow the page with the photos of a draw, and return the figures; `given` are the options of `main`."""
     photos, rest = folder / "photos", folder / "rest"
     shown = divided(given, photos, rest, draw)
     minutes: dict[str, float] = {}
@@ -146,7 +146,7 @@ def day(given: Any, folder: Path, draw: int) -> harness.Row:
 
 
 def divided(given: Any, photos: Path, rest: Path, draw: int) -> list[tuple[Path, str]]:
-    """Unpack the photos: a few of each class to `photos`, and all but those that are shown to `rest`; return these with their classes."""
+    """Unpack the photos: a few of each class to `photos`, some to be shown, the rest to `rest`. Returns those to show, with classes."""
     chance = random.Random(draw)
     whole = rest.parent / "whole"
     with zipfile.ZipFile(given.data) as file:
@@ -173,7 +173,7 @@ def moved(path: Path, folder: Path) -> None:
 
 
 def stream(given: Any, folder: Path, words: Sequence[str], paths: Sequence[Path]) -> None:
-    """Show photos to a model as a camera would, and let it keep what it keeps."""
+    """Show photos to a model like a camera, and let it keep pictures."""
     script, names = folder / "stream.py", folder / "names"
     script.write_text(STREAMED.format(hold=given.hold))
     names.write_text("\n".join(map(str, paths)))
@@ -190,7 +190,7 @@ def small(path: Path) -> np.ndarray:
 
 
 def labels_of(kept: Path, shown: Sequence[tuple[Path, str]]) -> dict[str, str]:
-    """Return the true class of each picture that was kept, by its hash: that of the photo that looks like it."""
+    """Return the true class of each kept picture by its hash: that of the most similar photo."""
     photos = np.stack([small(path) for path, _ in shown])
     labels = {}
     for path in kept.glob("*/*.json"):
@@ -200,14 +200,14 @@ def labels_of(kept: Path, shown: Sequence[tuple[Path, str]]) -> dict[str, str]:
 
 
 def review(folder: Path, words: Sequence[str], labels: Mapping[str, str]) -> harness.Row:
-    """Answer every question of a review with the true class, as its page does; return what the command says at its end."""
+    """Answer every question of a review with the true class, like its page, and return the command's final output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     line = [sys.executable, "-m", "edgecnn", "review", *words, "--http", f"127.0.0.1:{port}", "--http-open", "--json"]
     signal.signal(
         signal.SIGINT, signal.default_int_handler
-    )  # a shell's `&` has this process ignore it, and its children too
+    )  # started with a shell's `&`, this process and its children would ignore it
     with subprocess.Popen(line, cwd=folder, env=harness.environment(), stdout=subprocess.PIPE) as server:
         for document in questions(f"http://127.0.0.1:{port}/v1/review", server):
             for question in document["next"]:
@@ -222,7 +222,7 @@ def review(folder: Path, words: Sequence[str], labels: Mapping[str, str]) -> har
 
 
 def questions(url: str, server: subprocess.Popen[bytes]) -> Iterator[harness.Row]:
-    """Yield what is asked until nothing is left; the server takes a while to begin."""
+    """Yield the questions until none is left. The server takes a while to start."""
     until, document = time.monotonic() + PATIENCE_S, None
     while document is None:
         try:
@@ -247,7 +247,7 @@ def asked(url: str, body: Mapping[str, Any] | None = None) -> harness.Row:
 
 
 def command(folder: Path, *arguments: object, codes: Sequence[int] = (0,)) -> tuple[bytes, int]:
-    """Run edgecnn in a folder; return its output and exit code, which has to be one of `codes`."""
+    """Run edgecnn in a folder. Returns its output and exit code, which must be one of `codes`."""
     line = [sys.executable, "-m", "edgecnn", *map(str, arguments)]
     done = subprocess.run(line, cwd=folder, env=harness.environment(), capture_output=True)
     if done.returncode not in codes:

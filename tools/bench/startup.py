@@ -1,6 +1,6 @@
-"""Time `edgecnn classify photo.jpg --json` from a cold process against a script written by hand for the one model.
+"""Time `edgecnn classify photo.jpg --json` from a cold process against a hand-written script for one model.
 
-Both run in the same interpreter, interleaved, after warm-up rounds, with cached bytecode; figures are medians. The script checks nothing.
+Both run in the same interpreter, interleaved, after warm-up rounds, with cached bytecode. Figures are medians. The script checks nothing.
 
     python tools/bench/startup.py --python venv/bin/python --n 31
 """
@@ -33,7 +33,7 @@ def main() -> None:
     """Measure, print a table and write the figures."""
     made = parser(__doc__, "startup")
     made.add_argument("--python", default=sys.executable, help="the interpreter to measure in (default: this one)")
-    made.add_argument("--model", type=Path, help="a bundle with an int8 .tflite model (default: as edgecnn chooses)")
+    made.add_argument("--model", type=Path, help="a bundle with an int8 .tflite model (default: edgecnn's own choice)")
     made.add_argument("--engine", choices=tuple(ENGINES), default="litert", help="default: litert")
     made.add_argument("--n", type=int, default=31, help="rounds that count (default: 31)")
     arguments = made.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def commands(folder: Path, bundle: Bundle, python: str, engine: str) -> dict[str, list[str]]:
-    """Write the photo, the model and the script into a folder; return the two commands to compare."""
+    """Write the photo, the model and the script into a folder. Returns the two commands to compare."""
     photo = folder / "photos" / "photo.jpg"
     photo.parent.mkdir()
     small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)

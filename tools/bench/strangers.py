@@ -1,10 +1,11 @@
-"""Can a classifier say "not one of these"? Each class of a set of photos is left out once and shown afterwards, as a stranger.
+"""Can a classifier say "not one of these"? Each class of a photo set is left out once and then shown as a stranger.
 
-For each class left out, a network is trained by edgecnn's defaults on four fifths of the others' photos and quantized after training; the
-last fifth are the known photos, and all of the left-out class are the strangers. With --per-class K, K photos of each other class are drawn
-for training and validation, and all others are the known photos. Figures are of the int8 TFLite file and the decision `stranger` at its
-own limit: AUROC, and the shares refused. About a hundred photos set a limit, so that chance decides much: the photos that no network was
-trained on are divided at random again, and the means over all divisions are stated too. Far strangers are enlarged digits, and noise.
+For each class left out, edgecnn's defaults train a network on four fifths of the other photos and quantize it after training. The last
+fifth are the known photos, and all of the left-out class are the strangers. With --per-class K, K photos of each other class are drawn for
+training and validation, and all others are the known photos. Figures are for the int8 TFLite file and the decision `stranger` at its own
+limit: AUROC, and the shares refused. About a hundred photos set a limit, so chance matters a lot. Therefore the photos that no network was
+trained on are also divided at random many times, and the means over all divisions are reported. Far strangers are enlarged digits and
+noise.
 
     python tools/bench/strangers.py --data <trash-photos.zip>
     … --network auto --per-class 50 --out tools/bench/results/strangers_few.json
@@ -29,7 +30,7 @@ DIVISIONS = 200
 """Random divisions of the photos that no network was trained on."""
 
 FAR = 300
-"""Images of each kind of far strangers."""
+"""Images per kind of far stranger."""
 
 HEADINGS = (
     "left out", "strangers", "known", "accuracy", "AUROC", "strangers refused", "known refused",
@@ -40,9 +41,9 @@ HEADINGS = (
 def main() -> None:
     """Train, print a table and write the figures."""
     made = parser(__doc__, "strangers")
-    made.add_argument("--data", type=Path, required=True, help="a zip of photos, one folder for each class")
+    made.add_argument("--data", type=Path, required=True, help="a zip of photos, with one folder per class")
     made.add_argument("--network", default="efficientnet_lite0_1200kb", help="default: %(default)s")
-    made.add_argument("--per-class", type=int, default=0, help="photos a class, instead of four fifths")
+    made.add_argument("--per-class", type=int, default=0, help="photos per class, instead of four fifths")
     made.add_argument("--seed", type=int, default=1, help="default: 1")
     made.add_argument("--set", dest="settings", action="append", default=[], help="KEY=VALUE of the recipe")
     arguments = made.parse_args()
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def measure(archive: Path, photos: Sequence[Photo], label: str, arguments: argparse.Namespace, folder: Path) -> Row:
-    """Train without one class and score its photos, the known test photos and far strangers; say why where no limit was set."""
+    """Train without one class and score its photos, the known test photos and far strangers, or report why no limit was set."""
     from edgecnn.calibrate.strangers import fit_limit
     from edgecnn.data import open_dataset
     from edgecnn.evaluate.answers import input_contract
@@ -98,7 +99,7 @@ def measure(archive: Path, photos: Sequence[Photo], label: str, arguments: argpa
     chosen = choosing.strangers(choosing.confidence(None).temperature)
     if chosen is None:
         sys.exit(
-            f"{recipe.network.name} gives no features, by which strangers are recognised: choose a network from ImageNet"
+            f"{recipe.network.name} outputs no features, which are needed to detect strangers. Choose a network from ImageNet."
         )
     if chosen.limit is None:
         return {"not_fitted": chosen.not_fitted}
@@ -150,14 +151,14 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 def auroc(known: np.ndarray, strangers: np.ndarray) -> float:
-    """Return the share of pairs in which the known scores higher; a tie counts half."""
+    """Return the share of pairs in which the known image scores higher. A tie counts half."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score([True] * len(known) + [False] * len(strangers), np.concatenate([known, strangers])))
 
 
 def far_strangers(height: int, width: int) -> dict[str, np.ndarray]:
-    """Return images that nobody would take for the photos, uint8 (FAR, height, width, 3) of each kind."""
+    """Return images that nobody would mistake for the photos, uint8 (FAR, height, width, 3) of each kind."""
     from sklearn.datasets import load_digits
 
     digits = (load_digits().images[:FAR, :, :, np.newaxis] * (255 / 16)).astype(np.uint8).repeat(3, axis=3)
@@ -166,7 +167,7 @@ def far_strangers(height: int, width: int) -> dict[str, np.ndarray]:
 
 
 def row(result: Row) -> tuple[str, ...]:
-    """Return the figures of one class left out, as text, or why there are none."""
+    """Return the figures for one left-out class as text, or why there are none."""
     if "divided" not in result:
         return (result["left_out"], f"no limit: {result['not_fitted']}", *[""] * (len(HEADINGS) - 2))
     shares = (
@@ -180,7 +181,7 @@ def row(result: Row) -> tuple[str, ...]:
 
 
 def mean_row(results: Sequence[Row]) -> tuple[str, ...]:
-    """Return the means over the classes left out, as text."""
+    """Return the means over all left-out classes, as text."""
 
     def mean(key: str, within: str | None = None) -> float:
         return float(np.mean([result[within][key] if within else result[key] for result in results]))

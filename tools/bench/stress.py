@@ -1,7 +1,7 @@
-"""The stress test of shipped models, and of networks trained on photos without and with --robust.
+"""The stress test of shipped models, and of networks trained on photos with and without --robust.
 
-For each draw one stratified fold of five is the test split. `edgecnn run` skips what is done already, so the bench can be interrupted.
-Validation images choose and the test split confirms: both are measured for the runs, the test split for the shipped models.
+In each draw one stratified fold of five is the test split. `edgecnn run` skips finished stages, so the bench can be interrupted. Validation
+images choose and the test split confirms: the runs are measured on both, the shipped models on the test split.
 
     EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/stress.py --data <trash-photos.zip> --runs /tmp/stress
 """
@@ -23,16 +23,16 @@ SHIPPED: Mapping[str, Sequence[str]] = {
     "cifar10-resnet_25kb": ("--limit", "2000"),
     "cifar10-resnet8": ("--limit", "2000"),
 }
-"""Shipped models, and how many of their test images are measured: the first ones by their content's hash."""
+"""Shipped models, with the number of test images to measure: the first ones by content hash."""
 
 PHOTOS: Mapping[str, Mapping[str, Any]] = {"network": {"name": "efficientnet_lite0_270kb", "height": 96, "width": 96}}
 """The recipe of the runs on photos, without data and seed."""
 
 WAYS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"lite": {}, "lite-robust": {"train": {"robust": True}}}
-"""The runs on photos by name, and what each adds to the recipe."""
+"""The runs on photos by name, and their additions to the recipe."""
 
 DRAWS = (3, 4, 5)
-"""Seeds of the divisions of the photos and of the trainings. Draws 1 and 2 were looked at while `--robust` was made."""
+"""Seeds for dividing the photos and for training. Draws 1 and 2 were looked at while `--robust` was developed."""
 
 SPLITS = ("validation", "test")
 
@@ -44,8 +44,8 @@ BY_CORRUPTION = ("corruption", "without", "with --robust", "points")
 def main() -> None:
     """Train, measure, print a table and write the figures."""
     made = parser(__doc__, "stress")
-    made.add_argument("--data", type=Path, required=True, help="a zip of photos, one folder for each class")
-    made.add_argument("--runs", type=Path, required=True, help="folder of the trained runs, which are kept there")
+    made.add_argument("--data", type=Path, required=True, help="a zip of photos, with one folder per class")
+    made.add_argument("--runs", type=Path, required=True, help="a folder that keeps the trained runs")
     arguments = made.parse_args()
     runs = arguments.runs.resolve()
     runs.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def shipped(name: str, options: Sequence[str]) -> dict[str, Any]:
 
 
 def trained(runs: Path, name: str, draw: int) -> Path:
-    """Take a recipe through `edgecnn run`, in a process of its own, and return the run."""
+    """Run a recipe with `edgecnn run` in a separate process, and return the run."""
     recipe, run = runs / f"{name}-{draw}.toml", runs / f"{name}-{draw}"
     tables: dict[str, Mapping[str, Any]] = {
         "data": {"source": str(runs / f"photos-{draw}.zip")},
@@ -89,7 +89,7 @@ def trained(runs: Path, name: str, draw: int) -> Path:
 
 
 def training_s(runs: Path) -> dict[str, float]:
-    """Return how many seconds the training took, without validation: medians over the draws."""
+    """Return the training seconds, without validation: medians over the draws."""
     times: dict[str, list[float]] = {name: [] for name in WAYS}
     for name in WAYS:
         for draw in DRAWS:
@@ -99,7 +99,7 @@ def training_s(runs: Path) -> dict[str, float]:
 
 
 def stress(path: Path, *options: str) -> dict[str, Any]:
-    """Measure a run or a bundle, and return the report without its figures by strength; one that the run has of this split is taken."""
+    """Return the stress report of a run or a bundle without figures by strength; an existing report of a run is reused."""
     kept = path / f"stress-{options[1]}.json"
     text = kept.read_bytes() if kept.exists() else edgecnn("stress", path, "--json", *options)
     report: dict[str, Any] = json.loads(text)
@@ -109,7 +109,7 @@ def stress(path: Path, *options: str) -> dict[str, Any]:
 
 
 def reports(entries: Sequence[Mapping[str, Any]], name: str, split: str, draws: Sequence[int]) -> list[dict[str, Any]]:
-    """Return the stress reports of a run on photos, one for each draw, on a split."""
+    """Return a way's stress reports on a split, one per draw."""
     return [
         item["stress"]
         for draw in draws
@@ -119,7 +119,7 @@ def reports(entries: Sequence[Mapping[str, Any]], name: str, split: str, draws: 
 
 
 def figures(entries: Sequence[Mapping[str, Any]], name: str, split: str, draws: Sequence[int]) -> dict[str, float]:
-    """Return the int8 model's accuracies on the images of some draws together: clean, mean corrupted, and the count of images."""
+    """Return the int8 model's accuracies over the images of some draws together, clean and mean corrupted, and the image count."""
     found = reports(entries, name, split, draws)
     images = [item["data"]["images"] for item in found]
     return {
@@ -130,13 +130,13 @@ def figures(entries: Sequence[Mapping[str, Any]], name: str, split: str, draws: 
 
 
 def gain(entries: Sequence[Mapping[str, Any]], split: str) -> dict[str, float]:
-    """Return what --robust gained on a split over all draws together, in percentage points of the int8 model."""
+    """Return the gain from --robust on a split over all draws together, in percentage points of the int8 model."""
     before, after = (figures(entries, name, split, DRAWS) for name in WAYS)
     return {key: 100 * (after[key] - before[key]) for key in ("clean", "corrupted")}
 
 
 def gain_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return what --robust gained on each split, by draw and over all draws, as text under GAINS."""
+    """Return the gain from --robust on each split, per draw and over all draws, as text under GAINS."""
     rows: list[tuple[str, ...]] = []
     each: list[tuple[int, ...]] = [(draw,) for draw in DRAWS]
     for split in SPLITS:
@@ -150,7 +150,7 @@ def gain_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def corruption_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the int8 models' mean accuracy by corruption on the test splits, means over the draws, as text under BY_CORRUPTION."""
+    """Return the int8 models' mean accuracy by corruption on the test splits, averaged over the draws, as text under BY_CORRUPTION."""
     before, after = (reports(report["entries"], name, "test", DRAWS) for name in WAYS)
     rows: list[tuple[str, ...]] = []
     for index, item in enumerate(before[0]["corruptions"]):

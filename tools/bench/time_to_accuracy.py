@@ -1,10 +1,10 @@
-"""Time the article's script against `edgecnn train --network article` with a fixed schedule: training time, and the accuracy at its end.
+"""Time the article's script against `edgecnn train --network article` with a fixed schedule: training time, and the final accuracy.
 
-The script is the article's as written: tf.keras unmodified, raw pixels of 0 to 255, Adam at its default rate, batches of 64, 10 epochs,
-float32, `validation_data` at every epoch. edgecnn trains by time_to_accuracy.toml, in bfloat16 and in float32; the schedule was chosen on
-validation images. Both get the same files; of the training images edgecnn sets 1 % aside for validation, the script none. Runs are
-interleaved, each in a process of its own, a seed a round. Both clocks run from an epoch's first step, the tracing of the graph within, to
-its last; validation and checkpoints stand outside of them. Test accuracy is measured once a run, at its end.
+The script is the article's, unmodified: tf.keras, raw pixels from 0 to 255, Adam at its default rate, batches of 64, 10 epochs, float32,
+`validation_data` at every epoch. edgecnn trains with time_to_accuracy.toml, in bfloat16 and in float32; the schedule was chosen on
+validation images. Both get the same files. edgecnn sets 1 % of the training images aside for validation, the script none. Runs are
+interleaved, each in a separate process, with one seed per round. Both clocks run from an epoch's first step, including tracing of the
+graph, to its last, and exclude validation and checkpoints. Test accuracy is measured once per run, at its end.
 
     python tools/bench/time_to_accuracy.py --data cifar10-jpeg.zip
 """
@@ -35,7 +35,7 @@ schedule.WARM_UP = 0.4
 from edgecnn.__main__ import run
 run()
 """
-"""What a process of edgecnn runs: of two epochs, more than a fifth has to be for the rise."""
+"""The program of an edgecnn process: with only two epochs, the rate has to rise for more than a fifth of the time."""
 
 SCRIPT = """\
 import json
@@ -92,7 +92,7 @@ def main() -> None:
     made = parser(__doc__, "time_to_accuracy")
     made.add_argument("--data", default="cifar10-jpeg.zip", help="32x32 colour images (default: cifar10-jpeg.zip)")
     made.add_argument("--seeds", type=int, default=3, help="rounds, each with its seed (default: 3)")
-    made.add_argument("--script-epochs", type=int, default=10, help="of the script; fewer only to try it out")
+    made.add_argument("--script-epochs", type=int, default=10, help="of the script; use fewer only for a trial")
     arguments = made.parse_args()
     dataset = open_dataset(
         build_recipe(merge(load_recipe(RECIPE), {"data": {"source": arguments.data}}), str(RECIPE)).data
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def run_script(folder: Path, seeds: "count[int]", epochs: int) -> dict[str, float]:
-    """Run the article's script in a process of its own, with Keras 3, unmodified."""
+    """Run the article's script in a separate process, with Keras 3, unmodified."""
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
     command = [sys.executable, "-c", SCRIPT, str(folder / "images.npz"), str(next(seeds)), str(epochs)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
@@ -134,7 +134,7 @@ def run_script(folder: Path, seeds: "count[int]", epochs: int) -> dict[str, floa
 
 
 def run_edgecnn(folder: Path, data: str, seeds: "count[int]", precision: str, test: Test) -> dict[str, float]:
-    """Run `edgecnn train` in a process of its own; measure its float model on the test images."""
+    """Run `edgecnn train` in a separate process, and measure its float model on the test images."""
     from edgecnn.networks.predict import model_from_bytes, predictor
 
     seed = next(seeds)

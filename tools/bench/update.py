@@ -1,6 +1,6 @@
-"""What updates cost a board: size, time, memory and bytes on the wire, of a quiet check, of changed metadata and of a new bundle.
+"""The cost of updates for a board: size, time, memory and bytes on the wire, for a quiet check, changed metadata and a new bundle.
 
-A relay before a static server on this machine counts what goes each way, headers among it. Times are medians of processes.
+A relay in front of a static server on this machine counts the traffic in each direction, including headers. Times are medians.
 
     python tools/bench/update.py --n 11
 """
@@ -41,7 +41,7 @@ class Static(SimpleHTTPRequestHandler):
 
 
 class Wire:
-    """A server of a folder, behind a relay that counts the bytes of both ways."""
+    """A server for a folder, behind a relay that counts the bytes in both directions."""
 
     def __init__(self, folder: Path) -> None:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Static, directory=folder))

@@ -1,8 +1,8 @@
-"""What it costs the camera loop that others look on: 16 viewers and 4 clients that post photos, next to a camera at 30 frames/s.
+"""The cost of onlookers for the camera loop: 16 viewers and 4 clients that post photos, with a camera at 30 frames/s.
 
-Runs without --http, twice, and with viewers, are interleaved; a run's figure is the 99th percentile of the age at which a frame's decision
-was known. Then one long run at 100 frames/s says whether memory grows, while connections come and go. The clients run on this machine,
-with the least priority: real ones have processors of their own.
+Runs without --http, twice, and runs with viewers are interleaved. A run's figure is the 99th percentile of the age of a frame when its
+decision is known. Then one long run at 100 frames/s shows whether memory grows while connections come and go. The clients run on this
+machine with the lowest priority, since real ones have their own processors.
 
     python tools/bench/viewers.py
     python tools/bench/viewers.py --quick
@@ -34,7 +34,7 @@ VIEWERS, POSTERS = 16, 4
 
 CASES = ("without", "without again", "with viewers")
 
-WARM_UP_S = 2.0  # of each run, which does not count: processes start
+WARM_UP_S = 2.0  # untimed start of each run, while processes start
 
 BOUNDARY = b"--edgecnn-frame\r\n"
 
@@ -42,12 +42,12 @@ HEADINGS = ("", "p50 ms", "p99 ms", "frames dropped", "of")
 
 
 def main() -> None:
-    """Measure, print a table and write the figures; or be the clients of a run."""
+    """Measure, print a table and write the figures; or act as the clients of a run."""
     if sys.argv[1:2] == ["clients"]:
         print(json.dumps(asyncio.run(clients(int(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])))))
         return
     made = parser(__doc__, "viewers")
-    made.add_argument("--quick", action="store_true", help="one minute in all, instead of ten")
+    made.add_argument("--quick", action="store_true", help="one minute in total instead of ten")
     arguments = made.parse_args()
     report = measure(**QUICK if arguments.quick else FULL)
     finish(arguments.out, report, HEADINGS, rows(report))
@@ -59,7 +59,7 @@ QUICK: Row = {"rounds": 3, "seconds": 4.0, "long_s": 15.0}
 
 
 def measure(rounds: int, seconds: float, long_s: float) -> Row:
-    """Run all cases, `rounds` times for `seconds` each, then the long one, and return the report."""
+    """Run all cases, `rounds` times for `seconds` each, then the long one. Returns the report."""
     bundle = read_bundle(shipped_bundle())
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder, "photo.jpg")
@@ -157,7 +157,7 @@ def top(values: list[float]) -> float:
 
 
 def resident_mib(pid: int) -> float:
-    """Return what a process and its children hold in memory."""
+    """Return the unshared resident memory of a process and its children."""
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
         processes = [str(pid), *file.read().split()]
     pages = 0
@@ -177,7 +177,7 @@ def until(condition: Any) -> None:
 
 
 async def clients(port: int, photo: Path, seconds: float) -> dict[str, float]:
-    """Look and post for so many seconds, each post by a connection of its own; return what was served."""
+    """View and post for some seconds, each post over a new connection. Returns what was served."""
     start, end = time.time(), time.monotonic() + seconds
     data = photo.read_bytes()
     looked = await asyncio.gather(
@@ -194,7 +194,7 @@ async def clients(port: int, photo: Path, seconds: float) -> dict[str, float]:
 
 
 async def view(port: int, end: float) -> list[float]:
-    """Read the stream of pictures; return when each began."""
+    """Read the picture stream. Returns the time at which each picture began."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /v1/stream.mjpeg HTTP/1.1\r\nHost: localhost\r\n\r\n")
     seen = []
@@ -207,7 +207,7 @@ async def view(port: int, end: float) -> list[float]:
 
 
 async def post(port: int, data: bytes, end: float) -> list[float]:
-    """Post a photo again and again; return the seconds until each answer."""
+    """Post a photo repeatedly. Returns the seconds until each answer."""
     took = []
     head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
     while (start := time.monotonic()) < end:
@@ -230,12 +230,12 @@ def rows(report: Row) -> list[tuple[str, ...]]:
 
 
 def sentence(report: Row) -> str:
-    """Say in words what was measured."""
+    """Summarise the results in words."""
     served, lasting, later = report["served"], report["long"], report["later_ms"]
     return (
         f"p99 is {abs(later):.2f} ms {'later' if later > 0 else 'earlier'} with viewers; two runs without differ by "
-        f"{report['spread_ms']:.2f} ms. A viewer gets {served['frames_per_viewer_s']:.1f} pictures a second, {served['posts_s']:.0f} "
-        f"posts a second are answered in {served['post_ms']:.0f} ms. {lasting['frames']:,} frames and "
+        f"{report['spread_ms']:.2f} ms. A viewer gets {served['frames_per_viewer_s']:.1f} pictures per second; {served['posts_s']:.0f} "
+        f"posts per second are answered in {served['post_ms']:.0f} ms each. {lasting['frames']:,} frames and "
         f"{lasting['served']['connections']:,} connections: {lasting['mib']['second quarter']} MiB, then {lasting['mib']['last quarter']}."
     )
 

@@ -1,7 +1,7 @@
-"""The files of an emulated board that boots Debian's own systemd, in place of the few processes of image.py.
+"""The files of an emulated board that boots Debian's own systemd, instead of the few processes of image.py.
 
-Its root is Debian's packages with a dpkg database, so that `apt install ./a.deb` works on it; its changes are on a disk of its own, which
-outlives a reboot.
+Its root consists of Debian's packages with a dpkg database, so that `apt install ./a.deb` works on it. Changes go to a separate disk, which
+survives a reboot.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ PACKAGES = (
     "python3-numpy", "python3-pil", "python3-prometheus-client", "python3-starlette", "python3-tuf", "python3-typer", "python3-uvicorn",
     "sed", "systemd", "systemd-sysv", "tar", "udev", "util-linux", "v4l-utils",
 )  # fmt: skip
-"""With what they depend on, a Debian that boots, and what edgecnn's package depends on and recommends."""
+"""With their dependencies: a Debian that boots, and the packages that edgecnn's package depends on and recommends."""
 
 EARLY = ("virtio_net", "9pnet_virtio", "9p", "overlay", "virtio_blk", "crc32c_generic", "ext4")
 """Modules without which the board has no network and no root file system."""
@@ -31,10 +31,10 @@ CAMERA = ("vivid",)
 PYTHON = RELEASES[RELEASE]
 GUEST = Path(__file__).parent / "guest"
 ALTERNATIVES = ("blas", "lapack")
-"""Libraries that Debian's alternatives link: their packages' scripts, which are not run here, would make the links."""
+"""Libraries that Debian's alternatives link. Their packages' scripts, which do not run here, would create the links."""
 
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
-"""What the script of ca-certificates would make, and python3-requests reads, which Debian's python3-tuf imports."""
+"""Normally created by the script of ca-certificates. python3-requests, which Debian's python3-tuf imports, reads it."""
 
 DROPBEAR = """[Unit]
 Description=The board's ssh
@@ -51,14 +51,14 @@ TRIGGER = """[Service]
 ExecStart=
 ExecStart=udevadm trigger --type=devices --action=add --subsystem-match=video4linux --subsystem-match=media
 """
-"""Of the devices that udev sets up at boot only the camera: all of them took 30 seconds."""
+"""At boot, udev sets up only the camera; setting up all devices took 30 seconds."""
 
 MASKED = (
     "apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer", "getty-static.service",
     "getty@.service", "ldconfig.service", "serial-getty@.service", "systemd-boot-update.service", "systemd-hwdb-update.service",
     "systemd-journal-catalog-update.service", "systemd-networkd.service", "systemd-pcrextend.socket",
 )  # fmt: skip
-"""Units that take an emulated board minutes, and do nothing for it."""
+"""Units that take an emulated board minutes and are of no use to it."""
 
 ETC = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
@@ -75,7 +75,7 @@ ETC = {
 
 @dataclass(frozen=True, kw_only=True)
 class DebianImage:
-    """What the board boots from: `kernel` and `modules` (an archive for the initramfs) of one Debian kernel, and the `root`."""
+    """What the board boots from: `kernel` and `modules` (an archive for the initramfs) from one Debian kernel, and the `root`."""
 
     kernel: Path
     modules: Path
@@ -83,7 +83,7 @@ class DebianImage:
 
 
 def build(progress: debian.Progress = lambda what, done, total: None, home: Path | None = None) -> DebianImage:
-    """Return the image, made if there is none. Args and errors: as of `image.build`."""
+    """Return the image, made if it does not exist. Args and errors as in `image.build`."""
     home = home or sysroot.boards_home()
     asked = {"release": RELEASE, "package": KERNEL, "early": EARLY, "camera": CAMERA}
     kernel = sysroot.keep(
@@ -98,7 +98,7 @@ def build(progress: debian.Progress = lambda what, done, total: None, home: Path
 
 
 def make_root(folder: Path, home: Path, progress: debian.Progress) -> dict[str, Any]:
-    """Unpack Debian's packages into a folder, compile their Python files, and write what dpkg knows of them."""
+    """Unpack Debian's packages into a folder, compile their Python files, and write dpkg's database."""
     python = PYTHON
     debs = debian.fetch(PACKAGES, RELEASE, home, progress)
     for number, deb in enumerate(debs):
@@ -119,7 +119,7 @@ def make_root(folder: Path, home: Path, progress: debian.Progress) -> dict[str, 
 
 
 def write_database(debs: Sequence[Path], folder: Path) -> None:
-    """Write what dpkg would have written had it installed some packages: their descriptions, and the files of each."""
+    """Write what dpkg would have recorded if it had installed some packages: their descriptions and file lists."""
     for name in ("info", "updates", "triggers", "parts", "alternatives"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     stanzas = []
@@ -138,7 +138,7 @@ def write_database(debs: Sequence[Path], folder: Path) -> None:
 
 
 def run(*command: str) -> str:
-    """Run one of Debian's tools and return what it printed."""
+    """Run one of Debian's tools and return its output."""
     return subprocess.run([debian.tool(command[0]), *command[1:]], check=True, capture_output=True, text=True).stdout
 
 

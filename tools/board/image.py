@@ -1,7 +1,7 @@
-"""The emulated board's files: Debian's kernel with its camera driver, a root file system, the wheels of edgecnn's base install.
+"""The emulated board's files: Debian's kernel with its camera driver, a root file system, and the wheels of edgecnn's base install.
 
-What is downloaded is resolved by name when it is made, and kept in `boards/` of edgecnn's cache, next to the files of the boards that
-`verify --on` emulates. Deleting a folder there makes it anew, of the versions that Debian then has.
+Downloads are resolved by name at build time and cached in `boards/` of edgecnn's cache, next to the files of the boards that `verify --on`
+emulates. After a folder there is deleted, it is rebuilt with Debian's current versions.
 """
 
 import json
@@ -20,16 +20,16 @@ from edgecnn.errors import EmulatorError
 from edgecnn.runtime.default import SHIPPED
 
 RELEASE = "trixie"
-"""Debian's release on the board: that of Raspberry Pi OS since 2025."""
+"""The board's Debian release: that of Raspberry Pi OS since 2025."""
 
 ENGINE = "litert"
 """The engine of the base install."""
 
 KERNEL = "linux-image-arm64"
-"""The package that depends on the kernel of the day."""
+"""The package that depends on the current kernel."""
 
 PACKAGES = ("busybox-static", "dropbear-bin", "v4l-utils")
-"""Beside Python."""
+"""In addition to Python."""
 
 EARLY = ("virtio_net", "9pnet_virtio", "9p", "overlay")
 """Modules without which the board has no network and no root file system."""
@@ -50,8 +50,8 @@ ETC = {
 class Image:
     """What a board boots from.
 
-    `kernel` and `modules` (an archive for the initramfs) are of one Debian kernel, `root` and `site` of `release`, with its `python`;
-    `versions` are those of all packages and wheels in it.
+    `kernel` and `modules` (an archive for the initramfs) belong to one Debian kernel, `root` and `site` to `release`, with its `python`.
+    `versions` lists all packages and wheels.
     """
 
     kernel: Path
@@ -63,14 +63,14 @@ class Image:
 
 
 def build(progress: debian.Progress = lambda what, done, total: None, home: Path | None = None) -> Image:
-    """Return the board's image, made if there is none.
+    """Return the board's image, made if it does not exist.
 
     Args:
-        progress: told what is done, how much of it, and of how much.
-        home: where images are kept; `edgecnn.emulate.sysroot.boards_home()` by default.
+        progress: receives the current step, how much of it is done, and its total.
+        home: where images are stored; `edgecnn.emulate.sysroot.boards_home()` by default.
 
     Raises:
-        EmulatorError: if packages or wheels cannot be had; nothing half-made is left.
+        EmulatorError: if packages or wheels are unavailable; nothing half-made is left.
     """
     home = home or sysroot.boards_home()
     system = sysroot.make_system(RELEASE, ENGINE, progress, packages=PACKAGES, home=home)
@@ -92,16 +92,16 @@ def build(progress: debian.Progress = lambda what, done, total: None, home: Path
 def make_kernel(
     folder: Path, home: Path, progress: debian.Progress, first: Sequence[str], then: Sequence[str]
 ) -> dict[str, Any]:
-    """Bring Debian's kernel of the day: itself, and an archive of the modules in the order in which they load.
+    """Fetch Debian's current kernel: the kernel itself, and an archive of the modules in loading order.
 
     Args:
         folder: where they go.
-        home: where downloads are kept.
-        progress: receives what is downloaded.
-        first, then: modules that load before there is a root file system, and after.
+        home: where downloads are cached.
+        progress: receives the downloads' progress.
+        first, then: modules to load before there is a root file system, and after.
 
     Raises:
-        EmulatorError: if there is none.
+        EmulatorError: if there is no kernel.
     """
     with debian.private_apt(RELEASE, home, progress) as apt:
         listed = apt.run("apt-cache", ["depends", "--important", KERNEL])
@@ -146,7 +146,7 @@ def make_initramfs(image: Image, authorized_key: bytes) -> bytes:
 
 
 def install_project(project: Path, image: Image, folder: Path) -> None:
-    """Lay out a checkout's edgecnn in a new folder as its wheel does, compiled for the board's Python."""
+    """Lay out a checkout's edgecnn in a new folder like its wheel does, compiled for the board's Python."""
     package = folder / "edgecnn"
     shutil.copytree(project / "edgecnn", package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(project / "targets", package / "_data/targets")

@@ -1,4 +1,4 @@
-"""An initramfs without any tool of the host: a cpio archive, and kernel modules in the order in which they load."""
+"""An initramfs made without any tools of the host: a cpio archive, and kernel modules in loading order."""
 
 import gzip
 import lzma
@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 def cpio(files: Mapping[str, tuple[int, bytes]]) -> bytes:
-    """Return a cpio archive ("newc") of files, as Linux unpacks it; several such archives may follow each other.
+    """Return a cpio archive ("newc") of files that Linux can unpack. Several such archives may be concatenated.
 
     Args:
-        files: for each path, without a leading slash, its mode (type and permissions) and its content (a symbolic link's
-            is its target, a folder's is empty). Missing parent folders are made.
+        files: for each path, without a leading slash, its mode (type and permissions) and its content (for a symbolic link its
+            target, for a folder nothing). Missing parent folders are created.
 
     Returns:
         The archive's bytes. The same files give the same bytes: all dates and owners are 0.
@@ -39,24 +39,24 @@ def file(content: bytes, permissions: int = 0o644) -> tuple[int, bytes]:
 
 
 def compressed(archive: bytes) -> bytes:
-    """Return an archive as the kernel takes it, gzip with date 0."""
+    """Compress an archive for the kernel, as gzip with date 0."""
     return gzip.compress(archive, 6, mtime=0)
 
 
 def read_modules(folder: Path, wanted: Iterable[str]) -> dict[str, bytes]:
-    """Return kernel modules and all that they depend on, in an order in which they load.
+    """Return kernel modules and all their dependencies, in loading order.
 
-    What a module depends on stands in itself (`depends=` in its .modinfo section), so no `depmod` is needed.
+    A module lists its own dependencies (`depends=` in its .modinfo section), so no `depmod` is needed.
 
     Args:
         folder: the kernel's folder in lib/modules, with files such as kernel/fs/9p/9p.ko.xz.
-        wanted: names of modules, `_` and `-` being the same.
+        wanted: names of modules; `_` and `-` are equivalent.
 
     Returns:
-        For each module's name, with `_`, its uncompressed content, those that others need first.
+        Each module's uncompressed content by name, with `_`, dependencies first.
 
     Raises:
-        FileNotFoundError: if the kernel has no module of a name.
+        FileNotFoundError: if the kernel lacks one of the modules.
     """
     paths = {path.name.split(".ko")[0].replace("-", "_"): path for path in folder.rglob("*.ko*")}
     modules: dict[str, bytes] = {}

@@ -1,4 +1,4 @@
-"""A running board: QEMU with the files of image.py, commands run on it by ssh, and its end, whatever happens."""
+"""A running board: QEMU with the files of image.py, commands run on it over ssh, and a guaranteed shutdown."""
 
 import contextlib
 import functools
@@ -23,21 +23,21 @@ from edgecnn.errors import EmulatorError
 
 QEMU = "qemu-system-aarch64"
 BOOT_S = 90
-"""Seconds that a boot may take; 5 to 13 were seen on two cores that others used too."""
+"""Maximum seconds for a boot; 5 to 13 were seen on two shared cores."""
 DEBIAN_BOOT_S = 300
 """The same for Debian's systemd; 18 to 41 were seen."""
 PATIENCE_S = 60
-"""Seconds that ssh and the board's shell may take on top of a command's own: a busy host is slow, and says nothing of the board."""
+"""Seconds that ssh and the board's shell may add to a command's own time. A busy host is slow without the board being at fault."""
 CONSOLE_LINES = 15
 NEEDED = {QEMU: "qemu-system-arm", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
-"""Programs of the host, and Debian's packages of them."""
+"""Programs on the host, with their Debian packages."""
 
 NEEDED_BY_DEBIAN = {**NEEDED, "mkfs.ext4": "e2fsprogs", "setpriv": "util-linux", "timeout": "coreutils"}
 """The same for the board with Debian's systemd."""
 
 
 class Finished(NamedTuple):
-    """How a command ended on the board, and what it printed."""
+    """A command's exit code and output on the board."""
 
     code: int
     out: str
@@ -45,18 +45,18 @@ class Finished(NamedTuple):
 
 
 def lacking(needed: Mapping[str, str] = NEEDED) -> str:
-    """Return what this host lacks of the programs that a board needs, for people; "" if nothing."""
+    """Describe the programs that a board needs and this host lacks; "" if none."""
     missing = {name: package for name, package in needed.items() if shutil.which(name) is None}
     if not missing:
         return ""
     packages = " ".join(sorted(set(missing.values())))
-    return f"the emulated board needs {', '.join(missing)}, not on this machine: apt-get install {packages}"
+    return f"the emulated board needs {', '.join(missing)}, missing on this machine: apt-get install {packages}"
 
 
 class Machine:
     """A booted board; use `boot` to get one.
 
-    `boot_s` is the seconds from the start of QEMU to the first command that could be run, `port` where its ssh server is on this machine.
+    `boot_s` is the seconds from the start of QEMU to the first usable command, `port` the local port of the board's ssh server.
     """
 
     def __init__(self, folder: Path, qemu: subprocess.Popen[bytes], port: int) -> None:
@@ -68,19 +68,19 @@ class Machine:
         self._jobs = 0
 
     def run(self, command: Sequence[str], *, timeout: float = 150, stdin: bytes = b"", check: bool = False) -> Finished:
-        """Run a command on the board and wait for its end.
+        """Run a command on the board and wait for it to finish.
 
         Args:
-            command: a program of the board and its arguments; run in /root, as root.
+            command: a program on the board and its arguments; run in /root, as root.
             timeout: seconds after which it is killed there.
-            stdin: what it reads.
-            check: whether another exit code than 0 is an error.
+            stdin: its standard input.
+            check: whether an exit code other than 0 is an error.
 
         Raises:
-            EmulatorError: if it ran too long, if the board is gone, or as `check` says; with the console's last lines.
+            EmulatorError: if it runs too long, the board is gone, or `check` fails; with the console's last lines.
         """
         limit = max(1, int(timeout))
-        # `exit` keeps a shell that outlives the signal: ssh has no exit code for a command that was killed
+        # `exit` keeps a shell that survives the signal: ssh returns no exit code for a killed command
         there = f"cd /root; timeout -s KILL {limit} {shlex.join(command)}; exit $?"
         try:
             done = subprocess.run([*self._ssh(), there], input=stdin, capture_output=True, timeout=limit + PATIENCE_S)
@@ -89,7 +89,7 @@ class Machine:
         result = Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
         if result.code == 137:
             raise self._failure(
-                f"{shlex.join(command)} was killed on the board, where it may take {limit} s. {result.err[-400:]}"
+                f"{shlex.join(command)} was killed on the board after its limit of {limit} s. {result.err[-400:]}"
             )
         if result.code == 255:
             raise self._failure(f"ssh cannot run {shlex.join(command)} on the board: {result.err.strip()[-400:]}")
@@ -100,10 +100,10 @@ class Machine:
 
     @contextlib.contextmanager
     def job(self, command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-        """Start a command on the board; it is killed at the block's end if it still runs.
+        """Start a command on the board; if it is still running at the end of the block, it is killed.
 
         Yields:
-            The process here that stands for it (pipes for stdin, stdout and stderr) and its process id on the board.
+            The local process that represents it (with pipes for stdin, stdout and stderr), and its process id on the board.
         """
         self._jobs += 1
         note = f"/run/job-{self._jobs}"
@@ -122,7 +122,7 @@ class Machine:
             process.communicate()
 
     def put(self, files: Mapping[str, bytes], folder: str) -> None:
-        """Write files into a folder of the board, which is made."""
+        """Write files into a folder on the board, which is created."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             for name, content in files.items():
@@ -133,14 +133,14 @@ class Machine:
         self.run(["tar", "-x", "-f", "-", "-C", folder], stdin=packed.getvalue(), check=True)
 
     def get(self, path: str) -> bytes:
-        """Return a file of the board.
+        """Return the content of a file on the board.
 
         Raises:
             EmulatorError: if it cannot be read.
         """
         done = subprocess.run([*self._ssh(), f"cat {shlex.quote(path)}"], capture_output=True, timeout=60)
         if done.returncode:
-            raise self._failure(f"{path} of the board cannot be read: {done.stderr.decode(errors='replace').strip()}")
+            raise self._failure(f"cannot read {path} on the board: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout
 
     def console(self) -> str:
@@ -149,15 +149,15 @@ class Machine:
         return "\n".join(text.splitlines()[-CONSOLE_LINES:])
 
     def connect(self, deadline: float) -> None:
-        """Wait for the board's ssh, and hold one connection open that all commands share: its handshake is the dear part.
+        """Wait for the board's ssh, and keep one connection open that all commands share, because the handshake is expensive.
 
         Raises:
-            EmulatorError: if there is no answer until `deadline` (of time.monotonic()), or QEMU has ended.
+            EmulatorError: if there is no answer by `deadline` (of time.monotonic()), or QEMU has ended.
         """
         control = ["-M", "-N", "-o", "ControlPersist=no"]
         while True:
             if self._qemu.poll() is not None:
-                raise self._failure("the board went off before it could be used")
+                raise self._failure("the board shut down before it was ready")
             if time.monotonic() > deadline:
                 raise self._failure("the board did not answer in time")
             if not self._answers():
@@ -176,7 +176,7 @@ class Machine:
                 time.sleep(0.05)
 
     def close(self) -> None:
-        """Switch the board off. Nothing of it stays: its root is read-only, its changes are in its memory."""
+        """Switch the board off. Nothing remains: its root is read-only, and its changes are in memory."""
         for process in (self._master, self._qemu):
             if process is None:
                 continue
@@ -188,7 +188,7 @@ class Machine:
                 process.wait()
 
     def _answers(self) -> bool:
-        """Whether an ssh server says its first word."""
+        """Return whether an ssh server answers with its greeting."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as link:
                 return link.recv(4) == b"SSH-"
@@ -203,7 +203,7 @@ class Machine:
             "IdentitiesOnly": "yes",
             "LogLevel": "ERROR",
             "ServerAliveInterval": "15",
-            "StrictHostKeyChecking": "no",  # the board makes its key at each boot, and listens on this machine alone
+            "StrictHostKeyChecking": "no",  # the board makes a new key at each boot, and listens only on this machine
             "UserKnownHostsFile": "/dev/null",
         }
         options_ = [f"-o{name}={value}" for name, value in options.items()]
@@ -218,19 +218,19 @@ class Machine:
 def boot(
     image: Image, project: Path, *, cpu: str = "cortex-a72", memory_mib: int = 384, limit_s: int = 900
 ) -> Iterator[Machine]:
-    """Boot a board and switch it off at the block's end.
+    """Boot a board, and switch it off at the end of the block.
 
-    One emulated CPU: two are slower, as their translated code is shared.
+    It has one emulated CPU: two are slower, because they share translated code.
 
     Args:
         image: from `image.build`.
-        project: the checkout of edgecnn that is installed on the board, as its files are now.
-        cpu: QEMU's name of the processor.
+        project: the checkout of edgecnn to install on the board, with its current files.
+        cpu: QEMU's name for the processor.
         memory_mib: the board's memory.
-        limit_s: seconds after which the board switches itself off, so that none is left running whatever becomes of this process.
+        limit_s: seconds after which the board switches itself off, so that none keeps running if this process dies.
 
     Raises:
-        EmulatorError: if a program is missing here or the board does not come up; with the console's last lines.
+        EmulatorError: if a program is missing here or the board does not start; with the console's last lines.
     """
     missing = lacking()
     if missing:
@@ -262,17 +262,17 @@ def boot_debian(
     limit_s: int = 900,
     forward: tuple[int, int] | None = None,
 ) -> Iterator[Machine]:
-    """Boot a board with Debian's systemd and switch it off at the block's end, without its knowing: as if the power were cut.
+    """Boot a board with Debian's systemd, and cut its power at the end of the block without a shutdown.
 
     Args:
         image: from `debian_image.build`.
-        disk: its changes, from `debian_image.make_disk`; they stay there.
-        cpu, memory_mib: as of `boot`.
-        limit_s: seconds after which QEMU is killed, whatever becomes of this process.
-        forward: a free port of this machine, and the port of the board that is reached by it.
+        disk: stores its changes, from `debian_image.make_disk`; they persist there.
+        cpu, memory_mib: as in `boot`.
+        limit_s: seconds after which QEMU is killed, even if this process dies.
+        forward: a free port on this machine, and the board's port that it reaches.
 
     Raises:
-        EmulatorError: as `boot` does.
+        EmulatorError: as in `boot`.
     """
     with tempfile.TemporaryDirectory(prefix="board-") as name:
         folder, key = Path(name), disk.with_suffix(".key")
@@ -296,12 +296,12 @@ def boot_debian(
 
 @contextlib.contextmanager
 def power_on(image: DebianImage, disk: Path, project: Path, *, limit_s: int = 120) -> Iterator[subprocess.Popen[bytes]]:
-    """Boot a board whose first process is guest/releases.py, and cut its power at the block's end.
+    """Boot a board whose first process is guest/releases.py, and cut its power at the end of the block.
 
     Args:
-        image, disk: as of `boot_debian`.
-        project: a folder that the board sees: edgecnn, compiled, releases.py, and what that reads.
-        limit_s: as of `boot_debian`.
+        image, disk: as in `boot_debian`.
+        project: a folder that the board sees: edgecnn, compiled, releases.py, and its inputs.
+        limit_s: as in `boot_debian`.
 
     Yields:
         The process of QEMU, whose standard output is the board's console.
@@ -323,7 +323,7 @@ def power_on(image: DebianImage, disk: Path, project: Path, *, limit_s: int = 12
 
 
 def _start(folder: Path, command_on: Callable[[int], list[str]]) -> tuple[subprocess.Popen[bytes], int]:
-    """Start QEMU on a free port; another one if somebody took it in between."""
+    """Start QEMU on a free port, or on another one if that was taken in the meantime."""
     for _ in range(5):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -350,7 +350,7 @@ def _qemu(
     memory_mib: int,
     forward: tuple[int, int] | None = None,
 ) -> list[str]:
-    """Return what the commands of all boards share; with a port of this machine for the board's ssh, or without."""
+    """Return what the commands of all boards share, with or without a local port for the board's ssh."""
     reached = ([] if port is None else [(port, 22)]) + ([] if forward is None else [forward])
     forwards = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in reached)
     return [
@@ -395,7 +395,7 @@ def _debian_command(
 
 
 def _tied() -> list[str]:
-    """Return a prefix that lets a program end with this process, however this process ends; none where setpriv is missing."""
+    """Return a prefix that ends a program whenever this process ends; empty if setpriv is missing."""
     return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 

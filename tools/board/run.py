@@ -1,6 +1,6 @@
-"""Run a command on an emulated arm64 board that has a camera and edgecnn: boot it, run, print, switch off.
+"""Run a command on an emulated arm64 board with a camera and edgecnn: boot it, run the command, print its output, switch it off.
 
-The board is a machine of QEMU with Debian's kernel and packages and the checkout's edgecnn. Its camera, /dev/video0, is the kernel's
+The board is a QEMU machine with Debian's kernel and packages and the checkout's edgecnn. Its camera, /dev/video0, is the kernel's
 test driver vivid. Examples:
 
   python tools/board/run.py -- edgecnn doctor
@@ -22,13 +22,13 @@ PROJECT = Path(__file__).parent.parent.parent
 
 
 def main() -> int:
-    """Boot, run the command and return its exit code."""
+    """Boot, run the command, and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", nargs="+", help="a program of the board and its arguments, after --")
+    parser.add_argument("command", nargs="+", help="a program on the board and its arguments, after --")
     parser.add_argument(
-        "--put", type=Path, action="append", default=[], help="a file for /root of the board; repeat it"
+        "--put", type=Path, action="append", default=[], help="a file for /root on the board; repeat it"
     )
-    parser.add_argument("--cpu", default="cortex-a72", help="QEMU's name of the processor (default: %(default)s)")
+    parser.add_argument("--cpu", default="cortex-a72", help="QEMU's name for the processor (default: %(default)s)")
     parser.add_argument("--memory", type=int, default=384, help="MiB of the board's memory (default: %(default)s)")
     parser.add_argument(
         "--timeout", type=float, default=300, help="seconds the command may take (default: %(default)s)"
@@ -40,7 +40,7 @@ def main() -> int:
         return 25
     signal.signal(
         signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # the board is switched off on the way out
+    )  # so that the board is switched off on the way out
     try:
         image = build(Notes())
         limit = int(arguments.timeout) + 120
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 class Notes:
-    """Says on standard error what is being brought, each thing once."""
+    """Reports each download on standard error, once."""
 
     def __init__(self) -> None:
         self.said: set[str] = set()

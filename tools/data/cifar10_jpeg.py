@@ -1,8 +1,8 @@
-"""Write cifar10-jpeg.zip again: CIFAR-10 as JPEG files of quality 75, all training images and every second test image of each class.
+"""Recreate cifar10-jpeg.zip: CIFAR-10 as JPEG files of quality 75, with all training images and every second test image of each class.
 
     python tools/data/cifar10_jpeg.py cifar10-jpeg.zip
 
-CIFAR-10 comes from its official archive (a download, or $EDGECNN_DATA). An image's number is its place among those of its class and split.
+CIFAR-10 comes from its official archive (a download, or $EDGECNN_DATA). An image's number is its position in its class and split.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from edgecnn.data.items import LabelledImages, held
 
 
 def write_zip(images: LabelledImages, out: Path) -> int:
-    """Write labelled images as `NAME/SPLIT/CLASS/NUMBER.jpg`, stored, NAME being the zip's; return how many."""
+    """Write labelled images as `NAME/SPLIT/CLASS/NUMBER.jpg`, uncompressed, with NAME from the zip's name. Returns their number."""
     files: dict[str, bytes] = {}
     seen: collections.Counter[tuple[str, int]] = collections.Counter()
     for item in images.items:

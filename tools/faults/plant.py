@@ -1,7 +1,7 @@
-"""Does `make test` notice a fault? Those of planted.toml, one at a time, each in a git worktree of HEAD.
+"""Does `make test` notice faults? Plants those of planted.toml one at a time, each in a git worktree of HEAD.
 
-A fault is caught by a test that fails with it and passes without it. The tests of its own room run first, then the others, with the options
-of `make test`. Results are written after each fault: an interrupted run goes on, as long as HEAD and the faults are the same.
+A fault is caught if a test fails with it and passes without it. The tests of its own folder run first, then the others, with the options of
+`make test`. Results are written after each fault, so an interrupted run resumes as long as HEAD and the faults stay the same.
 
     python tools/faults/plant.py check
     python tools/faults/plant.py run --out dist/planted.json --only report-points runtime-box
@@ -43,13 +43,13 @@ CAUGHT, SURVIVED, HUNG = "caught", "survived", "hung"
 LAST_FAILED = Path(".pytest_cache/v/cache/lastfailed")
 
 OPTIONS = 'options:; @printf "%s\\n" $(SHARED) -m "$(DEFAULT)"'
-"""A target for make, which prints the options of pytest in the Makefile, one a line."""
+"""A make target that prints the pytest options in the Makefile, one per line."""
 
 NO_TESTS = 5  # pytest's exit code
 
 
 class HungError(Exception):
-    """Tests that did not end in time."""
+    """The tests did not finish in time."""
 
 
 class BrokenError(SystemExit):
@@ -58,7 +58,7 @@ class BrokenError(SystemExit):
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault: `before`, which its file has once, becomes `after`; `seen` is what a user would see."""
+    """A fault: `before`, which occurs once in its file, becomes `after`; `seen` is what a user would notice."""
 
     id: str
     kind: str
@@ -68,19 +68,19 @@ class Fault:
     seen: str
 
     def planted(self, root: Path) -> str:
-        """Return its file's text with the fault; ValueError if there is no such place, or it would not be Python any more."""
+        """Return its file's text with the fault. Raises ValueError if the place does not exist or the result is not valid Python."""
         path = root / self.file
         if not path.is_file():
-            raise ValueError("there is no such file")
+            raise ValueError("the file does not exist")
         text = path.read_text(encoding="utf-8")
         if (count := text.count(self.before)) != 1:
-            raise ValueError(f"the text before it occurs {count} times, expected once")
+            raise ValueError(f"its 'before' text occurs {count} times, expected once")
         changed = text.replace(self.before, self.after)
         ast.parse(changed)
         return changed
 
     def room(self, root: Path) -> str | None:
-        """Return the folder of the tests that mirror its file; None if there is none."""
+        """Return the folder of the tests that mirror its file, or None."""
         for folder in Path(self.file).relative_to("edgecnn").parents:
             if folder.name and (root / "tests" / folder).is_dir():
                 return str(Path("tests") / folder)
@@ -125,13 +125,13 @@ class Worktree:
         self.root, self._options, self._limit_s = root, options, limit_s
         self._tests: subprocess.Popen[str] | None = None
         self._stopped = False
-        # first on the path, so that an installation in place, which names another folder, is not what is tested
+        # first on the path, so that an editable installation of another folder is not tested by mistake
         self._environment = harness.environment() | {"PYTHONPATH": str(root)}
 
     def write(self, file: str, text: str) -> None:
         path = self.root / file
         path.write_text(text, encoding="utf-8")
-        # bytecode is told from another by seconds and size, which both texts may share
+        # Python compares bytecode by the source's time in seconds and its size, which both texts may share
         shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
 
     def require_own(self) -> None:
@@ -142,7 +142,7 @@ class Worktree:
             sys.exit(f"the tests would import {done.stdout.strip() or done.stderr}, not {self.root / 'edgecnn'}")
 
     def failing(self, *arguments: str) -> list[str]:
-        """Run tests until one fails, and return the ids of those that did; HungError if they take longer than the limit."""
+        """Run tests until one fails. Returns the ids of failed tests; raises HungError if they exceed the time limit."""
         failed = self.root / LAST_FAILED
         failed.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", *self._options, "-x", "-q", *arguments]
@@ -174,12 +174,12 @@ class Worktree:
             raise BrokenError(f"{' '.join(command)}: code {code}\n{said.read()[-3000:]}")
 
     def stop(self) -> None:
-        """End the tests, whose outcome then counts for nothing."""
+        """Kill the tests, and discard their outcome."""
         self._stopped = True
         self._kill()
 
     def _kill(self) -> None:
-        """End the tests and what they have started, as far as it is in their group."""
+        """Kill the tests and the processes in their group."""
         if self._tests is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._tests.pid, signal.SIGKILL)
@@ -205,9 +205,9 @@ def worktree(options: Sequence[str], limit_s: float, lock: threading.Lock) -> It
 def tried(
     tree: Worktree, file: str, changed: str, phases: Sequence[Sequence[str]], anyway: set[str]
 ) -> tuple[str, str]:
-    """Change a file, run one set of tests after the other, and put the file back; return the outcome, and the test that caught it.
+    """Change a file, run one set of tests after another, and restore the file. Returns the outcome, and the test that caught it.
 
-    Tests that fail without the change too go to `anyway`.
+    Tests that also fail without the change go to `anyway`.
     """
     whole = (tree.root / file).read_text(encoding="utf-8")
     try:
@@ -240,13 +240,13 @@ def test_options() -> list[str]:
     )
     options = made.stdout.splitlines()
     if made.returncode or "-m" not in options:
-        sys.exit(f"the Makefile does not give the options of make test: {made.stderr}")
+        sys.exit(f"the Makefile does not print the options of make test: {made.stderr}")
     return options
 
 
 def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
     options = test_options()
-    git("worktree", "prune")  # of a run that was killed
+    git("worktree", "prune")  # left by a killed run
     context = {"commit": git("rev-parse", "HEAD"), "faults": sha256(FAULTS.read_bytes()), "options": options}
     results = harness.Results(out, harness.about("planted", **context))
     anyway = {test for row in results.rows for test in row["anyway"]}
@@ -281,7 +281,7 @@ def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
 
 
 def show(rows: Sequence[harness.Row]) -> None:
-    """Print the table, the tests that fail anyway, and the share that was caught; one that hung the tests does not count as that."""
+    """Print the table, tests that fail anyway, and the share caught. A fault that hangs the tests does not count as caught."""
     headings = ("fault", "kind", "outcome", "s", "test")
     print(
         text_table(
@@ -289,7 +289,7 @@ def show(rows: Sequence[harness.Row]) -> None:
         )
     )
     for test in sorted({test for row in rows for test in row["anyway"]}):
-        print(f"fails without a fault too, and counts for none: {test}")
+        print(f"fails without a fault too, and does not count: {test}")
     caught = sum(row["outcome"] == CAUGHT for row in rows)
     low, high = clopper_pearson(caught, len(rows))
     print(
@@ -300,12 +300,12 @@ def show(rows: Sequence[harness.Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("check", help="see that each fault can be planted in the working tree")
+    actions.add_parser("check", help="check that each fault can be planted in the working tree")
     running = actions.add_parser("run", help="plant each fault and run the tests")
     running.add_argument("--only", nargs="+", metavar="ID", help="these faults (default: all)")
     running.add_argument("--jobs", type=int, default=1, metavar="N", help="faults at a time (default: 1)")
     running.add_argument(
-        "--limit", type=float, default=3600, metavar="S", help="seconds of one run of tests (default: 3600)"
+        "--limit", type=float, default=3600, metavar="S", help="seconds for one test run (default: 3600)"
     )
     running.add_argument("--out", type=Path, required=True, help="the results, as JSON")
     given = parser.parse_args()
@@ -314,7 +314,7 @@ def main() -> None:
         check(faults)
         return
     if unknown := set(given.only or ()) - set(ids(faults)):
-        sys.exit(f"there is no fault {min(unknown)} in {FAULTS.name}")
+        sys.exit(f"{FAULTS.name} has no fault {min(unknown)}")
     run([fault for fault in faults if given.only is None or fault.id in given.only], given.out, given.jobs, given.limit)
 
 

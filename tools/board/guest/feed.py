@@ -1,14 +1,14 @@
-"""On the board: put pictures before its camera.
+"""On the board: put pictures in front of its camera.
 
-The kernel's test driver vivid has a video output, /dev/video1, that is wired to its camera, /dev/video0, by a loopback: what is shown
-at the one comes out of the other, byte for byte, as long as it is kept open. Lines on standard input say what to do; each is answered
-by one line:
+The kernel's test driver vivid has a video output, /dev/video1, that a loopback connects to its camera, /dev/video0: a picture shown on the
+one comes out of the other, byte for byte, as long as the output stays open. Commands arrive as lines on standard input, and each is
+answered with one line:
 
   format NAME  give the camera this pixel format     -> "format NAME"
-  show FILE    show a picture (at the camera's size) -> "shown FILE TIME": frames that are whole later are this picture
+  show FILE    show a picture (at the camera's size) -> "shown FILE TIME": frames completed after that time show this picture
   close        close the output                      -> "closed"
 
-After a camera was disconnected, `close`, then `show`: the driver brings its devices back when nobody holds them any more.
+After a camera was disconnected, `close`, then `show`: the driver brings its devices back once nobody holds them open.
 """
 
 import argparse
@@ -30,7 +30,7 @@ WIDTH, HEIGHT = 640, 480
 BUFFERS = 2
 PATIENCE_S = 10
 STAMPED_EARLY_S = 3 / 60
-"""The driver stamps a frame with the time at which it would be whole, which may be a frame after it was filled."""
+"""The driver stamps a frame with the time at which it would be complete, which may be one frame after it was filled."""
 BUF_TYPE_VIDEO_OUTPUT = 2
 
 
@@ -42,7 +42,7 @@ def control(*arguments: str) -> None:
 
 
 def wire(form: str) -> None:
-    """Connect the output with the camera: the same size at 60 Hz and the same pixel format on both, and no text over the picture."""
+    """Connect output and camera: the same size at 60 Hz and pixel format on both, and no text over the picture."""
     control("-d", CAMERA, "-c", "hdmi_000_0_is_connected_to=2,osd_text_mode=2")
     for device in (CAMERA, OUTPUT):
         control("-d", device, "--set-dv-bt-timings", "index=0")  # 640x480
@@ -52,7 +52,7 @@ def wire(form: str) -> None:
 
 
 def yuyv(pixels: np.ndarray) -> np.ndarray:
-    """Convert RGB to YUYV as ITU-R BT.601 says, luma 16 to 235, colour averaged over two neighbours.
+    """Convert RGB to YUYV according to ITU-R BT.601, with luma 16 to 235 and colour averaged over two neighbours.
 
     Args:
         pixels: uint8 array, shape (height, width, 3), width even.
@@ -71,7 +71,7 @@ def yuyv(pixels: np.ndarray) -> np.ndarray:
 
 
 def rgb3(pixels: np.ndarray) -> np.ndarray:
-    """Return RGB pixels as they are."""
+    """Return RGB pixels unchanged."""
     return pixels
 
 
@@ -89,9 +89,9 @@ COLOURS = {
 
 
 class Output:
-    """The video output, streamed to through mapped buffers once a first picture is shown.
+    """The video output, streamed through mapped buffers once the first picture is shown.
 
-    (It takes no plain write: the kernel then hands over a picture of 0 bytes, seen with 6.12.)
+    (Plain writes do not work: the kernel then delivers a picture of 0 bytes, seen with 6.12.)
     """
 
     def __init__(self) -> None:
@@ -100,14 +100,14 @@ class Output:
         self.free = 0
 
     def show(self, frame: bytes) -> None:
-        """Show a frame until the next comes: what the camera captures after this is the frame. Waits for a device that is away."""
+        """Show a frame until the next one: the camera captures it from now on. Waits for a device that is missing."""
         if self.descriptor >= 0:
             try:
                 self.queue(frame)
-                # the driver gives a frame back when it goes over to the next
+                # the driver returns a frame when it moves on to the next
                 self.free = abi.unpack_buffer(self.request(abi.VIDIOC_DQBUF, packed(0, 0))).number
                 return
-            except OSError:  # a fault that was injected into the camera is one of the output too
+            except OSError:  # a fault injected into the camera also affects the output
                 self.close()
         self.open()
         self.queue(frame)
@@ -115,7 +115,7 @@ class Output:
         self.free = 1
 
     def queue(self, frame: bytes) -> None:
-        """Copy a frame into the free buffer and give it to the driver."""
+        """Copy a frame into the free buffer and pass it to the driver."""
         self.buffers[self.free][: len(frame)] = frame
         self.request(abi.VIDIOC_QBUF, packed(self.free, len(frame)))
 
@@ -141,7 +141,7 @@ class Output:
         return data
 
     def close(self) -> None:
-        """Close the output, if it is open."""
+        """Close the output if it is open."""
         if self.descriptor >= 0:
             for buffer in self.buffers:
                 buffer.close()
@@ -156,7 +156,7 @@ def packed(number: int, size: int) -> bytes:
 
 
 def read(path: str) -> np.ndarray:
-    """Return a picture's pixels, RGB; it must be of the camera's size."""
+    """Return a picture's pixels as RGB; it must have the camera's size."""
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))
     if pixels.shape != (HEIGHT, WIDTH, 3):
@@ -165,7 +165,7 @@ def read(path: str) -> np.ndarray:
 
 
 def main() -> None:
-    """Do what the lines of standard input say."""
+    """Execute the commands on standard input."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     output = Output()
     form = "YUYV"

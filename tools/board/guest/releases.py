@@ -1,7 +1,7 @@
-"""On the board, as its first process: change releases without end, until somebody cuts the power.
+"""On the board, as its first process: change releases endlessly until the power is cut.
 
-It begins with what the service does at its start, and says on the console which release answers; then a line before each change. Nothing
-of it runs a model, so no engine is needed.
+It begins like the service at its start, and reports on the console which release answers. Then it prints a line before each change. It
+never runs a model, so no engine is needed.
 """
 
 import itertools
