@@ -25,6 +25,7 @@ PLANTED = ROOT / "tools" / "bench" / "results" / "inspect_planted.json"
 GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
 FLEET = ROOT / "tools" / "bench" / "results" / "fleet.json"
 VIEWERS = ROOT / "tools" / "bench" / "results" / "viewers.json"
+NETWORKS = ROOT / "tools" / "bench" / "results" / "networks.json"
 LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
 STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
@@ -196,6 +197,18 @@ def viewers_figures() -> str:
     return "\n".join([markdown_table(bench.HEADINGS, bench.rows(report)), "", bench.sentence(report), "", where])
 
 
+def networks_table() -> str:
+    """Return what `tools/bench/networks.py` measured: a table and its conditions."""
+    bench = importlib.import_module("bench.networks")
+    report = json.loads(NETWORKS.read_text(encoding="utf-8"))
+    where = (
+        f"{report['classes']} classes; LiteRT {report['versions']['ai-edge-litert']}, one thread, n = {report['n']}, interleaved; "
+        f"{report['machine']}. Milliseconds are processor time: other programs ran (load {report['load']}). Memory is the peak of a Python "
+        "process that imports numpy and LiteRT, opens the file and classifies once. To measure again: `python tools/bench/networks.py`."
+    )
+    return f"{markdown_table(bench.HEADINGS, bench.table(report['results']))}\n\n{where}"
+
+
 def with_section(text: str, section: str, content: str) -> str:
     """Return a text with the part between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
@@ -209,9 +222,10 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "figures.md": {
         "figures": model_table,
         "speed": speed_table,
-        "ladder": ladder_table,
         "viewers": viewers_figures,
     },
+    ROOT / "docs" / "networks.md": {"ladder": ladder_table},
+    ROOT / "docs" / "which-network.md": {"networks": networks_table},
     ROOT / "docs" / "fleet.md": {"fleet": fleet_figures},
     ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
