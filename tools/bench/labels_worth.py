@@ -24,7 +24,7 @@ import os
 import tempfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ START = {"trash-photos": 20, "masks": 10, "signs": 10, "grocery": 5}
 
 LABELS = (50, 100, 200)
 
-TRAINED = ("random", "unsure", "strange", "mixed")  # what --train compares
+TRAINED = ("random", "unsure", "strange", "mixed")
 
 MARGIN = 0.5
 
@@ -120,13 +120,16 @@ def main() -> None:
     made.add_argument(
         "--train", type=int, default=0, metavar="DRAWS", help="train the whole network, in this many draws"
     )
+    made.add_argument("--choices", nargs="+", choices=TRAINED, default=TRAINED, help="what --train compares")
     made.add_argument("--features", type=Path, default=Path("/tmp/edgecnn-features"), help="where to cache features")
     arguments = made.parse_args()
     archives = {path.stem: path.resolve() for path in arguments.data}
-    context = about("labels_worth", data=sorted(archives), family=RUNG, side=SIDE, start=START, draws=arguments.draws)
+    context = about("labels_worth", data=sorted(archives), family=RUNG, side=SIDE, start=START)
     sets = {name: featured(path, arguments.features) for name, path in archives.items()}
     if arguments.train:
-        train_all(arguments.out.resolve(), context, archives, sets, arguments.train)
+        results = Results(arguments.out, context)
+        cases = results.missing(set=list(sets), draw=range(arguments.train), choice=arguments.choices)
+        train_all(results, cases, archives, sets)
         return
     rows = []
     for name, foreign, draw in itertools.product(sets, arguments.foreign, range(arguments.draws)):
@@ -136,15 +139,14 @@ def main() -> None:
             for row in drawn(sets[name], name, others, foreign, draw)
         ]
     summary = summarised(rows)
-    finish(arguments.out, {**context, "results": summary}, HEADINGS, map(line, summary))
+    finish(arguments.out, {**context, "draws": arguments.draws, "results": summary}, HEADINGS, map(line, summary))
 
 
-def train_all(out: Path, context: Row, archives: Mapping[str, Path], sets: Mapping[str, Photos], draws: int) -> None:
-    """Train RUNG on the initial photos and each choice of 100, in some draws; print a table and write the figures."""
-    results = Results(out, {**context, "draws": draws})
+def train_all(results: Results, cases: Iterable[Row], archives: Mapping[str, Path], sets: Mapping[str, Photos]) -> None:
+    """Train RUNG on the initial photos and 100 chosen ones, in each case; print a table and write the figures."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # runs/latest goes there
-        for case in results.missing(set=list(sets), draw=range(draws), choice=TRAINED):
+        for case in cases:
             photos = sets[case["set"]]
             first, seen, test = divided(photos.classes, START[case["set"]], np.random.default_rng([case["draw"], 5]))
             chosen = choose_all(photos, first, seen, photos.features[:0], case["draw"])[2](case["choice"], 100)
@@ -154,17 +156,13 @@ def train_all(out: Path, context: Row, archives: Mapping[str, Path], sets: Mappi
             archive = archives[case["set"]]
             data = write_split(archive, Path(folder) / "photos.zip", listed(archive), splits)
             results.add(**case, **measure(data, RUNG, case["draw"], []))
-    rows = [
-        (
-            row["set"],
-            str(row["draw"]),
-            row["choice"],
-            str(row["train"]),
-            f"{row['int8_right'] / row['n']:.2%}",
-        )
-        for row in results.rows
-    ]
-    finish(out, {**results.context, "results": results.rows}, ("set", "draw", "choice", "taught", "int8"), rows)
+    shares = {(row["set"], row["draw"], row["choice"]): 100 * row["int8_right"] / row["n"] for row in results.rows}
+    rows = []
+    for (name, draw, choice), share in sorted(shares.items()):
+        over = f"{share - shares[name, draw, 'random']:+.1f}" if (name, draw, "random") in shares else ""
+        rows.append((name, str(draw), choice, f"{share:.1f}%", over))
+    headings = ("set", "draw", "choice", "int8", "over random")
+    finish(results.path, {**results.context, "results": results.rows}, headings, rows)
 
 
 class Archive:
