@@ -17,12 +17,15 @@ def selftest(
         option("Check only this engine. May be repeated.", "all that are installed", metavar="NAME"),
     ] = None,
     threads: Annotated[int, option("Threads per inference.", min=1, max=256)] = 1,
+    limit: Annotated[
+        float, option("Seconds that one model may take; all together, five times as long.", min=1, metavar="SECONDS")
+    ] = 60.0,
     json: Json = False,
 ) -> None:
     """Replay a bundle's golden vectors on this device's engines.
 
-    A difference larger than the bundle allows is a failure; the exit code is then 18. Each model runs in its own process, with at most a
-    minute and 2 GiB of memory, so a model that crashes or hangs its engine is a failure too.
+    A difference larger than the bundle allows is a failure; the exit code is then 18. Each model runs in its own process, with limited
+    time and at most 2 GiB of memory, so a model that crashes or hangs its engine is a failure too.
 
     \b
     Examples:
@@ -37,7 +40,7 @@ def selftest(
     choice = default_bundle(model)
     bundle = read_bundle(choice.path)
     note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
-    report = run_selftest(bundle, engine, threads, apart=True)
+    report = run_selftest(bundle, engine, threads, apart=True, limit_s=limit)
     if json:
         checked = {name: [row._asdict() for row in getattr(report, name)] for name in ("layers", "rows")}
         emit_json({"bundle": str(choice.path), "sha256": bundle.sha256, "passed": report.passed, **checked})

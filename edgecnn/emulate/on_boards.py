@@ -18,7 +18,7 @@ from edgecnn.boards.targets import RELEASES, Target
 from edgecnn.bundle.manifest import Manifest, ModelEntry
 from edgecnn.bundle.read import Bundle
 from edgecnn.data import Split
-from edgecnn.emulate.qemu import Emulations, find_qemu
+from edgecnn.emulate.qemu import LIMIT_S, Emulations, find_qemu
 from edgecnn.emulate.sysroot import System, make_system
 from edgecnn.emulate.wheels import engines_on, package_name
 from edgecnn.errors import EmulatorError, EngineError, UnknownNameError, nearest
@@ -26,6 +26,7 @@ from edgecnn.evaluate.answers import Progress, in_chunks
 from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import ENGINES, described, is_installed, open_engine
 from edgecnn.runtime.model import bundle_model
+from edgecnn.runtime.selftest import Layer, Report, Row, failure
 from edgecnn.tables import Struct
 from edgecnn.verify.parity_report import BoardFigure, BoardRow
 
@@ -66,12 +67,16 @@ class Case(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An engine's raw outputs, shape (n, num_classes). On a board also what ended it, and whether the self-test passed, if known."""
+    """An engine's raw outputs, shape (n, num_classes).
+
+    On a board also what ended it, whether the self-test passed, if known, and why it failed.
+    """
 
     engine: str
     outputs: np.ndarray | None = None
     error: str | None = None
     selftest: bool | None = None
+    selftest_error: str | None = None
 
 
 def verify_on_boards(
@@ -180,10 +185,17 @@ def emulate(
         return emulations.run(machine, ("-m", *arguments), home)
 
     try:
-        ended = call("edgecnn", "selftest", "--model", bundle, "--engine", case.engine, "--threads", threads, "--json")
+        # an emulated board's clock does not measure it: only the emulator's own limit counts
+        how = "--engine", case.engine, "--threads", threads, "--limit", f"{LIMIT_S}", "--json"
+        ended = call("edgecnn", "selftest", "--model", bundle, *how)
         if not ended.table:
             return result._replace(error=f"the self-test fails on {case.cpu}: {ended.failure}")
-        result = result._replace(selftest=bool(ended.table["passed"]))
+        report = Report(
+            tuple(Row(**row) for row in ended.table["rows"]),
+            bool(ended.table["passed"]),
+            tuple(Layer(**layer) for layer in ended.table["layers"]),
+        )
+        result = result._replace(selftest=report.passed, selftest_error=failure(report))
         file, outputs = model_for(manifest, case.engine).file, str(home / "outputs.npy")
         ended = call("edgecnn.runtime.replay", bundle, file, case.engine, threads, str(folder / "pixels.npy"), outputs)
         if ended.code:
@@ -213,6 +225,7 @@ def board_row(
         model=model.file,
         against=here.engine,
         selftest=emulated.selftest,
+        selftest_error=emulated.selftest_error,
         split="test" if sample is not None else "golden",
         **apart,
         unit=model.tolerance_unit,

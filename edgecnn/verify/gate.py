@@ -154,10 +154,10 @@ def require_boards(rows: Sequence[BoardRow]) -> None:
             )
     if failed:
         first = failed[0]
-        reason = "its self-test failed"
+        reason = f"the self-test failed: {first.selftest_error}"
         if "largest_difference" in first.failed:
-            reason = f"it differs from {first.against} here by {first.largest_difference:g} {first.unit} ({first.limit:g} allowed)"
+            reason = f"its answers differ from {first.against} here by {first.largest_difference:g} {first.unit} ({first.limit:g} allowed)"
         raise ParityError(
-            f"{first.engine} on {first.target} ({first.cpu}) does not reproduce the bundle's answers: {reason}{others}. "
+            f"{first.engine} on {first.target} ({first.cpu}): {reason}{others}. "
             "Try another version of the engine, or another engine."
         )

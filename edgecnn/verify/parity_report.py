@@ -203,6 +203,7 @@ class BoardRow(Struct):
     qemu: str = described("The emulator's version.")
     failed: tuple[BoardFigure, ...]
     passed: bool
+    selftest_error: str | None = described("Why the self-test failed; null if it did not.", default=None)
 
 
 class QatAgainstPtq(PairedFigures):

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -249,8 +250,11 @@ def test_a_model_that_uses_too_much_memory_or_time_fails(replay, right, fake_eng
         row.passed is False and row.note == "this model ends the engine's process, which is limited to 64 MiB of memory"
     )
     assert replay(right, apart=True).passed
-    monkeypatch.setattr("edgecnn.runtime.selftest.TOTAL_S", 0)
-    (row,) = replay(right, apart=True).rows
+    slow = fake_engine()
+    slow.run = lambda batch: time.sleep(60)
+    (row,) = replay(right, engine=slow, apart=True, limit_s=0.2).rows
+    assert row.passed is False and "no answer in 0.2 s" in row.note
+    (row,) = replay(right, apart=True, limit_s=0).rows
     assert row.passed is False and "all of the bundle's models together took more than 0 s" in row.note
 
 
