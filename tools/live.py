@@ -11,7 +11,6 @@ import io
 import os
 import random
 import shlex
-import shutil
 import sys
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from browser import open_browser, save, set_view
 from PIL import Image, ImageDraw, ImageFilter
 
 ROOT = Path(__file__).parent.parent
@@ -119,42 +119,19 @@ def hour_before(labels: list[str], source: str):
 
 def photograph(url: str, out: Path) -> None:
     """Open the page and take the pictures of VIEWS."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        "--lang=en-GB",
-    ):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    try:
-        for name, (width, height, theme, all_of_it) in VIEWS.items():
-            media = [{"name": "prefers-color-scheme", "value": theme}]
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-            browser.execute_cdp_cmd("Emulation.setLocaleOverride", {"locale": "en-GB"})
-            for whole in (False, True)[: 1 + all_of_it]:
-                tall = browser.execute_script("return document.body.offsetHeight") if whole else height
-                size = {"width": width, "height": tall, "deviceScaleFactor": 1, "mobile": width < 500}
-                browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-                if not whole:
-                    browser.get(url)
+    with open_browser() as browser:
+        browser.execute_cdp_cmd("Emulation.setLocaleOverride", {"locale": "en-GB"})
+        for name, (width, height, theme, whole) in VIEWS.items():
+            set_view(browser, (width, height), theme)
+            browser.get(url)
+            for tall in (False, True)[: 1 + whole]:
+                if tall:
+                    set_view(browser, (width, browser.execute_script("return document.body.offsetHeight")), theme)
                 WebDriverWait(browser, 30, 0.1).until(lambda driver: driver.execute_script(SETTLED))
                 time.sleep(1.5)
-            path = out / f"live-{name}.png"
-            browser.save_screenshot(str(path))
-            Image.open(path).quantize(255, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-                path, optimize=True
-            )
-    finally:
-        browser.quit()
+            save(browser, out / f"live-{name}.png")
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ REPOSITORY = "writes into the repository, or is what runs these tests"
 NOT_RUN = {
     r"pip install .*": INSTALL,
     r"make .*|\.venv/bin/python -m pytest .*": REPOSITORY,
-    r"python tools/(readme|ship|terminal|live)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
+    r"python tools/(readme|ship|terminal|pictures|live)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
     r"python tools/bench/.*": BENCH,
     r"python tools/data/.*": "downloads CIFAR-10; tests/tools/test_cifar10_jpeg.py writes small images",
     r"python tools/deb\.py .*": INSTALL + "; tests/tools/test_deb.py and tests/emulated have packages",
@@ -173,6 +173,15 @@ def test_every_command_line_is_valid(line):
             parse(words)
         except UsageError as error:
             pytest.fail(f"{line.page}:{line.number}: {line.text}: {error.format_message()}")
+
+
+def test_the_readmes_recorded_commands_match_its_block_to_copy():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    recorded = re.findall(r"^\$ (.+)$", text, re.MULTILINE)
+    for line in recorded:
+        parse(shlex.split(line))
+    typed = [line.text for line in lines_of("README.md", text) if line.text.startswith("edgecnn")]
+    assert [line.split(" --network")[0] for line in recorded] == typed
 
 
 def test_an_option_that_does_not_exist_is_noticed():

@@ -61,6 +61,22 @@ def test_no_page_fetches_anything_from_a_network(site):
             assert not inside.search(path.read_text(encoding="utf-8")), path
 
 
+@pytest.mark.slow
+@pytest.mark.needs("chromium", "chromedriver", package="chromium chromium-driver")
+def test_no_page_is_wider_than_its_screen_and_every_picture_is_there(site, browser, looks):
+    wrong = []
+    for width, theme in looks():
+        for path in sorted(site.rglob("*.html")):
+            browser.get(path.as_uri())
+            overflow, lost = browser.execute_script(
+                "return [document.documentElement.scrollWidth - window.innerWidth,"
+                " [...document.images].filter(item => !item.naturalWidth).map(item => item.src)]"
+            )
+            if overflow > 0 or lost:
+                wrong.append((path.name, width, theme, overflow, lost))
+    assert wrong == []
+
+
 def test_no_page_shows_a_backslash_that_escapes_markup(site):
     for path in site.rglob("*.html"):
         assert not re.findall(r"\\(?:\||&lt;|&gt;)", path.read_text(encoding="utf-8")), path
@@ -105,3 +121,24 @@ def test_a_commands_page_has_every_option(hook, command):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
+def test_the_readmes_figures_stand_in_the_documents_with_their_source():
+    table = re.search(r"## What to expect\n\n(.*?)\n\n", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert table
+    sources = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("figures.md", "which-network.md"))
+    figures = re.findall(r"\d+\.\d+(?: %)?|\d,\d{3},\d{3}", table[1])
+    assert len(figures) > 8
+    assert [figure for figure in figures if figure not in sources] == []
+
+
+def test_links_in_the_readme_and_other_files_of_the_repository_lead_somewhere():
+    for page in ROOT.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+            path = ROOT / target if target else page
+            assert path.exists(), f"{page.name}: {target}"
+            if anchor:
+                titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert anchor in slugs, f"{page.name}: {target}#{anchor}"
