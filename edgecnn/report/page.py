@@ -200,7 +200,7 @@ def title_of(text: str) -> "Markup":
     """Show a name like `name_of`, but let a narrow screen break it only after dashes, underscores, dots and slashes, if it has any."""
     from markupsafe import Markup, escape
 
-    return Markup("<bdi>{}</bdi>").format(Markup(re.sub(r"([-_./]+)", r"\1<wbr>", escape(printable(text)))))
+    return Markup("<bdi>{}</bdi>").format(Markup(re.sub(r"([-_./]+)", r"\1<wbr>", str(escape(printable(text))))))
 
 
 def headed(rows: "Markup", headings: Sequence[str]) -> "Markup":

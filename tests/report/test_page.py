@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from edgecnn.bundle.read import read_bundle
 from edgecnn.report.collect import bundle_figures, verdict
 from edgecnn.report.figures import confusion, coverage, reliability
-from edgecnn.report.page import Shown, page_figures, render, shown_run, write_page, write_run_page
+from edgecnn.report.page import Shown, page_figures, render, shown_run, title_of, write_page, write_run_page
 from edgecnn.report.plots import BAD, GOOD, classes_plot, confusion_plot, plots
 from edgecnn.report.summary import summary
 from edgecnn.runs import PARITY, PREDICTIONS
@@ -362,3 +362,7 @@ def test_the_page_does_not_depend_on_when_or_where(drawn_run):
     run = drawn_run()
     assert render([shown_run(run)]) == render([shown_run(run)])
     assert page_figures([shown_run(run)]) == page_figures([shown_run(run)])
+
+
+def test_a_title_may_break_after_a_dash_and_shows_no_markup():
+    assert title_of("photos-lite0_1200kb<b>") == "<bdi>photos-<wbr>lite0_<wbr>1200kb&lt;b&gt;</bdi>"
