@@ -1,4 +1,4 @@
-"""The processor as Linux describes it: the one reader of /proc/cpuinfo."""
+"""The processor as Linux describes it: the only reader of /proc/cpuinfo."""
 
 import os
 from os import PathLike

@@ -113,11 +113,11 @@ class DoctorError(EdgeCNNError, RuntimeError, exit_code=26):
 
 
 class ClusterError(EdgeCNNError, ConnectionError, exit_code=27):
-    """Workers that do not train together: wrong addresses, different recipes or images, or one that was lost."""
+    """Workers that cannot train together: wrong addresses, different recipes or images, or a lost worker."""
 
 
 class MissingExtraError(EdgeCNNError, ImportError, exit_code=28):
-    """A package of one of edgecnn's extras that is not installed."""
+    """A missing package from one of edgecnn's extras."""
 
 
 class MqttError(EdgeCNNError, ConnectionError, exit_code=29):

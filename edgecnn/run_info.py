@@ -124,7 +124,7 @@ class Candidate(Struct):
     )
     tuned: Fraction | None = described("Accuracy on one fold after a brief tuning on the others.", default=None)
     behind: Annotated[float, Limits(minimum=0, maximum=1)] | None = described(
-        "How far behind the best of the shortlist, on the same images.", default=None
+        "How far it is behind the best of the shortlist, on the same images.", default=None
     )
     behind_error: NonNegative | None = described("The paired standard error of `behind`.", default=None)
 

@@ -253,8 +253,8 @@ OLD = [
         *OLD,
         *((name, 1, f"{name} is called {new} now") for name, new in MOVED.items()),
         *((name, 1, f"{name} is no longer a key. Leave it out") for name in GONE),
-        ("init.source", "none", '= "none" is called "random" now'),
-        ("stranger.decide", "yes", '= "yes" is called true now'),
+        ("init.source", "none", '= "none" is now written "random"'),
+        ("stranger.decide", "yes", '= "yes" is now written true'),
     ],
 )
 def test_a_users_recipe_in_the_old_form_is_answered_with_the_new_form(name, value, advice):

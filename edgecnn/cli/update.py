@@ -36,7 +36,8 @@ def update(
         str | None, option("The channel of this board.", "that of /etc/edgecnn/update.toml", metavar="NAME")
     ] = None,
     root: Annotated[
-        Path | None, option("The root of trust: whose signatures count.", "/etc/edgecnn/root.json", metavar="FILE")
+        Path | None,
+        option("The root of trust, which decides whose signatures count.", "/etc/edgecnn/root.json", metavar="FILE"),
     ] = None,
     prefix: Annotated[
         Path, option("The folder of this board's files, such as DIR/etc/edgecnn.", True, metavar="DIR")

@@ -115,7 +115,7 @@ class Data(Group):
         None,
         "Start from this run's trained network, with a new head. Its network and input apply unless you name others. You may also "
         "name a recipe or a bundle: edgecnn then looks for its run in runs/. random starts from random weights.",
-        shown="the network's own weights of ImageNet, if it has any",
+        shown="the network's ImageNet weights, if it has any",
         metavar="RUN",
         keys=("init.source",),
     )
@@ -196,7 +196,8 @@ class Limits(Group):
     heading: ClassVar = GATE
     max_drop: float = option(1.0, "Largest accepted drop in accuracy, in percentage points.", low=0, high=100)
     confident: bool = option(
-        False, "Hold the upper end of the drop's 95 % interval to --max-drop too, and refuse models at chance level."
+        False,
+        "Require the upper end of the drop's 95 % interval to meet --max-drop too, and refuse models at chance level.",
     )
     min_agreement: float | None = option(
         None, "Smallest accepted share of images with the same answer, 0 to 1.", shown="no limit", low=0, high=1
@@ -302,7 +303,7 @@ def stated(given: Foreign) -> "Stated":
     if len(several := [way for way, value in ways.items() if value is not None]) > 1:
         raise typer.BadParameter(f"{' and '.join(several)} exclude each other: give one.")
     if zero_point is not None and scale is None:
-        raise typer.BadParameter("--input-zero-point goes with --input-scale: give both.")
+        raise typer.BadParameter("--input-zero-point and --input-scale go together: give both.")
     if (mean is None) != (std is None):
         raise typer.BadParameter("--input-mean and --input-std go together: give both.")
     if mean and len(mean) != len(std):

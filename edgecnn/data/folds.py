@@ -67,7 +67,7 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -
     """Divide all images of a dataset into folds, stratified by class; `groups` are those of images that show the same thing, by hash.
 
     Raises:
-        DatasetError: if the source has splits of its own, or a class has fewer than two images that differ.
+        DatasetError: if the source has splits of its own, or a class has fewer than two different images.
     """
     if own := sorted(dataset.given - {"train"}):
         raise DatasetError(

@@ -34,7 +34,7 @@ class DataRecipe(Struct):
 
     source: str = key(
         "cifar10",
-        "A dataset's name, a folder or zip of images, or frigate:PATH; paths may be relative to $EDGECNN_DATA.",
+        "A dataset's name, a folder or zip of images, or frigate:PATH, also relative to $EDGECNN_DATA.",
     )
     title: str | None = left_open("Name of the data in cards and reports; by default the dataset's own title.", "")
     validation_fraction: float = key(
@@ -74,7 +74,7 @@ class NetworkRecipe(Struct):
         choices=tuple(INPUT_RANGES),
     )
     input_scale: float | None = left_open(
-        "With Z = input_zero_point, the network reads input_scale * (pixel - 128 - Z); by default, input_range.",
+        "With Z = input_zero_point, the network reads input_scale * (pixel - 128 - Z); default: input_range.",
         0,
         low=1e-6,
         high=1e6,
@@ -102,7 +102,7 @@ class InitRecipe(Struct):
     """A trained network to start from, for small datasets: its body is kept, and a new head is fitted to the images."""
 
     source: str | None = left_open(
-        "Run folder to start from, or random for random weights; by default ImageNet's if the network has them.", ""
+        "Run folder to start from, or random for random weights; by default ImageNet's if there are any.", ""
     )
 
 
@@ -140,7 +140,7 @@ class TrainRecipe(Struct):
         choices=("yes", "no", "alternating"),
     )
     augment: str = left_open(
-        "Changes to training images: shifts, or a photo's crops, turns and light; by default set by the images.",
+        "Changes to training images: shifts, or a photo's crops, turns and light; the images set the default.",
         "auto",
         choices=("shift", "photo"),
     )
@@ -194,7 +194,7 @@ class QatRecipe(Struct):
         high=10.0,
     )
     method: str | None = left_open(
-        "How int8 models are made: quantization-aware, or after training; by default whichever validates better.",
+        "Quantization-aware training, or quantization after training; by default whichever validates better.",
         "auto",
         choices=("qat", "ptq"),
     )
@@ -222,7 +222,7 @@ class StrangerRecipe(Struct):
         high=0.5,
     )
     decide: bool | None = left_open(
-        "Whether a device makes the decision without --strangers; by default only if the recipe sets the rate.", "auto"
+        "Whether a device makes the decision without --strangers; by default if the recipe sets the rate.", "auto"
     )
 
 

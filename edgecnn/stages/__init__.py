@@ -1,1 +1,1 @@
-"""One module for each command that works: from its inputs to its files, by calling the rooms below."""
+"""One module per working command: it turns inputs into files by calling the rooms below."""
