@@ -104,7 +104,7 @@ def test_paths_on_standard_input(command):
     result = command("classify", "-", "--json", stdin=b"photos/b.jpg\nphotos/sub\n")
     assert [line["source"] for line in json_lines(result)] == ["photos/b.jpg", "photos/sub/c.bmp"]
     empty = command("classify", "-")
-    assert empty.returncode == PartialFailure.exit_code and b"named no image" in empty.stderr
+    assert empty.returncode == PartialFailure.exit_code and b"did not name an image" in empty.stderr
 
 
 def test_names_that_are_not_utf8(command, folder, monkeypatch):
