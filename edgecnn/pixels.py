@@ -141,7 +141,7 @@ def letterbox(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_codes(pixels: np.ndarray) -> np.ndarray:
-    """Convert uint8 pixels to the int8 codes that a quantized model reads: code = pixel - 128, one xor per byte. Else ImageError.
+    """Convert uint8 pixels to the int8 codes that a quantized model reads: code = pixel - 128, one xor per byte; or ImageError.
 
     With scale 1/128 and zero point 0, its real value is (pixel - 128) / 128; with scale 1 and zero point -128 it is the pixel itself.
     Source: Jacob et al. 2017, equation 1 (arXiv:1712.05877).

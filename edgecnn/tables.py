@@ -21,7 +21,7 @@ UNIONS = (types.UnionType, typing.Union)
 """The type of `X | None` if X is `Annotated`."""
 
 SHOWN = 80
-"""Most characters of a received value that a message repeats."""
+"""Maximum number of characters of a received value to repeat in a message."""
 
 
 def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) -> Any:

@@ -25,7 +25,7 @@ SCHEMA = "edgecnn.explanation/1"
 SUFFIX = "-explained.png"
 
 LONGEST_STEM = 200
-"""Most bytes of an image's name in its picture's name: a file name has at most 255, and the temporary one is longer."""
+"""Maximum bytes of an image's name in its picture's name: a file name has at most 255, and the temporary one is longer."""
 
 DECIMALS = 3
 

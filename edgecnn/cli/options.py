@@ -19,7 +19,7 @@ Model = Annotated[
     Path | None,
     typer.Option(
         help="The bundle to use.",
-        show_default="the last run's, else the release in use on this board, else the installed one, else the one shipped with edgecnn",
+        show_default="the last run's, or the release in use on this board, or the installed one, or the one shipped with edgecnn",
     ),
 ]
 Root = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the releases.")]

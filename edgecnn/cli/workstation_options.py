@@ -105,7 +105,7 @@ class Data(Group):
     size: tuple[int, int] | None = option(
         None,
         "The network's input in pixels, width x height, such as 160x120. One number is the side of a square.",
-        shown="chosen with the network; else 160 from ImageNet, or the images' own size up to 224, or 96 if they differ",
+        shown="chosen with the network; otherwise 160 from ImageNet, or the images' own size up to 224, or 96 if they differ",
         metavar="WxH",
         typed=None,
         read=read_sides,
@@ -134,7 +134,7 @@ class Budget(Group):
     )
     max_macs: float | None = option(
         None,
-        "Most multiply-accumulates per answer that the images may choose, such as 2e8.",
+        "Maximum multiply-accumulates per answer that the images may choose, such as 2e8.",
         shown="no limit",
         low=1_000,
         keys=("network.max_macs",),

@@ -12,7 +12,7 @@ from edgecnn.errors import DatasetError, ImageError, UnsafeArchiveError
 from edgecnn.images import MAX_FILE_BYTES
 
 MAX_ARCHIVE_BYTES = 16 * 1024**3
-"""Most bytes that a zip's members may claim in total."""
+"""Maximum bytes that a zip's members may claim in total."""
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Compression methods that unpack piece by piece, so that a false size cannot fill the memory."""

@@ -238,7 +238,7 @@ class Dataset:
         """Decode splits at the model's size, and keep them for the next call of the same size.
 
         Of images that are the same at this size, only those in the first split of PRECEDENCE stay, so earlier splits are decoded too.
-        Damaged images are left out and recorded, up to MOST_UNREADABLE of all. `stage` must be in MAY_SEE_TEST for "test", else SplitError.
+        Damaged images are left out and recorded, up to MOST_UNREADABLE of all. SplitError for "test" unless `stage` is in MAY_SEE_TEST.
         `other_resize` is another program's, from uint8 (rows, columns, channels).
 
         OutputError without space for many images; DatasetError if too many are unreadable, one changed or is too large, a class has none.

@@ -14,7 +14,7 @@ SHARE = 0.35
 """Fraction of the images that are changed. At 0.5, some accuracy on clean images was lost."""
 
 DEPTH = 3
-"""Most operations in a chain; their number is drawn from 1 to this."""
+"""Maximum number of operations in a chain; the number is drawn from 1 to this."""
 
 SOFT, COARSE = 0.05, 0.25
 """Largest radius of the box blur, as a fraction of the shorter side; smallest fraction of the sides that `coarsen` leaves."""

@@ -35,7 +35,7 @@ OPTIONS = {
 """Changes to the user's configuration: nobody answers prompts, and many boards are reached at the same time."""
 
 MAX_ANSWER_BYTES = 1 << 20
-"""Most bytes to keep of a board's answer: somebody else may have taken it over."""
+"""Maximum bytes to keep of a board's answer: somebody else may have taken it over."""
 
 AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -c "$1"; else exec sudo -n sh -c "$1"; fi'
 

@@ -13,7 +13,7 @@ HEADINGS = ("board", "channel", "in use", "last good check", "problem")
 
 
 class Gathered(Struct):
-    """A board's status; without one, `problem` says why, else it is ""."""
+    """A board's status; without one, `problem` is the reason, otherwise ""."""
 
     host: str
     problem: str = ""

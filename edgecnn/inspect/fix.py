@@ -28,7 +28,7 @@ goes for "near" copies."""
 USUAL = LEAVE_OUT[:3]
 """Kinds left out by default: those that can be decided without a look."""
 
-LONGEST_NAME = 200  # most bytes of a file's name to keep
+LONGEST_NAME = 200  # maximum bytes of a file's name to keep
 
 
 def left_out(report: Inspection, kinds: Sequence[str]) -> dict[str, str]:

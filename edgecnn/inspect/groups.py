@@ -48,7 +48,7 @@ RESEMBLING = 0.85
 """Two images with at least this cosine of features are of one scene, though perhaps no copies: dim frames of a grey wall have little else
 in common. This connects each of 300 bursts of ten frames; one frame in a hundred is as near as that to one of another scene."""
 
-MOST_PAIRS = 20_000  # most candidates by features to compare, nearest first: about three minutes
+MOST_PAIRS = 20_000  # maximum number of candidates by features to compare, nearest first: about three minutes
 
 THUMB_LEVELS = 25.0
 """A candidate by hash is not decoded if its thumbnails differ by more, on average, in grey levels."""

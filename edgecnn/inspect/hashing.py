@@ -10,13 +10,13 @@ SIDE = 32  # side, in pixels, of the grey picture whose frequencies make the has
 KEPT = 8  # lowest frequencies to keep on each axis
 
 NEAR = 8
-"""Most bits of 64 in which the hashes of candidates differ. Candidates are compared as pictures before they are called copies."""
+"""Maximum number of the 64 bits in which hashes of candidates differ. Candidates are compared as pictures before they are called copies."""
 
 BLOCK = 64
 """Hashes to compare with all others in one block: 31 MB of differences for 60,000. Larger blocks exceed the caches and are slower."""
 
 MOST_CANDIDATES = 2_000_000
-"""Most candidates to keep: only pictures without content have more, and the pixels still give their copies."""
+"""Maximum number of candidates: only pictures without content have more, and the pixels still give their copies."""
 
 
 COSINES = np.cos(np.pi * np.arange(KEPT)[:, np.newaxis] * (2 * np.arange(SIDE)[np.newaxis] + 1) / (2 * SIDE))

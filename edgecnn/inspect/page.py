@@ -24,7 +24,7 @@ QUALITY = 75
 
 
 SHOWN = {"lost": 100, "groups": 60, "copies": 6, "labels": 100, "odd": 40}
-"""Most entries of each kind that the page shows; the JSON has all. All pictures together take about 2 MB."""
+"""Maximum number of entries of each kind on the page; the JSON has all. All pictures together take about 2 MB."""
 
 
 def verdict(report: Inspection) -> str:

@@ -54,7 +54,7 @@ def source_kind(source: str) -> tuple[str, str]:
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """Turn `train.epochs=20` settings into nested tables; a value that is not TOML is a string, an empty one None. Else RecipeError."""
+    """Turn `train.epochs=20` settings into nested tables; a value that is not TOML is a string, an empty one None; or RecipeError."""
     items = []
     for setting in settings:
         name, separator, text = setting.partition("=")

@@ -84,7 +84,7 @@ class NetworkRecipe(Struct):
         None, "Largest int8 file that the images may choose, in kB of 1,000 bytes.", left_out=True, low=1.0, high=1e6
     )
     max_macs: float | None = key(
-        None, "Most multiply-accumulates per answer that the images may choose.", left_out=True, low=1e3, high=1e12
+        None, "Maximum multiply-accumulates per answer that the images may choose.", left_out=True, low=1e3, high=1e12
     )
     max_ms: float | None = key(
         None,

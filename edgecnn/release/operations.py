@@ -31,7 +31,7 @@ from edgecnn.release.repository import ONLINE_ROLES, Repository, State
 from edgecnn.tables import Struct, to_json
 
 KEPT = 100
-"""Most releases of a channel to keep, unless more of them are not for all boards: each costs a board about 300 bytes."""
+"""Maximum number of releases of a channel, unless more of them are not for all boards: each costs a board about 300 bytes."""
 
 ROOT = "root"
 ROOT_KEY = re.compile("root-[1-9][0-9]?")

@@ -69,7 +69,7 @@ def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[R
 
 
 def other_network(bundle: Bundle, run: Run) -> list[str]:
-    """Return a line if photos have chosen a network or input for a run that differs from a bundle's; else an empty list."""
+    """Return a line if photos have chosen a network or input for a run that differs from a bundle's, or an empty list."""
     old, new = bundle.manifest.input, run.info.input
     former = former_tables(bundle, "recipe").get("network", {}).get("name")
     was, now = f"{former} at {old.width}x{old.height}", f"{run.public_recipe.network.name} at {new.width}x{new.height}"

@@ -27,7 +27,7 @@ from edgecnn.verify.golden import npy
 from edgecnn.verify.strangers import known_features, stored_strangers
 
 KNOWN_IMAGES = 1_000
-"""Most known training images, the same number per class: every image that is classified is compared with each of them."""
+"""Maximum number of known training images, the same number per class: each image to classify is compared with each of them."""
 
 RANGE_IMAGES = 200
 """Images to try input ranges on, the same number per class."""

@@ -31,7 +31,7 @@ from edgecnn.verify.parity_report import Comparison, Confidence, ModelFigures, R
 from edgecnn.verify.predictions import write_predictions
 from edgecnn.verify.references import reference_answers
 
-SEEN = 1_000  # most training images on which the files that ship are compared, the same number per class
+SEEN = 1_000  # maximum number of training images to compare the files that ship on, the same number per class
 
 
 def verify_by_folds(
