@@ -86,7 +86,7 @@ def benchmark(
     """
     if sustained is not None:
         if tune:
-            raise typer.BadParameter("--sustained runs one configuration, so it excludes --tune.")
+            raise typer.BadParameter("--sustained runs one configuration, so it cannot be combined with --tune.")
         if not 0.01 <= sustained <= 10_000:
             raise typer.BadParameter(f"--sustained takes 0.01 to 10000 minutes, received {sustained:g}.")
         for name, values in {"--engine": engine, "--precision": precision, "--threads": threads}.items():

@@ -135,5 +135,5 @@ def export_for(run: Path | None, program: str, out: Path | None, force: bool, js
 def one_precision(**flags: bool) -> str:
     chosen = [name for name, given in flags.items() if given]
     if len(chosen) > 1:
-        raise typer.BadParameter(f"--{' and --'.join(chosen)} exclude each other: give one.")
+        raise typer.BadParameter(f"--{' and --'.join(chosen)} are mutually exclusive: give one.")
     return chosen[0] if chosen else "int8"

@@ -109,7 +109,9 @@ def train(
     run = open_run(out) if resume else None
     resolved = run.recipe if run else resolve(recipe, training.settings, given)
     if resolved.train.folds and (cluster or dry_run):
-        raise typer.BadParameter(f"--folds and {'--workers' if cluster else '--dry-run'} exclude each other: give one.")
+        raise typer.BadParameter(
+            f"--folds and {'--workers' if cluster else '--dry-run'} are mutually exclusive: give one."
+        )
     with ProgressReporter() as reporter, ExitStack() as held:
         if run and (cluster is None or cluster.first):
             held.enter_context(locked(run.path))

@@ -301,7 +301,7 @@ def stated(given: Foreign) -> "Stated":
     options.check_choice("--input-range", name, (AUTO, *RANGES))
     ways = {"--input-range": name, "--input-scale": scale, "--input-mean": mean}
     if len(several := [way for way, value in ways.items() if value is not None]) > 1:
-        raise typer.BadParameter(f"{' and '.join(several)} exclude each other: give one.")
+        raise typer.BadParameter(f"{' and '.join(several)} are mutually exclusive: give one.")
     if zero_point is not None and scale is None:
         raise typer.BadParameter("--input-zero-point and --input-scale go together: give both.")
     if (mean is None) != (std is None):

@@ -374,7 +374,7 @@ def test_labels_and_means_that_do_not_fit(edgecnn, torch, tmp_path):
         (("--input-mean", "0.5,0.5,0.5"), "--input-mean and --input-std go together"),
         (("--input-mean", "123,117,104", "--input-std", "58,57,57"), "Divide those for 0 to 255 by 255"),
         (("--input-mean", "a", "--input-std", "1"), "expected R,G,B"),
-        (("--input-mean", "0.5", "--input-std", "0.5", "--input-range", "raw"), "exclude each other"),
+        (("--input-mean", "0.5", "--input-std", "0.5", "--input-range", "raw"), "are mutually exclusive"),
     ):
         result = edgecnn("compare", *two, *data, *options)
         assert result.code == 2 and message in " ".join(result.err.split()), result.err
