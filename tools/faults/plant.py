@@ -53,7 +53,7 @@ class HungError(Exception):
 
 
 class BrokenError(SystemExit):
-    """Tests that ended without a word on which of them failed, as those do whose conftest.py cannot be imported."""
+    """The tests ended without reporting which one failed, for example because conftest.py cannot be imported."""
 
 
 @dataclass(frozen=True, kw_only=True)
