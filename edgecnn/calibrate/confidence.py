@@ -10,7 +10,7 @@ from edgecnn.tables import Struct
 
 
 class ChosenConfidence(Struct):
-    """A temperature and a threshold, with their figures on the validation images that chose them: `confidence.json`.
+    """A temperature and a threshold, with their figures on the validation images used to choose them: `confidence.json`.
 
     `not_fitted` explains why the temperature is 1: there were fewer than FEWEST images, or no errors among them. It is None if the
     temperature was fitted. `choice` is None without a target error. `model` is the file in a bundle whose answers were used.

@@ -1,4 +1,4 @@
-"""Figures of temperature, threshold and stranger limit on images that did not choose them: each fold uses the choices of the others."""
+"""Figures of temperature, threshold and stranger limit on held-out images: each fold uses the values chosen on the other folds."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ def cross_fitted_scores(
 
 
 def fitted(logits: np.ndarray, classes: np.ndarray, target_error: float | None) -> tuple[float, float]:
-    """Return the temperature and threshold that the images choose; a threshold above 1 means that none meets the target."""
+    """Return the temperature and threshold chosen on the images; a threshold above 1 means that none meets the target."""
     try:
         chosen = fit_confidence(logits, classes, target_error)
     except ThresholdError:

@@ -175,7 +175,7 @@ def trial(given: PixelRange, values: np.ndarray, classes: np.ndarray) -> Trial:
 def reordered(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return outputs (n, num_classes), reordered to the class order that makes the most answers right.
 
-    Each half of the images chooses the order for the other half, so chance cannot make it better. Source: Kuhn 1955, the Hungarian method.
+    The order for each half of the images is chosen on the other half, so chance cannot improve it. Source: Kuhn 1955, the Hungarian method.
     """
     from scipy.optimize import linear_sum_assignment
 

@@ -1,4 +1,4 @@
-"""The threshold below which a classifier abstains. Validation images choose it; the test split only measures its effect."""
+"""The threshold below which a classifier abstains. It is chosen on validation images; the test split only measures its effect."""
 
 from dataclasses import asdict
 from math import ceil, log
@@ -15,7 +15,7 @@ THRESHOLDS = tuple(index / 100 for index in range(100))
 
 
 class Choice(Selective):
-    """A threshold, its figures on the images that chose it, and the bound on its error that these prove."""
+    """A threshold, its figures on the images used to choose it, and the bound on its error that follows from them."""
 
     bound: Fraction = described(
         "Clopper and Pearson's upper bound of error, at confidence 1 - (1 - confidence) / tried."

@@ -49,7 +49,7 @@ def run_on_boards(
 def bundle_on_boards(
     path: Path, boards: OnBoards, data: str | None, note: Callable[[str], None], progress: Progress
 ) -> BoardsReport:
-    """Run a bundle on boards, on the test images that verified it if they are available, else on its golden images."""
+    """Run a bundle on boards, on the test images it was verified with if they are available, else on its golden images."""
     find_qemu()
     bundle = read_bundle(path)
     try:
@@ -75,7 +75,7 @@ def bundle_on_boards(
 def test_images(
     bundle: Bundle, data: str | None, progress: Progress, note: Callable[[str], None]
 ) -> tuple[Split, BoardsData]:
-    """Load the test images that verified a bundle, and describe them. Errors as in `recorded_data`."""
+    """Load the test images that a bundle was verified with, and describe them. Errors as in `recorded_data`."""
     size = bundle.manifest.input
     dataset = recorded_data(bundle, data, "test", progress, note)
     split = dataset.load(
@@ -94,7 +94,7 @@ def recorded_data(
     recipe, recorded = provenance.get("recipe"), provenance.get("data")
     hashes, sizes = map(recorded.get, ("split_hashes", "split_sizes")) if isinstance(recorded, dict) else (None, None)
     if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
-        raise DatasetError(f"the bundle {bundle.path} does not record the images that verified it.")
+        raise DatasetError(f"the bundle {bundle.path} does not record which images it was verified with.")
     given = {} if data is None else {"source": data}
     recipe_data: DataRecipe = build_recipe({"data": known(recipe).get("data", {}) | given}).data
     images = Known(
@@ -113,6 +113,6 @@ def recorded_data(
         ) from None
     if dataset.hashes[split] != hashes[split]:
         raise DatasetError(
-            f"the {split} images of {dataset.name} are not those that verified {bundle.path.name}. Name the right ones with --data."
+            f"the {split} images of {dataset.name} are not those {bundle.path.name} was verified with. Name the right ones with --data."
         )
     return dataset

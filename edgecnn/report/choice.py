@@ -1,4 +1,4 @@
-"""The network that the images chose, and the figures behind the choice, as a table and a sentence."""
+"""The network chosen for the images, and the figures behind the choice, as a table and a sentence."""
 
 from edgecnn.run_info import Candidate, NetworkChoice
 
@@ -32,7 +32,7 @@ def _row(one: Candidate, choice: NetworkChoice) -> tuple[str, ...]:
 def judged_line(choice: NetworkChoice) -> str:
     limit = f", within {choice.budget}" if choice.budget else ""
     return (
-        f"{choice.images:,} images chose {choice.network} at {choice.width}x{choice.height}{limit}: {choice.why}. Cross-validation on "
-        f"frozen features ranked the networks. Those on the shortlist were tuned briefly, and {choice.judged_by:,} held-out images judged "
-        f"them. It took {choice.seconds:,.0f} s."
+        f"{choice.network} at {choice.width}x{choice.height} was chosen for {choice.images:,} images{limit}: {choice.why}. "
+        f"Cross-validation on frozen features ranked the networks; those on the shortlist were tuned briefly and compared "
+        f"on {choice.judged_by:,} held-out images. It took {choice.seconds:,.0f} s."
     )

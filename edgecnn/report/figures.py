@@ -121,7 +121,7 @@ class RunFigures(AnswerFigures):
     """One run or bundle in the report. Parts without figures are empty and listed in `missing`.
 
     `summary` says in sentences whether the model is good. `int8` names the int8 export whose answers the confusion matrix, galleries and
-    coverage show: the first available. `choice` is how the images chose the network, None if they did not, and `against` is the
+    coverage show: the first available. `choice` is how the network was chosen, None if it was given, and `against` is the
     comparison with the model it would replace.
     """
 

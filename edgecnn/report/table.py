@@ -207,7 +207,7 @@ def comparison_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def score_lines(report: Report) -> list[str]:
-    """Return lines on the test results of the temperature, threshold and stranger limit that validation images chose."""
+    """Return lines on the test results of the temperature, threshold and stranger limit chosen on validation images."""
     tested = report.confidence
     if tested is None:
         return []
@@ -248,7 +248,7 @@ def stranger_lines(report: Report) -> list[str]:
 
 
 EPOCH_CHOSEN = (
-    "The threshold's bound ignores that the same validation images also chose the epoch. In the worst case of a simulation, "
+    "The threshold's bound ignores that the epoch was chosen on the same validation images. In the worst case of a simulation, "
     "the bound was broken for 0.3 % of the models with one epoch, 2.9 % with 20 and 7.0 % with 60; 95 % confidence allows 5 %."
 )
 """Source of the figures: docs/decisions.md. 1,000 draws, uninformative scores, the larger result for 600 and 2,000 images."""

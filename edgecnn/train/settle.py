@@ -128,7 +128,7 @@ def require_start(recipe: Recipe) -> None:
 
 
 def images_choose(recipe: Recipe, dataset: Dataset) -> bool:
-    """Return whether the images choose the network: for a user's own photos, if the recipe sets none. See `train.candidates`."""
+    """Return whether the network is chosen to suit the images: for a user's own photos, if the recipe sets none. See `train.candidates`."""
     return recipe.network.name is None and usual_network(recipe, dataset) == BACKBONE
 
 

@@ -78,7 +78,7 @@ class Against(Judgement):
     not_counted: Mapping[str, Positive] = described("How many photos are not compared, by reason.")
     unknown: tuple[str, ...] = described("What could not be determined, in words.")
     flips: tuple[LabelledFlip, ...] = described(
-        "Photos with two answers; those that only the old model classifies correctly come first."
+        "Photos that the models answer differently; those that only the old model classifies correctly come first."
     )
     looks: Positive = described("How many comparisons these test photos have decided, including this one.")
 

@@ -118,7 +118,7 @@ class ConfidenceDrift(Struct):
 
 
 class LabelledFlip(Struct):
-    """An image with two answers."""
+    """An image that two models answer differently."""
 
     source: str
     true: str
@@ -150,7 +150,7 @@ class ComparisonFigures(PairedFigures):
         "Largest difference in codes of the candidate's output; for logits, up to a constant per image, which softmax removes, "
         "unless kind is conversion; null if it is not quantized."
     )
-    flips: tuple[LabelledFlip, ...] = described("Every image with two answers, by label.")
+    flips: tuple[LabelledFlip, ...] = described("Every image that the two models answer differently, by label.")
 
 
 class Comparison(ComparisonFigures):
@@ -224,11 +224,11 @@ class Int8Choice(Int8Method):
 class Confidence(ScoreFigures):
     """Test figures of the temperature and the threshold chosen on validation images."""
 
-    model: str = described("The export that chose them, which also gave these answers.")
+    model: str = described("The export used to choose them, which also gave these answers.")
     temperature: Annotated[float, Limits(exclusiveMinimum=0)]
     not_fitted: str | None = older("Why the temperature is 1; null if it was fitted,", None)
     choice: Choice | None = older(
-        "The threshold's figures on the validation images that chose it, and the error bound that they prove; "
+        "The threshold's figures on the validation images used to choose it, and the error bound that they prove; "
         "null without a target,"
     )
 
@@ -236,11 +236,11 @@ class Confidence(ScoreFigures):
 class StrangerFigures(Struct):
     """Results of the decision "stranger" on the test split if it is made. All images show the model's classes."""
 
-    model: str = described("The export that chose its limit, which also gave these answers.")
+    model: str = described("The export used to choose its limit, which also gave these answers.")
     rate: Fraction = described("Share of in-distribution images that may be refused.")
     not_fitted: str | None = described("Why no limit was chosen, so that nothing is refused; null if one was.")
     known_images: Positive = described("Training images with which an image is compared.")
-    validation_images: Positive = described("Images that chose the limit.")
+    validation_images: Positive = described("Images used to choose the limit.")
     n: Positive
     refused: Count = described("Images that were refused as strangers.")
     refused_wrong: Count = described("Those of them whose best class is wrong.")
@@ -284,7 +284,7 @@ class Report(Struct):
         left_out=True,
     )
     seen_images: Positive | None = described(
-        "How many of these images compared the files that ship; absent without folds.",
+        "On how many of these images the files that ship were compared; absent without folds.",
         default=None,
         left_out=True,
     )

@@ -28,7 +28,7 @@ class Predictions:
     """The answers of models to n test images.
 
     `true` holds the classes, int32 (n,). For each model, `answers` holds the best classes, int32 (n,), and `scores` their scores, float32
-    (n,), without a temperature. `tempered` holds the scores at the bundle's temperature, of the model that chose it, or is empty.
+    (n,), without a temperature. `tempered` holds the scores at the bundle's temperature, of the model used to choose it, or is empty.
     `pictures` are the galleries' images by index, uint8, with sides of at most PICTURE_SIDE pixels.
     """
 
@@ -61,7 +61,8 @@ def write_predictions(
 ) -> None:
     """Write a run's `predictions.npz`: the `answers` of "float" and other models.
 
-    `int8` is the model whose flips and mistakes are stored as pictures, if any. `tempered` is the model that chose a temperature, with it.
+    `int8` is the model whose flips and mistakes are stored as pictures, if any. `tempered` is the model used to choose a temperature, and
+    that temperature.
     """
     arrays: dict[str, np.ndarray] = {TRUE: split.classes.astype(np.int32), SOURCES: np.array(split.sources, np.str_)}
     for item in answers:

@@ -212,5 +212,5 @@ def test_a_bundle_that_claims_anything_about_its_images(bundle, said):
     from edgecnn.emulate.bundles import test_images as images_of
 
     forged = replace(bundle, manifest=replace(bundle.manifest, provenance=said))
-    with pytest.raises(DatasetError, match="does not record the images"):
+    with pytest.raises(DatasetError, match="does not record which images"):
         images_of(forged, None, lambda *state: None, lambda text: None)

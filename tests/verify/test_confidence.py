@@ -79,7 +79,7 @@ def test_a_target_that_cannot_be_proved_is_refused():
 def test_the_bundle_carries_the_choices_and_the_runtime_applies_them(own_run, edgecnn):
     result = edgecnn("verify", own_run.path, "--target-error", 0.2)
     assert result.code == 0, result.err
-    assert "ignores that the same validation images also chose the epoch" in result.out
+    assert "ignores that the epoch was chosen on the same validation images" in result.out
     result = edgecnn("bundle", own_run.path, "--force", "--json")
     assert result.code == 0, result.err
     chosen = json.loads(result.out)["confidence"]
@@ -89,7 +89,7 @@ def test_the_bundle_carries_the_choices_and_the_runtime_applies_them(own_run, ed
     assert chosen["choice"]["error"] <= chosen["choice"]["bound"] <= 0.2
     card = own_run.file(CARD).read_text()
     assert "Scores: logits are divided by" in card
-    assert "ignores that the same validation images also chose the epoch" in card
+    assert "ignores that the epoch was chosen on the same validation images" in card
 
     split = open_dataset(own_run.recipe.data).load(("validation",), **vars(own_run.info.input), stage="bundle")[
         "validation"

@@ -1,7 +1,7 @@
 """The stress test of shipped models, and of networks trained on photos with and without --robust.
 
 In each draw one stratified fold of five is the test split. `edgecnn run` skips finished stages, so the bench can be interrupted. Validation
-images choose and the test split confirms: the runs are measured on both, the shipped models on the test split.
+images are for choosing and the test split for confirming: the runs are measured on both, the shipped models on the test split.
 
     EDGECNN_DATA=<folder of cifar10-jpeg.zip> python tools/bench/stress.py --data <trash-photos.zip> --runs /tmp/stress
 """
