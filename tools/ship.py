@@ -1,4 +1,4 @@
-"""Put a finished run's bundle and card into models/NAME, if models/NAME/recipe.toml made the run and its bundle is intact.
+"""Put a finished run's bundle and card into models/NAME, if the run was made from models/NAME/recipe.toml and its bundle is intact.
 
 With --only, the bundle contains only the models of those precisions.
 """
@@ -24,7 +24,7 @@ def ship(run_path: Path, name: str, only: Sequence[str] = ()) -> list[Path]:
 
     Raises:
         DatasetError: if the recipe's data, on which its automatic settings depend, are not available.
-        SystemExit: if another recipe made the run.
+        SystemExit: if the run was made from another recipe.
     """
     run = open_run(run_path)
     recipe = build_recipe(load_recipe(MODELS / name / "recipe.toml"))
