@@ -28,7 +28,7 @@ def find_qemu() -> str:
     if path := next(filter(None, map(shutil.which, NAMES)), None):
         return path
     raise EmulatorError(
-        f"{NAMES[0]}, which edgecnn needs to emulate boards, is not installed. Install it: apt-get install qemu-user (as root)."
+        f"{NAMES[0]} is not installed, but edgecnn needs it to emulate boards. Install it: apt-get install qemu-user (as root)."
     )
 
 
