@@ -32,9 +32,7 @@ def explain(image: Picture, classifier: Classifier, fit: str | None = None, rota
 def picture(pixels: np.ndarray, map_: np.ndarray, answer: str, score: float) -> bytes:
     """Draw the model's input, the map over a grey copy of it, and below them the answer and a legend. Return a PNG file.
 
-    Args:
-        pixels: uint8, shape (height, width, channels).
-        map_: float32, shape (height, width); positive values take the colour FOR, negative ones AGAINST.
+    `pixels` is uint8 (height, width, channels), `map_` float32 (height, width): positive values are drawn in FOR, negative ones in AGAINST.
     """
     height, width, channels = pixels.shape
     image = Image.fromarray(pixels if channels > 1 else pixels[:, :, 0]).convert("RGB")
@@ -79,7 +77,7 @@ def in_words(box: tuple[float, float, float, float]) -> str:
 
 
 def frame_pictures(classifier: Classifier, fit: str | None = None) -> Callable[[bytes | np.ndarray, int], bytes]:
-    """Return a function that turns a frame and its rotation into a picture of its explanation, as the bytes of a PNG file."""
+    """Return a function that turns a frame and its rotation into a PNG file of its explanation."""
 
     def write(image: bytes | np.ndarray, rotation: int) -> bytes:
         found = explain(image, classifier, fit, rotation)

@@ -61,7 +61,7 @@ class System:
         return shutil.which(name, path=self.environ.get("PATH"))
 
     def run(self, command: Sequence[str], timeout: float | None = 10.0) -> Finished:
-        """Run a command and wait for it, at most `timeout` seconds; then it is killed."""
+        """Run a command and wait for it; kill it after `timeout` seconds."""
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, env=dict(self.environ)
@@ -94,5 +94,4 @@ class System:
         return read_cpu(self.root).flags
 
     def now(self) -> float:
-        """Return the time in seconds since 1970."""
         return time.time()

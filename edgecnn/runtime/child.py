@@ -56,5 +56,4 @@ class Finished(NamedTuple):
 
     @property
     def failure(self) -> str:
-        """How it ended and its last message."""
         return f"{self.how}: {self.said}" if self.said and self.code is not None else self.how

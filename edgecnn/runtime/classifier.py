@@ -67,7 +67,7 @@ class Classifier:
         self.region = model.contract.region
         self.strangers = strangers
         self.gives_features = strangers is not None
-        """Whether results include features. This needs a model that has them (`model.engine.features`)."""
+        """Whether results include features, which the model must have (`model.engine.features`)."""
 
     @classmethod
     def load(

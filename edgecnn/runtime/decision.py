@@ -99,7 +99,7 @@ class Smoother:
         """Read "3" (three in a row) or "majority:5" (most of the last five), 1 to 1000; ValueError for anything else."""
         number = text.removeprefix("majority:")
         if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 1000:
-            raise ValueError(f"received {text!r}, expected a number of frames from 1 to 1000, such as 3 or majority:5")
+            raise ValueError(f"received {text!r}; expected a number of frames from 1 to 1000, such as 3 or majority:5")
         return Smoother(int(number), number != text)
 
     def update(self, decision: str) -> bool:

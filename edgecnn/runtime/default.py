@@ -18,8 +18,6 @@ SHIPS = "ships with edgecnn, for a first try: it classifies everything as one of
 
 
 class BundleChoice(NamedTuple):
-    """A bundle's path, and why it was chosen."""
-
     path: Path
     reason: str
 
@@ -59,8 +57,6 @@ def shipped_bundle() -> Path:
 
 
 class ModelChoice(NamedTuple):
-    """An engine's name and the model for it to run."""
-
     engine: str
     model: ModelEntry
 

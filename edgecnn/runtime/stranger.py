@@ -51,8 +51,8 @@ class Strangers:
     def familiarity_of(self, scores: np.ndarray, similar: np.ndarray) -> np.ndarray:
         """Return the sum of the logarithms of two p-values: that of the score and that of the similarity to the known images.
 
-        A similarity below the smallest among the validation images costs extra: the shortfall, in units of the distance from that smallest
-        one to their median.
+        A similarity below the smallest of the validation images costs extra: the shortfall, in units of the gap from that smallest one to
+        their median.
         """
         both = p_values(scores, self._scores) * p_values(similar, self._similarities)
         return np.log(both) - np.maximum(self._least - similar, 0) / self._spread

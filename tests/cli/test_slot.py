@@ -56,7 +56,7 @@ def test_changes_are_named_and_other_classes_need_an_option(slot, bundle, root):
     refused = slot("add", digits, "--activate")
     assert refused.code == SlotError.exit_code and refused.err.endswith(
         "digits has other classes than the release in use: it adds 0, 1, 2, 3, 4 and 5 more, and lacks airplane, automobile, bird, cat, "
-        "deer and 5 more. To put it in use all the same: --other-classes\n"
+        "deer and 5 more. To put it in use anyway, add --other-classes\n"
     )
     assert f" {SHIPPED} pending" in slot("list").out.splitlines()[0]
     assert slot("add", digits, "--activate", "--other-classes").out.splitlines()[0].split()[3] == "digits"
@@ -85,7 +85,7 @@ def test_an_intended_rollback_is_reported(slot, edgecnn, bundle, tmp_path):
     assert slot("activate", releases[2]).code == 0
     refused = slot("activate", releases[1])
     assert refused.code == SlotError.exit_code
-    assert refused.err.endswith("To go back on purpose: edgecnn slot rollback, or --older\n")
+    assert refused.err.endswith("edgecnn slot rollback, or --older\n")
     assert slot("activate", releases[1], "--older").code == 0
 
 

@@ -234,7 +234,7 @@ def test_the_number_of_labels_differs_from_the_outputs(command, root, folder, co
     for arguments in (("classify", "photos/b.jpg", "--json"), ("classify", "photos/b.jpg", "--engine", "litert")):
         result = command(*arguments, "--model", path)
         assert result.returncode == EngineError.exit_code and b"Traceback" not in result.stderr
-        assert f"outputs of shape (10,), but {count} labels need ({count},)" in result.stderr.decode()
+        assert f"output has shape (10,), but {count} labels need ({count},)" in result.stderr.decode()
     result = command("selftest", "--model", path)
     assert result.returncode == SelftestError.exit_code and f"{count} labels" in result.stdout.decode()
 

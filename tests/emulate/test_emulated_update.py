@@ -76,7 +76,7 @@ def test_a_board_with_debians_python3_tuf(board, releases, make_bundle, tmp_path
     status = json.loads(board(*update[:3], "status", "--prefix", "board", "--json")[0].out)
     assert status["reason"] is None and status["in_use"]["sha256"] == second and status["release"]["number"] == 2
     refused, _ = board(*update[:4], str(old), *update[5:])
-    assert refused.code == 34 and "older than those that this board has verified" in refused.err
+    assert refused.code == 34 and "older than what this board has already verified" in refused.err
     quiet, quick = board(*update)
     assert "up to date" in quiet.out
     print(

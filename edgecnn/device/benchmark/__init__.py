@@ -1,1 +1,1 @@
-"""How fast a bundle is on this machine."""
+"""Measure how fast a bundle is on this machine."""

@@ -32,7 +32,7 @@ def document(bundle: Bundle, images: BenchImages, measured: Sweep, warmup: int) 
 
 
 def sustained_document(bundle: Bundle, images: BenchImages, about: str, done: Sustained) -> dict[str, Any]:
-    """Return minutes of one configuration, which `about` names, as one JSON document."""
+    """Return a sustained run of one configuration, which `about` describes, as one JSON document."""
     outcome = {**to_json(done), "drift": done.drift, "throttled": done.throttled}
     return {"schema": "edgecnn.sustained/1", **_circumstances(bundle, images), "about": about, **outcome}
 

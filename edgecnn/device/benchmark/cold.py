@@ -1,4 +1,4 @@
-"""Cold starts: `edgecnn classify` on one image, from a fresh process to its end."""
+"""Cold starts of `edgecnn classify` on one image."""
 
 import sys
 import tempfile
@@ -16,7 +16,7 @@ from edgecnn.modes import as_image
 def cold_starts(
     bundle: Bundle, images: BenchImages, chosen: list[Configuration], n: int, failed: Failed, progress: Progress
 ) -> dict[Configuration, Percentiles]:
-    """Time `edgecnn classify` from a fresh process to its end, interleaved, files in the page cache; the first round does not count."""
+    """Time `edgecnn classify` in fresh processes, interleaved, with files in the page cache. The first round does not count."""
     if not n:
         return {}
     times: dict[Configuration, list[float]] = {item: [] for item in chosen}
@@ -37,7 +37,7 @@ def cold_starts(
                 done = system.run(shared + options, timeout=None)
                 elapsed = (time.perf_counter() - start) * 1000
                 if done.code != 0:
-                    failed[item] = f"edgecnn classify fails from a fresh process: {done.failure}"
+                    failed[item] = f"edgecnn classify fails in a fresh process: {done.failure}"
                 elif turn:
                     times[item].append(elapsed)
         progress("starting", n + 1, n + 1)

@@ -1,4 +1,4 @@
-"""What there is to measure: a bundle's models on the installed engines, with several numbers of threads."""
+"""The configurations to measure: a bundle's models on the installed engines, with several thread counts."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,11 +9,11 @@ from edgecnn.errors import EngineError, UnknownNameError, nearest
 from edgecnn.runtime.engines import ENGINES, first_installed, is_installed, known_engine, offering
 
 THREADS = (1, 2, 4)
-Progress = Callable[[str, int, int], object]  # called with a step, how much of it is done, and how much there is
+Progress = Callable[[str, int, int], object]  # called with a step's name, the amount done and the total
 
 
 class Configuration(NamedTuple):
-    """What to open: an engine, a model file of the bundle, threads of one inference, the requested provider."""
+    """What to open: an engine, a model file of the bundle, the threads per inference and the requested provider."""
 
     engine: str
     file: str
@@ -58,6 +58,6 @@ def configurations(
     if not result:
         has = ", ".join(f"{model.precision} .{model.format}" for model in manifest.models)
         raise EngineError(
-            f"the bundle has nothing to measure on {', '.join(chosen)}: it has {has}. See --engine and --precision."
+            f"the bundle has no model to measure on {', '.join(chosen)}; it has {has}. See --engine and --precision."
         )
     return result

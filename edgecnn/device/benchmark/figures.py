@@ -1,4 +1,4 @@
-"""What a benchmark measured, and which configuration wins."""
+"""The measurements of a benchmark, and the choice of the winning configuration."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Percentiles:
 
 
 class Probed(NamedTuple):
-    """What a configuration's own process measured: see `edgecnn.device.benchmark.probe`."""
+    """The measurements of a configuration's own process; see `edgecnn.device.benchmark.probe`."""
 
     version: str
     computes: str
@@ -41,7 +41,7 @@ class Probed(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One configuration's figures. `gate` is the bundle's own verdict on the model; None for what is not known or was not measured."""
+    """One configuration's figures. `gate` is the bundle's own verdict on the model. None means unknown or not measured."""
 
     configuration: Configuration
     probed: Probed
@@ -51,7 +51,7 @@ class Row:
 
     @property
     def eligible(self) -> bool:
-        """Whether it may be chosen: right by the bundle's gate, and right here."""
+        """Whether it may be chosen: the model passed the bundle's gate and the golden vectors here."""
         return bool(self.gate) and not self.probed.golden
 
     def to_json(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Row:
 
 
 class Sweep(NamedTuple):
-    """The measured configurations, fastest first; those that could not run, and why; how busy the machine was before."""
+    """The measured configurations, fastest first; those that failed, and why; and the machine's load beforehand."""
 
     rows: tuple[Row, ...]
     failed: Failed
@@ -74,12 +74,12 @@ def percentiles(values: list[float]) -> Percentiles:
 
 
 def winner(rows: Sequence[Row]) -> Row | None:
-    """Return the row to use by RULE, if there is one that may be used."""
+    """Return the best eligible row by RULE, or None."""
     return next(iter(ranked(row for row in rows if row.eligible)), None)
 
 
 def ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Return rows by RULE's order: those within TIE of the smallest p50 by p90 and threads, then the others by p50."""
+    """Return rows in the order of RULE: those within TIE of the smallest p50 by p90 and threads, then the others by p50."""
     rows = tuple(rows)
     best = min((row.parts["infer"].p50_ms for row in rows), default=0.0)
 
@@ -91,11 +91,11 @@ def ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=key))
 
 
-MAX_REPORT_BYTES = 8 * 1024 * 1024  # largest parity report that is parsed. Those that ship have 70 kB at most.
+MAX_REPORT_BYTES = 8 * 1024 * 1024  # largest parity report that is parsed; shipped ones have at most 70 kB
 
 
 def gate(bundle: Bundle) -> dict[str, bool]:
-    """Return, for each model file that the bundle's parity report speaks of, whether all of its comparisons passed the gate."""
+    """Return whether all comparisons passed the gate, for each model file in the bundle's parity report."""
     report = bundle.files.get("parity.json", b"")
     names = {f"{model.format}-{model.precision}": model.file for model in bundle.manifest.models}
     passed: dict[str, bool] = {}

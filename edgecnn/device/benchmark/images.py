@@ -1,4 +1,4 @@
-"""The images that a benchmark classifies: given ones, else those in the bundle. They are read before anything is timed."""
+"""The images that a benchmark classifies: the user's, or those in the bundle. They are read before anything is timed."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ MOST_BYTES = 64 * 2**20  # the most that encoded images may take in memory; the 
 
 
 class BenchImages(NamedTuple):
-    """Images in memory: encoded, else arrays. `names` are paths or bundle entries; `largest` is the path of the largest, or ""."""
+    """Images in memory, encoded or as arrays. `names` are paths or bundle entries; `largest` is the path of the largest, or ""."""
 
     about: str
     items: tuple[bytes | np.ndarray, ...]
@@ -40,7 +40,7 @@ def bench_images(
         return BenchImages(about, items, names, "")
     inputs = bundle.golden_inputs()[:most]
     sizes = _sizes([(manifest.input.width, manifest.input.height)] * len(inputs))
-    about = f"the bundle's golden inputs, {sizes}: there is nothing to decode or resize"
+    about = f"the bundle's golden inputs, {sizes}, which need no decoding or resizing"
     return BenchImages(about, tuple(inputs), (manifest.golden_inputs,), "")
 
 
@@ -62,7 +62,7 @@ def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[st
             note(f"{source}: {caught}")
     if not usable:
         raise ImageError(
-            f"none of {', '.join(map(repr, sources))} is a readable image. Give other images, or none, to use those in the bundle."
+            f"none of {', '.join(map(repr, sources))} is a readable image. Give other images, or none to use those in the bundle."
         )
     names, items, sizes = zip(*usable, strict=True)
     return BenchImages(f"given, {_sizes(sizes)}", items, names, max(usable, key=lambda image: math.prod(image[2]))[0])

@@ -1,7 +1,7 @@
-"""Open one configuration in a process of its own: `python -m edgecnn.device.benchmark.probe BUNDLE ENGINE FILE THREADS PROVIDER [IMAGE]`.
+"""Open one configuration in a separate process: `python -m edgecnn.device.benchmark.probe BUNDLE ENGINE FILE THREADS PROVIDER [IMAGE]`.
 
-The memory measured is then its own, and an engine that crashes does not stop the benchmark. Prints the fields of `Probed` as JSON;
-`golden` is what is wrong with the outputs of the golden vectors, "" if they are right.
+The memory measured is then this configuration's, and an engine that crashes does not stop the benchmark. Prints the fields of `Probed` as
+JSON; `golden` describes any error in the outputs for the golden vectors.
 """
 
 import resource
@@ -32,14 +32,13 @@ def main() -> dict[str, Any]:
             classifier.classify(item)
     peak = peak_mib()
     row = check_model(bundle, entry, name, int(threads), provider or None)
-    wrong = row.note or f"it differs by {row.largest_difference:g} {row.unit}, {row.allowed:g} is allowed"
+    wrong = row.note or f"it differs by {row.largest_difference:g} {row.unit}; {row.allowed:g} is allowed"
     golden = "" if row.passed else wrong
     return {"version": engine.version, "computes": engine.provider, "peak_mib": peak, "golden": golden}
 
 
 def peak_mib() -> float:
-    """Return the largest resident set that this process had, in MiB."""
-    try:  # Linux's VmHWM, since ru_maxrss begins with what the parent held
+    try:  # Linux's VmHWM, since ru_maxrss starts from the parent's size
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             line = next(line for line in file if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024

@@ -1,4 +1,4 @@
-"""Does the speed hold? One configuration for minutes, with its times, the clock, the temperature and throttling."""
+"""Does the speed hold? Run one configuration for minutes, and record times, clock, temperature and throttling."""
 
 import itertools
 import time
@@ -12,12 +12,12 @@ from edgecnn.device.sensors import SINCE_START, Sensors, read_sensors, throttle_
 from edgecnn.device.system import System
 from edgecnn.runtime.classifier import Classifier
 
-WINDOW_S = 60.0  # a window's length; half of the whole where that is shorter
+WINDOW_S = 60.0  # a window's length, or half of the whole run if that is shorter
 
 
 @dataclass(frozen=True)
 class Window:
-    """A minute or less: the times of the whole call and of the inference, and the sensors at its end."""
+    """A minute or less: the times of whole calls and of inference, and the sensors at the end."""
 
     start_s: float
     seconds: float
@@ -28,7 +28,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Sustained:
-    """All windows in order. `before` are the sensors at the start."""
+    """All windows in order. `before` has the sensor readings at the start."""
 
     before: Sensors
     windows: tuple[Window, ...]
@@ -36,12 +36,12 @@ class Sustained:
 
     @property
     def drift(self) -> float | None:
-        """The last window's p50 of the whole by the first's, less 1; None with fewer than two windows."""
+        """The last window's p50 of the whole call over the first's, minus 1; None with fewer than two windows."""
         return self.windows[-1].whole.p50_ms / self.windows[0].whole.p50_ms - 1 if len(self.windows) > 1 else None
 
     @property
     def throttled(self) -> list[str] | None:
-        """What slowed the machine: flags that were set at the end of a window, or since the start; None without such a sensor."""
+        """What slowed the machine: flags set at the end of a window or since the start; None without such a sensor."""
         slowed_by: list[str] = []
         known = False
         for sensors in (self.before, *(window.sensors for window in self.windows)):
@@ -65,7 +65,7 @@ def sustain(
     report: Callable[[Window], object],
     clock: Callable[[], float] = time.monotonic,
 ) -> Sustained:
-    """Classify without a pause for some minutes, and `report` each window. Ctrl-C ends it with what was measured so far."""
+    """Classify without a pause for some minutes, and `report` each window. Ctrl-C ends the run and keeps the measurements so far."""
     for index in range(warmup):
         classifier.classify(images.at(index))
     before = read_sensors(system)

@@ -1,4 +1,4 @@
-"""Measure a bundle on this machine: engines, precisions and threads interleaved."""
+"""Measure a bundle on this machine, with engines, precisions and threads interleaved."""
 
 import os
 import sys
@@ -30,15 +30,14 @@ from edgecnn.runtime.model import bundle_model
 from edgecnn.runtime.timing import interleave
 
 BLOCK = 10
-"""Calls in one block. Before each block, calls that do not count run for SETTLE_S: to warm the caches, and until the threads of the
-block before stop spinning."""
+"""Calls in one block. Before each block, uncounted calls run for SETTLE_S, to warm caches and let the previous threads stop spinning."""
 
 SETTLE_S = 0.005
 PROBE_TIMEOUT_S = 300.0
 
 
 def probe(bundle: Bundle, configuration: Configuration, largest: str = "") -> Probed | str:
-    """Open a configuration in a process of its own; return what it measured, or why it could not: "illegal instruction (SIGILL)"."""
+    """Open a configuration in a separate process; return its measurements or the failure, such as "illegal instruction (SIGILL)"."""
     command = [sys.executable, "-m", "edgecnn.device.benchmark.probe", str(bundle.path), configuration.engine]
     command += [configuration.file, str(configuration.threads), configuration.provider or ""]
     command += [largest] if largest else []
@@ -56,7 +55,7 @@ def sweep(
     cold: int,
     progress: Progress,
 ) -> Sweep:
-    """Measure configurations, interleaved, and each engine's cold starts. Ctrl-C ends it with what there is. EngineError if none runs."""
+    """Measure configurations, interleaved, and each engine's cold starts. Ctrl-C keeps the results so far. EngineError if none runs."""
     failed: Failed = {}
     probed: dict[Configuration, Probed] = {}
     times: Times = {}
@@ -87,7 +86,7 @@ def sweep(
                 probed[item] = result
         if not probed:
             reasons = dict.fromkeys(f"{item.engine}: {reason}" for item, reason in failed.items())
-            raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. For more details: edgecnn doctor")
+            raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. For details, run: edgecnn doctor")
         times = {item: {part: [] for part in PARTS} for item in probed}
         measure(bundle, images, times, n, warmup, progress)
         fastest = {row.configuration.engine: row.configuration for row in reversed(rows())}
@@ -98,7 +97,7 @@ def sweep(
 
 
 def measure(bundle: Bundle, images: BenchImages, times: Times, n: int, warmup: int, progress: Progress) -> None:
-    """Time configurations in this process, in interleaved blocks, into `times`."""
+    """Time configurations in this process, in interleaved blocks; add to `times`."""
     classifiers = {}
     for item in times:
         entry = bundle.manifest.model(item.file)

@@ -20,7 +20,7 @@ SOURCES = {
 }
 
 PREFIXES = {"csi:": "rpicam", "ffmpeg:": "ffmpeg", "exec:": "exec", "watch:": "watch", "synthetic:": "synthetic"}
-"""The prefixes of a SOURCE argument that select one of SOURCES; that source opens the rest of the text."""
+"""Prefixes of a SOURCE argument that select one of SOURCES, which opens the rest."""
 
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://", "tcp://", "srt://")
 

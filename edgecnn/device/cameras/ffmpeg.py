@@ -1,4 +1,4 @@
-"""Video files, network streams and cameras through the program ffmpeg.
+"""Video files, network streams and cameras through ffmpeg.
 
 Frames arrive as PPM: a header with the size, then RGB bytes. PPM is lossless, does not need the size in advance and costs less than Motion
 JPEG. Streams are opened with low delay. Recordings and playlists are not, because a short H.264 clip whose pictures refer to later ones
@@ -20,7 +20,7 @@ MISSING = "Install it: `sudo apt install ffmpeg`."
 RECORDED = (".mjpeg", ".mjpg")  # suffixes of video files; a web address that ends in one is still a stream
 
 MEMORY, THREAD_MEMORY = 512 << 20, 32 << 20
-"""Bytes of data that ffmpeg may allocate, and those per processor. An HTTP camera with an endless picture made it grow to 1.28 GB."""
+"""Bytes of data that ffmpeg may allocate, plus those per processor. An HTTP camera with an endless picture made it grow to 1.28 GB."""
 MOST_THREADS = 16
 
 WEB = "http,https,httpproxy,tcp,tls"
@@ -44,11 +44,11 @@ FORMATS = (
 """Formats that name no other address. A supposed video must not be a playlist, which would make ffmpeg contact the hosts in it."""
 
 PLAYLISTS = {".m3u8": "hls", ".mpd": "dash"}
-"""Suffixes of playlist addresses, and their formats. A user who names a playlist wants the addresses in it."""
+"""Suffixes and formats of playlists. A user who names a playlist wants the addresses in it."""
 
 
 class Ffmpeg(ProcessSource):
-    """A video file (not live), stream or camera, decoded by ffmpeg and scaled down until it just covers the requested size."""
+    """A video file (not live), stream or camera, decoded by ffmpeg and scaled down to just cover the requested size."""
 
     memory = MEMORY + THREAD_MEMORY * min(os.cpu_count() or 1, MOST_THREADS)
 
@@ -69,7 +69,7 @@ class Ffmpeg(ProcessSource):
 
 
 def is_recording(address: str) -> bool:
-    """Return whether an address names a video file on a web server, which ends."""
+    """Return whether an address names a video file on a web server, rather than an endless stream."""
     from edgecnn.device.cameras import VIDEOS
 
     suffix = os.path.splitext(address.split("?")[0])[1].lower()

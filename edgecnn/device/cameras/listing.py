@@ -1,4 +1,4 @@
-"""This machine's cameras, what they can do, and why any of them cannot be used: `edgecnn cameras`."""
+"""List cameras, what they can do and why one cannot be used: `edgecnn cameras`."""
 
 import re
 import shutil

@@ -29,7 +29,7 @@ APP0 = 0xE0  # segments with this code or a higher one hold application data, su
 
 
 class Edges:
-    """The places where images start and end in a stream. Each byte is searched once, however often its segment is parsed."""
+    """Where images start and end in a stream. Each byte is searched once, however often its segment is parsed."""
 
     def __init__(self) -> None:
         self._positions: list[int] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def video_nodes(dev: Path = Path("/dev")) -> list[str]:
-    """Return each V4L2 node once, as its /dev/videoN: first those with a stable name in `by-id`, then the others by number."""
+    """Return each V4L2 node as its /dev/videoN: first those with a stable name in `by-id`, then the others by number."""
     numbered = [path for path in dev.iterdir() if re.fullmatch(r"video\d+", path.name)] if dev.is_dir() else []
     numbered.sort(key=lambda path: int(path.name[5:]))
     return list(dict.fromkeys([*names_by_id(dev), *(os.path.realpath(path) for path in numbered)]))

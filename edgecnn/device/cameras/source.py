@@ -22,7 +22,7 @@ class Frame(NamedTuple):
 
 
 class CameraLost(Exception):
-    """An open source stopped delivering frames, for one of REASONS. The loop reports it and opens the source again."""
+    """A source has stopped delivering frames, for one of REASONS. The loop reports it and opens the source again."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -30,7 +30,7 @@ class CameraLost(Exception):
 
 
 class Stalled(CameraLost):
-    """An open source delivers nothing. The text is "SOURCE: WHAT for SECONDS s", then the remark."""
+    """A source is open but delivers nothing. The text is "SOURCE: WHAT for SECONDS s", then the remark."""
 
     def __init__(self, source: str, what: str, seconds: float, remark: str = "") -> None:
         super().__init__("stall", f"{source}: {what} for {seconds:g} s{remark}.")
@@ -62,7 +62,7 @@ class CameraSettings:
 
 
 class Source(Protocol):
-    """An open source of frames.
+    """A source of frames, once opened.
 
     `name` is its name in result lines, without passwords. `about` describes it for people: device, format, size, rate.
     `live` is False for a source that waits for its reader (a video file, `synthetic:`); its frames are not dropped for age.
@@ -79,7 +79,7 @@ class Source(Protocol):
         """How many frames were skipped because they were damaged."""
 
     def read(self, timeout: float) -> Frame | None:
-        """Return the next frame, or None at the end of the source; Stalled if no frame arrives within `timeout` s; CameraLost."""
+        """Return the next frame, or None at the end of the source. Raises CameraLost, or Stalled if no frame arrives within `timeout` s."""
 
     def close(self) -> None:
         """Release the device and end all processes, within a second. A second call does nothing."""

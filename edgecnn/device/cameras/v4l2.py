@@ -27,7 +27,7 @@ SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 
 
 class RawFrame(Frame):
-    """A frame that is converted to RGB on the first access to `image`, since most of a camera's frames may never be classified."""
+    """A frame converted to RGB on the first access to `image`, since most frames may never be classified."""
 
     _pixels: abi.PixFormat
 
@@ -105,7 +105,7 @@ class V4L2Camera:
         device.request(abi.VIDIOC_STREAMON, abi.INT.pack(abi.BUF_TYPE_VIDEO_CAPTURE))
 
     def read(self, timeout: float) -> Frame:
-        """Return a copy of the newest whole frame, with the driver's time if it uses the same clock. CameraLost gives the reason if not."""
+        """Return a copy of the newest whole frame, with the driver's time if it uses the same clock. Raises CameraLost."""
         deadline = time.monotonic() + timeout
         device = self._device
         if device.descriptor < 0:

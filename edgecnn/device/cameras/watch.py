@@ -29,7 +29,7 @@ class Version(NamedTuple):
 
 
 _seen: dict[str, set[Version]] = {}
-"""The files of each folder that existed at first or were returned, so that reopening the folder neither skips nor repeats a file."""
+"""Each folder's files that existed at first or were returned, so that reopening it neither skips nor repeats one."""
 
 
 class Watch:
@@ -72,7 +72,7 @@ class Watch:
         return present
 
     def read(self, timeout: float) -> Frame:
-        """Return the next new image: the file's bytes, with its path as `name`. An unreadable file gives no bytes, which do not decode."""
+        """Return the next new image: the file's bytes, with its path as `name`. For an unreadable file, the bytes are empty."""
         deadline = time.monotonic() + timeout
         while True:
             frame = self._next()

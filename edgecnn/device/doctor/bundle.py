@@ -15,7 +15,6 @@ from edgecnn.runtime.selftest import check_layers
 
 
 def main() -> dict[str, Any]:
-    """Find the named bundle, or the default one, and check it."""
     choice = default_bundle(Path(sys.argv[1]) if sys.argv[1:] else None)
     bundle = read_bundle(choice.path)
     wrong = [layer.layer for layer in check_layers(bundle) if not layer.passed]

@@ -21,12 +21,12 @@ PATIENCE_S = 120.0
 
 
 def old_arm(system: System) -> bool:
-    """Return whether this is an ARM processor without LSE atomics, as a Raspberry Pi 3's and 4's are."""
+    """Return whether this is an ARM processor without LSE atomics, as in a Raspberry Pi 3 or 4."""
     return system.machine == "aarch64" and bool(system.cpu_flags) and "atomics" not in system.cpu_flags
 
 
 class Bad(NamedTuple):
-    """A package with a range of bad versions, from the first to below the second, `alongside` another package, if any, on some machines."""
+    """A package that fails in some versions (from the first to below the second), on some machines, perhaps only `alongside` another."""
 
     package: str
     versions: tuple[tuple[int, ...], tuple[int, ...]]
@@ -73,7 +73,7 @@ def versions(system: System) -> Iterator[Finding]:
 
 
 def bundle(system: System) -> Iterator[Finding]:
-    """Is there a bundle, is it whole, and does this machine decode and resize its golden photos to the right bytes?"""
+    """Is there a bundle, is it intact, and does this machine decode and resize its golden photos to the right bytes?"""
     done = system.run([sys.executable, "-m", "edgecnn.device.doctor.bundle", *filter(None, [system.model])], PATIENCE_S)
     if done.code == BundleError.exit_code:
         fix = "copy it again, or name another: edgecnn doctor --model FILE"

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 SEVERITIES = ("ok", "note", "warning", "error")
-"""All is well; worth knowing; it works, but not as well as it could; it does not work."""
+"""In order: all is well; worth knowing; works, but not as well as it could; does not work."""
 
 
 class Finding(NamedTuple):

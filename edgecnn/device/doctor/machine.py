@@ -11,7 +11,7 @@ from edgecnn.device.sensors import throttle_words
 from edgecnn.device.sensors import throttled as read_throttled
 from edgecnn.device.system import System
 
-PYTHONS = ((3, 11), (3, 14))  # from the first to below the second, as in pyproject.toml
+PYTHONS = ((3, 11), (3, 14))  # at least the first and below the second, as in pyproject.toml
 
 RELEASE_YEAR = 2026
 SIXTY_FOUR = ("aarch64", "arm64", "x86_64", "amd64")

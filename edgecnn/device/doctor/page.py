@@ -11,7 +11,7 @@ OPTIONS = "/etc/edgecnn/service.toml"
 
 
 def page(system: System) -> Iterator[Finding]:
-    """Are the packages installed that --http, or `http` in the service's options, needs?"""
+    """Are the packages for --http, or for `http` in the service's options, installed?"""
     missing = [name for name in PACKAGES if name not in system.packages]
     if not missing:
         yield Finding("ok", f"{', '.join(f'{name} {system.packages[name]}' for name in PACKAGES)} for the page")

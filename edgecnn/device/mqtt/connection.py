@@ -16,18 +16,20 @@ from edgecnn.device.mqtt.address import Broker
 UNREACHABLE, NO_ANSWER, TLS, NOT_AUTHORIZED, REFUSED = "unreachable", "no_answer", "tls", "not_authorized", "refused"
 CLOSED, GARBAGE, STOPPED = "closed", "garbage", "stopped"
 REASONS = (UNREACHABLE, NO_ANSWER, TLS, NOT_AUTHORIZED, REFUSED, CLOSED, GARBAGE)
-"""Why there is no connection: no way to the host and port; no answer in time; no TLS, or a certificate that is not accepted; user or
-password; another refusal; the broker closed the connection; it sent what is not MQTT."""
+"""Why a connection failed: the host and port cannot be reached; no answer in time; no TLS, or a rejected certificate; a wrong user or
+password; another refusal; the broker closed the connection; it sent data that is not MQTT."""
 
-STEP_S = 0.05  # longest wait for the network: so often at least, the thread sees what is to be sent
+STEP_S = 0.05  # longest wait for the network before the thread checks what is to be sent
 
-LARGEST = 1 << 16  # largest message that is taken from a broker, in bytes
+LARGEST = 1 << 16  # largest message accepted from a broker, in bytes
 
-KEPT = 3 * LARGEST  # bytes kept of a larger packet: the longest topic, and a payload still recognised as too large
+KEPT = (
+    3 * LARGEST
+)  # bytes kept of a larger packet: enough for the longest topic and a payload that still counts as too large
 
 
 class ConnectionFailed(Exception):
-    """There is no connection, or no longer one: `reason` is one of REASONS, the text is for people."""
+    """The connection failed or was lost. `reason` is one of REASONS; the text is for people."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -36,7 +38,7 @@ class ConnectionFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Waits:
-    """How long what takes, in seconds. A broker silent for about twice `keepalive_s` is lost; `retry_s` doubles up to `longest_retry_s`."""
+    """Time limits in seconds. A broker that is silent for about twice `keepalive_s` is lost. `retry_s` doubles up to `longest_retry_s`."""
 
     keepalive_s: int = 15
     answer_s: float = 10.0
@@ -46,14 +48,14 @@ class Waits:
 
 
 def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Return the settings of TLS, which verify certificates and names, by the system's authorities or a file's; may raise OSError."""
+    """Return TLS settings that verify certificates and names, with the authorities of the system or a file; may raise OSError."""
     return ssl.create_default_context(cafile=None if ca is None else str(ca))
 
 
 class _Client(paho.Client):
-    """paho's client, which keeps no more than KEPT of a packet; paho 2.2 takes one of 256 MB whole, three times over.
+    """paho's client, limited to KEPT bytes of a packet. paho 2.2 would hold a packet of 256 MB three times.
 
-    To hang up would let anybody who may publish keep this device offline.
+    Hanging up instead would let anyone who may publish keep this device offline.
     """
 
     def _sock_recv(self, bufsize: int) -> bytes:
@@ -62,12 +64,12 @@ class _Client(paho.Client):
 
 
 class Connection:
-    """A connection, for one thread, used once, as a context manager: paho would send again what is out of date when it reconnects."""
+    """A connection for one thread and one use, as a context manager. If paho reconnected by itself, it would resend outdated messages."""
 
     def __init__(
         self, broker: Broker, client_id: str, *, will: tuple[str, str] | None, tls: ssl.SSLContext | None, waits: Waits
     ) -> None:
-        """Prepare; nothing is opened yet. `will` is the topic and payload that the broker publishes, retained, after a loss."""
+        """Prepare a connection without opening it. `will` is the topic and payload that the broker publishes, retained, after a loss."""
         self._broker = broker
         self._waits = waits
         self._accepted = False
@@ -94,7 +96,7 @@ class Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the socket, without a word if `close` was not called: then the broker publishes the will."""
+        """Close the socket. If `close` was not called, the broker then publishes the will."""
         client = self._client
         client.on_connect = client.on_disconnect = client.on_message = client.on_publish = None
         if (socket := client.socket()) is not None:
@@ -102,7 +104,7 @@ class Connection:
                 socket.close()
 
     def open(self, give_up: Callable[[], bool]) -> None:
-        """Connect, and wait until the broker accepts, or `give_up` says so (STOPPED): ConnectionFailed if it does not."""
+        """Connect and wait until the broker accepts. ConnectionFailed if it does not, or if `give_up` returns True (STOPPED)."""
         try:
             self._client.connect(self._broker.host, self._broker.port, self._waits.keepalive_s)
         except ssl.SSLCertVerificationError as error:
@@ -110,7 +112,7 @@ class Connection:
         except TimeoutError:
             raise ConnectionFailed(NO_ANSWER, f"no answer within {self._waits.answer_s:g} s") from None
         except ssl.SSLError as error:
-            raise ConnectionFailed(TLS, f"TLS failed ({error.reason or error}); is it a port without TLS?") from None
+            raise ConnectionFailed(TLS, f"TLS failed ({error.reason or error}); is this a port without TLS?") from None
         except (ConnectionResetError, BrokenPipeError):
             raise self._closed() from None
         except (OSError, UnicodeError) as error:
@@ -123,15 +125,15 @@ class Connection:
             if give_up():
                 raise ConnectionFailed(STOPPED, "the stream ended")
             if time.monotonic() >= end:
-                what = f"it took the connection and did not answer within {self._waits.answer_s:g} s"
+                what = f"it accepted the connection but did not answer within {self._waits.answer_s:g} s"
                 raise ConnectionFailed(NO_ANSWER, what)
 
     def step(self, wait_s: float = STEP_S) -> list[paho.MQTTMessage]:
-        """Send and receive for at most `wait_s` seconds; return what was received. Raises ConnectionFailed, also of a late broker."""
+        """Send and receive for at most `wait_s` seconds; return the received messages. Raises ConnectionFailed, also for a late broker."""
         try:
             code = self._client.loop(wait_s)
-        except Exception as error:  # noqa: BLE001 - paho fails in many ways on a packet that is not MQTT's
-            raise ConnectionFailed(GARBAGE, f"the broker sent what is not MQTT ({type(error).__name__})") from None
+        except Exception as error:  # noqa: BLE001 - paho fails in many ways on a packet that is not MQTT
+            raise ConnectionFailed(GARBAGE, f"the broker sent data that is not MQTT ({type(error).__name__})") from None
         if self._failure is not None:
             raise self._failure
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -150,7 +152,7 @@ class Connection:
         self._client.subscribe([(topic, 0) for topic in sorted(topics)])
 
     def publish(self, topic: str, payload: str | bytes) -> None:
-        """Publish a retained message; an empty one removes what was retained. Raises ConnectionFailed."""
+        """Publish a retained message; an empty one removes the previous message. Raises ConnectionFailed."""
         if self.idle:
             self._waiting_since = time.monotonic()
         data = payload.encode("utf-8", "replace") if isinstance(payload, str) else payload
@@ -161,18 +163,18 @@ class Connection:
             self._unacknowledged.add(info.mid)
 
     def close(self) -> None:
-        """Say goodbye: the broker then publishes no will."""
+        """Disconnect properly, so that the broker does not publish the will."""
         self._client.disconnect()
 
     def _lost(self, code: MQTTErrorCode) -> ConnectionFailed:
         if code == MQTTErrorCode.MQTT_ERR_PROTOCOL:
-            return ConnectionFailed(GARBAGE, "the broker sent what is not MQTT 3.1.1")
+            return ConnectionFailed(GARBAGE, "the broker sent data that is not MQTT 3.1.1")
         return self._closed()
 
     def _closed(self) -> ConnectionFailed:
         what = "the broker closed the connection"
         if not self._accepted:
-            what += f" without an answer; is it a port {'without' if self._broker.tls else 'with'} TLS?"
+            what += f" without an answer; is this a port {'without' if self._broker.tls else 'with'} TLS?"
         return ConnectionFailed(CLOSED, what)
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, code: Any, properties: Any) -> None:
@@ -180,7 +182,7 @@ class Connection:
             self._accepted = True
         elif code.getName() in ("Not authorized", "Bad user name or password"):
             known = self._broker.user is not None
-            who = "the user or the password is not accepted" if known else "it requires a user and a password"
+            who = "the user or the password is wrong" if known else "it requires a user and a password"
             self._failure = ConnectionFailed(NOT_AUTHORIZED, f"the broker refused the connection: {who}")
         else:
             self._failure = ConnectionFailed(REFUSED, f"the broker refused the connection: {code.getName().lower()}")

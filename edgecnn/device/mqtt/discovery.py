@@ -1,6 +1,6 @@
-"""Home Assistant's device discovery: one retained message that describes a device with all its entities.
+"""Home Assistant's device discovery: one retained message that describes a device and its entities.
 
-Source: the integration's page on MQTT discovery, and the schemas of Home Assistant 2026.2, against which a test holds it.
+Source: the integration's page on MQTT discovery, and the schemas of Home Assistant 2026.2, which a test checks it against.
 """
 
 import json
@@ -11,7 +11,7 @@ from edgecnn import __version__
 from edgecnn.device.mqtt.topics import topic
 from edgecnn.device.stream.settings import Mqtt
 
-PREFIX = "homeassistant"  # where Home Assistant looks by default, and where it says when it comes online
+PREFIX = "homeassistant"  # where Home Assistant looks by default, and where it announces that it is online
 
 
 def object_id(name: str) -> str:
@@ -27,7 +27,7 @@ def birth_topics(prefix: str = PREFIX) -> set[str]:
 
 
 def config(name: str, model: str, names: Mapping[str, str], options: Mqtt) -> str:
-    """Return a device's description as JSON. What is not in use is named with its platform only, which removes it."""
+    """Return a device's description as JSON. An unused entity is listed with only its platform, which removes it."""
     device = object_id(name)
     program = {"topic": topic(name, "availability")}
 

@@ -1,4 +1,4 @@
-"""What waits to be published: bounded, between the stream's thread, which never waits, and the connection's."""
+"""A bounded queue of updates to publish, between the stream's thread, which never waits, and the connection's."""
 
 import math
 import threading
@@ -13,13 +13,13 @@ from edgecnn.device.mqtt.topics import Snapshot
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.runtime.decision import Score
 
-MOST_WAITING = 64  # changes that wait while there is a connection; without one, only the newest does
+MOST_WAITING = 64  # most changes that wait during a connection; without one, only the newest waits
 
-REFRESH_S = 10.0  # least time between two messages about a score that changed while the state did not
+REFRESH_S = 10.0  # least time between two messages for a new score without a new state
 
 
 class Outbox:
-    """Changes in order, the newest score and the newest picture; for any thread. A state replaced before its delivery counts as dropped."""
+    """Changes in order, the newest score and the newest picture, for any thread. A state replaced before delivery counts as dropped."""
 
     def __init__(self, *, refresh_s: float = REFRESH_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._refresh_s = refresh_s
@@ -35,7 +35,7 @@ class Outbox:
         self._image: bytes | np.ndarray | None = None
 
     def change(self, snapshot: Snapshot, image: bytes | np.ndarray | None = None) -> None:
-        """Add a change, with its frame if that is to be published."""
+        """Add a change, with its frame if the frame is to be published."""
         with self._lock:
             self._latest = snapshot
             self._waiting.append(snapshot)
@@ -44,7 +44,7 @@ class Outbox:
             self._limit()
 
     def score(self, result: FrameResult) -> None:
-        """Note a frame's scores; those of the newest frame whose decision is the state are published now and then."""
+        """Note a frame's scores. Those of the newest frame whose decision is the state are published from time to time."""
         if result.decision == result.state:
             self._score = (result.state, result.top)
 
@@ -54,7 +54,7 @@ class Outbox:
             return self._fresh()
 
     def connected(self) -> Snapshot:
-        """Begin a connection: return what is published first, which stands for all that waits."""
+        """Begin a connection: return the snapshot to publish first, which replaces all that wait."""
         with self._lock:
             self._connected = True
             self._sent = self._waiting[-1] if self._waiting else None
@@ -72,7 +72,7 @@ class Outbox:
             self._limit()
 
     def next(self) -> Snapshot | None:
-        """Return what is to be published now; None if nothing is. Then call `delivered`, or `disconnected`."""
+        """Return the snapshot to publish now, or None. Then call `delivered` or `disconnected`."""
         with self._lock:
             now = self._clock()
             if self._waiting:
@@ -100,7 +100,7 @@ class Outbox:
             return count
 
     def undelivered(self) -> int:
-        """Return how many states have not reached the broker, those that wait among them."""
+        """Return how many states have not reached the broker, including those that wait."""
         with self._lock:
             waiting = [self._sent, *self._waiting] if self._sent is not None else self._waiting
             return self._dropped + sum(snapshot.state is not None for snapshot in waiting)

@@ -1,4 +1,4 @@
-"""The Consumer that publishes a stream's state: it never waits for the broker, which a thread of its own talks to."""
+"""The Consumer that publishes a stream's state. It never waits for the broker; a separate thread does."""
 
 import json
 import random
@@ -42,12 +42,12 @@ AGAIN_S = 600.0
 
 MOST_EVENTS = 64
 
-LONGEST_ID = 23  # characters of a client's identifier that every broker takes (MQTT 3.1.1, section 3.1.3.1)
+LONGEST_ID = 23  # characters of a client identifier that every broker accepts (MQTT 3.1.1, section 3.1.3.1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MqttSettings:
-    """Where is published, as the device `name`, and what. OSError if the file of the authorities has no certificate in PEM."""
+    """The broker, the device's `name` and what to publish. OSError if the authorities' file has no PEM certificate."""
 
     broker: Broker
     name: str
@@ -62,7 +62,7 @@ class MqttSettings:
 
 
 def client_id(name: str) -> str:
-    """Return an identifier that no other client has, another process with the same name included: two with one would end each other."""
+    """Return a unique identifier, even among processes with the same name: clients that share one disconnect each other."""
     token = secrets.token_hex(4)
     return f"{f'edgecnn-{name}'[: LONGEST_ID - len(token) - 1]}-{token}"
 
@@ -79,7 +79,7 @@ class Publisher(Consumer):
         strangers: bool = False,
         outbox: Outbox | None = None,
     ) -> None:
-        """Prepare; nothing is connected yet. ValueError if the binary sensor's label is not a class."""
+        """Prepare to publish, without connecting yet. ValueError if the binary sensor's label is not a class."""
         options = settings.options
         if options.binary is not None and options.binary not in labels:
             raise ValueError(f"{options.binary!r} is not a class of the model; it has {', '.join(labels)}")
@@ -115,14 +115,14 @@ class Publisher(Consumer):
         return ()
 
     def poll(self) -> list[Event]:
-        """Start the thread with the first call; return what happened in it."""
+        """Start the thread on the first call; return its events."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
             self._thread.start()
         return [self._events.popleft() for _ in range(len(self._events))]
 
     def finish(self, wait_s: float) -> list[Event]:
-        """Publish what waits, and that the device is offline, within `wait_s` seconds; at 0 do not wait for that."""
+        """Publish the waiting changes, then the offline status, within `wait_s` seconds; if 0, do not wait."""
         if self._thread is None:
             return []
         self._deadline = time.monotonic() + wait_s
@@ -131,7 +131,7 @@ class Publisher(Consumer):
         events = self.poll()
         undelivered = self._outbox.undelivered()
         if wait_s and undelivered:
-            events.append(self._lost(STOPPED, "the stream ended before all was sent", undelivered))
+            events.append(self._lost(STOPPED, "the stream ended before everything was sent", undelivered))
         return events
 
     def _change(self, now: Snapshot, image: bytes | np.ndarray | None = None) -> None:
@@ -146,7 +146,7 @@ class Publisher(Consumer):
         self._change(now, result.image if result and self._options.picture else None)
         self._result = None
 
-    # what follows runs in the thread
+    # the methods below run in the thread
 
     def _run(self) -> None:
         settings, waits = self._settings, self._settings.waits
@@ -160,7 +160,9 @@ class Publisher(Consumer):
                 with Connection(settings.broker, self._id, will=will, tls=settings.tls, waits=waits) as connection:
                     connection.open(self._late)
                     opened = time.monotonic()
-                    first = self._outbox.connected()  # from here on a change waits; before, it drops the one before it
+                    first = (
+                        self._outbox.connected()
+                    )  # from here on changes wait; until now, each replaced the one before
                     after_s, dropped = round(opened - since, 3), self._outbox.dropped()
                     event = self._event(MqttConnectedEvent, after_s=after_s, attempts=attempts, dropped=dropped)
                     self._events.append(event)
@@ -177,14 +179,16 @@ class Publisher(Consumer):
                     if since - opened >= waits.steady_s:
                         retry_s = waits.retry_s
                         refusals.clear()
-            self._stopping.wait(retry_s * random.uniform(0.5, 1.0))  # not all boards of a house at once
+            self._stopping.wait(
+                retry_s * random.uniform(0.5, 1.0)
+            )  # so that the boards of a house do not all retry at once
             retry_s = min(2 * retry_s, waits.longest_retry_s)
 
     def _late(self) -> bool:
         return self._stopping.is_set() and time.monotonic() >= self._deadline
 
     def _serve(self, connection: Connection, first: Snapshot) -> None:
-        """Publish `first`, and changes until the stream ends; raise ConnectionFailed if the connection is lost before."""
+        """Publish `first`, then changes until the stream ends; raise ConnectionFailed if the connection is lost earlier."""
         name = self._settings.name
         births = discovery.birth_topics(self._options.prefix)
         connection.subscribe({*births, topic(name, "availability"), topic(name, "attributes")})
@@ -218,12 +222,12 @@ class Publisher(Consumer):
                 return
 
     def _greet(self, connection: Connection, snapshot: Snapshot, sent: dict[str, str | bytes]) -> None:
-        """Publish all there is; that the device is online comes last."""
+        """Publish everything, and the online status last."""
         name = self._settings.name
         connection.publish(discovery.config_topic(name, self._options.prefix), self._config)
         connection.publish(topic(name, "model"), self._model)
         for last in ("picture",) * (not self._options.picture) + ("binary",) * (self._options.binary is None):
-            connection.publish(topic(name, last), b"")  # of an earlier run
+            connection.publish(topic(name, last), b"")  # left from an earlier run
         self._publish(connection, snapshot, sent)
         connection.publish(topic(name, "availability"), ONLINE)
 
@@ -233,7 +237,7 @@ class Publisher(Consumer):
         if image is not None:
             try:
                 self._picture = as_jpeg(image, self._settings.rotation)
-            except ImageError:  # it was decoded for the classifier, which may have skipped what is damaged
+            except ImageError:  # the classifier decoded it, but may have skipped a damaged part
                 self._picture = None
         if self._picture is not None:
             messages.append(("picture", self._picture))
@@ -260,7 +264,7 @@ class Publisher(Consumer):
             name = self._settings.name
             if not isinstance(other, str) or not re.fullmatch(r"[\w-]{1,64}", other, re.ASCII):
                 other = "another program"
-            text = f"{other} publishes as {name!r} too, so their states mix: give each device a name of its own"
+            text = f"{other} also publishes as {name!r}, so their states mix: give each device its own name"
             self._events.append(self._event(MqttConflictEvent, message=text, count=count))
 
     def _event(self, kind: Callable[..., Event], **fields: object) -> Event:
@@ -280,7 +284,7 @@ class Publisher(Consumer):
 
 
 def forget(settings: MqttSettings) -> None:
-    """Remove a device from Home Assistant, and all that the broker retains of it; or raise MqttError."""
+    """Remove a device from Home Assistant, and everything that the broker retains for it; MqttError if that fails."""
     who = client_id(settings.name)
     try:
         with Connection(settings.broker, who, will=None, tls=settings.tls, waits=settings.waits) as connection:

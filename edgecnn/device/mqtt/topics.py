@@ -1,4 +1,4 @@
-"""What is published: topics, payloads, and the names that a state has there."""
+"""The published topics and payloads, and the published names of states."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ from edgecnn.labels import ABSTAIN, STRANGER
 from edgecnn.runtime.decision import Score
 
 ONLINE, OFFLINE = "online", "offline"
-NO_VALUE = "None"  # payload without a state or a score, which Home Assistant shows as unknown
+NO_VALUE = "None"  # the payload for no state or score, which Home Assistant shows as unknown
 
-RESERVED = ("none", "unknown", "unavailable")  # states that mean something else in Home Assistant, in any case
+RESERVED = ("none", "unknown", "unavailable")  # states with a special meaning in Home Assistant, in upper or lower case
 
-MOST_CLASSES = 5  # classes in the attributes, at most: Home Assistant does not keep attributes of more than 16 kB
+MOST_CLASSES = 5  # most classes in the attributes: Home Assistant does not store attributes of more than 16 kB
 
 
 LEVELS = ("availability", "camera", "state", "score", "attributes", "binary", "picture", "model")
-"""Last levels of a device's topics, whose messages are all retained; `availability` is the program's."""
+"""Last levels of a device's topics. All messages are retained; `availability` is the program's."""
 
 
 def topic(name: str, last: str) -> str:
@@ -27,7 +27,7 @@ def topic(name: str, last: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What is published of a moment. `reason` is why `state` is no label, `since` the frame's time in seconds since the epoch."""
+    """The published values at one moment. `reason` is why `state` is not a label, `since` the frame's time in seconds since the epoch."""
 
     camera: bool = False
     state: str | None = None
@@ -41,7 +41,7 @@ class Snapshot:
 
 
 def state_names(labels: Sequence[str], strangers: bool = False) -> dict[str, str]:
-    """Return each state's name there: the label; if Home Assistant reserves that, "unknown (class)". Strangers may be a state."""
+    """Return each state's published name: the label, or "LABEL (class)" if Home Assistant reserves it; with `strangers`, also STRANGER."""
     names = {decision: decision for decision in ((ABSTAIN, STRANGER) if strangers else (ABSTAIN,))}
     taken = {*labels, *names}
     for label in labels:
@@ -58,9 +58,9 @@ def state_names(labels: Sequence[str], strangers: bool = False) -> dict[str, str
 def values(
     snapshot: Snapshot, names: dict[str, str], binary: str | None, client: str, update: Mapping[str, Any] | None = None
 ) -> list[tuple[str, str]]:
-    """Return (last level of the topic, payload) in the order of sending: the state after what an automation on its change may read.
+    """Return (last topic level, payload) pairs in sending order: the state follows the values that an automation on its change may read.
 
-    `update` is the last check for a release, if this board has made one.
+    `update` is this board's last check for a release, if any.
     """
     state, score = snapshot.state, snapshot.score
     attributes = {

@@ -1,1 +1,1 @@
-"""The service of a board: it classifies from boot to boot, under systemd."""
+"""The service on a board, which classifies continuously under systemd."""

@@ -1,4 +1,4 @@
-"""The options of the service: one TOML file, which is checked before it is taken."""
+"""The options of the service: one TOML file, which is checked before use."""
 
 import tomllib
 from dataclasses import make_dataclass, replace
@@ -33,20 +33,20 @@ CONFIG = Path("/etc/edgecnn/service.toml")
 
 ENVIRONMENT = CONFIG.with_name("environment")
 
-TAKEN = "service.toml"  # the name of the copy next to the releases: the last options that were valid
+TAKEN = "service.toml"  # the name of the copy, next to the releases, of the last valid options
 
 SLOWEST_FPS = 0.2  # fewer results per second would look like a frozen camera to the watchdog
 
 
 KEYS: list[tuple[str, Any, Any]] = [
-    ("source", str, key("", "a camera or stream, as edgecnn classify takes it; empty for the first camera that works")),
+    ("source", str, key("", "a camera or stream, as for edgecnn classify; empty for the first camera that works")),
     ("width", int, key(640, "requested width of frames", low=1, high=LARGEST)),
     ("height", int, key(480, "requested height of frames", low=1, high=LARGEST)),
     *keys_of(Camera, Pace, Decision, Model, State),
-    ("good_after", int, key(10, "fresh frames that a pending release has to classify", low=1, high=1_000_000)),
+    ("good_after", int, key(10, "fresh frames that a pending release must classify", low=1, high=1_000_000)),
     *keys_of(Reaction, Mqtt, Http, Metrics),
 ]
-"""The service's options. A text is empty for none."""
+"""The service's options. An empty text means none."""
 
 Keys: Any = make_dataclass("Keys", KEYS, frozen=True, kw_only=True)
 
@@ -54,19 +54,19 @@ Keys: Any = make_dataclass("Keys", KEYS, frozen=True, kw_only=True)
 class Config(Keys):
     @property
     def settings(self) -> Settings:
-        """The settings of the stream; a camera is waited for, for ever."""
+        """The settings of the stream, which waits for a camera indefinitely."""
         made = from_keys(vars(self))
         camera = replace(made.camera, size=(self.width, self.height), retry_for_s=float("inf"))
         return replace(made, camera=camera)
 
     @property
     def needs_network(self) -> bool:
-        """Whether the camera, the broker or the page is reached by a network. A program that gives frames may need one."""
+        """Whether the camera, the broker or the page needs a network. A program that delivers frames may need one."""
         return bool(self.mqtt or self.http or self.source.lower().startswith((*SCHEMES, "ffmpeg:", "exec:")))
 
 
 def parse(text: str, where: str) -> Config:
-    """Read options as TOML; ServiceError, which names the place and `where`, for what is not valid."""
+    """Parse options from TOML; ServiceError, which names `where` and the key, if they are not valid."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -81,21 +81,23 @@ def parse(text: str, where: str) -> Config:
         except ValueError as error:
             raise ServiceError(f"{where}: {name}: {error}.") from None
     if 0 < config.max_fps < SLOWEST_FPS:
-        raise ServiceError(f"{where}: max_fps must be 0 or at least {SLOWEST_FPS:g}, received {config.max_fps:g}.")
+        raise ServiceError(f"{where}: max_fps must be 0 or at least {SLOWEST_FPS:g}; received {config.max_fps:g}.")
     if config.source and not is_stream(config.source):
         source = masked(config.source)
         raise ServiceError(f"{where}: source {source!r} is not a camera or a stream, such as /dev/video0 or rtsp://…")
     if config.keep and not Path(config.keep).is_absolute():
         raise ServiceError(
-            f"{where}: keep must be a folder's whole path, such as /var/lib/edgecnn/kept; received {config.keep!r}."
+            f"{where}: keep must be the full path of a folder, such as /var/lib/edgecnn/kept; received {config.keep!r}."
         )
     if config.source.startswith("watch:"):
-        raise ServiceError(f"{where}: source cannot be a folder: the watchdog takes its silence for a frozen camera.")
+        raise ServiceError(
+            f"{where}: source cannot be a folder: the watchdog would take its silence for a frozen camera."
+        )
     return config
 
 
 def read(path: Path) -> str:
-    """Return the text of a file of options; "" if it does not exist; ServiceError if it cannot be read."""
+    """Return the text of an options file, or "" if it does not exist; ServiceError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -105,14 +107,14 @@ def read(path: Path) -> str:
 
 
 class Taken(NamedTuple):
-    """The options in use, and why they are not those of the file, or could not be kept; "" if all is well."""
+    """The options in use, and why they differ from the file or could not be saved; "" if all is well."""
 
     config: Config
     problem: str
 
 
 def take(path: Path, folder: Path, disk: disks.Disk | None = None) -> Taken:
-    """Take the options of a file if they are valid, and keep a copy of them in `folder`; else the copy of the last that were."""
+    """Use a file's options if they are valid, and save a copy in `folder`; else use the copy of the last valid ones."""
     copy = folder / TAKEN
     try:
         text = read(path)
@@ -125,7 +127,7 @@ def take(path: Path, folder: Path, disk: disks.Disk | None = None) -> Taken:
         if not copy.exists() or read(copy) != text:
             disks.replace(disk or disks.Disk(folder), copy, text.encode())
     except (OSError, ServiceError, SlotError) as error:
-        return Taken(config, f"{copy}: the options in use cannot be kept: {error}")
+        return Taken(config, f"{copy}: the options in use cannot be saved: {error}")
     return Taken(config, "")
 
 

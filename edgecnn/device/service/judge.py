@@ -1,4 +1,4 @@
-"""What makes a release good, and feeds the watchdog: frames that were classified, and nothing else."""
+"""Judge a release and feed the watchdog: only classified frames count."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from edgecnn.device.stream.results import FrameResult
 
 FEED_EVERY_S = 1.0
 
-AGAIN_S = 60.0  # seconds until a release that could not be recorded as good, since the disk was full, is recorded again
+AGAIN_S = 60.0  # seconds until the next attempt to record a release as good, after a full disk for example
 
 
 class Judge(Consumer):
@@ -27,13 +27,13 @@ class Judge(Consumer):
         tell: Callable[[str], object] = notify,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the release, its bundle's name, and how many frames make it good; `approve` records that, and returns why it cannot."""
+        """`frames` is the number that makes the release good. `approve` records that, and returns any problems."""
         self._release, self._name, self._left = release, name, frames
         self._approve, self._tell = approve, tell
         self._feeds, self._tries = Seldom(FEED_EVERY_S, clock), Seldom(AGAIN_S, clock)
 
     def take(self, item: Item) -> Iterable[Event]:
-        """Count a frame; give a change of the state to the service manager, for people."""
+        """Count a frame; report a change of the state to the service manager."""
         if isinstance(item, StateChangedEvent):
             self._tell(f"STATUS=state: {'none' if item.state is None else item.state!r}")
         if not isinstance(item, FrameResult):

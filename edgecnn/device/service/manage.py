@@ -1,4 +1,4 @@
-"""The service in systemd: its unit written, switched on, looked at and removed."""
+"""The service in systemd: write, enable, query and remove its unit."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from edgecnn.runtime.child import Finished
 
 UNIT, TIMER = "edgecnn.service", "edgecnn-update.timer"
 UNITS = (UNIT, "edgecnn-update.service", TIMER)
-"""All units; the timer's does nothing until a board has /etc/edgecnn/update.toml."""
+"""All units. The timer's unit does nothing until the board has /etc/edgecnn/update.toml."""
 
 OWN, PACKAGED = "etc/systemd/system", "usr/lib/systemd/system"
 USERS = "sysusers.d/edgecnn.conf"
@@ -36,7 +36,7 @@ def users_text() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """The machine: its files, how commands are run, who runs this, and where this edgecnn is."""
+    """The machine: its files, how to run commands, whether the user is root, and where edgecnn is installed."""
 
     root: Path = Path("/")
     run: Callable[[Sequence[str]], Finished] = lambda command: System(packages={}).run(command, timeout=None)
@@ -47,8 +47,8 @@ class Host:
     def require_systemd(self) -> None:
         if not (self.root / "run/systemd/system").is_dir():
             raise ServiceError(
-                "systemd does not run on this machine, and the service needs it. "
-                "Start edgecnn service run by the service manager that it has."
+                "the service needs systemd, which does not run on this machine. "
+                "Start edgecnn service run with the machine's own service manager."
             )
 
     def require_root(self) -> None:
@@ -63,13 +63,13 @@ class Host:
 
 
 def install(host: Host, options: Path | None = None) -> Path:
-    """Write the unit, take a file of options, start the service, and return the unit's path. ServiceError, OutputError."""
+    """Write the unit and the options, start the service, and return the unit's path. Raises ServiceError or OutputError."""
     host.require_systemd()
     host.require_root()
     place = host.root / config.CONFIG.relative_to("/")
     source = options or place
     if options is not None and not options.exists():
-        raise ServiceError(f"there is no file {options}.")
+        raise ServiceError(f"{options} does not exist.")
     text = config.read(source)
     config.parse(text, str(source))
     packaged = (host.root / PACKAGED / UNIT).exists()
@@ -78,12 +78,12 @@ def install(host: Host, options: Path | None = None) -> Path:
         if hidden := next((path for path in (host.python, host.package) if path.startswith(HIDDEN)), None):
             raise ServiceError(
                 f"{hidden} is in a folder that the service cannot see. Install edgecnn elsewhere, such as in a virtual environment "
-                "/opt/edgecnn, or take the Debian package."
+                "/opt/edgecnn, or use the Debian package."
             )
         for name in UNITS:
             write_atomic(unit.with_name(name), unit_text([host.python, "-m", "edgecnn"], name))
         write_atomic(host.root / "etc" / USERS, users_text())
-        host.run(["systemd-sysusers", f"/etc/{USERS}"])  # where that is not, root fetches releases itself, and says so
+        host.run(["systemd-sysusers", f"/etc/{USERS}"])  # without it, root fetches releases itself and says so
     if options is not None:
         write_atomic(place, text)
     host.systemctl("daemon-reload")
@@ -94,11 +94,11 @@ def install(host: Host, options: Path | None = None) -> Path:
 
 
 def remove(host: Host) -> None:
-    """Stop the service and take its unit away. ServiceError if it is not installed, the Debian package owns it, or systemd refuses."""
+    """Stop the service and remove its unit. ServiceError if it is not installed, the Debian package owns it, or systemd refuses."""
     host.require_systemd()
     host.require_root()
     if (host.root / PACKAGED / UNIT).exists():
-        raise ServiceError("the service is part of the Debian package. Remove that: apt remove edgecnn")
+        raise ServiceError("the service is part of the Debian package. Remove the package: apt remove edgecnn")
     units = [path for name in UNITS if (path := host.root / OWN / name).exists()]
     if not units:
         raise ServiceError("the service is not installed. Install it: edgecnn service install")
@@ -110,7 +110,7 @@ def remove(host: Host) -> None:
 
 
 def status(host: Host) -> dict[str, Any]:
-    """Return what systemd says of the service, by the names of SHOWN; ServiceError if it does not run."""
+    """Return the service's properties in systemd, by the names in SHOWN; ServiceError if systemd does not run."""
     host.require_systemd()
     lines = host.systemctl("show", f"--property={','.join(SHOWN)}", UNIT).out.splitlines()
     values = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -118,9 +118,9 @@ def status(host: Host) -> dict[str, Any]:
 
 
 def logs_command(host: Host, lines: int, follow: bool) -> list[str]:
-    """Return the command that prints the service's lines of the journal; ServiceError if systemd does not run, or has none."""
+    """Return the command that prints the service's lines in the journal; ServiceError without systemd or a journal."""
     host.require_systemd()
     if shutil.which("journalctl") is None:
-        raise ServiceError("journalctl is not installed, which reads the journal.")
+        raise ServiceError("journalctl, which reads the journal, is not installed.")
     end = "--follow" if follow else "--no-pager"
     return ["journalctl", f"--unit={UNIT}", "--output=cat", f"--lines={lines}", end]

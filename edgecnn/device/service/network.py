@@ -1,7 +1,7 @@
-"""The service without a network: the kernel refuses it any new socket but those of this machine, unless its options need others.
+"""Run the service without a network: unless its options need one, the kernel refuses it any new socket except local ones.
 
-systemd's unit cannot depend on the options. A filter of system calls (seccomp(2)) can be set by the process itself, holds for whatever it
-starts, and cannot be taken off again.
+A systemd unit cannot depend on the options. A process can set a filter of system calls (seccomp(2)) itself; the filter also applies to its
+child processes and cannot be removed.
 """
 
 import ctypes
@@ -20,11 +20,11 @@ NUMBER, ARCHITECTURE, ARGUMENT = (
     0,
     4,
     16,
-)  # where struct seccomp_data has them; the argument's lower half, of little-endian machines
+)  # offsets in struct seccomp_data; for the argument, the lower half on little-endian machines
 
 
 class Machine(NamedTuple):
-    """The kernel's name of a processor, AUDIT_ARCH_…, and the number of socket(2) on it."""
+    """The kernel's AUDIT_ARCH_… number for a processor, and the number of socket(2) on it."""
 
     architecture: int
     socket: int
@@ -53,10 +53,10 @@ class Program(ctypes.Structure):
 
 
 def close_network() -> str:
-    """Refuse every new socket that is not AF_UNIX, from now on; return why this cannot be done, "" if it is."""
+    """Refuse every new socket that is not AF_UNIX from now on; return why that fails, or ""."""
     machine = MACHINES.get(platform.machine())
     if machine is None:
-        return f"the processor {platform.machine()} is not known"
+        return f"unknown processor {platform.machine()}"
     steps = (
         (LOAD, 0, 0, ARCHITECTURE),
         (EQUAL, 0, 5, machine.architecture),
@@ -79,7 +79,7 @@ def close_network() -> str:
 
 
 def is_closed() -> bool:
-    """Tell whether this process, or the one that it was before, has closed its network."""
+    """Return whether this process has closed its network, perhaps before an exec."""
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM).close()
     except OSError as error:

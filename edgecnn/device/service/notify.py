@@ -1,4 +1,4 @@
-"""What a service reports to systemd: a datagram to the socket that the environment names. See sd_notify(3)."""
+"""Report to systemd, with a datagram to the socket that the environment names. See sd_notify(3)."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import socket
 
 
 def notify(text: str) -> None:
-    """Send assignments, such as "READY=1", to the service manager, if there is one. What cannot be sent at once is dropped."""
+    """Send assignments, such as "READY=1", to the service manager, if any. Drop them if they cannot be sent immediately."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return

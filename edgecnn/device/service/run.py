@@ -1,6 +1,6 @@
-"""The service itself: choose a release, prove it, classify what the camera sees, and change over when another one is put in use.
+"""The service itself: choose a release, test it, classify the camera's frames, and change over when another release is put in use.
 
-Without a release it waits for one: what ships with edgecnn knows nothing of what this camera sees.
+Without a release it waits for one, since the bundle that ships with edgecnn knows nothing about this camera's scene.
 """
 
 import os
@@ -27,11 +27,11 @@ from edgecnn.runtime.selftest import require_pass, selftest
 
 LOOK_EVERY_S = 1.0
 
-WAIT_S = 0.1  # seconds between two looks at a signal, while there is no release
+WAIT_S = 0.1  # seconds between checks for a signal, while it waits for a release
 
-START_S = 180  # seconds that a new process may take to its first frame, as in the unit
+START_S = 180  # seconds that a new process may take until its first frame, as in the unit
 
-CHANGED, ENDED = "changed", "ended"  # a new process has to load another release; the source has ended
+CHANGED, ENDED = "changed", "ended"  # a new process must load another release; the source has ended
 
 
 class Running(NamedTuple):
@@ -42,7 +42,7 @@ class Running(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What the service talks to: `check` is called at least every tenth of a second, and raises to end; `tell` is systemd's notify."""
+    """What the service talks to. `check` is called at least every tenth of a second and raises to stop; `tell` is systemd's notify."""
 
     report: Callable[[Item], object]
     check: Callable[[], object] = bool
@@ -59,10 +59,12 @@ class Surroundings:
 
 
 def serve(store: Store, config: Config, around: Surroundings) -> str:
-    """Run the service; return CHANGED or ENDED. EdgeCNNError if a release that is good cannot be loaded."""
+    """Run the service; return CHANGED or ENDED. EdgeCNNError if a good release cannot be loaded."""
     year = time.gmtime(around.wall()).tm_year
     if year < RELEASE_YEAR:
-        around.problem("clock", f"it says {year}: times are wrong, and TLS fails, until it is set. All else works.")
+        around.problem(
+            "clock", f"it shows the year {year}: times are wrong and TLS fails until it is set. Everything else works."
+        )
     watcher = Watcher(store.root / RECORD)
     running = prepare(store, around, config.strangers)
     if running is None:
@@ -85,13 +87,13 @@ def serve(store: Store, config: Config, around: Surroundings) -> str:
 
 
 def change_over(around: Surroundings) -> str:
-    """Give the next process the time that a start has, and return CHANGED."""
+    """Give the next process the time limit of a start, and return CHANGED."""
     around.tell(f"STATUS=changing over{watchdog(START_S * 1_000_000)}")
     return CHANGED
 
 
 def wait(store: Store, watcher: "Watcher", around: Surroundings) -> None:
-    """Say what to type, and wait until a release is in use. The watchdog hears that this still waits."""
+    """Report what to do, and wait until a release is in use. Meanwhile, feed the watchdog."""
     around.problem("release", f"{NO_RELEASE}.")
     around.tell(f"READY=1\nSTATUS={NO_RELEASE}{watchdog(os.environ.get('WATCHDOG_USEC'))}")
     feed = Seldom(FEED_EVERY_S)
@@ -103,12 +105,12 @@ def wait(store: Store, watcher: "Watcher", around: Surroundings) -> None:
 
 
 def watchdog(microseconds: int | str | None) -> str:
-    """Return what sets the watchdog's limit anew, as part of a message; "" for None, when no watchdog listens."""
+    """Return the part of a message that resets the watchdog's limit; "" for None, without a watchdog."""
     return "" if microseconds is None else f"\nWATCHDOG_USEC={microseconds}"
 
 
 def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -> Running | None:
-    """Choose a release that passes its self-test if pending, and load it; None without one. EdgeCNNError if a good one cannot be loaded."""
+    """Choose and load a release, or return None. A pending one must pass its self-test. EdgeCNNError if a good one cannot be loaded."""
     avoid: set[str] = set()
     while True:
         choice = choose(store, avoid)
@@ -136,7 +138,7 @@ def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -
 
 
 def in_use(store: Store) -> str | None:
-    """Return the release in use; None also if the record cannot be read."""
+    """Return the release in use; None if there is none or the record cannot be read."""
     try:
         return store.read().current
     except SlotError:
@@ -144,7 +146,7 @@ def in_use(store: Store) -> str | None:
 
 
 class Watcher:
-    """Says when a file was replaced, looking at most every LOOK_EVERY_S."""
+    """Detects that a file was replaced, checking at most every LOOK_EVERY_S."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._look = path, Seldom(LOOK_EVERY_S)

@@ -1,7 +1,7 @@
-"""Releases of a model on a device: a new one is tried, kept if it proves itself, and else the one before comes back."""
+"""Releases of a model on a device. A new one is tried and kept if it proves itself; otherwise the previous one comes back."""
 
 from pathlib import Path
 
 ROOT = Path("/var/lib/edgecnn")
 
-RECORD = "current"  # the file there that says which is in use
+RECORD = "current"  # the file there that names the release in use

@@ -1,4 +1,4 @@
-"""What a release's bundle says of itself: what it knows, how well, and what of an image it sees."""
+"""A bundle's own description: its classes, its accuracy, and the part of an image that it sees."""
 
 import contextlib
 import json
@@ -15,9 +15,9 @@ SHOWN = 5
 
 
 class About(NamedTuple):
-    """What a bundle says of itself. The accuracy and its 95 % interval are of the model that this device runs, on `images` test images.
+    """A bundle's own description. The accuracy and its 95 % interval are for the model that this device runs, on `images` test images.
 
-    `verdict` is what its comparison with the model before says, "passed" or not, and `why`; "" for a bundle without one.
+    `verdict` is the result of its comparison with the previous model, such as "passed", and `why` the reason; both are "" without one.
     """
 
     labels: tuple[str, ...]
@@ -31,7 +31,7 @@ class About(NamedTuple):
 
 
 def about(bundle: Bundle) -> About:
-    """Return what a bundle says of itself. Its parity report is taken for what it is: text from outside."""
+    """Describe a bundle. Its parity report is treated as untrusted text."""
     manifest = bundle.manifest
     accuracy: float | None = None
     interval: tuple[float, float] | None = None
@@ -49,7 +49,7 @@ def about(bundle: Bundle) -> About:
 
 
 def difference(new: About, old: About) -> str:
-    """Return which classes are new and which are gone, such as "adds cat, and lacks dog"; "" for the same classes."""
+    """Return which classes were added and removed, such as "adds cat, and lacks dog"; "" if they are the same."""
     added = [name for name in new.labels if name not in old.labels]
     gone = [name for name in old.labels if name not in new.labels]
     return ", and ".join(f"{verb} {_some(names)}" for verb, names in (("adds", added), ("lacks", gone)) if names)

@@ -1,4 +1,4 @@
-"""Which release a start of the service runs, and what becomes of one that is judged. After a good one there is always an answer."""
+"""Choose the release that the service runs when it starts, and record verdicts. After a good release, there is always one to run."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
@@ -12,7 +12,7 @@ UNCOUNTED = "its start cannot be counted"
 
 
 class Choice(NamedTuple):
-    """What a start runs, which releases came before it, and what the disk or the record was not able to do."""
+    """The release to run, the releases refused before it, and problems with the disk or the record."""
 
     release: str | None
     name: str
@@ -22,9 +22,9 @@ class Choice(NamedTuple):
 
 
 def choose(store: Store, avoid: Collection[str] = ()) -> Choice:
-    """Count a start, and choose its release: the one in use, unless spent, missing, damaged or in `avoid`; else the one before it.
+    """Count a start and choose its release: the one in use, or the previous one if that is spent, missing, damaged or in `avoid`.
 
-    A pending release is not run if its start cannot be counted, since nothing would end a release that crashes.
+    A pending release does not run if its start cannot be counted, since a release that crashes would then restart forever.
     """
     before = Slots()
     problems: list[str] = []
@@ -60,12 +60,12 @@ def choose(store: Store, avoid: Collection[str] = ()) -> Choice:
 
 
 def approve(store: Store, release: str) -> list[str]:
-    """Record that a release has proved itself; return why that was not possible, if it was not."""
+    """Record that a release has proved itself; return the reason if that fails."""
     return _recorded(store, lambda slots: proved(slots, release))
 
 
 def condemn(store: Store, release: str, reason: str) -> list[str]:
-    """Record that a release is bad, so that the one before it comes back; return why that was not possible, if it was not."""
+    """Record that a release is bad, so that the previous one comes back; return the reason if that fails."""
     return _recorded(store, lambda slots: failed(slots, release, reason))
 
 

@@ -1,4 +1,4 @@
-"""Which bundle a command takes by default on a board."""
+"""The bundle that a command uses by default on a board."""
 
 import os
 from pathlib import Path
@@ -8,14 +8,14 @@ from edgecnn.runtime.default import INSTALLED, SHIPS, BundleChoice, find_bundle
 
 
 def default_bundle(path: Path | None = None) -> BundleChoice:
-    """Find the bundle to use: as `find_bundle`, and the release in use on this board before one that is installed or ships."""
+    """Find a bundle as `find_bundle` does, but prefer the release in use on this board to an installed or shipped one."""
     choice = find_bundle(path)
     if not choice.reason.startswith((INSTALLED, SHIPS)):
         return choice
     try:
         os.stat(ROOT / RECORD)
     except PermissionError:
-        hint = "if a release is in use on this board, only root can read it: sudo"
+        hint = "if a release is in use on this board, only root can read it: use sudo"
         return choice._replace(reason=f"{choice.reason}; {hint}")
     except OSError:
         return choice

@@ -1,6 +1,6 @@
-"""What releases do to a disk: each change one method, so that a test can record the changes and lose some of them.
+"""Changes to the disk, one method each, so that a test can record the changes and lose some of them.
 
-The folder may belong to the service's user, and root works in it: nothing below it is reached by way of a link that was put there.
+The folder may belong to the service's user while root works in it, so no path below it follows a link.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from edgecnn.errors import SlotError
 
 
 class Disk:
-    """The real disk; a change outlives a power cut after `sync` of its file and folder. OSError; SlotError for a link or a special file."""
+    """The real disk. A change survives a power cut after `sync` of its file and folder. OSError; SlotError for a link or special file."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root  # may be a link itself, as systemd makes it
+        self.root = root  # may itself be a link, made by systemd
 
     def make_folder(self, path: Path) -> None:
         with self._folder(path.parent) as parent:
@@ -32,7 +32,7 @@ class Disk:
             os.fchmod(made, 0o755)
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a file that all may read, a new one: what has its name is removed, not written into."""
+        """Write a new file that everyone may read. An existing file of that name is removed, not written into."""
         with self._folder(path.parent) as folder, contextlib.suppress(FileNotFoundError):
             os.unlink(path.name, dir_fd=folder)
         with os.fdopen(self._open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
@@ -47,7 +47,7 @@ class Disk:
             os.close(descriptor)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give a file another name in its folder, instead of what has that name."""
+        """Rename a file within its folder, replacing any file of the new name."""
         with self._folder(old.parent) as folder:
             os.replace(old.name, new.name, src_dir_fd=folder, dst_dir_fd=folder)
 
@@ -75,7 +75,7 @@ class Disk:
             os.close(descriptor)
 
     def _open(self, path: Path, flags: int) -> int:
-        """Open a file or a folder, one part of the path after the other: a folder cannot become a link in between."""
+        """Open a file or folder one path component at a time, so that no folder can become a link in between."""
         if self.root not in path.parents:
             return os.open(path, flags, 0o600)
         with self._folder(path.parent) as parent:
@@ -93,11 +93,13 @@ class Disk:
 
 
 def _foreign(path: Path) -> SlotError:
-    return SlotError(f"{path} is a link, or no file or folder that edgecnn made. Find out who made it, and remove it.")
+    return SlotError(
+        f"{path} is a link or a special file, which edgecnn did not make. Find out who made it, and remove it."
+    )
 
 
 def replace(disk: Disk, path: Path, data: bytes) -> None:
-    """Write a file so that after a power cut its path holds the old content or the new one, whole."""
+    """Write a file so that a power cut leaves either the complete old content or the complete new content."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         disk.write(fresh, data)
@@ -111,7 +113,7 @@ def replace(disk: Disk, path: Path, data: bytes) -> None:
 
 
 def read_json(disk: Disk, path: Path, most_bytes: int, damaged: Callable[[object], Exception]) -> Any:
-    """Return what a JSON file holds; `damaged` makes the error for a file that is too long or not JSON. OSError, SlotError."""
+    """Return the content of a JSON file; `damaged` makes the error for a file that is too long or not JSON. Raises OSError or SlotError."""
     with disk.open(path) as file:
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:

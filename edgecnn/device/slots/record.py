@@ -1,4 +1,4 @@
-"""The record of releases, and how it changes. Each change is a function from one record to the next; `store` puts it on the disk."""
+"""The record of releases and its changes. Each change is a function from one record to the next; `store` writes it to the disk."""
 
 import dataclasses
 import re
@@ -13,16 +13,16 @@ PENDING, GOOD, BAD = "pending", "good", "bad"
 STATES = (PENDING, GOOD, BAD)
 
 NO_RELEASE = "no release is in use, so the service waits; put one in use, as root: edgecnn slot add BUNDLE --activate"
-"""What the journal, `service status` and `slot list` say then."""
+"""The message in the journal, `service status` and `slot list`."""
 
-SHA256 = re.compile("[0-9a-f]{64}")  # what a release is called, and its folder: nothing else can be a path there
+SHA256 = re.compile("[0-9a-f]{64}")  # the name of a release and its folder; nothing else can be a path there
 
-MAX_STARTS = 3  # how often a pending release may be started
+MAX_STARTS = 3  # how many times a pending release may be started
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """A bundle on this device; `serial` is 0 for one without, `reason` is why it is bad."""
+    """A bundle on this device. `serial` is 0 if it has no serial number; `reason` is why it is bad."""
 
     name: str
     serial: int = key(low=0)
@@ -32,7 +32,7 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """All releases, by the SHA-256 of their bundles; `chain` is the one in use, then those that come back, `starts` the pending one's."""
+    """All releases, by bundle SHA-256. `chain` is the one in use, then those to fall back on; `starts` counts the pending one's starts."""
 
     schema: str = key(SCHEMA, choices=(SCHEMA,))
     chain: tuple[str, ...] = ()
@@ -50,19 +50,19 @@ class Slots:
 
 
 def added(slots: Slots, release: str, name: str, serial: int) -> Slots:
-    """Return the record with a new release, pending; one that it has stays as it is."""
+    """Return the record with a new, pending release; a release that it already has is left unchanged."""
     new = Release(name=name, serial=serial, state=PENDING)
     return dataclasses.replace(slots, releases={release: new, **slots.releases})
 
 
 def activated(slots: Slots, release: str, *, older: bool = False) -> Slots:
-    """Return the record with a release in use: pending, unless it has proved itself; SlotError if it is older and may not be."""
+    """Return the record with a release in use, pending unless it has proved itself; SlotError if it is older and `older` is False."""
     new = slots.releases[release]
     serial = slots.releases[slots.current].serial if slots.current else 0
     if 0 < new.serial < serial and not older:
         raise SlotError(
-            f"{new.name} has the serial number {new.serial}, older than the release in use, {serial}. "
-            "To go back on purpose: edgecnn slot rollback, or --older"
+            f"{new.name} has serial number {new.serial}, which is older than that of the release in use, {serial}. "
+            "To go back on purpose, use edgecnn slot rollback, or --older"
         )
     if slots.current == release and new.state != BAD:
         return slots
@@ -72,7 +72,7 @@ def activated(slots: Slots, release: str, *, older: bool = False) -> Slots:
 
 
 def started(slots: Slots) -> Slots:
-    """Return the record of one more start: a pending release is counted, and bad after MAX_STARTS."""
+    """Return the record after one more start, which counts for a pending release. After MAX_STARTS, the release is bad."""
     if not slots.pending or slots.current is None:
         return slots
     if slots.starts >= MAX_STARTS:
@@ -81,26 +81,26 @@ def started(slots: Slots) -> Slots:
 
 
 def proved(slots: Slots, release: str) -> Slots:
-    """Return the record with a release good, if it is the one in use."""
+    """Return the record with a release marked good, if it is the one in use."""
     return _judged(slots, release, GOOD, "") if slots.current == release else slots
 
 
 def failed(slots: Slots, release: str, reason: str) -> Slots:
-    """Return the record with a release bad and, if it was in use, the one before it in use."""
+    """Return the record with a release marked bad and the previous one in use, if the release was in use."""
     if slots.current != release:
         return slots
     return dataclasses.replace(_judged(slots, release, BAD, reason), chain=slots.chain[1:])
 
 
 def rolled_back(slots: Slots) -> Slots:
-    """Return the record with the release in use that was before; SlotError if none is in use."""
+    """Return the record with the previous release in use; SlotError if none is in use."""
     if not slots.chain:
-        raise SlotError(f"there is none to go back from: {NO_RELEASE}.")
+        raise SlotError(f"cannot go back: {NO_RELEASE}.")
     return dataclasses.replace(slots, chain=slots.chain[1:], starts=0)
 
 
 def pruned(slots: Slots, keep: int) -> Slots:
-    """Return the record without bad releases, and without good ones that are not among the first `keep` of the chain, at least 1."""
+    """Return the record without bad releases and without good ones beyond the first `keep` (at least 1) of the chain."""
     chain = slots.chain[:keep]
     kept = {item: about for item, about in slots.releases.items() if item in chain or about.state == PENDING}
     return dataclasses.replace(slots, chain=chain, releases=kept)

@@ -1,7 +1,7 @@
-"""Releases in a folder: `releases/SHA256/model.edgecnn`, and `current`, the record that says which is in use.
+"""Releases in a folder: `releases/SHA256/model.edgecnn`, and `current`, the record that names the one in use.
 
-The record is the only truth, and its atomic rename is where each change takes effect. A release that it does not name does not exist,
-whatever is left of it. The folder may belong to the service's user, so what is read there is checked, and opened by `Disk`.
+The record is authoritative, and each change takes effect with its atomic rename. A release that it does not name does not exist, even if
+files of it remain. The folder may belong to the service's user, so files are opened through `Disk` and their content is checked.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ MAX_RECORD_BYTES = 1 << 20
 
 WAIT_S = 5.0
 
-SHORTEST = 4  # digits of a SHA-256 that name a release, at least
+SHORTEST = 4  # least digits of a SHA-256 that name a release
 
 
 class Store:
-    """The releases in one folder, changed one at a time by a lock. SlotError if another change does not end; OutputError."""
+    """The releases in one folder. A lock allows one change at a time. Raises OutputError, or SlotError if another change does not end."""
 
     def __init__(self, root: Path = ROOT, disk: Disk | None = None, *, wait_s: float = WAIT_S) -> None:
         self.root = root
@@ -49,7 +49,9 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return Slots()
         except OSError as error:
-            raise SlotError(f"cannot read {path}: {error.strerror}. Where a service runs only root may.") from None
+            raise SlotError(
+                f"cannot read {path}: {error.strerror}. If a service uses it, only root may read it."
+            ) from None
         slots = build(Slots, table, SlotError, str(path))
         for name in (*slots.releases, *slots.chain):
             if not SHA256.fullmatch(name):
@@ -62,7 +64,7 @@ class Store:
         return self.root / RELEASES / release / BUNDLE
 
     def whole(self, release: str) -> bool:
-        """Return whether a release's bundle is there, with every bit as it was added."""
+        """Return whether a release's bundle exists, with every bit unchanged."""
         import hashlib  # here, since it loads OpenSSL
 
         try:
@@ -73,7 +75,7 @@ class Store:
             return False
 
     def about(self, release: str | None) -> About | None:
-        """Return what a release says of itself; None if its bundle is missing or damaged."""
+        """Return a release's own description; None if its bundle is missing or damaged."""
         if release is None or not self.whole(release):
             return None
         try:
@@ -83,12 +85,12 @@ class Store:
             return None
 
     def change(self, transition: Callable[[Slots], Slots]) -> Slots:
-        """Change the record by a function of `record`, and return it."""
+        """Change the record with a function of `record`, and return it."""
         with self._locked():
             return self._commit(transition)
 
     def add(self, source: Path) -> tuple[str, Slots]:
-        """Copy a bundle to the releases; return its release and the record. BundleError, EngineError if it is not whole or cannot run."""
+        """Copy a bundle to the releases; return its release and the record. BundleError if it is damaged, EngineError if it cannot run."""
         bundle = read_bundle(source)
         manifest, release = bundle.manifest, bundle.sha256
         choose_model(manifest)
@@ -104,9 +106,9 @@ class Store:
     def activate(
         self, name: str, *, older: bool = False, others: bool = False, accept: bool = False
     ) -> tuple[str, Slots]:
-        """Put a release in use, by the first digits of its SHA-256; return it and the record.
+        """Put a release in use, named by the first digits of its SHA-256; return it and the record.
 
-        `older` allows a smaller serial number, `others` other classes, `accept` one that has not passed against the model before.
+        `older` allows a smaller serial number, `others` other classes, `accept` a release that did not pass against the previous model.
         """
         with self._locked():
             slots = self.read()
@@ -117,16 +119,16 @@ class Store:
             if old and not others and (what := difference(new, old)):
                 raise SlotError(
                     f"{slots.releases[release].name} has other classes than the release in use: it {what}. "
-                    "To put it in use all the same: --other-classes"
+                    "To put it in use anyway, add --other-classes"
                 )
             if not accept and new.verdict not in ("", PASSED):
                 raise SlotError(
-                    f"{slots.releases[release].name} is {new.verdict}: {new.why}. To put it in use all the same: --accept"
+                    f"{slots.releases[release].name} is {new.verdict}: {new.why}. To put it in use anyway, add --accept"
                 )
             return release, self._commit(lambda slots: activated(slots, release, older=older))
 
     def prune(self, keep: int) -> tuple[list[str], Slots]:
-        """Remove what `record.pruned` leaves out; return it, and the record."""
+        """Remove the releases that `record.pruned` drops; return them and the record."""
         with self._locked():
             slots = self._commit(lambda slots: pruned(slots, keep))
             folder, gone = self.root / RELEASES, []
@@ -142,7 +144,7 @@ class Store:
             return gone, slots
 
     def _make_folder(self, path: Path) -> None:
-        """Make a folder that outlives a power cut, even if it is there: it may be what a cut has left, not yet sure to stay."""
+        """Make a folder that survives a power cut. An existing one is synced too: an earlier power cut may have left it unsynced."""
         self._disk.make_folder(path)
         self._disk.sync(path.parent)
 
@@ -157,8 +159,8 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock of the folder, which is made if need be. It ends with the process."""
-        busy = f"another command is changing the releases in {self.root}. Run this one again when it has ended."
+        """Make the folder if necessary, and hold its lock. The lock ends with the process."""
+        busy = f"another command is changing the releases in {self.root}. Try again when it has finished."
         with contextlib.ExitStack() as held:
             with output_errors(self.root):
                 if not self.root.is_dir():
@@ -168,10 +170,10 @@ class Store:
 
 
 def find(slots: Slots, name: str) -> str:
-    """Return the release whose SHA-256 begins with some digits; SlotError unless exactly one does."""
+    """Return the release whose SHA-256 begins with the digits in `name`; SlotError unless there is exactly one."""
     matches = [release for release in slots.releases if len(name) >= SHORTEST and release.startswith(name.lower())]
     if len(matches) == 1:
         return matches[0]
     known = ", ".join(release[:12] for release in slots.releases) or "none"
     problem = f"{len(matches)} releases begin" if matches else "no release begins"
-    raise SlotError(f"{problem} with {name!r}; expected {SHORTEST} or more digits of one SHA-256. Known: {known}.")
+    raise SlotError(f"{problem} with {name!r}; expected at least {SHORTEST} digits of one SHA-256. Known: {known}.")

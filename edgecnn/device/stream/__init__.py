@@ -1,1 +1,1 @@
-"""From frames and files to results: the loop over a stream, and what it needs."""
+"""From frames and files to results: the loop over a stream and its parts."""

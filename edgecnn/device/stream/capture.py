@@ -1,4 +1,4 @@
-"""Pictures from a camera into the layout that `edgecnn train` reads: DIR/<label>/*."""
+"""Save pictures from a camera in the layout that `edgecnn train` reads: DIR/<label>/*."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ BLURRED, SAME, DAMAGED = "blurred", "same", "damaged"
 
 
 class Shot(NamedTuple):
-    """A picture: where it was kept, or which of BLURRED, SAME and DAMAGED it is. `change` is None for the first picture too."""
+    """A picture: the `path` if it was kept, else the `reason`: BLURRED, SAME or DAMAGED. `change` is also None for the first picture."""
 
     path: Path | None
     reason: str | None
@@ -32,8 +32,6 @@ class Shot(NamedTuple):
 
 
 class Capture:
-    """Takes pictures; `kept` and `skipped` count them."""
-
     def __init__(
         self,
         feed: Feed,
@@ -45,7 +43,7 @@ class Capture:
         check: Callable[[], object] = bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`key` returns TAKE, QUIT or None without waiting; `check` raises to end; `rotation` is in degrees clockwise."""
+        """`key` returns TAKE, QUIT or None without waiting; `check` raises to stop; `rotation` is in degrees clockwise."""
         self.kept = 0
         self.skipped = 0
         self._feed = feed
@@ -58,7 +56,7 @@ class Capture:
         self._last: np.ndarray | None = None
 
     def run(self, report: Callable[[Shot | Event], None]) -> None:
-        """Take pictures until there are enough, a key or the source ends it, or `check` raises; then close the source."""
+        """Take pictures until the count is reached, QUIT is pressed, the source ends or `check` raises; then close the source."""
         try:
             self._feed.start()
             self._loop(report)

@@ -1,4 +1,4 @@
-"""How a long-running command ends: by a signal, or because the reader of its standard output went away."""
+"""How a long-running command ends: on a signal, or when the reader of its standard output goes away."""
 
 import select
 import signal
@@ -10,14 +10,14 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP"
 
 
 class Stopped(SystemExit):
-    """A signal requested the end. The exit code is 128 plus its number: 143 for SIGTERM, 130 for Ctrl-C, 129 for a closed terminal."""
+    """A signal stopped the command. The exit code is 128 plus its number: 143 for SIGTERM, 130 for Ctrl-C, 129 for a closed terminal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
 
 
 class Ends:
-    """While entered, a signal is raised as Stopped by `check` or within `interruptible` only, never while a file is written."""
+    """While entered, turns a signal into Stopped, raised only by `check` or within `interruptible`, never while a file is written."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

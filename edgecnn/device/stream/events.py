@@ -1,4 +1,4 @@
-"""What a stream reports next to results: one class for each event. Their JSON lines are described by `result.schema.json`."""
+"""The events that a stream reports in addition to results, one class each. `result.schema.json` describes their JSON lines."""
 
 import math
 import re
@@ -10,14 +10,14 @@ from typing import ClassVar
 from edgecnn.region import Region
 
 END_OF_SOURCE, DURATION, CAMERA_LOST, SIGNAL = "end_of_source", "duration", "camera_lost", "signal"
-"""Why a stream ended. CAMERA_LOST is also why there is no state while a camera is away."""
+"""Why a stream ended. CAMERA_LOST also explains a missing state while the camera is away."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something other than a result; `kind`, made of the class's name, is its name in a JSON line.
+    """Something other than a result. `kind`, derived from the class's name, is its name in a JSON line.
 
-    `ts` is when it was reported, in seconds since the epoch, `source` the device, address or file that the stream reads.
+    `ts` is the time of the report, in seconds since the epoch, `source` the device, address or file that the stream reads.
     """
 
     kind: ClassVar[str]
@@ -30,9 +30,9 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraOpenedEvent(Event):
-    """The source gives frames for the first time.
+    """The source has delivered its first frame.
 
-    `about` says what was opened: device, format, size, rate. `live` is False for a source that waits for its reader, of which no frame is
+    `about` describes the source: device, format, size, rate. `live` is False for a source that waits for its reader, so that no frame is
     dropped. `region` is the part of each frame that is classified, as in `edgecnn.region`; None for the whole frame.
     """
 
@@ -43,7 +43,7 @@ class CameraOpenedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CameraLostEvent(Event):
-    """The source has stopped giving frames, for one of `edgecnn.device.cameras.source.REASONS`, or is "unavailable"; it is opened again."""
+    """The source has stopped delivering frames, for one of `edgecnn.device.cameras.source.REASONS`, or is "unavailable". It is retried."""
 
     reason: str
     message: str
@@ -51,7 +51,7 @@ class CameraLostEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CameraBackEvent(Event):
-    """The source gives frames again, `after_s` seconds after the loss, at the last of `attempts` to open it."""
+    """The source delivers frames again, `after_s` seconds after the loss and at the last of `attempts` attempts to open it."""
 
     about: str
     after_s: float
@@ -60,10 +60,10 @@ class CameraBackEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StateChangedEvent(Event):
-    """The state has changed. The result that changed it comes first.
+    """The state has changed. The result that changed it precedes this event.
 
-    `state` and `previous` are a label, "abstain", "stranger", or None for no state. `score` is the best class's, in [0, 1], and `seq` the
-    frame's number, both None without a frame. `reason` says why the state is no label, or is CAMERA_LOST.
+    `state` and `previous` are a label, "abstain", "stranger", or None for no state. `score` is that of the best class, in [0, 1], and `seq`
+    the frame's number, both None without a frame. `reason` says why the state is not a label, or is CAMERA_LOST.
     """
 
     state: str | None
@@ -75,9 +75,9 @@ class StateChangedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameDamagedEvent(Event):
-    """Frames were skipped: they could not be decoded, or the camera cut them short. Reported at most once a second.
+    """Frames were skipped because they could not be decoded, or because the camera cut them short. Reported at most once per second.
 
-    `message` and `seq`, None if the camera itself skipped it, are of the last one; `count` is how many since the last such event.
+    `message` and `seq` are for the last one; `seq` is None if the camera skipped it. `count` is the number since the last such event.
     """
 
     message: str
@@ -87,7 +87,7 @@ class FrameDamagedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SaveFailedEvent(Event):
-    """An unsure frame, of number `seq`, could not be written. Reported at most once in ten seconds, for `count` of them."""
+    """Frame number `seq` was to be kept but could not be written. Reported at most once every ten seconds, for `count` frames."""
 
     message: str
     seq: int
@@ -96,16 +96,16 @@ class SaveFailedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandFailedEvent(Event):
-    """A command that runs when the state changes has failed, or was terminated."""
+    """A command that runs when the state changes has failed or was terminated."""
 
     message: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class MqttConnectedEvent(Event):
-    """There is a connection to the MQTT broker; the newest state is sent now.
+    """The stream is connected to the MQTT broker and now sends the newest state.
 
-    It took `after_s` seconds since the loss or the start, and `attempts`. `dropped` states were replaced by newer ones meanwhile.
+    Connecting took `after_s` seconds since the loss or the start, and `attempts` attempts. Newer states replaced `dropped` older ones.
     """
 
     broker: str
@@ -116,7 +116,7 @@ class MqttConnectedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MqttLostEvent(Event):
-    """The connection to the MQTT broker is lost, or the stream ended before all was sent.
+    """The connection to the MQTT broker is lost, or the stream ended before everything was sent.
 
     `reason` is one of `edgecnn.device.mqtt.connection.REASONS`, or "stopped" at the end of the stream; `dropped` states were never sent.
     """
@@ -131,7 +131,7 @@ class MqttLostEvent(Event):
 class MqttRefusedEvent(Event):
     """An attempt to connect to the MQTT broker failed, for one of `edgecnn.device.mqtt.connection.REASONS`.
 
-    The same reason is reported once in ten minutes at most, for `count` attempts.
+    The same reason is reported at most once every ten minutes, for `count` attempts.
     """
 
     broker: str
@@ -142,7 +142,7 @@ class MqttRefusedEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MqttConflictEvent(Event):
-    """Another program publishes on the same topics. Reported once in ten minutes at most, for `count` of its messages."""
+    """Another program publishes on the same topics. Reported at most once every ten minutes, for `count` of its messages."""
 
     broker: str
     message: str
@@ -151,9 +151,9 @@ class MqttConflictEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseEvent(Event):
-    """The service runs a release, has found it good, or does not run it any more.
+    """The service has started a release, found it good, or stopped running it.
 
-    `release` is the SHA-256 of its bundle, `name` the bundle's, `state` one of `edgecnn.device.slots.record.STATES`.
+    `release` is the SHA-256 of its bundle, `name` the bundle's name, `state` one of `edgecnn.device.slots.record.STATES`.
     """
 
     release: str
@@ -164,7 +164,7 @@ class ReleaseEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemEvent(Event):
-    """Something is wrong about the clock, the configuration, the disk or the release, and the service goes on."""
+    """Something is wrong with the clock, the configuration, the disk or the release, but the service continues."""
 
     about: str
     message: str
@@ -172,9 +172,9 @@ class ProblemEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EndedEvent(Event):
-    """The stream has ended, for END_OF_SOURCE, DURATION, CAMERA_LOST or SIGNAL: nothing follows.
+    """The stream has ended, for END_OF_SOURCE, DURATION, CAMERA_LOST or SIGNAL. Nothing follows.
 
-    `frames` were classified, `dropped` replaced by newer ones or too old, `damaged` skipped.
+    `frames` counts the classified frames, `dropped` those that were too old or replaced by newer ones, `damaged` those that were skipped.
     """
 
     reason: str
@@ -184,7 +184,7 @@ class EndedEvent(Event):
 
 
 class Seldom:
-    """Limits events that may come with each frame to one in `every_s` seconds, which then stands for those that were held back."""
+    """Limits events that may occur with every frame to one per `every_s` seconds, which then stands for those held back."""
 
     def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._every_s = every_s
@@ -193,7 +193,7 @@ class Seldom:
         self._held_back = 0
 
     def count(self, times: int = 1) -> int:
-        """Count `times` more; return how many an event would stand for now, 0 while it is too early for one."""
+        """Count `times` more; return how many occurrences an event would stand for now, or 0 if it is too early for one."""
         self._held_back += times
         now = self._clock()
         if now - self._last < self._every_s:

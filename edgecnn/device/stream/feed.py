@@ -1,4 +1,4 @@
-"""A source kept open: a thread drains it into one slot, reports its losses and opens it again."""
+"""Keep a source open: a thread drains it into one slot, reports its losses and reopens it."""
 
 import threading
 import time
@@ -12,21 +12,21 @@ from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, Camer
 from edgecnn.device.stream.settings import Camera
 from edgecnn.errors import CameraError
 
-POLL_S = 0.2  # longest single read, so that the thread soon notices that it has to stop
+POLL_S = 0.2  # longest single read, so that the thread soon notices when it has to stop
 
-BACKOFF_S = (0.5, 1, 2, 4, 8, 16, 30)  # waits before opening a lost source again; the last one repeats
+BACKOFF_S = (0.5, 1, 2, 4, 8, 16, 30)  # waits before reopening a lost source; the last one repeats
 
-FIRST_FRAME_S, STALL_S = 15.0, 5.0  # longest silence of an open source before its first frame, and after one
+FIRST_FRAME_S, STALL_S = 15.0, 5.0  # longest silence of a source before its first frame, and after one
 
-HEALTHY_S = 10.0  # a source that gave frames for this long starts again with the shortest wait when it is lost
+HEALTHY_S = 10.0  # after delivering frames for this long, a lost source is retried from the shortest wait again
 
 CLOSE_S = 0.25  # how long `Feed.close` waits for the thread, and then for the source
 
-LIVE_WARM_UP = 5  # a camera's first frames, in which exposure and white balance settle
+LIVE_WARM_UP = 5  # a camera's first frames, while exposure and white balance settle
 
 
 class Damaged(NamedTuple):
-    """How many frames the source has skipped since the last such notice: they were cut short or flagged by a driver."""
+    """The number of frames that the source has skipped since the last such notice, because the frames were cut short or flagged."""
 
     name: str
     frames: int
@@ -37,7 +37,7 @@ class Ended(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A frame with its number since the start, discarded and dropped ones included, and its source's name."""
+    """A frame with its number since the start, which counts discarded and dropped frames too, and its source's name."""
 
     seq: int
     frame: Frame
@@ -49,7 +49,7 @@ Item = Event | Damaged | Ended | Taken
 
 
 class Feed:
-    """Frames of a source, reopened when it is lost. A live source's frame that was not taken is replaced; any other source waits."""
+    """Frames from a source, which is reopened when it is lost. A new frame of a live source replaces one not taken; other sources wait."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Feed:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        """`open_source` is called in the feed's thread; `clock` gives monotonic seconds."""
+        """`open_source` is called in the feed's thread; `clock` returns monotonic seconds."""
         self.replaced = 0
         self.name = name
         self._open_source = open_source
@@ -88,7 +88,7 @@ class Feed:
         self._thread.start()
 
     def take(self, timeout: float, frames: bool = True) -> Item | None:
-        """Return the next notice or the newest frame; None if neither comes within `timeout` s. CameraError if the source is given up."""
+        """Return the next notice or the newest frame, or None after `timeout` s. CameraError once the feed has given up on the source."""
         with self._changed:
             waiting = self._slot is not None or self._over is not None
             if not self._notices and not self._damaged and not (frames and waiting):
@@ -109,11 +109,11 @@ class Feed:
             return self._over
 
     def refuse(self, text: str) -> None:
-        """Reject what the source gives: close it and open it again. `text` says why."""
+        """Reject the source's output: close the source and open it again. `text` is the reason."""
         self._refused = text
 
     def close(self) -> None:
-        """Stop the thread and close the source, within a second. A thread stuck in a driver is a daemon and is left behind."""
+        """Stop the thread and close the source, within a second. A thread that is stuck in a driver is left behind, as a daemon."""
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
@@ -142,7 +142,7 @@ class Feed:
             over = Ended()
         except CameraError as error:
             over = error
-        finally:  # whatever ended the thread, no reader may wait for it
+        finally:  # whatever ended the thread, no reader may wait for it forever
             with self._changed:
                 self._over = over
                 self._changed.notify_all()
@@ -239,12 +239,12 @@ class Feed:
             raise CameraError(text)
         away = self._clock() - self._silent_since
         if away >= allowed:
-            tried = f"Gave up after {away:.0f} s and {self._attempts} attempts."
-            raise CameraError(f"{text} {tried} --retry-for waits longer.")
+            tried = f"Gave up after {away:.0f} s and {self._attempts} attempt{'s' if self._attempts > 1 else ''}."
+            raise CameraError(f"{text} {tried} To wait longer, use --retry-for.")
 
     def _notify_lost(self, reason: str, message: str) -> None:
         with self._changed:
-            if self._slot is not None:  # a frame must not follow the notice that its camera is lost
+            if self._slot is not None:  # a frame must not follow the notice that its camera was lost
                 if self._slot.live:
                     self._slot = None
                     self.replaced += 1
@@ -271,7 +271,7 @@ class Feed:
 
 
 def open_feed(source: str | None, camera: Camera) -> Feed:
-    """Return the feed of a SOURCE, or of the first camera that gives frames if it is None; ValueError for a bad password file."""
+    """Return a feed from a SOURCE, or from the first working camera if it is None; ValueError for a bad password file."""
     (width, height), (user, password) = camera.size, read_secret(CAMERA, camera.password_file)
     requested = CameraSettings(width=width, height=height, fps=camera.fps, user=user, password=password)
 

@@ -1,4 +1,4 @@
-"""JSON lines of files, and the parts that they share with those of frames. Formatted by hand: `json.dumps` costs more than a decision."""
+"""JSON lines for files, and the parts that they share with frames. Formatted by hand, since `json.dumps` takes longer than a decision."""
 
 from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii
@@ -15,12 +15,12 @@ SCHEMA = "edgecnn.result/1"
 
 
 def quote(text: str) -> str:
-    """Return a text as a JSON string; `edgecnn.labels.utf8` says what becomes of a name that is not UTF-8."""
+    """Return a text as a JSON string. `edgecnn.labels.utf8` handles names that are not UTF-8."""
     return encode_basestring_ascii(utf8(text))
 
 
 def file_line(source: str, result: "Result", model: tuple[str, str], region: Region = WHOLE) -> str:
-    """Return a file's result as a JSON line; `model` is the bundle's name and the SHA-256 of its model's file."""
+    """Return a file's result as a JSON line; `model` is the bundle's name and the SHA-256 of its model file."""
     return (
         f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "top": {top_json(result.top)}, '
         f'"decision": {quote(result.decision)}, "reason": {text_json(result.reason)}, '
@@ -42,7 +42,7 @@ def text_json(text: str | None) -> str:
 
 
 def model_json(model: tuple[str, str], region: Region) -> str:
-    """Return a model's name, its file's SHA-256 and the part of the image that it saw, unless the whole, as the fields of a JSON object."""
+    """Return a model's name, its file's SHA-256 and, unless it saw the whole image, the region, as the fields of a JSON object."""
     name, sha256 = model
     part = "" if region == WHOLE else f', "region": {list(region)}'
     return f'"model": {quote(name)}, "model_sha256": "{sha256}"{part}'

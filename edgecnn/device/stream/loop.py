@@ -1,4 +1,4 @@
-"""The loop over a stream of frames: it classifies the newest one and gives results and events."""
+"""The loop over a stream of frames. It classifies the newest frame and yields results and events."""
 
 import contextlib
 import functools
@@ -36,7 +36,7 @@ TICK_S = 0.1  # longest wait for a frame: `Stream.ticks` returns to its caller a
 
 DAMAGED_EVERY_S = 1.0
 
-MANY_DAMAGED = 30  # after this many frames in a row that cannot be decoded, a live source counts as lost
+MANY_DAMAGED = 30  # after this many undecodable frames in a row, a live source counts as lost
 
 Item = FrameResult | Event
 
@@ -48,13 +48,13 @@ E = TypeVar("E", bound=Event)
 
 
 class Consumer(Protocol):
-    """Does something with each item of a stream, such as running a command, and reports events of its own. It never waits for long."""
+    """Acts on each item of a stream, for example by running a command, and may report events. It never blocks for long."""
 
     def take(self, item: Item) -> Iterable[Event]:
-        """Receive an item of the stream, not the events of other consumers."""
+        """Receive an item of the stream. Events of other consumers go to `hear`."""
 
     def hear(self, event: Event) -> None:
-        """Receive an event that a consumer reported."""
+        """Receive an event from a consumer."""
         return
 
     def poll(self) -> Iterable[Event]:
@@ -62,16 +62,16 @@ class Consumer(Protocol):
         return ()
 
     def finish(self, wait_s: float) -> Iterable[Event]:
-        """Finish within `wait_s` seconds; at 0, which follows an interruption, at once."""
+        """Finish within `wait_s` seconds; 0, after an interruption, means immediately."""
         return ()
 
 
 class Stream:
-    """Results of a source's frames, and events, in order. `frames` counts the classified frames, `dropped` and `damaged` the others.
+    """The results for a source's frames, and events, in order. `frames` counts the classified frames, `dropped` and `damaged` the others.
 
-    Iterate over it once, in one thread, and close it, or use it as a context manager. The source is opened by the first step, in a thread
-    of its own; it is opened again whenever it is lost. The last item is an EndedEvent. If the source cannot be opened, or is away for
-    longer than the settings allow, CameraError is raised after it.
+    Iterate over it once, in one thread, and close it, or use it as a context manager. The first step opens the source, in a separate
+    thread, and the source is reopened whenever it is lost. The last item is an EndedEvent. CameraError follows it if the source could not
+    be opened or was away for longer than the settings allow.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Stream:
         region: Region = WHOLE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`open_stream` is the usual way. The stream starts and closes the feed; `clock` gives monotonic seconds."""
+        """Usually called by `open_stream`. The stream starts and closes the feed; `clock` returns monotonic seconds."""
         self.frames = 0
         self.damaged = 0
         self._feed = feed
@@ -110,13 +110,13 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """Close the source, and stop the consumers. A second call does nothing; one from another thread ends the iteration."""
+        """Close the source and stop the consumers. A second call does nothing. A call from another thread ends the iteration."""
         self._feed.close()
-        with contextlib.suppress(ValueError):  # another thread is in it, and comes to the end of the source now
+        with contextlib.suppress(ValueError):  # another thread is iterating, and now reaches the end of the source
             self._ticks.close()
 
     def __iter__(self) -> Iterator[Item]:
-        """Give results and events as they come; CameraError as `ticks`."""
+        """Yield results and events; CameraError as in `ticks`."""
         return (item for item in self.ticks() if item is not None)
 
     @property
@@ -128,10 +128,9 @@ class Stream:
         return self._event(EndedEvent, reason=reason, frames=self.frames, dropped=self.dropped, damaged=self.damaged)
 
     def ticks(self) -> Iterator[Item | None]:
-        """Give results and events, and None at least every TICK_S while nothing comes, for a caller with other work.
+        """Yield results and events, and None at least every TICK_S in between, for a caller with other work.
 
-        Raises:
-            CameraError: if the source cannot be opened, or was away for too long.
+        Raises CameraError if the source cannot be opened or was away for too long.
         """
         return self._ticks
 
@@ -153,7 +152,7 @@ class Stream:
         yield self.ended(reason)
 
     def _shared(self, items: Generator[Item | None, None, str]) -> Generator[Item | None, None, str]:
-        """Give items, to the consumers too, and what they report; return why the items ended."""
+        """Yield items, pass them to the consumers and yield the consumers' events; return why the items ended."""
         while True:
             try:
                 item = next(items)
@@ -196,7 +195,7 @@ class Stream:
                 yield from self._source_changed(item)
 
     def _handle(self, taken: Taken) -> Iterator[Item | None]:
-        """Classify a frame and give its result; None or an event if it was too old or damaged."""
+        """Classify a frame and yield its result, or yield None or an event if it was too old or damaged."""
         if taken.live and self._clock() - taken.frame.monotonic > self._pace.max_age_s:
             self._too_old += 1
             yield None
@@ -204,7 +203,7 @@ class Stream:
         self._source = taken.frame.name or taken.source
         start = time.perf_counter()
         try:
-            image = taken.frame.image  # a camera's pixels may be converted now
+            image = taken.frame.image  # this may convert a camera's pixels
             converted_ms = (time.perf_counter() - start) * 1000
             result = self._classify(image)
         except ImageError as error:
@@ -231,7 +230,7 @@ class Stream:
         self.damaged += 1
         self._damaged_in_a_row += 1
         if taken.live and self._damaged_in_a_row >= MANY_DAMAGED:
-            self._feed.refuse(f"{self._damaged_in_a_row} frames in a row cannot be decoded; the last: {text}.")
+            self._feed.refuse(f"{self._damaged_in_a_row} frames in a row could not be decoded; the last one: {text}.")
             self._damaged_in_a_row = 0
         return self._damaged_event(text, taken.seq)
 
@@ -265,26 +264,26 @@ def open_stream(
     consumers: Sequence[Consumer] = (),
     **options: Any,
 ) -> Stream:
-    """Prepare to classify what a camera or another stream shows; the first step of the iteration opens it.
+    """Prepare to classify the frames of a camera or another stream; the first step of the iteration opens it.
 
-    Several streams may share one classifier, each in a thread of its own.
+    Several streams may share one classifier, each in its own thread.
 
     Args:
         source: "/dev/video0", "rtsp://…", "clip.mp4", "exec:COMMAND", "watch:DIR" or "synthetic:"; None finds a camera.
-        classifier: None loads the bundle that `Classifier.load()` does. Its region is the part of each frame that is classified.
-        settings: all at once, of which `camera`, `pace`, `decision` and `state` are used.
-        consumers: each receives every item; what they report is given too.
-        options: single settings, if `settings` is None: the fields of OPTIONS, such as `smooth="3"` or `size=(1280, 720)`.
+        classifier: None loads the default bundle, as `Classifier.load()` does. Its region is the part of each frame that is classified.
+        settings: a full set of settings, of which `camera`, `pace`, `decision` and `state` are used.
+        consumers: each receives every item; their events are yielded too.
+        options: single settings instead of `settings`: the fields of OPTIONS, such as `smooth="3"` or `size=(1280, 720)`.
 
     Raises:
-        TypeError: for an option that there is not, or one next to `settings`.
-        ValueError: for a `smooth` or a password's file that is not valid. Other values are checked with the first frame.
-        BundleError, EngineError: if no classifier is given and none can be loaded.
+        TypeError: for an unknown option, or an option together with `settings`.
+        ValueError: for an invalid `smooth` or password file. Other values are checked with the first frame.
+        BundleError, EngineError: if `classifier` is None and none can be loaded.
     """
     from edgecnn.runtime.classifier import Classifier
 
     if settings is not None and options:
-        raise TypeError(f"settings are given, and so is {', '.join(options)}; give one or the other.")
+        raise TypeError(f"received settings as well as {', '.join(options)}; pass one or the other.")
     chosen = settings or Settings(**gather(options, *OPTIONS))
     smoother = Smoother.parse(chosen.state.smooth)
     feed = open_feed(source, chosen.camera)

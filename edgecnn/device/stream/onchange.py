@@ -1,4 +1,4 @@
-"""Run a command when the state changes: one at a time, without waiting for it, the newest state last."""
+"""Run a command when the state changes, one at a time and without waiting for it. The newest state comes last."""
 
 import contextlib
 import os
@@ -18,19 +18,19 @@ GRACE_S = 0.1
 
 
 class OnChange(Consumer):
-    """A user's command, run without a shell for each change of the state; while one runs, only the newest change is kept."""
+    """Runs a user's command, without a shell, for each change of the state. While one runs, only the newest change is kept."""
 
     def __init__(self, command: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Split the command as a shell would; ValueError if it is empty, its quotes are not closed, or there is no such program."""
+        """Split the command as a shell would; ValueError if it is empty, its quotes are not closed or its program does not exist."""
         import shutil
 
         try:
             self.arguments = shlex.split(command)
         except ValueError as error:
-            raise ValueError(f"{command!r} cannot be split into words: {error}.") from None
+            raise ValueError(f"{command!r} cannot be split into words: {error}") from None
         if not self.arguments or shutil.which(self.arguments[0]) is None:
             program = self.arguments[0] if self.arguments else command
-            raise ValueError(f"there is no program {program!r} to run; for shell syntax: sh -c '…'.")
+            raise ValueError(f"program {program!r} not found; for shell syntax, write sh -c '…'")
         self._clock = clock
         self._source = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,7 +48,7 @@ class OnChange(Consumer):
         return ()
 
     def poll(self) -> list[Event]:
-        """Reap a command that has ended, start one that waits; return what failed."""
+        """Reap a finished command and start a waiting one; return the failures."""
         failures: list[Event] = []
         if self._process is not None:
             code = self._process.poll()
@@ -74,7 +74,7 @@ class OnChange(Consumer):
         return failures
 
     def finish(self, wait_s: float) -> list[Event]:
-        """Let the running and the waiting command finish within `wait_s` seconds (at 0, neither), then terminate what still runs."""
+        """Let the running and the waiting command finish within `wait_s` seconds (neither if 0), then terminate any that still runs."""
         failures: list[Event] = []
         deadline = time.monotonic() + wait_s
         if not wait_s:

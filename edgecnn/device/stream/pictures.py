@@ -1,4 +1,4 @@
-"""Frames as pictures: turned upright, encoded as files, their sharpness and their difference."""
+"""Frames as pictures: turn them upright, encode them as files, measure their sharpness and difference."""
 
 import io
 import os
@@ -15,17 +15,17 @@ from edgecnn.region import Region
 
 JPEG_QUALITY = 95
 
-PREVIEW_SIDE, PREVIEW_QUALITY = 1280, 85  # of pictures to be looked at: a few hundred kilobytes at most
+PREVIEW_SIDE, PREVIEW_QUALITY = 1280, 85  # for previews of a few hundred kilobytes at most
 
 TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
-"""Clockwise degrees, and Pillow's name for them, which counts the other way."""
+"""Clockwise degrees, and Pillow's names for them, which count anticlockwise."""
 
 SHARPNESS_WIDTH = 320
 THUMBNAIL = 32
 
 
 def turn(image: bytes | np.ndarray, rotation: int) -> Image.Image | np.ndarray:
-    """Turn a frame, an encoded image's bytes or uint8 (height, width, 3), clockwise; ImageError, as below, if bytes cannot be decoded."""
+    """Turn a frame, encoded bytes or uint8 (height, width, 3), clockwise; ImageError, here and below, if bytes cannot be decoded."""
     if isinstance(image, bytes):
         picture = images.decode(image)
         return picture.transpose(TURNS[rotation]) if rotation else picture
@@ -33,20 +33,20 @@ def turn(image: bytes | np.ndarray, rotation: int) -> Image.Image | np.ndarray:
 
 
 def part(image: bytes | np.ndarray, rotation: int, region: Region) -> np.ndarray:
-    """Return a region of a frame after its turn: uint8 (height, width, 3)."""
+    """Return a region of the upright frame: uint8 (height, width, 3)."""
     upright = cut(turn(image, rotation), region)
     return as_array(upright) if isinstance(upright, Image.Image) else np.ascontiguousarray(upright)
 
 
 def encode(image: bytes | np.ndarray, rotation: int = 0) -> tuple[bytes, str]:
-    """Return an upright frame's bytes and suffix: encoded ones stay as they are, others become JPEG of JPEG_QUALITY."""
+    """Return an upright frame's bytes and suffix. An encoded, upright frame stays unchanged; others become JPEG at JPEG_QUALITY."""
     if isinstance(image, bytes) and not rotation:
         return image, images.suffix_of(image)
     return _jpeg(_upright(image, rotation), quality=JPEG_QUALITY, subsampling=0), ".jpg"
 
 
 def as_jpeg(image: bytes | np.ndarray, rotation: int = 0) -> bytes:
-    """Return a frame as a JPEG file's bytes to be looked at: upright, at most PREVIEW_SIDE pixels wide and high, of PREVIEW_QUALITY."""
+    """Return a preview of a frame as JPEG bytes: upright, at most PREVIEW_SIDE pixels wide and high, at PREVIEW_QUALITY."""
     picture = _upright(image, rotation).convert("RGB")
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
     return _jpeg(picture, quality=PREVIEW_QUALITY)
@@ -64,14 +64,14 @@ def _jpeg(picture: Image.Image, **options: int) -> bytes:
 
 
 def grey(image: bytes | np.ndarray, width: int, height: int = 0) -> np.ndarray:
-    """Return a frame in grey, scaled to a width and a height or the frame's own aspect ratio: float32, shape (height, width), 0 to 255."""
+    """Return a frame in grey, scaled to a width and, unless 0, a height: float32, shape (height, width), 0 to 255."""
     picture = images.decode(image, 1) if isinstance(image, bytes) else Image.fromarray(image).convert("L")
     height = height or max(3, round(picture.height * width / picture.width))
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).astype(np.float32)
 
 
 def sharpness(image: bytes | np.ndarray) -> float:
-    """Return the variance of a frame's Laplacian, in grey at SHARPNESS_WIDTH: 367 and 1299 of two photographs, 4 of a bare wall."""
+    """Return the variance of a frame's Laplacian, in grey at SHARPNESS_WIDTH: 367 and 1299 for two photographs, 4 for a bare wall."""
     levels = grey(image, SHARPNESS_WIDTH)
     middle = 4 * levels[1:-1, 1:-1]
     return float((middle - levels[:-2, 1:-1] - levels[2:, 1:-1] - levels[1:-1, :-2] - levels[1:-1, 2:]).var())
@@ -82,18 +82,18 @@ def thumbnail(image: bytes | np.ndarray) -> np.ndarray:
 
 
 def change(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the difference of two thumbnails: the mean absolute difference, in grey levels of 0 to 255."""
+    """Return the mean absolute difference of two thumbnails, in grey levels from 0 to 255."""
     return float(np.abs(one - other).mean())
 
 
 def stamp(seconds: float, digits: int) -> str:
-    """Return seconds since the epoch as a part of a file's name, in UTC, with a fraction of that number of digits: 20251125T040000.250Z."""
+    """Return seconds since the epoch as part of a file name, in UTC and with `digits` decimals: 20251125T040000.250Z."""
     whole, fraction = time.gmtime(seconds), int(seconds * 10**digits) % 10**digits
     return f"{time.strftime('%Y%m%dT%H%M%S', whole)}.{fraction:0{digits}d}Z"
 
 
 SPLITS = ("train", "val", "validation", "test")
-"""Folder names that `edgecnn train` takes for splits of a data set, not for classes."""
+"""Folder names that `edgecnn train` reads as splits of a dataset, not as classes."""
 
 LONGEST_NAME = 100
 
@@ -105,9 +105,9 @@ def why_no_folder(label: str) -> str:
     if label.startswith(".") or label == "__MACOSX":
         return "hidden folders are left out of training"
     if label.lower() in SPLITS:
-        return f"{', '.join(SPLITS)} are folders of splits"
+        return f"{', '.join(SPLITS)} are names of splits"
     if "/" in label or "\\" in label or not label.isprintable():
-        return "it has a slash, a backslash or a character that cannot be printed"
+        return "it contains a slash, a backslash or an unprintable character"
     if label != label.strip():
         return "it begins or ends with a space"
     if len(os.fsencode(label)) > LONGEST_NAME:
@@ -116,7 +116,7 @@ def why_no_folder(label: str) -> str:
 
 
 def folder_name(label: str) -> str:
-    """Return a label as a class folder's name: the label itself if it can be one, else with underscores for what cannot stay."""
+    """Return the name of a label's class folder: the label itself if possible, else with underscores for invalid characters."""
     if not why_no_folder(label):
         return label
     text = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in label).strip()

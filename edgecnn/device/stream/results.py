@@ -15,14 +15,14 @@ from edgecnn.runtime.decision import Score
 
 @dataclass(frozen=True, kw_only=True)
 class FrameResult:
-    """The result of one frame of a stream; `top`, `decision`, `reason`, `lead`, `latency_ms` and `features` are of `Result`.
+    """The result for one frame of a stream; `top`, `decision`, `reason`, `lead`, `latency_ms` and `features` are as in `Result`.
 
     Attributes:
-        seq: the frame's number among all that came since the start. Gaps are frames that were discarded, dropped, damaged or passed over.
-        ts: when the frame was whole, in seconds since the epoch; `age_ms` later its result was known.
-        image: the frame as the source gave it, before any rotation: an encoded image's bytes, or uint8 RGB of shape (height, width, 3).
-        state: the decision after smoothing; None before enough frames were seen, and after a camera was lost until they were seen again.
-        state_since: the `ts` of the frame that made the state.
+        seq: the frame's number among all frames since the start. Gaps are frames that were discarded, dropped, damaged or passed over.
+        ts: when the frame was complete, in seconds since the epoch. The result was ready `age_ms` later.
+        image: the source's frame before any rotation: an encoded image's bytes, or uint8 RGB of shape (height, width, 3).
+        state: the decision after smoothing; None until enough frames have arrived, at the start and after a loss of the camera.
+        state_since: the `ts` of the frame that set the state.
         dropped: frames since the start that were replaced by newer ones while another was classified, or were too old.
     """
 

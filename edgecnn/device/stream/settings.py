@@ -1,7 +1,7 @@
 """The settings of a stream, each declared once.
 
 The flags of `edgecnn classify` and `capture` (`edgecnn.cli.flags`), the keys of the service's TOML (`edgecnn.device.service.config`) and
-the arguments of `open_stream` are made from these dataclasses. This module loads at each start, and so imports little.
+the arguments of `open_stream` are made from these dataclasses. This module loads at every start, so it imports little.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ LARGEST = 16384
 
 
 def option(default: Any, about: str, meaning: str = "", **more: Any) -> Any:
-    """Return a field of a stream's settings: `about` is the flag's help, `meaning` that of the service's key, "" if there is none.
+    """Return a field of a stream's settings. `about` is the flag's help, `meaning` that of the service's key, or "" if it has no key.
 
-    `more` has low, high, choices as `edgecnn.tables.key` (`unlimited`: no `high` for the flag), `flag` and `heading` if they are not the
-    field's and the group's, `metavar` and `shown` (the default in words) for the help, the default as it is `typed` and what makes a
-    setting of it (`read`, which raises ValueError), and the `service`'s default if it is another.
+    `more` may have low, high and choices as in `edgecnn.tables.key` (`unlimited`: no `high` for the flag); `flag`, `heading` and the
+    default for the `service`, if they differ; `metavar` and `shown` (the default in words) for the help; and `typed`, the default as
+    typed, with `read`, which converts a typed value or raises ValueError.
     """
     return key(default, meaning, about=about, **more)
 
@@ -30,12 +30,12 @@ def read_size(text: str) -> tuple[int, int]:
     """Read WIDTHxHEIGHT; ValueError for anything else."""
     width, _, height = text.lower().partition("x")
     if not all(part.isascii() and part.isdigit() and 0 < int(part) <= LARGEST for part in (width, height)):
-        raise ValueError(f"received {text!r}, expected WIDTHxHEIGHT, such as 640x480")
+        raise ValueError(f"received {text!r}; expected WIDTHxHEIGHT, such as 640x480")
     return int(width), int(height)
 
 
 def read_smooth(text: str) -> str:
-    """Return the text if it says how decisions become a state; ValueError if it does not."""
+    """Return the text if it is a valid rule for `Smoother`; ValueError if not."""
     from edgecnn.runtime.decision import Smoother
 
     Smoother.parse(text)
@@ -47,7 +47,7 @@ class Group(Struct):
 
 
 class Camera(Group):
-    """How a camera or another source is opened, and kept open."""
+    """How a camera or another source is opened and kept open."""
 
     heading: ClassVar = "Camera and stream"
     size: tuple[int, int] = option((640, 480), "Frame size to request.", metavar="WxH", typed="640x480", read=read_size)
@@ -56,25 +56,25 @@ class Camera(Group):
         low=0, high=1000, metavar="N", shown="the camera's own",
     )  # fmt: skip
     rotation: int = option(
-        0, "Rotate frames clockwise by 0, 90, 180 or 270 degrees.", "degrees by which frames are turned clockwise",
+        0, "Rotate frames clockwise by 0, 90, 180 or 270 degrees.", "degrees by which frames are rotated clockwise",
         choices=ROTATIONS, flag="rotate", metavar="DEG",
     )  # fmt: skip
     warm_up: int | None = option(
         None, "Frames to discard after the source opens.", low=0, metavar="N", shown="5 for a camera, 0 for a file"
     )
     retry_for_s: float | None = option(
-        None, "Give up after S seconds without the camera, at the start too; inf to try forever.",
+        None, "Give up after S seconds without the camera, including at the start; inf to keep trying.",
         low=0, flag="retry_for", metavar="S", shown="0 at the start, then inf",
     )  # fmt: skip
     password_file: Path | None = option(
         None, "A file with the password of a network camera, or with the user and the password on two lines.",
         flag="camera_password_file", metavar="FILE",
-        shown="EDGECNN_CAMERA_USER and EDGECNN_CAMERA_PASSWORD of the environment",
+        shown="EDGECNN_CAMERA_USER and EDGECNN_CAMERA_PASSWORD from the environment",
     )  # fmt: skip
 
 
 class Pace(Group):
-    """How fast and how long a stream is classified."""
+    """How fast and for how long a stream is classified."""
 
     heading: ClassVar = Camera.heading
     max_age_s: float = option(
@@ -89,7 +89,7 @@ class Pace(Group):
 
 
 class Engine(Group):
-    """Which model of a bundle runs, and on what."""
+    """Which model of a bundle runs, and on which engine."""
 
     heading: ClassVar = "Engine"
     engine: str | None = option(
@@ -103,7 +103,7 @@ class Engine(Group):
         None, "int8, float32, float16 or int16x8.", metavar="NAME", shown="the bundle's choice for the engine"
     )
     num_threads: int | None = option(
-        None, "Threads of one inference.", low=1, high=256, flag="threads", shown="as tuned, else 1"
+        None, "Threads per inference.", low=1, high=256, flag="threads", shown="as tuned, else 1"
     )
 
 
@@ -113,7 +113,7 @@ class Decision(Group):
     heading: ClassVar = "Decision"
     top_k: int = option(3, "How many classes to print for each image.", low=1)
     threshold: float | None = option(
-        None, "Abstain if the best score is below this.", "abstain below this score; the bundle's own if left out",
+        None, "Abstain if the best score is below this.", "abstain below this score; the bundle's threshold if left out",
         low=0, high=1, shown="the bundle's, else 0",
     )  # fmt: skip
     margin: float = option(
@@ -121,22 +121,22 @@ class Decision(Group):
         low=0, high=1,
     )  # fmt: skip
     fit: str | None = option(
-        None, "How an image fits the input: crop, letterbox or stretch.",
+        None, "How to fit an image to the input: crop, letterbox or stretch.",
         choices=FITS, metavar="NAME", shown="the bundle's", heading=None,
     )  # fmt: skip
 
 
 class Model(Group):
-    """What a bundle's classifier looks at, and says, from its loading on."""
+    """What a bundle's classifier looks at and may answer, fixed when it is loaded."""
 
     heading: ClassVar = Decision.heading
     strangers: bool | None = option(
-        None, "Answer stranger if an image shows none of the classes and the bundle recognises that.",
-        "whether the state may be stranger, if the bundle recognises strangers; the bundle's own if left out",
+        None, "For an image that shows none of the classes (out-of-distribution), answer stranger, if the bundle can detect that.",
+        "whether the state may be stranger, if the bundle can detect strangers; the bundle's setting if left out",
         shown="the bundle's, else off",
     )  # fmt: skip
     region: Region | None = option(
-        None, "See only this part of each image: left, top, width and height as fractions of the upright image, such as "
+        None, "Classify only this part of each image: left, top, width and height as fractions of the upright image, such as "
         "0.5,0,0.5,1 for its right half. 0,0,1,1 is the whole image.",
         metavar="X,Y,W,H", shown="the bundle's, else the whole image", heading=None, typed=None, read=read_region,
     )  # fmt: skip
@@ -147,13 +147,13 @@ class State(Group):
 
     heading: ClassVar = "State of a stream"
     smooth: str = option(
-        "1", "The state changes after N equal decisions in a row, or majority:N for the most frequent of the last N.",
-        "as --smooth of edgecnn classify", metavar="N", typed="1", read=read_smooth, service="3",
+        "1", "Change the state after N equal decisions in a row; majority:N takes the majority of the last N.",
+        "like --smooth of edgecnn classify", metavar="N", typed="1", read=read_smooth, service="3",
     )  # fmt: skip
 
 
 class Reaction(Group):
-    """What is done with changes of the state, and which frames are kept, next to printing them."""
+    """What happens when the state changes, and which frames are kept, in addition to printing."""
 
     heading: ClassVar = "Frames that are kept"
     on_change: str | None = option(
@@ -162,37 +162,39 @@ class Reaction(Group):
         metavar="CMD", shown="none", heading=State.heading,
     )  # fmt: skip
     keep: Path | None = option(
-        None, "Keep unsure and strange frames, and a random sample of all frames, in DIR: each as a JPEG and a JSON, of the region only.",
-        "keep unsure frames and a random sample of all in this folder, such as /var/lib/edgecnn/kept; empty for none",
+        None, "Keep unsure and out-of-distribution frames, and a random sample of all frames, in DIR, each as a JPEG of the region and a "
+        "JSON file.",
+        "keep unsure frames and a random sample of all frames in this folder, such as /var/lib/edgecnn/kept; empty for none",
         metavar="DIR", shown="none",
     )  # fmt: skip
     keep_unsure: int = option(
-        40, "Keep at most N unsure or strange frames a day, hardly ever two alike.", "most unsure or strange frames a day", low=0,
-        high=10_000, metavar="N",
+        40, "Keep at most N unsure or out-of-distribution frames per day, avoiding similar ones.",
+        "most unsure or out-of-distribution frames per day", low=0, high=10_000, metavar="N",
     )  # fmt: skip
     keep_random: int = option(
-        20, "Keep N frames a day at random times, from which accuracy in the field can be estimated.",
-        "frames a day at random times, from which accuracy in the field can be estimated", low=0, high=10_000, metavar="N",
+        20, "Keep N frames per day at random times, to estimate accuracy in the field.",
+        "frames per day to keep at random times, to estimate accuracy in the field", low=0, high=10_000, metavar="N",
     )  # fmt: skip
     keep_margin: float = option(
-        0.5, "A frame is unsure if its decision is no label, or the best score leads the second by less than this.",
+        0.5, "A frame is unsure if it gets no label, or if the best score leads the second by less than this.",
         "a frame is unsure if the best score leads the second by less", low=0, high=1,
     )  # fmt: skip
     keep_cap: float = option(
-        200.0, "Keep at most this much in each folder; the oldest frames go first.", "most MiB that are kept; the oldest frames go first",
+        200.0, "Keep at most this much in each folder; the oldest frames are removed first.",
+        "most MiB to keep; the oldest frames are removed first",
         low=0.1, high=1_000_000, metavar="MIB",
     )  # fmt: skip
     keep_days: int = option(
         30, "Remove frames after D days.", "days after which frames are removed", low=1, high=3650, metavar="D"
     )
     explain: Path | None = option(
-        None, "Keep a picture of what the model looked at in unsure frames in DIR, within the same limits. See edgecnn explain.",
+        None, "For unsure frames, keep in DIR a picture of what the model looked at, within the same limits. See edgecnn explain.",
         metavar="DIR", shown="none",
     )  # fmt: skip
 
 
 class Pictures(Group):
-    """Which pictures are taken for training."""
+    """Which pictures to take for training."""
 
     heading: ClassVar = "Pictures"
     interval_s: float = option(
@@ -206,29 +208,32 @@ class Pictures(Group):
         metavar="X,Y,W,H", shown="the whole frame", typed=None, read=read_region,
     )  # fmt: skip
     min_sharpness: float = option(
-        10.0, "Skip pictures that are less sharp (variance of the Laplacian).", low=0, metavar="X"
+        10.0, "Skip pictures less sharp than this (variance of the Laplacian).", low=0, metavar="X"
     )
     min_change: float = option(
-        2.0, "Skip pictures that differ less from the last one (mean of 256 grey levels).", low=0, metavar="X"
+        2.0,
+        "Skip pictures that differ from the last one by less than this (mean difference, of 256 grey levels).",
+        low=0,
+        metavar="X",
     )
 
 
 class Mqtt(Group):
-    """Where the state is published, and what of it."""
+    """Where the state is published, and in which forms."""
 
     heading: ClassVar = "MQTT"
     address: str | None = option(
         None, "Publish the state on the broker mqtt://USER@HOST:PORT/NAME, where Home Assistant finds it as the device NAME; "
         "mqtts:// is encrypted.",
-        "publish the state on this broker, as --mqtt of edgecnn classify; empty for none",
+        "publish the state on this broker, like --mqtt of edgecnn classify; empty for none",
         flag="mqtt", metavar="ADDRESS", shown="none",
     )  # fmt: skip
     password_file: Path | None = option(
         None, "A file with the password, or with the user and the password on two lines.",
-        flag="mqtt_password_file", metavar="FILE", shown="EDGECNN_MQTT_USER and EDGECNN_MQTT_PASSWORD of the environment",
+        flag="mqtt_password_file", metavar="FILE", shown="EDGECNN_MQTT_USER and EDGECNN_MQTT_PASSWORD from the environment",
     )  # fmt: skip
     ca: Path | None = option(
-        None, "Certificates (PEM) of the authorities that may sign the broker's.",
+        None, "Certificates (PEM) of the authorities that may sign the broker's certificate.",
         "a file of the authorities that may sign the broker's certificate; empty for the system's",
         flag="mqtt_ca", metavar="FILE", shown="the system's",
     )  # fmt: skip
@@ -237,43 +242,44 @@ class Mqtt(Group):
         flag="mqtt_picture",
     )  # fmt: skip
     binary: str | None = option(
-        None, "Publish a binary sensor too, which is on while the state is LABEL.", "a label for a binary sensor; empty for none",
+        None, "Also publish a binary sensor, which is on while the state is LABEL.", "a label for a binary sensor; empty for none",
         flag="mqtt_binary", metavar="LABEL", shown="none",
     )  # fmt: skip
     prefix: str = option("homeassistant", "Home Assistant's discovery prefix.", flag="mqtt_prefix", metavar="TOPIC")
 
 
 class Http(Group):
-    """Where a page and an API are served, and for whom."""
+    """Where a page and an API are served, and to whom."""
 
     heading: ClassVar = "Page and API"
     address: str | None = option(
-        None, "Serve a page, an API and metrics by HTTP on this port, to this machine unless HOST is named; without a source the API only.",
-        "serve a page, an API and metrics by HTTP here, as --http of edgecnn classify; empty for nowhere",
+        None, "Serve a page, an API and metrics over HTTP on this port, only to this machine unless HOST is given; without a "
+        "source, only the API.",
+        "serve a page, an API and metrics over HTTP here, like --http of edgecnn classify; empty for none",
         flag="http", metavar="[HOST:]PORT", shown="none",
     )  # fmt: skip
     token_file: Path | None = option(
-        None, "A file with the token that clients have to send; needed if other machines can reach the server.",
-        "a file with the token that clients have to send; empty for EDGECNN_HTTP_TOKEN of the environment",
-        flag="http_token_file", metavar="FILE", shown="EDGECNN_HTTP_TOKEN of the environment",
+        None, "A file with the token that clients must send; required if other machines can reach the server.",
+        "a file with the token that clients must send; empty for EDGECNN_HTTP_TOKEN from the environment",
+        flag="http_token_file", metavar="FILE", shown="EDGECNN_HTTP_TOKEN from the environment",
     )  # fmt: skip
     open: bool = option(
-        False, "Let other machines in without a token: all who reach the port see what the camera sees.",
-        "whether other machines may come in without a token", flag="http_open",
+        False, "Let other machines in without a token: anyone who can reach the port sees what the camera sees.",
+        "whether other machines may connect without a token", flag="http_open",
     )  # fmt: skip
     hosts: str | None = option(
-        None, "Further names by which clients call the server, separated by commas, such as a proxy's.",
-        "further names by which clients call the server, separated by commas; empty for none",
+        None, "Other names that clients use for the server, separated by commas, such as a proxy's.",
+        "other names that clients use for the server, separated by commas; empty for none",
         flag="http_hosts", metavar="NAMES", shown="this machine's name, also with .local",
     )  # fmt: skip
 
 
 class Metrics(Group):
-    """Where metrics are written to, next to those that are served."""
+    """Where metrics are written, in addition to being served."""
 
     heading: ClassVar = Http.heading
     file: Path | None = option(
-        None, "Write the metrics of a stream to this file every 15 s, for Prometheus's node_exporter; its name ends in .prom.",
+        None, "Write the metrics of a stream to this file every 15 s, for Prometheus's node_exporter; its name must end in .prom.",
         "a file for node_exporter to which metrics are written every 15 s; empty for none",
         flag="metrics_file", metavar="FILE", shown="none",
     )  # fmt: skip
@@ -294,12 +300,12 @@ class Settings(Group):
 
 
 def typed_name(entry: Field) -> str:
-    """Return what a setting is called as a flag's parameter, and as a key of the service."""
+    """Return a setting's name as a flag's parameter and as a key of the service."""
     return str(entry.metadata.get("flag", entry.name))
 
 
 def gather(values: Mapping[str, Any], *groups: type) -> dict[str, Any]:
-    """Return the groups, by their names in Settings, with the settings that `values` has; TypeError for a name that none of them has."""
+    """Return the groups, by their names in Settings, with the settings in `values`; TypeError for a name that no group has."""
     kinds: dict[str, Any] = {name: entry.type for name, entry in fields_of(Settings).items() if entry.type in groups}
     names = [name for kind in kinds.values() for name in fields_of(kind)]
     for name in values:
@@ -312,7 +318,7 @@ def gather(values: Mapping[str, Any], *groups: type) -> dict[str, Any]:
 
 
 def keys_of(*groups: type) -> list[tuple[str, Any, Any]]:
-    """Return the service's keys of groups of settings: each with its type and its field. A text or a path is "" for none."""
+    """Return the service's keys for groups of settings, each with its type and field. An empty text or path stands for None."""
     keys = []
     for entry in (entry for group in groups for entry in fields_of(group).values() if "meaning" in entry.metadata):
         text = entry.type in (str | None, Path | None)
@@ -322,7 +328,7 @@ def keys_of(*groups: type) -> list[tuple[str, Any, Any]]:
 
 
 def from_keys(values: Mapping[str, Any]) -> Settings:
-    """Return the settings that the service's keys have: None for an empty text, a path for a path's text."""
+    """Convert the service's keys to settings: an empty text becomes None, a path's text a Path."""
     made = {}
     for name, group in fields_of(Settings).items():
         kind: Any = group.type

@@ -13,7 +13,7 @@ Expanded = Iterator[tuple[str, ImageError | None]]
 
 
 class Outcome(NamedTuple, Generic[T]):
-    """What came of an image: a result, or the error that kept it from having one."""
+    """The outcome for an image: its result, or the error that prevented one."""
 
     source: str
     result: T | None
@@ -23,7 +23,7 @@ class Outcome(NamedTuple, Generic[T]):
 def for_each_image(
     work: Callable[[str], T], sources: Iterable[str], stdin: Iterable[bytes], note: Callable[[str], object] = bool
 ) -> Iterator[Outcome[T]]:
-    """Do `work` with each image that SOURCE arguments stand for; the rest is as in `expand`. After a broken image the loop goes on."""
+    """Call `work` with each image that SOURCE arguments stand for, as in `expand`. A broken image does not end the loop."""
     for source, error in expand(sources, stdin, note):
         result = None
         if error is None:
@@ -35,7 +35,7 @@ def for_each_image(
 
 
 def expand(sources: Iterable[str], stdin: Iterable[bytes], note: Callable[[str], object] = bool) -> Expanded:
-    """Yield (path, None) for each image that files, folders, globs and `-` stand for, sorted; (source, error) if there is none."""
+    """Yield (path, None) for each image that files, folders, globs and `-` stand for, sorted, or (source, error) if no image exists."""
     for source in sources:
         if source == "-":
             for line in stdin:
@@ -52,7 +52,7 @@ def _expand_one(source: str, note: Callable[[str], object]) -> Expanded:
     if os.path.lexists(source):
         yield source, None
         return
-    import glob  # a file's name needs no patterns, and starts faster without
+    import glob  # here, since a plain file name does not need it and starts faster
 
     if glob.has_magic(source):
         matches = sorted(glob.glob(source, recursive=True))
@@ -63,11 +63,11 @@ def _expand_one(source: str, note: Callable[[str], object]) -> Expanded:
     elif "." in source or "/" in source:
         yield source, ImageError("no such file or folder")
     else:  # an image has a suffix; somebody who types 0 or webcam means a camera
-        yield source, ImageError("no such file or folder. For what a camera sees: --camera, or /dev/video0 and so on.")
+        yield source, ImageError("no such file or folder. For a camera, use --camera or a device such as /dev/video0.")
 
 
 def _leads_back(source: str, folder: str, name: str) -> bool:
-    """Tell whether an entry of a folder is a link to a folder on the way from `source`, or to one that contains it."""
+    """Return whether a folder's entry is a link to a folder on its path from `source` down, or to one that contains it."""
     path = os.path.join(folder, name)
     if not os.path.islink(path):
         return False
@@ -98,4 +98,4 @@ def _folder(source: str, note: Callable[[str], object]) -> Expanded:
     for error in unreadable:
         yield os.fsdecode(error.filename or source), ImageError(f"cannot be read: {error.strerror or error}")
     if not any_image and not unreadable:
-        yield source, ImageError(f"no images in this folder; they end in {' '.join(SUFFIXES)}")
+        yield source, ImageError(f"no images in this folder; expected files that end in {' '.join(SUFFIXES)}")

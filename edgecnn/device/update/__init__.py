@@ -1,4 +1,4 @@
-"""Releases that a board fetches by itself, from a server that need not be trusted."""
+"""Fetch releases onto a board, from a server that need not be trusted."""
 
 import json
 import time
@@ -9,23 +9,23 @@ from typing import Any
 SCHEMA = "edgecnn.update/1"
 
 TRUST = Path("/var/lib/edgecnn-trust")
-"""What only root writes: metadata that it has verified, marks, this board's id, the last check."""
+"""Files that only root writes: verified metadata, marks, this board's id and the last check."""
 
 STATUS = "status.json"
 MAX_STATUS_BYTES = 1 << 16
 
 
 def last_check(folder: Path = TRUST) -> dict[str, Any] | None:
-    """Return what the last check for a release came to, and `age_s`, the seconds since the last good one; None if there was no check.
+    """Return the result of the last check for a release, and `age_s`, the seconds since the last good one; None without a check.
 
-    It never fails and imports nothing of TUF, for what reports it while the service runs.
+    It never fails and imports nothing from TUF, so that the running service can report it.
     """
     try:
         with (folder / STATUS).open("rb") as file:
             found = json.loads(file.read(MAX_STATUS_BYTES))
         if found["schema"] != SCHEMA:
             return None
-        # without a clock, it is at least as late as at the check
+        # even if the clock is wrong, it is at least as late as at the check
         now = max(time.time(), datetime.fromisoformat(found["last_check"]).timestamp())
         good = found["last_good"] and datetime.fromisoformat(found["last_good"]).timestamp()
         return {**found, "age_s": max(0, int(now - good)) if good else None}

@@ -1,4 +1,4 @@
-"""The board that is updated: where its files are, its options, its id and its clocks."""
+"""The board to update: its files, options, id and clocks."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ MAX_FILE_BYTES = 1 << 17
 
 
 class Options(Struct):
-    """Where releases come from, an address or a folder, and which of them are this board's."""
+    """The source of releases, an address or a folder, and the channel that this board follows."""
 
     source: str = ""
     channel: str = ""
@@ -42,7 +42,7 @@ class Options(Struct):
 
 
 class Ticks(NamedTuple):
-    """Seconds since this boot, which a wrong clock does not change, and the boot's id."""
+    """Seconds since this boot, which a wrong clock does not affect, and the boot's id."""
 
     boot: str
     up: int
@@ -53,7 +53,7 @@ def ticks() -> Ticks:
 
 
 class Board(Struct):
-    """A board's files below `prefix`, how they are written, and its clocks: a test has others of each."""
+    """A board's files below `prefix`, how they are written, and its clocks. Tests replace each of these."""
 
     prefix: Path = Path("/")
     disk: Callable[[Path], Disk] = Disk
@@ -72,21 +72,21 @@ class Board(Struct):
         return self.path(SPOOL)
 
     def slots(self) -> "Store":
-        from edgecnn.device.slots.store import Store  # here, since the half that fetches can do without numpy
+        from edgecnn.device.slots.store import Store  # here, since the fetching half does not need numpy
 
         folder = self.path(ROOT)
         return Store(folder, self.disk(folder))
 
     def write(self, name: str, value: object) -> None:
-        """Replace a file of `trust` by a value as JSON, so that a power cut leaves the old or the new; OutputError."""
+        """Write a value as JSON to a file of `trust`, so that a power cut leaves the old file or the new one. Raises OutputError."""
         path = self.trust / name
         with output_errors(path):
             replace(self.disk(self.trust), path, canonical_json(value).encode())
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Path]:
-        """Hold the lock of `trust`, and lend an empty folder in it for what need not last. UpdateError if another process holds it."""
-        busy = "another update of this board is running. Run this one again when it has ended."
+        """Hold the lock of `trust`, and yield an empty temporary folder in it. UpdateError if another process holds the lock."""
+        busy = "another update of this board is running. Try again when it has finished."
         with contextlib.ExitStack() as held:
             try:
                 if not self.trust.is_dir():
@@ -101,7 +101,7 @@ class Board(Struct):
                 raise UpdateError(f"cannot write {self.trust}: {error.strerror}.") from None
             scratch = self.trust / "scratch"
             with output_errors(scratch):
-                if scratch.exists():  # of an update that was killed
+                if scratch.exists():  # left by an update that was killed
                     shutil.rmtree(scratch)
                 scratch.mkdir(mode=0o700)
             try:
@@ -110,9 +110,9 @@ class Board(Struct):
                 shutil.rmtree(scratch, ignore_errors=True)
 
     def identity(self) -> str:
-        """Return this board's random id, and make one at first, or if the last was copied here with the card of another machine."""
+        """Return this board's random id. Make a new one the first time, or if the old one came with another machine's card."""
         machine = read_text(self.path(Path("/etc/machine-id")))
-        stamp = sha256(f"edgecnn:{machine}".encode())  # the machine's id is not to be shown
+        stamp = sha256(f"edgecnn:{machine}".encode())  # the machine's id must not be shown
         try:
             held = json.loads(read_text(self.trust / BOARD) or "{}")
             if is_board_id(held["id"]) and held["machine"] in (stamp, *([held["machine"]] if not machine else [])):
@@ -125,7 +125,7 @@ class Board(Struct):
 
 
 def read_options(path: Path, given: Options) -> Options:
-    """Return the options of a file, each replaced by the given one if that is not empty; UpdateError."""
+    """Return a file's options, each overridden by the one in `given` unless that is empty. Raises UpdateError."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -138,7 +138,7 @@ def read_options(path: Path, given: Options) -> Options:
         if name not in ("from", "channel"):
             raise UpdateError(f"{path}: unknown key {shown(name)}. Known: channel, from.")
         if type(value) is not str:
-            raise UpdateError(f"{path}: {name} must be a string, received {shown(value)}.")
+            raise UpdateError(f"{path}: {name} must be a string; received {shown(value)}.")
     options = Options(source=given.source or table.get("from", ""), channel=given.channel or table.get("channel", ""))
     for name, value in (("from", options.source), ("channel", options.channel)):
         if not value:
@@ -150,7 +150,7 @@ def read_options(path: Path, given: Options) -> Options:
 
 
 def read_text(path: Path) -> str:
-    """Return a small text file without the blanks around it; "" if it cannot be read."""
+    """Return a small text file without surrounding white space; "" if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_FILE_BYTES).decode(errors="replace").strip()

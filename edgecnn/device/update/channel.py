@@ -1,6 +1,6 @@
-"""The releases of a channel, as signed metadata lists them, and which of them a board should have.
+"""The releases of a channel in signed metadata, and the choice of the one that a board should have.
 
-Workstation and board share this module, so that a wave is the same on both. It imports no TUF: a target is anything with TUF's attributes.
+Workstation and board share this module, so that both agree on a wave. It does not import TUF: a target is any object with TUF's attributes.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from edgecnn.labels import unsafe
 from edgecnn.tables import Struct, build, key, shown
 
 CUSTOM = "edgecnn"
-"""The key of a target's `custom` that holds its Terms."""
+"""The key in a target's `custom` that holds its Terms."""
 
 CHANNEL = re.compile("[a-z0-9][a-z0-9_-]{0,63}")
 BOARD_ID = re.compile("[0-9a-f]{32}")
@@ -24,27 +24,27 @@ SHA256 = re.compile("[0-9a-f]{64}")
 
 MAX_NUMBER = 2**53
 MAX_NAME = 120
-"""Longest name of a bundle in a release: a file's name also holds its hash and its serial number."""
+"""Longest name of a bundle in a release; the file name also contains a hash and a serial number."""
 
 MAX_METADATA = {"root": 1 << 17, "timestamp": 1 << 14, "snapshot": 1 << 17, "targets": 1 << 20}
-"""Most bytes of metadata by role. What python-tuf allows, 5 MB, takes a board more than 100 MB of memory if an enemy has made it."""
+"""Most bytes of metadata by role. python-tuf allows 5 MB, which costs a board more than 100 MB of memory if an attacker wrote it."""
 
 DATE = "edgecnn_date"
-"""The field of timestamp.json with the time at which it was signed: no board that has seen it takes an earlier time for the present."""
+"""The field of timestamp.json that holds its signing time. A board that has seen it never assumes an earlier time."""
 
 MAX_HASHES = 1000
 MAX_PILOTS = 1000
 
 
 class AllowOlder(Struct):
-    """The signed permission to go back to the bundle `to` from any of `instead_of`, which have larger serial numbers."""
+    """A signed permission to go back to the bundle `to` from any bundle in `instead_of`, which have larger serial numbers."""
 
     to: str
     instead_of: tuple[str, ...]
 
 
 class Terms(Struct):
-    """What a release says of itself, signed. `number` counts a channel's releases; `serial` is the bundle's own number."""
+    """The signed terms of a release. `number` counts a channel's releases; `serial` is the bundle's own number."""
 
     number: int = key(low=1, high=MAX_NUMBER)
     serial: int = key(low=1, high=MAX_NUMBER)
@@ -53,7 +53,7 @@ class Terms(Struct):
     stopped: bool = key(False, left_out=True)
     allow_older: AllowOlder | None = key(None, left_out=True)
     accepted: str = key("", left_out=True)
-    """Why the bundle was released although its gate had failed."""
+    """Why the bundle was released even though its gate had failed."""
 
 
 class Entry(Struct):
@@ -66,20 +66,19 @@ class Entry(Struct):
 
     @property
     def name(self) -> str:
-        """The bundle's name."""
         return self.path.rpartition("/")[2].rpartition("-")[0]
 
     def may_follow(self, serial: int, digest: str) -> bool:
-        """Return whether a board may take this release after one with a serial number and a SHA-256.
+        """Return whether a board may take this release after one with the given serial number and SHA-256.
 
-        The serial number must be larger, unless it is the same bundle or the signed terms allow to go back from that one.
+        The serial number must be larger, unless the bundle is the same or the signed terms allow going back from that release.
         """
         allowed = self.terms.allow_older
         return self.terms.serial > serial or digest in (self.sha256, *(allowed.instead_of if allowed else ()))
 
 
 class Target(Protocol):
-    """What `tuf.api.metadata.TargetFile` has."""
+    """The attributes of `tuf.api.metadata.TargetFile` that are used here."""
 
     length: int
     hashes: dict[str, str]
@@ -92,7 +91,7 @@ def check_channel(channel: str) -> str:
     """Return a channel's name; UpdateError if it is not valid."""
     if not CHANNEL.fullmatch(channel):
         raise UpdateError(
-            f"a channel is named by lower-case letters, digits, _ and -, at most 64; received {shown(channel)}"
+            f"a channel's name must be at most 64 lower-case letters, digits, _ and -; received {shown(channel)}"
         )
     return channel
 
@@ -102,30 +101,25 @@ def is_board_id(text: str) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """Return a bundle's name as a release has it: what a path may not hold becomes a hyphen."""
+    """Return a bundle's name for a release, with hyphens for characters that are not allowed in a path."""
     plain = "".join(character if character in NAME_CHARACTERS else "-" for character in name)
     return plain.strip("-.")[:MAX_NAME] or "bundle"
 
 
 def target_path(channel: str, name: str, serial: int) -> str:
-    """Return the path of a release's target; UpdateError if no target can have it."""
+    """Return the path of a release's target; UpdateError if it is not valid."""
     check_channel(channel)
     if not 0 < len(name) <= MAX_NAME or name[0] == "." or not NAME_CHARACTERS.issuperset(name):
         raise UpdateError(
-            f"a release is named by letters, digits, ., _ and -, at most {MAX_NAME}, and begins with no dot; received {shown(name)}"
+            f"a release's name must be at most {MAX_NAME} letters, digits, ., _ and -, and not begin with a dot; received {shown(name)}"
         )
     return f"{channel}/{name}-{serial}.edgecnn"
 
 
 def entries_of(targets: Mapping[str, Target], channel: str) -> tuple[Entry, ...]:
-    """Return a channel's releases in the order of their numbers.
+    """Return a channel's releases, ordered by number. UpdateError names a target that `edgecnn release` would not write.
 
-    Args:
-        targets: `Targets.targets` of verified metadata: TUF's TargetFile by path. Those of other channels are not looked at.
-        channel: the channel's name.
-
-    Raises:
-        UpdateError: if one of the channel's targets is not what `edgecnn release` writes. The message names the target.
+    `targets` is `Targets.targets` from verified metadata: TUF's TargetFile by path. Those of other channels are ignored.
     """
     check_channel(channel)
     prefix = f"{channel}/"
@@ -138,16 +132,12 @@ def entries_of(targets: Mapping[str, Target], channel: str) -> tuple[Entry, ...]
 
 
 def choose(entries: Iterable[Entry], board_id: str, bad: Collection[str], current: str | None) -> Entry | None:
-    """Return the release that a board should have, which may be the one in use; None if there is none for it.
+    """Return the release that a board should have, which may be the one in use, or None.
 
-    It is the newest that is not stopped, whose wave or pilots include the board, and that is not bad there. A board never goes back to one
-    that is older than the release in use: going back is a newer release of the older bundle.
+    It is the newest that is not stopped, includes the board in its wave or pilots, and is not bad on the board. A board never goes back to
+    a release older than the one in use: to go back, the older bundle is released anew.
 
-    Args:
-        entries: the channel's releases.
-        board_id: the board's random id.
-        bad: SHA-256 of bundles that failed on this board.
-        current: SHA-256 of the bundle in use.
+    `bad` has the SHA-256s of bundles that failed on this board; `current` is that of the bundle in use.
     """
     chosen = None
     for entry in sorted(entries, key=lambda entry: entry.terms.number):
@@ -157,38 +147,38 @@ def choose(entries: Iterable[Entry], board_id: str, bad: Collection[str], curren
 
 
 def is_for(entry: Entry, board_id: str) -> bool:
-    """Return whether a release is offered to a board: not stopped, and to its wave or to it as a pilot."""
+    """Return whether a release is offered to a board: it is not stopped, and the board is in its wave or one of its pilots."""
     terms = entry.terms
     return not terms.stopped and (board_id in terms.pilots or in_wave(board_id, entry.sha256, terms.share))
 
 
 def in_wave(board_id: str, digest: str, share: int) -> bool:
-    """Return whether a board is in the wave of a target: SHA-256 of "ID:TARGET", as a number, mod 100, is below the share in percent.
+    """Return whether a board is in a target's wave: the SHA-256 of "ID:TARGET" as a number, mod 100, is below the share in percent.
 
-    A board in a wave is in every larger one of the same target. Each target has waves of its own.
+    A board in one wave is in every larger wave of the same target. Different targets have different waves.
     """
     return int(sha256(f"{board_id}:{digest}".encode()), 16) % 100 < share
 
 
 def target_file(path: str, digest: str) -> str:
-    """Return where a target's file is below targets/ in a repository: its name begins with its hash."""
+    """Return the path of a target's file below targets/ in a repository; the file name begins with its hash."""
     channel, _, file = path.partition("/")
     return f"{channel}/{digest}.{file}"
 
 
 def _entry(path: str, target: Target) -> Entry:
-    """Return a target's release, each value checked: whoever signs the metadata may be someone who stole the key."""
+    """Return a target's release after checking every value, since the signer of the metadata may have stolen the key."""
     where = f"the release {shown(path)}"
     custom = target.custom
     if not isinstance(custom, Mapping) or CUSTOM not in custom:
-        raise UpdateError(f"{where} has no terms: its custom must hold {CUSTOM!r}, received {shown(custom)}")
+        raise UpdateError(f"{where} has no terms: its custom must contain {CUSTOM!r}; received {shown(custom)}")
     terms = build(Terms, custom[CUSTOM], UpdateError, where, exact=True)
     digest, allowed = target.hashes.get("sha256"), terms.allow_older
     channel, _, file = path.partition("/")
     name = file.removesuffix(f"-{terms.serial}.edgecnn")
     for right, expected, received in (
         (_is_path(channel, name, path, terms.serial), f"its path must be CHANNEL/NAME-{terms.serial}.edgecnn", path),
-        (type(digest) is str and SHA256.fullmatch(digest), "its hashes must hold a SHA-256", target.hashes),
+        (type(digest) is str and SHA256.fullmatch(digest), "its hashes must contain a SHA-256", target.hashes),
         (
             type(target.length) is int and 0 < target.length <= MAX_BYTES,
             f"its length must be from 1 to {MAX_BYTES:,}",
@@ -196,7 +186,7 @@ def _entry(path: str, target: Target) -> Entry:
         ),
         (_each(BOARD_ID, terms.pilots, MAX_PILOTS), f"pilots must be at most {MAX_PILOTS:,} board ids", terms.pilots),
         (len(terms.accepted) <= 1000, "accepted must have at most 1,000 characters", terms.accepted),
-        (not any(map(unsafe, terms.accepted)), "accepted must hold no control characters", terms.accepted),
+        (not any(map(unsafe, terms.accepted)), "accepted must not contain control characters", terms.accepted),
         (allowed is None or allowed.to == digest, "allow_older.to must be its own SHA-256", allowed and allowed.to),
         (
             allowed is None or (allowed.instead_of and _each(SHA256, allowed.instead_of, MAX_HASHES)),
@@ -205,7 +195,7 @@ def _entry(path: str, target: Target) -> Entry:
         ),
     ):
         if not right:
-            raise UpdateError(f"{where}: {expected}, received {shown(received)}")
+            raise UpdateError(f"{where}: {expected}; received {shown(received)}")
     return Entry(path=path, sha256=str(digest), length=target.length, terms=terms)
 
 
@@ -217,5 +207,5 @@ def _is_path(channel: str, name: str, path: str, serial: int) -> bool:
 
 
 def _each(pattern: re.Pattern[str], texts: Collection[str], most: int) -> bool:
-    """Return whether texts are few enough, all different, and each of a pattern."""
+    """Return whether there are at most `most` texts, all different and all matching the pattern."""
     return len(texts) <= most and len(set(texts)) == len(texts) and all(map(pattern.fullmatch, texts))

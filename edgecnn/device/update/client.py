@@ -1,4 +1,4 @@
-"""python-tuf's Updater for one check: 5.1 of Debian 13 and 7, with the board's own idea of the time, over what the board has verified."""
+"""python-tuf's Updater (5.1 in Debian 13, or 7) for one check, using the board's estimate of the time and its verified metadata."""
 
 import inspect
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from edgecnn.files import output_errors
 
 
 class Client:
-    """Metadata of a board, brought up to date from a repository, and its targets. `held` is what was verified so far, whatever failed."""
+    """A board's metadata, updated from a repository, and its targets. `held` is the metadata verified so far, even after a failure."""
 
     def __init__(self, held: Held, fetcher: FetcherInterface, base: str, folder: Path) -> None:
         self.held = held
@@ -24,11 +24,9 @@ class Client:
         self._updater: Updater
 
     def refresh(self, clock: datetime, age_s: int) -> datetime:
-        """Verify what is new, and return the time as it was taken to be. UpdateError.
+        """Verify new metadata, and return the time that was assumed. Raises UpdateError.
 
-        Args:
-            clock: the board's clock, which may be wrong.
-            age_s: seconds since the held timestamp was verified, at least.
+        `clock` may be wrong; `age_s` is the least number of seconds since the held timestamp was verified.
         """
         try:
             before = self.held.root
@@ -38,7 +36,7 @@ class Client:
                 except exceptions.ExpiredMetadataError:
                     if self.held.root == before:
                         raise
-                    # the new root may have other keys, with which a timestamp and the date in it, however late, count no more
+                    # the new root may have other keys, so that the held timestamp and its date, however late, no longer count
                     return self._refresh(clock, age_s)
         except (exceptions.RepositoryError, exceptions.DownloadError) as error:
             raise UpdateError(in_words(error, clock)) from error
@@ -65,13 +63,13 @@ class Client:
             UpdaterConfig(**limits),
             **root,
         )
-        # python-tuf takes no clock: until its Updater has one, this is where it keeps the time
+        # python-tuf's Updater has no clock argument yet; it keeps the time here
         self._updater._trusted_set.reference_time = now
         try:
             self._updater.refresh()
         finally:
             self.held = Held(*(path.read_bytes() if path.exists() else b"" for path in _paths(folder)))
-        # the new timestamp may be later than the clock: nothing may have expired by then
+        # the new timestamp may be later than the clock; then nothing may have expired by that time
         date = dated(self.held)
         if date and date > now:
             for role, data in zip(Held._fields, self.held, strict=True):
@@ -85,7 +83,7 @@ class Client:
         return entries_of(Metadata[Targets].from_bytes(self.held.targets).signed.targets, channel)
 
     def download(self, entry: Entry, path: Path) -> None:
-        """Bring a release's bundle to a path, unless it is there, whole; its folder is made. UpdateError."""
+        """Download a release's bundle to a path, and make its folder, unless it is already there intact. Raises UpdateError."""
         try:
             target = self._updater.get_targetinfo(entry.path)
             if target is None:
@@ -103,7 +101,7 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def dated(held: Held) -> datetime | None:
-    """Return when the held timestamp was signed, if it names that and the held root's keys have signed it."""
+    """Return the signing time in the held timestamp, or None if it has none or is not signed with the held root's keys."""
     try:
         root, timestamp = (Metadata.from_bytes(data) for data in (held.root, held.timestamp))
         if not isinstance(root.signed, Root) or not isinstance(timestamp.signed, Timestamp):
@@ -116,15 +114,15 @@ def dated(held: Held) -> datetime | None:
 
 
 def in_words(error: Exception, clock: datetime | None = None) -> str:
-    """Return why TUF refused something, as a sentence without its full stop."""
+    """Return why TUF refused something, as a sentence without a full stop."""
     text = first_line(error)
-    clocked = f"; this board's clock says {clock:%F %R} UTC" if clock else ""
+    clocked = f"; this board's clock shows {clock:%F %R} UTC" if clock else ""
     for kind, words in (
-        (exceptions.ExpiredMetadataError, f"the metadata have expired{clocked}"),
-        (exceptions.BadVersionNumberError, "the metadata are older than those that this board has verified"),
-        (exceptions.UnsignedMetadataError, "the metadata lack signatures of the right keys"),
+        (exceptions.ExpiredMetadataError, f"the metadata has expired{clocked}"),
+        (exceptions.BadVersionNumberError, "the metadata is older than what this board has already verified"),
+        (exceptions.UnsignedMetadataError, "the metadata lacks signatures from the right keys"),
         (exceptions.LengthOrHashMismatchError, "a file is not the one that was signed"),
-        (exceptions.RepositoryError, "the metadata are not valid"),
+        (exceptions.RepositoryError, "the metadata is not valid"),
     ):
         if isinstance(error, kind):
             return f"{words}: {text}"

@@ -1,4 +1,4 @@
-"""What a board does about the releases of its channel. The half that fetches and the half that verifies ask this."""
+"""Decide what a board does about the releases of its channel. The fetching half and the verifying half both use this."""
 
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from edgecnn.tables import Struct
 
 
 class State(Struct):
-    """What a board knows of itself: its id, the SHA-256 of the bundle in use and of those that are bad, and its channel's mark."""
+    """A board's state: its id, the SHA-256s of the bundle in use and of the bad ones, and its channel's mark."""
 
     board: str
     current: str | None = None
@@ -19,7 +19,7 @@ class State(Struct):
 
 
 class Decision(NamedTuple):
-    """The release that the channel has for a board, whether to put it in use, the channel's mark if not, and why not."""
+    """The channel's release for a board and whether to put it in use; if not, the channel's mark and the reason."""
 
     entry: Entry | None
     install: bool
@@ -28,33 +28,33 @@ class Decision(NamedTuple):
 
 
 def decide(entries: Iterable[Entry], state: State) -> Decision:
-    """Return what to do. Only a release with a higher number than the mark is put in use, or a signed way back from that, and each once.
+    """Decide what to do. Install only a release with a higher number than the mark, or a signed way back from it, and each only once.
 
-    UpdateError if the channel's release is older than the mark's and is not signed as a way back from that.
+    UpdateError if the channel's release is older than the mark's and is not signed as a way back from it.
     """
     entry, mark = choose(entries, state.board, state.bad, state.current), state.mark
     if entry is None:
         return Decision(None, False, mark, "the channel has no release for this board")
-    # a number is tried once; what the mark names comes back only if the slots are empty
+    # a number is tried once; the marked release comes back only if the slots are empty
     lost = mark is not None and state.current is None and entry.sha256 == mark.sha256
-    # nobody but a thief has used up the numbers, and a way back from what he made names that
+    # only a thief of the key can use up the numbers; the signed way back then names the thief's release
     allowed = entry.terms.allow_older.instead_of if entry.terms.allow_older else ()
     newer = mark is None or entry.terms.number > mark.number or (mark.sha256 in allowed and mark.sha256 != entry.sha256)
     follows = mark is None or entry.may_follow(mark.serial, mark.sha256)
     if entry.sha256 == state.current:
         return Decision(entry, False, Mark.of(entry) if newer and follows else mark, "up to date")
     if mark and not newer and not lost:
-        tried = f"this board has had release {mark.number}, which went bad or was taken back by hand"
+        tried = f"this board has had release {mark.number}, which went bad or was rolled back by hand"
         return Decision(entry, False, mark, f"{tried}; the channel's release for it is {entry.terms.number}")
     if mark and not follows:
         raise UpdateError(
-            f"release {entry.terms.number} ({entry.name}) has the serial number {entry.terms.serial}, "
-            f"and this board has had {mark.serial}. To go back, release it with --allow-older-from."
+            f"release {entry.terms.number} ({entry.name}) has serial number {entry.terms.serial}, "
+            f"but this board has had {mark.serial}. To go back, release it with --allow-older-from."
         )
     return Decision(entry, True, mark, "")
 
 
 def remembered(known: Collection[str], states: dict[str, bool]) -> tuple[str, ...]:
-    """Return which bundles are bad: those of `states` (is it bad), and the known ones that it does not have."""
+    """Return the bad bundles: those that are bad in `states`, and the known ones that `states` does not list."""
     bad = {item for item, is_bad in states.items() if is_bad}
     return tuple(sorted(bad | {item for item in known if item not in states}))

@@ -1,6 +1,6 @@
-"""The half of an update that talks to the server. It may run as a user without rights: root's half verifies what it leaves once more.
+"""The half of an update that talks to the server. It may run as a user without rights, since root's half verifies its output again.
 
-`run` starts it in a process of its own, whose standard input has the request and whose standard output the answer, as JSON.
+`run` starts it in a separate process, with the request on standard input and the answer on standard output, both as JSON.
 """
 
 import json
@@ -23,7 +23,7 @@ REPOSITORY = "repository"
 
 
 class Request(Struct):
-    """What to fetch, where to, and what root trusts: the fetching half keeps nothing but parts of files."""
+    """What to fetch and where to put it, and what root trusts. The fetching half itself keeps only parts of files."""
 
     spool: str
     source: str
@@ -41,11 +41,11 @@ class Request(Struct):
 
 
 def fetch(request: Request) -> None:
-    """Leave in the spool folder a repository of what is new, with the bundle that this board should have next. UpdateError, OutputError."""
+    """Write a repository of new metadata, and the board's next bundle, to the spool folder. Raises UpdateError or OutputError."""
     spool = Path(request.spool)
     repository, parts, scratch = spool / REPOSITORY, spool / "parts", spool / "scratch"
     metadata, targets = repository / "metadata", repository / "targets"
-    with output_errors(spool), folder_lock(spool, UpdateError("an earlier fetch has not ended yet.")):
+    with output_errors(spool), folder_lock(spool, UpdateError("an earlier fetch is still running.")):
         for folder in (metadata, scratch):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -74,7 +74,7 @@ def main() -> None:
         fetch(build(Request, json.load(sys.stdin), UpdateError, "request"))
     except EdgeCNNError as error:
         answer["reason"] = str(error)
-    print(f"\n{json.dumps(answer)}")  # the last line, whatever a library has said before
+    print(f"\n{json.dumps(answer)}")  # on the last line, whatever a library has printed before
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where python-tuf's Updater gets its files: a folder that someone else may write to, or a server."""
+"""The sources of files for python-tuf's Updater: a folder that others may write to, or a server."""
 
 import contextlib
 import os
@@ -28,15 +28,15 @@ from edgecnn.errors import SlotError, first_line
 from edgecnn.files import write_atomic
 
 MAX_METADATA_BYTES = max(MAX_METADATA.values())
-"""Longest metadata, whatever length other metadata names: whoever holds the online key signs that, and it is read into memory."""
+"""Longest metadata that is read into memory, whatever length other metadata gives, since anyone with the online key can sign that."""
 
 CHUNK_BYTES = 1 << 16
-TIMEOUT_S = 30.0  # to connect, and between two pieces
-SLOWEST_BYTES_PER_S = 1000  # a file that comes slower is given up
+TIMEOUT_S = 30.0  # to connect, and between two chunks
+SLOWEST_BYTES_PER_S = 1000  # slower downloads are given up
 
 
 class Fetcher(FetcherInterface):
-    """A FetcherInterface whose files in the making are in a folder of ours: /tmp is often memory."""
+    """A FetcherInterface that keeps unfinished files in our own folder, since /tmp is often in memory."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
@@ -51,12 +51,10 @@ class Fetcher(FetcherInterface):
             yield file
 
     def _fill(self, file: IO[bytes], url: str, max_length: int) -> int:
-        """Bring a file to its end, whatever it holds of it already, and return its length; never more than `max_length` are written."""
+        """Complete a file from whatever it already contains, and return its length. Never writes more than `max_length` bytes."""
         for chunk in self._chunks(file, url, max_length):
             if file.tell() + len(chunk) > max_length:
-                raise DownloadLengthMismatchError(
-                    f"{_last(url)} has more than the {max_length:,} bytes that it may have"
-                )
+                raise DownloadLengthMismatchError(f"{_last(url)} has more than the allowed {max_length:,} bytes")
             file.write(chunk)
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -64,14 +62,14 @@ class Fetcher(FetcherInterface):
 
     @abstractmethod
     def _chunks(self, file: IO[bytes], url: str, max_length: int) -> Iterator[bytes]:
-        """Yield what follows what the file holds; a file of which nothing can follow is emptied first. DownloadError."""
+        """Yield the chunks that follow the file's content; if the download cannot resume, empty the file first. Raises DownloadError."""
 
-    def _fetch(self, url: str) -> Iterator[bytes]:  # of the interface: all goes by way of download_file
+    def _fetch(self, url: str) -> Iterator[bytes]:  # part of the interface, but all downloads go through download_file
         raise NotImplementedError
 
 
 class FolderFetcher(Fetcher):
-    """Files in a folder, addressed by whole paths. A link or a special file in it is refused, and no file is read beyond its limit."""
+    """Files in a folder, addressed by full paths. It refuses links and special files, and reads no file beyond its limit."""
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         super().__init__(scratch)
@@ -83,13 +81,13 @@ class FolderFetcher(Fetcher):
                 while chunk := source.read(min(CHUNK_BYTES, max_length + 1)):
                     yield chunk
         except FileNotFoundError:
-            raise DownloadHTTPError(f"there is no {url}", 404) from None
+            raise DownloadHTTPError(f"{url} does not exist", 404) from None
         except (OSError, SlotError) as error:
             raise DownloadError(f"cannot read {url}: {getattr(error, 'strerror', None) or error}") from None
 
 
 class HttpFetcher(Fetcher):
-    """Files of a server. Those of new roots stay in `roots`. The beginning of a target stays in `parts`, and the next try goes on there."""
+    """Files on a server. New roots stay in `roots`. A partly downloaded target stays in `parts`, and the next attempt resumes there."""
 
     def __init__(self, address: str, scratch: Path, roots: Path, parts: Path) -> None:
         super().__init__(scratch)
@@ -123,7 +121,7 @@ class HttpFetcher(Fetcher):
             try:
                 yield file
             except LengthOrHashMismatchError:
-                part.unlink()  # whoever sent a wrong byte: the next try begins anew
+                part.unlink()  # the wrong byte may be from an earlier attempt, so the next one starts over
                 raise
         part.unlink()
 
@@ -143,24 +141,24 @@ class HttpFetcher(Fetcher):
             if not goes_on and response.status != 200:
                 response.read1(
                     CHUNK_BYTES, decode_content=False
-                )  # of a short answer this is all, so that the connection stays
-                raise DownloadHTTPError(f"the server answers {response.status} for {_last(url)}", response.status)
+                )  # reads a short answer completely, so that the connection can be reused
+                raise DownloadHTTPError(f"the server answered {response.status} for {_last(url)}", response.status)
             while chunk := response.read1(CHUNK_BYTES, decode_content=False):
                 yield chunk
                 if time.monotonic() > deadline:
-                    slow = f"{_last(url)} comes slower than {SLOWEST_BYTES_PER_S:,} bytes per second"
+                    slow = f"{_last(url)} arrives at less than {SLOWEST_BYTES_PER_S:,} bytes per second"
                     raise SlowRetrievalError(slow)
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             if isinstance(error, urllib3.exceptions.ProtocolError):
                 raise DownloadError(_ended(url, file.tell())) from None
-            refused = isinstance(reason, urllib3.exceptions.NewConnectionError)  # which is a TimeoutError too
+            refused = isinstance(reason, urllib3.exceptions.NewConnectionError)  # also a TimeoutError
             if isinstance(reason, urllib3.exceptions.TimeoutError) and not refused:
                 raise SlowRetrievalError(f"the server did not answer for {TIMEOUT_S:.0f} s") from None
             raise DownloadError(f"{_last(url)}: {first_line(reason)}") from None
         finally:
             if response is not None:
-                response.close()  # unless all of it was read, when its connection went back to the pool
+                response.close()  # has no effect if all was read and the connection is back in the pool
 
 
 def _last(url: str) -> str:

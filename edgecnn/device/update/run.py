@@ -1,4 +1,4 @@
-"""An update of this board: fetch as a user without rights, verify as root, put in use, and say what came of it."""
+"""Update this board: fetch as a user without rights, verify as root, put the release in use and report the outcome."""
 
 import contextlib
 import json
@@ -22,30 +22,26 @@ from edgecnn.labels import printable
 from edgecnn.tables import Struct, to_json
 
 BEHIND = timedelta(minutes=1)  # clocks of two machines differ by less
-KEPT = 2  # releases in the slots before one is added
+KEPT = 2  # releases kept in the slots before a new one is added
 
 
 class Outcome(Struct):
-    """What came of a check: the release of the channel for this board, whether it was put in use now, and a sentence."""
+    """The outcome of a check: the channel's release for this board, whether it has just been put in use, and a sentence."""
 
     entry: Entry | None
     installed: bool
     note: str
     user: str
-    """Who fetched; empty if nothing was."""
+    """The user that fetched; empty if nothing was fetched."""
 
 
 def update(board: Board, options: Options, root_file: Path | None = None) -> Outcome:
-    """Check for a release, put it in use if there is one for this board, and write what came of it to status.json.
+    """Check for a release, put this board's release in use if there is a new one, and write the outcome to status.json.
 
-    Args:
-        board: the board.
-        options: where releases come from.
-        root_file: the trust root, signed; /etc/edgecnn/root.json by default.
+    `root_file` is the signed trust root, by default /etc/edgecnn/root.json.
 
-    Raises:
-        UpdateError: if the repository cannot be reached or is refused. SlotError, BundleError, EngineError, OutputError: if its
-            bundle cannot be put in use. The model in use stays in use.
+    Raises UpdateError if the repository cannot be reached or is refused; SlotError, BundleError, EngineError or OutputError if its bundle
+    cannot be put in use. The current model then stays in use.
     """
     with board.locked() as scratch:
         identity = ""
@@ -53,7 +49,7 @@ def update(board: Board, options: Options, root_file: Path | None = None) -> Out
             identity = board.identity()
             outcome, good = _check(board, options, root_file or board.path(ROOT_FILE), identity, scratch)
         except Exception as error:
-            with contextlib.suppress(OutputError):  # a full disk, say: the error itself counts
+            with contextlib.suppress(OutputError):  # on a full disk, say; the original error matters more
                 status.write(board, options, identity, str(error) or type(error).__name__)
             raise
         status.write(board, options, identity, good)
@@ -75,13 +71,13 @@ def _check(
     owned = folder = Path(options.source)
     if options.is_url:
         user = _fetch(board, options, state, trust, trust.age(ticks))
-        owned = board.spool  # what is in it may be a link that the other user made, also instead of the repository
+        owned = board.spool  # the other user may have put links there, even instead of the repository
         folder = owned / REPOSITORY
     client = Client(trust.held, FolderFetcher(owned, scratch), str(folder), scratch)
     date = dated(trust.held)
     try:
         now = client.refresh(clock, trust.age(ticks))
-    finally:  # also what was verified before something was refused
+    finally:  # keep what was verified before something was refused
         behind = date is not None and clock < date
         trust = trusts.keep(board, before, trust.holding(client.held, ticks, count=behind))
     behind = now - clock > BEHIND
@@ -104,9 +100,9 @@ def _install(store: Store, path: Path, entry: Entry) -> None:
     about, terms = slots.releases[release], entry.terms
     if (plain_name(about.name), about.serial) != (entry.name, terms.serial):
         raise UpdateError(
-            f"{entry.path} holds {printable(about.name)} with the serial number {about.serial}, not what its metadata say."
+            f"{entry.path} contains {printable(about.name)} with serial number {about.serial}, which does not match its metadata."
         )
-    # who signed the release has seen the verdict on it
+    # the signer of the release has seen its verdict
     store.activate(release, older=terms.allow_older is not None, others=True, accept=True)
 
 
@@ -117,7 +113,7 @@ def _read_root(path: Path) -> bytes:
             data.decode()
     except FileNotFoundError:
         raise UpdateError(
-            f"there is no {path}, the root of trust. Copy it there from the releases' folder, or name one: --root."
+            f"{path}, the root of trust, does not exist. Copy it there from the releases' folder, or name one with --root."
         ) from None
     except OSError as error:
         raise UpdateError(f"cannot read {path}: {error.strerror}.") from None
@@ -129,7 +125,6 @@ def _read_root(path: Path) -> bytes:
 
 
 def _fetch(board: Board, options: Options, state: State, trust: trusts.Trust, age_s: int) -> str:
-    """Fetch from a server, and return which user did. UpdateError, OutputError."""
     rights, user = apart.prepare(board.spool)
     request = Request(
         spool=str(board.spool),

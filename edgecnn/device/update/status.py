@@ -1,4 +1,4 @@
-"""The last check of a board, kept in status.json: what it came to, and how long ago one was good. It needs nothing of TUF."""
+"""A board's last check, kept in status.json: its result, and the time of the last good one. Does not need TUF."""
 
 import contextlib
 from datetime import datetime
@@ -12,11 +12,11 @@ from edgecnn.device.update.channel import Entry
 from edgecnn.errors import OutputError, SlotError, UpdateError
 from edgecnn.tables import Struct, to_json
 
-LONGEST = 1000  # characters of a reason that are kept: some of it may come from the half that fetches
+LONGEST = 1000  # most characters kept of a reason, part of which may come from the fetching half
 
 
 class Good(Struct):
-    """A check that found nothing wrong: the channel's release for this board, and when it was; `behind` if the clock was."""
+    """A successful check: the channel's release for this board, and the time of the check; `behind` if the clock was slow."""
 
     entry: Entry | None
     now: datetime
@@ -24,7 +24,7 @@ class Good(Struct):
 
 
 def write(board: Board, options: Options, identity: str, result: Good | str) -> None:
-    """Write what a check came to: that it was good, or why not. OutputError."""
+    """Write the result of a check, or the reason why it failed. Raises OutputError."""
     last = last_check(board.trust) or {}
     found = {name: last.get(name) for name in ("last_good", "release")} | {"clock": last.get("clock", "ok")}
     if isinstance(result, Good):
@@ -36,7 +36,7 @@ def write(board: Board, options: Options, identity: str, result: Good | str) -> 
         }
     else:
         now = board.clock()
-        if found["last_good"]:  # a clock that is behind is not before that either
+        if found["last_good"]:  # even a clock that is behind cannot be before that
             now = max(now, datetime.fromisoformat(found["last_good"]))
     found |= {"schema": SCHEMA, "channel": options.channel, "from": masked(options.source), "board": identity}
     board.write(
@@ -45,7 +45,7 @@ def write(board: Board, options: Options, identity: str, result: Good | str) -> 
 
 
 def note_failure(board: Board, options: Options, reason: str) -> None:
-    """Write why a check did not begin, if this user may."""
+    """Write why a check did not start, if this user is allowed to."""
     with contextlib.suppress(OutputError, UpdateError), board.locked():
         write(board, options, board.identity(), reason)
 
@@ -55,7 +55,7 @@ def in_short(entry: Entry) -> dict[str, Any]:
 
 
 def read(board: Board) -> dict[str, Any] | None:
-    """Return the last check, with the release in use and the bad ones if this user may read the slots' record; None if there was none."""
+    """Return the last check, or None, with the release in use and the bad ones if this user may read the slots' record."""
     found = last_check(board.trust)
     if found is None:
         return None

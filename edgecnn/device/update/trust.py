@@ -1,7 +1,7 @@
-"""What a board trusts, in one file: verified metadata, and the highest release that each channel has brought here.
+"""What a board trusts, in one file: verified metadata, and the highest release from each channel.
 
-python-tuf writes its files without fsync, so that a power cut can leave them empty, after which it takes an older repository. This file is
-replaced by one rename, after fsync: metadata and marks are those of before a change or of after it.
+python-tuf writes its files without fsync, so a power cut can leave them empty, and then it accepts an older repository. This file is
+replaced by one rename, after fsync, so metadata and marks always match.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ MAX_BYTES = 1 << 23
 
 
 class Held(NamedTuple):
-    """Metadata as they were signed; empty for none."""
+    """Metadata as signed; empty if missing."""
 
     root: bytes
     timestamp: bytes = b""
@@ -30,7 +30,7 @@ class Held(NamedTuple):
 
 
 class Mark(Struct):
-    """The highest release of a channel that was in use here."""
+    """The highest release of a channel that has been in use here."""
 
     number: int = key(low=1, high=MAX_NUMBER)
     serial: int = key(low=1, high=MAX_NUMBER)
@@ -42,7 +42,7 @@ class Mark(Struct):
 
 
 class Trust(Struct):
-    """`anchor` is the SHA-256 of the trust root that it began with; `passed` the seconds since the timestamp was verified, at least."""
+    """`anchor` is the SHA-256 of the initial trust root; `passed` is the least number of seconds since the timestamp was verified."""
 
     schema: str = key(SCHEMA, choices=(SCHEMA,))
     anchor: str
@@ -61,12 +61,12 @@ class Trust(Struct):
         return Held(*(getattr(self, role).encode() for role in Held._fields))
 
     def age(self, now: Ticks) -> int:
-        """Return the seconds that have passed since the timestamp was verified, at least: those while the board was off are not known."""
-        whole = max(0, now.up - self.up - 1)  # both are cut to seconds
+        """Return the least number of seconds since the timestamp was verified; time while the board was off is unknown."""
+        whole = max(0, now.up - self.up - 1)  # both are truncated to seconds
         return self.passed + (whole if now.boot == self.boot else 0)
 
     def holding(self, held: Held, now: Ticks, *, count: bool) -> "Trust":
-        """Return it with metadata; the count of seconds begins anew with a new timestamp, and goes on if `count`."""
+        """Return a copy with new metadata. A new timestamp restarts the count of seconds; otherwise it continues if `count`."""
         clocks: dict[str, Any] = {"boot": now.boot, "up": now.up, "passed": self.age(now)} if count else {}
         if held.timestamp != self.held.timestamp:
             clocks = {"boot": now.boot, "up": now.up, "passed": 0}
@@ -75,11 +75,11 @@ class Trust(Struct):
 
 
 def read(board: Board, anchor: str, root: bytes) -> Trust:
-    """Return what the board trusts; with another trust root than before, that root with the metadata and marks of before. UpdateError."""
+    """Return what the board trusts. A new trust root replaces the old one; the other metadata and the marks stay. Raises UpdateError."""
     path = board.trust / FILE
 
     def damaged(what: object) -> UpdateError:
-        return UpdateError(f"{path} is damaged: {what}. Remove it, and the board trusts its root file anew.")
+        return UpdateError(f"{path} is damaged: {what}. Remove it; the board will then trust its root file again.")
 
     try:
         table = read_json(board.disk(board.trust), path, MAX_BYTES, damaged)
@@ -94,7 +94,7 @@ def read(board: Board, anchor: str, root: bytes) -> Trust:
 
 
 def keep(board: Board, before: Trust | None, after: Trust) -> Trust:
-    """Write what the board trusts, if it has changed, so that it outlives a power cut; OutputError."""
+    """Write what the board trusts, if it has changed, so that it survives a power cut. Raises OutputError."""
     if after != before:
         board.write(FILE, to_json(after))
     return after

@@ -56,7 +56,6 @@ class EngineKind(NamedTuple):
 
     @property
     def install(self) -> str:
-        """The command that installs it."""
         return f"pip install {self.packages}"
 
 
@@ -125,7 +124,6 @@ def split_outputs(inputs: Sequence[Any], outputs: Sequence[Any], names: Sequence
 
 
 def joined(runs: list[list["np.ndarray"]], tensors: Iterable[Tensor]) -> list["np.ndarray"]:
-    """Return each output of several runs as one array."""
     if len(runs) == 1:
         return runs[0]
     import numpy as np  # here, since a single run does not need it

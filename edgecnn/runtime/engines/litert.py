@@ -16,8 +16,6 @@ KERNELS = {
 
 
 class LiteRT(TFLiteEngine):
-    """A TFLite model run by LiteRT."""
-
     name = "litert"
     version = ai_edge_litert.__version__
 

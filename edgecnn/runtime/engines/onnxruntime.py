@@ -38,8 +38,6 @@ VNNI = {"avx512_vnni", "avx_vnni"}
 
 
 class ONNXRuntime:
-    """An ONNX model in an ONNX Runtime session."""
-
     name = "onnxruntime"
     version = onnxruntime.__version__
     format = "onnx"

@@ -16,8 +16,6 @@ from tflite_runtime.interpreter import Interpreter
 
 
 class TFLiteRuntime(TFLiteEngine):
-    """A TFLite model run by tflite-runtime."""
-
     name = "tflite_runtime"
     version = tflite_runtime.__version__
 

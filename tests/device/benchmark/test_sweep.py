@@ -60,7 +60,7 @@ def test_nonsense_is_refused(bundle, only):
         configurations(bundle.manifest, precisions=["int9"])
     with pytest.raises(EngineError, match="pip install onnxruntime"):
         configurations(bundle.manifest, engines=["onnxruntime"])
-    with pytest.raises(EngineError, match=r"nothing to measure on litert: it has int8 \.tflite"):
+    with pytest.raises(EngineError, match=r"no model to measure on litert; it has int8 \.tflite"):
         configurations(bundle.manifest, precisions=["float16"])
     with pytest.raises(ProviderError):
         configurations(bundle.manifest, engines=["litert"], provider="cuda")
@@ -214,4 +214,4 @@ def test_images_of_a_bundle_without_photos(bundle):
     manifest = dataclasses.replace(bundle.manifest, golden_images=())
     images = bench_images(dataclasses.replace(bundle, manifest=manifest), most=5)
     assert len(images.items) == 5 and isinstance(images.items[0], np.ndarray)
-    assert "nothing to decode" in images.about
+    assert "no decoding or resizing" in images.about

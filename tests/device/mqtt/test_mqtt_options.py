@@ -12,7 +12,7 @@ from edgecnn.errors import MqttError
 
 @pytest.mark.parametrize(("arguments", "text"), [
     (["--mqtt", "mqtt://ann:sesame@broker/door"], "the password goes into --mqtt-password-file or EDGECNN_MQTT_PASSWORD"),
-    (["--mqtt", "broker/door"], "'broker/door' is not an address of MQTT"),
+    (["--mqtt", "broker/door"], "'broker/door' is not an MQTT address"),
     (["--mqtt", "mqtt://broker/front/door"], "the name 'front/door'"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-ca", "ca.pem"], "is for mqtts:// addresses"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-prefix", "a/#"], "expected a topic"),

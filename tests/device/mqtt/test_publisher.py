@@ -195,8 +195,8 @@ def test_the_newest_state_is_sent_on_return_and_dropped_states_are_counted(feed,
 
 
 @pytest.mark.parametrize(("code", "user", "text"), [
-    (5, "ann", "the user or the password is not accepted"),
-    (4, "ann", "the user or the password is not accepted"),
+    (5, "ann", "the user or the password is wrong"),
+    (4, "ann", "the user or the password is wrong"),
     (5, None, "it requires a user and a password"),
 ])  # fmt: skip
 def test_a_refused_user_is_reported_once_and_retried_forever(feed, small, code, user, text, eventually):
@@ -287,7 +287,7 @@ def test_another_program_with_the_same_name_is_an_event(feed, small, seen, event
     for _ in range(5):
         small.send("edgecnn/door/attributes", b'{"client": "edgecnn-door-2"}')
     conflict = fed.until("mqtt_conflict")
-    assert "edgecnn-door-2 publishes as 'door' too" in conflict.message
+    assert "edgecnn-door-2 also publishes as 'door'" in conflict.message
     small.send("edgecnn/door/availability", b"offline")  # its answer shows that all before it was read
     eventually(lambda: small.payloads("availability").count("online") == 2)
     assert [event.kind for event in fed.poll()].count("mqtt_conflict") == 1
@@ -308,7 +308,7 @@ def test_messages_of_other_publishers_do_no_harm(feed, small, seen, eventually, 
     seen(small, "state", "cat")
     assert not [event for event in fed.poll() if event.kind == "mqtt_lost"]
     for event in fed.events:
-        assert event.kind != "mqtt_conflict" or event.message.startswith("another program publishes as 'door' too")
+        assert event.kind != "mqtt_conflict" or event.message.startswith("another program also publishes as 'door'")
 
 
 def test_a_message_of_200_mb_takes_no_memory_and_the_connection_stays(feed, small, seen, eventually):

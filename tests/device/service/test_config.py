@@ -32,9 +32,12 @@ def test_options():
         ('smooth = "often"', r"here: smooth: "),
         ("max_fps = 0.1", r"here: max_fps must be 0 or at least 0\.2"),
         ('source = "rstp:"', r"here: source 'rstp:' is not a camera or a stream"),
-        ('keep = "kept"', r"here: keep must be a folder's whole path, such as /var/lib/edgecnn/kept; received 'kept'"),
+        (
+            'keep = "kept"',
+            r"here: keep must be the full path of a folder, such as /var/lib/edgecnn/kept; received 'kept'",
+        ),
         ('source = "watch:inbox"', r"here: source cannot be a folder"),
-        ('mqtt = "http://broker"', r"here: mqtt: .*is not an address of MQTT"),
+        ('mqtt = "http://broker"', r"here: mqtt: .*is not an MQTT address"),
         ('http = "http://board"', r"here: http: .*expected PORT or HOST:PORT"),
     ],
 )

@@ -57,7 +57,7 @@ def test_options_with_a_typo_change_nothing(machine, tmp_path):
     (tmp_path / "mine.toml").write_text("thresold = 0.5\n")
     with pytest.raises(ServiceError, match="Did you mean 'threshold'"):
         install(machine.host, tmp_path / "mine.toml")
-    with pytest.raises(ServiceError, match="there is no file"):
+    with pytest.raises(ServiceError, match="does not exist"):
         install(machine.host, tmp_path / "other.toml")
     assert machine.calls == [] and not (tmp_path / "etc").exists()
 
@@ -81,7 +81,7 @@ def test_paths_that_the_service_cannot_see_are_refused(machine, tmp_path):
 def test_without_systemd_or_root_there_is_a_clear_error(tmp_path):
     bare = Machine(tmp_path / "bare", systemd=False)
     for action in (install, remove, status, lambda host: logs_command(host, 1, False)):
-        with pytest.raises(ServiceError, match="systemd does not run on this machine"):
+        with pytest.raises(ServiceError, match="needs systemd"):
             action(bare.host)
     ordinary = Machine(tmp_path / "ordinary")
     for action in (install, remove):
@@ -105,7 +105,7 @@ def test_status_and_logs(tmp_path, monkeypatch):
         "journalctl", "--unit=edgecnn.service", "--output=cat", "--lines=5", "--follow",
     ]  # fmt: skip
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ServiceError, match="journalctl is not installed"):
+    with pytest.raises(ServiceError, match="journalctl"):
         logs_command(machine.host, 5, True)
 
 

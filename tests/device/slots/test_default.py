@@ -39,4 +39,4 @@ def test_a_release_that_only_root_can_read_is_mentioned(monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(default, "os", SimpleNamespace(stat=refuse))
-    assert default_bundle().reason == f"{SHIPS}; if a release is in use on this board, only root can read it: sudo"
+    assert default_bundle().reason == f"{SHIPS}; if a release is in use on this board, only root can read it: use sudo"

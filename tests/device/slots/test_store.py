@@ -38,7 +38,7 @@ def in_use(store, make_bundle):
 
 def test_a_board_without_releases_runs_none(store):
     assert choose(store) == (None, "", False, {}, ())
-    with pytest.raises(SlotError, match="none to go back from"):
+    with pytest.raises(SlotError, match="cannot go back"):
         store.change(record.rolled_back)
 
 
@@ -114,7 +114,7 @@ def test_manual_rollbacks_one_after_the_other(store, in_use):
 def test_an_older_release_needs_an_option(store, in_use, make_bundle):
     in_use("five", 5)
     older, _ = store.add(make_bundle("four", 4))
-    with pytest.raises(SlotError, match=r"serial number 4, older than the release in use, 5"):
+    with pytest.raises(SlotError, match=r"serial number 4, .*older .*release in use, 5"):
         store.activate(older)
     assert store.activate(older, older=True)[1].current == older
     assert store.activate(store.add(make_bundle("unnumbered"))[0])[1].pending

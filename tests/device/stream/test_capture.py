@@ -156,7 +156,7 @@ def test_usage_errors(edgecnn):
         (["--label", "cat"], "give one stream, or --camera"),
         (["photo.jpg", "--label", "cat"], "is not a camera or a stream"),
         (["synthetic:", "--label", "../cat", "--interval", "1"], "cannot be a class folder: hidden"),
-        (["synthetic:", "--label", "val", "--interval", "1"], "folders of splits"),
+        (["synthetic:", "--label", "val", "--interval", "1"], "names of splits"),
         (["synthetic:", "--label", "cat"], "standard input is not a terminal"),
         (["synthetic:"], "--label"),
     ):

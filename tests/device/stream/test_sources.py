@@ -52,7 +52,7 @@ def test_linked_folders_are_read_like_in_training_and_cycles_end(folder, tmp_pat
 def test_folder_without_images(tmp_path):
     (tmp_path / "empty").mkdir()
     ((path, error),) = listed("empty")
-    assert path == "empty" and "no images in this folder; they end in .jpg" in error
+    assert path == "empty" and "no images in this folder; expected files that end in .jpg" in error
 
 
 def test_folder_that_cannot_be_read(monkeypatch):
@@ -79,7 +79,7 @@ def test_file_with_the_name_of_a_glob(folder):
 def test_a_missing_file_is_an_item_and_the_rest_follows():
     assert listed("none.jpg", "photos/b.jpg") == [("none.jpg", "no such file or folder"), ("photos/b.jpg", None)]
     ((_, why),) = listed("a\0b")
-    assert why == "no such file or folder. For what a camera sees: --camera, or /dev/video0 and so on."
+    assert why.startswith("no such file or folder. ") and "--camera" in why
 
 
 def test_broken_link_is_left_to_the_reader(tmp_path):

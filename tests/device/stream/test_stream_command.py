@@ -327,7 +327,7 @@ def test_a_full_disk_behind_standard_output(start):
         (["synthetic:", "--fit", "squeeze"], "expected crop, letterbox, stretch"),
         (["synthetic:", "--provider", "cudda"], "received 'cudda', expected cpu, reference, builtin, cuda"),
         (["photo.jpg", "--provider", "XNNPACK"], "received 'XNNPACK', expected cpu, reference, builtin, cuda"),
-        (["synthetic:", "--on-change", "no-such-program"], "no program 'no-such-program'"),
+        (["synthetic:", "--on-change", "no-such-program"], "program 'no-such-program' not found"),
         (["synthetic:", "--on-change", "sh '"], "cannot be split"),
         (["photo.jpg", "--max-age", "5"], "--max-age: is for streams"),
         (["photo.jpg", "--smooth", "1"], "is for streams"),

@@ -196,20 +196,20 @@ def targets_by_any_key(self, role, payload, signatures):
 
 
 ATTACKS = {
-    rollback: ("older than those", [(trust.Trust, "held", NoMemory.held)]),
-    mix_and_match: ("older than those", [(TrustedMetadataSet, "_check_final_snapshot", nothing)]),
+    rollback: ("the metadata is older", [(trust.Trust, "held", NoMemory.held)]),
+    mix_and_match: ("the metadata is older", [(TrustedMetadataSet, "_check_final_snapshot", nothing)]),
     arbitrary_file: ("not the one that was signed", [(TargetFile, "verify_length_and_hashes", nothing)]),
-    wrong_keys: ("lack signatures", [(_DelegatorMixin, "verify_delegate", nothing)]),
-    endless_metadata: ("more than the 16,384 bytes", [(client, "MAX_METADATA", {"timestamp": 1 << 30})]),
+    wrong_keys: ("lacks signatures", [(_DelegatorMixin, "verify_delegate", nothing)]),
+    endless_metadata: ("more than the allowed 16,384 bytes", [(client, "MAX_METADATA", {"timestamp": 1 << 30})]),
     endless_metadata_by_a_stolen_online_key: (
-        "more than the 1,048,576 bytes",
+        "more than the allowed 1,048,576 bytes",
         [(fetchers, "MAX_METADATA_BYTES", 1 << 30)],
     ),
-    freeze: ("have expired", [(Signed, "is_expired", lambda *arguments: False)]),
-    freeze_without_a_clock: ("have expired", [(trust.Trust, "age", lambda self, now: 0)]),
-    expired_targets_without_a_clock: ("have expired", [(client, "DATE", "no date")]),
-    one_root_key_of_three: ("lack signatures", [(_DelegatorMixin, "verify_delegate", no_threshold)]),
-    stolen_online_key: ("lack signatures", [(_DelegatorMixin, "verify_delegate", targets_by_any_key)]),
+    freeze: ("has expired", [(Signed, "is_expired", lambda *arguments: False)]),
+    freeze_without_a_clock: ("has expired", [(trust.Trust, "age", lambda self, now: 0)]),
+    expired_targets_without_a_clock: ("has expired", [(client, "DATE", "no date")]),
+    one_root_key_of_three: ("lacks signatures", [(_DelegatorMixin, "verify_delegate", no_threshold)]),
+    stolen_online_key: ("lacks signatures", [(_DelegatorMixin, "verify_delegate", targets_by_any_key)]),
 }
 """Each attack: the text of the refusal, and the rule that is removed."""
 
@@ -285,7 +285,7 @@ def test_slow_retrieval(attack, monkeypatch, rule):
     monkeypatch.setattr(fetchers, "TIMEOUT_S", 0.3)
     if rule:
         monkeypatch.setattr(fetchers, "SLOWEST_BYTES_PER_S", 1e9)
-        with pytest.raises(UpdateError, match="comes slower than"):
+        with pytest.raises(UpdateError, match="bytes per second"):
             attack.board.update(server.address)
         part = attack.board.board.spool / "parts" / attack.repository.stored(new).name
         assert 0 < part.stat().st_size < 1800, "the received part is kept for the next attempt"

@@ -133,7 +133,7 @@ def test_a_rollback_is_a_newer_release_that_names_the_previous_bundle():
         ({"pilots": ["../../etc"]}, "pilots must be at most 1,000 board ids"),
         ({"pilots": [BOARD, BOARD]}, "pilots must be"),
         ({"pilots": [f"{number:032x}" for number in range(1001)]}, "pilots must be"),
-        ({"accepted": "fine\x1b[2J"}, "accepted must hold no control characters"),
+        ({"accepted": "fine\x1b[2J"}, "accepted must not contain control characters"),
         ({"accepted": "a" * 1001}, "at most 1,000 characters"),
         ({"allow_older": {"to": "0" * 64, "instead_of": ["1" * 64]}}, "allow_older.to must be its own SHA-256"),
         ({"allow_older": {"to": sha256(b"1"), "instead_of": []}}, "instead_of must be 1 to"),
@@ -144,7 +144,7 @@ def test_a_rollback_is_a_newer_release_that_names_the_previous_bundle():
         ({"length": 0}, "length must be from 1"),
         ({"length": 2**40}, "length must be from 1"),
         ({"length": "20"}, "length must be from 1"),
-        ({"digest": "0" * 63}, "hashes must hold a SHA-256"),
+        ({"digest": "0" * 63}, "hashes must contain a SHA-256"),
     ],
 )
 def test_terms_that_edgecnn_does_not_write_are_refused(change, message):
@@ -183,7 +183,7 @@ def test_other_channels_are_ignored_and_two_releases_with_one_number_are_refused
 
 @pytest.mark.parametrize("channel", ["", "Door", "a/b", "../x", "-a", "a" * 65, "door\n"])
 def test_a_channel_has_a_plain_name(channel):
-    with pytest.raises(UpdateError, match="a channel is named by"):
+    with pytest.raises(UpdateError, match="a channel's name must be"):
         entries_of({}, channel)
     with pytest.raises(UpdateError):
         target_path(channel, "photos", 1)

@@ -62,7 +62,7 @@ class Walk:
         try:
             taken = board.update(self.old)
         except UpdateError as error:
-            if "older than those" not in str(error):
+            if "the metadata is older" not in str(error):
                 return str(error)
         else:
             if model == self.new_model:

@@ -105,7 +105,7 @@ def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundl
     board.update(repository.folder)
     fail(board)
     assert board.current == old
-    assert "went bad or was taken back" in board.update(repository.folder).note or board.current == old
+    assert "went bad or was rolled back" in board.update(repository.folder).note or board.current == old
     assert status.read(board.board)["bad"]
     board.store.prune(2)  # the slots forget it; the board does not
     repository.add(bundles[2], 2)  # again, with its own number
@@ -118,7 +118,7 @@ def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundl
     from edgecnn.device.slots.record import rolled_back
 
     board.store.change(rolled_back)  # someone at the board
-    assert "taken back by hand" in board.update(repository.folder).note
+    assert "rolled back by hand" in board.update(repository.folder).note
     assert board.current == old
 
 
@@ -128,7 +128,7 @@ def test_only_a_signed_rollback_from_this_release_is_followed(repository, board,
     new = repository.add(bundles[2], 2)
     board.update(repository.folder)
     repository.add(bundles[1], 1)
-    with pytest.raises(UpdateError, match="has the serial number 1, and this board has had 2"):
+    with pytest.raises(UpdateError, match="has serial number 1, but this board has had 2"):
         board.update(repository.folder)
     repository.add(bundles[1], 1, allow_older={"to": old, "instead_of": ["f" * 64]})
     with pytest.raises(UpdateError, match="this board has had 2"):
@@ -197,7 +197,7 @@ def test_whatever_fails_the_model_stays_and_the_reason_is_recorded(repository, b
     empty.mkdir()
     for source, reason in (
         (server.address, "root.json: .*refused"),
-        (empty, "there is no .*timestamp.json"),
+        (empty, "timestamp.json does not exist"),
     ):
         with pytest.raises(UpdateError, match=reason):
             board.update(source)
@@ -275,9 +275,9 @@ def test_a_folder_that_becomes_a_link(repository, board, bundles, tmp_path):
 @pytest.mark.parametrize(
     ("does", "reason"),
     [
-        ("exit 1", "without an answer: it said nothing"),
-        ("exec yes", "without an answer: it said y"),
-        ("exec sleep 60", "may have been ended after 0 minutes"),
+        ("exit 1", "without an answer: its last line was nothing"),
+        ("exec yes", "without an answer: its last line was y"),
+        ("exec sleep 60", "may have been killed after 0 minutes"),
         ('cat > /dev/null; printf \'{"reason": "\\\\u001b[2Jgone"}\'', r"^\\x1b\[2Jgone$"),
     ],
 )
@@ -371,11 +371,11 @@ def test_the_command(edgecnn, repository, board, bundles):
     assert lines[1].endswith(": good") and lines[4].endswith("photos1 serial 1 pending")
     board.board.path(CONFIG).write_text("from = 3\n")
     refused = edgecnn("update", *prefix)
-    assert refused.code == 34 and "update.toml: from must be a string, received 3" in refused.err
+    assert refused.code == 34 and "update.toml: from must be a string; received 3" in refused.err
     assert "from must be a string" in json.loads(edgecnn("update", "status", "--json", *prefix).out)["reason"]
     for more, why in (
         (("--from", "/nowhere", "--channel", "door"), "from must be an address"),
-        (("--from", repository.folder, "--channel", "Door"), "a channel is named by"),
+        (("--from", repository.folder, "--channel", "Door"), "a channel's name must be"),
     ):
         board.board.path(CONFIG).write_text("")
         assert why in edgecnn("update", *more, *prefix).err
