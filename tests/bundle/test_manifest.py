@@ -125,7 +125,7 @@ UNSAFE = {
 
 
 @pytest.mark.parametrize("character", UNSAFE.values(), ids=UNSAFE)
-def test_a_label_that_does_not_stay_on_its_line(manifest, character):
+def test_a_label_with_a_control_character(manifest, character):
     with pytest.raises(BundleError, match=r"labels\[1\] cannot be the name of a class: it contains a control") as error:
         Manifest.from_json(changed(manifest, ["labels"], ["cat", f"do{character}g"]))
     assert str(error.value).isascii() and str(error.value).isprintable()

@@ -40,7 +40,7 @@ for arguments in ([], *([name] for name in COMMANDS)):
 
 
 def test_no_help_imports_anything_heavy():
-    """All in one process: what one imports shows in its line and in those below."""
+    """Run all of them in one process: an import shows in its command's line and in those below it."""
     done = subprocess.run([sys.executable, "-c", HELPS], capture_output=True, text=True, check=True)
     lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("IMPORTED")]
     assert lines == [["0"], *([name, "0"] for name in COMMANDS)]

@@ -1,4 +1,4 @@
-"""What scores are worth, by a hand count of five images of three classes."""
+"""The quality of scores, checked against a hand count of five images in three classes."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ def answers(values, unit):
     )
 
 
-def test_scores_are_a_softmax_of_logits_and_are_themselves():
+def test_scores_are_a_softmax_of_logits_and_given_scores_stay():
     assert np.allclose(answers(np.log(SCORES) + 7, "logit").scores, SCORES, atol=1e-6)
     assert answers(SCORES, "score").scores is SCORES
 
 
-def test_what_a_threshold_and_a_temperature_are_worth():
-    """The second and the last image are wrong; at a temperature of 0.5 scores are squared, and those of a row made to sum to 1."""
+def test_the_effect_of_a_threshold_and_a_temperature():
+    """The second and the last image are wrong. A temperature of 0.5 squares the scores and normalises each row to a sum of 1."""
     found = score_figures(np.log(SCORES), CLASSES, 0.5, 0.75)
     squared = SCORES**2 / (SCORES**2).sum(axis=1, keepdims=True)
     assert squared.max(axis=1) == pytest.approx([0.7826, 0.5952, 0.9074, 0.9697, 0.9939], abs=1e-4)
@@ -30,7 +30,7 @@ def test_what_a_threshold_and_a_temperature_are_worth():
     assert (found.share_answered, found.error) == (0.8, 0.25)
     assert found.nll == pytest.approx(-np.log([0.6, 0.4, 0.7, 0.8, 0.05]).mean(), abs=1e-6)
     assert found.nll_after == pytest.approx(-np.log(squared[range(5), CLASSES]).mean(), abs=1e-6)
-    # each image is alone in its bin, so that the error is the mean distance of its score from 1 or from 0
+    # each image is alone in its bin, so the error is the mean distance of the scores from 1 or from 0
     assert found.calibration_error == pytest.approx((0.4 + 0.5 + 0.3 + 0.2 + 0.9) / 5, abs=1e-6)
 
 

@@ -65,7 +65,7 @@ def test_only_missing_pictures_are_fetched(tmp_path, keep_pictures):
     lost.with_suffix(".json").unlink()
     assert fetch(remote, folder) == 1 and files(folder) == expected | {"labels.jsonl": b"{}\n"}
     kept[2].path.unlink()
-    assert fetch(remote, folder) == 0 and len(kept_pictures(folder)) == 4, "what the board removes stays here"
+    assert fetch(remote, folder) == 0 and len(kept_pictures(folder)) == 4, "files that the board removes stay here"
     with pytest.raises(BoardError, match=r"^no folder /no/such$"):
         fetch("/no/such", folder)
 

@@ -29,7 +29,7 @@ def test_exit_codes_follow_the_severity(edgecnn, tmp_path, fill, photos, planted
     assert edgecnn("inspect", "bad", "--no-features", "--fail-on", "never").code == 0
 
 
-def test_a_region_outside_of_the_image_is_refused(edgecnn, tmp_path, fill, photos):
+def test_a_region_outside_the_image_is_refused(edgecnn, tmp_path, fill, photos):
     fill(tmp_path / "good", photos)
     done = edgecnn("inspect", "good", "--no-features", "--region", "0.5,0,0.6,1")
     assert (

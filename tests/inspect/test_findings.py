@@ -1,4 +1,4 @@
-"""What an inspection says is wrong: which images it names, in which order, with which counts. Not in which words."""
+"""The findings of an inspection: the images that they name, the order and the counts, but not the wording."""
 
 import re
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ def figures(text):
 
 
 def said(found, *names):
-    """Kind, severity and images of findings, with those of the names that each one has, in the order of its sentence."""
+    """Kind, severity and image count of findings, and which of the names each mentions, in the order of its sentence."""
     return [
         (one.kind, one.severity, one.images, re.findall("|".join(map(re.escape, names)), one.text)) for one in found
     ]
@@ -35,7 +35,7 @@ def counted(label, train, test, distinct):
 
 
 def test_the_smallest_class_the_largest_and_the_most_alike_are_named():
-    """112, 11 and 45 images, of which 60, 11 and 20 are different."""
+    """112, 11 and 45 images, 60, 11 and 20 of them different."""
     classes = [counted("cat", 100, 12, 60), counted("dog", 8, 3, 11), counted("fox", 15, 30, 20)]
     found = list(findings.of_classes(classes, METHOD))
     assert said(found, "cat", "dog", "fox") == [
@@ -53,7 +53,7 @@ def test_the_smallest_class_the_largest_and_the_most_alike_are_named():
 @pytest.mark.parametrize(
     ("most", "few", "severity"), [(89, 30, None), (90, 30, "note"), (299, 30, "note"), (300, 30, "warning")]
 )
-def test_from_which_ratio_on_classes_are_called_uneven(most, few, severity):
+def test_the_ratio_from_which_classes_are_called_uneven(most, few, severity):
     classes = [counted("cat", few, 20, few + 20), counted("fox", most - 20, 40, most + 20)]
     found = findings.of_classes([counted("cat", few - 10, 10, few), counted("fox", most - 10, 10, most)], METHOD)
     assert [one.severity for one in found if one.kind == "balance"] == ([severity] if severity else [])
@@ -61,7 +61,7 @@ def test_from_which_ratio_on_classes_are_called_uneven(most, few, severity):
 
 
 def group(*copies, exact=True):
-    """A group of (source, label) in the split that the source begins with."""
+    """A group of (source, label), each in the split that its source begins with."""
     splits = [source.partition("/")[0] for source, _ in copies]
     return Group(
         copies=tuple(
@@ -73,7 +73,7 @@ def group(*copies, exact=True):
     )  # fmt: skip
 
 
-def test_copies_are_named_with_what_is_wrong_with_them():
+def test_copies_are_named_with_their_fault():
     leak = group(("test/1", "cat"), ("test/2", "cat"), ("train/3", "cat"))
     ours = group(("train/4", "cat"), ("validation/5", "cat"))
     labels = group(("train/6", "cat"), ("train/7", "cat"), ("train/8", "dog"))
@@ -96,7 +96,7 @@ def test_copies_are_named_with_what_is_wrong_with_them():
     ]  # fmt: skip
 
 
-def test_of_doubtful_labels_and_odd_images_the_first_is_named():
+def test_the_first_doubtful_label_and_the_first_odd_image_are_named():
     photo = {"split": "train", "label": "cat"}
     doubts = [WrongLabel(source=f"{n}.jpg", suggested="dog", score=0.01, suggested_score=0.9, **photo) for n in (7, 8)]
     far, soft = ([Odd(source=f"{n}.jpg", value=2.0, usual=1.0, **photo) for n in odd] for odd in ((4, 3, 5), (6,)))
@@ -112,8 +112,8 @@ def test_of_doubtful_labels_and_odd_images_the_first_is_named():
     assert not [*findings.of_labels([]), *findings.of_odd_ones([], []), *findings.of_files([], 9)]
 
 
-def test_a_size_that_tells_the_class_is_named():
-    """60 of 100 images are 300x200, 45 of them foxes; the others are 64x48, of which 36 are cats."""
+def test_a_size_that_reveals_the_class_is_named():
+    """60 of 100 images are 300x200, 45 of them foxes; the others are 64x48, 36 of them cats."""
     shapes = [(300, 200, 3)] * 60 + [(64, 48, 3)] * 40
     classes = [1] * 45 + [0] * 15 + [0] * 36 + [1] * 4
     items = [Item(source=f"{n}.jpg", split="train", label=label, hash="", handle=0) for n, label in enumerate(classes)]

@@ -114,7 +114,7 @@ def test_a_camera_that_never_moves_tightens_the_limits(tmp_path, fill, scene, en
 
 
 def test_with_a_region_only_the_region_is_compared(tmp_path, fill, scene, encode):
-    """Forty scenes inside the region of a grey picture, and the first of them again, with something else around it."""
+    """Forty scenes inside the region of a grey picture, and the first scene again with something else around it."""
     from PIL import Image
 
     region = (0.5, 0.25, 0.25, 0.25)

@@ -174,7 +174,7 @@ def test_a_picture_without_contrast_is_not_called_blurred():
 
 
 def looked_at(*files):
-    """Looks at files that were never decoded: (source, split, class, width, height, pixels)."""
+    """Return the looks at files that were never decoded: (source, split, class, width, height, pixels)."""
     items, table = [], np.zeros(len(files), LOOK)
     for row, (source, split, label, width, height, pixels) in zip(table, files, strict=True):
         items.append(Item(source=source, handle=0, hash=source, label=label, split=split))
@@ -182,7 +182,7 @@ def looked_at(*files):
     return Looks(items=tuple(items), table=table, broken=(), computed=0)
 
 
-def test_of_a_group_the_largest_copy_of_the_first_split_is_kept():
+def test_a_group_keeps_the_largest_copy_of_its_first_split():
     looks = looked_at(
         ("train/fox/a.jpg", "train", 1, 300, 200, "x"),
         ("train/fox/b.jpg", "train", 1, 40, 30, "y"),
@@ -196,5 +196,5 @@ def test_of_a_group_the_largest_copy_of_the_first_split_is_kept():
     assert (group.exact, group.leak, group.two_labels) == (False, False, False)
     assert (group.by, group.score, group.mirrored) == ("features", 0.7, True)
     leak = group_of(looks, [0, 1, 3], [Pair(1, 3, "content", Verdict(1.0, False))], ("cat", "fox"))
-    assert [copy.source[-5] for copy in leak.copies if copy.keep] == ["d"], "a test image is not what is taken away"
+    assert [copy.source[-5] for copy in leak.copies if copy.keep] == ["d"], "a test image is never the one removed"
     assert leak.leak and [copy.same for copy in leak.copies] == ["pixels", "near", "pixels"]

@@ -103,9 +103,9 @@ def figures_of():
 
 @pytest.fixture(scope="session")
 def counted():
-    """A report of 13 images whose answers can be counted by hand, and the classes: true, the float model's and those of int8.
+    """A report on 13 images whose answers can be counted by hand, and the classes: the true ones, the float model's and those of int8.
 
-    Right are, of 7 cats, 4 dogs and 2 foxes, 6, 4 and 1 by the float model, and 6, 1 and 2 by int8.
+    Of 7 cats, 4 dogs and 2 foxes, the float model gets 6, 4 and 1 right, and int8 gets 6, 1 and 2 right.
     """
     labels = ("cat", "dog", "fox")
     true = np.array([0] * 7 + [1] * 4 + [2] * 2)

@@ -304,7 +304,7 @@ def test_the_class_that_loses_most_is_drawn_first(counted):
     assert bars == [(75, BAD), (0, GOOD), (-50, GOOD)] and axes.yaxis_inverted()
 
 
-def test_accuracies_are_said_with_their_interval_and_int8_before_float(counted):
+def test_accuracies_come_with_their_interval_and_int8_before_float(counted):
     report, _ = counted
     low, high = binomtest(9, 13).proportion_ci(method="wilson")
     line = summary(report, report.models[1], None, ("cat", "dog", "fox"))[0]
@@ -319,7 +319,7 @@ def test_accuracies_are_said_with_their_interval_and_int8_before_float(counted):
     assert re.findall(r"\d\d\.\d\d%", verdict(report))[:3] == ["69.23%", "84.62%", "69.23%"]
 
 
-def test_reliability_and_coverage_are_those_of_a_hand_count():
+def test_reliability_and_coverage_match_a_hand_count():
     scores, right = np.array([0.2, 0.55, 0.6, 0.95, 1.0], np.float32), np.array([False, True, False, True, True])
     bins = reliability("m", 1.0, scores, right, bins=2).bins
     assert [(item.low, item.images, round(item.score, 4), round(item.accuracy, 4)) for item in bins] == [

@@ -87,8 +87,8 @@ def figures_in(line):
     return re.findall(r"\d[\d.,]*\d ?%|\d[\d.,]*", line)
 
 
-def test_the_tables_figures_are_those_of_a_hand_count(counted):
-    """11 and 9 of 13 are right; int8 alone loses three dogs and gains a fox."""
+def test_the_tables_figures_match_a_hand_count(counted):
+    """11 and 9 of 13 answers are right; int8 loses three dogs and gains a fox."""
     report, _ = counted
     rows = [dict(zip(HEADINGS, row, strict=True)) for row in parity_rows(report)]
     low, high = binomtest(9, 13).proportion_ci(method="wilson")
@@ -115,7 +115,7 @@ def test_the_tables_figures_are_those_of_a_hand_count(counted):
     ]
 
 
-def test_what_scores_are_worth_is_said_in_the_order_of_its_words(counted):
+def test_the_quality_of_scores_is_stated_in_the_order_of_its_words(counted):
     report, _ = counted
     tested = Confidence(
         n=13, answered=11, errors=1, share_answered=0.8125, error=0.0375, threshold=0.65, nll=0.9, nll_after=0.8,
@@ -131,7 +131,7 @@ def test_what_scores_are_worth_is_said_in_the_order_of_its_words(counted):
     assert figures_in(line.partition("): ")[2]) == ["5.00%", "120", "2,000", "6.00%", "95 %", "5.04%", "7.12%", "70"]
 
 
-def test_an_engines_row_has_what_it_is_against_each_other():
+def test_an_engines_row_compares_it_with_each_other_engine():
     rows = (
         MatrixRow(
             name="one 1", accuracy=0.9, against=(MatrixCell(name="two 2", agreement=0.98, largest_lsb=3),), note=""
@@ -149,7 +149,7 @@ def test_an_engines_row_has_what_it_is_against_each_other():
     assert lines[4].startswith("gone 3") and lines[4].endswith("no such engine")
 
 
-def test_a_boards_row_has_its_own_figures_before_those_from_here():
+def test_a_boards_row_has_its_own_figures_before_this_machines():
     (row,) = (dict(zip(BOARD_HEADINGS, row, strict=True)) for row in board_rows([BOARD]))
     expected = {"board": "rpi-zero2w (cortex-a53)", "accuracy": "86.41%", "here": "86.39%", "agreement": "99.98%"}
     assert (

@@ -50,16 +50,16 @@ def test_a_shipped_bundle_loses_accuracy_as_expected(report, digits):
     assert all(item.agreement > 0.95 for item in report.corruptions)
 
 
-def test_the_means_interval_is_that_of_the_images_own_means():
+def test_the_means_interval_comes_from_the_images_own_means():
     shares = np.array([1, 0.5, 0.25, 1, 0, 0.75, 0.9])
     found = measure.mean(shares)
     low, high = norm.interval(0.95, shares.mean(), sem(shares))
     assert found.accuracy == pytest.approx(4.4 / 7) and found.interval == pytest.approx((low, high))
     assert measure.mean(np.array([1.0, 1.0, 0.9])).interval[1] == 1.0
-    assert measure.mean(np.array([0.5])).interval == (0.0, 1.0), "one image says nothing"
+    assert measure.mean(np.array([0.5])).interval == (0.0, 1.0), "one image proves nothing"
 
 
-def test_each_corruption_counts_once_in_the_mean_and_an_answer_for_its_own_model():
+def test_each_corruption_counts_once_in_the_mean_and_each_answer_for_its_own_model():
     """Two strengths of rotation and one of jpeg, two models and three images, in two steps."""
     conditions_ = [("", 0), ("rotation", 1), ("rotation", 2), ("jpeg", 5)]
     weights = weights_of(conditions_)

@@ -40,7 +40,7 @@ def opened():
 
 @contextlib.contextmanager
 def peak_below(limit):
-    """Hold that this process never has so many bytes more at once."""
+    """Check that this process never allocates more than `limit` additional bytes."""
     tracemalloc.start()
     try:
         yield

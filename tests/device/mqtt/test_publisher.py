@@ -65,10 +65,8 @@ def test_the_broker_keeps_the_news_that_the_device_is_gone(feed, small):
 
 
 @pytest.mark.parametrize(("steady_s", "retry_s"), [(0.0, 1.0), (60.0, 8.0)])
-def test_the_wait_begins_anew_after_a_connection_that_was_steady(
-    feed, small, eventually, monkeypatch, steady_s, retry_s
-):
-    """Waits of 1, 2 and 4 s, of which up to a half is left to chance, and as many seconds in this test's own time."""
+def test_the_wait_is_reset_after_a_steady_connection(feed, small, eventually, monkeypatch, steady_s, retry_s):
+    """Waits of 1, 2 and 4 s, up to half of each random, on this test's own clock."""
     waited = []
 
     class Event(threading.Event):
@@ -288,7 +286,7 @@ def test_another_program_with_the_same_name_is_an_event(feed, small, seen, event
         small.send("edgecnn/door/attributes", b'{"client": "edgecnn-door-2"}')
     conflict = fed.until("mqtt_conflict")
     assert "edgecnn-door-2 also publishes as 'door'" in conflict.message
-    small.send("edgecnn/door/availability", b"offline")  # its answer shows that all before it was read
+    small.send("edgecnn/door/availability", b"offline")  # its answer shows that everything before it was read
     eventually(lambda: small.payloads("availability").count("online") == 2)
     assert [event.kind for event in fed.poll()].count("mqtt_conflict") == 1
 

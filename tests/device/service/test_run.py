@@ -145,7 +145,7 @@ def test_a_release_that_crashes_in_its_selftest_leaves_the_service_running(board
 
 
 def test_a_camera_that_is_missing_at_boot_is_waited_for(board, variant, tmp_path):
-    """It comes half a second later, with the second attempt, and its first five frames are discarded."""
+    """The camera appears half a second later, for the second attempt, and its first five frames are discarded."""
     pictures, jpeg, deadline = tmp_path / "pictures.mjpeg", io.BytesIO(), time.monotonic() + 60
     Image.new("RGB", (40, 30)).save(jpeg, "JPEG")
     options = parse(f"source = \"exec:sh -c 'cat {pictures} && sleep 60'\"\nmax_fps = 0", "here")

@@ -27,13 +27,13 @@ def release(name, serial=0, state=PENDING, reason=""):
 
 
 def record(*chain, starts=0, **states):
-    """A record of the four releases, those of `chain` in use, one after the other; serial numbers 1 to 4."""
+    """A record of the four releases, serial numbers 1 to 4, with those of `chain` used one after another."""
     names = {"old": OLD, "middle": MIDDLE, "new": NEW, "next": NEXT}
     releases = {names[name]: release(name, serial, states.get(name, GOOD)) for serial, name in enumerate(names, 1)}
     return Slots(chain=chain, starts=starts, releases=releases)
 
 
-def test_a_release_that_is_added_stands_first_and_one_that_is_known_is_left_alone():
+def test_an_added_release_comes_first_and_a_known_one_is_left_alone():
     slots = added(Slots(releases={OLD: release("old", 7, BAD, "it crashed")}), NEW, "new", 8)
     assert list(slots.releases.items()) == [(NEW, release("new", 8)), (OLD, release("old", 7, BAD, "it crashed"))]
     assert added(slots, OLD, "renamed", 9) == slots
@@ -43,7 +43,7 @@ def test_starts_are_not_carried_over_to_the_next_release():
     slots = record(NEW, OLD, starts=2, new=PENDING, next=PENDING)
     assert started(slots).starts == 3
     slots = activated(slots, NEXT)
-    assert (slots.chain, slots.starts) == ((NEXT, OLD), 0), "what has not proved itself is nothing to go back to"
+    assert (slots.chain, slots.starts) == ((NEXT, OLD), 0), "an unproven release is not a rollback target"
     for count in range(1, MAX_STARTS + 1):
         slots = started(slots)
         assert (slots.current, slots.starts) == (NEXT, count)
@@ -63,7 +63,7 @@ def test_a_release_that_was_bad_is_tried_again_and_a_good_one_is_trusted():
     assert activated(bad, MIDDLE).releases[MIDDLE].state == PENDING and activated(bad, MIDDLE).chain == (MIDDLE, OLD)
 
 
-def test_an_older_release_is_put_in_use_on_purpose_only():
+def test_an_older_release_is_put_in_use_only_with_an_option():
     slots = record(MIDDLE)
     with pytest.raises(SlotError):
         activated(slots, OLD)
@@ -82,7 +82,7 @@ def test_only_the_release_in_use_proves_itself_or_fails():
     assert (bad.chain, bad.starts, bad.releases[NEW]) == ((MIDDLE, OLD), 0, release("new", 3, BAD, "it crashed"))
 
 
-def test_back_by_hand_leaves_the_states_and_the_count_of_starts_behind():
+def test_a_manual_rollback_keeps_the_states_and_resets_the_count_of_starts():
     slots = record(NEW, OLD, starts=2, new=PENDING)
     back = rolled_back(slots)
     assert (back.chain, back.starts, back.releases) == ((OLD,), 0, slots.releases)
@@ -91,7 +91,7 @@ def test_back_by_hand_leaves_the_states_and_the_count_of_starts_behind():
         rolled_back(rolled_back(back))
 
 
-def test_what_is_kept_are_the_first_of_the_chain_and_what_is_untried():
+def test_pruning_keeps_the_first_of_the_chain_and_untried_releases():
     slots = record(NEW, MIDDLE, OLD, next=PENDING)
     kept = pruned(slots, 2)
     assert kept.chain == (NEW, MIDDLE) and set(kept.releases) == {NEW, MIDDLE, NEXT}

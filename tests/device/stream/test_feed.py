@@ -39,7 +39,7 @@ def threads():
 
 
 def wait_for_the_end():
-    """Wait until no feed reads any more."""
+    """Wait until no feed is reading any more."""
     for thread in threads():
         thread.join(10)
     assert not threads()
@@ -170,7 +170,7 @@ def test_retry_for_at_the_start(feed, fake):
 
 
 def test_retry_for_is_over(fake):
-    """After an hour with frames, it is counted from the loss."""
+    """After an hour of frames, the time counts from the loss."""
     now = [0.0]
 
     class Hour(fake.Source):
