@@ -71,6 +71,7 @@ def numbers(value):
         yield float(value)
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_every_figure_is_in_the_json(drawn_run, figures_of, tmp_path):
     runs = [shown_run(drawn_run()), shown_run(drawn_run(n=300, name="other"))]
     path = tmp_path / "page.html"
@@ -88,6 +89,7 @@ def test_every_figure_is_in_the_json(drawn_run, figures_of, tmp_path):
     assert left == [], "a figure outside of <data> could be one that the JSON lacks"
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_the_json_matches_its_schema(drawn_run, finished_run, root, figures_of, tmp_path, schema_of):
     schema = schema_of("report")
     bundle = read_bundle(root / "models/digits/digits.edgecnn")
@@ -96,6 +98,7 @@ def test_the_json_matches_its_schema(drawn_run, finished_run, root, figures_of, 
     jsonschema.validate(figures_of(tmp_path / "page.html"), schema)
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_a_stress_test_is_on_the_page_with_every_figure_in_the_json(drawn_run, figures_of, root, tmp_path, schema_of):
     from edgecnn.files import canonical_json
     from edgecnn.stress.measure import Settings, stress
@@ -118,6 +121,7 @@ def test_a_stress_test_is_on_the_page_with_every_figure_in_the_json(drawn_run, f
     jsonschema.validate(figures, schema_of("report"))
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_the_verdict_comes_first_and_its_figures_are_the_reports(drawn_run):
     run = drawn_run()
     paired = next(item for item in parity_report(run).comparisons if item.candidate == "tflite-int8")
@@ -128,6 +132,7 @@ def test_the_verdict_comes_first_and_its_figures_are_the_reports(drawn_run):
     assert html.index(shown.verdict) < html.index("<table>") and html.index(shown.verdict) < html.index("<svg")
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_is_it_good_comes_first_and_states_what_the_images_can_show(drawn_run):
     run = drawn_run(n=32, labels=HOSTILE, noise=2.0)
     shown = shown_run(run)
@@ -150,6 +155,7 @@ def test_is_it_good_comes_first_and_states_what_the_images_can_show(drawn_run):
     assert "385 images determine it to within" in shown_run(drawn_run(n=385, noise=0.1)).figures.summary[0]
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_runs_with_different_test_images_are_not_put_side_by_side_without_a_warning(drawn_run):
     same = [shown_run(drawn_run()), shown_run(drawn_run(name="other"))]
     assert page_figures(same).warnings == ()
@@ -160,6 +166,7 @@ def test_runs_with_different_test_images_are_not_put_side_by_side_without_a_warn
     assert "tested on different images" in warning and render(apart).index(warning) < render(apart).index("<table>")
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_two_runs_are_paired_on_common_photos_or_the_page_says_why_not(drawn_run, finished_run, root):
     one, other = shown_run(drawn_run()), shown_run(drawn_run(name="other"))
     half = replace(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest
 
+from edgecnn.cli.parity import print_report
 from edgecnn.report.table import (
     BOARD_HEADINGS,
     COMPARISON_HEADINGS,
@@ -73,13 +74,17 @@ def test_the_reports_tables_fit(finished_run, width):
             assert shown.count(word) >= every.count(word), f"{word} is left out"
 
 
-def test_verify_prints_tables_as_wide_as_the_terminal(own_run, edgecnn, monkeypatch):
-    plain = edgecnn("verify", own_run.path, "--max-drop", 100).out
-    assert max(len(line) for line in plain.splitlines() if "----" in line) > 100, "piped output is unchanged"
+def test_a_reports_tables_are_printed_as_wide_as_the_terminal(finished_run, capsys, monkeypatch):
+    report = parity_report(finished_run)
+    print_report(report)
+    plain = capsys.readouterr().out
+    assert max(len(line) for line in plain.splitlines() if "----" in line) > 100, (
+        "piped output is unchanged"
+    )
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    shown = edgecnn("verify", own_run.path, "--max-drop", 100).out
-    rules = [line for line in shown.splitlines() if "----" in line]
+    print_report(report)
+    rules = [line for line in capsys.readouterr().out.splitlines() if "----" in line]
     assert len(rules) >= 4 and max(map(len, rules)) <= 80
 
 
