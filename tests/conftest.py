@@ -283,7 +283,13 @@ def finished_run(tmp_path_factory, tiny_recipe):
 
 
 @pytest.fixture
-def own_run(finished_run, tmp_path, monkeypatch):
+def blank_plots(monkeypatch):
+    """Pages whose plots are empty, for what stands outside of them: matplotlib takes most of a page's time."""
+    monkeypatch.setattr("edgecnn.report.page.svg", lambda figure, name: "<svg></svg>")
+
+
+@pytest.fixture
+def own_run(finished_run, tmp_path, monkeypatch, blank_plots):
     """A copy of the finished run that the test may change, as the last run of the working folder."""
     from edgecnn.runs import Run
 

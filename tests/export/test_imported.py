@@ -20,7 +20,10 @@ from edgecnn.networks.keras import tf
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.selftest import selftest
 
-pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
+    pytest.mark.usefixtures("blank_plots"),
+]
 
 CLASSES = ("dark", "light", "middle")
 LEVELS = {"dark": 40, "light": 210, "middle": 128}

@@ -96,12 +96,6 @@ def drawn_run(tmp_path):
 
 
 @pytest.fixture
-def blank_plots(monkeypatch):
-    """Pages whose plots are empty, for what stands outside of them: matplotlib takes most of a page's time."""
-    monkeypatch.setattr("edgecnn.report.page.svg", lambda figure, name: "<svg></svg>")
-
-
-@pytest.fixture
 def figures_of():
     """Return the JSON next to a page, parsed."""
     return lambda page: json.loads(page.with_suffix(".json").read_text())
