@@ -78,9 +78,7 @@ def test_a_reports_tables_are_printed_as_wide_as_the_terminal(finished_run, caps
     report = parity_report(finished_run)
     print_report(report)
     plain = capsys.readouterr().out
-    assert max(len(line) for line in plain.splitlines() if "----" in line) > 100, (
-        "piped output is unchanged"
-    )
+    assert max(len(line) for line in plain.splitlines() if "----" in line) > 100, "piped output is unchanged"
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     print_report(report)
