@@ -68,7 +68,7 @@ def main() -> None:
         Image.open("explained/coffee-explained.png").save(out / "explain-coffee.webp", quality=82, method=6)
         edgecnn("inspect", spoiled(photos), "--fail-on", "never")
         with open_browser() as browser:
-            show(browser, report, "report-top.png", (680, 707))
+            show(browser, report, "report-top.png", (780, 790))
             show(browser, report, out / "report-photos.png", (1280, 1000))
             show(browser, next(Path("inspections").rglob("*.html")), out / "inspect.png", (1280, 1000))
             cells = [cell(path, answer) for path, answer in zip(photos.values(), answers, strict=True)]
