@@ -270,7 +270,7 @@ def test_what_cannot_be_compared(edgecnn, files, photos, finished_run, tmp_path)
     from edgecnn.export import export_path
 
     digits = export_path(finished_run, "tflite", "int8")
-    with pytest.raises(DatasetError, match="gives 10 outputs, colours has 3 classes"):
+    with pytest.raises(DatasetError, match="has 10 outputs, and colours has 3 classes"):
         compare_models(digits, digits, str(photos))
     (tmp_path / "notes.txt").write_text("no model")
     (tmp_path / "bad.keras").write_text("no model")
@@ -359,7 +359,7 @@ def test_a_reference_that_does_not_fit_its_classes_gets_a_warning(edgecnn, torch
     alphabet = edgecnn("compare", *two, *data)
     assert "(imagenet), the best of the usual ones on" in alphabet.out, "whatever the order of the classes"
     assert "WARNING: torch.onnx (reference): in another order its outputs would classify" in alphabet.out
-    assert "--labels FILE" in alphabet.out and "is right on 0.0%" in alphabet.out
+    assert "--labels FILE" in alphabet.out and "classifies 0.0%" in alphabet.out
     wrong = edgecnn("compare", *two, *data, "--labels", torch / "classes.txt", "--input-range", "unit")
     assert "the input range is probably wrong" in wrong.out and "Try --input-range imagenet" in wrong.out
     assert "which is little for a model of these 3 classes (below 56%)" in wrong.out
