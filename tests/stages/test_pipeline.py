@@ -179,7 +179,7 @@ def test_a_run_against_an_old_bundle_needs_no_recipe_and_ends_with_the_next_seri
     bundle_stage(own_run, old, serial=7)
     command = ("run", "--against", old, "--out", own_run.path, "--max-drop", "100")
     done = edgecnn(*command)
-    assert done.code == 0 and "as tiny was made" in done.err and "train: nothing has changed, skipped" in done.err
+    assert done.code == 0 and "settings as for tiny" in done.err and "train: nothing has changed, skipped" in done.err
     assert "tiny against tiny serial 7" in done.out and "passed: it drops 0.00 points" in done.out
     new = read_bundle(bundle_path(own_run))
     assert new.manifest.serial == 8 and verdict_of(new)[0] == "passed"
