@@ -1,7 +1,7 @@
 """The emulated board's files: Debian's kernel with its camera driver, a root file system, and the wheels of edgecnn's base install.
 
 Downloads are resolved by name at build time and cached in `boards/` of edgecnn's cache, next to the files of the boards that `verify --on`
-emulates. After a folder there is deleted, it is rebuilt with Debian's current versions.
+emulates. Delete a folder there to rebuild it with Debian's current versions.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""How much do the tests next to the code notice? Mutants that cosmic-ray makes, each tried in a git worktree of HEAD.
+"""How much do the tests next to the code notice? Tries mutants made by cosmic-ray, each in a git worktree of HEAD.
 
-A sample draws places of each room's code, by the room's lines and at least ten, and one mutant of each place. Rooms or modules that are
-named without a count are taken in full. Rooms that need TensorFlow are left out. A mutant runs the tests named after its module, then the
-others of its room; `--all` then runs the rest. Results are written after each mutant: an interrupted run goes on, as long as HEAD is the
-same. survivors.toml says of a survivor why nobody can notice it, or why it is left.
+A sample draws places in each room's code, in proportion to its lines but at least ten, and one mutant per place. Rooms or modules named
+without a count are tried in full. Rooms that need TensorFlow are left out. The tests named after a mutant's module run first, then the
+others of its room; with `--all` also the rest. Results are written after each mutant, so an interrupted run resumes as long as HEAD
+stays the same. survivors.toml explains why nobody can notice a survivor, or why it is tolerated.
 
     python tools/faults/mutants.py --out dist/mutants.json
     python tools/faults/mutants.py --out dist/mutants.json --rooms verify/gate runtime/decision
@@ -43,7 +43,7 @@ COUNT, LEAST = 400, 10
 NOT_MADE = "not made"
 
 WITH_TENSORFLOW = ("cli", "export", "interop", "networks", "stages", "train")
-"""Rooms whose code or whose tests need it throughout."""
+"""Rooms whose code or tests need it throughout."""
 
 WORDS = Path(__file__).with_name("survivors.toml")
 
@@ -59,7 +59,7 @@ distributor.name = "local"
 
 @dataclass(frozen=True, order=True)
 class Mutant:
-    """What cosmic-ray calls a mutation; `line` and `column` are its place."""
+    """A mutant (cosmic-ray calls it a mutation), at `line` and `column`."""
 
     file: str
     line: int
@@ -88,7 +88,7 @@ class Mutant:
 
 @dataclass(frozen=True, kw_only=True)
 class Survivor:
-    """A line that may become another, and why no test notices: if it is equivalent, because nobody can."""
+    """A changed line that no test notices, and why. If it is `equivalent`, nobody can notice it."""
 
     file: str
     before: str
@@ -98,7 +98,7 @@ class Survivor:
 
 
 def modules(root: Path) -> dict[str, list[str]]:
-    """Return the modules of each room that needs no TensorFlow."""
+    """Return the modules of each room that does not need TensorFlow."""
     rooms: dict[str, list[str]] = {}
     for path in sorted((root / "edgecnn").rglob("*.py")):
         inside, text = path.relative_to(root / "edgecnn"), path.read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def cosmic_ray(root: Path, *arguments: str | Path) -> str:
 
 @cache
 def types(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return where each annotation of a module begins and ends: `|` computes nothing there."""
+    """Return where each annotation of a module begins and ends, since `|` computes nothing there."""
     nodes = ast.walk(ast.parse(path.read_bytes()))
     found = [getattr(node, name, None) for node in nodes for name in ("annotation", "returns")]
     exprs = [node for node in found if isinstance(node, ast.expr)]
@@ -122,7 +122,7 @@ def types(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 def mutants(root: Path, files: Sequence[str]) -> list[list[Mutant]]:
-    """Return all mutants that cosmic-ray makes of some modules, by their place, but for those of types."""
+    """Return all mutants that cosmic-ray makes of some modules, grouped by place, except those in annotations."""
     with tempfile.TemporaryDirectory() as folder:
         configuration, session = Path(folder, "cosmic-ray.toml"), Path(folder, "session.sqlite")
         configuration.write_text(CONFIGURATION.format(files=json.dumps(list(files))))
@@ -137,7 +137,7 @@ def mutants(root: Path, files: Sequence[str]) -> list[list[Mutant]]:
 
 
 def drawn(root: Path, names: Sequence[str], count: int | None, seed: int) -> list[Mutant]:
-    """Return the mutants to try, of the rooms or modules that are named, or of all rooms: about `count`, or all; interleaved."""
+    """Return about `count` mutants (or all, if None) of the named rooms or modules, or of all rooms, interleaved."""
     rooms = modules(root)
     single = {file.removeprefix("edgecnn/").removesuffix(".py"): [file] for file in chain(*rooms.values())}
     if unknown := [name for name in names if name not in single | rooms]:
@@ -158,7 +158,7 @@ def drawn(root: Path, names: Sequence[str], count: int | None, seed: int) -> lis
 
 
 def tried_in(tree: Worktree, mutant: Mutant, everything: bool, anyway: set[str]) -> harness.Row:
-    """Try a mutant, of which cosmic-ray makes a copy; return what goes into the results."""
+    """Try a mutant that cosmic-ray applies to a copy of its file, and return its row of results."""
     start, whole = time.monotonic(), (tree.root / mutant.file).read_text(encoding="utf-8")
     row = {"id": mutant.id, "room": mutant.room, "file": mutant.file, "line": mutant.line}
     with tempfile.TemporaryDirectory() as folder:
@@ -166,7 +166,7 @@ def tried_in(tree: Worktree, mutant: Mutant, everything: bool, anyway: set[str])
         copy.write_text(whole, encoding="utf-8")
         try:
             cosmic_ray(tree.root, "apply", copy, f"core/{mutant.operator}", str(mutant.occurrence))
-        except subprocess.CalledProcessError:  # 8.7.0 cannot replace a module's exception that is in parentheses
+        except subprocess.CalledProcessError:  # 8.7.0 cannot replace an exception of a module if it is in parentheses
             return {**row, "outcome": NOT_MADE, "anyway": []}
         changed = copy.read_text(encoding="utf-8")
     phases = mutant.tests(tree.root)
@@ -179,7 +179,7 @@ def tried_in(tree: Worktree, mutant: Mutant, everything: bool, anyway: set[str])
 
 
 def run(given: argparse.Namespace) -> None:
-    git("worktree", "prune")  # of a run that was killed
+    git("worktree", "prune")  # left by a killed run
     options = [*test_options(), "-n", "0"]
     context = {"commit": git("rev-parse", "HEAD"), "options": options, "all": given.all}
     results = harness.Results(given.out, harness.about("mutants", **context))
@@ -210,7 +210,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def show(rows: Sequence[harness.Row]) -> None:
-    """Print the survivors, each with its word in survivors.toml, and the score of each room. A test that hangs has noticed the mutant."""
+    """Print the survivors, each with its reason in survivors.toml, and the score of each room. A test that hangs counts as noticing."""
     known = [
         build(Survivor, one, ValueError, WORDS.name) for one in tomllib.loads(WORDS.read_text()).get("survivor", ())
     ]
@@ -232,11 +232,11 @@ def show(rows: Sequence[harness.Row]) -> None:
         table.append((room, *map(str, counts), f"{caught / max(total, 1):.0%}", f"{low:.0%} to {high:.0%}"))
     print(text_table(("room", "mutants", "equivalent", "caught", "by hanging", "score", "95 % interval"), table))
     for test in sorted({test for row in rows for test in row["anyway"]}):
-        print(f"fails without a mutant too, and counts for none: {test}")
+        print(f"fails without a mutant too, and does not count: {test}")
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, and no worktree stays
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that child processes end and no worktree is left
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the results, as JSON")
     parser.add_argument("--rooms", nargs="+", default=(), metavar="NAME", help="rooms or modules, such as verify/gate")
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the sample (default: 1)")
     parser.add_argument("--all", action="store_true", help="then run the other tests too")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="mutants at a time (default: 2)")
-    parser.add_argument("--limit", type=float, default=300, metavar="S", help="seconds of one run (default: 300)")
+    parser.add_argument("--limit", type=float, default=300, metavar="S", help="seconds for one run (default: 300)")
     given = parser.parse_args()
     if given.count is None and not given.rooms:
         given.count = COUNT
