@@ -15,7 +15,7 @@ FOR, AGAINST = np.array([217, 115, 13], np.float32), np.array([27, 108, 168], np
 
 STRENGTH = 0.85  # fraction of colour in the strongest pixel; the rest is the grey image
 
-PANEL, GAP = 256, 8  # in pixels: the least length of a panel's longer side, and the gap between the two panels
+PANEL, GAP = 256, 8  # in pixels: the minimum length of a panel's longer side, and the gap between the two panels
 
 TEXT, LINE = 14, 19  # in pixels: the caption's font size and line height
 

@@ -13,7 +13,7 @@ from edgecnn.device.cameras.source import CameraLost
 
 MAX_FRAME_BYTES = 32 * 1024 * 1024  # largest image: a 48-megapixel JPEG at quality 90 is smaller
 
-MAX_BARREN_BYTES = 64 * 1024 * 1024  # most bytes without a whole image, including one joined midway
+MAX_BARREN_BYTES = 64 * 1024 * 1024  # maximum bytes without a whole image, including one joined midway
 
 SOI = re.compile(rb"\xff\xd8\xff")
 

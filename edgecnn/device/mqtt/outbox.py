@@ -13,9 +13,9 @@ from edgecnn.device.mqtt.topics import Snapshot
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.runtime.decision import Score
 
-MOST_WAITING = 64  # most changes that wait during a connection; without one, only the newest waits
+MOST_WAITING = 64  # maximum number of changes that wait during a connection; without one, only the newest waits
 
-REFRESH_S = 10.0  # least time between two messages for a new score without a new state
+REFRESH_S = 10.0  # minimum time between two messages for a new score without a new state
 
 
 class Outbox:

@@ -26,7 +26,7 @@ MAX_RECORD_BYTES = 1 << 20
 
 WAIT_S = 5.0
 
-SHORTEST = 4  # least digits of a SHA-256 that name a release
+SHORTEST = 4  # minimum number of SHA-256 digits that name a release
 
 
 class Store:

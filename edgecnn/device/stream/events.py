@@ -51,7 +51,7 @@ class CameraLostEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CameraBackEvent(Event):
-    """The source delivers frames again, `after_s` seconds after the loss and at the last of `attempts` attempts to open it."""
+    """The source delivers frames again, `after_s` seconds after the loss and after `attempts` attempts to open it."""
 
     about: str
     after_s: float

@@ -64,7 +64,7 @@ def _jpeg(picture: Image.Image, **options: int) -> bytes:
 
 
 def grey(image: bytes | np.ndarray, width: int, height: int = 0) -> np.ndarray:
-    """Return a frame in grey, scaled to a width and, unless 0, a height: float32, shape (height, width), 0 to 255."""
+    """Return a frame in grey, scaled to a width and a height (0 keeps the aspect ratio): float32, shape (height, width), 0 to 255."""
     picture = images.decode(image, 1) if isinstance(image, bytes) else Image.fromarray(image).convert("L")
     height = height or max(3, round(picture.height * width / picture.width))
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).astype(np.float32)

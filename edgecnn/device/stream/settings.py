@@ -82,7 +82,7 @@ class Pace(Group):
         low=1, flag="max_age", metavar="MS", typed=1000.0, read=lambda typed_ms: typed_ms / 1000,
     )  # fmt: skip
     max_fps: float = option(
-        0.0, "Classify at most N frames per second; 0 for no limit.", "most results per second; 0 for no limit",
+        0.0, "Classify at most N frames per second; 0 for no limit.", "maximum results per second; 0 for no limit",
         low=0, high=1000, unlimited=True, metavar="N", service=5.0,
     )  # fmt: skip
     duration_s: float = option(0.0, "Stop after S seconds; 0 to keep running.", low=0, flag="duration", metavar="S")
@@ -169,7 +169,7 @@ class Reaction(Group):
     )  # fmt: skip
     keep_unsure: int = option(
         40, "Keep at most N unsure or out-of-distribution frames per day, avoiding similar ones.",
-        "most unsure or out-of-distribution frames per day", low=0, high=10_000, metavar="N",
+        "maximum number of unsure or out-of-distribution frames per day", low=0, high=10_000, metavar="N",
     )  # fmt: skip
     keep_random: int = option(
         20, "Keep N frames per day at random times, to estimate accuracy in the field.",
@@ -181,7 +181,7 @@ class Reaction(Group):
     )  # fmt: skip
     keep_cap: float = option(
         200.0, "Keep at most this much in each folder; the oldest frames are removed first.",
-        "most MiB to keep; the oldest frames are removed first",
+        "maximum MiB to keep; the oldest frames are removed first",
         low=0.1, high=1_000_000, metavar="MIB",
     )  # fmt: skip
     keep_days: int = option(

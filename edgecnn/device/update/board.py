@@ -142,7 +142,7 @@ def read_options(path: Path, given: Options) -> Options:
     options = Options(source=given.source or table.get("from", ""), channel=given.channel or table.get("channel", ""))
     for name, value in (("from", options.source), ("channel", options.channel)):
         if not value:
-            raise UpdateError(f'no {name} is given. Write {name} = "…" to {path}, or add --{name}.')
+            raise UpdateError(f'{name} is not set. Write {name} = "…" to {path}, or add --{name}.')
     check_channel(options.channel)
     if not options.is_url and not Path(options.source).is_dir():
         raise UpdateError(f"from must be an address, https://…, or a folder; received {shown(options.source)}.")

@@ -27,7 +27,7 @@ MAX_NAME = 120
 """Longest name of a bundle in a release; the file name also contains a hash and a serial number."""
 
 MAX_METADATA = {"root": 1 << 17, "timestamp": 1 << 14, "snapshot": 1 << 17, "targets": 1 << 20}
-"""Most bytes of metadata by role. python-tuf allows 5 MB, which costs a board more than 100 MB of memory if an attacker wrote it."""
+"""Maximum bytes of metadata by role. python-tuf allows 5 MB, which costs a board more than 100 MB of memory if an attacker wrote it."""
 
 DATE = "edgecnn_date"
 """The field of timestamp.json that holds its signing time. A board that has seen it never assumes an earlier time."""

@@ -26,7 +26,7 @@ class Client:
     def refresh(self, clock: datetime, age_s: int) -> datetime:
         """Verify new metadata, and return the time that was assumed. Raises UpdateError.
 
-        `clock` may be wrong; `age_s` is the least number of seconds since the held timestamp was verified.
+        `clock` may be wrong; `age_s` is the minimum number of seconds since the held timestamp was verified.
         """
         try:
             before = self.held.root

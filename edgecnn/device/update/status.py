@@ -12,7 +12,7 @@ from edgecnn.device.update.channel import Entry
 from edgecnn.errors import OutputError, SlotError, UpdateError
 from edgecnn.tables import Struct, to_json
 
-LONGEST = 1000  # most characters kept of a reason, part of which may come from the fetching half
+LONGEST = 1000  # maximum characters kept of a reason, part of which may come from the fetching half
 
 
 class Good(Struct):

@@ -42,7 +42,7 @@ class Mark(Struct):
 
 
 class Trust(Struct):
-    """`anchor` is the SHA-256 of the initial trust root; `passed` is the least number of seconds since the timestamp was verified."""
+    """`anchor` is the SHA-256 of the initial trust root; `passed` is the minimum number of seconds since the timestamp was verified."""
 
     schema: str = key(SCHEMA, choices=(SCHEMA,))
     anchor: str
@@ -61,7 +61,7 @@ class Trust(Struct):
         return Held(*(getattr(self, role).encode() for role in Held._fields))
 
     def age(self, now: Ticks) -> int:
-        """Return the least number of seconds since the timestamp was verified; time while the board was off is unknown."""
+        """Return the minimum number of seconds since the timestamp was verified; time while the board was off is unknown."""
         whole = max(0, now.up - self.up - 1)  # both are truncated to seconds
         return self.passed + (whole if now.boot == self.boot else 0)
 
