@@ -70,6 +70,7 @@ def test_optional_tables(read):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (PLAIN + "memory_mib = -1", "memory_mib must be at least 0, received -1"),
         (PLAIN + "memory = 512", "unknown key memory. Did you mean 'memory_mib'"),
         (PLAIN.replace("num_threads = 1", ""), "num_threads is missing"),
         (PLAIN.replace("num_threads = 1", "num_threads = true"), "num_threads must be a whole number"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgecnn.evaluate.answers import Answers
-from edgecnn.evaluate.scores import answered_at, score_figures
+from edgecnn.evaluate.scores import SUM_TOLERANCE, answered_at, is_scores, score_figures
 
 SCORES = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8], [0.9, 0.05, 0.05]], np.float32)
 CLASSES = np.array([0, 1, 1, 2, 2])
@@ -39,3 +39,11 @@ def test_a_score_at_the_threshold_is_answered():
     found = answered_at(scores, right, 0.5)
     assert (found.answered, found.errors, found.error) == (2, 1, 0.5)
     assert answered_at(scores, right, 0.8).error is None
+
+
+def test_outputs_are_scores_if_each_row_is_one():
+    assert is_scores(SCORES, 0.0)
+    for row in ([0.7, 0.2, 0.2], [0.2, 0.2, 0.2], [1.5, -0.3, -0.2], [3.0, 2.0, 1.0]):
+        assert not is_scores(np.vstack([SCORES, row]), 0.0)
+    apart = np.array([[0.5, 0.25, 0.25 + 2 * SUM_TOLERANCE]])
+    assert not is_scores(apart, 0.0) and is_scores(apart, 1 / 256), "half a code off each"

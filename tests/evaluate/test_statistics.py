@@ -17,6 +17,8 @@ from edgecnn.evaluate.statistics import (
     clopper_pearson,
     compare,
     confidence_drift,
+    images_to_clear,
+    images_to_refuse,
     lsb_difference,
     mcnemar_exact,
     paired_interval,
@@ -288,3 +290,22 @@ def test_the_lsb_difference_can_ignore_a_constant_per_image():
 
 def test_the_largest_difference_of_int8_codes_does_not_wrap_around():
     assert lsb_difference(np.array([[100.0]], np.float32), np.array([[-128]], np.int8), 0.5, 0)[1] == 255
+
+
+def test_the_images_that_a_verdict_needs_are_those_of_the_normal_quantiles():
+    """At the number returned, and not one image earlier, the limit is so many standard errors away."""
+    one, two = norm.ppf(0.95), norm.ppf(0.975)
+    for rate, worse, limit in ((0.05, 3.0, 1.5), (0.02, 2.5, 1.0)):
+        error = 100 * np.sqrt(rate / images_to_clear(rate, limit))
+        before = 100 * np.sqrt(rate / (images_to_clear(rate, limit) - 1))
+        assert (one + two) * error <= limit < (one + two) * before
+        n, d = images_to_refuse(rate, worse, limit), worse / 100
+        spread = 100 * np.sqrt(rate + d - d**2)
+        assert worse - one * spread / np.sqrt(n) >= limit > worse - one * spread / np.sqrt(n - 1)
+    assert images_to_clear(0.0, 1.5) == 1
+
+
+def test_an_interval_is_of_95_percent_unless_it_says_otherwise():
+    for one, method in ((wilson, "wilson"), (clopper_pearson, "exact")):
+        assert one(9, 13) == pytest.approx(tuple(binomtest(9, 13).proportion_ci(0.95, method)))
+    assert paired_interval(7, 3, 50) == paired_interval(7, 3, 50, 0.95) != paired_interval(7, 3, 50, 0.9)
