@@ -10,9 +10,9 @@ from PIL import Image
 from edgecnn.runtime.default import SHIPPED
 
 
-def load_bench(root, monkeypatch, name):
+def load_bench(root, monkeypatch, name, folder="bench"):
     """Import a bench the way benches import each other."""
-    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    monkeypatch.syspath_prepend(root / "tools" / folder)
     monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module(name)
 
@@ -136,3 +136,23 @@ def test_a_fleet_of_ten_goes_through_the_waves_and_one_board_rolls_back(root, tm
     assert report["in_use"] == {"2 good": 9, "1 good": 1}
     quiet = report["phases"][-1]
     assert (quiet["phase"], quiet["requests_per_board"]) == ("quiet check", 2.0) and quiet["bytes_per_board"] < 2000
+
+
+def test_a_mutant_runs_the_tests_of_its_modules_name_and_then_those_of_its_room(root, monkeypatch):
+    mutants, tests = load_bench(root, monkeypatch, "mutants", "faults"), root / "tests"
+    rooms = mutants.modules(root)
+    assert {".", "runtime", "device/slots", "recipe"} <= rooms.keys() and not rooms.keys() & {
+        "cli",
+        "train",
+        "networks",
+    }
+    assert "edgecnn/verify/gate.py" in rooms["verify"] and "edgecnn/verify/layers.py" not in rooms["verify"]
+
+    def run(file):
+        return mutants.Mutant(file, 1, 0, "NumberReplacer", 0).tests(root)
+
+    named = tests / "runtime" / "test_decision.py"
+    assert run("edgecnn/runtime/decision.py") == [[str(named)], [str(tests / "runtime"), f"--ignore={named}"]]
+    assert run("edgecnn/device/slots/disk.py")[0][0] == str(tests / "device" / "slots")
+    assert run("edgecnn/recipe/read.py")[0][0] == str(tests / "test_recipe.py")
+    assert run("edgecnn/pixels.py")[0][:2] == sorted(map(str, tests.glob("test_*.py")))[:2]
