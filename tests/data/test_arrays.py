@@ -157,6 +157,7 @@ def test_nothing_is_left_behind_by_a_process_that_is_killed(pets, cache, root, s
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_plots")
 def test_the_weights_are_the_same_bit_for_bit(edgecnn, tmp_path, pets, cache, tiny_network, monkeypatch):
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     command = ("train", "--data", pets, "--network", tiny_network, "--epochs", 2, "--qat-epochs", 1, "--batch-size", 16)

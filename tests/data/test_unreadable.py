@@ -189,6 +189,7 @@ def test_images_that_another_machine_could_read_are_always_an_error(tmp_path, fi
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_plots")
 def test_from_training_to_the_bundle(edgecnn, tmp_path, fill, good, broken, tiny_network):
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     fill(tmp_path / "pets", good | broken)

@@ -267,7 +267,7 @@ FIRST = ("README.md", "tutorial.md")
 
 
 @pytest.fixture
-def run_lines(edgecnn, request, monkeypatch):
+def run_lines(edgecnn, request, monkeypatch, blank_plots):
     """Run a page's lines that can run here and have not run yet; return their number."""
 
     def run(page):

@@ -77,6 +77,7 @@ def made(tmp_path_factory, tiny_network):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("edgecnn.report.page.svg", lambda figure, name: "")
         patch.setattr(stage, "answers", killed("answers of fold 1", answers))
         patch.setattr(stage, "train_fold", killed("before fold 3", train_fold))
         recipe = recipe_of(tiny_network)

@@ -221,6 +221,7 @@ def test_edgecnn_run_updates_existing_files(own_door):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_plots")
 def test_the_command_line_from_the_run_to_two_files(own_door, edgecnn, monkeypatch):
     shutil.rmtree(own_door.path / "frigate")
     shutil.rmtree(own_door.path / "mediapipe")
