@@ -255,7 +255,7 @@ def test_no_network_for_a_download(edgecnn, monkeypatch, tmp_path):
         ("classify 0", "0: no such file or folder. For a camera, use --camera"),
         ("explain webcam", "webcam: no such file or folder. For a camera, use --camera"),
         ("classify photos --model runs/tiny", "Its bundle is runs/tiny/tiny.edgecnn."),
-        ("classify photos --model photos", "edgecnn bundle photos makes"),
+        ("classify photos --model photos", "edgecnn bundle photos"),
         ("classify photos --model runs/tiny/model-int8.tflite", "edgecnn bundle RUN"),
         ("service check --config none.toml", "none.toml does not exist"),
         ("stress moved.edgecnn", "photos, are not here. Say where they are: --data"),

@@ -72,7 +72,7 @@ def test_a_planted_fault_closes_the_gate(own_run):
     assert not bad.passed
     assert not comparison(bad, "conversion", "tflite-int8").passed
     assert comparison(bad, "conversion", "onnx-int8").passed
-    with pytest.raises(ParityError, match="tflite-int8 does not answer as float does: it drops"):
+    with pytest.raises(ParityError, match=r"tflite-int8 .* float: it drops"):
         require_parity(bad)
 
 
@@ -80,7 +80,7 @@ def test_a_large_drop_may_be_accepted_but_a_wrong_conversion_may_not(own_run):
     damage_int8(own_run)
     bad = verified(own_run, gate=Gate(max_drop=100.0))
     assert comparison(bad, "quantization", "tflite-int8").passed
-    with pytest.raises(ParityError, match="as fake-quantized does: it differs by"):
+    with pytest.raises(ParityError, match="fake-quantized: it differs by"):
         require_parity(bad)
 
 

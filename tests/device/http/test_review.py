@@ -130,7 +130,7 @@ def test_similar_pictures_many_and_hostile_classes_and_each_size(
     browser.find_element("id", "name").send_keys("09\n")
     page.until("left", "^6 pictures left")
     browser.find_element("id", "name").send_keys("a/b\n")
-    page.until("problem", "cannot be the name of a class: it has a slash")
+    page.until("problem", "cannot be the name of a class: it contains a slash")
     browser.find_element("id", "name").clear()
     browser.find_element("id", "name").send_keys("an owl\n")
     page.until("counts", "^3 labelled")

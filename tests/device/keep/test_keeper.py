@@ -551,7 +551,7 @@ def test_rotating_bytes_equals_rotating_pixels(rotation):
         ("a/b", "slash", "_a_b"),
         ("a\\b", "slash", "_a_b"),
         ("a\nb", "control character", "_a_b"),
-        ("a\u200db", "printed", "_a_b"),
+        ("a\u200db", "unprintable", "_a_b"),
         ("abstain", "unsure", "_abstain"),
         (" a", "space", "_a"),
         ("Val", "splits", "_Val"),
