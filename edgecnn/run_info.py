@@ -109,7 +109,7 @@ class RepresentativeInfo(Struct):
 
 
 class Candidate(Struct):
-    """A network and an input that the images may choose. Only the shortlist has figures of tuning."""
+    """A network and an input that may be chosen. Only the shortlist has figures of tuning."""
 
     network: str
     height: Positive
@@ -130,12 +130,12 @@ class Candidate(Struct):
 
 
 class NetworkChoice(Struct):
-    """The network and input that the training and validation images chose, and the figures for it: `choice.json`."""
+    """The network and input chosen on the training and validation images, and the figures for it: `choice.json`."""
 
     schema: Literal["edgecnn.choice/1"] = "edgecnn.choice/1"
-    key: Sha256 = described("Hash of the images, the recipe and the limits that decided.")
+    key: Sha256 = described("Hash of the images, the recipe and the limits of the choice.")
     images: Positive
-    judged_by: Count = described("Images of the fold that judged the shortlist.")
+    judged_by: Count = described("Images of the fold on which the shortlist was judged.")
     budget: str = described("Limits of the network; empty without a limit.")
     candidates: tuple[Candidate, ...]
     network: str
@@ -160,7 +160,7 @@ class Validated(Struct):
 
 
 class Validation(Struct):
-    """The figures that chose the int8 method and its epoch."""
+    """The figures by which the int8 method and its epoch were chosen."""
 
     n: Positive
     float: Validated
@@ -176,7 +176,7 @@ class Validation(Struct):
 
 
 class Int8Method(Struct):
-    """How the int8 models were made, and the figures that chose it."""
+    """How the int8 models were made, and the figures behind the choice."""
 
     asked: Asked = described("The recipe's qat.method.")
     method: Method = described("Quantization-aware training, or quantization after training.")
@@ -195,7 +195,7 @@ class Int8Method(Struct):
         "The peak of the quantization-aware phase's learning rate, null without that phase; absent from older reports.",
         default=None,
     )
-    validation: Validation = described("The figures that decided.")
+    validation: Validation = described("The figures behind the choice.")
 
 
 class FoldInfo(Struct):

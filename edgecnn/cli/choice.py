@@ -1,4 +1,4 @@
-"""Let the images choose a network and only show the choice, for commands that do not train."""
+"""Choose a network for the images and only show the choice, for commands that do not train."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def chosen_by(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "tuple[Recipe, NetworkChoice | None]":
-    """Let the images choose the network if the recipe leaves it open; return the recipe and the choice. Nothing is saved."""
+    """Choose the network for the images if the recipe leaves it open; return the recipe and the choice. Nothing is saved."""
     from edgecnn.run_info import NetworkChoice
     from edgecnn.runs import CHOICE
     from edgecnn.stages.network_choice import choose_network, unkept

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_dry_run(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
-    """Let the images choose an open network, time a few training steps, and print the costs and the estimated time."""
+    """Choose an open network for the images, time a few training steps, and print the costs and the estimated time."""
     from edgecnn.cli.choice import chosen_by, print_choice
     from edgecnn.cli.progress import clock
     from edgecnn.stages.train import network_name, settled

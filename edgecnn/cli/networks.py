@@ -52,9 +52,7 @@ def networks(
     if channels == 2:
         raise typer.BadParameter("an image has 1 or 3 channels.", param_hint="--channels")
     if data is None and any(vars(budget).values()):
-        raise typer.BadParameter(
-            "--max-kb, --max-macs and --max-ms limit the network that images choose: give --data too."
-        )
+        raise typer.BadParameter("--max-kb, --max-macs and --max-ms limit the choice of the network: give --data too.")
     if data is not None and classes is not None:
         raise typer.BadParameter("--data sets the classes: leave --classes out.", param_hint="--classes")
     names = [name] if name else list(NETWORKS)
@@ -95,7 +93,7 @@ def networks(
 def inputs_for(
     data: str, names: Sequence[str], stated: Mapping[str, float | None]
 ) -> "tuple[str, NetworkChoice | None, int, dict[str, tuple[int, int, int]]]":
-    """Return the network that training would use, how the images chose it, their number of classes, and each network's input.
+    """Return the network that training would use, how it was chosen, their number of classes, and each network's input.
 
     `stated` has the recipe's network keys, None for those that are left open; an input is (height, width, channels).
     """

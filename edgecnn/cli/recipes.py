@@ -98,6 +98,6 @@ def said(*groups: "Group") -> dict[str, Any]:
                 values |= dict(zip(entry.metadata.get("keys", ()), parts, strict=False))
     if "network.name" in values and any(key.startswith("network.max_") for key in values):
         raise typer.BadParameter(
-            "--max-kb, --max-macs and --max-ms limit the network that the images choose: leave --network out."
+            "--max-kb, --max-macs and --max-ms limit the choice of the network: leave --network out."
         )
     return values

@@ -30,7 +30,7 @@ def train(
     budget: shared.Budget,
     training: shared.Training,
     out: Annotated[
-        Path | None, option("The run folder to write.", "runs/DATA-NETWORK, or runs/DATA if the images choose it")
+        Path | None, option("The run folder to write.", "runs/DATA-NETWORK, or runs/DATA if the network is chosen")
     ] = None,
     resume: Annotated[bool, option("Continue the run at --out, or the last one.", "off", None, "--resume")] = False,
     force: shared.Force = False,

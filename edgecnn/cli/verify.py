@@ -46,8 +46,8 @@ def verify(
     """Check that exported files still answer like the float model.
 
     Compares each exported file of a run with its float and fake-quantized models on the test split, and writes parity.json into the run.
-    The exit code is 14 if the gate fails. Before that, validation images choose the temperature (so that a score of 90 % is right about
-    90 % of the time) and the threshold of --target-error. The bundle stores both.
+    The exit code is 14 if the gate fails. Before that, validation images are used to choose the temperature (so that a
+    score of 90 % is right about 90 % of the time) and the threshold of --target-error. The bundle stores both.
 
     With --against, the new int8 model is also compared with the one that it would replace, on test photos that neither learnt from. The
     exit code is 36 if it is worse, and 37 if there are too few photos to know.

@@ -99,7 +99,7 @@ class Data(Group):
         None,
         "A network's name, or FILE.py:FUNCTION for your own: a function (height, width, channels, num_classes) that returns "
         "a tf_keras model. The file is executed, so name only files that you trust.",
-        shown="chosen by the images, which takes minutes: see edgecnn networks --data",
+        shown="chosen for the images, which takes minutes: see edgecnn networks --data",
         keys=("network.name",),
     )
     size: tuple[int, int] | None = option(
@@ -122,19 +122,19 @@ class Data(Group):
 
 
 class Budget(Group):
-    """Limits for the network that the images choose; `keys` as in Data."""
+    """Limits for choosing the network; `keys` as in Data."""
 
     heading: ClassVar = "Data and network"
     max_kb: float | None = option(
         None,
-        "Largest int8 file that the images may choose, in kB of 1,000 bytes.",
+        "Largest int8 file of a network that may be chosen, in kB of 1,000 bytes.",
         shown="no limit",
         low=1,
         keys=("network.max_kb",),
     )
     max_macs: float | None = option(
         None,
-        "Maximum multiply-accumulates per answer that the images may choose, such as 2e8.",
+        "Maximum multiply-accumulates per answer of a network that may be chosen, such as 2e8.",
         shown="no limit",
         low=1_000,
         keys=("network.max_macs",),

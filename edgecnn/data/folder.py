@@ -14,7 +14,7 @@ from edgecnn.files import sha256
 from edgecnn.run_info import Unreadable
 
 SAMPLE = 256
-"""Number of training images that decide the native shape: those with the smallest hashes."""
+"""Number of training images that the native shape is taken from: those with the smallest hashes."""
 
 LARGEST_SIDE = 224
 

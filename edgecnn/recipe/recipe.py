@@ -58,10 +58,10 @@ class NetworkRecipe(Struct):
     """The network and its input."""
 
     name: str = left_open(
-        "A network's name, or FILE.py:FUNCTION for your own; by default the images choose it.", "auto"
+        "A network's name, or FILE.py:FUNCTION for your own; by default chosen for the images.", "auto"
     )
     height: int = left_open(
-        "Rows of the input; by default as the images choose, 160 from ImageNet, their own up to 224, or 96.",
+        "Rows of the input; by default chosen for the images, 160 from ImageNet, their own up to 224, or 96.",
         0,
         low=1,
         high=1024,
@@ -81,14 +81,22 @@ class NetworkRecipe(Struct):
     )
     input_zero_point: int = key(0, "See input_scale; ignored unless that is set.", low=-128, high=127)
     max_kb: float | None = key(
-        None, "Largest int8 file that the images may choose, in kB of 1,000 bytes.", left_out=True, low=1.0, high=1e6
+        None,
+        "Largest int8 file of a network that may be chosen, in kB of 1,000 bytes.",
+        left_out=True,
+        low=1.0,
+        high=1e6,
     )
     max_macs: float | None = key(
-        None, "Maximum multiply-accumulates per answer that the images may choose.", left_out=True, low=1e3, high=1e12
+        None,
+        "Maximum multiply-accumulates per answer of a network that may be chosen.",
+        left_out=True,
+        low=1e3,
+        high=1e12,
     )
     max_ms: float | None = key(
         None,
-        "Longest time per answer that they may choose, in milliseconds, measured on this machine.",
+        "Longest time per answer of a network that may be chosen, in milliseconds, on this machine.",
         left_out=True,
         low=0.001,
         high=1e6,
@@ -121,7 +129,7 @@ class TrainRecipe(Struct):
         high=100.0,
     )
     schedule: str = left_open(
-        "Rise then fall, fall, constant, or constant with averaged weights; by default set by the images.",
+        "Rise then fall, fall, constant, or constant with averaged weights; by default as suits the data.",
         "auto",
         choices=("one-cycle", "cosine", "constant", "averaged"),
     )
@@ -140,7 +148,7 @@ class TrainRecipe(Struct):
         choices=("yes", "no", "alternating"),
     )
     augment: str = left_open(
-        "Changes to training images: shifts, or a photo's crops, turns and light; the images set the default.",
+        "Changes to training images: shifts, or a photo's crops, turns and light; by default as suits them.",
         "auto",
         choices=("shift", "photo"),
     )

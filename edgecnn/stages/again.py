@@ -14,7 +14,7 @@ from edgecnn.runs import ASKED, CHOICE, Run, without_folders
 from edgecnn.train.settle import settle
 
 ASKED_FOR = "asked"
-"""Provenance key of a bundle: the recipe before photos chose the network, or folds voted."""
+"""Provenance key of a bundle: the recipe before the network was chosen, or folds voted."""
 
 BY_NUMBER = (
     ("train", "batch_size"), ("train", "epochs"), ("train", "learning_rate"), ("train", "schedule"), ("train", "label_smoothing"),
@@ -47,7 +47,7 @@ def former_tables(bundle: Bundle, key: str = ASKED_FOR) -> dict[str, Any]:
 
 
 def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[Recipe, list[str]]:
-    """Reopen the keys that a bundle's number of images had set; return its recipe, and lines on what these images set differently.
+    """Reopen the keys that were set for a bundle's number of images; return its recipe, and lines on what is set differently for these.
 
     A value counts as set this way if it is what the bundle's number of images gives.
     """
@@ -73,7 +73,7 @@ def other_network(bundle: Bundle, run: Run) -> list[str]:
     old, new = bundle.manifest.input, run.info.input
     former = former_tables(bundle, "recipe").get("network", {}).get("name")
     was, now = f"{former} at {old.width}x{old.height}", f"{run.public_recipe.network.name} at {new.width}x{new.height}"
-    return [] if was == now else [f"these photos chose {now}; {bundle.manifest.name} has {was}"]
+    return [] if was == now else [f"for these photos, {now} was chosen; {bundle.manifest.name} has {was}"]
 
 
 def with_values(recipe: Recipe, values: Mapping[tuple[str, str], Any]) -> Recipe:

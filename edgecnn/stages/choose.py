@@ -139,7 +139,7 @@ class Choosing:
 
     @cached_property
     def validation(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logits, float32 (n, num_classes), similarities to the known images, (n,), and true classes (n,) of the choosing images.
+        """Logits, float32 (n, num_classes), similarities to the known images, (n,), and true classes (n,) of the images to choose on.
 
         These are the validation split, or with folds all images, each answered by a model that never saw it.
         """

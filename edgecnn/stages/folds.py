@@ -68,7 +68,7 @@ def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1
 
 
 def asked_recipe(run: Run) -> Recipe:
-    """Return the recipe that every fold starts from, before the images settle what it leaves open."""
+    """Return the recipe that every fold starts from, before its open keys are settled."""
     path = run.file(ASKED)
     if not path.exists():
         write_atomic(path, to_toml(run.recipe))

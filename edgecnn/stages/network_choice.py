@@ -1,4 +1,4 @@
-"""The stage in which the images choose their network and input: it ranks candidates, tunes a shortlist briefly, and stores the results.
+"""The stage that chooses a network and input for the images: it ranks candidates, tunes a shortlist briefly, and stores the results.
 
 It sees training and validation images, never test images. Its results are kept in the run, so that an interrupted choice can continue.
 """
@@ -32,7 +32,7 @@ TIMED_IMAGES = 4  # noise images to calibrate the timed int8 files, whose answer
 
 
 def images_choose(recipe: Recipe, dataset: Dataset) -> bool:
-    """Return whether the images choose the network; ModuleNotFoundError if they do and the ImageNet weights are not installed."""
+    """Return whether the network is chosen for the images; ModuleNotFoundError if so and the ImageNet weights are not installed."""
     from edgecnn.networks.pretrained import SOURCES, locate
     from edgecnn.train import settle
 
@@ -50,7 +50,7 @@ def unkept() -> Iterator[Run]:
 
 
 def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter, kept: Path | None = None) -> Recipe:
-    """Return the recipe with the network and input that the images choose; unchanged if it names a network.
+    """Return the recipe with the network and input chosen for the images; unchanged if it names a network.
 
     The choice is written to the run's `choice.json`. Features of images are in the folder `kept`, by default in the run.
 
@@ -63,7 +63,7 @@ def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporte
     choosing = Choosing(recipe, dataset, reporter, kept or run.file(FEATURES))
     made = run.stored(CHOICE, NetworkChoice)
     if made is None or made.key != choosing.key:
-        reporter.note("the images choose network and input")
+        reporter.note("choosing network and input for the images")
         made = choosing.choose()
         write_json(run.file(CHOICE), made)
     for line in choice_lines(made):

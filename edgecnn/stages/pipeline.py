@@ -170,7 +170,7 @@ def trained_by_folds(
 
 
 def chosen_network(recipe: Recipe, dataset: Dataset, path: Path, force: bool, reporter: Reporter) -> Recipe:
-    """Return a recipe with the network that the images choose, stored in the run at `path`; OutputExistsError if that is another run."""
+    """Return a recipe with the network chosen for the images, stored in the run at `path`; OutputExistsError if that is another run."""
     with locked(path):
         run = Run(path)
         begun = run.file(runs.RECIPE).exists() and (run.recipe == recipe or is_kept(recipe, dataset, run))

@@ -69,7 +69,7 @@ def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Wo
 
 
 def settled(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> Recipe:
-    """Return the recipe with its open keys chosen by the images, and report each choice with its reason."""
+    """Return the recipe with its open keys chosen for the images, and report each choice with its reason."""
     from edgecnn.train.settle import reasons, require_start, settle
 
     chosen = settle(recipe, dataset)

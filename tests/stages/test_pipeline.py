@@ -216,4 +216,4 @@ def test_more_images_change_only_settings_that_depend_on_their_number(finished_r
     provenance = copy.deepcopy(bundle.manifest.provenance)
     provenance["recipe"]["network"]["name"] = "resnet8"
     old = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, provenance=provenance))
-    assert other_network(old, finished_run) == ["these photos chose article at 8x8; tiny has resnet8 at 8x8"]
+    assert other_network(old, finished_run) == ["for these photos, article at 8x8 was chosen; tiny has resnet8 at 8x8"]
