@@ -193,7 +193,7 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
 
 
 def settle_run(run: Run, recipe: Recipe) -> Run:
-    """Give a run the recipe that its images have settled, and return the run with it."""
+    """Write a run's settled recipe, and return the run with it."""
     write_atomic(run.file(RECIPE), to_toml(recipe))
     return Run(run.path)
 

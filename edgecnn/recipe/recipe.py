@@ -129,7 +129,7 @@ class TrainRecipe(Struct):
         high=100.0,
     )
     schedule: str = left_open(
-        "Rise then fall, fall, constant, or constant with averaged weights; by default as suits the data.",
+        "Rise then fall, fall, constant, or constant with averaged weights; by default chosen for the images.",
         "auto",
         choices=("one-cycle", "cosine", "constant", "averaged"),
     )
@@ -148,7 +148,7 @@ class TrainRecipe(Struct):
         choices=("yes", "no", "alternating"),
     )
     augment: str = left_open(
-        "Changes to training images: shifts, or a photo's crops, turns and light; by default as suits them.",
+        "Changes to images: shifts, or a photo's crops, turns and light; by default chosen for the images.",
         "auto",
         choices=("shift", "photo"),
     )

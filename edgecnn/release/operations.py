@@ -237,7 +237,7 @@ def _superseded(entries: Sequence[Entry]) -> Sequence[Entry]:
 
 
 def _place(bundle: Bundle, offer: Offer, entries: Sequence[Entry]) -> tuple[str, AllowOlder | None]:
-    """Return a new release's path, and the releases from which boards may go back to it; ReleaseError for a serial number not allowed."""
+    """Return a new release's path, and the releases from which boards may go back to it; ReleaseError for an invalid serial number."""
     serial = bundle.manifest.serial
     highest = max((entry.terms.serial for entry in entries), default=0)
     path = target_path(offer.channel, plain_name(bundle.manifest.name), serial)
