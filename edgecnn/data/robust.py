@@ -58,7 +58,7 @@ def coarsen(image: Image.Image, random: Draws) -> Image.Image:
 
 
 def grain(image: Image.Image, random: Draws) -> Image.Image:
-    """Add uniform noise, separate or the same for all channels."""
+    """Add uniform noise, per channel or shared by all channels."""
     pixels = np.asarray(image)
     amplitude = int(random.uniform(8, GRAIN))
     shape = pixels.shape if random.random() < 0.7 else (*pixels.shape[:2], *(1,) * (pixels.ndim - 2))
