@@ -2,6 +2,7 @@ import functools
 import io
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -148,7 +149,8 @@ def test_a_camera_that_is_missing_at_boot_is_waited_for(board, variant, tmp_path
     """The camera appears half a second later, for the second attempt, and its first five frames are discarded."""
     pictures, jpeg, deadline = tmp_path / "pictures.mjpeg", io.BytesIO(), time.monotonic() + 60
     Image.new("RGB", (40, 30)).save(jpeg, "JPEG")
-    options = parse(f"source = \"exec:sh -c 'cat {pictures} && sleep 60'\"\nmax_fps = 0", "here")
+    source = shlex.join(["sh", "-c", f"cat {shlex.quote(str(pictures))} && sleep 60"])
+    options = parse(f"source = {json.dumps(f'exec:{source}')}\nmax_fps = 0", "here")
 
     def plug_in(items):
         if any(isinstance(item, CameraLostEvent) for item in items) and not pictures.exists():
