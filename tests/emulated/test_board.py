@@ -26,7 +26,7 @@ def test_the_doctor_finds_no_problem(board):
     found = {finding["check"]: finding["result"] for finding in reversed(findings)}
     assert "aarch64" in found["architecture"]
     assert any("/dev/video0" in finding["result"] for finding in findings if finding["check"] == "cameras")
-    assert found["engines"].startswith("litert") and "whole" in found["bundle"]
+    assert found["engines"].startswith("litert") and "intact" in found["bundle"]
 
 
 def test_the_shipped_bundle_proves_itself(board):
