@@ -20,7 +20,7 @@ def cross_fitted_scores(
     """Evaluate temperatures and thresholds on logits float32 (n, num_classes), true classes (n,) and each image's fold (n,).
 
     Each fold's images use the temperature and threshold that the other folds choose. If these have too few images for any threshold, none
-    of the fold's images is answered. `threshold`, chosen on all folds, is the one the figures are reported for.
+    of the fold's images is answered. The figures are those at `threshold`, which was chosen on all folds.
     """
     tempered, answered = np.empty_like(logits), np.ones(len(classes), bool)
     for one in np.unique(fold):
