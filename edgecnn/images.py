@@ -158,7 +158,7 @@ def suffix_of(data: bytes) -> str:
 
 
 def left_out(names: Collection[str]) -> str:
-    """Return a line about files that are not read as images: counts by suffix, and what to do; "" if there are none."""
+    """Return a line about files that are not read as images: counts by suffix, and what to do; "" without such files."""
     if not names:
         return ""
     suffixes = (os.path.splitext(name)[1].lower() for name in names)

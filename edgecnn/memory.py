@@ -78,7 +78,7 @@ def scans(data: bytes) -> int:
     most = data.count(b"\xff\xda")
     if most <= MAX_SCANS:
         return most
-    import re  # here, since few files have so many scans
+    import re  # imported here because few files have this many scans
 
     marker = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # without those that are inside a scan or have no length
     count, position = 0, 2

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.report.table import markdown_table
@@ -30,6 +31,11 @@ LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
 STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # for the benches' imports of each other
+
+
+def measured(path: Path) -> tuple[Any, Any]:
+    """Return the bench of the same name as a file of results, and these results."""
+    return importlib.import_module(f"bench.{path.stem}"), json.loads(path.read_text(encoding="utf-8"))
 
 
 def model_table() -> str:
@@ -105,11 +111,9 @@ def ladder_table() -> str:
     Raises:
         ValueError: if they are for different bundles than those in models/.
     """
-    ladder = importlib.import_module("bench.ladder")
-
-    models = json.loads(LADDER.read_text(encoding="utf-8"))["models"]
+    ladder, report = measured(LADDER)
     tables = []
-    for title, chosen in ladder.by_data(models).items():
+    for title, chosen in ladder.by_data(report["models"]).items():
         for model in chosen:
             path = ROOT / "models" / model["name"] / f"{model['name']}.edgecnn"
             if read_bundle(path).sha256 != model["bundle_sha256"]:
@@ -122,9 +126,7 @@ def ladder_table() -> str:
 
 def stress_table(name: str) -> str:
     """Return one of the Markdown tables with results of `tools/bench/stress.py`: "models", "gains" or "corruptions"."""
-    bench = importlib.import_module("bench.stress")
-
-    report = json.loads(STRESS.read_text(encoding="utf-8"))
+    bench, report = measured(STRESS)
     if name == "gains":
         return markdown_table(bench.GAINS, bench.gain_rows(report))
     if name == "corruptions":
@@ -137,8 +139,7 @@ def stress_table(name: str) -> str:
 
 def inspect_table() -> str:
     """Return a Markdown table of the planted mistakes that inspection finds."""
-    report = json.loads(PLANTED.read_text(encoding="utf-8"))
-    bench = importlib.import_module("bench.inspect_planted")
+    bench, report = measured(PLANTED)
     table = markdown_table(bench.HEADINGS, bench.rows_of(report["cases"]))
     first = [case["labels"]["first_50"] for case in report["cases"]]
     named = ", ".join(str(case["labels"]["named"]) for case in report["cases"])
@@ -159,8 +160,7 @@ def inspect_speed() -> str:
 
 def leaks_table() -> str:
     """Return a Markdown table of the effect of bursts on a split."""
-    report = json.loads(LEAKS.read_text(encoding="utf-8"))
-    bench = importlib.import_module("bench.leaks")
+    bench, report = measured(LEAKS)
     return f"{markdown_table(bench.HEADINGS, bench.rows_of(report['draws']))}\n\n{bench.sentence(report)}"
 
 
@@ -168,8 +168,7 @@ def gpu_figures() -> str:
     """Return the results of `tools/bench/gpu.py` on an NVIDIA GPU as a table and sentences, or a sentence if there are none yet."""
     if not GPU.exists():
         return "There are no figures: the bench has not run on a GPU yet. On the CPU it runs in full, as a test."
-    bench = importlib.import_module("bench.gpu")
-    report = json.loads(GPU.read_text(encoding="utf-8"))
+    bench, report = measured(GPU)
     versions = report["versions"]
     where = (
         f"`{report['network']}` at {report['side']}x{report['side']} on {report['gpu']}; {report['machine']}; onnxruntime-gpu "
@@ -180,15 +179,13 @@ def gpu_figures() -> str:
 
 def fleet_figures() -> str:
     """Return the results of `tools/bench/fleet.py` as a table and sentences."""
-    bench = importlib.import_module("bench.fleet")
-    report = json.loads(FLEET.read_text(encoding="utf-8"))
+    bench, report = measured(FLEET)
     return f"{markdown_table(bench.HEADINGS, bench.rows(report))}\n\n{bench.sentence(report)}"
 
 
 def viewers_figures() -> str:
     """Return the results of `tools/bench/viewers.py` as a table and sentences."""
-    bench = importlib.import_module("bench.viewers")
-    report = json.loads(VIEWERS.read_text(encoding="utf-8"))
+    bench, report = measured(VIEWERS)
     where = (
         f"The figures are the time from a complete frame to its decision: medians of {report['rounds']} interleaved runs of "
         f"{report['seconds']:g} s, with {report['viewers']} viewers and {report['posters']} clients that post photos without a pause, on "
@@ -199,8 +196,7 @@ def viewers_figures() -> str:
 
 def networks_table() -> str:
     """Return what `tools/bench/networks.py` measured: a table and its conditions."""
-    bench = importlib.import_module("bench.networks")
-    report = json.loads(NETWORKS.read_text(encoding="utf-8"))
+    bench, report = measured(NETWORKS)
     where = (
         f"{report['classes']} classes; LiteRT {report['versions']['ai-edge-litert']}, one thread, n = {report['n']}, interleaved; "
         f"{report['machine']}. Milliseconds are processor time: other programs ran (load {report['load']}). Memory is the peak of a Python "

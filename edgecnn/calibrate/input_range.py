@@ -48,7 +48,7 @@ class InputRange(PixelRange):
     """A model's input range, and the reason for it."""
 
     text: str = described("Why this range.")
-    warning: str | None = described("A usual range that is far better than the given one; null if there is none.")
+    warning: str | None = described("A usual range that is far better than the given one, or null.")
 
 
 def per_channel(mean: Sequence[float], std: Sequence[float], name: str = "given") -> PixelRange:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 READER_EVERY_S = 1.0
 
 Sink = Callable[[Item | None], None]
-"""Prints results and events. It is called with None at least every `loop.TICK_S` while there are none."""
+"""Prints results and events. It is called with None at least every `loop.TICK_S` while nothing happens."""
 
 
 def classify_stream(

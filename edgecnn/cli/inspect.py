@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from edgecnn.cli.console import emit_json, emit_line, note
-from edgecnn.cli.options import Json, option
+from edgecnn.cli.options import Json, checked, option
 from edgecnn.cli.workstation_options import Force
-from edgecnn.region import Region, read_region
+from edgecnn.region import read_region
 
 if TYPE_CHECKING:
     from edgecnn.data import Dataset
@@ -94,7 +94,7 @@ def inspect(
       edgecnn inspect photos/ --no-features --fail-on warning --json
       edgecnn inspect photos/ --run runs/photos
     """
-    kinds, seen = stated_kinds(leave_out, fix), stated_region(region)
+    kinds, seen = stated_kinds(leave_out, fix), checked("--region", read_region, region)
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_dataset
     from edgecnn.files import refuse_existing
@@ -166,13 +166,6 @@ def stated_kinds(text: str | None, fix: Path | None) -> tuple[str, ...]:
         expected = f"received {unknown[0]!r}, expected some of {', '.join(LEAVE_OUT)}."
         raise typer.BadParameter(expected, param_hint="--leave-out")
     return kinds
-
-
-def stated_region(text: str) -> Region:
-    try:
-        return read_region(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}.", param_hint="--region") from None
 
 
 def unsearched(no_features: bool) -> str | None:

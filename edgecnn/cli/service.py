@@ -47,7 +47,7 @@ def service(
     install, once and as root, writes the unit, checks the options and starts the service. check only checks the options. status and logs
     show what the service does. remove takes it away but leaves options and releases. run is the command of the unit.
 
-    The service runs the release that edgecnn slot has put in use, and waits if there is none yet. It writes JSON lines to the journal. A
+    The service runs the release that edgecnn slot has put in use, or waits for the first one. It writes JSON lines to the journal. A
     watchdog restarts it unless frames keep being classified.
 
     \b

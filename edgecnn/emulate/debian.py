@@ -84,7 +84,7 @@ def tool(name: str) -> str:
 
 
 def host_sources(release: str) -> list[Source]:
-    """Return the host's Debian archives, with the given release instead of the host's. Raises EmulatorError if there are none."""
+    """Return the host's Debian archives, with the given release instead of the host's. Raises EmulatorError if it has no such archives."""
     rows = _index_targets() or [
         # Without package lists, as in a new container, apt reports neither an archive's origin nor its keyring.
         row._replace(signed_by=next((key for key in KEYRINGS if os.path.exists(key)), ""))

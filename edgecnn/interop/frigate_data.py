@@ -33,7 +33,7 @@ def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = F
 
 
 def find_dataset(path: Path) -> Path:
-    """Return the dataset folder for a path of Frigate's. Raises DatasetError if there is none, or several, which it then lists."""
+    """Return the dataset folder for a path of Frigate's. Raises DatasetError if it has no dataset, or several, which the message lists."""
     if not path.is_dir():
         raise DatasetError(
             f"frigate:{path} is not a folder. Expected Frigate's media folder, clips/NAME, or clips/NAME/{DATASET}."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgecnn.errors import ExportError
 from edgecnn.export import export, export_path
 from edgecnn.files import refuse_existing, write_atomic
+from edgecnn.labels import plural
 from edgecnn.region import WHOLE, region_text
 from edgecnn.runs import Run
 
@@ -42,7 +43,7 @@ def check_program(run: Run, program: str) -> None:
             "Train without --region, on images that are already cropped, such as those that edgecnn capture --region keeps."
         )
     shape = run.info.input
-    received = f"run {run.path} reads {shape.width}x{shape.height} images with {shape.channels} channel{'s' if shape.channels > 1 else ''}"
+    received = f"run {run.path} reads {shape.width}x{shape.height} images with {plural(shape.channels, 'channel')}"
     if program == FRIGATE and (shape.height, shape.width, shape.channels) != (SIDE, SIDE, 3):
         raise ExportError(
             f"{received}; Frigate provides {SIDE}x{SIDE} RGB. Train one for it: edgecnn train --data frigate:PATH, or on other data "

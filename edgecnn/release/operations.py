@@ -118,7 +118,7 @@ def change(
     pilots: Sequence[str] = (),
     stop: bool = False,
 ) -> Entry:
-    """Change the share and pilots of a channel's newest active release, or stop it; ReleaseError if there is none."""
+    """Change the share and pilots of a channel's newest active release, or stop it; ReleaseError if it has no active release."""
     with _changing(repository, keys) as state:
         offered = [entry for entry in _channel(state, channel) if not entry.terms.stopped]
         if not offered:

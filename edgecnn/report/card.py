@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from edgecnn.calibrate.confidence import ChosenConfidence
-from edgecnn.labels import printable
+from edgecnn.labels import plural, printable
 from edgecnn.recipe import to_toml
 from edgecnn.report import table
 from edgecnn.report.choice import judged_line
@@ -61,11 +61,9 @@ def origin_lines(info: RunInfo) -> list[str]:
         f"{tested:,} for the test below"
     )
     if broken:
-        trained += f"; {broken:,} unreadable {'file was' if broken == 1 else 'files were'} left out"
+        trained += f"; {plural(broken, 'unreadable file was', 'unreadable files were')} left out"
     if kept_out:
-        trained += (
-            f"; {kept_out:,} exact {'duplicate' if kept_out == 1 else 'duplicates'} across splits kept out of training"
-        )
+        trained += f"; {plural(kept_out, 'exact duplicate')} across splits kept out of training"
     trained += "."
     return [trained, *started, f"Training took {info.seconds:,.0f} s."]
 

@@ -1,5 +1,6 @@
 """A stress report in words and tables, for the terminal, the card and the page."""
 
+from edgecnn.labels import plural
 from edgecnn.report.table import share
 from edgecnn.stress.corruptions import STRENGTHS
 from edgecnn.stress.remedies import remedy_text
@@ -42,7 +43,7 @@ def images_line(report: StressReport) -> str:
     )
     uses = ""
     if data.split == "test":
-        uses = f"; stress has measured this test split {report.test_uses} time{'s' if report.test_uses > 1 else ''}"
+        uses = f"; stress has measured this test split {plural(report.test_uses, 'time')}"
     return f"{data.title}, {count} {data.split} images, corrupted before the resize {size}, seed {report.seed}{uses}"
 
 

@@ -14,6 +14,7 @@ from edgecnn import images
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import ImageError
+from edgecnn.labels import plural
 from edgecnn.pixels import resize
 from edgecnn.region import EXPECTED, WHOLE, Region, is_region, region_text, whole_size
 from edgecnn.runtime.decision import Decision, Score, decide, softmax
@@ -98,7 +99,7 @@ class Classifier:
         about = (
             f"model {bundle.manifest.name}: {choice.path} ({choice.reason}), "
             f"{entry.precision} .{entry.format} on {opened.name} {opened.version} "
-            f"({opened.provider}, {threads} thread{'s' if threads > 1 else ''})"
+            f"({opened.provider}, {plural(threads, 'thread')})"
         )
         about += f"; {remark}" if remark else ""
         about += region_about(bundle.manifest.input.region, region)

@@ -154,9 +154,7 @@ def require_pass(report: Report) -> None:
         )
 
 
-def check_apart(
-    bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, end: float, limit_s: float = LIMIT_S
-) -> Row:
+def check_apart(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, end: float, limit_s: float) -> Row:
     """Check a model in a separate process, for at most `limit_s` seconds and until `end`. A crash also gives a failed row."""
     left = end - time.monotonic()
     if left <= 0:

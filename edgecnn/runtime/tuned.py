@@ -13,6 +13,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.cpu import read_cpu
 from edgecnn.errors import EdgeCNNError
 from edgecnn.files import canonical_json, tuned_file, write_atomic
+from edgecnn.labels import plural
 from edgecnn.runtime.engines import ENGINES, Engine, is_installed, open_engine
 from edgecnn.tables import build, key
 
@@ -37,7 +38,7 @@ class Tuned:
 
     @property
     def about(self) -> str:
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        threads = plural(self.threads, "thread")
         return (
             f"tuned on {self.date}: {self.engine} {self.precision}, {threads}, p50 {self.p50_ms:.3f} ms, "
             f"p90 {self.p90_ms:.3f} ms, n = {self.n}"

@@ -11,6 +11,7 @@ from edgecnn.data.folds import fold_infos
 from edgecnn.data.recorded import write_known
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
+from edgecnn.labels import plural
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import Recipe
@@ -44,7 +45,7 @@ def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
 
 def input_line(recipe: Recipe, dataset: Dataset) -> str:
     height, width, channels = input_shape(recipe, dataset)
-    return f"input: {width}x{height} pixels (width x height), {channels} channel{'s' if channels > 1 else ''}"
+    return f"input: {width}x{height} pixels (width x height), {plural(channels, 'channel')}"
 
 
 def load_splits(recipe: Recipe, dataset: Dataset, progress: Progress | None = None) -> dict[str, Split]:

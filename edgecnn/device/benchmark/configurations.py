@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from edgecnn.bundle.manifest import PRECISIONS, Manifest
 from edgecnn.errors import EngineError, UnknownNameError, nearest
+from edgecnn.labels import plural
 from edgecnn.runtime.engines import ENGINES, first_installed, is_installed, known_engine, offering
 
 THREADS = (1, 2, 4)
@@ -24,7 +25,7 @@ class Configuration(NamedTuple):
     @property
     def name(self) -> str:
         provider = f" {self.provider}" if self.provider else ""
-        return f"{self.engine}{provider} {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.engine}{provider} {self.precision}, {plural(self.threads, 'thread')}"
 
 
 def configurations(

@@ -11,6 +11,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.device.stream.sources import expand
 from edgecnn.errors import ImageError
 from edgecnn.images import decode, probe, read_file
+from edgecnn.labels import plural
 
 MOST_BYTES = 64 * 2**20  # the most that encoded images may take in memory; the first one is always used
 
@@ -71,4 +72,4 @@ def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[st
 def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
     ordered = sorted(sizes, key=math.prod)
     ends = dict.fromkeys(f"{width}x{height}" for width, height in (ordered[0], ordered[-1]))
-    return f"{len(ordered)} image{'s' if len(ordered) > 1 else ''} of {' to '.join(ends)} pixels"
+    return f"{plural(len(ordered), 'image')} of {' to '.join(ends)} pixels"

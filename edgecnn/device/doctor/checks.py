@@ -10,6 +10,7 @@ from edgecnn.device.doctor.finding import SEVERITIES, Finding
 from edgecnn.device.doctor.page import page
 from edgecnn.device.system import System
 from edgecnn.errors import DoctorError
+from edgecnn.labels import plural
 
 CHECKS: Mapping[str, Callable[[System], Iterable[Finding]]] = {
     "python": machine.python,
@@ -54,6 +55,6 @@ def require_healthy(diagnosis: Diagnosis) -> None:
     failed = [name for name, finding in diagnosis.findings if finding.severity == "error"]
     if failed:
         raise DoctorError(
-            f"{len(failed)} error{'s' if len(failed) > 1 else ''} in: {', '.join(dict.fromkeys(failed))}. "
+            f"{plural(len(failed), 'error')} in: {', '.join(dict.fromkeys(failed))}. "
             "Fix the errors listed above, then run again: edgecnn doctor"
         )

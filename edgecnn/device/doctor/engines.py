@@ -8,6 +8,7 @@ from typing import NamedTuple
 from edgecnn.device.doctor.finding import Finding, version_tuple
 from edgecnn.device.system import System
 from edgecnn.errors import BundleError, SelftestError
+from edgecnn.labels import plural
 from edgecnn.runtime.engines import ENGINES
 
 PACKAGES = {
@@ -123,5 +124,5 @@ def _try(system: System, name: str) -> Finding:
             what, means = row["note"], "it cannot run the bundle's model: the model is damaged, "
             means += "or the engine is not built for this machine"
         return Finding("error", f"{name}: {row['model']}: {what}", means, again)
-    models = f"{len(rows)} model{'s' if len(rows) > 1 else ''}"
+    models = plural(len(rows), "model")
     return Finding("ok", f"{name} {row['version']} ({row['provider']}) reproduces the bundle's answers with {models}")

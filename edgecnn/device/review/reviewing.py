@@ -117,7 +117,7 @@ class Reviewing:
         return True
 
     def undo(self) -> bool:
-        """Undo the last answer in this review; return False if there is none."""
+        """Undo the last answer in this review; return False if there is nothing to undo."""
         if not self._answers:
             return False
         group = self._answers.pop()

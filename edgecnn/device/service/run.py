@@ -138,7 +138,7 @@ def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -
 
 
 def in_use(store: Store) -> str | None:
-    """Return the release in use; None if there is none or the record cannot be read."""
+    """Return the release in use; None if no release is in use or the record cannot be read."""
     try:
         return store.read().current
     except SlotError:

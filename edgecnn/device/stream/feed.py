@@ -11,6 +11,7 @@ from edgecnn.device.secrets import CAMERA, masked, read_secret
 from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, CameraOpenedEvent, Event
 from edgecnn.device.stream.settings import Camera
 from edgecnn.errors import CameraError
+from edgecnn.labels import plural
 
 POLL_S = 0.2  # longest single read, so that the thread soon notices when it has to stop
 
@@ -239,7 +240,7 @@ class Feed:
             raise CameraError(text)
         away = self._clock() - self._silent_since
         if away >= allowed:
-            tried = f"Gave up after {away:.0f} s and {self._attempts} attempt{'s' if self._attempts > 1 else ''}."
+            tried = f"Gave up after {away:.0f} s and {plural(self._attempts, 'attempt')}."
             raise CameraError(f"{text} {tried} To wait longer, use --retry-for.")
 
     def _notify_lost(self, reason: str, message: str) -> None:
