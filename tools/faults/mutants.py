@@ -23,6 +23,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, groupby, zip_longest
@@ -144,10 +145,11 @@ def drawn(root: Path, names: Sequence[str], count: int | None, seed: int) -> lis
         sys.exit(f"{unknown[0]} is neither a room nor a module without TensorFlow: the rooms are {', '.join(rooms)}")
     rooms = {name: (single | rooms)[name] for name in names or rooms}
     lines = {name: sum((root / file).read_bytes().count(b"\n") for file in files) for name, files in rooms.items()}
-    every = mutants(root, sorted(set(chain(*rooms.values()))))
+    with ThreadPoolExecutor(2) as pool:
+        listed = list(pool.map(lambda files: mutants(root, files), rooms.values()))
     samples = []
-    for name, files in rooms.items():
-        places, chance = [place for place in every if place[0].file in files], random.Random(f"{seed} {name}")
+    for name, places in zip(rooms, listed, strict=True):
+        chance = random.Random(f"{seed} {name}")
         if count is None:
             samples.append(list(chain(*places)))
             continue

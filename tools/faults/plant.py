@@ -12,6 +12,7 @@ import ast
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,8 @@ FAULTS = Path(__file__).with_name("planted.toml")
 KINDS = ("limits", "order", "axes", "units", "retained", "cleanup", "sentences", "default")
 
 CAUGHT, SURVIVED, HUNG = "caught", "survived", "hung"
+
+FORKS = Path(__file__).with_name("forks.py")
 
 LAST_FAILED = Path(".pytest_cache/v/cache/lastfailed")
 
@@ -123,10 +126,11 @@ class Worktree:
 
     def __init__(self, root: Path, options: Sequence[str], limit_s: float) -> None:
         self.root, self._options, self._limit_s = root, options, limit_s
-        self._tests: subprocess.Popen[str] | None = None
+        self._tests = 0  # their process group; 0 if none run
         self._stopped = False
         # first on the path, so that an editable installation of another folder is not tested by mistake
         self._environment = harness.environment() | {"PYTHONPATH": str(root)}
+        self._forks: subprocess.Popen[bytes] | None = None
 
     def write(self, file: str, text: str) -> None:
         path = self.root / file
@@ -145,44 +149,55 @@ class Worktree:
         """Run tests until one fails. Returns the ids of failed tests; raises HungError if they exceed the time limit."""
         failed = self.root / LAST_FAILED
         failed.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "pytest", *self._options, "-x", "-q", *arguments]
-        with tempfile.TemporaryFile("w+") as said:
-            self._tests = subprocess.Popen(
-                command,
-                cwd=self.root,
-                env=self._environment,
-                stdout=said,
-                stderr=said,
-                text=True,
-                start_new_session=True,
-            )
-            try:
-                code = self._tests.wait(self._limit_s)
-            except subprocess.TimeoutExpired:
-                raise HungError from None
-            finally:
-                self._kill()
-                self._tests.wait()
-                self._tests = None
+        command = [*self._options, "-x", "-q", *arguments]
+        with tempfile.NamedTemporaryFile("r") as said:
+            code = self._run([said.name, *command])
             if self._stopped:
                 sys.exit("interrupted")
             if code in (0, NO_TESTS):
                 return []
             if failed.exists() and (found := sorted(json.loads(failed.read_text()))):
                 return found
-            said.seek(0)
-            raise BrokenError(f"{' '.join(command)}: code {code}\n{said.read()[-3000:]}")
+            raise BrokenError(f"pytest {' '.join(command)}: code {code}\n{said.read()[-3000:]}")
+
+    def _run(self, request: Sequence[str]) -> int:
+        """Run tests in a fork of `forks.py`, and return pytest's exit code. Raises HungError."""
+        if self._forks is None:
+            self._forks = subprocess.Popen(
+                [sys.executable, FORKS],
+                cwd=self.root,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,  # a second line in a buffer would be unknown to select
+                start_new_session=True,
+            )
+        assert self._forks.stdin and self._forks.stdout
+        self._forks.stdin.write(f"{json.dumps(request)}\n".encode())
+        self._tests = int(self._forks.stdout.readline())
+        try:
+            if not select.select([self._forks.stdout], [], [], self._limit_s)[0]:
+                raise HungError
+        finally:
+            self._kill()
+            self._tests = 0
+            code = self._forks.stdout.readline()
+        return int(code)
 
     def stop(self) -> None:
         """Kill the tests, and discard their outcome."""
         self._stopped = True
         self._kill()
 
+    def close(self) -> None:
+        if self._forks is not None:
+            self._forks.communicate()
+
     def _kill(self) -> None:
         """Kill the tests and the processes in their group."""
-        if self._tests is not None:
+        if self._tests:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._tests.pid, signal.SIGKILL)
+                os.killpg(self._tests, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -196,7 +211,8 @@ def worktree(options: Sequence[str], limit_s: float, lock: threading.Lock) -> It
                 (root / path.name).symlink_to(path)
             made = Worktree(root, options, limit_s)
             made.require_own()
-            yield made
+            with contextlib.closing(made):
+                yield made
         finally:
             with lock:
                 git("worktree", "remove", "--force", str(root))
