@@ -46,6 +46,9 @@ NOT_MADE = "not made"
 WITH_TENSORFLOW = ("cli", "export", "interop", "networks", "stages", "train")
 """Rooms whose code or tests need it throughout."""
 
+UNHEARD = ("_Eq_Is", "_NotEq_IsNot", "_Is_Eq", "_IsNot_NotEq")
+"""Operators whose result nobody can tell from the original's: what this package compares is None, a small number or interned text."""
+
 WORDS = Path(__file__).with_name("survivors.toml")
 
 CONFIGURATION = """\
@@ -114,16 +117,18 @@ def cosmic_ray(root: Path, *arguments: str | Path) -> str:
 
 
 @cache
-def types(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return where each annotation of a module begins and ends, since `|` computes nothing there."""
-    nodes = ast.walk(ast.parse(path.read_bytes()))
-    found = [getattr(node, name, None) for node in nodes for name in ("annotation", "returns")]
+def declared(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return where each annotation and `dataclass(...)` of a module begins and ends: they speak to mypy."""
+    found: list[ast.AST | None] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        found += [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        found += [one for one in getattr(node, "decorator_list", ()) if ast.unparse(one).startswith("dataclass(")]
     exprs = [node for node in found if isinstance(node, ast.expr)]
     return [((one.lineno, one.col_offset), (one.end_lineno or 0, one.end_col_offset or 0)) for one in exprs]
 
 
 def mutants(root: Path, files: Sequence[str]) -> list[list[Mutant]]:
-    """Return all mutants that cosmic-ray makes of some modules, grouped by place, except those in annotations."""
+    """Return all mutants that cosmic-ray makes of some modules, grouped by place, except those in declarations and UNHEARD ones."""
     with tempfile.TemporaryDirectory() as folder:
         configuration, session = Path(folder, "cosmic-ray.toml"), Path(folder, "session.sqlite")
         configuration.write_text(CONFIGURATION.format(files=json.dumps(list(files))))
@@ -132,8 +137,9 @@ def mutants(root: Path, files: Sequence[str]) -> list[list[Mutant]]:
     found = []
     for one in made:
         file, (line, column), operator = one["module_path"], one["start_pos"], one["operator_name"]
-        if not any(start <= (line, column) < end for start, end in types(root / file)):
-            found.append(Mutant(file, line, column, operator.removeprefix("core/"), one["occurrence"]))
+        if operator.endswith(UNHEARD) or any(start <= (line, column) < end for start, end in declared(root / file)):
+            continue
+        found.append(Mutant(file, line, column, operator.removeprefix("core/"), one["occurrence"]))
     return [list(group) for _, group in groupby(sorted(found), lambda one: (one.file, one.line, one.column))]
 
 
