@@ -120,6 +120,7 @@ def no_state(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("work"))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setattr(os, "fsync", os.fstat)  # no test survives a real power cut, and waiting for the disk takes long
         yield
 
 
@@ -238,10 +239,17 @@ def serious(browser):
     return find
 
 
+@pytest.fixture(scope="session")
+def states(tmp_path_factory):
+    """The names of folders that do not exist. mktemp reads the names of all others first, so thousands of its folders take seconds."""
+    folder = tmp_path_factory.mktemp("states")
+    return map(str, map(folder.joinpath, map(str, itertools.count())))
+
+
 @pytest.fixture(autouse=True)
-def own_state(no_state, tmp_path_factory, monkeypatch):
+def own_state(no_state, states, monkeypatch):
     """Keep one test's tuning and bundles out of another."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setenv("XDG_STATE_HOME", next(states))
 
 
 @pytest.fixture

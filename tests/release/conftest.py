@@ -74,8 +74,7 @@ def held(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Keys without a passphrase, and no fsync, which together take most of the time of a test that signs often. Use before `repository`."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    """Keys without a passphrase, which takes most of the time of a test that signs often. Use before `repository`."""
     monkeypatch.setattr(keys_module, "BestAvailableEncryption", lambda passphrase: keys_module.NoEncryption())
 
 

@@ -38,7 +38,6 @@ def workplace(edgecnn, make_bundle, tmp_path, monkeypatch):
     secret.write_text("correct horse battery")
     secret.chmod(0o600)
     monkeypatch.setenv("EDGECNN_RELEASE_PASSPHRASE_FILE", str(secret))
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
     def run(lines):
         for line in lines:
