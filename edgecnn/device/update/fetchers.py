@@ -32,6 +32,7 @@ MAX_METADATA_BYTES = max(MAX_METADATA.values())
 
 CHUNK_BYTES = 1 << 16
 TIMEOUT_S = 30.0  # to connect, and between two chunks
+BACKOFF_S = 0.5  # the second attempt follows at once, the third after twice this
 SLOWEST_BYTES_PER_S = 1000  # slower downloads are given up
 
 
@@ -97,7 +98,7 @@ class HttpFetcher(Fetcher):
         if url.username is not None:
             self._headers |= urllib3.make_headers(basic_auth=f"{unquote(url.username)}:{unquote(url.password or '')}")
         proxy = None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
-        retries = urllib3.Retry(2, redirect=3, backoff_factor=0.5, raise_on_redirect=True)
+        retries = urllib3.Retry(2, redirect=3, backoff_factor=BACKOFF_S, raise_on_redirect=True)
         settings: dict[str, Any] = {"retries": retries, "timeout": urllib3.Timeout(TIMEOUT_S), "maxsize": 1}
         self._pool = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
 

@@ -223,7 +223,7 @@ def web():
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web)
         server.type, server.body, server.endless, server.requests, server.sent = kind, body, endless, [], 0
         server.address = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         return server
 

@@ -217,8 +217,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve():
+def serve(monkeypatch):
     """Serve a folder: `serve(folder)` returns the server, with `address`, `requests`, and `left`, the bytes still to send."""
+    from edgecnn.device.update import fetchers
+
+    monkeypatch.setattr(fetchers, "BACKOFF_S", 0.0)
     with contextlib.ExitStack() as stack:
 
         def start(folder):
@@ -226,7 +229,7 @@ def serve():
             server.daemon_threads = True
             server.address = f"http://127.0.0.1:{server.server_port}"
             server.requests, server.left, server.sent, server.ranges, server.before = [], None, 0, True, None
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
             return server

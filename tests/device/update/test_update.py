@@ -36,7 +36,7 @@ def fail(board):
     condemn(board.store, board.current, "the self-test failed")
 
 
-def test_a_release_arrives_and_a_quiet_poll_is_two_requests(repository, board, bundles, serve):
+def test_a_release_arrives_and_a_quiet_poll_is_two_requests(repository, board, bundles, serve, request):
     server = serve(repository.folder)
     first = repository.add(bundles[1], 1)
     outcome = board.update(server.address)
@@ -45,6 +45,7 @@ def test_a_release_arrives_and_a_quiet_poll_is_two_requests(repository, board, b
     assert found["reason"] is None and found["age_s"] is not None and found["in_use"]["serial"] == 1
     assert found["release"] == {"name": "photos1", "serial": 1, "number": 1, "sha256": first}
     server.requests.clear()
+    request.getfixturevalue("in_this_process")
     assert board.update(server.address).note == "up to date"
     assert [path for path, _ in server.requests] == ["/metadata/2.root.json", "/metadata/timestamp.json"]
     second = repository.add(bundles[2], 2)
@@ -273,22 +274,22 @@ def test_a_folder_that_becomes_a_link(repository, board, bundles, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("does", "reason"),
+    ("does", "request_bytes", "seconds", "reason"),
     [
-        ("exit 1", "without an answer: its last line was nothing"),
-        ("exec yes", "without an answer: its last line was y"),
-        ("exec sleep 60", "may have been killed after 0 minutes"),
-        ('cat > /dev/null; printf \'{"reason": "\\\\u001b[2Jgone"}\'', r"^\\x1b\[2Jgone$"),
+        ("exit 1", 5_000_000, 60, "without an answer: its last line was nothing"),
+        ("exec yes", 10, 60, "without an answer: its last line was y"),
+        ("exec sleep 60", 5_000_000, 0.05, "may have been killed after 0 minutes"),
+        ('cat > /dev/null; printf \'{"reason": "\\\\u001b[2Jgone"}\'', 5_000_000, 60, r"^\\x1b\[2Jgone$"),
     ],
 )
-def test_whatever_the_unprivileged_process_does(tmp_path, monkeypatch, does, reason):
+def test_whatever_the_unprivileged_process_does(tmp_path, monkeypatch, does, request_bytes, seconds, reason):
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{does}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(apart, "FETCH_S", 0.5)
+    monkeypatch.setattr(apart, "FETCH_S", seconds)
     with pytest.raises(UpdateError, match=reason):
-        apart.fetch_apart("x" * 5_000_000, {})
+        apart.fetch_apart("x" * request_bytes, {})
 
 
 def test_a_link_instead_of_the_fetched_file(repository, board, bundles, monkeypatch):
@@ -382,36 +383,40 @@ def test_the_command(edgecnn, repository, board, bundles):
 
 
 WITHOUT = """
-import sys
-sys.modules["tuf"] = None  # as if the extra were not installed
-sys.argv[0] = "edgecnn"
+import contextlib, sys
+import edgecnn.device.update.status, edgecnn.device.mqtt.publisher, edgecnn.device.service.run
 from edgecnn.cli import main
-main()
+assert not {"tuf", "securesystemslib", "urllib3"} & set(sys.modules)
+sys.modules["tuf"] = None  # as if the extra were not installed
+for words in ["update"], ["update", "status", "--json"]:
+    sys.argv = ["edgecnn", *words, "--prefix", "board"]
+    try:
+        main()
+    except SystemExit as ended:
+        print(ended.code)
 """
 
 
-def run_without(*arguments):
-    return subprocess.run([sys.executable, "-c", WITHOUT, *map(str, arguments)], capture_output=True, text=True)
-
-
-def test_without_the_extra_updates_name_what_to_install_and_everything_else_works(tmp_path):
-    prefix = ("--prefix", tmp_path / "board")
+def test_without_the_extra_updates_name_what_to_install_and_everything_else_works(tmp_path, root):
     (tmp_path / "board/etc/edgecnn").mkdir(parents=True)
     (tmp_path / "board/etc/edgecnn/update.toml").write_text(f'from = "{tmp_path}"\nchannel = "door"\n')
-    refused = run_without("update", *prefix)
-    assert refused.returncode == 28 and "[update]" in refused.stderr and "apt install python3-tuf" in refused.stderr
-    found = run_without("update", "status", "--json", *prefix)
-    assert found.returncode == 0 and "needs tuf" in json.loads(found.stdout)["reason"]
+    here = {"cwd": tmp_path, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", WITHOUT], env={**os.environ, "PYTHONPATH": str(root)}, **here)
+    assert "[update]" in done.stderr and "apt install python3-tuf" in done.stderr
+    refused, *found, status_code = done.stdout.splitlines()
+    assert (refused, status_code) == ("28", "0") and "needs tuf" in json.loads("".join(found))["reason"]
+
+
+def test_a_package_that_needs_lacking_certificates_is_not_called_missing(edgecnn, tmp_path, monkeypatch):
     (tmp_path / "tuf").mkdir()
-    (tmp_path / "tuf/__init__.py").write_text(
-        "open('/nowhere/ca-certificates.crt')"
-    )  # like requests, which 5.1 imports
-    command = [sys.executable, "-m", "edgecnn", "update", *map(str, prefix)]
-    refused = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert refused.returncode == 34 and "apt install --reinstall ca-certificates" in refused.stderr
-    code = "import sys, edgecnn.device.update.status, edgecnn.device.mqtt.publisher, edgecnn.device.service.run; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"tuf", "securesystemslib", "urllib3"} & set(loaded) and "edgecnn.device.update.status" in loaded
+    # like requests, which 5.1 imports
+    (tmp_path / "tuf/__init__.py").write_text("open('/nowhere/ca-certificates.crt')")
+    users = {"edgecnn.device.update.run", "edgecnn.device.update.client"}
+    for name in [name for name in sys.modules if name.split(".")[0] == "tuf" or name in users]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    refused = edgecnn("update", "--from", "https://models.example.org", "--channel", "door", "--prefix", tmp_path)
+    assert refused.code == 34 and "apt install --reinstall ca-certificates" in refused.err
 
 
 def test_an_updates_packages_take_at_most_5_mb():
