@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -288,8 +289,10 @@ def test_whatever_the_unprivileged_process_does(tmp_path, monkeypatch, does, req
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(apart, "FETCH_S", seconds)
+    started = time.monotonic()
     with pytest.raises(UpdateError, match=reason):
         apart.fetch_apart("x" * request_bytes, {})
+    assert time.monotonic() - started < 40, "it was not killed"
 
 
 def test_a_link_instead_of_the_fetched_file(repository, board, bundles, monkeypatch):
