@@ -1,6 +1,7 @@
 """A source is drained, lost, reopened with longer and longer waits, and given up."""
 
 import threading
+import time
 
 import pytest
 
@@ -254,7 +255,8 @@ def test_a_frame_does_not_follow_the_news_of_its_cameras_loss(feed, fake):
     assert one.replaced == 1
 
 
-def test_closing_does_not_wait_for_a_stuck_thread(fake):
+def test_closing_does_not_wait_for_a_stuck_thread(fake, monkeypatch):
+    monkeypatch.setattr("edgecnn.device.stream.feed.CLOSE_S", 0.02)
     stuck, free = threading.Event(), threading.Event()
 
     class Stuck(fake.Source):
@@ -270,13 +272,16 @@ def test_closing_does_not_wait_for_a_stuck_thread(fake):
     one = Feed(fake.Opener(source))
     one.start()
     assert stuck.wait(10)
+    started = time.monotonic()
     one.close()
+    assert time.monotonic() - started < 30, "it waited for the thread, or for the source"
     assert source.closed.is_set() and [thread.daemon for thread in threads()] == [True]
     free.set()
     wait_for_the_end()
 
 
-def test_closing_ends_every_wait(fake):
+def test_closing_ends_every_wait(fake, monkeypatch):
+    monkeypatch.setattr("edgecnn.device.stream.feed.POLL_S", 0.01)
     waiting = Feed(fake.Opener(fake.Source(b"a", UNPLUGGED)))
     waiting.start()
     items(waiting, 3)
