@@ -114,18 +114,19 @@ def test_a_boards_output_is_hostile(boards, edgecnn, tmp_path):
     (tmp_path / "boards.txt").write_text("door\n")
     slot = {"name": "\x1b[2J", "serial": 1, "state": "good"}
     status = json.dumps({"schema": "edgecnn.update/1", "channel": "door", "in_use": slot, "age_s": 7200})
-    for program, code, said in (
+    answers = (
         ("yes", 22, "it answers with more than 1,048,576 bytes"),
         ("echo null", 22, "it has not looked for a release yet"),
         ("echo '[[[['", 22, "edgecnn update status gave an unexpected answer there"),
         ('echo \'{"schema": "edgecnn.update/9"}\'', 22, "unexpected answer there: schema 'edgecnn.update/9'"),
         ("echo broken >&2; exit 3", 22, "edgecnn update status failed: broken"),
         (f"echo {shlex.quote(status)}", 0, "\\x1b[2J serial 1 good"),
-    ):
-        script = shlex.quote(f"#!/bin/sh\n{program}\n")
-        boards.run(
-            "door", f"mkdir -p /usr/local/bin; cd /usr/local/bin; printf %s {script} > edgecnn; chmod 755 edgecnn"
-        )
+    )
+    programs = "\n".join(f"{number}) {program};;" for number, (program, *_) in enumerate(answers))
+    count = "n=$(cat /tmp/n || echo 0); echo $((n + 1)) > /tmp/n"
+    script = shlex.quote(f"#!/bin/sh\n{count}\ncase $n in\n{programs}\nesac\n")
+    boards.run("door", f"mkdir -p /usr/local/bin; cd /usr/local/bin; printf %s {script} > edgecnn; chmod 755 edgecnn")
+    for _, code, said in answers:
         asked = edgecnn("release", "status", "--hosts", "boards.txt")
         assert asked.code == code and said in asked.out and "\x1b" not in asked.out, asked.out
 

@@ -1,11 +1,12 @@
 """`edgecnn benchmark` as a command."""
 
+import functools
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,6 @@ def test_table_and_tune(edgecnn, digits, engine, tmp_path):
     assert result.code == 0, result.err
     assert f"{engine[1]} int8, 1 thread " in result.out and "winner: " in result.out and "fastest first" in result.out
     assert "the bundle's golden photos, 8 images" in result.err and "measuring (10)" in result.err
-    photo = Path(__file__).parent / "photo.png"
     from PIL import Image
 
     Image.new("L", (8, 8)).save(tmp_path / "photo.png")
@@ -55,7 +55,12 @@ def test_json(edgecnn, digits, engine, folder):
     assert report["hardware"] and report["versions"]["numpy"] and report["interrupted"] is False
 
 
-def test_sustained(edgecnn, digits, engine):
+def test_sustained(edgecnn, digits, engine, monkeypatch):
+    """On a clock that advances by 10 ms at each look."""
+    from edgecnn.device.benchmark import sustained
+
+    seconds = itertools.count(0, 0.01)
+    monkeypatch.setattr(sustained, "sustain", functools.partial(sustained.sustain, clock=lambda: next(seconds)))
     report = json.loads(edgecnn("benchmark", *digits, *engine, "--sustained", "0.01", "--json").out)
     assert len(report["windows"]) == 2 and report["drift"] is not None and engine[1] in report["about"]
     result = edgecnn("benchmark", *digits, *engine, "--sustained", "0.01")

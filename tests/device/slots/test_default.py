@@ -27,7 +27,7 @@ def test_classify_uses_the_release_in_use(store, root, edgecnn, tmp_path):
     assert f"({SHIPS})" in edgecnn("classify", "photo.png").err, "it is not in use yet"
     store.activate(release)
     assert f"model digits: {store.path(release)} (in use on this board)" in edgecnn("classify", "photo.png").err
-    assert f"{store.path(release)} (in use on this board)" in edgecnn("selftest").err
+    assert f"{store.path(release)} (in use on this board)" in edgecnn("selftest", "--engine", "litert").err
     assert default_bundle(shipped_bundle()).reason == "requested"
     (tmp_path / "runs" / "latest").mkdir(parents=True)
     (tmp_path / "runs" / "latest" / "a.edgecnn").touch()

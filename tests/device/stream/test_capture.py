@@ -176,7 +176,7 @@ def test_the_command(edgecnn, tmp_path):
     assert "2 pictures kept in p/cat" in result.err
 
 
-@pytest.mark.parametrize("end", [b"q", b"\x03"])
+@pytest.mark.parametrize("end", [b"\x03", pytest.param(b"q", marks=pytest.mark.slow)])
 def test_keys_in_a_terminal_whose_mode_is_restored(root, tmp_path, spawn, end):
     """Space, then the end with q or Ctrl-C."""
     terminal, inner = pty.openpty()
