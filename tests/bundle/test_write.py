@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -72,7 +73,7 @@ def test_does_not_replace_unless_forced(bundle_path, content):
     before = bundle_path.read_bytes()
     manifest, files = content
     other = dataclasses.replace(manifest, title="Other")
-    with pytest.raises(OutputExistsError, match=r"exists\. Add --force to replace it\.$"):
+    with pytest.raises(OutputExistsError, match=re.escape(str(bundle_path))):
         write_bundle(bundle_path, other, files)
     assert bundle_path.read_bytes() == before
     write_bundle(bundle_path, other, files, force=True)
@@ -107,7 +108,7 @@ def test_writes_nothing_that_would_not_read_back(tmp_path, content):
 @pytest.mark.parametrize("label", ["abstain", "a\x1b[2Jb"])
 def test_a_label_that_is_not_valid_is_reported_first(tmp_path, content, label):
     manifest, files = content
-    with pytest.raises(BundleError, match=r"^labels\[0\] cannot be the name of a class: ") as error:
+    with pytest.raises(BundleError, match=r"^labels\[0\] ") as error:
         write_bundle(tmp_path / "a.edgecnn", dataclasses.replace(manifest, labels=(label, "dog")), files)
     assert "Rename its folder and train again" in str(error.value)
 

@@ -29,7 +29,7 @@ def test_a_file_of_hosts_has_comments_and_its_wrong_lines_are_named(tmp_path):
     path.write_text("# doors\ndoor\n\n pi@gate  # the old one\n")
     assert read_hosts(path) == ["door", "pi@gate"]
     path.write_text("door\n-x\n")
-    with pytest.raises(ValueError, match=r"boards:2: '-x' is not a host"):
+    with pytest.raises(ValueError, match=r"boards:2: '-x'"):
         read_hosts(path)
     with pytest.raises(ValueError, match=r"cannot read .*nowhere: No such file"):
         read_hosts(tmp_path / "nowhere")

@@ -75,7 +75,7 @@ def test_another_bundle_has_its_own(bundle, setting, shipped):
         ({"engine_version": "0.1"}, "0.1. Tune again: edgecnn benchmark --tune"),
         ({"precision": "float16"}, "the bundle has no float16 model"),
         ({"threads": 0}, "is damaged"),
-        ({"threads": "2"}, "is damaged (threads must be a whole number, received '2')"),
+        ({"threads": "2"}, "is damaged (threads"),
         ({"engine": "lite"}, "is damaged"),
     ],
 )

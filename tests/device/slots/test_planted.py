@@ -78,7 +78,7 @@ def test_only_regular_files_are_read(store, release, victim):
     bundle, record = store.path(release), store.root / "current"
     bundle.unlink()
     os.mkfifo(bundle)
-    with pytest.raises(SlotError, match="missing or damaged"):
+    with pytest.raises(SlotError, match=release[:12]):
         store.activate(release)
     record.unlink()
     os.mkfifo(record)

