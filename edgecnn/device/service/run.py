@@ -25,7 +25,7 @@ from edgecnn.errors import EdgeCNNError, SlotError
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.selftest import require_pass, selftest
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.2
 
 WAIT_S = 0.1  # seconds between checks for a signal, while it waits for a release
 

@@ -17,11 +17,11 @@ import pytest
 class Serving:
     """A running `edgecnn classify … --http 0`: `url` is its address, `lines` its standard output so far, `notes` its standard error.
 
-    `page` is the address that it shows to people. `edgecnn review` also serves.
+    `page` is the address that it shows to people. `edgecnn review` also serves. `program` is how to start edgecnn.
     """
 
-    def __init__(self, *arguments, cwd, environment=None, name="classify"):
-        command = [sys.executable, "-m", "edgecnn", name, *arguments]
+    def __init__(self, *arguments, cwd, environment=None, name="classify", program=(sys.executable, "-m", "edgecnn")):
+        command = [*program, name, *arguments]
         if "--http" not in arguments:
             command += ["--http", "0"]
         self.process = subprocess.Popen(

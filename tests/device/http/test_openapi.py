@@ -109,8 +109,11 @@ def test_answers_match_the_description(serve, token_file, photo, schema_of):
 
 
 def test_answers_match_without_a_camera_too(serve):
-    of = Described(serve())
+    of = Described(serve().ready())
     assert of.document["security"] == []
+    state = of.serving.state()
+    assert state["camera"] == "none" and state["frame"] is None
     assert of.ask("/v1/state") == of.ask("/metrics") == 200 and of.ask("/v1/frame.jpg") == 404
     assert of.ask("/v1/drift/accept", b"") == 404
     assert of.ask("/v1/review") == of.ask("/v1/review/undo", b"{}") == 404
+    assert of.serving.close() == 143
