@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import MappingProxyType
 
 import pytest
 
@@ -216,15 +217,15 @@ class Fed:
 
 @pytest.fixture
 def feed():
-    """Make a publisher fed by hand: `feed(port, picture=True)`."""
+    """Make a publisher fed by hand: `feed(port, picture=True)`. `more` describes the broker: `tls=True`."""
     from edgecnn.device.mqtt.connection import Waits
     from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
     from edgecnn.device.stream.settings import Mqtt
 
     made = []
 
-    def make(port, *, labels=("cat", "dog"), outbox=None, user=None, password=None, waits=None, rotation=0, **options):
-        broker = Broker(host="127.0.0.1", port=port, tls=False, user=user, password=password)
+    def make(port, *, labels=("cat", "dog"), outbox=None, waits=None, rotation=0, more=MappingProxyType({}), **options):
+        broker = Broker(**{"host": "127.0.0.1", "port": port, "tls": False, **more})
         waits = waits or Waits(**QUICK)
         settings = MqttSettings(broker=broker, name="door", options=Mqtt(**options), rotation=rotation, waits=waits)
         made.append(Fed(Publisher(settings, labels=labels, model="pets", outbox=outbox)))
@@ -233,8 +234,12 @@ def feed():
     yield make
     for fed in made:
         fed.publisher.finish(0)
-        fed.publisher._thread.join(LONG)
-        assert not fed.publisher._thread.is_alive()
+    wait_for(lambda: not connected(), "the end of each connection")
+
+
+def connected():
+    """Return the threads of publishers that are still running."""
+    return [thread for thread in threading.enumerate() if thread.name == "mqtt"]
 
 
 def free_port():

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
 
+from edgecnn.device.mqtt import discovery
 from edgecnn.device.mqtt.topics import state_names
 
 PYTHON = Path(__file__).parents[3] / ".venv-home-assistant" / "bin" / "python"
@@ -162,13 +163,18 @@ def test_hostile_labels(home, feed, mosquitto):
     assert not assistant.warnings
 
 
-def test_a_wrong_field_is_rejected(home, feed, mosquitto):
+def test_a_wrong_field_is_rejected(home, feed, mosquitto, monkeypatch):
+    right = discovery.config
+
+    def wrong(*arguments):
+        config = json.loads(right(*arguments))
+        config["components"]["state"]["device_class"] = "enumeration"
+        return json.dumps(config)
+
+    monkeypatch.setattr(discovery, "config", wrong)
     broker = mosquitto()
     assistant = home(broker.port)
     fed = feed(broker.port)
-    config = json.loads(fed.publisher._config)
-    config["components"]["state"]["device_class"] = "enumeration"
-    fed.publisher._config = json.dumps(config)
     fed.frame("cat")
     assistant.until("sensor.door_model", "pets")
     assistant.eventually(lambda: any("enumeration" in warning for warning in assistant.warnings))

@@ -47,7 +47,7 @@ def test_a_world_readable_password_file_is_named(edgecnn, tmp_path, small):
         address = f"mqtt://127.0.0.1:{small.port}/door"
         said.append(edgecnn("classify", "--mqtt", address, "--mqtt-password-file", secret, "--mqtt-forget").err)
     assert f"every user of this machine may read it. Change that: chmod o-r '{secret}'" in said[0]
-    assert "every user" not in said[1] and "sesame" not in said[0]
+    assert "every user" not in said[1] and "sesame" not in said[0] and b"sesame" in small.connects[0]
 
 
 def test_the_options_are_for_streams(edgecnn):
