@@ -13,7 +13,11 @@ import pytest
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
+from edgecnn.cli.service import publishers
+from edgecnn.device.service.config import parse
+from edgecnn.device.service.run import Surroundings
 from edgecnn.device.slots.store import Store
+from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import is_installed
 
 pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
@@ -80,11 +84,23 @@ def test_the_page_stays_when_another_release_is_put_in_use(run, store, bundle, t
     assert TOKEN not in (tmp_path / "lines").read_text()
 
 
-def test_an_open_page_is_reported_in_the_journal(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "TOKEN", "")
-    run('http = "0.0.0.0:0"\nhttp_open = true\n')
-    until(lambda: '"camera_opened"' in (tmp_path / "lines").read_text())
-    assert "who can reach this port" in (tmp_path / "lines").read_text()
+@pytest.fixture
+def consume(bundle):
+    """Return the consumers that the service makes from options, and the problems that it reports."""
+
+    def make(options):
+        reported = []
+        made = publishers(parse(options, "here"), Classifier.load(bundle), Surroundings(report=reported.append))
+        for consumer in made:
+            consumer.finish(0)
+        return made, [problem.message for problem in reported]
+
+    return make
+
+
+def test_an_open_page_is_reported_in_the_journal(consume):
+    made, (problem,) = consume('http = "0.0.0.0:0"\nhttp_open = true\n')
+    assert made and "who can reach this port" in problem
 
 
 def test_the_network_is_closed_unless_the_options_need_it(run, tmp_path):
@@ -104,10 +120,7 @@ def test_the_network_is_closed_unless_the_options_need_it(run, tmp_path):
     assert done.stdout == "\n" and "Address family not supported" in done.stderr
 
 
-def test_options_that_cannot_be_met_leave_the_camera_running(run, tmp_path):
+def test_a_port_that_is_taken_is_a_problem_without_a_page(consume):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        run(f'http = "{taken.getsockname()[1]}"\n')
-        until(lambda: '"camera_opened"' in (tmp_path / "lines").read_text())
-    assert all(line.startswith("{") for line in (tmp_path / "lines").read_text().splitlines())
-    problem = next(line for line in (tmp_path / "lines").read_text().splitlines() if '"problem"' in line)
-    assert "no page: 127.0.0.1:" in problem and "Address already in use" in problem
+        made, (problem,) = consume(f'http = "{taken.getsockname()[1]}"\n')
+    assert not made and "no page: 127.0.0.1:" in problem and "Address already in use" in problem

@@ -39,6 +39,14 @@ def caddy(block, folder, port):
     return ["caddy", "run", "--config", str(folder / "Caddyfile")]
 
 
+@pytest.fixture(scope="module")
+def serving(serve, tmp_path_factory):
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text(TOKEN)
+    options = ("--http-token-file", str(token), "--http-hosts", NAME)
+    return serve("synthetic:64x48?fps=50&pattern=noise", *options).ready()
+
+
 @pytest.mark.parametrize(
     "proxy, begins",
     [
@@ -47,7 +55,7 @@ def caddy(block, folder, port):
     ],
     ids=["nginx", "caddy"],
 )
-def test_a_documented_proxy(serve, spawn, root, tmp_path, monkeypatch, proxy, begins):
+def test_a_documented_proxy(serving, spawn, root, tmp_path, monkeypatch, proxy, begins):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     blocks = re.findall(r"```text\n(.*?)```", (root / "docs/http.md").read_text(), re.DOTALL)
@@ -55,9 +63,6 @@ def test_a_documented_proxy(serve, spawn, root, tmp_path, monkeypatch, proxy, be
     names = ["-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"]
     new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2 -keyout cam.key -out cam.pem"
     subprocess.run([*new.split(), *names], cwd=tmp_path, check=True, capture_output=True)
-    (tmp_path / "token").write_text(TOKEN)
-    options = ("--http-token-file", str(tmp_path / "token"), "--http-hosts", NAME)
-    serving = serve("synthetic:64x48?fps=10&pattern=noise", *options)
     port = free_port()
     with (tmp_path / "log").open("w") as log:
         process = spawn(proxy(block.replace("8080", str(serving.port)), tmp_path, port), stderr=log)

@@ -14,7 +14,7 @@ pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
 
 from edgecnn.device.mqtt.address import Broker
 from edgecnn.device.mqtt.connection import STOPPED, Waits
-from edgecnn.device.mqtt.outbox import REFRESH_S, Outbox
+from edgecnn.device.mqtt.outbox import Outbox
 from edgecnn.device.mqtt.publisher import MqttSettings, client_id
 from edgecnn.device.stream.settings import Mqtt
 
@@ -121,15 +121,21 @@ def test_an_abstention_and_a_lost_camera(feed, small, seen, eventually):
 
 def test_a_change_of_only_the_score_is_sent_occasionally(feed, small, seen):
     now = [0.0]
-    fed = feed(small.port, outbox=Outbox(clock=lambda: now[0]))
+    fed = feed(small.port, outbox=Outbox(refresh_s=5.0, clock=lambda: now[0]))
     seen(small, "availability", "online")
     fed.frame("cat", 0.5)
     seen(small, "score", "0.500000")
     for number in range(10):
         fed.frame("cat", 0.6 + number / 100)
-    now[0] = REFRESH_S
-    seen(small, "score", "0.690000")
-    assert small.payloads("score") == ["None", "0.500000", "0.690000"] and small.payloads("state") == ["None", "cat"]
+    small.send("edgecnn/door/attributes", b'{"client": "other"}')
+    fed.until("mqtt_conflict")  # the publisher has had time to send a score
+    fed.frame("dog", 0.8)
+    seen(small, "score", "0.800000")
+    now[0] = 5.0
+    fed.frame("dog", 0.9)
+    seen(small, "score", "0.900000")
+    assert small.payloads("score") == ["None", "0.500000", "0.800000", "0.900000"]
+    assert small.payloads("state") == ["None", "cat", "dog"]
 
 
 def test_pictures_are_jpeg_upright_and_of_the_frame_that_changed_the_state(feed, small, seen):
