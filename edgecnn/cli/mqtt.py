@@ -8,7 +8,7 @@ import typer
 
 from edgecnn.cli.console import note
 from edgecnn.cli.options import checked, secret
-from edgecnn.device.mqtt.address import parse_address
+from edgecnn.device.mqtt.address import VisiblePasswordError, parse_address
 from edgecnn.device.secrets import MQTT
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
     try:
         broker, name = parse_address(options.address or "")
     except ValueError as error:
-        advice = f"; the password goes into --mqtt-password-file or {MQTT}PASSWORD" if "password" in str(error) else ""
+        has_one = isinstance(error, VisiblePasswordError)
+        advice = f"; the password goes into --mqtt-password-file or {MQTT}PASSWORD" if has_one else ""
         raise typer.BadParameter(f"{error}{advice}.", param_hint="--mqtt") from None
     if options.ca is not None and not broker.tls:
         raise typer.BadParameter("is for mqtts:// addresses, which are encrypted.", param_hint="--mqtt-ca")

@@ -27,12 +27,16 @@ class Broker:
         return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 
 
+class VisiblePasswordError(ValueError):
+    """An address contains a password."""
+
+
 def parse_address(text: str) -> tuple[Broker, str]:
     """Return an address's broker and device name, which defaults to this host's; ValueError if it is invalid or has a password."""
     scheme, found, rest = text.partition("://")
     userinfo, at, _ = rest.rpartition("@")
     if ":" in userinfo or (not found and "@" in text):
-        raise ValueError(
+        raise VisiblePasswordError(
             "an address on the command line is visible to every user of this machine, so it must not contain a password; "
             "expected mqtt://USER@HOST/NAME"
         )

@@ -176,7 +176,7 @@ def test_an_answer_that_cannot_be_written_is_reported(review, keep_pictures, tmp
     (tmp_path / "photos" / "cat").write_text("a file, where the class's folder would be")
     assert serving.review()[0] == 200
     status, answer = serving.review("/answer", pictures=names[:1], decision="label", label="cat")
-    assert status == 500 and answer["code"] == "OutputError" and "cannot write" in answer["error"]
+    assert status == 500 and answer["code"] == "OutputError" and "photos/cat" in answer["error"]
     assert serving.review()[1]["left"] == 2 and not (tmp_path / "photos" / SOURCES).exists()
 
 

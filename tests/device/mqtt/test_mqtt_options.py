@@ -11,20 +11,20 @@ from edgecnn.errors import MqttError
 
 
 @pytest.mark.parametrize(("arguments", "text"), [
-    (["--mqtt", "mqtt://ann:sesame@broker/door"], "the password goes into --mqtt-password-file or EDGECNN_MQTT_PASSWORD"),
-    (["--mqtt", "broker/door"], "'broker/door' is not an MQTT address"),
-    (["--mqtt", "mqtt://broker/front/door"], "the name 'front/door'"),
+    (["--mqtt", "mqtt://ann:sesame@broker/door"], "--mqtt-password-file or EDGECNN_MQTT_PASSWORD"),
+    (["--mqtt", "broker/door"], "'broker/door'"),
+    (["--mqtt", "mqtt://broker/front/door"], "'front/door'"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-ca", "ca.pem"], "is for mqtts:// addresses"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-prefix", "a/#"], "expected a topic"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-prefix", ""], "expected a topic"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "none"], "none: No such file"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "secret"], "a password needs a user"),
-    (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "three"], "one line with the password"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "three"], "three:"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-password-file", "bytes"], "is not UTF-8"),
     (["--mqtt-picture"], "needs --mqtt ADDRESS"),
     (["--mqtt-forget"], "needs --mqtt ADDRESS"),
     (["--mqtt", "mqtt://broker/door", "--mqtt-forget"], "only removes a device"),
-    (["--mqtt", "mqtt://broker/door", "--mqtt-binary", "no such class"], "'no such class' is not a class"),
+    (["--mqtt", "mqtt://broker/door", "--mqtt-binary", "no such class"], "'no such class'"),
     (["--mqtt", "mqtts://broker/door", "--mqtt-ca", "none"], "none: No such file"),
     (["--mqtt", "mqtts://broker/door", "--mqtt-ca", "three"], "three: it contains no PEM certificate"),
 ])  # fmt: skip

@@ -173,7 +173,7 @@ def test_a_binary_sensor(feed, small, eventually):
     for state, shown in (("cat", "OFF"), ("dog", "ON"), ("abstain", "None")):
         fed.frame(state)
         eventually(lambda shown=shown: small.payloads("binary")[-1] == shown)
-    with pytest.raises(ValueError, match="'cow' is not a class"):
+    with pytest.raises(ValueError, match="'cow' is not a class of the model; it has cat, dog"):
         feed(small.port, binary="cow")
 
 

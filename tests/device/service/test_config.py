@@ -23,12 +23,12 @@ def test_options():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("thresold = 0.6", r"here: unknown key thresold\. Did you mean 'threshold'\?"),
+        ("thresold = 0.6", r"here: .*thresold.*'threshold'"),
         ("threshold = 2", r"here: threshold must be between 0 and 1, received 2"),
-        ('threshold = "high"', r"here: threshold must be a number, received 'high'"),
+        ('threshold = "high"', "here: threshold .*'high'"),
         ("threshold = 0.6 0.7", r"here is not TOML: .*line 1"),
         (f"threshold = {'[' * 5000}", r"here is nested too deeply"),
-        ("rotate = 45", r"here: rotate must be one of 0, 90, 180, 270"),
+        ("rotate = 45", "here: rotate .*0, 90, 180, 270"),
         ('smooth = "often"', r"here: smooth: "),
         ("max_fps = 0.1", r"here: max_fps must be 0 or at least 0\.2"),
         ('source = "rstp:"', r"here: source 'rstp:' is not a camera or a stream"),
@@ -37,8 +37,8 @@ def test_options():
             r"here: keep must be the full path of a folder, such as /var/lib/edgecnn/kept; received 'kept'",
         ),
         ('source = "watch:inbox"', r"here: source cannot be a folder"),
-        ('mqtt = "http://broker"', r"here: mqtt: .*is not an MQTT address"),
-        ('http = "http://board"', r"here: http: .*expected PORT or HOST:PORT"),
+        ('mqtt = "http://broker"', "here: mqtt: .*'http://broker'"),
+        ('http = "http://board"', "here: http: .*'http://board'"),
     ],
 )
 def test_a_typo_is_named(text, message):
@@ -66,7 +66,7 @@ def test_invalid_options_leave_the_last_valid_ones(tmp_path):
     folder.mkdir()
     path.write_text("thresold = 0.6\n")
     config, problem = take(path, folder)
-    assert config == Config() and "unknown key thresold" in problem and "The defaults are in use" in problem
+    assert config == Config() and "thresold" in problem and "The defaults are in use" in problem
     path.write_text("threshold = 0.6\n")
     assert take(path, folder) == (Config(threshold=0.6), "")
     for text in (b"thresold = 0.7\n", b"\xff", b"threshold = " + 5000 * b"["):

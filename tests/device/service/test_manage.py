@@ -55,7 +55,7 @@ def test_install_writes_the_unit_and_starts_it(machine, tmp_path):
 
 def test_options_with_a_typo_change_nothing(machine, tmp_path):
     (tmp_path / "mine.toml").write_text("thresold = 0.5\n")
-    with pytest.raises(ServiceError, match="Did you mean 'threshold'"):
+    with pytest.raises(ServiceError, match=r"thresold.*'threshold'"):
         install(machine.host, tmp_path / "mine.toml")
     with pytest.raises(ServiceError, match="does not exist"):
         install(machine.host, tmp_path / "other.toml")
@@ -81,7 +81,7 @@ def test_paths_that_the_service_cannot_see_are_refused(machine, tmp_path):
 def test_without_systemd_or_root_there_is_a_clear_error(tmp_path):
     bare = Machine(tmp_path / "bare", systemd=False)
     for action in (install, remove, status, lambda host: logs_command(host, 1, False)):
-        with pytest.raises(ServiceError, match="needs systemd"):
+        with pytest.raises(ServiceError, match=r"needs systemd.* Start edgecnn service run"):
             action(bare.host)
     ordinary = Machine(tmp_path / "ordinary")
     for action in (install, remove):
