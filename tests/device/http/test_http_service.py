@@ -1,18 +1,12 @@
-"""The service: its page, which survives a change of release, and its network, which is closed without a page."""
+"""The service: its page, which tests/device/mqtt/test_service.py looks at, and its network, which is closed without one."""
 
-import dataclasses
-import json
-import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 
 import pytest
 
-from edgecnn.bundle.read import read_bundle
-from edgecnn.bundle.write import write_bundle
 from edgecnn.cli.service import publishers
 from edgecnn.device.service.config import parse
 from edgecnn.device.service.run import Surroundings
@@ -21,67 +15,6 @@ from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import is_installed
 
 pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
-
-TOKEN = "correct-horse-battery-staple"
-
-
-@pytest.fixture
-def store(bundle, tmp_path):
-    made = Store(tmp_path / "slots")
-    made.activate(made.add(bundle)[0])
-    return made
-
-
-@pytest.fixture
-def run(store, tmp_path):
-    """Return a function that runs the service with options; `lines` holds its journal lines."""
-    started = []
-
-    def start(options):
-        file = tmp_path / "service.toml"
-        file.write_text(f'source = "synthetic:64x48?fps=30"\nmax_fps = 0\n{options}')
-        command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", file]
-        with (tmp_path / "lines").open("wb") as lines:
-            process = subprocess.Popen(command, stdout=lines, env={**os.environ, "EDGECNN_HTTP_TOKEN": TOKEN})
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(10)
-
-
-def until(condition):
-    end = time.monotonic() + 60
-    while not (value := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return value
-
-
-def model_of(port):
-    """Return the name of the model in use once it has classified a frame; None without an answer."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/state", headers={"authorization": f"Bearer {TOKEN}"})
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            state = json.load(answer)
-    except OSError:
-        return None
-    return state["model"]["name"] if state["frame"] else None
-
-
-def test_the_page_stays_when_another_release_is_put_in_use(run, store, bundle, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = run(f'http = "0.0.0.0:{port}"\n')
-    until(lambda: model_of(port) == "cifar10-resnet8")
-    shipped = read_bundle(bundle)
-    write_bundle(tmp_path / "new.edgecnn", dataclasses.replace(shipped.manifest, name="new"), shipped.files)
-    store.activate(store.add(tmp_path / "new.edgecnn")[0])
-    until(lambda: model_of(port) == "new")
-    assert process.poll() is None
-    assert TOKEN not in (tmp_path / "lines").read_text()
 
 
 @pytest.fixture
@@ -103,18 +36,25 @@ def test_an_open_page_is_reported_in_the_journal(consume):
     assert made and "who can reach this port" in problem
 
 
-def test_the_network_is_closed_unless_the_options_need_it(run, tmp_path):
+def test_the_network_is_closed_unless_the_options_need_it(bundle, spawn, tmp_path):
     """A metrics file needs no network."""
-    metrics = tmp_path / "board.prom"
-    process = run(f'metrics_file = "{metrics}"\n')
+    store, metrics, options = Store(tmp_path / "slots"), tmp_path / "board.prom", tmp_path / "service.toml"
+    store.activate(store.add(bundle)[0])
+    options.write_text(f'source = "synthetic:64x48?fps=30"\nmetrics_file = "{metrics}"\n')
+    command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", options]
+    process = spawn(command, stdout=subprocess.PIPE, text=True)
 
     def status():
         with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
             return dict(line.split(":", 1) for line in file.read().splitlines())
 
-    until(lambda: '"camera_opened"' in (tmp_path / "lines").read_text())
+    assert any('"camera_opened"' in line for line in process.stdout)
     assert status()["Seccomp"].strip() == "2"
-    assert "\nedgecnn_camera_up " in until(lambda: metrics.exists() and metrics.read_text())
+    end = time.monotonic() + 20
+    while not metrics.exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert "\nedgecnn_camera_up " in metrics.read_text()
     code = "import socket; from edgecnn.device.service import network; print(network.close_network()); socket.socketpair(); socket.socket()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "\n" and "Address family not supported" in done.stderr

@@ -1,35 +1,62 @@
-"""The service and its broker."""
+"""The service, its broker and its page."""
 
 import dataclasses
+import json
 import os
+import socket
 import sys
+import urllib.request
 
 import pytest
 
 pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
+pytest.importorskip("starlette", reason="the page needs the http extra")
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
-from edgecnn.device.secrets import MQTT
+from edgecnn.device.secrets import HTTP, MQTT
 from edgecnn.device.slots.store import Store
 from edgecnn.runtime.default import shipped_bundle
 from edgecnn.runtime.engines import is_installed
 
+TOKEN = "correct-horse-battery-staple"
+
+
+def model_of(port):
+    """Return the name of the model on the page once it has classified a frame; None without an answer."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/state", headers={"authorization": f"Bearer {TOKEN}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            state = json.load(answer)
+    except OSError:
+        return None
+    return state["model"]["name"] if state["frame"] else None
+
 
 @pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
-def test_it_still_knows_the_password_after_another_release_was_put_in_use(small, spawn, tmp_path, root, eventually):
+def test_its_page_and_its_connection_come_back_when_another_release_is_put_in_use(
+    small, spawn, tmp_path, root, eventually
+):
     store = Store(tmp_path / "slots")
     shipped = read_bundle(shipped_bundle())
     write_bundle(tmp_path / "new.edgecnn", dataclasses.replace(shipped.manifest, name="new"), shipped.files)
     old, new = store.add(shipped_bundle())[0], store.add(tmp_path / "new.edgecnn")[0]
     store.activate(old)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     options = tmp_path / "service.toml"
-    options.write_text(f'source = "synthetic:"\nmqtt = "mqtt://127.0.0.1:{small.port}/door"\n')
+    source = "synthetic:64x48?fps=30"
+    options.write_text(f'source = "{source}"\nmqtt = "mqtt://127.0.0.1:{small.port}/door"\nhttp = "0.0.0.0:{port}"\n')
     command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", options]
-    environment = {**os.environ, "PYTHONPATH": str(root), f"{MQTT}USER": "ann", f"{MQTT}PASSWORD": "sesame"}
+    environment = {**os.environ, "PYTHONPATH": str(root), f"{HTTP}TOKEN": TOKEN}
+    environment |= {f"{MQTT}USER": "ann", f"{MQTT}PASSWORD": "sesame"}
     with (tmp_path / "lines").open("wb") as lines:
-        spawn(command, env=environment, stdout=lines)
+        process = spawn(command, env=environment, stdout=lines)
     eventually(lambda: "online" in small.payloads("availability"), "a connection")
+    eventually(lambda: model_of(port) == shipped.manifest.name, "the page")
     store.activate(new)
     eventually(lambda: len(small.connects) >= 2, "a connection of the next process")
     assert all(b"ann" in body and b"sesame" in body for body in small.connects)
+    eventually(lambda: model_of(port) == "new", "the page of the next process")
+    text = (tmp_path / "lines").read_text()
+    assert process.poll() is None and "sesame" not in text and TOKEN not in text
