@@ -109,6 +109,20 @@ def serve(bundle, tmp_path_factory):
         serving.process.wait()
 
 
+@pytest.fixture(scope="session")
+def guarded(bundle, tmp_path_factory):
+    """Only the API, for this machine's names and cam.example, on every address; `token` is what a client has to send."""
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "token").write_text("correct-horse-battery-staple")
+    (folder / "token").chmod(0o600)
+    door = ("--http", "0.0.0.0:0", "--http-token-file", "token", "--http-hosts", "cam.example")
+    serving = Serving("--threshold", "0.1", "--top-k", "2", *door, "--model", str(bundle), cwd=folder).ready()
+    serving.token = {"authorization": "Bearer correct-horse-battery-staple"}
+    yield serving
+    serving.process.kill()
+    serving.process.wait()
+
+
 class Page:
     """The page as its reader sees it."""
 

@@ -1,36 +1,39 @@
 """Images that a client posts get the command's answer, or an error with the reason."""
 
+import functools
 import json
 import struct
-import subprocess
-import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 
-@pytest.fixture(scope="module")
-def api(serve):
-    return serve("--threshold", "0.1", "--top-k", "2").ready()
+@pytest.fixture
+def post(guarded):
+    """Post an image; return (status, headers, body)."""
+    return functools.partial(guarded.ask, "/v1/classify", **guarded.token)
 
 
 def png(width, height):
-    """Return a PNG of a few kilobytes that claims this many black pixels."""
+    """Return a PNG that claims this many pixels, and has one row of them."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(1 + width)) for _ in range(height)) + packer.flush()
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes(1 + width)))
+        + chunk(b"IEND", b"")
+    )
 
 
-def test_the_answer_equals_the_commands_line(api, bundle, photo):
-    command = [sys.executable, "-m", "edgecnn", "classify", str(photo), "--json", "--threshold", "0.1", "--top-k", "2"]
-    expected = json.loads(subprocess.run([*command, "--model", str(bundle)], capture_output=True, check=True).stdout)
-    status, headers, body = api.ask("/v1/classify", photo.read_bytes(), content_type="image/jpeg")
+def test_the_answer_equals_the_commands_line(post, edgecnn, bundle, photo):
+    line = edgecnn("classify", photo, "--json", "--threshold", "0.1", "--top-k", "2", "--model", bundle).out
+    expected = json.loads(line)
+    status, headers, body = post(photo.read_bytes(), content_type="image/jpeg")
     assert (status, headers["content-type"]) == (200, "application/json") and body.endswith(b"}\n")
     got = json.loads(body)
     varying = {"source": "http", "latency_ms": got["latency_ms"]}
@@ -46,17 +49,17 @@ def test_the_answer_equals_the_commands_line(api, bundle, photo):
         (png(20_000, 20_000), 413, "ImageTooLargeError", "20000x20000"),
     ],
 )
-def test_an_image_that_cannot_be_classified_reports_why(api, body, status, code, text):
-    got, _, answer = api.ask("/v1/classify", body)
+def test_an_image_that_cannot_be_classified_reports_why(post, body, status, code, text):
+    got, _, answer = post(body)
     answer = json.loads(answer)
     assert (got, answer["code"]) == (status, code) and answer["error"] and text in answer["error"]
-    assert api.ask("/v1/classify")[0] == 405
+    assert post()[0] == 405
 
 
-def test_the_number_of_waiting_images_is_limited(api, photo):
+def test_the_number_of_waiting_images_is_limited(post, photo):
     data = photo.read_bytes()
     with ThreadPoolExecutor(40) as clients:
-        answers = list(clients.map(lambda _: api.ask("/v1/classify", data), range(160)))
+        answers = list(clients.map(lambda _: post(data), range(160)))
     statuses = {status for status, _, _ in answers}
     assert statuses <= {200, 503} and sum(status == 200 for status, _, _ in answers) >= 8
     assert all(headers["retry-after"] for status, headers, _ in answers if status == 503)

@@ -3,8 +3,6 @@
 import base64
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -63,20 +61,11 @@ def test_a_token_is_required_beyond_this_machine(tmp_path, monkeypatch):
         open_door(Http(address="0", token_file=tmp_path / "none"))
 
 
-def test_a_port_that_is_taken_is_a_usage_error(root, tmp_path):
+def test_a_port_that_is_taken_is_a_usage_error(edgecnn):
     door = open_door(Http(address="0"))
-    command = [sys.executable, "-m", "edgecnn", "classify", "synthetic:8x8?frames=1", "--http", str(door.address[1])]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    door.listener.close()
-    assert result.returncode == 2 and "Address already in use" in result.stderr and "Traceback" not in result.stderr
-
-
-@pytest.fixture(scope="module")
-def guarded(serve, tmp_path_factory):
-    file = tmp_path_factory.mktemp("guarded") / "token"
-    file.write_text(TOKEN)
-    file.chmod(0o600)
-    return serve("--http", "0.0.0.0:0", "--http-token-file", str(file), "--http-hosts", "cam.example").ready()
+    with door.listener:
+        result = edgecnn("classify", "synthetic:8x8?frames=1", "--http", door.address[1])
+    assert result.code == 2 and "Address already in use" in result.err
 
 
 def basic(text):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import json
 import random
 import select
@@ -44,6 +45,7 @@ class Attack(NamedTuple):
     every_s: float = 0.0
 
 
+@functools.cache
 def png(width, height):
     """Return a PNG of a few kilobytes that really has the black pixels that it claims."""
 

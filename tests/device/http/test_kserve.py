@@ -11,8 +11,6 @@ from edgecnn.runtime.classifier import Classifier
 triton = pytest.importorskip("tritonclient.http", reason="Triton's client is in the dev extra")
 utils = pytest.importorskip("tritonclient.utils")
 
-TOKEN = "a-token-of-some-length"
-
 
 @pytest.fixture(scope="module")
 def classifier(bundle):
@@ -24,31 +22,21 @@ def pixels(photo):
     return np.asarray(Image.open(photo).convert("RGB").resize((32, 32)))[np.newaxis]
 
 
-@pytest.fixture(scope="module")
-def api(serve, tmp_path_factory):
-    token = tmp_path_factory.mktemp("token") / "token"
-    token.write_text(TOKEN)
-    token.chmod(0o600)
-    return serve("--http-token-file", str(token))
-
-
 @pytest.fixture
-def infer(api):
+def infer(guarded):
     def ask(document, more=b"", path="cifar10-resnet8", **headers):
         text = document if isinstance(document, bytes) else json.dumps(document).encode()
         if more:
             headers["Inference_Header_Content_Length"] = str(len(text))
-        status, heads, body = api.ask(
-            f"/v2/models/{path}/infer", text + more, Authorization=f"Bearer {TOKEN}", **headers
-        )
+        status, heads, body = guarded.ask(f"/v2/models/{path}/infer", text + more, **guarded.token, **headers)
         return status, heads, body
 
     return ask
 
 
-def test_tritons_client_infers(api, pixels, classifier):
-    client = triton.InferenceServerClient(api.url.removeprefix("http://"))
-    head = {"Authorization": f"Bearer {TOKEN}"}
+def test_tritons_client_infers(guarded, pixels, classifier):
+    client = triton.InferenceServerClient(guarded.url.removeprefix("http://"))
+    head = guarded.token
     assert client.is_server_live(head) and client.is_server_ready(head)
     assert client.is_model_ready("cifar10-resnet8", headers=head) and not client.is_model_ready("other", headers=head)
     assert "binary_tensor_data" in client.get_server_metadata(head)["extensions"]
