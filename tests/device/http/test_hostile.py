@@ -258,8 +258,9 @@ def test_hostile_requests(serve, tmp_path, times):
     assert frames > 0
     if times > 1:
         assert frames + dropped > 25 * seconds and dropped < frames / 4, (frames, dropped, seconds)
+    serving.close()
     events = [json.loads(line) for line in serving.lines if '"event"' in line]
-    assert {event["event"] for event in events} <= {"camera_opened", "state_changed"}
+    assert {event["event"] for event in events} <= {"camera_opened", "state_changed", "ended"}
     notes = "".join(serving.notes)
     assert "Traceback" not in notes, notes
     assert TOKEN not in notes
