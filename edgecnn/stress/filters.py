@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from PIL import Image
-from scipy.fft import next_fast_len
 
 SPAN = 8
 """A disk of at most this radius is drawn on a grid from -SPAN to SPAN, a larger one on a grid of its own size, as in the reference."""
@@ -45,6 +44,8 @@ def disk(radius: float, softness: float) -> np.ndarray:
 
 def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Filter an image (height, width, channels) with a symmetric kernel (odd, odd) by Fourier transform. Returns floats."""
+    from scipy.fft import next_fast_len  # here, because a run's page needs only the names of the corruptions
+
     height, width, _ = image.shape
     reach = len(kernel) // 2
     padded = np.pad(image.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
