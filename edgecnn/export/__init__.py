@@ -1,5 +1,6 @@
 """Export: a run's models as TFLite and ONNX files, one module per format."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,22 +96,31 @@ def convert(
     from edgecnn.export.representative import needs_representative_dataset, representative_dataset
     from edgecnn.networks.predict import model_from_bytes
 
-    model = model_from_bytes(source)
+    model = functools.partial(model_from_bytes, source)
     images = representative_dataset(run, dataset, progress) if needs_representative_dataset(run, precision) else None
     # another io is for other programs, which expect one output
     features = bool(run.recipe.stranger.rate) and io == io_type(format_, precision)
     if format_ == "onnx" and precision != "int8":
-        data: bytes = getattr(onnx, precision)(model, features)
+        data: bytes = getattr(onnx, precision)(model(), features)
         return data
     if precision.startswith("int8"):
         inner = io if format_ == "tflite" else "int8"
-        data = tflite.int8(model, inner) if images is None else tflite.int8_post_training(model, images, inner)
+        data = _int8(source, inner) if images is None else tflite.int8_post_training(model(), images, inner)
     elif images is not None:
-        data = tflite.int16x8(model, images)
+        data = tflite.int16x8(model(), images)
     else:
-        data = getattr(tflite, precision)(model)
+        data = getattr(tflite, precision)(model())
     data = with_features(data) if features else data
     return data if format_ == "tflite" else onnx.int8(data)
+
+
+@functools.lru_cache(maxsize=1)
+def _int8(qat_model: bytes, io: str) -> bytes:
+    """Convert a fake-quantized model to TFLite. The result is kept, because the ONNX file is made from the same one."""
+    from edgecnn.export import tflite
+    from edgecnn.networks.predict import model_from_bytes
+
+    return tflite.int8(model_from_bytes(qat_model), io)
 
 
 def export(
