@@ -41,7 +41,7 @@ def test_confident_requires_an_interval_below_the_margin():
     assert judge(40, 25, 2_000, False).verdict == "passed"
 
 
-@pytest.mark.parametrize("rate", [0.02, 0.05, 0.10])
+@pytest.mark.parametrize("rate", [0.02, pytest.param(0.05, marks=pytest.mark.slow), 0.10])
 def test_with_the_stated_number_of_photos_a_worse_model_is_refused_and_an_equal_one_is_not(rate):
     """1,000 of the draws of which tools/bench/gate_draws.py makes 4,000."""
     random, share = np.random.default_rng(7), {}

@@ -14,11 +14,11 @@ from edgecnn.data import Split, open_dataset
 from edgecnn.errors import EngineError, ParityError
 from edgecnn.evaluate.answers import export_answers, load_test
 from edgecnn.evaluate.scores import answered_at
-from edgecnn.export import export_path, tflite
+from edgecnn.export import export_path
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import model_from_bytes
-from edgecnn.runs import FLOAT_MODEL, QAT_MODEL
+from edgecnn.runs import FLOAT_MODEL
 from edgecnn.runtime.decision import softmax
 from edgecnn.stages.compare import compare_models
 from edgecnn.stages.verify import verify
@@ -32,31 +32,20 @@ def silent(what, done, total):
     pass
 
 
-def faulty(run, change):
-    """Verify a run whose int8 TFLite file comes from a changed fake-quantized model; return its two comparisons."""
-    model = model_from_bytes(run.read(QAT_MODEL, "train"))
-    change(model)
-    export_path(run, "tflite", "int8").write_bytes(tflite.int8(model))
-    report = verify(run, open_dataset(run.recipe.data))
-    found = {item.kind: item for item in report.comparisons if item.candidate == "tflite-int8"}
-    with pytest.raises(ParityError, match="tflite-int8 does not answer"):
-        require_parity(report)
-    return found["quantization"], found["conversion"]
-
-
-def assign(model, layer, ending, change):
-    (variable,) = (item for item in model.get_layer(layer).weights if item.name.endswith(ending))
-    variable.assign(change(variable.numpy()))
-
-
-def test_labels_permuted(own_run):
+def test_labels_permuted(own_run, plant):
     """Caught by the drop, in every class, and by agreement."""
 
-    def permute(model):
-        for ending in ("kernel:0", "bias:0"):
-            assign(model, "quant_dense_1", ending, lambda values: np.roll(values, 1, axis=-1))
+    def permute(*tensors):
+        for tensor in tensors:
+            tensor.codes = np.roll(tensor.codes, 1, axis=0)
+            tensor.scale = np.roll(tensor.scale, 1)
 
-    quantization, conversion = faulty(own_run, permute)
+    plant(own_run, -1, permute)
+    report = verify(own_run, open_dataset(own_run.recipe.data))
+    with pytest.raises(ParityError, match="tflite-int8"):
+        require_parity(report)
+    found = {item.kind: item for item in report.comparisons if item.candidate == "tflite-int8"}
+    quantization, conversion = found["quantization"], found["conversion"]
     assert quantization.failed == ("drop",) and quantization.drop > 80
     assert all(item.drop > 50 for item in quantization.per_class)
     assert conversion.failed == ("largest_lsb", "agreement")
@@ -96,7 +85,7 @@ def test_red_and_blue_swapped(colours):
     assert "channel order" in str(failed.value)
 
 
-def test_an_unimportant_bias_zeroed(own_run):
+def test_an_unimportant_bias_zeroed(own_run, plant):
     """No answer has to change: the noise per layer names the layer, and the output differs by more codes than rounding explains."""
 
     def decibels():
@@ -104,9 +93,7 @@ def test_an_unimportant_bias_zeroed(own_run):
         return {item.layer: item.sqnr_db for item in found.layers}
 
     before = decibels()
-    model = model_from_bytes(own_run.read(QAT_MODEL, "train"))
-    assign(model, "quant_conv2d", "bias:0", np.zeros_like)
-    export_path(own_run, "tflite", "int8").write_bytes(tflite.int8(model))
+    plant(own_run, 0, lambda weights, bias: bias.codes.fill(0))
     after = decibels()
     assert before["conv2d"] - after["conv2d"] > 5, "the first layer"
     report = verify(own_run, open_dataset(own_run.recipe.data))

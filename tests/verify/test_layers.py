@@ -20,17 +20,6 @@ def errors(run):
     return layer_errors(run, open_dataset(run.recipe.data))
 
 
-def plant(run, change):
-    """Convert the fake-quantized model after changing it."""
-    model = model_from_bytes(run.read(QAT_MODEL, "train"))
-    change(model)
-    export_path(run, "tflite", "int8").write_bytes(tflite.int8(model))
-
-
-def weights(model, layer):
-    return {variable.name.split("/")[-1]: variable for variable in model.get_layer(layer).layer.weights}
-
-
 def test_every_layer_of_a_good_model_is_matched_and_quiet(finished_run):
     found = errors(finished_run)
     assert found.unmatched == ()
@@ -41,9 +30,9 @@ def test_every_layer_of_a_good_model_is_matched_and_quiet(finished_run):
     assert decibels == sorted(decibels) and decibels[0] > 15
 
 
-def test_a_wrong_bias_shows_from_its_layer_on(own_run):
+def test_a_wrong_bias_shows_from_its_layer_on(own_run, plant):
     before = {item.layer: item.sqnr_db for item in errors(own_run).layers}
-    plant(own_run, lambda model: weights(model, "quant_conv2d_2")["bias:0"].assign(np.full(64, -0.3)))
+    plant(own_run, 2, lambda weights, bias: np.copyto(bias.codes, np.rint(-0.3 / bias.scale).astype(np.int32)))
     after = {item.layer: item.sqnr_db for item in errors(own_run).layers}
     for layer in ("conv2d", "conv2d_1"):
         assert after[layer] == pytest.approx(before[layer], abs=0.5), "before the fault nothing changes"
@@ -51,12 +40,11 @@ def test_a_wrong_bias_shows_from_its_layer_on(own_run):
 
 
 def test_too_narrow_a_range_is_named(own_run):
-    def narrow(model):
-        for variable in model.get_layer("quant_conv2d_1").weights:
-            if "activation_max" in variable.name:
-                variable.assign(variable / 8)
-
-    plant(own_run, narrow)
+    model = model_from_bytes(own_run.read(QAT_MODEL, "train"))
+    for variable in model.get_layer("quant_conv2d_1").weights:
+        if "activation_max" in variable.name:
+            variable.assign(variable / 8)
+    export_path(own_run, "tflite", "int8").write_bytes(tflite.int8(model))
     found = {item.layer: item for item in errors(own_run).layers}
     assert found["conv2d_1"].saturated > 0.01
     assert found["conv2d_1"].hint == HINTS["saturated range"]

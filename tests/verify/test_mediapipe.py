@@ -32,7 +32,7 @@ with vision.ImageClassifier.create_from_options(options) as classifier, np.load(
 SHAPES = ((224, 224), (240, 320), (480, 640), (1080, 1920), (97, 211), (1, 1), (225, 223), (672, 672))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # before the run, which takes seconds
 def python(root):
     path = root / ".venv-mediapipe-3.11" / "bin" / "python"
     if not path.exists():

@@ -11,14 +11,14 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.data import open_dataset
+from edgecnn.evaluate.answers import export_answers
 from edgecnn.evaluate.statistics import mcnemar_exact
-from edgecnn.export import alternative, convert, export_path, tflite
+from edgecnn.export import alternative, export_path, tflite
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.recipe import build_recipe, load_recipe, merge
 from edgecnn.runs import CARD, FLOAT_MODEL, PARITY, QAT_MODEL
 from edgecnn.runtime.selftest import selftest
 from edgecnn.stages.bundle import bundle_path
-from edgecnn.stages.int8_files import Int8Files
 from edgecnn.stages.pipeline import run_recipe
 from edgecnn.stages.verify import verify
 from edgecnn.tables import to_json
@@ -135,11 +135,9 @@ def test_a_recipe_with_only_post_training_quantization(tmp_path, monkeypatch, ti
 def test_the_file_used_in_training_is_the_exported_one(finished_run):
     """On validation images, the exports answer as recorded when training chose."""
     dataset = open_dataset(finished_run.recipe.data)
-    splits = dataset.load(("train", "validation"), **vars(finished_run.info.input), stage="test")
-    images, classes = splits["validation"].images, splits["validation"].classes
-    files = Int8Files(finished_run.recipe)
+    split = dataset.load(("validation",), **vars(finished_run.info.input), stage="test")["validation"]
     for name, precision in (("qat", "int8"), ("ptq", "int8-ptq")):
-        data = export_path(finished_run, "tflite", precision).read_bytes()
-        assert data == convert(finished_run, "tflite", precision, dataset=dataset)
-        found = np.mean(np.argmax(files._logits(data, images), axis=1) == classes)
-        assert found == getattr(finished_run.info.int8.validation, name).accuracy
+        path = export_path(finished_run, "tflite", precision)
+        found = export_answers(finished_run, path, "tflite", precision, split.images, lambda *progress: None)
+        accuracy = np.mean(np.argmax(found.values, axis=1) == split.classes)
+        assert accuracy == getattr(finished_run.info.int8.validation, name).accuracy

@@ -243,7 +243,6 @@ def test_the_command_line_from_the_run_to_two_files(own_door, edgecnn, monkeypat
     assert "needs cv2" in result.err and "[frigate]'" in result.err
 
 
-def test_a_bundle_carries_only_the_devices_models(own_door):
-    report = verify(own_door, open_dataset(own_door.recipe.data), gate=Gate(max_drop=100))
-    assert [model[:2] for model in carried_models(own_door, report, ())] == [("tflite", "int8")]
+def test_a_bundle_carries_only_the_devices_models(report, frigate_run):
+    assert [model[:2] for model in carried_models(frigate_run, report, ())] == [("tflite", "int8")]
     assert default_model(report, "tflite", {"int8"}) == "models/int8.tflite"
