@@ -38,7 +38,7 @@ def test_a_lambda_is_refused_by_every_reader_of_models(edgecnn, own_run, trap):
     ):
         result = edgecnn(*command)
         assert result.code == NetworkError.exit_code, (command, result.err)
-        assert "holds Python code (the layer 'trap', a Lambda)" in result.err
+        assert "'trap'" in result.err
         assert not mark.exists(), command
 
 
@@ -51,7 +51,7 @@ def test_a_lambda_is_refused_by_every_reader_of_models(edgecnn, own_run, trap):
             r"calls tf\.io\.write_file",
         ),
         ({"class_name": "TFOpLambda", "config": {"name": "w", "function": "py_function"}}, r"calls tf\.py_function"),
-        ({"class_name": "ReLU", "config": {"max_value": {"class_name": "__lambda__", "config": {}}}}, r"\(a lambda\)"),
+        ({"class_name": "ReLU", "config": {"max_value": {"class_name": "__lambda__", "config": {}}}}, "a lambda"),
     ],
 )
 def test_other_code_is_refused(tmp_path, layer, message):
@@ -59,7 +59,9 @@ def test_other_code_is_refused(tmp_path, layer, message):
 
     with h5py.File(tmp_path / "model.h5", "w") as file:
         file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": [[layer]]}})
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(
+        NetworkError, match=rf"model\.h5 holds Python code \(.*{message}.*does not load it\.\nBuild the model without"
+    ):
         refuse_code((tmp_path / "model.h5").read_bytes(), "model.h5")
 
 

@@ -17,6 +17,11 @@ def shaken(model):
     return model
 
 
+@pytest.fixture(scope="module")
+def resnet8():
+    return shaken(build_network("resnet8", 16, 16, 3, 5))
+
+
 def norms(model):
     return [layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
@@ -28,12 +33,11 @@ def same(model):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max())
 
 
-def test_resnet8_answers_the_same_without_batch_norm():
-    model = shaken(build_network("resnet8", 16, 16, 3, 5))
-    before = model.get_weights()
-    assert norms(model) and norms(folded(model)) == []
-    same(model)
-    assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)), "it is not changed"
+def test_resnet8_answers_the_same_without_batch_norm(resnet8):
+    before = resnet8.get_weights()
+    assert norms(resnet8) and norms(folded(resnet8)) == []
+    same(resnet8)
+    assert all(np.array_equal(*pair) for pair in zip(before, resnet8.get_weights(), strict=True)), "it is not changed"
 
 
 def test_a_model_without_batch_norm_is_unchanged():
@@ -89,6 +93,5 @@ def test_weights_of_constant_channels_are_enlarged_until_biases_fit():
     assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)), "it is not changed"
 
 
-def test_a_model_whose_biases_fit_is_unchanged():
-    model = shaken(build_network("resnet8", 16, 16, 3, 5))
-    assert fitting_biases(model) is model
+def test_a_model_whose_biases_fit_is_unchanged(resnet8):
+    assert fitting_biases(resnet8) is resnet8

@@ -7,6 +7,17 @@ from edgecnn.networks import NETWORKS, build_network
 from edgecnn.networks.blocks import halvings
 from edgecnn.networks.describe import describe
 
+FURTHER = {
+    "resnet_100kb", "resnet_300kb", "resnet_1000kb", "efficientnet_lite0_270kb", "efficientnet_lite0_1200kb",
+    "efficientnet_lite0_4000kb", "efficientnet_lite2_1800kb", "efficientnet_lite2_5600kb",
+}  # fmt: skip
+"""Larger networks of the same families."""
+
+
+def each(further):
+    """Return all NETWORKS; these are further variants."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in further else name for name in NETWORKS]
+
 
 def kinds(model):
     return [type(layer).__name__ for layer in model.layers[1:]]
@@ -36,7 +47,7 @@ def test_resnet8_is_mlperf_tinys():
     assert cost.macs == 12_501_632
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", each(FURTHER))
 @pytest.mark.parametrize(
     "shape",
     [(8, 8, 1), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((28, 28, 1), (17, 23, 3), (96, 64, 3)))],
@@ -67,20 +78,22 @@ def test_the_stem_reduces_an_input_to_about_32(side, times):
     ],
 )
 def test_the_ladders_networks_cost_about_the_same_for_every_input(name, macs):
-    for shape in ((28, 28, 1), (32, 32, 3)):
-        assert 0.5 * macs < describe(build_network(name, *shape, 10)).macs <= macs
-    for shape in ((96, 96, 3), (224, 224, 3)):
-        assert describe(build_network(name, *shape, 10)).macs < 2 * macs + 4e6, "a stem's halvings cost most of it"
+    assert 0.5 * macs < describe(build_network(name, 28, 28, 1, 10)).macs <= macs
+    large = describe(build_network(name, 224, 224, 3, 10)).macs
+    assert large < 2 * macs + 4e6, "a stem's halvings cost most of it"
 
 
-def test_networks_end_in_logits_and_a_batch_norm_directly_follows_its_convolution():
-    for name in NETWORKS:
-        network = build_network(name, 32, 32, 3, 10)
-        assert network.layers[-1].activation.__name__ == "linear"
-        for layer in network.layers:
-            if type(layer).__name__ == "BatchNormalization":
-                before = layer.inbound_nodes[0].inbound_layers
-                assert type(before).__name__ in ("Conv2D", "DepthwiseConv2D"), (name, layer.name)
+@pytest.mark.parametrize("name", each({name for name in FURTHER if name.startswith("efficientnet")}))
+def test_networks_end_in_logits_have_the_size_in_their_names_and_a_batch_norm_directly_follows_its_convolution(name):
+    network = build_network(name, 32, 32, 3, 10)
+    assert network.layers[-1].activation.__name__ == "linear"
+    for layer in network.layers:
+        if type(layer).__name__ == "BatchNormalization":
+            before = layer.inbound_nodes[0].inbound_layers
+            assert type(before).__name__ in ("Conv2D", "DepthwiseConv2D"), layer.name
+    if name.endswith("kb"):
+        stated = 1000 * int(name.rpartition("_")[2].removesuffix("kb"))
+        assert describe(network).int8_bytes == pytest.approx(stated, rel=0.12)
 
 
 def test_an_input_that_is_too_small_reports_the_smallest_size():

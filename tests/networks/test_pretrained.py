@@ -14,6 +14,7 @@ from edgecnn.cli.extras import missing_extra
 from edgecnn.errors import NetworkError
 from edgecnn.networks import pretrained, torch_file
 from edgecnn.networks.pretrained import SOURCES, read_weights, source_of
+from edgecnn.pixels import to_real
 
 SOURCE = SOURCES[0]
 
@@ -145,18 +146,17 @@ def whole():
     """A whole EfficientNet-Lite with all its weights, including the dense layer's: a function from scikit-learn's photos to its classes."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.networks import build_network
-    from edgecnn.networks.predict import predictor
 
     def build(network, side, channels):
         state = read_weights(source_of(network))
         model = build_network(network, side, side, channels, 1000)
         pretrained.load_weights(model, state)
         model.layers[-1].set_weights([state["_fc.weight"].T, state["_fc.bias"]])
-        predict = predictor(model, 1 / 128, 0)
 
         def best(name):
             data = (resources.files("sklearn") / "datasets" / "images" / name).read_bytes()
-            return np.argsort(-predict(images.load(data, side, side, channels, "crop")[np.newaxis])[0])
+            pixels = images.load(data, side, side, channels, "crop")[np.newaxis]
+            return np.argsort(-model(to_real(pixels, 1 / 128, 0), training=False).numpy()[0])
 
         return best
 
@@ -166,7 +166,7 @@ def whole():
 @pytest.mark.parametrize(
     ("network", "side", "flower"),
     [
-        ("efficientnet_lite0_4000kb", 224, 985),
+        pytest.param("efficientnet_lite0_4000kb", 224, 985, marks=pytest.mark.slow),
         ("efficientnet_lite2_5600kb", 260, 599),
     ],  # daisy; honeycomb, for a dahlia
 )
@@ -181,29 +181,27 @@ def test_a_grey_input_answers_like_three_equal_channels(whole):
     assert 698 in whole("efficientnet_lite0_4000kb", 224, 1)("china.jpg")[:10]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.prefix)
-def test_one_pass_gives_the_features_of_every_rung(source):
+@pytest.mark.parametrize(
+    ("source", "every"), [(SOURCE, 3), *(pytest.param(source, 1, marks=pytest.mark.slow) for source in SOURCES)]
+)
+def test_one_pass_gives_the_features_and_costs_of_every_rung(source, every):
+    """`every` third rung is the smallest one, and the whole network with its head."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.networks import build_network
-    from edgecnn.networks.efficientnet_lite import all_features
+    from edgecnn.networks.describe import describe
+    from edgecnn.networks.efficientnet_lite import all_features, costs
     from edgecnn.networks.keras import keras
 
+    shape, family = (32, 48, 1), source.prefix.rstrip("_")
     state = read_weights(source)
-    rungs, whole = all_features(source.prefix.rstrip("_"), 32, 32, 1)
+    rungs, whole = all_features(family, *shape)
     pretrained.load_weights(whole, state)
-    pixels = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 1)).astype(np.float32)
-    for rung, found in zip(rungs, whole(pixels), strict=True):
-        alone = build_network(rung, 32, 32, 1, 2)
+    pixels = np.random.default_rng(1).uniform(-1, 1, (2, *shape)).astype(np.float32)
+    found = dict(zip(rungs, whole(pixels), strict=True))
+    for rung in rungs[::every]:
+        alone = build_network(rung, *shape, 3)
         pretrained.load_weights(alone, state)
         expected = keras.Model(alone.inputs, alone.layers[-1].input)(pixels)
-        np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=rung)
-
-
-def test_partial_networks_cost_the_same_as_whole_ones():
-    from edgecnn.networks import build_network
-    from edgecnn.networks.describe import describe
-    from edgecnn.networks.efficientnet_lite import costs
-
-    for rung, cost in costs("efficientnet_lite0", 64, 96, 1, 3).items():
-        own = describe(build_network(rung, 64, 96, 1, 3))
+        np.testing.assert_allclose(found[rung], expected, atol=1e-4, err_msg=rung)
+        cost, own = costs(family, *shape, 3)[rung], describe(alone)
         assert (cost.parameters, cost.macs, cost.int8_bytes) == (own.parameters, own.macs, own.int8_bytes), rung
