@@ -17,7 +17,7 @@ from edgecnn.report.choice import HEADINGS, choice_rows, judged_line
 from edgecnn.report.collect import run_figures
 from edgecnn.report.figures import PageFigures, Pair, RunFigures
 from edgecnn.report.pairs import Answered, pairs, run_answers
-from edgecnn.report.plots import drop_of, plots, png, side_by_side, svg
+from edgecnn.report.plots import Plots, drop_of, plots, png, side_by_side, svg
 from edgecnn.report.stress import ROBUST_KIN
 from edgecnn.report.table import against_float, images_of
 from edgecnn.runs import PAGE, Run, write_json
@@ -30,7 +30,6 @@ from edgecnn.verify.predictions import GALLERY, read_pictures, read_predictions
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
-    from matplotlib.figure import Figure
 
 
 DIFFERENT = (
@@ -163,11 +162,11 @@ def choice_texts(figures: RunFigures) -> dict[str, Any]:
     return {"chosen": {"rows": choice_rows(figures.choice), "line": judged_line(figures.choice), "headings": HEADINGS}}
 
 
-def drawn(figures: Mapping[str, tuple[str, "Figure"]], prefix: str) -> dict[str, dict[str, Any]]:
+def drawn(figures: Plots, prefix: str) -> dict[str, dict[str, Any]]:
     from markupsafe import Markup
 
     return {
-        name: {"text": text, "svg": Markup(svg(figure, f"{prefix}-{name}"))} for name, (text, figure) in figures.items()
+        name: {"text": text, "svg": Markup(svg(draw, f"{prefix}-{name}"))} for name, (text, draw) in figures.items()
     }
 
 
@@ -221,8 +220,8 @@ def write_page(shown: Sequence[Shown], path: Path, png_folder: Path | None = Non
     if png_folder:
         for number, item in enumerate(shown):
             prefix = f"{number + 1}-" if len(shown) > 1 else ""
-            for name, (_, figure) in plots(item.figures).items():
-                write_atomic(png_folder / f"{prefix}{name}.png", png(figure))
+            for name, (_, draw) in plots(item.figures).items():
+                write_atomic(png_folder / f"{prefix}{name}.png", png(draw()))
 
 
 def write_run_page(run: Run) -> Path:

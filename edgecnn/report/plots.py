@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,56 +36,60 @@ STRESS_COLUMNS = 3
 DPI = 150
 
 
-def plots(figures: RunFigures) -> dict[str, tuple[str, "Figure"]]:
-    """Return a run's plots by name, each with a sentence that explains it. Plots without figures are left out."""
-    drawn: dict[str, tuple[str, Figure]] = {}
+Plots = dict[str, tuple[str, Callable[[], "Figure"]]]
+"""Plots by name: a sentence that explains each, and the function that draws it."""
+
+
+def plots(figures: RunFigures) -> Plots:
+    """Return a run's plots. Plots without figures are left out."""
+    found: Plots = {}
     for item in figures.confusion:
         text = f"Confusion matrix of {item.model}: rows are true classes, columns are answers. Darker cells hold more of a class's images."
-        drawn[f"confusion-{item.model}"] = text, confusion_plot(item, figures.origin.labels)
+        found[f"confusion-{item.model}"] = text, partial(confusion_plot, item, figures.origin.labels)
     drops = drop_of(figures)
     if drops:
         text = f"Drop by class, in percentage points: the accuracy that {figures.int8} lost against the float model."
-        drawn["classes"] = text, classes_plot(drops)
+        found["classes"] = text, partial(classes_plot, drops)
     if figures.reliability:
         text = "Reliability: accuracy by score. On the diagonal, a score of 90 % is right 90 % of the time."
-        drawn["reliability"] = text, one_plot(draw_reliability, figures)
+        found["reliability"] = text, partial(one_plot, draw_reliability, figures)
     if figures.coverage:
         text = "Coverage: the share of images answered, and the error among them, at each threshold."
-        drawn["coverage"] = text, one_plot(draw_coverage, [figures])
+        found["coverage"] = text, partial(one_plot, draw_coverage, [figures])
     if figures.epochs:
         text = "Learning curves: accuracy on validation images by epoch, of the float model and of int8."
-        drawn["learning"] = text, one_plot(draw_learning, [figures])
+        found["learning"] = text, partial(one_plot, draw_learning, [figures])
     if figures.layers:
         text = "Noise by layer: signal-to-quantization-noise ratio in dB, worst first."
         worst = figures.layers.layers[:MOST_NAMED]
         names, values = [item.layer for item in worst], [item.sqnr_db for item in worst]
-        drawn["layers"] = text, bars(names, values, INT8, "signal to quantization noise, dB")
+        found["layers"] = text, partial(bars, names, values, INT8, "signal to quantization noise, dB")
     if figures.stress:
         text = "Stress: accuracy by strength of each corruption, of the float model and of int8. Strength zero is uncorrupted."
-        drawn["stress"] = text, stress_plot(figures.stress)
-    return drawn
+        found["stress"] = text, partial(stress_plot, figures.stress)
+    return found
 
 
-def side_by_side(runs: Sequence[RunFigures]) -> dict[str, tuple[str, "Figure"]]:
-    """Return the plots that show several runs together, in the form of `plots`."""
-    drawn: dict[str, tuple[str, Figure]] = {}
+def side_by_side(runs: Sequence[RunFigures]) -> Plots:
+    """Return the plots that show several runs together."""
+    found: Plots = {}
     learned, covered = [run for run in runs if run.epochs], [run for run in runs if run.coverage]
     if len(learned) > 1:
         text = "Learning curves of the runs: accuracy on validation images by epoch."
-        drawn["learning"] = text, one_plot(draw_learning, learned)
+        found["learning"] = text, partial(one_plot, draw_learning, learned)
     if len(covered) > 1:
         text = "Coverage of the runs: errors among answered images by the share of images answered."
-        drawn["coverage"] = text, one_plot(draw_coverage, covered)
-    return drawn
+        found["coverage"] = text, partial(one_plot, draw_coverage, covered)
+    return found
 
 
-def svg(figure: "Figure", name: str) -> str:
-    """Return a plot as SVG for a page: text stays text, colours become custom properties, and identifiers begin with `name`."""
+def svg(draw: Callable[[], "Figure"], name: str) -> str:
+    """Draw a plot and return it as SVG for a page: text stays text, colours become custom properties, and identifiers begin with `name`."""
     import matplotlib
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(
+        draw().savefig(
             buffer,
             format="svg",
             transparent=True,

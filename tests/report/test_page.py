@@ -263,6 +263,7 @@ def test_runs_side_by_side(drawn_run):
     assert "Side by side" not in render([shown_run(drawn_run())])
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_the_command(edgecnn, drawn_run, root, tmp_path):
     run = drawn_run()
     done = edgecnn("report", run.path, "--png", "plots")
@@ -277,7 +278,7 @@ def test_the_command(edgecnn, drawn_run, root, tmp_path):
     assert done.code == 0 and (tmp_path / "both.html").exists()
     assert [item["kind"] for item in json.loads(done.out)["runs"]] == ["run", "bundle"]
     again = edgecnn("report", run.path, "--out", "both.html")
-    assert again.code == 20 and "--force" in again.err
+    assert again.code == 20 and "both.html" in again.err
     assert edgecnn("report", run.path, bundle).code == 2
 
 

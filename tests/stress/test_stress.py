@@ -190,14 +190,14 @@ def test_the_command_writes_into_the_run_its_page_and_its_card(own_run, edgecnn,
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     monkeypatch.chdir(own_run.path.parent.parent)
     kept = own_run.file("card.md").read_text()
-    result = edgecnn("stress", own_run.path, "--limit", 10, "--json", "--at-least", 0.01)
+    result = edgecnn("stress", own_run.path, "--limit", 4, "--json", "--at-least", 0.01)
     assert result.code == 0, result.err
     figures = json.loads(result.out)
     assert figures["data"]["split"] == "validation" and figures["test_uses"] == 0 and figures["passed"]
     assert json.loads(own_run.file("stress-validation.json").read_text()) == figures
     assert not list(own_run.path.glob("*.part.npz"))
     for uses in (1, 2):
-        result = edgecnn("stress", own_run.path, "--limit", 10, "--split", "test", "--at-least", 1)
+        result = edgecnn("stress", own_run.path, "--limit", 2, "--split", "test", "--at-least", 1)
         assert result.code == StressError.exit_code and "--at-least" in result.err
         assert json.loads(own_run.file("stress-test.json").read_text())["test_uses"] == uses
     assert "stress has measured this test split 2 times" in result.out
@@ -207,7 +207,7 @@ def test_the_command_writes_into_the_run_its_page_and_its_card(own_run, edgecnn,
     assert "<h3>Stress</h3>" in html and "Each corruption and strength" in html
     card = own_run.file("card.md").read_text()
     assert "## Under stress" in card and "## Under stress" not in kept and "FAILED" in card
-    part = edgecnn("stress", own_run.path, "--limit", 10, "--corruptions", "jpeg", "--out", "here")
+    part = edgecnn("stress", own_run.path, "--limit", 2, "--corruptions", "jpeg", "--out", "here")
     assert part.code == 0 and "Some corruptions were left out" in part.out
     assert json.loads(own_run.file("stress-validation.json").read_text())["complete"]
     shutil.rmtree(own_run.path / "here", ignore_errors=True)
