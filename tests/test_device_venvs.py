@@ -58,9 +58,15 @@ def test_selftest_passes(root, name, tmp_path):
     assert checked == {"tflite_runtime" if "tflite" in name else "litert"}
 
 
+@pytest.fixture(scope="module")
+def first(root, photo):
+    """The answer of the first environment."""
+    return call(python_of(root, VENVS[0]), photo.parent, "classify", photo, "--json")
+
+
 @pytest.mark.parametrize("name", EACH[1:])
-def test_it_answers_like_the_first_environment(root, photo, tmp_path, name):
-    first, other = (call(python_of(root, one), tmp_path, "classify", photo, "--json") for one in (VENVS[0], name))
+def test_it_answers_like_the_first_environment(root, photo, first, tmp_path, name):
+    other = call(python_of(root, name), tmp_path, "classify", photo, "--json")
     assert [item["label"] for item in other["top"]] == [item["label"] for item in first["top"]]
     for one, another in zip(first["top"], other["top"], strict=True):
         # one code of the int8 output changes a score by a few hundredths at most
@@ -77,24 +83,30 @@ def test_it_explains_an_answer(root, photo, tmp_path, name):
     assert np.array(line["map"]).shape == (32, 32) and (tmp_path / line["picture"]).stat().st_size > 1000
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("train", "--data", "photos"),
-        ("train", "--dry-run", "--data", "photos"),
-        ("networks",),
-        ("run", "digits.toml"),
-        ("import", "model.keras", "--calibrate", "photos"),
-        ("export",),
-        ("verify",),
-        ("layers",),
-        ("compare", "model.keras", "model.keras", "--data", "photos"),
-        ("bundle",),
-    ],
-    ids=" ".join,
-)
-def test_workstation_commands_name_the_extra(root, tmp_path, finished_run, arguments):
-    python = python_of(root, ".venv-device-3.11")
+COMMANDS_IN_ONE_PROCESS = """
+import json, sys
+from edgecnn.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["edgecnn", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        for stream in sys.stdout, sys.stderr:
+            stream.write(f"\\x1e{ended.code}\\x1f")
+"""
+
+
+def answers(root, folder, *commands):
+    """Return the exit code, output and errors of each command in the base install, which imports nothing that is missing."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(root)}
+    python = [python_of(root, ".venv-device-3.11"), "-c", COMMANDS_IN_ONE_PROCESS, json.dumps(commands)]
+    done = subprocess.run(python, cwd=folder, env=environment, capture_output=True, text=True)
+    parts = [[part.split("\x1e") for part in text.split("\x1f")[:-1]] for text in (done.stdout, done.stderr)]
+    assert len(parts[0]) == len(commands), done.stderr
+    return [(code, out, err) for (out, code), (err, _) in zip(*parts, strict=True)]
+
+
+def test_workstation_commands_name_the_extra(root, tmp_path, finished_run):
     shutil.copytree(finished_run.path, tmp_path / "runs" / "latest")
     for name in ("export", "model-int8.tflite", "parity.json", "confidence.json", "stages.json"):
         (tmp_path / "runs" / "latest" / name).unlink(missing_ok=True)
@@ -106,25 +118,22 @@ def test_workstation_commands_name_the_extra(root, tmp_path, finished_run, argum
             Image.new("RGB", (12, 12), (number, len(label), ord(label[0]))).save(
                 tmp_path / "photos" / label / f"{number}.png"
             )
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(root)}
-    result = subprocess.run(
-        [python, "-m", "edgecnn", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == MissingExtraError.exit_code, result.stderr
-    assert "Traceback" not in result.stderr
-    first, second = result.stderr.splitlines()[-2:]
-    assert first.startswith("edgecnn: error: this command needs ")
-    assert second.startswith("pip install ") and second.endswith("[train]'")
+    lines = (
+        "train --data photos", "train --dry-run --data photos", "networks", "run digits.toml", "import model.keras --calibrate photos",
+        "export", "verify", "layers", "compare model.keras model.keras --data photos", "bundle",
+    )  # fmt: skip
+    for line, (code, _, err) in zip(lines, answers(root, tmp_path, *map(str.split, lines)), strict=True):
+        assert code == str(MissingExtraError.exit_code) and "Traceback" not in err, (line, err)
+        first, second = err.splitlines()[-2:]
+        assert first.startswith("edgecnn: error: this command needs "), line
+        assert second.startswith("pip install ") and second.endswith("[train]'"), line
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_help_needs_only_the_base_install(root, tmp_path, command):
-    python = python_of(root, ".venv-device-3.11")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(root)}
-    result = subprocess.run(
-        [python, "-m", "edgecnn", command, "--help"], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0 and result.stdout.startswith("Usage: "), result.stderr
+def test_every_help_needs_only_the_base_install(root, tmp_path):
+    for command, (code, out, err) in zip(
+        COMMANDS, answers(root, tmp_path, *([name, "--help"] for name in COMMANDS)), strict=True
+    ):
+        assert code == "0" and out.startswith("Usage: "), (command, err)
 
 
 def test_the_recipe_keys_are_listed_without_the_extra(root, tmp_path):

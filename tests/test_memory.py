@@ -44,7 +44,13 @@ PHOTOS = {
 }
 
 
-@pytest.mark.parametrize("kind", PHOTOS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind in ("turned JPEG", "PNG with transparency") else pytest.mark.slow)
+        for kind in PHOTOS
+    ],
+)
 def test_a_photo_of_12_megapixels_is_classified_on_a_board_of_512_mb(board, kind):
     """A Raspberry Pi Zero 2 W has about 290 MiB available, and 230 once edgecnn and the file are in memory."""
     board(230)
@@ -108,7 +114,7 @@ def test_small_images_do_not_check_the_memory(monkeypatch):
 
 
 PEAK = """
-import json, sys
+import io, json, sys
 from PIL import Image
 from edgecnn import images, memory
 
@@ -118,7 +124,7 @@ def status(key):
 
 data = images.read_file(sys.argv[1])
 least = (224, 224)
-with images._opened(data) as image:  # imports the decoder
+with Image.open(io.BytesIO(data)) as image:  # imports the decoder
     full = image.size
     image.draft(None, (448, 448))
     estimate = memory.decoding_bytes(image, full, 3, data, images.orientation(image) > 1)
@@ -134,9 +140,8 @@ print(json.dumps([estimate, status("VmHWM") - before]))
 @pytest.mark.parametrize(
     "kind",
     [
-        "progressive JPEG",
-        "turned PNG",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("JPEG", "PNG", "16-bit PNG", "grey PNG", "WebP")),
+        pytest.param(kind, marks=() if kind in ("progressive JPEG", "turned PNG") else pytest.mark.slow)
+        for kind in (*PHOTOS, "grey PNG", "WebP")
     ],
 )
 def test_the_estimate_is_close_to_the_memory_used(tmp_path, root, kind):

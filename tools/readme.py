@@ -230,14 +230,21 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
 }
 """Each page's sections and their generators."""
 
+
+def generated(page: Path) -> str:
+    """Return the text of one of PAGES with all of its sections generated again."""
+    text = page.read_text(encoding="utf-8")
+    for section, make in PAGES[page].items():
+        text = with_section(text, section, make())
+    return text
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a page would change")
     check = parser.parse_args().check
-    for page, sections in PAGES.items():
-        before = after = page.read_text(encoding="utf-8")
-        for section, make in sections.items():
-            after = with_section(after, section, make())
+    for page in PAGES:
+        before, after = page.read_text(encoding="utf-8"), generated(page)
         if check and after != before:
             sys.exit(f"{page.relative_to(ROOT)} is out of date: python tools/readme.py")
         if after != before:

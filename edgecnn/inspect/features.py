@@ -54,12 +54,12 @@ def compute(
     missing = list({item.hash: item for item in items if item.hash not in known}.values())
     meter.advance(len(items) - len(missing))
     if missing:
-        network = body()
+        network, size = body(), min(BATCH, len(missing))
         with ThreadPoolExecutor(2) as pool:
             for part in chunks(missing, BATCH):
                 pictures = np.stack(list(pool.map(lambda item: square(item, read), part)))
                 # one batch shape, so that the network is traced only once
-                padded = np.concatenate([pictures, np.zeros((BATCH - len(part), SIDE, SIDE, 3), np.uint8)])
+                padded = np.concatenate([pictures, np.zeros((size - len(part), SIDE, SIDE, 3), np.uint8)])
                 values = network(padded)[: len(part)].astype(STORED)
                 fresh = [(item.hash, row.tobytes()) for item, row in zip(part, values, strict=True)]
                 cache.put(KIND, fresh)

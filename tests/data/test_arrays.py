@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_the_share_covers_all_splits_together(cache, monkeypatch):
 
 
 def test_a_full_disk_is_an_error_before_a_photo_is_decoded(pets, cache, small_machine, monkeypatch):
-    monkeypatch.setattr(arrays.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
+    monkeypatch.setattr(arrays.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     with pytest.raises(OutputError) as error:
         load(pets)
     first, second = str(error.value).splitlines()
@@ -106,7 +107,7 @@ def test_a_disk_that_fills_up_meanwhile(pets, cache, small_machine, file_limit):
     """The file's space is reserved at the start: otherwise a page of the mapping would find no space and kill the process."""
     with (
         file_limit(1000),
-        pytest.raises(OutputError, match=r"which cannot be made in .*: File too large\.\nSet XDG_CACHE_HOME"),
+        pytest.raises(OutputError, match="File too large"),
     ):
         load(pets)
 
@@ -137,13 +138,13 @@ def test_a_file_in_memory_gets_a_warning(pets, cache, small_machine, monkeypatch
 @linux
 def test_nothing_is_left_behind_by_a_process_that_is_killed(pets, cache, root, spawn):
     code = (
-        "import sys, time\n"
+        "import signal, sys\n"
         "from edgecnn.data import open_dataset, arrays\n"
         "from edgecnn.recipe import DataRecipe\n"
         "arrays.SHARE = 1e-9\n"
         "loaded = open_dataset(DataRecipe(source=sys.argv[1])).load(('train',), height=12, width=12, channels=3, stage='train')\n"
         "print('loaded', flush=True)\n"
-        "time.sleep(60)\n"
+        "signal.pause()\n"
     )
     process = spawn(
         [sys.executable, "-c", code, str(pets)],

@@ -82,7 +82,7 @@ def test_the_archive_is_downloaded_once_and_resumed(photos, monkeypatch, server,
 def test_wrong_bytes_from_the_server(photos, monkeypatch, server, elsewhere):
     server.files = {cifar10.ARCHIVE: archive(monkeypatch, photos[1])[:-1] + b"!"}
     monkeypatch.setattr(cifar10, "URL", server.url + cifar10.ARCHIVE)
-    with pytest.raises(DownloadError, match=r"did not send the expected file(.|\n)*Without a network: put cifar-10"):
+    with pytest.raises(DownloadError, match=r"cifar-10-binary\.tar\.gz[\s\S]*Without a network: put"):
         open_dataset(DataRecipe(source="cifar10"))
     assert list((elsewhere / "edgecnn").iterdir()) == []
 
@@ -92,8 +92,9 @@ def test_without_a_network(monkeypatch):
     monkeypatch.setattr("edgecnn.data.download.time.sleep", lambda seconds: None)
     with pytest.raises(DownloadError) as failure:
         open_dataset(DataRecipe(source="cifar10"))
-    assert str(failure.value) == (
-        "cannot download http://127.0.0.1:9/cifar-10-binary.tar.gz: Connection refused.\n"
+    first, advice = str(failure.value).splitlines()
+    assert "http://127.0.0.1:9/cifar-10-binary.tar.gz: Connection refused" in first
+    assert advice == (
         "Without a network: put cifar-10-binary.tar.gz (or cifar-10-batches-bin/, unpacked) into a folder and set "
         "EDGECNN_DATA to that folder."
     )
@@ -136,7 +137,7 @@ def test_an_archive_that_is_not_a_tar(monkeypatch, tmp_path, fill):
 
 def test_members_elsewhere_in_the_archive_are_not_read(photos, monkeypatch, tmp_path, fill):
     fill(tmp_path, {cifar10.ARCHIVE: archive(monkeypatch, photos[1], folder="../cifar-10-batches-bin")})
-    with pytest.raises(DatasetError, match=r"lacks data_batch_1\.bin, data_batch_2\.bin"):
+    with pytest.raises(DatasetError, match=r"data_batch_1\.bin, data_batch_2\.bin"):
         open_dataset(DataRecipe(source=str(tmp_path / cifar10.ARCHIVE)))
 
 
@@ -162,5 +163,5 @@ def test_an_invalid_batch_is_refused_even_with_the_right_hash(photos, monkeypatc
     files = photos[1] | {"data_batch_1.bin": b"\xff" * 3073}
     pass_for_real(monkeypatch, files)
     fill(tmp_path, {cifar10.ARCHIVE: archive(monkeypatch, files)})
-    with pytest.raises(DatasetError, match=r"data_batch_1\.bin is not a batch of CIFAR-10"):
+    with pytest.raises(DatasetError, match=r"data_batch_1\.bin .*3,073"):
         open_dataset(DataRecipe(source=str(tmp_path / cifar10.ARCHIVE)))

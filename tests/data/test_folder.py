@@ -191,7 +191,7 @@ def test_all_faulty_folders_are_named_together(tmp_path, fill, pictures):
 
 def test_a_file_that_is_neither_folder_nor_zip(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(DatasetError, match=r"notes.txt is not a zip file, or it is damaged"):
+    with pytest.raises(DatasetError, match=r"notes\.txt"):
         open_dataset(DataRecipe(source=str(tmp_path / "notes.txt")))
 
 
@@ -211,7 +211,7 @@ def test_links_are_followed_and_dangling_ones_are_unreadable_images(tmp_path, fi
     (folder / "cat").symlink_to(elsewhere / "cats")
     assert len(open_folder(folder).items) == 6
     (folder / "dog" / "gone.png").symlink_to(tmp_path / "gone")
-    with pytest.raises(DatasetError, match=r"1 of 7 images .* dog/gone.png \(cannot be read: No such file"):
+    with pytest.raises(DatasetError, match=r"1 of 7 images .* dog/gone.png \(.*No such file"):
         open_folder(folder)
 
 

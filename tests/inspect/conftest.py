@@ -1,5 +1,6 @@
 """Photo-like images, textured blobs of colour on a light background, which can be cropped and compressed into copies."""
 
+import functools
 import io
 
 import numpy as np
@@ -21,6 +22,11 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 def scene(seed, width=160, height=120):
     """Return a picture of a few blobs, uint8 RGB; the seed decides it."""
+    return Image.fromarray(blobs(seed, width, height))
+
+
+@functools.cache
+def blobs(seed, width, height):
     random = np.random.default_rng(seed)
     pixels = np.full((height, width, 3), random.uniform(180, 230), np.float64)
     for _ in range(8):
@@ -29,7 +35,7 @@ def scene(seed, width=160, height=120):
         spot[top : top + random.integers(8, 50), left : left + random.integers(8, 60)] = 1
         pixels += gaussian_filter(spot, 1.5)[:, :, np.newaxis] * random.uniform(-150, 40, 3)
     pixels += gaussian_filter(random.normal(size=(height, width)), 1.2)[:, :, np.newaxis] * 25
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def encode(image, format="JPEG", **options):
@@ -60,7 +66,7 @@ def fill_function():
     return fill
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def photos():
     """Files of two classes with their own splits: 12 for training and 4 for testing per class, all different."""
     files = {}
@@ -72,7 +78,7 @@ def photos():
     return files
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def planted(photos):
     """The photos with one of each mistake."""
     first = Image.open(io.BytesIO(photos["train/cat/0.jpg"])).convert("RGB")

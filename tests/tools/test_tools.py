@@ -1,7 +1,7 @@
 import argparse
 import importlib
 import json
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -17,18 +17,22 @@ def load_bench(root, monkeypatch, name, folder="bench"):
     return importlib.import_module(name)
 
 
-def test_the_readmes_tables_match_the_commands_and_the_bundles(root):
-    result = subprocess.run([sys.executable, "tools/readme.py", "--check"], cwd=root, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+@pytest.fixture
+def readme(root, monkeypatch):
+    """tools/readme.py."""
+    monkeypatch.syspath_prepend(root / "tools")
+    return importlib.import_module("readme")
 
 
-def test_write_images(root, tmp_path):
+def test_the_generated_tables_match_the_benches_and_the_bundles(readme):
+    for page in readme.PAGES:
+        assert page.read_text() == readme.generated(page), f"{page.name}: python tools/readme.py"
+
+
+def test_write_images(root, tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn, of the train extra")
-    subprocess.run(
-        [sys.executable, "tools/write_images.py", "--data", "digits", "--out", tmp_path, "--count", "3"],
-        cwd=root,
-        check=True,
-    )
+    monkeypatch.setattr(sys, "argv", ["write_images.py", "--data", "digits", "--out", str(tmp_path), "--count", "3"])
+    runpy.run_path(root / "tools" / "write_images.py", run_name="__main__")
     names = sorted(path.name for path in tmp_path.iterdir())
     assert len(names) == 3 and all(name[3].isdigit() for name in names)
     with Image.open(tmp_path / names[0]) as image:
@@ -76,9 +80,7 @@ def test_photos_are_divided_into_folds_or_a_number_per_class(root, monkeypatch):
     )
 
 
-def test_speed_of_another_bundle_is_refused(root, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(root / "tools")
-    readme = importlib.import_module("readme")
+def test_speed_of_another_bundle_is_refused(readme, tmp_path, monkeypatch):
     report = json.loads(readme.SPEED.read_text())
     assert "| litert " in readme.speed_table()
     report["bundle"]["sha256"] = "0" * 64
@@ -88,7 +90,9 @@ def test_speed_of_another_bundle_is_refused(root, tmp_path, monkeypatch):
         readme.speed_table()
 
 
-def test_the_gpu_bench_runs_completely_on_the_cpu(root, tmp_path, tiny_network, edgecnn, monkeypatch):
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_plots")
+def test_the_gpu_bench_runs_completely_on_the_cpu(root, readme, tmp_path, tiny_network, edgecnn, monkeypatch):
     for module in ("tensorflow", "onnxruntime"):
         pytest.importorskip(module, reason="the bench trains, and runs ONNX files")
     bench = load_bench(root, monkeypatch, "gpu")
@@ -100,7 +104,17 @@ def test_the_gpu_bench_runs_completely_on_the_cpu(root, tmp_path, tiny_network, 
         assert done.code == 0, done.err
         return done.out.encode()
 
+    def timed(command, out):
+        out.write_bytes(here(*command[len(bench.edgecnn_command()) :], cwd=tmp_path))
+        return argparse.Namespace(seconds=0.5)
+
+    def device():
+        exec(bench.PLACE, {"print": (placed := []).append})
+        return json.loads(placed[0])
+
     monkeypatch.setattr(bench, "edgecnn", here)
+    monkeypatch.setattr(bench, "ran", timed)
+    monkeypatch.setattr(bench, "tensorflows_device", device)
     line = ["--provider", "cpu", "--network", str(tiny_network), "--side", "16", "--photos", "80", "--epochs", "1"]
     report = bench.measure(bench.options([*line, "--n", "10"]))
     assert all(report["checks"].values()), report["checks"]
@@ -111,12 +125,12 @@ def test_the_gpu_bench_runs_completely_on_the_cpu(root, tmp_path, tiny_network, 
         (precision, batch) for precision in ("int8", "float32", "float16") for batch in (1, 64)
     }
     assert all(item["ms"]["run"] > 0 and item["elsewhere"] == {} for item in report["inference"])
-    assert [item["photos"] for item in report["folder"]] == [20] * 3 and report["matrix"]["against"]
+    assert [(item["photos"], item["images_per_s"]) for item in report["folder"]] == [(20, 40)] * 3 and report["matrix"][
+        "against"
+    ]
 
     report["versions"]["onnxruntime-gpu"] = "1.31.1"
     (tmp_path / "gpu.json").write_text(json.dumps(report))
-    monkeypatch.syspath_prepend(root / "tools")
-    readme = importlib.import_module("readme")
     monkeypatch.setattr(readme, "GPU", tmp_path / "gpu.json")
     page = readme.gpu_figures()
     assert (

@@ -151,8 +151,13 @@ def trained(folder: Path, arguments: argparse.Namespace) -> Figures:
     _, busy = watched(lambda: edgecnn(*command, cwd=folder))
     with (folder / "run" / HISTORY).open(encoding="utf-8") as file:
         phases = {row["phase"]: float(row["images_per_s"]) for row in csv.DictReader(file)}
+    return {"images_per_s": phases, "busy": busy, "device": tensorflows_device()}
+
+
+def tensorflows_device() -> str:
+    """Return the device on which TensorFlow multiplies matrices, from a separate process, so that this one leaves the GPU alone."""
     placed = subprocess.run([sys.executable, "-c", PLACE], check=True, capture_output=True, env=environment())
-    return {"images_per_s": phases, "busy": busy, "device": json.loads(placed.stdout)}
+    return str(json.loads(placed.stdout))
 
 
 def agreements(folder: Path, provider: str) -> Figures:
