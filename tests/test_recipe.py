@@ -38,25 +38,25 @@ def test_unknown_key_names_the_nearest_valid_one():
 
 
 def test_a_key_without_its_table_names_the_table():
-    with pytest.raises(RecipeError, match=r"unknown key epochs\. Did you mean train\.epochs or qat\.epochs\?"):
+    with pytest.raises(RecipeError, match=r"train\.epochs or qat\.epochs"):
         build_recipe(parse_overrides(["epochs=3"]))
 
 
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"train": {"epochs": -1}}, r"train\.epochs must be between 1 and 10000, received -1"),
-        ({"train": {"epochs": "ten"}}, "must be a whole number, received 'ten'"),
-        ({"train": {"epochs": True}}, "must be a whole number, received True"),
-        ({"train": {"learning_rate": float("nan")}}, "must be finite"),
-        ({"train": {"optimizer": "adamw"}}, "must be one of adam, sgd; received 'adamw'"),
-        ({"data": {"fit": "squeeze"}}, "must be one of crop, letterbox, stretch"),
-        ({"network": {"channels": 2}}, "must be one of 1, 3"),
-        ({"network": {"options": {"pooling": 2}}}, r"network\.options\.pooling must be a string, received 2"),
-        ({"network": {"options": 3}}, r"network\.options must be a table, received 3"),
-        ({"train": {"learning_rate": 10**400}}, "must be finite"),
-        ({"train": 3}, "must be a table, received 3"),
-        ({"seed": -1}, "must be between 0"),
+        ({"train": {"epochs": -1}}, r"train\.epochs .*1 and 10000.*-1"),
+        ({"train": {"epochs": "ten"}}, r"train\.epochs .*'ten'"),
+        ({"train": {"epochs": True}}, r"train\.epochs .*True"),
+        ({"train": {"learning_rate": float("nan")}}, r"train\.learning_rate .*nan"),
+        ({"train": {"optimizer": "adamw"}}, r"train\.optimizer .*adam, sgd.*'adamw'"),
+        ({"data": {"fit": "squeeze"}}, r"data\.fit .*crop, letterbox, stretch"),
+        ({"network": {"channels": 2}}, r"network\.channels .*1, 3"),
+        ({"network": {"options": {"pooling": 2}}}, r"network\.options\.pooling .*2"),
+        ({"network": {"options": 3}}, r"network\.options .*3"),
+        ({"train": {"learning_rate": 10**400}}, r"train\.learning_rate .*inf"),
+        ({"train": 3}, r"recipe\.toml: train .*3"),
+        ({"seed": -1}, "seed .*-1"),
     ],
 )
 def test_bad_values_report_what_was_received_and_expected(tables, message):
@@ -79,8 +79,9 @@ def test_limits_are_inclusive_and_nothing_beyond_them_is_accepted(name, entry):
         (low - 2, high + 1) if kind is int else (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
     )
     for value in (below, above):
-        expected = f"recipe.toml: {name} must be between {low:g} and {high:g}, received {value!r}"
-        with pytest.raises(RecipeError, match=f"^{re.escape(expected)}$"):
+        limits, received = re.escape(f" {low:g} and {high:g}"), re.escape(f" {value!r}")
+        named = rf"^recipe\.toml: {re.escape(name)} .*{limits}\b.*{received}$"
+        with pytest.raises(RecipeError, match=named):
             build_recipe(nest([(name, value)]), "recipe.toml")
 
 
@@ -180,7 +181,7 @@ def test_listed_limits_are_the_enforced_ones():
             if value in (low, high):
                 build_recipe(tables)
             else:
-                with pytest.raises(RecipeError, match="must be between"):
+                with pytest.raises(RecipeError, match=re.escape(key.name)):
                     build_recipe(tables)
 
 
@@ -199,9 +200,9 @@ def test_values_nested_too_deeply(tmp_path, depth):
     nested = "[" * depth + "]" * depth
     path = tmp_path / "r.toml"
     path.write_text(f"[train]\nepochs = {nested}\n")
-    with pytest.raises(RecipeError, match=r"r\.toml: (its values are nested too deeply|train\.epochs must be)"):
+    with pytest.raises(RecipeError, match=r"r\.toml: (its values are nested too deeply|train\.epochs )"):
         build_recipe(load_recipe(path), str(path))
-    with pytest.raises(RecipeError, match=r"(its values are nested too deeply|train\.epochs must be)"):
+    with pytest.raises(RecipeError, match=r"(its values are nested too deeply|train\.epochs )"):
         build_recipe(parse_overrides([f"train.epochs={nested}"]))
 
 
