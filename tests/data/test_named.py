@@ -76,6 +76,7 @@ def test_opening_digits_imports_neither_scikit_learn_nor_tensorflow():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow  # 70,000 images
 def test_the_real_fashion_mnist():
     if not fashion_mnist.is_fashion_mnist(fashion_mnist.SYSTEM):
         pytest.skip("needs Debian's package dataset-fashion-mnist")
