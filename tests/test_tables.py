@@ -97,8 +97,8 @@ def test_exact_tables_have_every_key_and_jsons_types():
     assert build(Lens, whole, KeyError, exact=True) == Lens(focal_mm=1.0, name="n")
     for table, message in (
         ({"focal_mm": 1.0}, "name"),
-        ({"focal_mm": 1, "name": "n"}, "focal_mm must be a number with a decimal point, received 1"),
-        ([], "must be an object, received []"),
+        ({"focal_mm": 1, "name": "n"}, "with a decimal point"),
+        ([], "an object"),
     ):
         with pytest.raises(KeyError) as error:
             build(Lens, table, KeyError, exact=True)

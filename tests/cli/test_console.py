@@ -36,8 +36,7 @@ def messages(command, **options):
 
 
 @needs_engine
-@pytest.mark.parametrize("source", ["synthetic:64x48?frames=20", "photo.png"])
-@pytest.mark.parametrize("json_", [True, False])
+@pytest.mark.parametrize(("source", "json_"), [("synthetic:64x48?frames=20", True), ("photo.png", False)])
 def test_each_line_is_a_single_write(tmp_path, root, source, json_):
     from PIL import Image
 
