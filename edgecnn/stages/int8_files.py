@@ -16,13 +16,13 @@ from edgecnn.recipe import Recipe
 
 @dataclass(frozen=True)
 class Int8Files:
-    """Implements `edgecnn.train.best.Int8`: the answers of the files that `edgecnn export` would write, on a device's engine."""
+    """Implements `edgecnn.train.best.Int8`: the answers that the files of `edgecnn export` would give, on a device's engine."""
 
     recipe: Recipe
 
     def fake_quantized(self, model: Any, images: np.ndarray) -> np.ndarray:
         """Return the logits, float32 (n, num_classes), of a fake-quantized model's int8 TFLite file; ExportError if the file has floats."""
-        return self._logits(tflite.int8(model), images)
+        return self._logits(tflite.int8(model, signature=False), images)
 
     def post_training(self, model: Any, train: Split, images: np.ndarray) -> np.ndarray | None:
         """Return the same for a float model, calibrated as for an export; None if that fails, unless the recipe has this method."""
@@ -30,7 +30,7 @@ class Int8Files:
         chosen = train.images[balanced(train.classes, IMAGES, recipe.seed)]
         drawn = tflite.RepresentativeDataset(chosen, recipe.input_scale, recipe.input_zero_point)
         try:
-            data = tflite.int8_post_training(model, drawn)
+            data = tflite.int8_post_training(model, drawn, signature=False)
         except ExportError:
             if recipe.qat.method == "ptq":
                 raise

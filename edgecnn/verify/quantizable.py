@@ -61,7 +61,7 @@ def check_quantizable(model: "keras.Model", name: str, scale: float, zero_point:
     try:
         refused = [f"{layer} ({kind})" for layer, kind in refused_layers(model).items()]
         if not refused:
-            tflite.int8(fake_quantize(model, scale, zero_point))
+            tflite.int8(fake_quantize(model, scale, zero_point), signature=False)
             return
         more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
         reason = f"{', '.join(refused[:6])}{more} cannot be quantized."
