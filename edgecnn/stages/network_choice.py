@@ -99,7 +99,6 @@ class Choosing:
         recipe, rules, working = self.recipe, self.rules, self.reporter.working
         photos = Photos(self.dataset, ("train", "validation"), self.channels, recipe.seed, rules.SAMPLE, working)
         candidates = self.known_ranking() or self.ranked(photos)
-        self.check_budget(candidates)
         listed = self.shortlisted([one for one in candidates if one.fits], len(photos.hashes))
         answers = np.stack([self.tuned(one, photos) for one in listed])
         right = (answers[:, (answers >= 0).all(axis=0)] == 1).astype(bool)
@@ -128,33 +127,43 @@ class Choosing:
 
     def ranked(self, photos: "Photos") -> list[Candidate]:
         """Return every candidate with its cost and the accuracy on frozen features, best first, and store the list."""
-        from edgecnn.networks.efficientnet_lite import costs, is_whole
         from edgecnn.train.frozen import frozen_features
 
         recipe, rules = self.recipe, self.rules
         reading = recipe.input_scale, recipe.input_zero_point
-        found = []
         inputs = [(family, size) for family in rules.SIDES for size in rules.sides_of(family, recipe.network)]
-        for number, (family, size) in enumerate(inputs, 1):
+        costed = [self.costed(family, size) for family, size in inputs]
+        self.check_budget([one for candidates in costed for one in candidates])
+        found = []
+        for number, ((family, size), candidates) in enumerate(zip(inputs, costed, strict=True), 1):
             features_of = frozen_features(family, size, photos, reading, self.features)
             self.reporter.working("ranking networks and inputs", number, len(inputs))
-            cost_of = costs(family, *size, self.channels, len(self.dataset.labels))
-            for rung, features in features_of.items():
-                cost = cost_of[rung]
-                one = Candidate(
-                    network=rung,
-                    height=size[0],
-                    width=size[1],
-                    whole=is_whole(rung),
-                    macs=cost.macs,
-                    int8_bytes=cost.int8_bytes,
-                    frozen=rules.frozen_accuracy(features, photos.classes, photos.groups, recipe.seed),
-                    fits=True,
-                )
-                found.append(dataclasses.replace(one, fits=rules.within(one, recipe.network)))
+            for one in candidates:
+                features = features_of[one.network]
+                frozen = rules.frozen_accuracy(features, photos.classes, photos.groups, recipe.seed)
+                found.append(dataclasses.replace(one, frozen=frozen))
         ranking = rules.best_first(found)
         write_json(self.ranking, tuple(ranking))
         return ranking
+
+    def costed(self, family: str, size: tuple[int, int]) -> list[Candidate]:
+        """Return a family's candidates at an input's (height, width) with their costs, not yet ranked."""
+        from edgecnn.networks.efficientnet_lite import costs, is_whole
+
+        found = []
+        for rung, cost in costs(family, *size, self.channels, len(self.dataset.labels)).items():
+            one = Candidate(
+                network=rung,
+                height=size[0],
+                width=size[1],
+                whole=is_whole(rung),
+                macs=cost.macs,
+                int8_bytes=cost.int8_bytes,
+                frozen=0.0,
+                fits=True,
+            )
+            found.append(dataclasses.replace(one, fits=self.rules.within(one, self.recipe.network)))
+        return found
 
     def check_budget(self, candidates: Sequence[Candidate]) -> None:
         """Raise RecipeError if no candidate is within the budget, as far as that is known."""
@@ -222,7 +231,7 @@ def milliseconds_of(candidate: Candidate, recipe: Recipe, channels: int, classes
     shape = (candidate.height, candidate.width, channels)
     images = np.random.default_rng(recipe.seed).integers(0, 256, (TIMED_IMAGES, *shape), np.uint8)
     drawn = tflite.RepresentativeDataset(images, recipe.input_scale, recipe.input_zero_point)
-    data = tflite.int8_post_training(build_network(candidate.network, *shape, classes), drawn)
+    data = tflite.int8_post_training(build_network(candidate.network, *shape, classes), drawn, signature=False)
     model = device_model(data, "tflite", contract_of(recipe, shape))
     return milliseconds({"int8": model.logits}, images[:1])["int8"]
 

@@ -40,16 +40,34 @@ def tflite(model, images, io):
 
 @pytest.fixture(scope="module")
 def files(network, tmp_path_factory):
-    """The network in every kind of file that `verify` opens."""
+    """The network in the usual kinds of files that `compare` opens."""
     model, images = network
     folder = tmp_path_factory.mktemp("files")
     (folder / "int8.tflite").write_bytes(tflite(model, images, tf.int8))
     (folder / "uint8.tflite").write_bytes(tflite(model, images, tf.uint8))
     (folder / "float.tflite").write_bytes(tflite(model, images, None))
     model.save(folder / "keras2.h5")
-    model.save(folder / "keras2.keras")
     tf.saved_model.save(model, str(folder / "saved"))
+    (folder / "float.onnx").write_bytes(onnx_file(model))
+    return folder
+
+
+def onnx_file(model, **options):
+    import tf2onnx
+
+    spec = (tf.TensorSpec((None, 12, 12, 3), tf.float32, name="input"),)
+    converted, _ = tf2onnx.convert.from_function(tf.function(model), input_signature=spec, **options)
+    return converted.SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def more_files(network, files):
+    """Other kinds of files in the same folder."""
     import keras as keras3
+
+    model, _ = network
+    model.save(files / "keras2.keras")
+    (files / "first.onnx").write_bytes(onnx_file(model, inputs_as_nchw=["input"]))
 
     third = keras3.Sequential(
         [
@@ -60,34 +78,21 @@ def files(network, tmp_path_factory):
         ]
     )
     third.set_weights(model.get_weights())
-    third.save(folder / "keras3-logits.keras")
-    import tf2onnx
-
-    spec = (tf.TensorSpec((None, 12, 12, 3), tf.float32, name="input"),)
-    (folder / "float.onnx").write_bytes(
-        tf2onnx.convert.from_function(tf.function(model), input_signature=spec)[0].SerializeToString()
-    )
-    (folder / "first.onnx").write_bytes(
-        tf2onnx.convert.from_function(tf.function(model), input_signature=spec, inputs_as_nchw=["input"])[
-            0
-        ].SerializeToString()
-    )
-    return folder
+    third.save(files / "keras3-logits.keras")
 
 
 def verified(files, reference, candidate, photos, **options):
     return compare_models(files / reference, files / candidate, str(photos), **{**UNIT, "split": "all"} | options)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "float.tflite",
-        "keras2.h5",
-        "float.onnx",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("keras2.keras", "keras3-logits.keras", "first.onnx")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.usefixtures("more_files")
+@pytest.mark.parametrize("name", ["keras2.keras", "keras3-logits.keras", "first.onnx"])
+def test_other_kinds_of_files_answer_the_same(files, photos, schema_of, name):
+    test_every_kind_of_file_answers_the_same(files, photos, schema_of, name)
+
+
+@pytest.mark.parametrize("name", ["float.tflite", "keras2.h5", "float.onnx"])
 def test_every_kind_of_file_answers_the_same(files, photos, schema_of, name):
     report = verified(files, "saved", name, photos)
     jsonschema.validate(to_json(report), schema_of("parity"))
@@ -168,13 +173,6 @@ def test_the_input_range_is_chosen_and_named(nearest, grey, name):
     assert f"({other})" in second and warning_lines(report) == []
 
 
-@pytest.mark.parametrize("name", ["int8.tflite", "uint8.tflite"])
-def test_a_quantized_input_reports_its_range(files, photos, name):
-    report = compare_models(files / "saved", files / name, str(photos))
-    item = report.input_ranges[1]
-    assert (item.name, item.text) == ("unit", "as its input's quantization declares")
-
-
 @pytest.mark.slow
 def test_a_range_that_another_one_clearly_beats_gets_a_warning(edgecnn, nearest, grey):
     """It compared 11 % with 12.5 %: both models read a range that they were not made for, and agreed."""
@@ -189,6 +187,13 @@ def test_a_range_that_another_one_clearly_beats_gets_a_warning(edgecnn, nearest,
                 assert warning.endswith(f"Try --input-range {name}")
     right = edgecnn(*two[:2], nearest / "unit.h5", *two[3:], "--input-range", "unit", "--split", "all")
     assert "WARNING" not in right.out
+
+
+@pytest.mark.parametrize("name", ["int8.tflite", pytest.param("uint8.tflite", marks=pytest.mark.slow)])
+def test_a_quantized_input_reports_its_range(files, photos, name):
+    report = compare_models(files / "saved", files / name, str(photos))
+    item = report.input_ranges[1]
+    assert (item.name, item.text) == ("unit", "as its input's quantization declares")
 
 
 def test_an_unusual_range_is_used_as_given(nearest, grey):
@@ -331,7 +336,14 @@ def torch(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("given", [("--input-mean", MEAN, "--input-std", STD), ("--input-range", "imagenet"), ()])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--input-mean", MEAN, "--input-std", STD),
+        pytest.param(("--input-range", "imagenet"), marks=pytest.mark.slow),
+        (),
+    ],
+)
 def test_a_mean_and_a_deviation_per_channel(edgecnn, torch, root, given, schema_of):
     options = [",".join(map(str, item)) if isinstance(item, tuple) else item for item in given]
     two = (torch / "torch.onnx",) * 2

@@ -1,6 +1,8 @@
 """The images choose whatever a recipe leaves open, and stated values stay."""
 
+import functools
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from edgecnn.train.settle import images_choose, reasons, settle
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Return a function that makes a folder with a number of images per class, of a given size."""
+    """Return a function that makes a folder with a number of images per class, of a given size. Tests share it: do not change it."""
     random = np.random.default_rng(1)
 
+    @functools.cache
     def make(count, size, mode="RGB"):
         folder = tmp_path_factory.mktemp("photos")
         for label in ("cat", "dog"):
@@ -151,8 +154,8 @@ def test_strangers_are_recognised_only_for_photos_from_imagenet(photos):
     assert settled("digits")[0].stranger.rate == 0
 
 
-def test_a_class_named_stranger(photos):
-    source = photos(40, (60, 60))
+def test_a_class_named_stranger(photos, tmp_path):
+    source = shutil.copytree(photos(40, (60, 60)), tmp_path / "photos")
     (source / "dog").rename(source / "stranger")
     assert settled(source)[0].stranger.rate == 0
     with pytest.raises(RecipeError, match="a class is named 'stranger'"):
