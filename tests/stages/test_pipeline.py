@@ -23,18 +23,21 @@ from edgecnn.stages.pipeline import run_recipe
 from edgecnn.tables import leaves
 from edgecnn.train.settle import settle
 
-SKIPPED = "nothing has changed, skipped"
-
 
 def again(run, tiny_recipe, reporter, **over):
     recipe = build_recipe(merge(load_recipe(tiny_recipe), over))
     return run_recipe(recipe, run.path, reporter, max_drop=100.0)
 
 
+def done(lines):
+    """The stages that were done, by their names; a line on a skipped stage says more than its name."""
+    return [line for line in lines if ":" not in line]
+
+
 def test_nothing_is_done_twice(own_run, tiny_recipe, reporter):
     before = {path.name: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()}
     again(own_run, tiny_recipe, reporter)
-    assert [note for note in reporter.notes if SKIPPED not in note] == []
+    assert [note for note in reporter.notes if not note.endswith(": nothing has changed, skipped")] == []
     assert {path.name: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()} == before
 
 
@@ -55,7 +58,7 @@ def test_a_run_of_an_earlier_version_is_not_trained_again(own_run, tiny_recipe, 
     stages["train"]["outputs"]["recipe.toml"] = sha256_file(own_run.file("recipe.toml"))
     own_run.file("stages.json").write_text(canonical_json(stages))
     again(own_run, tiny_recipe, reporter)
-    assert [note for note in reporter.notes if SKIPPED not in note] == ["bundle"], "it holds the recipe"
+    assert done(reporter.notes) == ["bundle"], "it holds the recipe"
 
 
 def test_a_missing_output_is_made_again_and_nothing_else(own_run, tiny_recipe, reporter):
@@ -63,7 +66,7 @@ def test_a_missing_output_is_made_again_and_nothing_else(own_run, tiny_recipe, r
     before = path.read_bytes()
     path.unlink()
     again(own_run, tiny_recipe, reporter)
-    assert [note for note in reporter.notes if SKIPPED not in note] == ["export onnx float32"]
+    assert done(reporter.notes) == ["export onnx float32"]
     assert path.read_bytes() == before
 
 
@@ -77,7 +80,7 @@ def test_a_damaged_output_is_made_again(own_run, tiny_recipe, reporter):
 
 def test_a_changed_gate_verifies_again(own_run, tiny_recipe, reporter):
     run_recipe(build_recipe(load_recipe(tiny_recipe)), own_run.path, reporter, max_drop=99.0)
-    assert [note for note in reporter.notes if SKIPPED not in note] == ["verify", "report", "bundle"]
+    assert done(reporter.notes) == ["verify", "report", "bundle"]
 
 
 def test_a_different_recipe_does_not_replace_the_run_without_force(own_run, tiny_recipe, reporter):
@@ -92,7 +95,7 @@ def test_interrupted_training_resumes(tmp_path, tiny_recipe, tiny_network, repor
     class Impatient(type(reporter)):
         def training(self, progress):
             super().training(progress)
-            if self.epochs[-1:] == [("float", 4)]:
+            if self.epochs[-1:] == [("float", 2)]:
                 raise Stop
 
     class Trained(type(reporter)):
@@ -101,13 +104,14 @@ def test_interrupted_training_resumes(tmp_path, tiny_recipe, tiny_network, repor
             if text.startswith("export"):
                 raise Stop
 
-    recipe = build_recipe(merge(load_recipe(tiny_recipe), {"network": {"name": tiny_network}}))
+    small = {"network": {"name": tiny_network}, "train": {"epochs": 3}, "qat": {"method": "ptq"}}
+    recipe = build_recipe(merge(load_recipe(tiny_recipe), small))
     with pytest.raises(Stop):
         run_recipe(recipe, tmp_path / "run", Impatient(), max_drop=100.0)
     resumed = Trained()
     with pytest.raises(Stop):
         run_recipe(recipe, tmp_path / "run", resumed, max_drop=100.0)
-    assert resumed.epochs == [("float", 4), ("float", 5), ("float", 6), ("qat", 1)]
+    assert resumed.epochs == [("float", 2), ("float", 3)]
 
 
 def test_the_bundle_holds_everything_that_it_promises(finished_run):
@@ -178,16 +182,15 @@ def test_a_run_against_an_old_bundle_needs_no_recipe_and_ends_with_the_next_seri
     old = tmp_path / "old.edgecnn"
     bundle_stage(own_run, old, serial=7)
     command = ("run", "--against", old, "--out", own_run.path, "--max-drop", "100")
-    done = edgecnn(*command)
-    assert done.code == 0 and "settings as for tiny" in done.err and "train: nothing has changed, skipped" in done.err
-    assert "tiny against tiny serial 7" in done.out and "passed: it drops 0.00 points" in done.out
+    first = edgecnn(*command)
+    assert first.code == 0 and "settings as for tiny" in first.err
+    assert {"against", "report", "bundle"} <= set(first.err.splitlines()) and "train" not in first.err.splitlines()
+    assert "tiny against tiny serial 7" in first.out and "passed: it drops 0.00 points" in first.out
     new = read_bundle(bundle_path(own_run))
     assert new.manifest.serial == 8 and verdict_of(new)[0] == "passed"
     assert json.loads(new.files["against.json"])["parts"][0]["n"] == 385, "the test images of both"
     assert "Old against new" in own_run.file("report.html").read_text()
-    assert [line for line in edgecnn(*command).err.splitlines() if ": nothing" in line][-4:] == [
-        f"{stage}: {SKIPPED}" for stage in ("verify", "against", "report", "bundle")
-    ]
+    assert not {"train", "verify", "against", "report", "bundle"} & set(edgecnn(*command).err.splitlines())
     against, shipped = own_run.file("against.json"), sha256_file(export_path(own_run, "tflite", "int8"))
     against.write_text(against.read_text().replace(shipped, "0" * 64))
     with pytest.raises(

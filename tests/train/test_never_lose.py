@@ -81,7 +81,8 @@ def photos(tmp_path):
 
 def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photos, tiny_network):
     monkeypatch.chdir(tmp_path)
-    recipe = build_recipe(NEAREST | {"data": {"source": str(photos)}, "network": {"name": tiny_network}})
+    short = {"train": {"epochs": 1, "batch_size": 8}, "qat": {"method": "ptq"}}
+    recipe = build_recipe(short | {"data": {"source": str(photos)}, "network": {"name": tiny_network}})
     dataset = open_dataset(recipe.data)
     run = create_run(recipe, tmp_path / "run")
     photos.rename(tmp_path / "elsewhere")

@@ -15,7 +15,7 @@ SHARP = {
     # pixels of 0 to 255 make the loss bend hundreds of times as much as inputs of -1 to 1
     "network": {"input_range": "raw"},
     "train": {"epochs": 4, "batch_size": 32},
-    "qat": {"epochs": 2, "batch_size": 32, "rounding": "nearest"},
+    "qat": {"epochs": 1, "batch_size": 32, "rounding": "nearest"},
 }
 
 
@@ -43,7 +43,7 @@ def test_no_epoch_falls_below_the_calibrated_model(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_recipes_own_rate_is_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tables = SHARP | {"qat": SHARP["qat"] | {"epochs": 1, "learning_rate": 0.01}}
+    tables = SHARP | {"qat": SHARP["qat"] | {"learning_rate": 0.01}}
     chosen, agreements = trained(tmp_path / "run", tables)
     assert chosen.learning_rate == 0.01
     # the failure that the default prevents

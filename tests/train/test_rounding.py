@@ -9,11 +9,9 @@ import edgecnn.train.qat_phase as qat_phase
 from edgecnn.data import open_dataset
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
-from edgecnn.networks.predict import model_from_bytes, predictor
+from edgecnn.networks.predict import predictor
 from edgecnn.recipe import build_recipe
-from edgecnn.runs import QAT_MODEL, create_run
-from edgecnn.train import train
-from edgecnn.train.qat_phase import fake_quantize
+from edgecnn.train.qat_phase import Qat, fake_quantize
 from edgecnn.train.ranges import calibrate
 from edgecnn.train.rounding import find_kernels, input_rows, round_kernels, round_matrix
 from edgecnn.train.train import training_batches
@@ -135,9 +133,8 @@ def test_a_rounded_network_stays_closer_to_its_float_answers(calibrated):
 
 
 @pytest.mark.parametrize("harm", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_only_improvements_are_kept(tmp_path, monkeypatch, tiny_network, harm):
+def test_only_improvements_are_kept(monkeypatch, tiny_network, harm):
     """If rounding degrades the network, the weights use the nearest codes; "nearest" never rounds."""
-    monkeypatch.chdir(tmp_path)
     rounded = []
 
     def spoil(student, *args, **kwargs):
@@ -149,22 +146,21 @@ def test_only_improvements_are_kept(tmp_path, monkeypatch, tiny_network, harm):
             round_kernels(student, *args, **kwargs)
 
     monkeypatch.setattr(qat_phase, "round_kernels", spoil)
-    runs = {}
+    keras.utils.set_random_seed(0)
+    model = build_network(tiny_network, 8, 8, 1, 10)
+    recipe = build_recipe(RECIPE)
+    splits = open_dataset(recipe.data).load(("train", "validation"), height=8, width=8, channels=1, stage="train")
+    validation = splits["validation"].images, splits["validation"].classes
+    batches = training_batches(recipe, splits["train"].images, splits["train"].classes, (8, 8))
+    reference = predictor(model, recipe.input_scale, recipe.input_zero_point)(validation[0])
+    phases = {}
     for rounding in (None, "nearest"):
-        qat = RECIPE["qat"] | {"rounding": rounding}
-        recipe = build_recipe(RECIPE | {"network": {"name": tiny_network}, "qat": qat})
-        runs[rounding] = create_run(recipe, tmp_path / str(rounding))
-        train(recipe, open_dataset(recipe.data), runs[rounding], lambda progress: None)
+        recipe = build_recipe(RECIPE | {"qat": RECIPE["qat"] | {"rounding": rounding}})
+        phases[rounding] = Qat(recipe, model, validation, reference, batches)
+        phases[rounding].begin()
     assert len(rounded) == 1
-    chosen = runs[None].info.int8
-    assert runs["nearest"].info.int8.rounding == "nearest"
-    assert chosen.validation.qat_nearest == runs["nearest"].info.int8.validation.qat
-    same = [
-        np.array_equal(*pair)
-        for pair in zip(
-            *(model_from_bytes(run.read(QAT_MODEL, "train")).get_weights() for run in runs.values()), strict=True
-        )
-    ]
-    if harm:
-        assert chosen.rounding == "nearest"
-    assert all(same) == (chosen.rounding == "nearest")
+    chosen, nearest = phases.values()
+    assert nearest.rounding == "nearest" and chosen.nearest == nearest.best.score
+    mine, others = (phase.finish().get_weights() for phase in (chosen, nearest))
+    same = all(np.array_equal(one, other) for one, other in zip(mine, others, strict=True))
+    assert (chosen.rounding, same) == (("nearest", True) if harm else ("gptq", False))
