@@ -113,6 +113,8 @@ def test_the_final_model_uses_what_the_folds_chose(made):
     assert (run.recipe.qat.keep, run.info.int8.epoch, run.recipe.qat.method) == (kept, kept, "qat")
     assert run.info.data.used == {"train": 1797, "validation": 0}
     assert len(run.info.folds) == COUNT and sum(info.images for info in run.info.folds) == 1797
+    started = [note for note in made[2].notes if note.startswith("fold ") and ":" not in note]
+    assert started == ["fold 2 of 2"], "the last start found the first fold finished"
 
 
 def test_old_and_new_folds_are_compared_on_their_held_out_answers(made, tmp_path):

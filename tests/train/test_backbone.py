@@ -73,6 +73,7 @@ def pretrained():
 
 def test_it_learns_from_few_images(tuned):
     run, _ = tuned
+    assert run.info.int8.validation.calibrated.agreement > 0.9
     assert run.info.int8.validation.float.accuracy > 0.7, "with ten classes, after one epoch on a few hundred images"
 
 
