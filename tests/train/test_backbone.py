@@ -40,7 +40,7 @@ def short():
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    """A run on digits with 32 pixels and one epoch, and the int8 file of its fake-quantized model."""
+    """A run on digits with 32 pixels and one epoch, the int8 file of its fake-quantized model, and that model."""
     recipe = build_recipe(
         {
             "data": {"source": "digits", "test_fraction": 0.5, "validation_fraction": 0.3},
@@ -61,7 +61,8 @@ def tuned(tmp_path_factory):
         patch.setattr("edgecnn.train.ranges.CALIBRATION_BATCHES", 2)
         run = create_run(recipe, tmp_path_factory.mktemp("runs") / "run")
         train(recipe, open_dataset(recipe.data), run, lambda progress: None)
-    return run, tflite.int8(model_from_bytes(run.read(QAT_MODEL, "train")))
+    model = model_from_bytes(run.read(QAT_MODEL, "train"))
+    return run, tflite.int8(model), model
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,13 @@ def pretrained():
 
 
 def test_it_learns_from_few_images(tuned):
-    run, _ = tuned
+    run, *_ = tuned
     assert run.info.int8.validation.calibrated.agreement > 0.9
     assert run.info.int8.validation.float.accuracy > 0.7, "with ten classes, after one epoch on a few hundred images"
 
 
 def test_run_and_card_name_the_weights_and_their_licence(tuned):
-    run, _ = tuned
+    run, *_ = tuned
     init = run.info.init
     assert (init.licence, init.sha256) == ("Apache-2.0", SOURCES[0].sha256)
     assert f"Started from {init.run}, licence Apache-2.0." in origin_lines(run.info)
@@ -128,15 +129,24 @@ def test_no_bias_is_clipped_to_int32(tuned):
     assert max(np.abs(bias).max() for bias in biases) < 2**30
 
 
-def test_kernels_of_even_size_answer_as_before(pretrained):
+def reaches(layer):
+    """The largest weight of each channel of a depthwise layer, without channels of zeros."""
+    kernel = next(values for values in layer.get_weights() if values.ndim == 4)
+    reach = np.abs(kernel).max(axis=(0, 1, 3))
+    return reach[reach > 0]
+
+
+def test_kernels_of_even_size_answer_as_before_and_are_quantized(pretrained, tuned):
     even = even_depthwise(pretrained)
     images = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 1), np.uint8)
     before, after = (predictor(model, 1 / 128, 0)(images) for model in (pretrained, even))
     np.testing.assert_allclose(after, before, atol=1e-4 * np.abs(before).max())
-    for layer in even.layers:
-        if layer.name.endswith("_depthwise"):
-            reach = np.abs(layer.get_weights()[0]).max(axis=(0, 1, 3))
-            np.testing.assert_allclose(reach[reach > 0], 1, rtol=1e-6)  # a channel of zeros stays zero
+    *_, quantized = tuned
+    found = [
+        reaches(layer) for model in (even, quantized) for layer in model.layers if layer.name.endswith("_depthwise")
+    ]
+    assert len(found) == 8
+    np.testing.assert_allclose(np.concatenate(found), 1, rtol=1e-6)
 
 
 @pytest.mark.slow
