@@ -74,8 +74,8 @@ def plant():
     from edgecnn.export import export_path
     from edgecnn.export.flatbuffer import packed, read, unpacked
 
-    def plant(run, layer, change):
-        path = export_path(run, "tflite", "int8")
+    def plant(run, layer, change, precision="int8"):
+        path = export_path(run, "tflite", precision)
         data = path.read_bytes()
         operators = [item for item in read(data).operators if item.name in ("CONV_2D", "FULLY_CONNECTED")]
         tensors = operators[layer].inputs[1:]
