@@ -139,7 +139,9 @@ def test_similar_pictures_many_and_hostile_classes_and_each_size(
     assert browser.execute_script("return document.querySelectorAll('img[src=x], [onclick]').length") == 0
 
 
-def test_a_second_reviewer_gets_a_clear_error(review, keep_pictures, edgecnn, tmp_path, monkeypatch):
+def test_a_second_reviewer_and_an_answer_that_cannot_be_written_get_a_clear_error(
+    review, keep_pictures, edgecnn, tmp_path, monkeypatch
+):
     names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=3)]
     serving = review()
     monkeypatch.chdir(tmp_path)
@@ -169,15 +171,10 @@ def test_a_second_reviewer_gets_a_clear_error(review, keep_pictures, edgecnn, tm
     assert [line["sha256"] for line in lines(tmp_path)] == names[:1]
     assert serving.review("/undo", "2")[1]["undo"] == 0 and lines(tmp_path) == []
 
-
-def test_an_answer_that_cannot_be_written_is_reported(review, keep_pictures, tmp_path):
-    names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=2)]
-    serving = review()
-    (tmp_path / "photos" / "cat").write_text("a file, where the class's folder would be")
-    assert serving.review()[0] == 200
-    status, answer = serving.review("/answer", pictures=names[:1], decision="label", label="cat")
-    assert status == 500 and answer["code"] == "OutputError" and "photos/cat" in answer["error"]
-    assert serving.review()[1]["left"] == 2 and not (tmp_path / "photos" / SOURCES).exists()
+    (tmp_path / "photos" / "fox").write_text("a file, where the class's folder would be")
+    status, answer = serving.review("/answer", "2", **label | {"label": "fox"})
+    assert status == 500 and answer["code"] == "OutputError" and "photos/fox" in answer["error"]
+    assert serving.review(reviewer="2")[1]["left"] == 3 and lines(tmp_path) == []
 
 
 @pytest.mark.slow
