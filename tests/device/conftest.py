@@ -1,6 +1,7 @@
 """Folders of images, pictures of digits, and fakes: a classifier, machines made of files, and streams."""
 
 import itertools
+import os
 import tempfile
 import threading
 import time
@@ -176,10 +177,53 @@ class Recorder:
         return [getattr(line, "kind", None) or line.decision for line in self.lines]
 
 
+def feed_threads():
+    """The threads of all feeds."""
+    return [thread for thread in threading.enumerate() if thread.name == "edgecnn-feed"]
+
+
+def wait_for_the_end():
+    """Wait until no feed is reading any more."""
+    for thread in feed_threads():
+        thread.join(10)
+    assert not feed_threads()
+
+
+class Fakes:
+    """What the tests of streams share."""
+
+    Source, Opener, Recorder = FakeSource, Opener, Recorder
+    threads, wait_for_the_end = staticmethod(feed_threads), staticmethod(wait_for_the_end)
+
+
 @pytest.fixture
 def fake():
-    """The classes FakeSource, Opener and Recorder, as attributes."""
-    return type("Fakes", (), {"Source": FakeSource, "Opener": Opener, "Recorder": Recorder})
+    return Fakes
+
+
+@pytest.fixture
+def children():
+    """Return a function that returns the numbers of this process's children."""
+    return lambda: set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
+@pytest.fixture
+def gone():
+    """Return a function that waits until processes, of which others may be the parents, have ended."""
+
+    def alive(process):
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    def wait(*processes):
+        deadline = time.monotonic() + 10
+        while any(map(alive, processes)):
+            assert time.monotonic() < deadline, f"some of {processes} are still running"
+            time.sleep(0.005)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

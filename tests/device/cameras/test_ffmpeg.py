@@ -245,18 +245,19 @@ def test_a_camera_that_sends_a_playlist_makes_ffmpeg_contact_no_other_host(web):
 
 
 @needs_ffmpeg
-def test_an_endless_picture_does_not_fill_the_memory(web, monkeypatch):
+def test_an_endless_picture_does_not_fill_the_memory(web, monkeypatch, children):
     monkeypatch.setattr(Ffmpeg, "memory", 80 << 20)
     kind, start = (
         "multipart/x-mixed-replace;boundary=part",
         b"--part\r\nContent-Type: image/jpeg\r\n\r\n\xff\xd8\xff\xe0",
     )
     camera = web(kind, start, endless=True)
+    before = children()
     source = open_source(f"{camera.address}/stream", OWN)
+    (child,) = children() - before
     most, deadline = 0, time.monotonic() + 30
     try:
         while most < 120 << 10 and camera.sent < 140 << 20 and time.monotonic() < deadline:
-            (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
             most = int(re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{child}/status").read_text())[1])
             with contextlib.suppress(CameraLost):
                 source.read(0.02)

@@ -49,7 +49,7 @@ def take(fake, tmp_path):
         told = []
         run.capture = Capture(feed, tmp_path / "photos" / label, settings, rotation, key=key)
         run.capture.run(told.append)
-        feed._thread.join(10)
+        fake.wait_for_the_end()
         return [item for item in told if isinstance(item, Shot)]
 
     return run

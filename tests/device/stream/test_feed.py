@@ -34,20 +34,8 @@ def said(lost):
     return lost.source, lost.reason, lost.message
 
 
-def threads():
-    """The threads of all feeds."""
-    return [thread for thread in threading.enumerate() if thread.name == "edgecnn-feed"]
-
-
-def wait_for_the_end():
-    """Wait until no feed is reading any more."""
-    for thread in threads():
-        thread.join(10)
-    assert not threads()
-
-
 @pytest.fixture
-def feed():
+def feed(fake):
     """Make a feed that does not wait between openings, and close it at the end; `waits` records the waits."""
     made = []
 
@@ -61,7 +49,7 @@ def feed():
     yield make
     for one in made:
         one.close()
-    assert not threads()
+    assert not fake.threads()
 
 
 def test_a_waiting_source_gives_every_frame(feed, fake):
@@ -75,7 +63,7 @@ def test_a_waiting_source_gives_every_frame(feed, fake):
 def test_a_live_source_gives_the_newest_frame(feed, fake):
     source = fake.Source(*[bytes([number]) for number in range(50)], None, live=True)
     one = feed(fake.Opener(source), warm_up=0)
-    wait_for_the_end()
+    fake.wait_for_the_end()
     opened, taken, _ = items(one)
     assert opened.live and taken.frame.image == bytes([49]) and taken.seq == 49
     assert one.replaced == 49
@@ -86,7 +74,7 @@ def test_warm_up(feed, fake):
         gate = threading.Semaphore(8)
         one = feed(fake.Opener(fake.Source(*[b"x"] * 8, None, live=live, gate=gate)), **settings)
         if live:
-            wait_for_the_end()
+            fake.wait_for_the_end()
         seq = items(one)[1].seq
         return one.replaced, seq
 
@@ -250,7 +238,7 @@ def test_refused_frames_reopen_the_source(feed, fake):
 def test_a_frame_does_not_follow_the_news_of_its_cameras_loss(feed, fake):
     first = fake.Source(b"a", UNPLUGGED, live=True)
     one = feed(fake.Opener(first, fake.Source(None)), warm_up=0)
-    wait_for_the_end()
+    fake.wait_for_the_end()
     assert [type(item) for item in items(one)] == [CameraOpenedEvent, CameraLostEvent, Ended]
     assert one.replaced == 1
 
@@ -275,9 +263,9 @@ def test_closing_does_not_wait_for_a_stuck_thread(fake, monkeypatch):
     started = time.monotonic()
     one.close()
     assert time.monotonic() - started < 30, "it waited for the thread, or for the source"
-    assert source.closed.is_set() and [thread.daemon for thread in threads()] == [True]
+    assert source.closed.is_set() and [thread.daemon for thread in fake.threads()] == [True]
     free.set()
-    wait_for_the_end()
+    fake.wait_for_the_end()
 
 
 def test_closing_ends_every_wait(fake, monkeypatch):
@@ -292,7 +280,7 @@ def test_closing_ends_every_wait(fake, monkeypatch):
     for one in (waiting, full, silent, Feed(fake.Opener())):
         one.close()
         one.close()
-    assert not threads()
+    assert not fake.threads()
 
 
 def test_take_without_frames_gives_only_the_events(feed, fake):

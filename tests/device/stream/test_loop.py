@@ -70,7 +70,7 @@ def loop(fake):
                 sink.follow(stream)
         else:
             sink.follow(stream)
-        feed._thread.join(10)
+        fake.wait_for_the_end()
         sink.stream = stream
         return sink
 
@@ -222,7 +222,7 @@ def test_while_one_is_classified_the_newest_waits(loop, fake):
     source = fake.Source(*[b"cat 0.75"] * 40, b"dog 0.75", None, live=True)
     feed = Feed(fake.Opener(source), Camera(warm_up=0))
     sink = fake.Recorder()
-    stream = Stream(feed, lambda image: (feed._thread.join(10), classify(image))[1], Pace(max_age_s=60), Smoother())
+    stream = Stream(feed, lambda image: (fake.wait_for_the_end(), classify(image))[1], Pace(max_age_s=60), Smoother())
     sink.follow(stream)
     results = [line for line in sink.lines if isinstance(line, FrameResult)]
     assert results[-1].decision == "dog" and results[-1].seq == 40
@@ -256,7 +256,7 @@ def test_frames_skipped_for_max_fps_do_not_count_as_dropped(fake):
             if not frames:
                 waits.set()
                 now[0] += timeout
-                self._thread.join(10)
+                fake.wait_for_the_end()
             return super().take(timeout if frames else 0, frames)
 
     source, sink = fake.Source(live=True), fake.Recorder()
@@ -314,8 +314,8 @@ def test_the_source_is_closed_however_the_loop_ends(fake, how):
             break
     if how != "never started":
         assert source.closed.is_set()
-        feed._thread.join(10)
-    assert not feed._thread.is_alive()
+        fake.wait_for_the_end()
+    assert not fake.threads()
     stream.close()
 
 
