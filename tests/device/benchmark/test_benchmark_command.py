@@ -84,18 +84,8 @@ def test_nonsense(edgecnn, digits, monkeypatch):
 
 
 def test_ctrl_c(root, digits, engine, spawn):
-    command = [
-        sys.executable,
-        "-m",
-        "edgecnn",
-        "benchmark",
-        *map(str, digits),
-        *engine,
-        "--threads",
-        "1",
-        "--n",
-        "1000000",
-    ]
+    endless = ("--precision", "int8", "--threads", "1", "--n", "1000000")
+    command = [sys.executable, "-m", "edgecnn", "benchmark", *map(str, digits), *engine, *endless]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     process = spawn(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while "measuring" not in process.stderr.readline():

@@ -83,7 +83,7 @@ def walk(repository, make_board, bundles, tmp_path):
 
 @pytest.mark.parametrize(
     ("first", "every"),
-    [(False, 2), pytest.param(False, 1, marks=pytest.mark.slow), pytest.param(True, 1, marks=pytest.mark.slow)],
+    [(False, 4), pytest.param(False, 1, marks=pytest.mark.slow), pytest.param(True, 1, marks=pytest.mark.slow)],
 )
 def test_every_power_cut_leaves_old_or_new_and_no_older_repository_after_it(walk, tmp_path, first, every):
     walk, seen, cuts = walk(first), set(), 0
