@@ -209,7 +209,7 @@ def test_a_fit_or_a_rotation_that_does_not_exist(classifier, picture, wrong, tex
 def test_files_that_are_not_images(classifier, tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="No such file"):
         classifier.classify(tmp_path / "none.jpg")
-    with pytest.raises(ImageError, match="not an image"):
+    with pytest.raises(ImageError):
         classifier.classify(b"hello")
     monkeypatch.setattr("edgecnn.images.MAX_PIXELS", 10)
     with pytest.raises(ImageTooLargeError):

@@ -139,7 +139,7 @@ class Killer(Disk):
     make_folder, write, sync, rename, remove = map(counted, ("make_folder", "write", "sync", "rename", "remove"))
 
 
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_kill_9_before_every_write(walk, tmp_path, every):
     walk = walk()
     for number in range(0, len(walk.steps), every):
