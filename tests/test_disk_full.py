@@ -78,7 +78,7 @@ def test_each_write_of_the_pipeline_can_fail_once(tmp_path, monkeypatch, reporte
     [
         (500, ("train", "--data", "digits", "--epochs", "1", "--out", "new")),
         (50_000, ("export", "RUN", "--format", "tflite", "--force")),
-        (50_000, ("export", "RUN", "--format", "onnx", "--force")),
+        pytest.param(50_000, ("export", "RUN", "--format", "onnx", "--force"), marks=pytest.mark.slow),
         (1_000, ("verify", "RUN")),
         (50_000, ("bundle", "RUN", "--force")),
     ],
