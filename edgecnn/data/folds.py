@@ -67,7 +67,7 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -
     """Divide all images of a dataset into folds, stratified by class; `groups` are those of images that show the same thing, by hash.
 
     Raises:
-        DatasetError: if the source has splits of its own, or a class has fewer than two different images.
+        DatasetError: if the source has splits of its own, or there are too few images for a fold to train, validate and test.
     """
     if own := sorted(dataset.given - {"train"}):
         raise DatasetError(
@@ -82,7 +82,13 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -
                 f"{dataset.name}: the class {label!r} has fewer than two different photos: one for testing would leave none for training. "
                 "Add photos, or leave out --folds."
             )
-    parts = stratified(np.array([item.label for item in items]), [found[item.hash] for item in items], count, seed)
+    classes = np.array([item.label for item in items])
+    parts = stratified(classes, [found[item.hash] for item in items], count, seed)
+    if any(np.bincount(np.delete(classes, part)).max() < 2 for part in parts):
+        raise DatasetError(
+            f"{dataset.name}: without one of {len(parts)} folds, each class has only one photo left, and validation needs another. "
+            "Add photos, or leave out --folds."
+        )
     of = {items[index].hash: fold for fold, part in enumerate(parts, 1) for index in part.tolist()}
     return Folds(count=len(parts), of=of, groups=found)
 

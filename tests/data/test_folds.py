@@ -62,6 +62,9 @@ def test_every_class_keeps_a_training_image(few):
         assert any(item.label == 3 for item in folds.without(small, fold, 1).items["train"])
     with pytest.raises(DatasetError, match="the class '3' has fewer than two different photos"):
         assign(small, dict.fromkeys(rare, rare[0]), 5, 1)
+    pairs = few.redivided(dict.fromkeys([one for label in of for one in of[label][:2]], "train"))
+    with pytest.raises(DatasetError, match="each class has only one photo left"):
+        assign(pairs, {}, 2, 1)
 
 
 def test_fewer_images_than_folds():
