@@ -1,7 +1,7 @@
 """Does `make test` notice faults? Plants those of planted.toml one at a time, each in a git worktree of HEAD.
 
-A fault is caught if a test fails with it and passes without it. The tests of its own folder run first, then the others, with the options of
-`make test`. Results are written after each fault, so an interrupted run resumes as long as HEAD and the faults stay the same.
+A fault is caught if a test fails with it twice and passes without it. The tests of its own folder run first, then the others, with the
+options of `make test`. Results are written after each fault, so an interrupted run resumes as long as HEAD and the faults stay the same.
 
     python tools/faults/plant.py check
     python tools/faults/plant.py run --out dist/planted.json --only report-points runtime-box
@@ -223,7 +223,7 @@ def tried(
 ) -> tuple[str, str]:
     """Change a file, run one set of tests after another, and restore the file. Returns the outcome, and the test that caught it.
 
-    Tests that also fail without the change go to `anyway`.
+    Tests that also fail without the change, or not every time with it, go to `anyway`.
     """
     whole = (tree.root / file).read_text(encoding="utf-8")
     try:
@@ -235,9 +235,10 @@ def tried(
                     break
                 tree.write(file, whole)
                 still = {test for test in failed if tree.failing(test)}
-                if caught := [test for test in failed if test not in still]:
+                tree.write(file, changed)
+                if caught := [test for test in failed if test not in still and tree.failing(test)]:
                     return CAUGHT, caught[0]
-                anyway |= still
+                anyway |= set(failed)
     except HungError:
         return HUNG, ""
     except BrokenError:
