@@ -479,7 +479,8 @@ def test_no_two_unsure_frames_are_alike_and_nothing_filters_the_sample(keeper, t
         scene = np.clip(scenes[seq // 40 % 3] + random.normal(0, 5, (48, 64, 3)), 0, 255).astype(np.uint8)
         one.offer(frame(unsure(), scene, seq, MORNING + 200 * seq))
     index = (tmp_path / "kept" / INDEX).read_text()
-    assert index.count(" unsure ") <= 3 and index.count(" random ") > 30
+    # frames come every 200 s, and a time of the sample waits 60 s for one: 40 of 150 get one, with a standard deviation of 5
+    assert index.count(" unsure ") <= 3 and index.count(" random ") > 15
 
 
 def test_features_decide_similarity_if_there_are_any():
