@@ -150,10 +150,8 @@ def test_the_advice_names_the_run(edgecnn, own_run):
 
 def test_a_forced_training_replaces_the_previous_run(edgecnn, own_run, tmp_path, tiny_network):
     own_run.path.rename(tmp_path / "runs" / "digits-net-build")
-    few = (
-        f"--data digits --network {tiny_network} --epochs 1 --batch-size 256 --set qat.method=ptq --set seed=5".split()
-    )
-    assert edgecnn("train", *few, "--force").code == 0
+    few = ["--data", "digits", "--epochs", "1", "--batch-size", "256", "--set", "qat.method=ptq", "--set", "seed=5"]
+    assert edgecnn("train", *few, "--network", tiny_network, "--force").code == 0
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-net-build", "latest"]
     replaced = tmp_path / "runs" / "digits-net-build"
     assert "seed = 5\n" in (replaced / "recipe.toml").read_text() and not (replaced / "parity.json").exists()
