@@ -62,7 +62,8 @@ def messages_in(tree: ast.AST) -> Iterator[tuple[int, list[ast.Constant]]]:
     """Yield the line and the literal parts of each message of a module."""
     for node in ast.walk(tree):
         raised = node.exc if isinstance(node, ast.Raise) else None
-        name = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+        called = getattr(node, "func", None)  # `note(...)` or `reporter.note(...)`
+        name = getattr(called, "id", getattr(called, "attr", ""))
         call = raised or (node if name in CALLS else None)
         if isinstance(call, ast.Call):
             for argument in call.args:
@@ -96,9 +97,8 @@ def failed(tree: Worktree, texts: dict[str, str], *arguments: str) -> dict[str, 
         with tempfile.TemporaryDirectory() as folder:
             results = Path(folder, "results.xml")
             command = [sys.executable, "-m", "pytest", "-q", f"--junit-xml={results}", "-o", "junit_family=xunit1"]
-            environment = harness.environment() | {"PYTHONPATH": str(tree.root)}
             done = subprocess.run(
-                [*command, *arguments], cwd=tree.root, env=environment, capture_output=True, text=True
+                [*command, *arguments], cwd=tree.root, env=tree.environment, capture_output=True, text=True
             )
             if not results.exists():
                 sys.exit(f"pytest wrote no results:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")

@@ -129,7 +129,7 @@ class Worktree:
         self._tests = 0  # their process group; 0 if none run
         self._stopped = False
         # first on the path, so that an editable installation of another folder is not tested by mistake
-        self._environment = harness.environment() | {"PYTHONPATH": str(root)}
+        self.environment = harness.environment() | {"PYTHONPATH": str(root)}
         self._forks: subprocess.Popen[bytes] | None = None
 
     def write(self, file: str, text: str) -> None:
@@ -141,7 +141,7 @@ class Worktree:
     def require_own(self) -> None:
         """Exit unless Python imports this copy."""
         command = [sys.executable, "-c", "import edgecnn; print(edgecnn.__file__)"]
-        done = subprocess.run(command, cwd=self.root, env=self._environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
         if Path(done.stdout.strip()).parent != self.root / "edgecnn":
             sys.exit(f"the tests would import {done.stdout.strip() or done.stderr}, not {self.root / 'edgecnn'}")
 
@@ -166,7 +166,7 @@ class Worktree:
             self._forks = subprocess.Popen(
                 [sys.executable, FORKS],
                 cwd=self.root,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,  # a second line in a buffer would be unknown to select
