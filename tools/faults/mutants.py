@@ -32,7 +32,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 import harness
-from plant import CAUGHT, HUNG, SURVIVED, Worktree, git, test_options, tried, worktree
+from plant import CAUGHT, HUNG, SURVIVED, Worktree, all_tests, git, nearby, test_options, tried, worktree
 
 from edgecnn.evaluate.statistics import clopper_pearson
 from edgecnn.fleet.hosts import on_each
@@ -79,15 +79,6 @@ class Mutant:
     def room(self) -> str:
         """The folder of its module in the package; `.` is the ground floor."""
         return str(Path(self.file).relative_to("edgecnn").parent)
-
-    def tests(self, root: Path) -> list[list[str]]:
-        """Return the tests next to its module, in the order in which they run: those of its name, then those of its room."""
-        module, tests = Path(self.file).relative_to("edgecnn").with_suffix(""), root / "tests"
-        folders = [tests / folder for folder in module.parents if folder.name]
-        modules = [tests / f"test_{folder}.py" for folder in module.parents if folder.name]
-        others = next(([path] for path in folders + modules if path.exists()), sorted(tests.glob("test_*.py")))
-        named = (others[0] if others[0].is_dir() else tests) / f"test_{module.name}.py"
-        return [*([[str(named)]] if named.exists() else []), [*map(str, others), f"--ignore={named}"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,9 +168,7 @@ def tried_in(tree: Worktree, mutant: Mutant, everything: bool, anyway: set[str])
         except subprocess.CalledProcessError:  # 8.7.0 cannot replace an exception of a module if it is in parentheses
             return {**row, "outcome": NOT_MADE, "anyway": []}
         changed = copy.read_text(encoding="utf-8")
-    phases = mutant.tests(tree.root)
-    if everything:
-        phases.append([f"--ignore={path}" for path in chain(*phases) if not path.startswith("-")])
+    phases = (all_tests if everything else nearby)(mutant.file, tree.root)
     outcome, test = tried(tree, mutant.file, changed, phases, anyway)
     before, after = (text.splitlines()[mutant.line - 1].strip() for text in (whole, changed))
     judged = {"before": before, "after": after, "outcome": outcome, "test": test, "anyway": sorted(anyway)}

@@ -1,7 +1,8 @@
 """Does `make test` notice faults? Plants those of planted.toml one at a time, each in a git worktree of HEAD.
 
-A fault is caught if a test fails with it twice and passes without it. The tests of its own folder run first, then the others, with the
-options of `make test`. Results are written after each fault, so an interrupted run resumes as long as HEAD and the faults stay the same.
+A fault is caught if a test fails with it twice and passes without it. The tests named after its module run first, then the others of its
+room, then the rest: the tests of `make test`, in one process for each fault. Results are written after each fault, so an interrupted run
+resumes as long as HEAD and the faults stay the same.
 
     python tools/faults/plant.py check
     python tools/faults/plant.py run --out dist/planted.json --only report-points runtime-box
@@ -23,6 +24,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
@@ -82,16 +84,25 @@ class Fault:
         ast.parse(changed)
         return changed
 
-    def room(self, root: Path) -> str | None:
-        """Return the folder of the tests that mirror its file, or None."""
-        for folder in Path(self.file).relative_to("edgecnn").parents:
-            if folder.name and (root / "tests" / folder).is_dir():
-                return str(Path("tests") / folder)
-        return None
-
 
 def read_faults() -> list[Fault]:
     return [build(Fault, table, ValueError, FAULTS.name) for table in tomllib.loads(FAULTS.read_text())["fault"]]
+
+
+def nearby(file: str, root: Path) -> list[list[str]]:
+    """Return the tests next to a module, in the order in which they run: those of its name, then those of its room."""
+    module, tests = Path(file).relative_to("edgecnn").with_suffix(""), root / "tests"
+    folders = [tests / folder for folder in module.parents if folder.name]
+    modules = [tests / f"test_{folder}.py" for folder in module.parents if folder.name]
+    others = next(([path] for path in folders + modules if path.exists()), sorted(tests.glob("test_*.py")))
+    named = (others[0] if others[0].is_dir() else tests) / f"test_{module.name}.py"
+    return [*([[str(named)]] if named.exists() else []), [*map(str, others), f"--ignore={named}"]]
+
+
+def all_tests(file: str, root: Path) -> list[list[str]]:
+    """Return the tests next to a module, then the rest."""
+    near = nearby(file, root)
+    return [*near, [f"--ignore={path}" for path in chain(*near) if not path.startswith("-")]]
 
 
 def check(faults: Sequence[Fault]) -> None:
@@ -262,7 +273,7 @@ def test_options() -> list[str]:
 
 
 def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
-    options = test_options()
+    options = [*test_options(), "-n", "0"]
     git("worktree", "prune")  # left by a killed run
     context = {"commit": git("rev-parse", "HEAD"), "faults": sha256(FAULTS.read_bytes()), "options": options}
     results = harness.Results(out, harness.about("planted", **context))
@@ -273,8 +284,7 @@ def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
         start, fault = time.monotonic(), named[name]
         with worktree(options, limit_s, lock) as tree:
             trees.append(tree)
-            room = fault.room(tree.root)
-            phases = [[room], [f"--ignore={room}"]] if room else [[]]
+            phases = all_tests(fault.file, tree.root)
             outcome, test = tried(tree, fault.file, fault.planted(tree.root), phases, anyway)
             trees.remove(tree)
         with lock:
@@ -320,7 +330,7 @@ def main() -> None:
     actions.add_parser("check", help="check that each fault can be planted in the working tree")
     running = actions.add_parser("run", help="plant each fault and run the tests")
     running.add_argument("--only", nargs="+", metavar="ID", help="these faults (default: all)")
-    running.add_argument("--jobs", type=int, default=1, metavar="N", help="faults at a time (default: 1)")
+    running.add_argument("--jobs", type=int, default=2, metavar="N", help="faults at a time (default: 2)")
     running.add_argument(
         "--limit", type=float, default=3600, metavar="S", help="seconds for one test run (default: 3600)"
     )
