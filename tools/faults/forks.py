@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-LIBRARIES = ("hypothesis", "numpy", "PIL.Image", "scipy.stats", "typer.testing", "xdist.plugin")
+LIBRARIES = ("anyio.pytest_plugin", "hypothesis", "numpy", "PIL.Image", "scipy.stats", "typer.testing", "xdist.plugin")
 
 
 def child(output: str, *arguments: str) -> int:

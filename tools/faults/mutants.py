@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -48,6 +48,10 @@ WITH_TENSORFLOW = ("cli", "export", "interop", "networks", "stages", "train")
 
 UNHEARD = ("_Eq_Is", "_NotEq_IsNot", "_Is_Eq", "_IsNot_NotEq")
 """Operators whose result nobody can tell from the original's: what this package compares is None, a small number or interned text."""
+
+CHANGE = Path(__file__).with_name("change.py")
+
+Change = Callable[[str, str, int], str | None]
 
 WORDS = Path(__file__).with_name("survivors.toml")
 
@@ -156,18 +160,34 @@ def drawn(root: Path, names: Sequence[str], count: int | None, seed: int) -> lis
     return [one for turn in zip_longest(*samples) for one in turn if one]
 
 
-def tried_in(tree: Worktree, mutant: Mutant, everything: bool, anyway: set[str]) -> harness.Row:
+@contextlib.contextmanager
+def changing() -> Iterator[Change]:
+    """Yield `change(text, operator, occurrence)`, which returns a mutant's text, or None if cosmic-ray cannot make it."""
+    with subprocess.Popen(
+        [harness.ROOT / ".venv-faults" / "bin" / "python", CHANGE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin and child.stdout
+        asked, answered, lock = child.stdin, child.stdout, threading.Lock()
+
+        def change(*mutant: str | int) -> str | None:
+            with lock:
+                print(json.dumps(mutant), file=asked, flush=True)
+                found: str | None = json.loads(answered.readline())
+                return found
+
+        yield change
+
+
+def tried_in(tree: Worktree, mutant: Mutant, change: Change, everything: bool, anyway: set[str]) -> harness.Row:
     """Try a mutant that cosmic-ray applies to a copy of its file, and return its row of results."""
     start, whole = time.monotonic(), (tree.root / mutant.file).read_text(encoding="utf-8")
     row = {"id": mutant.id, "room": mutant.room, "file": mutant.file, "line": mutant.line}
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "module.py")
-        copy.write_text(whole, encoding="utf-8")
-        try:
-            cosmic_ray(tree.root, "apply", copy, f"core/{mutant.operator}", str(mutant.occurrence))
-        except subprocess.CalledProcessError:  # 8.7.0 cannot replace an exception of a module if it is in parentheses
-            return {**row, "outcome": NOT_MADE, "anyway": []}
-        changed = copy.read_text(encoding="utf-8")
+    changed = change(whole, f"core/{mutant.operator}", mutant.occurrence)
+    if changed is None:
+        return {**row, "outcome": NOT_MADE, "anyway": []}
     phases = (all_tests if everything else nearby)(mutant.file, tree.root)
     outcome, test = tried(tree, mutant.file, changed, phases, anyway)
     before, after = (text.splitlines()[mutant.line - 1].strip() for text in (whole, changed))
@@ -183,13 +203,14 @@ def run(given: argparse.Namespace) -> None:
     anyway = {test for row in results.rows for test in row["anyway"]}
     lock, free = threading.Lock(), queue.Queue[Worktree]()
     with contextlib.ExitStack() as stack:
+        change = stack.enter_context(changing())
         trees = [stack.enter_context(worktree(options, given.limit, lock)) for _ in range(given.jobs)]
         sample = {one.id: one for one in drawn(trees[0].root, given.rooms, given.count, given.seed)}
 
         def one(name: str) -> None:
             tree = free.get()
             try:
-                row = tried_in(tree, sample[name], given.all, anyway)
+                row = tried_in(tree, sample[name], change, given.all, anyway)
             finally:
                 free.put(tree)
             with lock:

@@ -139,6 +139,7 @@ class Worktree:
         self.root, self._options, self._limit_s = root, options, limit_s
         self._tests = 0  # their process group; 0 if none run
         self._stopped = False
+        self.sound = set[str]()  # tests that pass without a change
         # first on the path, so that an editable installation of another folder is not tested by mistake
         self.environment = harness.environment() | {"PYTHONPATH": str(root)}
         self._forks: subprocess.Popen[bytes] | None = None
@@ -245,7 +246,8 @@ def tried(
                 if not failed:
                     break
                 tree.write(file, whole)
-                still = {test for test in failed if tree.failing(test)}
+                still = {test for test in failed if test not in tree.sound and tree.failing(test)}
+                tree.sound |= {*failed} - still
                 tree.write(file, changed)
                 if caught := [test for test in failed if test not in still and tree.failing(test)]:
                     return CAUGHT, caught[0]
