@@ -26,186 +26,6 @@ from edgecnn.evaluate.statistics import (
     wilson,
 )
 
-CONFIDENCES = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99, 0.9995])
-
-
-@st.composite
-def trials(draw):
-    n = draw(st.integers(1, 20_000))
-    return draw(st.integers(0, n)), n
-
-
-@st.composite
-def tables(draw, largest=20_000):
-    n = draw(st.integers(1, largest))
-    b = draw(st.integers(0, n))
-    return b, draw(st.integers(0, n - b)), n
-
-
-@settings(deadline=None)
-@given(trials(), CONFIDENCES)
-@example((0, 1), 0.95)
-@example((1, 1), 0.95)
-@example((0, 10_000), 0.95)
-@example((10_000, 10_000), 0.95)
-def test_wilsons_limits_are_z_standard_errors_away(trial, confidence):
-    """The definition: |successes / n - p| = z sqrt(p (1 - p) / n) at both limits, except for a limit at 0 or 1."""
-    successes, n = trial
-    z = norm.ppf((1 + confidence) / 2)
-    low, high = wilson(*trial, confidence)
-    assert 0 <= low <= successes / n <= high <= 1
-    for end, exact in ((low, 0 if successes == 0 else None), (high, 1 if successes == n else None)):
-        if exact is not None:
-            assert end == exact
-        else:
-            assert abs(successes / n - end) == pytest.approx(z * math.sqrt(end * (1 - end) / n), rel=1e-6, abs=1e-12)
-
-
-@settings(deadline=None)
-@given(trials(), CONFIDENCES)
-@example((0, 1), 0.95)
-@example((1, 1), 0.95)
-@example((0, 10_000), 0.95)
-@example((10_000, 10_000), 0.95)
-def test_clopper_pearsons_limits_leave_the_required_tails(trial, confidence):
-    """The definition: P(X >= successes | low) = P(X <= successes | high) = (1 - confidence) / 2; one-sided, high leaves the whole tail."""
-    successes, n = trial
-    low, high = clopper_pearson(*trial, confidence)
-    assert low == 0 if successes == 0 else binom.sf(successes - 1, n, low) == pytest.approx((1 - confidence) / 2, 1e-6)
-    assert high == 1 if successes == n else binom.cdf(successes, n, high) == pytest.approx((1 - confidence) / 2, 1e-6)
-    low, high = clopper_pearson(*trial, confidence, "upper")
-    assert low == 0
-    assert high == 1 if successes == n else binom.cdf(successes, n, high) == pytest.approx(1 - confidence, 1e-6)
-
-
-def test_clopper_pearson_without_an_error_is_the_rule_of_three():
-    assert clopper_pearson(0, 1000, 0.95, "upper").high == pytest.approx(1 - 0.05 ** (1 / 1000))
-
-
-def in_whole_numbers(b, c, alternative):
-    """McNemar's exact one-tailed p, rounded only at the end."""
-    tail, sides = (c, 1) if alternative == "greater" else (min(b, c), 2)
-    return float(Fraction(sides * sum(math.comb(b + c, k) for k in range(tail + 1)), 2 ** (b + c)))
-
-
-@settings(deadline=None)
-@given(st.integers(0, 5000), st.integers(0, 5000))
-@example(0, 0)
-@example(0, 1)
-@example(7, 7)
-@example(5000, 0)
-@example(10, 1065)
-@example(1065, 10)
-def test_mcnemar_equals_the_binomial_test(b, c):
-    for alternative in ("two-sided", "greater"):
-        expected = binomtest(b, b + c, 0.5, alternative=alternative).pvalue if b + c else 1.0
-        expected = expected or in_whole_numbers(b, c, alternative)  # scipy gives 0 from about 4e-300 down
-        assert mcnemar_exact(b, c, alternative) == pytest.approx(expected, rel=1e-9, abs=1e-300)
-
-
-def test_mcnemar_of_a_worse_candidate_is_small_on_one_side_only():
-    assert mcnemar_exact(40, 10, "greater") < 1e-4
-    assert mcnemar_exact(10, 40, "greater") > 1 - 1e-4
-    assert mcnemar_exact(10, 40) == mcnemar_exact(40, 10)
-
-
-@pytest.mark.parametrize(
-    ("b", "c", "n", "expected"),
-    [
-        (1, 7, 21, (-51.7, -2.6)),  # Bentur et al. 2009 in Fagerland, Lydersen and Laake 2014
-        (0, 0, 1, (-79.345, 79.345)),  # b = c = 0: z² / (n + z²)
-        (0, 0, 10_000, (-0.0384, 0.0384)),
-        (5, 0, 5, (13.1035, 100)),
-        (0, 5, 5, (-100, -13.1035)),
-    ],
-)
-def test_paired_interval_of_known_tables(b, c, n, expected):
-    assert paired_interval(b, c, n) == pytest.approx(expected, abs=0.05 if n == 21 else 1e-3)
-
-
-def score(b: int, c: int, n: int, d: float) -> float:
-    """Tango's statistic from its definition: the likelihood under p12 - p21 = d is maximised numerically."""
-    same = n - b - c
-
-    def loss(q):
-        pairs = ((b, q + d), (c, q), (same, 1 - 2 * q - d))
-        return -sum(count * np.log(max(share, 1e-300)) for count, share in pairs if count)
-
-    found = minimize_scalar(loss, bounds=(max(0.0, -d), (1 - d) / 2), method="bounded", options={"xatol": 1e-13})
-    return (b - c - n * d) / np.sqrt(n * (2 * found.x + d * (1 - d)))
-
-
-@settings(max_examples=60, deadline=None)
-@given(tables(largest=500), st.sampled_from([0.8, 0.95, 0.99]))
-@example((0, 0, 30), 0.95)
-@example((3, 0, 30), 0.95)
-@example((0, 30, 30), 0.95)
-@example((15, 15, 30), 0.95)
-def test_paired_interval_ends_where_the_score_is_the_quantile(table, confidence):
-    b, c, n = table
-    low, high = paired_interval(b, c, n, confidence)
-    z = norm.ppf((1 + confidence) / 2)
-    assert -100 <= low <= 100 * (b - c) / n <= high <= 100
-    if c < n:
-        assert score(*table, low / 100) == pytest.approx(z, abs=1e-3)
-    if b < n:
-        assert score(*table, high / 100) == pytest.approx(-z, abs=1e-3)
-
-
-@settings(deadline=None)
-@given(tables(), CONFIDENCES)
-def test_swapping_the_models_mirrors_the_paired_interval(table, confidence):
-    b, c, n = table
-    low, high = paired_interval(b, c, n, confidence)
-    assert paired_interval(c, b, n, confidence) == pytest.approx((-high, -low), abs=1e-12)
-
-
-@settings(deadline=None)
-@given(tables())
-def test_paired_interval_excludes_zero_when_mcnemars_statistic_is_large(table):
-    b, c, n = table
-    statistic = abs(b - c) / np.sqrt(b + c) if b + c else 0.0
-    z = norm.ppf(0.975)
-    if abs(statistic - z) > 1e-9:
-        low, high = paired_interval(b, c, n)
-        assert (low > 0 or high < 0) == (statistic > z)
-
-
-def test_paired_interval_narrows_with_confidence_and_with_images():
-    assert paired_interval(30, 20, 1000, 0.9).low > paired_interval(30, 20, 1000, 0.95).low
-    assert paired_interval(30, 20, 1000).high > paired_interval(300, 200, 10_000).high
-
-
-def test_paired_interval_covers_the_truth_exactly_as_often_as_stated():
-    """No simulation: every table of 60 images, weighted by its probability under 200 random truths."""
-    n = 60
-    cells = [(b, c) for b in range(n + 1) for c in range(n + 1 - b)]
-    lost, gained = np.array(cells).T
-    ends = np.array([paired_interval(b, c, n) for b, c in cells]) / 100
-    random = np.random.default_rng(4)
-    coverage = []
-    for _ in range(200):
-        p12, p21 = random.uniform(0.02, 0.45, 2)
-        chance = binom.pmf(lost + gained, n, p12 + p21) * binom.pmf(lost, lost + gained, p12 / (p12 + p21))
-        assert chance.sum() == pytest.approx(1)
-        coverage.append(chance[(ends[:, 0] <= p12 - p21) & (p12 - p21 <= ends[:, 1])].sum())
-    assert 0.945 < np.mean(coverage) < 0.96
-    assert np.min(coverage) > 0.93
-    assert np.max(coverage) < 0.99
-
-
-def test_paired_interval_covers_the_truth_on_simulated_test_splits():
-    """10,000 images, like a test split, of which only a few are lost or gained, like in quantization."""
-    random = np.random.default_rng(11)
-    covered = []
-    for _ in range(3000):
-        p12, p21 = random.uniform(0.0005, 0.02, 2)
-        b, c, _ = random.multinomial(10_000, [p12, p21, 1 - p12 - p21])
-        low, high = paired_interval(int(b), int(c), 10_000)
-        covered.append(low <= 100 * (p12 - p21) <= high)
-    assert 0.93 < np.mean(covered) < 0.975
-
-
 CLASSES = np.array([0, 0, 0, 0, 1, 1])
 REFERENCE = np.array([0, 0, 0, 1, 1, 0])
 CANDIDATE = np.array([0, 1, 2, 0, 1, 2])
@@ -309,3 +129,183 @@ def test_an_interval_is_of_95_percent_unless_it_says_otherwise():
     for one, method in ((wilson, "wilson"), (clopper_pearson, "exact")):
         assert one(9, 13) == pytest.approx(tuple(binomtest(9, 13).proportion_ci(0.95, method)))
     assert paired_interval(7, 3, 50) == paired_interval(7, 3, 50, 0.95) != paired_interval(7, 3, 50, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "n", "expected"),
+    [
+        (1, 7, 21, (-51.7, -2.6)),  # Bentur et al. 2009 in Fagerland, Lydersen and Laake 2014
+        (0, 0, 1, (-79.345, 79.345)),  # b = c = 0: z² / (n + z²)
+        (0, 0, 10_000, (-0.0384, 0.0384)),
+        (5, 0, 5, (13.1035, 100)),
+        (0, 5, 5, (-100, -13.1035)),
+    ],
+)
+def test_paired_interval_of_known_tables(b, c, n, expected):
+    assert paired_interval(b, c, n) == pytest.approx(expected, abs=0.05 if n == 21 else 1e-3)
+
+
+def test_clopper_pearson_without_an_error_is_the_rule_of_three():
+    assert clopper_pearson(0, 1000, 0.95, "upper").high == pytest.approx(1 - 0.05 ** (1 / 1000))
+
+
+def test_mcnemar_of_a_worse_candidate_is_small_on_one_side_only():
+    assert mcnemar_exact(40, 10, "greater") < 1e-4
+    assert mcnemar_exact(10, 40, "greater") > 1 - 1e-4
+    assert mcnemar_exact(10, 40) == mcnemar_exact(40, 10)
+
+
+def test_paired_interval_narrows_with_confidence_and_with_images():
+    assert paired_interval(30, 20, 1000, 0.9).low > paired_interval(30, 20, 1000, 0.95).low
+    assert paired_interval(30, 20, 1000).high > paired_interval(300, 200, 10_000).high
+
+
+CONFIDENCES = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99, 0.9995])
+
+
+@st.composite
+def trials(draw):
+    n = draw(st.integers(1, 20_000))
+    return draw(st.integers(0, n)), n
+
+
+@st.composite
+def tables(draw, largest=20_000):
+    n = draw(st.integers(1, largest))
+    b = draw(st.integers(0, n))
+    return b, draw(st.integers(0, n - b)), n
+
+
+@settings(deadline=None)
+@given(trials(), CONFIDENCES)
+@example((0, 1), 0.95)
+@example((1, 1), 0.95)
+@example((0, 10_000), 0.95)
+@example((10_000, 10_000), 0.95)
+def test_wilsons_limits_are_z_standard_errors_away(trial, confidence):
+    """The definition: |successes / n - p| = z sqrt(p (1 - p) / n) at both limits, except for a limit at 0 or 1."""
+    successes, n = trial
+    z = norm.ppf((1 + confidence) / 2)
+    low, high = wilson(*trial, confidence)
+    assert 0 <= low <= successes / n <= high <= 1
+    for end, exact in ((low, 0 if successes == 0 else None), (high, 1 if successes == n else None)):
+        if exact is not None:
+            assert end == exact
+        else:
+            assert abs(successes / n - end) == pytest.approx(z * math.sqrt(end * (1 - end) / n), rel=1e-6, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(trials(), CONFIDENCES)
+@example((0, 1), 0.95)
+@example((1, 1), 0.95)
+@example((0, 10_000), 0.95)
+@example((10_000, 10_000), 0.95)
+def test_clopper_pearsons_limits_leave_the_required_tails(trial, confidence):
+    """The definition: P(X >= successes | low) = P(X <= successes | high) = (1 - confidence) / 2; one-sided, high leaves the whole tail."""
+    successes, n = trial
+    low, high = clopper_pearson(*trial, confidence)
+    assert low == 0 if successes == 0 else binom.sf(successes - 1, n, low) == pytest.approx((1 - confidence) / 2, 1e-6)
+    assert high == 1 if successes == n else binom.cdf(successes, n, high) == pytest.approx((1 - confidence) / 2, 1e-6)
+    low, high = clopper_pearson(*trial, confidence, "upper")
+    assert low == 0
+    assert high == 1 if successes == n else binom.cdf(successes, n, high) == pytest.approx(1 - confidence, 1e-6)
+
+
+def in_whole_numbers(b, c, alternative):
+    """McNemar's exact one-tailed p, rounded only at the end."""
+    tail, sides = (c, 1) if alternative == "greater" else (min(b, c), 2)
+    return float(Fraction(sides * sum(math.comb(b + c, k) for k in range(tail + 1)), 2 ** (b + c)))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 5000), st.integers(0, 5000))
+@example(0, 0)
+@example(0, 1)
+@example(7, 7)
+@example(5000, 0)
+@example(10, 1065)
+@example(1065, 10)
+def test_mcnemar_equals_the_binomial_test(b, c):
+    for alternative in ("two-sided", "greater"):
+        expected = binomtest(b, b + c, 0.5, alternative=alternative).pvalue if b + c else 1.0
+        expected = expected or in_whole_numbers(b, c, alternative)  # scipy gives 0 from about 4e-300 down
+        assert mcnemar_exact(b, c, alternative) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+
+def score(b: int, c: int, n: int, d: float) -> float:
+    """Tango's statistic from its definition: the likelihood under p12 - p21 = d is maximised numerically."""
+    same = n - b - c
+
+    def loss(q):
+        pairs = ((b, q + d), (c, q), (same, 1 - 2 * q - d))
+        return -sum(count * np.log(max(share, 1e-300)) for count, share in pairs if count)
+
+    found = minimize_scalar(loss, bounds=(max(0.0, -d), (1 - d) / 2), method="bounded", options={"xatol": 1e-13})
+    return (b - c - n * d) / np.sqrt(n * (2 * found.x + d * (1 - d)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables(largest=500), st.sampled_from([0.8, 0.95, 0.99]))
+@example((0, 0, 30), 0.95)
+@example((3, 0, 30), 0.95)
+@example((0, 30, 30), 0.95)
+@example((15, 15, 30), 0.95)
+def test_paired_interval_ends_where_the_score_is_the_quantile(table, confidence):
+    b, c, n = table
+    low, high = paired_interval(b, c, n, confidence)
+    z = norm.ppf((1 + confidence) / 2)
+    assert -100 <= low <= 100 * (b - c) / n <= high <= 100
+    if c < n:
+        assert score(*table, low / 100) == pytest.approx(z, abs=1e-3)
+    if b < n:
+        assert score(*table, high / 100) == pytest.approx(-z, abs=1e-3)
+
+
+@settings(deadline=None)
+@given(tables(), CONFIDENCES)
+def test_swapping_the_models_mirrors_the_paired_interval(table, confidence):
+    b, c, n = table
+    low, high = paired_interval(b, c, n, confidence)
+    assert paired_interval(c, b, n, confidence) == pytest.approx((-high, -low), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(tables())
+def test_paired_interval_excludes_zero_when_mcnemars_statistic_is_large(table):
+    b, c, n = table
+    statistic = abs(b - c) / np.sqrt(b + c) if b + c else 0.0
+    z = norm.ppf(0.975)
+    if abs(statistic - z) > 1e-9:
+        low, high = paired_interval(b, c, n)
+        assert (low > 0 or high < 0) == (statistic > z)
+
+
+def test_paired_interval_covers_the_truth_exactly_as_often_as_stated():
+    """No simulation: every table of 60 images, weighted by its probability under 200 random truths."""
+    n = 60
+    cells = [(b, c) for b in range(n + 1) for c in range(n + 1 - b)]
+    lost, gained = np.array(cells).T
+    ends = np.array([paired_interval(b, c, n) for b, c in cells]) / 100
+    random = np.random.default_rng(4)
+    coverage = []
+    for _ in range(200):
+        p12, p21 = random.uniform(0.02, 0.45, 2)
+        chance = binom.pmf(lost + gained, n, p12 + p21) * binom.pmf(lost, lost + gained, p12 / (p12 + p21))
+        assert chance.sum() == pytest.approx(1)
+        coverage.append(chance[(ends[:, 0] <= p12 - p21) & (p12 - p21 <= ends[:, 1])].sum())
+    assert 0.945 < np.mean(coverage) < 0.96
+    assert np.min(coverage) > 0.93
+    assert np.max(coverage) < 0.99
+
+
+def test_paired_interval_covers_the_truth_on_simulated_test_splits():
+    """10,000 images, like a test split, of which only a few are lost or gained, like in quantization."""
+    random = np.random.default_rng(11)
+    covered = []
+    for _ in range(3000):
+        p12, p21 = random.uniform(0.0005, 0.02, 2)
+        b, c, _ = random.multinomial(10_000, [p12, p21, 1 - p12 - p21])
+        low, high = paired_interval(int(b), int(c), 10_000)
+        covered.append(low <= 100 * (p12 - p21) <= high)
+    assert 0.93 < np.mean(covered) < 0.975
