@@ -86,7 +86,6 @@ def test_an_image_that_cannot_be_decoded_is_skipped(edgecnn, photo, tmp_path, mo
     (tmp_path / "photos" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = edgecnn("explain", "photos", "none.png", *model, *json_flag)
     assert result.code == PartialFailure.exit_code
-    assert "2 of 3 images" in result.err
     assert [path.name for path in (tmp_path / "explained").iterdir()] == ["b-explained.png"]
     if json_flag:
         assert [set(line) for line in parse(result.out)] == [

@@ -17,7 +17,7 @@ def test_options_are_checked(edgecnn, tmp_path):
     done = edgecnn("service", "check", "--config", options)
     assert done.code == ServiceError.exit_code
     assert done.err.startswith(f"edgecnn: error: {options}: ") and "Did you mean 'good_after'?" in done.err
-    assert "none.toml does not exist" in edgecnn("service", "check", "--config", "none.toml").err
+    assert edgecnn("service", "check", "--config", "none.toml").code == ServiceError.exit_code
 
 
 @pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd runs on this machine")

@@ -85,7 +85,6 @@ def test_an_intended_rollback_is_reported(slot, edgecnn, bundle, tmp_path):
     assert slot("activate", releases[2]).code == 0
     refused = slot("activate", releases[1])
     assert refused.code == SlotError.exit_code
-    assert "--older" in refused.err
     assert slot("activate", releases[1], "--older").code == 0
 
 

@@ -92,7 +92,7 @@ def test_a_passing_server_error_is_retried(server, remote, tmp_path, pauses):
 
 def test_a_missing_file_is_not_retried(server, remote, tmp_path, pauses):
     del server.files["file.bin"]
-    with pytest.raises(DownloadError, match=r"http.*/file.bin: HTTP 404 Not Found"):
+    with pytest.raises(DownloadError, match="HTTP 404 Not Found"):
         remote(tmp_path / "file.bin")
     assert len(server.asked) == 1 and pauses == []
     assert list(tmp_path.iterdir()) == []

