@@ -41,6 +41,10 @@ def test_the_first_of_many_equal_scores_wins():
     assert decision == "class 250"
 
 
+def test_three_classes_by_default():
+    assert len(decide(np.array([0.1, 0.2, 0.4, 0.3], np.float32), (*LABELS, "fox")).top) == 3
+
+
 def test_top_k_above_the_number_of_classes():
     assert len(decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, top_k=99).top) == 3
 

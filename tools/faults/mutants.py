@@ -46,8 +46,8 @@ NOT_MADE = "not made"
 WITH_TENSORFLOW = ("cli", "export", "interop", "networks", "stages", "train")
 """Rooms whose code or tests need it throughout."""
 
-UNHEARD = ("_Eq_Is", "_NotEq_IsNot", "_Is_Eq", "_IsNot_NotEq")
-"""Operators whose result nobody can tell from the original's: what this package compares is None, a small number or interned text."""
+UNHEARD = ("_Is", "_IsNot", "_Is_Eq", "_IsNot_NotEq")
+"""Operators that change nothing that `==` and `!=` do not: what this package compares is None, a small number or interned text."""
 
 CHANGE = Path(__file__).with_name("change.py")
 
