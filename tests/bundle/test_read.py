@@ -432,8 +432,8 @@ def test_a_bundle_that_recognises_strangers_is_read_back(content, tmp_path):
         ({}, {"golden/int8.tflite.features.npy": np.zeros((2, 3), np.float32)}, "golden/int8.tflite.features.npy"),
         ({"scores": (1.0, 0.5)}, {}, "none smaller than the one before"),
         ({"similarities": (0.5,)}, {}, "two or more numbers"),
-        ({"limit": 0.5}, {}, "stranger.limit must be between -1e+06 and 0"),
-        ({"rate": 0.6}, {}, "stranger.rate must be between 0 and 0.5"),
+        ({"limit": 0.5}, {}, "stranger.limit"),
+        ({"rate": 0.6}, {}, "stranger.rate"),
     ],
 )
 def test_an_incomplete_decision_on_strangers(content, tmp_path, changes, files, message):

@@ -69,7 +69,6 @@ def test_a_failed_gate_needs_a_reason_which_is_shown(release, make_bundle):
     bundle = make_bundle("cats", 1, passed=False)
     refused = release("add", bundle, "--to", "door", "--share", 5)
     assert refused.code == ReleaseError.exit_code == 35
-    assert "--accept-gate" in refused.err
     assert (
         "gate failed, accepted: one class"
         in release("add", bundle, "--to", "door", "--share", 5, "--accept-gate", "one class").out

@@ -152,7 +152,6 @@ def test_labels_that_frigate_would_confuse_are_refused(tmp_path, labels):
 def test_the_command_refuses_a_run_of_another_size(own_run, edgecnn):
     result = edgecnn("export", own_run.path, "--for", "frigate")
     assert result.code == ExportError.exit_code
-    assert "8x8" in result.err and "224x224" in result.err
     assert not (own_run.path / "frigate").exists()
 
 

@@ -29,9 +29,9 @@ def again(run, tiny_recipe, reporter, **over):
     return run_recipe(recipe, run.path, reporter, max_drop=100.0)
 
 
-def done(lines):
+def done(run, lines):
     """The stages that were done, by their names; a line on a skipped stage says more than its name."""
-    return [line for line in lines if ":" not in line]
+    return [line for line in lines if line in json.loads(run.file("stages.json").read_text())]
 
 
 def test_nothing_is_done_twice(own_run, tiny_recipe, reporter):
@@ -58,7 +58,7 @@ def test_a_run_of_an_earlier_version_is_not_trained_again(own_run, tiny_recipe, 
     stages["train"]["outputs"]["recipe.toml"] = sha256_file(own_run.file("recipe.toml"))
     own_run.file("stages.json").write_text(canonical_json(stages))
     again(own_run, tiny_recipe, reporter)
-    assert done(reporter.notes) == ["bundle"], "it holds the recipe"
+    assert done(own_run, reporter.notes) == ["bundle"], "it holds the recipe"
 
 
 def test_a_missing_output_is_made_again_and_nothing_else(own_run, tiny_recipe, reporter):
@@ -66,7 +66,7 @@ def test_a_missing_output_is_made_again_and_nothing_else(own_run, tiny_recipe, r
     before = path.read_bytes()
     path.unlink()
     again(own_run, tiny_recipe, reporter)
-    assert done(reporter.notes) == ["export onnx float32"]
+    assert done(own_run, reporter.notes) == ["export onnx float32"]
     assert path.read_bytes() == before
 
 
@@ -80,7 +80,7 @@ def test_a_damaged_output_is_made_again(own_run, tiny_recipe, reporter):
 
 def test_a_changed_gate_verifies_again(own_run, tiny_recipe, reporter):
     run_recipe(build_recipe(load_recipe(tiny_recipe)), own_run.path, reporter, max_drop=99.0)
-    assert done(reporter.notes) == ["verify", "report", "bundle"]
+    assert done(own_run, reporter.notes) == ["verify", "report", "bundle"]
 
 
 def test_a_different_recipe_does_not_replace_the_run_without_force(own_run, tiny_recipe, reporter):

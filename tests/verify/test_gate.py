@@ -125,6 +125,22 @@ def test_lsb_use_the_candidates_grid(split):
     assert item.passed, "agreement is complete"
 
 
+@pytest.mark.parametrize(
+    ("kind", "gate", "limit"),
+    [
+        ("quantization", Gate(), "drop of at most 1.00 points"),
+        ("models", Gate(max_drop=2.5, confident=True), "drop of at most 2.50 points with its whole 95 % interval"),
+        ("program", Gate(min_agreement=0.985), "drop of at most 1.00 points, agreement of at least 98.50%"),
+        ("conversion", Gate(max_drop=9), "at most 1 LSB, or no evidence of agreement below 98%"),
+        ("seen", Gate(), "at most 1 LSB, or no evidence of agreement below 98%"),
+        ("alternative", Gate(), "none, does not ship"),
+    ],
+)
+def test_the_limit_in_words(split, kind, gate, limit):
+    item = compared(kind, *with_lost(split, 0), split, LABELS, gate)
+    assert (item.limit, item.passed) == (limit, True)
+
+
 def test_a_conversion_has_its_own_limit(split):
     item = compared("conversion", *with_lost(split, 20), split, LABELS, Gate(max_drop=100.0))
     assert item.failed == ("agreement",) and not item.passed and not item.accepted

@@ -24,7 +24,7 @@ def test_options():
     ("text", "message"),
     [
         ("thresold = 0.6", r"here: .*thresold.*'threshold'"),
-        ("threshold = 2", r"here: threshold must be between 0 and 1, received 2"),
+        ("threshold = 2", "here: threshold .*2"),
         ('threshold = "high"', "here: threshold .*'high'"),
         ("threshold = 0.6 0.7", r"here is not TOML: .*line 1"),
         (f"threshold = {'[' * 5000}", r"here is nested too deeply"),
