@@ -8,13 +8,13 @@ pytest.importorskip("scipy", reason="the workstation side needs the train extra"
 from scipy.stats import binom
 
 from edgecnn.data import Split
-from edgecnn.errors import ParityError
+from edgecnn.errors import EmulatorError, ParityError
 from edgecnn.evaluate.answers import Answers
 from edgecnn.evaluate.statistics import chance_level, paired_interval
 from edgecnn.report.table import comparison_rows, conversion_lines, flip_lines, warning_lines
-from edgecnn.verify.gate import Gate, gate_line, require_parity
+from edgecnn.verify.gate import Gate, chance_warning, gate_line, require_boards, require_parity
 from edgecnn.verify.parity import compared, judged
-from edgecnn.verify.parity_report import Chance, Data, LabelledFlip
+from edgecnn.verify.parity_report import BoardRow, Chance, Data, LabelledFlip
 
 LABELS = ("ant", "bee", "cat")
 N = 400
@@ -200,6 +200,11 @@ def test_one_code_is_allowed_everywhere_and_two_are_not(off, failed):
     )
     item = compared("conversion", reference, candidate, split, LABELS, Gate())
     assert (item.agreement, item.largest_lsb, item.failed) == (0.5, off, failed)
+    if failed:
+        with pytest.raises(
+            ParityError, match=r"it differs by 2 LSB and agrees on 50\.00% of 400 images \(at most 54\."
+        ):
+            require_parity(report_of(item))
 
 
 def test_confident_has_no_slack():
@@ -269,3 +274,67 @@ def test_the_message_names_the_figure_that_failed(split, gate, lost, words):
     with pytest.raises(ParityError, match=words) as error:
         require_parity(report_of(item))
     assert "1 of 1 comparisons failed" in str(error.value)
+
+
+def test_the_first_failure_is_named_and_all_are_counted(split):
+    good, worse, worst = (
+        replace(compared("quantization", *with_lost(split, lost), split, LABELS, Gate()), candidate=f"lost {lost}")
+        for lost in (0, 8, 9)
+    )
+    with pytest.raises(
+        ParityError, match=r"lost 8 does not answer like float: .*; 2 of 3 comparisons failed\. Train longer"
+    ):
+        require_parity(report_of(good, worse, worst))
+    alternative = compared("alternative", *with_lost(split, 200), split, LABELS, Gate())
+    assert alternative.passed, "it does not ship"
+    line = gate_line(report_of(good, worst, worse, alternative))
+    assert f" {worst.drop_upper:.2f} points" in line and "lost 9" in line
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_models_at_chance_level_are_counted(others):
+    report = at_chance(np.array([0, 1] * 45 + [1] * 10), 60)
+    names = ("float", "int8", *("a", "b")[:others])
+    report = replace(report, chance=replace(report.chance, not_better=names))
+    warning = chance_warning(report)
+    assert "float 60.00% (50% to 69%), int8 60.00% (50% to 69%)" in warning
+    assert (f" and {others} more. " in warning) == bool(others) and "more." not in warning.replace(
+        f"{others} more.", ""
+    )
+    assert chance_warning(replace(report, chance=None)) is None
+
+
+def board(target, **changes):
+    row = {
+        "target": target, "cpu": "cortex-a53", "release": "trixie", "engine": "litert 2.1.0", "model": "int8.tflite",
+        "against": "litert 2.1.0 on x86-64", "selftest": True, "images": 100, "split": "test", "accuracy": 0.9,
+        "accuracy_here": 0.9, "agreement": 1.0, "rows_that_differ": 0, "largest_difference": 0.0, "unit": "LSB",
+        "limit": 1.0, "error": None, "versions": {}, "qemu": "10", "failed": (), "passed": True,
+    }  # fmt: skip
+    return BoardRow(**row | changes)
+
+
+def test_boards_that_fail_are_named_and_counted():
+    good, crashed = board("pi-zero"), board("pi-1", error="illegal instruction", passed=False)
+    apart = board("pi-3", failed=("largest_difference",), largest_difference=3.0, passed=False)
+    broken = board("pi-4", selftest_error="1 code", failed=("selftest",), passed=False)
+    require_boards([])
+    require_boards([good, good])
+    with pytest.raises(
+        EmulatorError, match=r"^litert 2\.1\.0 on pi-1: illegal instruction \(2 of 3 failed\)\. This build"
+    ):
+        require_boards([apart, good, crashed])
+    with pytest.raises(EmulatorError, match=r"pi-1: illegal instruction\. "):
+        require_boards([crashed])
+    with pytest.raises(
+        ParityError, match=r"^litert 2\.1\.0 on pi-3 \(cortex-a53\): its answers differ from litert 2\.1\.0 on"
+    ):
+        require_boards([good, apart, broken])
+    with pytest.raises(ParityError, match=r"here by 3 LSB \(1 allowed\)\. Try"):
+        require_boards([apart])
+    with pytest.raises(ParityError, match=r"pi-4 .*: the self-test failed: 1 code \(2 of 2 failed\)"):
+        require_boards([broken, apart])
+    report = report_of()
+    require_parity(replace(report, boards=(good,)))
+    with pytest.raises(EmulatorError):
+        require_parity(replace(report, boards=(crashed,)))
