@@ -266,7 +266,7 @@ def test_chance_is_the_share_of_the_most_frequent_class():
     [
         (Gate(), 8, "it drops 2.00 points"),
         (Gate(confident=True), 3, "it may drop by as much as 2"),
-        (Gate(max_drop=50, min_agreement=0.99), 8, "it agrees on 98.00%"),
+        (Gate(max_drop=50, min_agreement=0.99), 8, r"it agrees on 98\.00% \(limit"),
     ],
 )
 def test_the_message_names_the_figure_that_failed(split, gate, lost, words):

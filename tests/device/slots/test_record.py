@@ -76,6 +76,7 @@ def test_a_release_that_was_bad_is_tried_again_and_a_good_one_is_trusted():
     assert activated(slots, MIDDLE) is slots, "it is in use, and stays so"
     bad = record(MIDDLE, OLD, middle=BAD)
     assert activated(bad, MIDDLE).releases[MIDDLE].state == PENDING and activated(bad, MIDDLE).chain == (MIDDLE, OLD)
+    assert activated(bad, NEW).chain == (NEW, OLD), "a bad one is no rollback target"
 
 
 def test_an_older_release_is_put_in_use_only_with_an_option():
