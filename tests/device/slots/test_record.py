@@ -66,6 +66,7 @@ def test_starts_are_not_carried_over_to_the_next_release():
     assert (slots.chain, slots.starts, slots.releases[NEXT].state) == ((OLD,), 0, BAD)
     assert "3" in slots.releases[NEXT].reason
     assert started(slots) == slots, "a good release is started as often as need be"
+    assert started(record(NEW, OLD, starts=9, new=PENDING)).current == OLD, "a record that says too many"
 
 
 def test_a_release_that_was_bad_is_tried_again_and_a_good_one_is_trusted():
@@ -92,7 +93,8 @@ def test_an_older_release_is_put_in_use_only_with_an_option():
 
 def test_only_the_release_in_use_proves_itself_or_fails():
     slots = record(NEW, MIDDLE, OLD, starts=2, new=PENDING)
-    assert proved(slots, MIDDLE) == failed(slots, MIDDLE, "no") == slots
+    for other in (MIDDLE, NEXT):
+        assert proved(slots, other) == failed(slots, other, "no") == slots
     good, bad = proved(slots, NEW), failed(slots, NEW, "it crashed")
     assert (good.chain, good.starts, good.releases[NEW].state) == ((NEW, MIDDLE, OLD), 0, GOOD)
     assert (bad.chain, bad.starts, bad.releases[NEW]) == ((MIDDLE, OLD), 0, release("new", 3, BAD, "it crashed"))
