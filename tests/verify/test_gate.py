@@ -291,16 +291,14 @@ def test_the_first_failure_is_named_and_all_are_counted(split):
     assert f" {worst.drop_upper:.2f} points" in line and "lost 9" in line
 
 
-@pytest.mark.parametrize("others", [0, 1, 3])
-def test_models_at_chance_level_are_counted(others):
+@pytest.mark.parametrize(("names", "more"), [("f", 0), ("fi", 0), ("fia", 1), ("fiabc", 3)])
+def test_models_at_chance_level_are_counted(names, more):
     report = at_chance(np.array([0, 1] * 45 + [1] * 10), 60)
-    names = ("float", "int8", *"abc"[:others])
-    report = replace(report, chance=replace(report.chance, not_better=names))
+    named = tuple({"f": "float", "i": "int8"}.get(name, name) for name in names)
+    report = replace(report, chance=replace(report.chance, not_better=named))
     warning = chance_warning(report)
-    assert "float 60.00% (50% to 69%), int8 60.00% (50% to 69%)" in warning
-    assert (f" and {others} more. " in warning) == bool(others) and "more." not in warning.replace(
-        f"{others} more.", ""
-    )
+    figures = ", ".join(f"{name} 60.00% (50% to 69%)" for name in named[:2])
+    assert f": {figures} and {more} more. " in warning if more else f": {figures}. " in warning
     assert chance_warning(replace(report, chance=None)) is None
 
 
