@@ -104,6 +104,11 @@ def states(smoother, decisions):
 
 def test_each_frame_is_the_state_without_smoothing():
     assert states(Smoother(), "cdcc") == "cdcc"
+    assert (Smoother().frames, Smoother().majority) == (1, False)
+
+
+def test_a_thousand_frames_at_most():
+    assert (Smoother.parse("1000").frames, Smoother.parse("majority:1000").frames) == (1000, 1000)
 
 
 def test_in_a_row():
