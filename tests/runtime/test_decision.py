@@ -121,6 +121,8 @@ def test_majority():
 
 def test_more_than_half():
     assert states(Smoother.parse("majority:4"), "ccddddcc") == "----dddd"
+    assert states(Smoother.parse("majority:3"), "cdd") == "--d"
+    assert states(Smoother.parse("majority:6"), "cccddd") == "------"
 
 
 def test_update_returns_whether_the_state_changed():
