@@ -14,9 +14,11 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, norm
 
 from edgecnn.evaluate.statistics import (
+    chance_level,
     clopper_pearson,
     compare,
     confidence_drift,
+    folds_interval,
     images_to_clear,
     images_to_refuse,
     lsb_difference,
@@ -124,6 +126,19 @@ def test_the_images_that_a_verdict_needs_are_those_of_the_normal_quantiles():
         spread = 100 * np.sqrt(rate + d - d**2)
         assert worse - one * spread / np.sqrt(n) >= limit > worse - one * spread / np.sqrt(n - 1)
     assert images_to_clear(0.0, 1.5) == 1
+
+
+def test_an_answer_of_a_fold_counts_less_than_half():
+    """Its limits are z standard errors of 45 images away, if there were 100."""
+    low, high = folds_interval(90, 100)
+    for end in (low, high):
+        assert abs(0.9 - end) == pytest.approx(norm.ppf(0.975) * math.sqrt(end * (1 - end) / 45))
+    assert low < 0.9 < high and folds_interval(100, 100).high == 1
+
+
+def test_chance_is_the_share_of_the_most_frequent_class():
+    assert chance_level(np.array([2, 0, 2, 1, 2])) == (2, 0.6)
+    assert chance_level(np.array([1, 0])) == (0, 0.5)
 
 
 def test_an_interval_is_of_95_percent_unless_it_says_otherwise():
