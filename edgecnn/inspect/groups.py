@@ -50,6 +50,10 @@ in common. This connects each of 300 bursts of ten frames; one frame in a hundre
 
 MOST_PAIRS = 20_000  # maximum number of candidates by features to compare, nearest first: about three minutes
 
+ALL_PAIRS = 20_000
+"""Number of candidates by hash to compare. Of the others, only those are compared whose images are not in one group yet: 20,000 copies of a
+few pictures have two million candidates."""
+
 THUMB_LEVELS = 25.0
 """A candidate by hash is not decoded if its thumbnails differ by more, on average, in grey levels."""
 
@@ -190,12 +194,23 @@ class Search:
         keep = thumbs_agree(table["thumb"], pairs, mirrored)
         near = distinct[pairs[keep]]
         chosen = together(near, list(zip(*near.T.tolist(), mirrored[keep].tolist(), strict=True)))
-        differences = self.framed(chosen, Meter(self.progress, "comparing pictures", len(chosen)))
-        return [
-            Pair(first, second, "hash", Verdict(1.0 - 0.5 * difference, flag))
-            for (first, second, flag), difference in zip(chosen, differences, strict=True)
-            if difference <= self.limits.frame
-        ]
+        meter = Meter(self.progress, "comparing pictures", len(chosen))
+        found: list[Pair] = []
+        group = np.arange(len(self.looks.items))
+        for start in range(0, len(chosen), CHUNK):
+            part = chosen[start : start + CHUNK]
+            if start >= ALL_PAIRS:
+                part = [pair for pair in part if group[pair[0]] != group[pair[1]]]
+                meter.advance(len(chosen[start : start + CHUNK]) - len(part))
+            same = [
+                Pair(first, second, "hash", Verdict(1.0 - 0.5 * difference, flag))
+                for (first, second, flag), difference in zip(part, self.framed(part, meter), strict=True)
+                if difference <= self.limits.frame
+            ]
+            found += same
+            if same and start + CHUNK >= ALL_PAIRS:
+                group = np.array(components(len(group), np.array([(pair.first, pair.second) for pair in found])))
+        return found
 
     def framed(self, pairs: Sequence[tuple[int, int, bool]], meter: Meter) -> list[float]:
         """Return the frame differences of pairs, whose second image may be mirrored, from the cache if known."""

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from edgecnn.data import open_dataset
+from edgecnn.inspect import groups
 from edgecnn.inspect import inspection as module
 from edgecnn.inspect.cache import FILE
 from edgecnn.inspect.inspection import inspect_images
@@ -111,6 +112,22 @@ def test_a_camera_that_never_moves_tightens_the_limits(tmp_path, fill, scene, en
     assert report.method.tightened and report.method.alike > 0.1
     assert "alike" in {item.kind for item in report.findings}
     assert sum(len(group.copies) for group in report.groups) <= 0.25 * len(files)
+
+
+def test_beyond_a_limit_only_images_of_different_groups_are_compared(
+    tmp_path, fill, scene, encode, photos, monkeypatch
+):
+    copies = {
+        f"train/cat/{seed} {q}.jpg": encode(scene(seed), quality=q) for seed in (91, 92) for q in range(60, 84, 2)
+    }
+    compared = []
+    measured = groups.frame_difference
+    monkeypatch.setattr(groups, "CHUNK", 8)
+    monkeypatch.setattr(groups, "ALL_PAIRS", 8)
+    monkeypatch.setattr(groups, "frame_difference", lambda *pair: compared.append(pair) or measured(*pair))
+    report = inspected(fill(tmp_path / "pets", photos | copies))
+    assert sorted(len(group.copies) for group in report.groups) == [12, 12], "of 66 pairs each"
+    assert 22 <= len(compared) < groups.RANDOM_PAIRS + 50
 
 
 def test_with_a_region_only_the_region_is_compared(tmp_path, fill, scene, encode):
