@@ -1,8 +1,8 @@
 """Does `make test` notice faults? Plants those of planted.toml one at a time, each in a git worktree of HEAD.
 
-A fault is caught if a test fails with it twice and passes without it. The tests named after its module run first, then the others of its
-room, then the rest: the tests of `make test`, in one process for each fault. Results are written after each fault, so an interrupted run
-resumes as long as HEAD and the faults stay the same.
+A fault is caught if a test fails with it twice and passes without it. First all faults are planted at once and the tests of `make test`
+run: those that fail are suspects, which then run for each fault, the nearest ones first. If they miss it, all tests run with it. Results
+are written after each fault, so an interrupted run resumes as long as HEAD and the faults stay the same.
 
     python tools/faults/plant.py check
     python tools/faults/plant.py run --out dist/planted.json --only report-points runtime-box
@@ -246,10 +246,10 @@ def tried(
                 if not failed:
                     break
                 tree.write(file, whole)
-                still = {test for test in failed if test not in tree.sound and tree.failing(test)}
+                still = {test for test in failed if test not in tree.sound and tree.failing(test, "-n", "0")}
                 tree.sound |= {*failed} - still
                 tree.write(file, changed)
-                if caught := [test for test in failed if test not in still and tree.failing(test)]:
+                if caught := [test for test in failed if test not in still and tree.failing(test, "-n", "0")]:
                     return CAUGHT, caught[0]
                 anyway |= set(failed)
     except HungError:
@@ -261,6 +261,28 @@ def tried(
     finally:
         tree.write(file, whole)
     return SURVIVED, ""
+
+
+def suspects(tree: Worktree, faults: Sequence[Fault]) -> list[str]:
+    """Return the tests that fail if all faults are planted at once."""
+    whole = {file: (tree.root / file).read_text(encoding="utf-8") for file in {fault.file for fault in faults}}
+    changed = dict(whole)
+    for fault in faults:
+        changed[fault.file] = changed[fault.file].replace(fault.before, fault.after)
+    for file, text in changed.items():
+        tree.write(file, text)
+    found = tree.failing("--maxfail=0")
+    for file, text in whole.items():
+        tree.write(file, text)
+    return found
+
+
+def nearest_first(tests: Sequence[str], file: str) -> list[str]:
+    """Order tests by how much of a module's path theirs has."""
+    parts = set(Path(file).with_suffix("").parts)
+    return sorted(
+        tests, key=lambda test: -len(parts & set(test.split("::")[0].replace("test_", "").replace(".", "/").split("/")))
+    )
 
 
 def test_options() -> list[str]:
@@ -275,7 +297,7 @@ def test_options() -> list[str]:
 
 
 def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
-    options = [*test_options(), "-n", "0"]
+    options = test_options()
     git("worktree", "prune")  # left by a killed run
     context = {"commit": git("rev-parse", "HEAD"), "faults": sha256(FAULTS.read_bytes()), "options": options}
     results = harness.Results(out, harness.about("planted", **context))
@@ -286,7 +308,8 @@ def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
         start, fault = time.monotonic(), named[name]
         with worktree(options, limit_s, lock) as tree:
             trees.append(tree)
-            phases = all_tests(fault.file, tree.root)
+            near = nearest_first(suspected, fault.file)
+            phases = [[*near, "-n", "0"], []] if near else [[]]
             outcome, test = tried(tree, fault.file, fault.planted(tree.root), phases, anyway)
             trees.remove(tree)
         with lock:
@@ -304,6 +327,12 @@ def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
             tree.stop()
 
     left = [case["id"] for case in results.missing(id=named)]
+    suspected = []
+    if left:
+        with worktree(options, limit_s, lock) as tree:
+            trees.append(tree)
+            suspected = suspects(tree, [named[name] for name in left])
+            trees.remove(tree)
     for _ in on_each(left, jobs, one, stop):
         pass
     show([row for row in results.rows if row["id"] in named])

@@ -1,0 +1,133 @@
+"""What a user's photos give: `edgecnn train --folds 5` on sets of photos, next to the simplest way.
+
+Every photo is classified by a model that did not learn from it. The simplest way is logistic regression on the features of the whole
+EfficientNet-Lite0 at 224x224, with the same folds; five folds inside the training photos choose its regularization. Runs are kept in
+--runs, so an interrupted bench continues. Minutes are for one fold: to choose a network, and to train.
+
+    python tools/bench/photo_sets.py --data trash-photos.zip grocery.zip signs.zip masks.zip --runs RUNS --seeds 1 2 3
+"""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from harness import Results, Row, about, environment, finish, parser
+
+FOLDS = 5
+FAMILY, SIDE = "efficientnet_lite0", 224
+HEADINGS = (
+    "photos", "seed", "n", "networks of the folds", "float", "int8", "agreement", "simplest", "int8 gains", "95 % interval", "min",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Train, print a table and write the figures."""
+    made = parser(__doc__, "photo_sets")
+    made.add_argument("--data", type=Path, nargs="+", required=True, help="zips of photos, with one folder per class")
+    made.add_argument("--runs", type=Path, required=True, help="folder in which the runs are kept")
+    made.add_argument("--seeds", type=int, nargs="+", default=[1], help="default: 1")
+    made.add_argument("--jobs", type=int, default=2, help="folds to train at a time (default: 2)")
+    arguments = made.parse_args()
+    archives = {path.stem: path.resolve() for path in arguments.data}
+    context = about("photo_sets", jobs=arguments.jobs)
+    results = Results(arguments.out, context)
+    for case in results.missing(seed=arguments.seeds, data=archives):
+        run = (arguments.runs / f"{case['data']}-{case['seed']}").resolve()
+        train(archives[case["data"]], run, case["seed"], arguments.jobs)
+        results.add(**case, **figures(run))
+    finish(arguments.out, {**context, "results": results.rows}, HEADINGS, map(row, results.rows))
+
+
+def train(data: Path, run: Path, seed: int, jobs: int) -> None:
+    """Train by folds with the defaults, from where it stopped."""
+    command = [sys.executable, "-m", "edgecnn", "train", "--jobs", str(jobs)]
+    if run.exists():
+        command += ["--resume", "--out", str(run)]
+    else:
+        command += ["--data", str(data), "--folds", str(FOLDS), "--set", f"seed={seed}", "--out", str(run)]
+    run.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(command, cwd=run.parent, env=environment(), check=True, stdout=subprocess.DEVNULL)
+
+
+def figures(path: Path) -> Row:
+    """Return counts of a finished run's held-out answers and those of the simplest way, its folds' networks, and seconds."""
+    from edgecnn.data.folds import fold_infos
+    from edgecnn.evaluate.held_out import require_held_out
+    from edgecnn.evaluate.statistics import paired_interval
+    from edgecnn.runs import CHOICE, FOLD, Run
+
+    run = Run(path)
+    held, infos = require_held_out(run), fold_infos(run)
+    float_answers, int8_answers = held.float.argmax(axis=1), held.int8.argmax(axis=1)
+    right, simple = int8_answers == held.classes, simplest(path)
+    lost, gained = int(np.sum(simple & ~right)), int(np.sum(right & ~simple))
+    low, high = paired_interval(lost, gained, len(right))
+    choices = [
+        json.loads(run.file(f"{FOLD.format(fold=number)}/{CHOICE}").read_text()) for number in range(1, FOLDS + 1)
+    ]
+    return {
+        "n": len(right),
+        "float_right": int(np.sum(float_answers == held.classes)),
+        "int8_right": int(right.sum()),
+        "agreed": int(np.sum(float_answers == int8_answers)),
+        "simplest_right": int(simple.sum()),
+        "gain": [-high, -low],
+        "networks": [f"{one.network} at {one.width}" for one in infos],
+        "choice_seconds": [choice["seconds"] for choice in choices],
+        "train_seconds": [one.seconds for one in infos],
+    }
+
+
+def simplest(path: Path) -> np.ndarray:
+    """Return which of a run's held-out photos the simplest way classifies correctly, bool (n,)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    from edgecnn.data import open_dataset
+    from edgecnn.data.folds import read_folds
+    from edgecnn.evaluate.held_out import require_held_out
+    from edgecnn.networks.efficientnet_lite import is_whole
+    from edgecnn.runs import FEATURES, Run
+    from edgecnn.train.candidates import MOST_ITERATIONS, STRENGTHS
+    from edgecnn.train.frozen import Photos, frozen_features
+
+    run = Run(path)
+    held, folds = require_held_out(run), read_folds(run)
+    assert folds is not None
+    dataset = folds.all_teach(open_dataset(run.recipe.data))
+    photos = Photos(dataset, ("train",), 3, run.recipe.seed, len(held.classes), None)
+    reading = run.recipe.input_scale, run.recipe.input_zero_point
+    found = frozen_features(FAMILY, (SIDE, SIDE), photos, reading, run.file(FEATURES))
+    features = next(values for rung, values in found.items() if is_whole(rung))
+    place = {one: index for index, one in enumerate(photos.hashes)}
+    features = features[[place[one] for one in held.hashes.tolist()]]
+    right = np.zeros(len(held.classes), bool)
+    for fold in range(1, FOLDS + 1):
+        kept, asked = held.fold != fold, held.fold == fold
+        steps = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS))
+        way = GridSearchCV(steps, {"logisticregression__C": STRENGTHS}, scoring="neg_log_loss", cv=5)
+        with threadpool_limits(1):
+            right[asked] = way.fit(features[kept], held.classes[kept]).predict(features[asked]) == held.classes[asked]
+    return right
+
+
+def row(result: Row) -> tuple[str, ...]:
+    """Return a training's figures as text."""
+    counts = [result[name] for name in ("float_right", "int8_right", "agreed", "simplest_right")]
+    shares = [f"{count / result['n']:.2%}" for count in counts]
+    gain = 100 * (result["int8_right"] - result["simplest_right"]) / result["n"]
+    chosen = Counter(map(str, result["networks"])).most_common()
+    networks = ", ".join(f"{network} ({count})" for network, count in chosen)
+    minutes = [f"{np.median(result[part]) / 60:.1f}" for part in ("choice_seconds", "train_seconds")]
+    return (result["data"], str(result["seed"]), f"{result['n']:,}", networks, *shares, f"{gain:+.2f}",
+            f"{result['gain'][0]:+.2f} to {result['gain'][1]:+.2f}", " + ".join(minutes))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
