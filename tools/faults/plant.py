@@ -1,7 +1,7 @@
 """Does `make test` notice faults? Plants those of planted.toml one at a time, each in a git worktree of HEAD.
 
 A fault is caught if a test fails with it twice and passes without it. First all faults are planted at once and the tests of `make test`
-run: those that fail are suspects, which then run for each fault, the nearest ones first. If they miss it, all tests run with it. Results
+run: those that fail are suspects, which then run for each fault, the nearest ones first. All tests run with those that they miss. Results
 are written after each fault, so an interrupted run resumes as long as HEAD and the faults stay the same.
 
     python tools/faults/plant.py check
@@ -24,6 +24,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -304,37 +305,39 @@ def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
     anyway = {test for row in results.rows for test in row["anyway"]}
     lock, trees, named = threading.Lock(), list[Worktree](), {fault.id: fault for fault in faults}
 
-    def one(name: str) -> None:
+    def one(name: str, tests: Sequence[str] | None) -> None:
         start, fault = time.monotonic(), named[name]
         with worktree(options, limit_s, lock) as tree:
             trees.append(tree)
-            near = nearest_first(suspected, fault.file)
-            phases = [[*near, "-n", "0"], []] if near else [[]]
-            outcome, test = tried(tree, fault.file, fault.planted(tree.root), phases, anyway)
+            phase = [] if tests is None else [*nearest_first(tests, fault.file), "-n", "0"]
+            outcome, test = tried(tree, fault.file, fault.planted(tree.root), [phase], anyway)
             trees.remove(tree)
+        if outcome == SURVIVED and tests is not None:
+            return  # all tests run later
+        seconds = round(time.monotonic() - start, 1)
         with lock:
             results.add(
-                id=fault.id,
-                kind=fault.kind,
-                outcome=outcome,
-                test=test,
-                seconds=round(time.monotonic() - start, 1),
-                anyway=sorted(anyway),
+                id=fault.id, kind=fault.kind, outcome=outcome, test=test, seconds=seconds, anyway=sorted(anyway)
             )
 
     def stop() -> None:
         for tree in trees:
             tree.stop()
 
-    left = [case["id"] for case in results.missing(id=named)]
-    suspected = []
-    if left:
+    def left() -> list[str]:
+        return [case["id"] for case in results.missing(id=named)]
+
+    if left():
         with worktree(options, limit_s, lock) as tree:
             trees.append(tree)
-            suspected = suspects(tree, [named[name] for name in left])
+            suspected = suspects(tree, [named[name] for name in left()])
+            anyway |= set(tree.failing("--maxfail=0", *suspected)) if suspected else set()
             trees.remove(tree)
-    for _ in on_each(left, jobs, one, stop):
-        pass
+        print(f"{len(suspected)} tests fail with all faults, {len(anyway)} without", file=sys.stderr, flush=True)
+        for tests in ([test for test in suspected if test not in anyway], None):
+            if tests != []:
+                for _ in on_each(left(), jobs, partial(one, tests=tests), stop):
+                    pass
     show([row for row in results.rows if row["id"] in named])
 
 
