@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.data import open_dataset
 from edgecnn.errors import RecipeError
-from edgecnn.recipe import build_recipe
+from edgecnn.recipe import NetworkRecipe, build_recipe
 from edgecnn.report.choice import choice_rows, judged_line
 from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.runs import CHOICE, FEATURES, create_run
@@ -59,6 +59,64 @@ def test_the_cheapest_of_equally_good_candidates_wins():
     assert rules.taken(rules.compared(few, list(right))).network == "large"
     right[2] = right[0]
     assert rules.taken(rules.compared(few, list(right))).network == "small"
+
+
+def test_a_candidate_may_be_as_good_as_its_limits():
+    one = dataclasses.replace(candidate("a", macs=1_000), int8_bytes=96_150)  # 99,996 bytes with 4 % more
+    for limits, fits in (
+        ({"max_kb": 100.0}, True),
+        ({"max_kb": 99.9}, False),
+        ({"max_macs": 1_000.0}, True),
+        ({"max_macs": 999.0}, False),
+        ({"max_macs": 999.0, "max_kb": 100.0}, False),
+        ({"max_macs": 1_000.0, "max_kb": 99.0}, False),
+        ({}, True),
+    ):
+        assert rules.within(one, NetworkRecipe(**limits)) == fits, limits
+    third, more = candidate("third", frozen=0.8, macs=100), candidate("more", frozen=0.7, macs=101)
+    best = candidate("best", frozen=0.95, macs=300)
+    other = candidate("other", frozen=0.9, macs=200)
+    assert rules.shortlist([best, third], 10_000) == [best, third]
+    assert rules.shortlist([best, other, more, third], 10_000) == [best, third, other], "much cheaper is a third"
+    assert rules.best_first([candidate("b", macs=7), candidate("c", frozen=0.5, macs=1), candidate("a", macs=6)])[
+        0
+    ].network == ("a"), "of equally good ones the cheaper"
+
+
+def test_one_side_in_the_recipe_stands_for_both():
+    assert rules.sides_of("efficientnet_lite2", NetworkRecipe(height=96)) == ((96, 96),)
+    assert rules.sides_of("efficientnet_lite2", NetworkRecipe(width=64)) == ((64, 64),)
+    assert rules.sides_of("efficientnet_lite2", NetworkRecipe(height=96, width=64)) == ((96, 64),)
+    assert rules.sides_of("efficientnet_lite2", NetworkRecipe()) == ((160, 160), (224, 224), (260, 260))
+
+
+def test_the_reason_for_a_choice_and_its_budget_in_words():
+    large, small = dataclasses.replace(candidate("large", macs=300), width=224), candidate("small", 96)
+    right = np.ones((2, 400), bool)
+    right[0, :8] = False
+    right[1, 4:15] = False
+    tuned = rules.compared([large, small], list(right))
+    assert network_choice.why(tuned[0], tuned) == "the best of the shortlist"
+    # 7 lost and 4 gained of 400: 0.75 points, and sqrt(11 - 9 / 400) / 400
+    assert network_choice.why(rules.taken(tuned), tuned) == (
+        "0.8 points behind large at 224x160, less than the standard error of 0.8, and cheaper"
+    )
+    right[1] = np.roll(right[0], 30)
+    tied = rules.compared([large, small], list(right))
+    assert network_choice.why(tied[1], tied) == "as good as the best of the shortlist, and cheaper"
+    recipe = build_recipe({"network": {"max_kb": 1_500.5, "max_macs": 2e7, "max_ms": 7.5}})
+    budget = network_choice.budget(recipe)
+    assert budget == "1,500.5 kB, 20,000,000 multiply-accumulates, 7.5 ms here"
+    assert network_choice.budget(build_recipe({})) == ""
+    made = NetworkChoice(
+        key="0" * 64, images=1_234, judged_by=247, budget=budget, candidates=(), network="small", height=96, width=128,
+        why="the best of the shortlist", seconds=3.0,
+    )  # fmt: skip
+    (line,) = network_choice.choice_lines(made)
+    assert line.startswith(
+        f"network: small at 128x96, chosen by 1,234 images within {budget}: the best of the shortlist"
+    )
+    assert "1,234 images: the best" in network_choice.choice_lines(dataclasses.replace(made, budget=""))[0]
 
 
 def test_regression_is_tested_on_held_out_images():

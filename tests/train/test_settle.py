@@ -1,5 +1,6 @@
 """The images choose whatever a recipe leaves open, and stated values stay."""
 
+import copy
 import functools
 import math
 import shutil
@@ -12,7 +13,7 @@ from edgecnn.data import open_dataset
 from edgecnn.errors import MissingExtraError, RecipeError
 from edgecnn.networks import pretrained
 from edgecnn.recipe import build_recipe, merge
-from edgecnn.train.settle import images_choose, reasons, settle
+from edgecnn.train.settle import images_choose, reasons, settle, usual_network
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +161,53 @@ def test_a_class_named_stranger(photos, tmp_path):
     assert settled(source)[0].stranger.rate == 0
     with pytest.raises(RecipeError, match="a class is named 'stranger'"):
         settled(source, stranger={"rate": 0.05})
+
+
+def settled_for(dataset, count, shape=(90, 120, 3), **tables):
+    """Settle a recipe as if a user's own photos had this number of training images, and (height, width, channels)."""
+    many = copy.copy(dataset)
+    many.own, many.shape, many.sizes = True, shape, {"train": count, "validation": 30, "test": 40}
+    recipe = build_recipe(merge({"init": {"source": "random"}, "network": {"name": "resnet_100kb"}}, tables))
+    result = settle(recipe, many)
+    return result, reasons(recipe, result, many)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "epochs", "qat_epochs"),
+    [
+        (70, 32, 100, 8),
+        (1_999, 32, 49, 2),  # 62 whole batches: 3,000 steps in 48.4 epochs, and 80 in 1.3
+        (2_000, 64, 97, 3),  # 31 of them
+        (9_999, 64, 20, 2),  # 156 in 19.2
+        (10_000, 128, 39, 2),  # 78 in 38.5
+        (60_000, 128, 10, 2),
+    ],
+)
+def test_the_number_of_photos_sets_batches_and_epochs(count, batch, epochs, qat_epochs):
+    recipe, lines = settled_for(open_dataset(build_recipe({"data": {"source": "digits"}}).data), count)
+    assert (recipe.train.batch_size, recipe.train.epochs) == (batch, epochs)
+    assert (recipe.qat.batch_size, recipe.qat.epochs) == (batch, qat_epochs)
+    assert (recipe.network.height, recipe.network.width) == (90, 120)
+    assert "input size: 120x90 pixels (width x height)" in lines[0]
+    assert lines[1] == f"training: {epochs} epochs in batches of {batch}, chosen for {count:,} images"
+
+
+def test_small_images_begin_and_end_at_their_limits():
+    dataset = open_dataset(build_recipe({"data": {"source": "digits"}}).data)
+    sides = [settled_for(dataset, 70, shape)[0].train.augment for shape in ((64, 80, 3), (63, 80, 3), (80, 63, 3))]
+    assert sides == ["photo", "shift", "shift"]
+    free = build_recipe({})
+    chosen = []
+    for count, shape in ((5_000, (48, 30, 3)), (4_999, (48, 30, 3)), (5_000, (30, 49, 3))):
+        photos = copy.copy(dataset)
+        photos.own, photos.shape, photos.sizes = True, shape, {"train": count, "validation": 30, "test": 40}
+        chosen.append(usual_network(free, photos))
+    assert chosen == ["resnet_100kb", "efficientnet_lite0_1200kb", "efficientnet_lite0_1200kb"]
+
+
+def test_the_epoch_to_keep_may_be_the_last_or_none_but_no_later_one():
+    dataset = open_dataset(build_recipe({"data": {"source": "digits"}}).data)
+    for keep in (0, 3):
+        assert settled_for(dataset, 70, qat={"epochs": 3, "keep": keep})[0].qat.keep == keep
+    with pytest.raises(RecipeError, match=r"qat\.keep is 4, expected at most 3"):
+        settled_for(dataset, 70, qat={"epochs": 3, "keep": 4})
