@@ -56,7 +56,8 @@ def weakest_line(matrix: Confusion, labels: Sequence[str]) -> str:
     named = ", ".join(f"{labels[index]} ({right[index]:,} of {shown[index]:,} right)" for index in worst)
     line = f"Weakest classes: {named}." if worst else "There are no mistakes in any class."
     missing = int(np.sum(shown == 0))
-    return f"{line} {missing:,} of {len(labels):,} classes have no test images." if missing else line
+    lack = "has" if missing == 1 else "have"
+    return f"{line} {missing:,} of {len(labels):,} classes {lack} no test images." if missing else line
 
 
 def threshold_line(report: Report) -> list[str]:

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from edgecnn.labels import printable
+from edgecnn.labels import plural, printable
 from edgecnn.verify.gate import chance_warning, measured
 from edgecnn.verify.parity_report import BoardRow, Comparison, Data, Int8Choice, MatrixRow, ModelRange, Report
 
@@ -151,8 +151,9 @@ def int8_lines(report: Report) -> list[str]:
         low, high = bought.drop_interval
         lines.append(
             f"Compared with post-training quantization, quantization-aware training changed the accuracy on the test split by "
-            f"{0.0 - bought.drop:+.2f} points (95 % interval {0.0 - high:+.2f} to {0.0 - low:+.2f}; {bought.gained} images gained, "
-            f"{bought.lost} lost; one-sided exact McNemar p that it is worse: {bought.mcnemar_p_worse:.3g})."
+            f"{0.0 - bought.drop:+.2f} points (95 % interval {0.0 - high:+.2f} to {0.0 - low:+.2f}; "
+            f"{plural(bought.gained, 'image')} gained, {bought.lost:,} lost; "
+            f"one-sided exact McNemar p that it is worse: {bought.mcnemar_p_worse:.3g})."
         )
     return lines
 
