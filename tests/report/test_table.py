@@ -159,3 +159,26 @@ def test_a_boards_row_has_its_own_figures_before_this_machines():
         row.items()
         >= (expected | {"rows that differ": "12", "largest difference": "1 LSB", "self-test": "passed"}).items()
     )
+
+
+def test_a_board_that_failed_or_did_not_finish_is_not_shown_as_passed():
+    golden = replace(
+        BOARD, split="golden", accuracy=None, accuracy_here=None, selftest=False, passed=False, images=1200
+    )
+    ended = replace(
+        golden,
+        rows_that_differ=None,
+        largest_difference=None,
+        selftest=None,
+        agreement=None,
+        error="Illegal instruction",
+    )
+    rows = [dict(zip(BOARD_HEADINGS, row, strict=True)) for row in board_rows([golden, ended])]
+    shown = ("images", "accuracy", "agreement", "rows that differ", "largest difference", "self-test", "gate")
+    assert [[row[name] for name in shown] for row in rows] == [
+        ["1,200 golden", "-", "99.98%", "12", "1 LSB", "FAILED", "FAILED"],
+        ["1,200 golden", "-", "-", "-", "-", "-", "Illegal instruction"],
+    ]
+    equal = replace(BOARD, rows_that_differ=0, largest_difference=0.0)
+    (row,) = board_rows([equal])
+    assert row[5:7] == ("0", "0 LSB"), "no difference is a figure"
