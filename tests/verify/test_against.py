@@ -1,10 +1,16 @@
 """The gate of old against new: what it refuses, what it passes, and how many photos it needs."""
 
+import re
+from contextlib import nullcontext
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from edgecnn.errors import NotShownError, WorseError
 from edgecnn.evaluate.statistics import images_to_clear, images_to_refuse
-from edgecnn.verify.against import judge
+from edgecnn.verify.against import Against, Model, Part, against_lines, judge, part, require_no_harm
+from edgecnn.verify.parity_report import ClassDrop
 
 
 @pytest.mark.parametrize(
@@ -65,3 +71,88 @@ def test_the_photos_needed_follow_the_formula_with_the_drawn_share():
     n = images_to_clear(0.05, 1.5)
     drops = np.random.default_rng(3).multinomial(n, [0.025, 0.025, 0.95], 20_000) @ [1, -1, 0] * 100 / n
     assert np.mean(drops + 1.96 * 100 * np.sqrt(0.05 / n) < 1.5) == pytest.approx(0.95, abs=0.01)
+
+
+def test_a_drop_at_the_margin_and_a_number_that_is_just_enough_pass():
+    assert [judge(lost, 120, 2_000, False).verdict for lost in (150, 151)] == ["passed", "refused"], (
+        "1.5 points, and more"
+    )
+    enough = judge(0, 0, 10_000, False).needed
+    assert [judge(0, 0, n, False).verdict for n in (enough, enough - 1)] == ["passed", "not shown"]
+
+
+DROPS = (("cat", 0.0), ("dog", 2.5), ("elk", None), ("fox", 40.0), ("gnu", -10.0), ("hen", 7.25), ("owl", 1.0))
+
+MODEL = Model(name="door", serial=3, sha256="abcdef012345" + "9" * 52, model_sha256="b" * 64, taught_by="list")
+
+WHOLE = Part(
+    photos="all", reference="door", candidate="gate", n=1300, accuracy_reference=0.925, accuracy_candidate=0.875, drop=5.0,
+    drop_interval=(2.25, 7.75), drop_upper=7.0, lost=1090, gained=25, agreement=0.9, mcnemar_p=0.0312,
+    per_class=tuple(ClassDrop(label=label, images=1200 + n, drop=drop) for n, (label, drop) in enumerate(DROPS)),
+)  # fmt: skip
+
+AGAINST = Against(
+    verdict="refused", why="it is", needed=500, old=MODEL, new=replace(MODEL, name="gate", serial=0, sha256=None), confident=False,
+    margin=1.5, parts=(WHOLE, replace(WHOLE, photos="new", n=41, drop=-2.5, drop_interval=(-9.5, 4.25), lost=1, gained=2)),
+    added=("lynx", "newt"), gone=("cow",), renamed={}, not_counted={"were trained on": 2100}, unknown=("who knows?",), flips=(), looks=1,
+)  # fmt: skip
+
+
+def test_old_against_new_in_words_gives_the_old_accuracy_first_and_the_worst_classes():
+    verdict, new, whole, added, gone, hint, not_counted, unknown = against_lines(AGAINST)
+    assert verdict == "gate against door serial 3 abcdef012345: REFUSED: it is"
+    assert re.findall(r"-?\d[\d.,]*\d%?|\d", new) == ["92.50%", "87.50%", "41", "2.50", "-9.50", "4.25", "1", "2"]
+    assert "gains 2.50" in new and "1 lost, 2 gained" in new
+    assert whole.startswith("all photos: 92.50%, now 87.50%; 1,090 lost, 25 gained; McNemar's p 0.0312")
+    worst = re.findall(r"(\w+) ([\d.]+) points of ([\d,]+\d)", whole)
+    assert worst == [("fox", "40.0", "1,203"), ("hen", "7.2", "1,205"), ("dog", "2.5", "1,201")]
+    assert added.endswith(": lynx, newt") and gone.endswith(": cow") and "'cow=lynx'" in hint
+    assert "2,100" in not_counted and unknown == "who knows?"
+
+
+def test_a_comparison_without_photos_has_no_figures_and_repeated_looks_are_counted():
+    bare = replace(AGAINST, verdict="passed", parts=(), added=(), gone=(), not_counted={}, unknown=())
+    (line,) = against_lines(bare)
+    assert ": passed: " in line
+    assert re.findall(r"\d+", against_lines(replace(bare, looks=2))[1]) == ["2"]
+    kept = replace(
+        WHOLE, per_class=(ClassDrop(label="cat", images=7, drop=0.0), ClassDrop(label="dog", images=3, drop=-5.0))
+    )
+    assert "cat" not in against_lines(replace(bare, parts=(kept,)))[1], "no class lost anything"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "error"), [("refused", WorseError), ("not shown", NotShownError), ("passed", None)]
+)
+def test_only_a_model_that_passed_may_be_put_in_use_without_accept(verdict, error):
+    made = replace(AGAINST, verdict=verdict)
+    with pytest.raises(error) if error else nullcontext():
+        require_no_harm(made, "gate.edgecnn")
+
+
+def test_a_part_counts_its_classes_and_widens_its_interval_for_answers_of_folds():
+    true = np.array([0] * 7 + [1] * 4 + [3] * 2)
+    one, other = true.copy(), true.copy()
+    one[0], other[[7, 8, 12]] = 1, 0
+    made, half = (
+        part("old", ("door", "gate"), (one, other, true), ("cat", "dog", "elk", "fox"), worth) for worth in (1.0, 0.5)
+    )
+    assert (made.photos, made.reference, made.candidate, made.lost, made.gained, made.n) == (
+        "old",
+        "door",
+        "gate",
+        3,
+        1,
+        13,
+    )
+    classes = [(item.label, item.images, round(item.drop, 2)) for item in made.per_class]
+    assert classes == [("cat", 7, -14.29), ("dog", 4, 50.0), ("fox", 2, 50.0)], "elk has no photos"
+    assert made.mcnemar_p == half.mcnemar_p == pytest.approx(0.625) and half.drop == made.drop
+    assert (
+        half.drop_interval[0]
+        < made.drop_interval[0]
+        < made.drop
+        < made.drop_upper
+        < made.drop_interval[1]
+        < half.drop_interval[1]
+    )
