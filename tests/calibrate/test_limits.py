@@ -8,7 +8,6 @@ pytest.importorskip("scipy", reason="the workstation side needs the train extra"
 from edgecnn.calibrate.confidence import fit_confidence
 from edgecnn.calibrate.cross_fitted import cross_fitted_scores
 from edgecnn.calibrate.strangers import fit_limit, known_codes, least_count, similar_to
-from edgecnn.calibrate.temperature import FEWEST
 
 
 def logits_of(count, wrong):
@@ -18,7 +17,7 @@ def logits_of(count, wrong):
     return 6 * np.eye(3, dtype=np.float32)[answers], classes
 
 
-@pytest.mark.parametrize(("count", "wrong", "fitted"), [(FEWEST, 9, True), (FEWEST - 1, 9, False), (FEWEST, 0, False)])
+@pytest.mark.parametrize(("count", "wrong", "fitted"), [(100, 9, True), (99, 9, False), (100, 0, False)])
 def test_a_temperature_needs_a_hundred_images_and_an_error(count, wrong, fitted):
     made = fit_confidence(*logits_of(count, wrong))
     assert (made.not_fitted is None) == fitted == (made.temperature != 1.0)
