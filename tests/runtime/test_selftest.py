@@ -16,7 +16,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.errors import EngineError, SelftestError, UnknownNameError
 from edgecnn.files import sha256
 from edgecnn.pixels import FITS, resize
-from edgecnn.runtime.selftest import allowed, require_pass, selftest
+from edgecnn.runtime.selftest import allowed, failure, require_pass, selftest
 
 ENGINE = "litert"
 
@@ -180,6 +180,7 @@ def test_one_wrong_engine_fails_it_whatever_the_others_answer(replay, right, fak
     engine.run = run
     report = replay(right, engine=engine)
     assert [row.passed for row in report.rows] == [True, False] and not report.passed
+    assert failure(report).endswith("(1 failed)")
 
 
 def test_threads_reach_the_engine(replay, right):

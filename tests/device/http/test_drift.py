@@ -97,3 +97,41 @@ def test_a_clock_that_was_wrong_does_not_stop_the_counting(tmp_path):
             drift.take(line, ts)
     drift.take({"top": [], "decision": "abstain"}, START)
     assert drift.document()["today"]["n"] == 100
+
+
+def test_an_hour_of_60_frames_and_a_day_of_six_hours_count_with_their_shares():
+    clock = [START + 3600.0]
+    drift = Drift(LABELS, "model", clock=lambda: clock[0])
+
+    def pass_(hour, frames):
+        decisions = ["abstain"] * (frames // 4) + ["stranger"] * (frames // 10)
+        for number, decision in enumerate(decisions + ["owl"] * (frames - len(decisions))):
+            line = {"top": [{"label": "owl", "score": 0.5}], "decision": decision}
+            drift.take(line, START + 3600 * hour + number)
+
+    for hour, frames in enumerate((60, 59, 60, 60, 60, 60)):
+        pass_(hour, frames)
+    pass_(DAY, 60)
+    today = drift.document()["today"]
+    assert (today["n"], today["abstain"], today["stranger"], today["since"]) == (360, 0.25, 0.1, START)
+    assert drift.document()["days"] == 0, "an hour of 59 frames does not count, so there are five"
+    for hour in range(DAY + 1, DAY + 6):
+        pass_(hour, 60)
+    pass_(2 * DAY - 1, 60)
+    assert drift.document()["days"] == 0, "the day has not ended"
+    pass_(2 * DAY, 60)
+    assert drift.document()["days"] == 1
+    counts = []
+    for hour in (2 * DAY, 2 * DAY + 1):
+        clock[0] = START + hour * 3600.0
+        counts.append(drift.document()["today"]["n"])
+    assert counts == [480, 420], "the hour that has begun and the 24 before it"
+
+
+def test_brighter_scores_are_an_alarm_too_and_it_ends_with_them():
+    house = House(Drift(LABELS, "model"))
+    house.pass_(7 * DAY + 1).drift.accept()
+    house.pass_(DAY, darker=-0.5)
+    assert house.drift.document()["alarm"]["message"] == f"{TEXT}: over the last 24 hours they are higher"
+    house.pass_(2 * DAY)
+    assert house.drift.document()["alarm"] is None

@@ -16,6 +16,8 @@ def answers(right, wrong, skipped=0, hours=1):
 
 def test_the_line_of_text():
     found = field_accuracy(answers(178, 34, 9, hours=221), planned=230, kept=221)
+    assert (found.planned, found.kept, found.skipped, found.hours) == (230, 221, 9, 212)
+    assert found.bounds == pytest.approx((178 / 221, 187 / 221))
     assert found.text == "in the field 84.0 % (77 to 89), n = 212; 9 skipped: 80.5 to 84.6 %"
     assert "skipped" not in field_accuracy(answers(9, 1, hours=10), 10, 10).text
 
@@ -42,6 +44,18 @@ def test_ten_pictures_of_one_scene_are_hardly_more_than_one():
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.02)
     one_hour = field_accuracy(by_scene[:10], 10, 10)
     assert one_hour.low == pytest.approx(0, abs=0.01), "one scene shows next to nothing"
+
+
+def test_a_scene_that_lasts_a_day_is_hardly_more_than_one_answer():
+    """Nine days from five in the morning, six of them right and three wrong at every hour: 8 independent answers, by hand."""
+    start = 1_800_000_000 // 86400 * 86400 + 5 * 3600
+    days = [day in (1, 4, 5) for day in range(9)]
+    found = field_accuracy(
+        [Answer(start + 3600.0 * hour, not days[hour // 24], "random") for hour in range(216)], 216, 216
+    )
+    p, n, z = 2 / 3, 8, t.ppf(0.975, 8)
+    ends = np.roots([1 + z**2 / n, -2 * p - z**2 / n, p**2])  # (p - x)^2 = z^2 x (1 - x) / n
+    assert (found.low, found.high) == pytest.approx(sorted(ends), abs=3e-3)
 
 
 @pytest.mark.parametrize("freedom", [0, 1, 2, 3, 5, 10, 30, 200])

@@ -80,6 +80,26 @@ def test_skipped_frames(take):
     assert [shot.reason for shot in take(first, blurred(2), second, min_sharpness=0, min_change=0)] == [None] * 3
 
 
+def test_a_picture_is_compared_with_the_last_kept_one_and_a_figure_at_its_limit_is_enough(take):
+    grey = [np.full((48, 64, 3), level, np.uint8) for level in (100, 101, 102, 103, 104, 105)]
+    shots = take(*grey, min_sharpness=0)
+    assert [(shot.reason, shot.change) for shot in shots] == [
+        (None, None), (SAME, 1), (None, 2), (SAME, 1), (None, 2), (SAME, 1),
+    ]  # fmt: skip
+    assert (take.capture.kept, take.capture.skipped) == (3, 3)
+    sharp = pictures.sharpness(picture(1))
+    assert take(picture(1), min_sharpness=sharp)[0].path
+    assert take(picture(1), min_sharpness=sharp * 1.001)[0].reason == BLURRED
+
+
+def test_only_the_region_of_the_upright_picture_is_kept(take):
+    (shot,) = take(picture(1), rotation=90, region=(0, 0.5, 0.25, 0.375), min_sharpness=0)
+    upright = picture(1)[::-1].transpose(1, 0, 2)  # clockwise: the bottom row becomes the left column
+    kept_part = np.asarray(Image.open(shot.path))
+    assert kept_part.shape == (24, 12, 3)
+    assert np.abs(kept_part.astype(int) - upright[32:56, :12]).mean() < 5
+
+
 def test_sharpness_and_change():
     values = [
         pictures.sharpness(np.asarray(Image.fromarray(picture(1)).filter(ImageFilter.GaussianBlur(r))))
