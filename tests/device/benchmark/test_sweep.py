@@ -10,7 +10,7 @@ import pytest
 from edgecnn.bundle.read import read_bundle
 from edgecnn.device.benchmark import sweep as sweep_module
 from edgecnn.device.benchmark.configurations import Configuration, configurations
-from edgecnn.device.benchmark.figures import PARTS, Percentiles, Probed, Row, gate, winner
+from edgecnn.device.benchmark.figures import PARTS, Percentiles, Probed, Row, gate, percentiles, ranked, winner
 from edgecnn.device.benchmark.images import bench_images
 from edgecnn.device.benchmark.sweep import probe, sweep
 from edgecnn.device.system import System
@@ -105,10 +105,18 @@ def test_winner():
     assert winner([slow, fast]) is fast
     near = row(1.019, 1.5, threads=4)
     assert winner([fast, near]) is near, "within 2 % the smaller p90 wins"
+    assert winner([fast, row(1.02, 1.5)]).parts["infer"].p50_ms == 1.02, "2 % is within 2 %"
+    assert winner([fast, row(1.021, 1.5)]) is fast
     assert winner([row(1.0, 2.0, threads=2), fast]) is fast, "then fewer threads"
+    others = row(1.3, 1.2), row(1.2, 1.4), row(1.015, 1.9), fast
+    assert [one.parts["infer"].p50_ms for one in ranked(others)] == [1.015, 1.0, 1.2, 1.3], "the others by p50"
     assert winner([dataclasses.replace(fast, gate=False), slow]) is slow
     assert winner([dataclasses.replace(fast, gate=None), row(1, 1, golden="differs by 2 LSB")]) is None
     assert winner([]) is None
+
+
+def test_percentiles_of_a_hundred_and_one_calls():
+    assert percentiles([float(number) for number in range(100, -1, -1)]) == Percentiles(50, 90, 99, 101)
 
 
 class Crashing(System):

@@ -195,13 +195,31 @@ def test_heat_memory_and_clock(pi):
     assert found(pi(None, {"timedatectl": Finished(0, "yes\n", "")}), "clock", "ok")
 
 
+def test_a_figure_at_its_limit(pi):
+    """96 MiB of memory are enough, 80 degrees are hot, 2026 is a date, and Python is at least 3.11 and below 3.14."""
+
+    def severities(check, *machines):
+        return [next(name for name in SEVERITIES if found(system, check, name)) for system in machines]
+
+    memory = [pi({"proc/meminfo": f"MemTotal: 3884360 kB\nMemAvailable: {kib} kB\n"}) for kib in (98304, 98303)]
+    assert severities("memory", *memory) == ["ok", "warning"]
+    heat = [pi({"sys/class/thermal/thermal_zone0/temp": text}) for text in ("79999", "80000")]
+    assert severities("temperature", *heat) == ["ok", "warning"]
+    clocks = [pi(seconds=seconds) for seconds in (1_767_225_599, 1_767_225_600)]
+    assert severities("clock", *clocks) == ["error", "ok"]
+    pythons = [pi(python=version) for version in ((3, 10, 14), (3, 11, 0), (3, 13, 9), (3, 14, 0))]
+    assert severities("python", *pythons) == ["error", "ok", "ok", "error"]
+
+
 @pytest.mark.parametrize(
     ("space", "severity", "text"),
     [
         (Space(2**30, False), "ok", "1,024 MiB"),
         (Space(2**30, True), "warning", "remount,rw"),
-        (Space(2**24, False), "warning", "little"),
-        (Space(100, False), "error", "no space"),
+        (Space(50 * 2**20, False), "ok", ": 50 MiB free"),
+        (Space(50 * 2**20 - 1, False), "warning", "little"),
+        (Space(2**20, False), "warning", ": 1 MiB free"),
+        (Space(2**20 - 1, False), "error", "no space"),
     ],
 )
 def test_disks(pi, space, severity, text):

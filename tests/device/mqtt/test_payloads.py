@@ -190,6 +190,8 @@ def test_the_score_belongs_to_the_state_and_is_sent_rarely(clock):
     assert outbox.next().score == 0.8, "there was no score"
     outbox.score(result("cat", 0.9))
     assert outbox.next() is None, "too early"
+    clock.now = REFRESH_S - 0.01
+    assert outbox.next() is None
     clock.now = REFRESH_S
     outbox.score(result("cat", 0.99, decision="dog"))
     assert outbox.next().score == 0.9, "the state's score, not that of a frame that shows something else"
