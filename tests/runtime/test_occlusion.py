@@ -78,6 +78,8 @@ def test_a_rectangle_of_any_size(looking):
     found = occlusion(model, pixels, LABELS)
     assert found.map.shape == (10, 40)
     assert found.box[2] == 1 and found.map[:, :20].max() == 0 < found.map[:, 38].min()
+    low, pixels = looking((12, 40), (9, 20, 12, 28))  # the patch has 3 rows and 10 columns, and is at row 9, column 18
+    assert occlusion(low, pixels, LABELS).box == pytest.approx((18 / 40, 9 / 12, 28 / 40, 1))
     tiny, one = looking((1, 1), (0, 0, 1, 1))
     assert occlusion(tiny, one, LABELS).box == (0, 0, 1, 1)
 

@@ -31,6 +31,7 @@ def test_the_first_day_begins_now_and_a_later_one_counts_what_it_missed(tmp_path
     draws = iter([0.25, 0.5, 0.75, 0.125, 0.375, 0.625])
     sample = Sample(tmp_path, 3, lambda: next(draws))
     assert not sample.is_due(DAY + 43201)
+    assert read_counts(tmp_path) == Counts(0, 0), "no time has passed yet"
     assert not sample.is_due(DAY + 86400 + 32500), "two times of the second day have passed"
     assert sample.is_due(DAY + 86400 + 54000)
     sample.take()

@@ -166,6 +166,15 @@ def test_a_lost_camera_is_reported_and_the_state_is_unknown(loop, fake, lines):
     assert [line["seq"] for line in told if "state_since" in line] == [0, 1]
 
 
+def test_after_a_loss_the_state_and_its_time_begin_anew(loop, fake, lines):
+    cats = [b"cat 0.9"] * 3
+    told = lines(loop(fake.Source(*cats, UNPLUGGED), fake.Source(*cats, None), smooth="2"))
+    frames = [line for line in told if "state_since" in line]
+    assert [line["state"] for line in frames] == [None, "cat", "cat"] * 2
+    times = [line["ts"] for line in frames]
+    assert [line["state_since"] for line in frames] == [None, times[1], times[1], None, times[4], times[4]]
+
+
 def test_damaged_frames_are_reported_once_per_second_and_counted(fake, lines):
     now = [time.monotonic()]
     frames = [b"broken"] * 5 + [b"cat 0.9"] + [b"broken"] * 3 + [None]

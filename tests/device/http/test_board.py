@@ -1,0 +1,94 @@
+"""The server's data: what counts up, what is replaced, what the last hour shows, and which pictures are still there."""
+
+import json
+
+import numpy as np
+
+from edgecnn.device.http.board import Board
+from edgecnn.device.http.link import EVENT, RESULT, UNSURE, UNSURES, Opening, Shared
+from edgecnn.device.stream.results import rfc3339
+
+NOW = 1_800_000_000.0
+
+
+def event(kind, after_s=0.0, **fields):
+    return json.dumps({"event": kind, "ts": rfc3339(NOW + after_s), "source": "cam", **fields})
+
+
+def result(dropped, **late):
+    line = {"seq": 9, "ts": rfc3339(NOW), "source": "cam", "top": [], "latency_ms": {"infer": 2.5}, "dropped": dropped}
+    return RESULT + json.dumps([[64, 48], late]).encode() + b"\n" + json.dumps(line).encode()
+
+
+def make(now, **opening):
+    return Board(Opening(port=0, **opening), clock=lambda: now[0])
+
+
+def test_counts_go_on_after_a_restart_and_dropped_frames_are_a_total():
+    opened = event("camera_opened", about="a camera")
+    board = make([NOW], decisions={"cat": 5, "dog": 2}, replay=(opened, event("frame_damaged", count=3)))
+    for message in (result(7, cat=2, dog=1), result(9, cat=1)):
+        board.receive(message)
+    for line in (
+        event("frame_damaged", count=4),
+        event("camera_lost", message="gone"),
+        event("camera_back", about="x"),
+    ):
+        board.receive(EVENT + line.encode())
+    document = board.document()
+    assert document["counts"] == {
+        "frames": 11, "dropped": 9, "damaged": 7, "reconnects": 1, "decisions": {"cat": 8, "dog": 3},
+    }  # fmt: skip
+    assert (document["frame"]["width"], document["frame"]["height"], document["frame"]["inference_ms"]) == (64, 48, 2.5)
+
+
+def test_a_board_is_ready_for_ten_seconds_after_a_frame_of_a_camera_that_is_there():
+    now = [NOW]
+    board = make(now, replay=(event("camera_opened", about="a camera"),))
+    assert not board.is_ready()
+    board.receive(result(0))
+    ready = []
+    for now[0] in (NOW, NOW + 9.9, NOW + 10.0):
+        ready.append(board.is_ready())
+    assert ready == [True, True, False]
+    now[0] = NOW
+    board.receive(EVENT + event("camera_lost", message="gone").encode())
+    assert not board.is_ready() and board.document()["camera_message"] == "gone"
+
+
+def test_the_last_hour_begins_with_the_state_an_hour_ago():
+    now = [NOW + 100]
+    board = make(now)
+    for after_s, state in ((0.0, "cat"), (0.5, "dog"), (1.5, "cat"), (60.0, "owl"), (60.5, "cat")):
+        board.receive(EVENT + event("state_changed", after_s, state=state, reason=None).encode())
+    assert board.document()["hour"] == [(NOW, "dog"), (NOW + 1.5, "cat")], "changes within a second are one"
+    assert (board.document()["state"], board.document()["since"]) == ("cat", NOW + 60.5)
+    shown = []
+    for now[0] in (NOW + 3600, NOW + 3601, NOW + 3601.5, NOW + 9000):
+        shown.append(board.document()["hour"])
+    assert shown == [
+        [(NOW, "dog"), (NOW + 1.5, "cat")], [(NOW + 1, "dog"), (NOW + 1.5, "cat")], [(NOW + 1.5, "cat")], [(NOW + 5400, "cat")],
+    ]  # fmt: skip
+
+
+def test_the_newest_unsure_frames_come_first():
+    board = make([NOW], kept=tuple({"name": str(number)} for number in range(3)))
+    assert [item["name"] for item in board.document()["unsure"]] == ["2", "1", "0"]
+    for number in range(3, 15):
+        board.receive(UNSURE + json.dumps({"name": str(number)}).encode())
+    assert [item["name"] for item in board.document()["unsure"]] == [str(number) for number in range(14, 2, -1)]
+    assert len(board.unsure) == UNSURES
+
+
+def test_the_last_two_frames_are_shared_and_older_ones_are_gone():
+    writer = Shared.create()
+    reader = Shared(writer.file)
+    frames = [np.full((4, 6, 3), level, np.uint8) for level in (1, 2, 3)]
+    frames[2][0, 5] = 200
+    places = [writer.write(frame, NOW, number) for number, frame in enumerate(frames)]
+    assert reader.read(places[0]) is None
+    assert [np.array_equal(reader.read(place), frame) for place, frame in zip(places[1:], frames[1:], strict=True)] == [
+        True, True,
+    ]  # fmt: skip
+    large = writer.write(b"j" * 1000, NOW, 3)
+    assert reader.read(large) == b"j" * 1000 and reader.read(places[1]) is None
