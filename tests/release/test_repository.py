@@ -2,7 +2,7 @@
 
 import os
 import stat
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from tuf.api import exceptions
@@ -290,6 +290,29 @@ def test_the_clock_is_checked(repository, add, held, monkeypatch):
     operations.refresh(repository, held(), "root")
     operations.refresh(repository, held(), "targets")
     assert status(repository)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("role", "days", "command"),
+    [
+        ("root", 90, "edgecnn release refresh root"),
+        ("targets", 30, "edgecnn release refresh targets"),
+        ("snapshot", 7, "edgecnn release refresh"),
+        ("timestamp", 7, "edgecnn release refresh"),
+    ],
+)
+def test_the_days_before_an_expiry_are_counted(repository, monkeypatch, role, days, command):
+    expires = datetime.fromisoformat(status(repository)["roles"][role]["expires"])
+
+    def problem(before):
+        monkeypatch.setattr("edgecnn.release.status.utc_now", lambda: expires - before)
+        return [text.removeprefix(f"{role} ") for text in status(repository)["problems"] if text.startswith(role)]
+
+    date = f"{expires:%Y-%m-%d}"
+    assert problem(timedelta(days=days + 1)) == []
+    assert problem(timedelta(days=days + 1, seconds=-1)) == [f"expires in {days} days, on {date}: {command}"]
+    assert problem(timedelta(days=1)) == [f"expires in 1 day, on {date}: {command}"]
+    assert problem(timedelta(0))[0].startswith(f"expired on {date}: ")
 
 
 def test_a_lost_or_damaged_bundle_is_reported(repository, add):

@@ -49,7 +49,11 @@ def test_it_is_used_and_named(bundle, setting, shipped):
     path = tuned.store(bundle.sha256, setting)
     assert path == Path(tuned_file())
     about = Classifier.load(shipped("digits")).about
-    assert "float32 .tflite" in about and "2 threads); tuned on 2026-11-25: " in about and "p50 0.500 ms" in about
+    assert (
+        "float32 .tflite" in about
+        and "2 threads); tuned on 2026-11-25: " in about
+        and "p50 0.500 ms, p90 1.000 ms, n = 100" in about
+    )
 
 
 @pytest.mark.parametrize("asked", [{"num_threads": 1}, {"precision": "int8"}, {"engine": True}, {"provider": "cpu"}])

@@ -11,11 +11,12 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from edgecnn.device.review.journal import LABELS, Journal
 from edgecnn.device.review.photos import SOURCES, Photos
-from edgecnn.device.review.reviewing import Reviewing
+from edgecnn.device.review.reviewing import Reviewing, are_alike
 from edgecnn.errors import OutputError
 from edgecnn.files import sha256_file
 
@@ -84,6 +85,38 @@ def test_an_answer_is_written_once_undone_and_never_asked_again(tmp_path, keep_p
     (tmp_path / "photos" / "test").mkdir()
     with pytest.raises(OutputError, match="folders of splits"):
         review(tmp_path)
+
+
+def test_the_field_is_the_newest_models_and_counts_go_back_with_an_answer(tmp_path, keep_pictures):
+    """The guesses are cat, dog, fox, cat, dog, cat; the first two come from an older model."""
+    kept = keep_pictures(tmp_path / "kept", scenes=6, labels=("cat", "dog", "fox"), sample=5)
+    for one in kept[:2]:
+        description = one.path.with_suffix(".json")
+        description.write_text(description.read_text().replace("ab" * 32, "cd" * 32))
+    names = [one.picture.sha256 for one in kept]
+    reviewing = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS))
+    for name, label in zip(names, ("dog", "fox", "fox", "dog", "dog", "fox"), strict=True):
+        assert reviewing.answer([name], "label", label)
+    field = reviewing.field()
+    assert (field.n, field.accuracy, field.skipped) == (3, pytest.approx(2 / 3), 0), (
+        "fox, dog and dog for fox, cat, dog"
+    )
+    for decision, counts in (("skip", (5, 0, 1)), ("none", (5, 1, 0))):
+        assert reviewing.undo() and reviewing.answer(names[5:], decision)
+        document = reviewing.document()
+        assert (document["labelled"], document["none"], document["skipped"], document["left"]) == (*counts, 0)
+    assert reviewing.document()["undo"] == 1 and reviewing.undo() and reviewing.document()["left"] == 1
+
+
+def test_an_object_that_fills_one_block_separates_two_pictures():
+    empty = np.full((32, 32, 3), 250, np.uint8)
+    for difference, alike in ((11, True), (12, False)):
+        changed = empty.copy()
+        changed[4:8, 20:24] -= np.uint8(difference)
+        assert are_alike(empty, changed) == are_alike(changed, empty) == alike
+    spread = empty.copy()
+    spread[2:6, 2:6] = 210  # a quarter of each of four blocks
+    assert are_alike(empty, spread) and not are_alike(empty, None)
 
 
 def test_answers_from_the_board_are_adopted_once(tmp_path, keep_pictures):
