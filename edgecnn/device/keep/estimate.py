@@ -1,5 +1,6 @@
 """Accuracy in the field, estimated from the random sample of a stream's frames, using only numpy."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -89,8 +90,12 @@ def clustered_interval(right: np.ndarray, times: np.ndarray) -> tuple[float, flo
     """
     n, mean, start = len(right), float(right.mean()), float(times.min())
     block = min(max((float(times.max()) - start) / BLOCKS, HOUR_S), DAY_S)
+    last = max(
+        math.ceil((float(times.max()) - start) / block) - 1, 0
+    )  # the newest answer ends the last block and begins no other
     by_hour, by_block = (
-        np.unique(one // 1, return_inverse=True)[1] for one in (times / HOUR_S, (times - start) / block)
+        np.unique(number, return_inverse=True)[1]
+        for number in (times // HOUR_S, np.minimum((times - start) // block, last))
     )
     unknown = n / (by_hour.max() + 1)  # if all answers are the same, they may depend entirely on their hour
     ends = [

@@ -58,6 +58,19 @@ def test_a_scene_that_lasts_a_day_is_hardly_more_than_one_answer():
     assert (found.low, found.high) == pytest.approx(sorted(ends), abs=3e-3)
 
 
+def test_half_a_week_has_seven_blocks_and_the_newest_answer_begins_no_other():
+    """Seven scenes of 12 hours, with an answer per hour; the last scene has 13 answers, the last of them 84 hours after the first."""
+    sizes, right = np.array([12] * 6 + [13]), np.array([1, 1, 0, 1, 1, 0, 1])
+    found = field_accuracy(
+        [Answer(1_800_000_000.0 + 3600 * hour, bool(right[min(hour // 12, 6)]), "random") for hour in range(85)], 85, 85
+    )
+    p = 61 / 85
+    effect = 7 / 6 * np.sum((sizes * (right - p)) ** 2) / (85 * p * (1 - p))
+    n, z = 85 / effect, t.ppf(0.975, 6)
+    ends = np.roots([1 + z**2 / n, -2 * p - z**2 / n, p**2])
+    assert found.accuracy == pytest.approx(p) and (found.low, found.high) == pytest.approx(sorted(ends), abs=3e-3)
+
+
 @pytest.mark.parametrize("freedom", [0, 1, 2, 3, 5, 10, 30, 200])
 def test_students_percentile(freedom):
     assert student(freedom) == pytest.approx(t.ppf(0.975, freedom) if freedom else 1.96, rel=0.01)
