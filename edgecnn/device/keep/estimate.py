@@ -90,9 +90,7 @@ def clustered_interval(right: np.ndarray, times: np.ndarray) -> tuple[float, flo
     """
     n, mean, start = len(right), float(right.mean()), float(times.min())
     block = min(max((float(times.max()) - start) / BLOCKS, HOUR_S), DAY_S)
-    last = max(
-        math.ceil((float(times.max()) - start) / block) - 1, 0
-    )  # the newest answer ends the last block and begins no other
+    last = max(math.ceil((float(times.max()) - start) / block) - 1, 0)  # the newest answer begins no block of its own
     by_hour, by_block = (
         np.unique(number, return_inverse=True)[1]
         for number in (times // HOUR_S, np.minimum((times - start) // block, last))
