@@ -1,6 +1,7 @@
 """The findings of an inspection: the images that they name, the order and the counts, but not the wording."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from edgecnn.data import open_dataset
 from edgecnn.data.items import Item
+from edgecnn.data.tree import Fault
 from edgecnn.errors import DatasetError
 from edgecnn.inspect import findings
 from edgecnn.inspect.fix import write_cleaned
@@ -90,6 +92,8 @@ def test_copies_are_named_with_their_fault():
         ("duplicate", "warning", 2, ["train/9", "train/10"]),
         ("near-duplicate", "note", 1, ["train/11", "train/12"]),
     ]
+    kept = [one.advice for sided in (False, True) for one in findings.of_groups([ours], ("train", "test"), sided=sided)]
+    assert kept[0].startswith("Keep one of each") and kept[1].startswith("Nothing")
     assert [one.severity for one in findings.ordered(found)] == ["error", "error", "warning", "warning", "note"]
     assert [one.kind for one in findings.ordered(found)] == [
         "leak", "two-labels", "leak", "duplicate", "near-duplicate",
@@ -124,6 +128,83 @@ def test_a_size_that_reveals_the_class_is_named():
     even = [0, 1] * 50
     items = [Item(source="a.jpg", split="train", label=label, hash="", handle=0) for label in even]
     assert [one.kind for one in findings.of_sizes(items, shapes, ("cat", "fox"))] == ["sizes"]
+
+
+def test_classes_at_a_limit_are_not_called_small_or_alike():
+    """20 training and 10 test images are enough, and so are 70 different ones of 100. Foxes have the largest share of copies."""
+    enough, fewer = counted("cat", 20, 10, 21), counted("dog", 19, 11, 30)
+    (few,) = findings.of_classes([enough, fewer], METHOD)
+    assert said([few], "cat", "dog") == [("few", "warning", 1, ["dog"])]
+    assert figures(few.text) == ["1", "20", "19"] and "1 class with" in few.text
+    (few,) = findings.of_classes([counted("cat", 21, 10, 31), counted("dog", 20, 9, 29)], METHOD)
+    assert said([few], "cat", "dog") == [("few", "note", 1, ["dog"])] and figures(few.text) == ["1", "10", "9"]
+    assert not list(findings.of_classes([counted("cat", 50, 0, 50), counted("dog", 30, 0, 30)], METHOD)), (
+        "no test split"
+    )
+    classes = [
+        counted("cat", 80, 20, 70),
+        counted("dog", 80, 20, 69),
+        counted("fox", 40, 12, 20),
+        counted("bee", 23, 11, 19),
+    ]
+    alike = [one for one in findings.of_classes(classes, METHOD) if one.kind == "alike"]
+    assert said(alike, "cat", "dog", "fox", "bee") == [("alike", "warning", 3, ["fox"])]
+    assert figures(alike[0].text) == ["3", "52", "20"]
+
+
+def test_a_camera_that_never_moves_and_copies_that_were_not_compared_are_counted():
+    classes = [counted("cat", 50, 12, 62), counted("dog", 30, 11, 41)]
+    tight = replace(METHOD, alike=0.237, tightened=True)
+    left = replace(METHOD, alike=0.5, skipped_pairs=1234, uncompared=56)
+    (still,) = findings.of_classes(classes, tight)
+    (skipped,) = findings.of_classes(classes, left)
+    assert (still.kind, still.severity, still.images, figures(still.text)) == ("alike", "warning", 0, ["24"])
+    assert (skipped.kind, skipped.images, figures(skipped.text)) == ("alike", 56, ["1,234", "56"])
+    assert re.search("1,234 pairs.* 56 images", skipped.text)
+    for some in ({"skipped_pairs": 1}, {"uncompared": 1}):
+        assert len(list(findings.of_classes(classes, replace(METHOD, **some)))) == 1
+
+
+def test_left_out_photos_are_worse_than_other_files():
+    faults = [Fault("the folder fox/ is empty.", "Fill it.")]
+    layout, *rest = findings.of_folders(faults, ("a.txt", "b.PNG"), ["1 file", "1 photo. Convert it. Or not."])
+    assert (layout.kind, layout.severity, layout.text, layout.advice) == (
+        "layout", "error", "the folder fox/ is empty", "Fill it.",
+    )  # fmt: skip
+    assert [(one.kind, one.severity, one.images, one.text) for one in rest] == [
+        ("left-out", "warning", 2, "1 file"), ("left-out", "warning", 2, "1 photo"),
+    ]  # fmt: skip
+    assert "class folders" in rest[0].advice and rest[1].advice == "Convert it. Or not."
+    for name, severity in (("a.HEIC", "warning"), ("a.dng", "warning"), ("b.zip", "warning"), ("zip", "note")):
+        (one,) = findings.of_folders([], (name, "a.txt", "b.md"), ["3 files"])
+        assert (one.severity, one.images) == (severity, 3), name
+
+
+def sized(*parts):
+    """The kinds, counts and figures for (class, number of images, width, height, suffix)."""
+    items = [
+        Item(source=f"a.b.{suffix}", split="train", label=label, hash="", handle=0)
+        for label, count, _, _, suffix in parts
+        for _ in range(count)
+    ]
+    shapes = [(width, height, 3) for _, count, width, height, _ in parts for _ in range(count)]
+    return [(one.kind, one.images, figures(one.text)) for one in findings.of_sizes(items, shapes, ("cat", "fox"))]
+
+
+def test_how_many_images_of_a_size_reveal_a_class():
+    ten, nine = ((1, count, 40, 30, "png") for count in (10, 9))
+    rare = [(0, 1, 100 + n, 90, "jpg") for n in range(21)]
+    assert sized((0, 11, 64, 48, "jpg"), ten)[1:] == [("tell", 21, ["100", "52", "40", "30", "100"])]
+    assert not sized((0, 11, 64, 48, "jpg"), nine)[1:], "nine images of a size say nothing"
+    assert sized((0, 10, 64, 48, "jpg"), ten, *rare[:20])[1:] == [("tell", 20, ["100", "50", "40", "30", "100"])]
+    assert not sized((0, 10, 64, 48, "jpg"), ten, *rare)[1:], "most images have a rare size"
+    # 25 and 15 of 50 images are predicted, 30 are cats: exactly 20 % more than always guessing cat
+    cats, foxes = [(0, 25, 64, 48, "jpg"), (0, 5, 40, 30, "jpg")], [(1, 5, 64, 48, "jpg"), (1, 15, 40, 30, "jpg")]
+    assert sized(*cats, *foxes)[1:] == [("tell", 40, ["80", "60", "40", "30", "75"])]
+    assert not sized(*cats, (1, 6, 64, 48, "jpg"), (1, 14, 40, 30, "jpg"))[1:]
+    assert sized((0, 30, 64, 48, "jpg"), (1, 20, 64, 48, "JPG")) == [], "one size and one format"
+    assert sized((0, 30, 64, 48, "jpg"), (1, 12, 64, 48, "png"))[1] == ("tell", 42, ["100", "71", "64", "48", "100"])
+    assert sized() == []
 
 
 def test_a_cleaned_copy_that_fails_leaves_nothing(tmp_path, fill, encode):
