@@ -143,9 +143,10 @@ def write_items(items: Sequence[Item], dataset: Dataset, folder: Path, meter: Me
     taken: set[tuple[str, str, str]] = set()
     for item in items:
         data = encoded(item, dataset)
-        split, label, name = place_of(item, dataset, data)
-        if (split, label, name.lower()) in taken:
-            name = f"{len(taken)}-{name}"
+        split, label, own = place_of(item, dataset, data)
+        name, number = own, len(taken)
+        while (split, label, name.lower()) in taken:  # another image may have the new name too
+            name, number = f"{number}-{own}", number + 1
         taken.add((split, label, name.lower()))
         target = folder / split / label
         target.mkdir(parents=True, exist_ok=True)
