@@ -14,13 +14,13 @@ def keys(*numbers):
 
 
 def test_results_are_kept_for_the_next_inspection_by_kind_and_region(tmp_path):
-    path, (one, other) = tmp_path / "deep" / "kept.sqlite", keys(1, 2)
+    path, (one, other) = tmp_path / "a" / "deep" / "kept.sqlite", keys(1, 2)
     first = Cache(path=path)
     first.put("look", [(one, b"old"), (other, b"four")])
     first.put("look", [(one, b"new")])
     first.put("pair", [(one, b"a pair")])
     first.close()
-    again, part, elsewhere = (Cache(region=region, path=path) for region in ((0, 0, 1, 1), REGION, (0.1, *REGION[1:])))
+    again, part, elsewhere = (Cache(region=region, path=path) for region in ((0, 0, 1, 1), REGION, (*REGION[:3], 0.7)))
     assert again.get("look", [one, other, *keys(3)]) == {one: b"new", other: b"four"}
     assert again.get("look", [one, other], 4) == {other: b"four"}, "another size is another program's"
     assert again.get("pair", [one]) == {one: b"a pair"} and again.get("lost", [one]) == {}

@@ -1,19 +1,21 @@
 """The parts of an inspection, checked against plain computations: hashes, positions, neighbours, labels."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from edgecnn.data.items import Item
-from edgecnn.inspect import wrong_labels
+from edgecnn.inspect import inspection, wrong_labels
 from edgecnn.inspect.alignment import COARSE_SIDE, FINE_SIDE, Detail, difference, measured, overlap, placed, sized
 from edgecnn.inspect.features import neighbours, unit
-from edgecnn.inspect.groups import Pair
+from edgecnn.inspect.groups import Pair, thumbs_agree
 from edgecnn.inspect.hashing import NEAR, mirrored_hash, near_pairs, perceptual_hash
-from edgecnn.inspect.inspection import group_of
+from edgecnn.inspect.inspection import class_figures, group_of
 from edgecnn.inspect.look import LOOK, Looks
-from edgecnn.inspect.odd import blurred, odd_ones
-from edgecnn.inspect.pairs import Verdict
+from edgecnn.inspect.odd import blurred, far_from_the_rest, odd_ones
+from edgecnn.inspect.pairs import Limits, Measures, Pictures, Verdict, decided, frame_difference
 
 
 def bits(first, second):
@@ -198,3 +200,178 @@ def test_a_group_keeps_the_largest_copy_of_its_first_split():
     leak = group_of(looks, [0, 1, 3], [Pair(1, 3, "content", Verdict(1.0, False))], ("cat", "fox"))
     assert [copy.source[-5] for copy in leak.copies if copy.keep] == ["d"], "a test image is never the one removed"
     assert leak.leak and [copy.same for copy in leak.copies] == ["pixels", "near", "pixels"]
+
+
+def test_hashes_are_of_the_lowest_frequencies_and_near_up_to_eight_bits():
+    from scipy.fft import dctn
+
+    pixels = np.random.default_rng(3).integers(0, 256, (32, 32), np.uint8)
+    low = dctn(pixels.astype(float), norm=None)[:8, :8]
+    expected = "".join("01"[int(value > np.median(low))] for value in low.ravel())
+    assert f"{perceptual_hash(Image.fromarray(pixels)):064b}" == expected
+    hashes = np.array([0, 2**8 - 1, 2**63 + 2**9 - 1], np.uint64)  # 0, 8 and 10 bits
+    found, flags, _ = near_pairs(hashes, ~np.array([0, 2**40 - 1, 2**9 - 1], np.uint64))
+    assert found.tolist() == [[0, 1], [1, 2]] and not flags.any()
+    found, flags, _ = near_pairs(np.array([0, 2**63], np.uint64), np.array([2**50 - 1, 2**7 - 1], np.uint64))
+    assert sorted(zip(found.tolist(), flags.tolist(), strict=True)) == [([0, 1], False), ([0, 1], True)]
+
+
+def test_thumbnails_agree_up_to_a_limit_and_mirrored_ones_if_mirrored():
+    """The left half is brighter by 50 levels, and 20 levels of brightness are no difference: 25 from the mean on average."""
+    thumbs = np.full((4, 16, 16, 3), 100, np.uint8)
+    thumbs[1, :, :8], thumbs[1, :, 8:] = 170, 120
+    thumbs[2, :, :8], thumbs[2, :, 8:] = 172, 120
+    thumbs[3, :, 8:], thumbs[3, :, :8] = 170, 120
+    pairs = np.array([[0, 1], [0, 2], [1, 3], [1, 3], [1, 2]])
+    agree = thumbs_agree(thumbs, pairs, np.array([False, False, False, True, False]))
+    assert agree.tolist() == [True, False, False, True, True]
+
+
+def test_pairs_are_the_same_up_to_each_limit():
+    limits = Limits(copied=4.0, copied_detail=0.6, burst=0.9, burst_detail=0.8)
+    cases = {
+        (0.6, 4.0, -1.0): 0.6, (0.59, 4.0, -1.0): None, (0.7, 4.01, -1.0): None, (0.8, 9.0, 0.9): 0.9,
+        (0.79, 9.0, 0.95): None, (0.85, 9.0, 0.89): None, (0.95, 2.0, 0.91): 0.95, (0.9, 2.0, 1.0000001): 1.0,
+    }  # fmt: skip
+    for (place, levels, cosine), score in cases.items():
+        verdict = decided(Measures(place, True, levels, cosine), limits)
+        assert verdict == (score and Verdict(score, True)), (place, levels, cosine)
+    assert decided(None, limits) is None
+
+
+def test_whole_pictures_differ_in_units_of_what_compression_may_change():
+    """A picture of two greys, 100 and 140, and one whose right quarter is 8 darker: half of it differs by 4 + 2 or by 2."""
+    one = np.full((120, 160, 3), 100, np.uint8)
+    one[:, :80] = 140
+    other = one.copy()
+    other[:, 120:] -= 8
+    pictures = [Image.fromarray(pixels) for pixels in (one, other, one[:, ::-1])]
+    items = [Item(source=str(n), split="train", label=0, hash="", handle=np.asarray(p)) for n, p in enumerate(pictures)]
+    opened = Pictures(items, lambda item: item.handle)
+    spread = (np.std([140] * 32 + [100] * 32) + np.std([140] * 32 + [100] * 16 + [92] * 16)) / 2
+    mean, peak = (6 * 16 + 2 * 48) / 64, 6
+    expected = max(mean / (1.5 + 0.1 * spread), peak / (8 + 0.6 * spread))
+    assert frame_difference(opened, 0, 1, False) == pytest.approx(expected, rel=1e-3)
+    assert frame_difference(opened, 0, 2, True) == 0 < 1 < frame_difference(opened, 0, 2, False)
+
+
+def test_a_label_is_named_only_beyond_ten_to_one():
+    scores = np.array([[0.05, 0.5, 0.45], [0.0625, 0.625, 0.3125], [0.0499, 0.5, 0.4501]])
+    assert [item.index for item in wrong_labels.doubts(scores, np.zeros(3, int))] == [2]
+
+
+def test_each_image_is_judged_without_its_copies_and_its_scores_are_means(monkeypatch):
+    """Classes of 9 and 12 images, in which the rarer has 4 different ones: 4 folds, three times."""
+    groups = np.array([0, 0, 0, 1, 1, 2, 2, 3, 3, *range(4, 16)])
+    classes = np.repeat([0, 1], (9, 12))
+    features = np.stack([np.arange(21.0), groups, np.full(21, 7.0)], axis=1)
+    fits, steps = [], []
+
+    class Fitted:
+        classes_ = np.array([0, 1])
+
+        def fit(self, rows, labels):
+            self.rows = rows
+            assert not rows[:, 2].any() and len(rows) == len(labels) < 21
+            return self
+
+        def predict_proba(self, rows):
+            shared = set(self.rows[:, 1].round(4).tolist()) & set(rows[:, 1].round(4).tolist())
+            fits.append((len(rows), shared))
+            share = 0.2 + 0.3 * (len(fits) > 4) + 0.1 * (len(fits) > 8)
+            return np.tile([share, 1 - share], (len(rows), 1))
+
+    monkeypatch.setattr(wrong_labels, "regression", lambda strength: Fitted())
+    monkeypatch.setattr(wrong_labels, "choose_strength", lambda features, classes, seed: 1.0)
+    scores = wrong_labels.out_of_fold(features, classes, groups, 1, lambda *step: steps.append(step))
+    assert np.allclose(scores, [(0.2 + 0.5 + 0.6) / 3, (0.8 + 0.5 + 0.4) / 3])
+    assert len(fits) == 12 and sum(count for count, _ in fits) == 63 and not any(shared for _, shared in fits)
+    assert [step[1:] for step in steps] == [(n, 12) for n in range(1, 13)]
+
+
+def test_features_are_standardised_and_reduced_to_their_principal_components(monkeypatch):
+    from scipy.stats import zscore
+
+    monkeypatch.setattr(wrong_labels, "COMPONENTS", 5)
+    random = np.random.default_rng(6)
+    features = random.normal(3, 2, (60, 9)) * np.linspace(1, 50, 9) + random.normal(size=(60, 1)) * 30
+    features[:, 4] = 5.0
+    scaled = wrong_labels.standardised(features)
+    assert not scaled[:, 4].any() and np.allclose(np.delete(scaled, 4, 1), zscore(np.delete(features, 4, 1)))
+    expected = np.linalg.svd(scaled, compute_uv=False)[:5]
+    assert np.linalg.norm(wrong_labels.components(scaled), axis=0) == pytest.approx(expected)
+    assert np.array_equal(wrong_labels.components(scaled[:, :5]), scaled[:, :5])
+
+
+def test_images_are_odd_beyond_four_spreads_and_only_among_twenty():
+    """The median of the logarithms is 0, and half of them are within 1: a spread is 1.4826."""
+    logs = np.array([-1.0] * 7 + [0.0] * 7 + [1.0] * 5 + [5.88, 5.99])
+    assert odd_ones(np.exp(logs), 1).indices == (20,) and odd_ones(np.exp(-logs), -1).indices == (20,)
+    rows = np.random.default_rng(2).normal(scale=0.1, size=(21, 8)).astype(np.float32)
+    rows[:, 0] += 1
+    rows[4] = (0, 0, 0, 1, 0, 0, 0, 0)
+    found = far_from_the_rest(unit(rows), lambda *step: None)
+    cosines = np.sort(np.delete(unit(rows) @ unit(rows)[4], 4))[-10:]
+    assert found.indices == (4,) and found.values[4] == pytest.approx(1 - cosines.mean(), abs=1e-5)
+    assert found.usual == np.median(found.values)
+    assert far_from_the_rest(unit(rows[:20]), lambda *step: None).indices == (4,)
+    assert far_from_the_rest(unit(rows[:19]), lambda *step: None).indices == ()
+    sharpness, spread = np.full(22, 8.0, np.float32), np.full(22, 40.0, np.float32)
+    sharpness[1], spread[1], spread[2], spread[3] = 0.01, 4.0, 3.9, 3.9
+    assert blurred(sharpness, spread).indices == (1,) and blurred(sharpness[:21], spread[:21]).indices == ()
+
+
+def test_classes_count_each_group_once_per_class():
+    """Four cats and three dogs; three cats and a dog are of one group, two dogs of another."""
+    labels = [0, 0, 0, 0, 1, 1, 1]
+    splits = ["train", "test", "train", "train", "validation", "train", "test"]
+    items = [
+        Item(source=str(n), handle=0, hash=str(n), label=label, split=split)
+        for n, (label, split) in enumerate(zip(labels, splits, strict=True))
+    ]
+    cat, dog, fox = class_figures(items, [[0, 1, 3, 4], [5, 6]], ("cat", "dog", "fox"))
+    assert (cat.label, cat.images, cat.distinct) == ("cat", {"train": 3, "validation": 0, "test": 1}, 2)
+    assert (dog.label, dog.images, dog.distinct) == ("dog", {"train": 1, "validation": 1, "test": 1}, 2)
+    assert (fox.label, sum(fox.images.values()), fox.distinct) == ("fox", 0, 0)
+
+
+def test_a_class_of_copies_is_not_judged_and_the_others_keep_their_names(monkeypatch):
+    """Three copies of one ant, two bees and three cats; the second bee and the first cat look like the other class."""
+    labels = [0, 0, 1, 2, 0, 1, 2, 2]
+    looks = looked_at(*((f"{n}.jpg", "test" if n == 5 else "train", label, 9, 8, "") for n, label in enumerate(labels)))
+    features, seen = np.arange(16.0).reshape(8, 2), []
+
+    def answered(rows, classes, groups, seed, progress):
+        seen.append((rows[:, 0].tolist(), classes.tolist(), groups.tolist()))
+        return np.array([[0.9, 0.1], [0.92, 0.08], [0.03, 0.97], [0.2, 0.8], [0.4, 0.6]])
+
+    monkeypatch.setattr(inspection, "out_of_fold", answered)
+    dataset = SimpleNamespace(labels=("ant", "bee", "cat"))
+
+    def doubted(features, *groups):
+        return inspection.labels_in_doubt(dataset, looks, features, [(group, []) for group in groups], None)
+
+    found = [tuple(vars(item).values()) for item in doubted(features, [0, 1, 4], [6, 7])]
+    assert found == [
+        ("5.jpg", "test", "bee", "cat", 0.03, 0.97), ("3.jpg", "train", "cat", "bee", 0.08, 0.92),
+    ]  # fmt: skip
+    assert seen == [([4, 6, 10, 12, 14], [0, 1, 0, 1, 1], [2, 3, 5, 6, 6])]
+    assert doubted(None) == () and doubted(features, [0, 1, 4], [2, 5]) == (), "one class is nothing to compare"
+
+
+def test_a_runs_folds_judge_only_the_images_and_labels_that_they_have():
+    from scipy.special import softmax
+
+    looks = looked_at(*((f"{n}.jpg", "train", label, 9, 8, "") for n, label in enumerate([0, 1, 2, 1])))
+    held = SimpleNamespace(
+        hashes=np.array(["3.jpg", "9.jpg", "1.jpg", "0.jpg", "0.jpg"]), classes=np.array([1, 2, 1, 1, 0]),
+        float=np.array([[0, 9, 0], [9, 0, 0], [1, 0, 4], [9, 0, 1], [2, 1, 6]], np.float32),
+    )  # fmt: skip
+    found = inspection.doubted_by_folds(SimpleNamespace(labels=("ant", "bee", "cat")), looks, held)
+    first, second = softmax([1.0, 0, 4]), softmax([2.0, 1, 6])
+    assert [(item.source, item.label, item.suggested) for item in found] == [
+        ("1.jpg", "bee", "cat"), ("0.jpg", "ant", "cat"),
+    ]  # fmt: skip
+    assert [value for item in found for value in (item.score, item.suggested_score)] == pytest.approx(
+        [first[1], first[2], second[0], second[2]], rel=1e-5
+    )
