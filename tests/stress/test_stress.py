@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
 import pytest
-from scipy.stats import norm, sem
+from scipy.stats import binomtest, norm, sem
 
 from edgecnn.data import open_dataset
 from edgecnn.errors import SplitError, StressError
@@ -16,7 +18,7 @@ from edgecnn.stress.corruptions import CORRUPTIONS, conditions
 from edgecnn.stress.measure import Settings, require_passed, stress
 from edgecnn.stress.remedies import OPTIONS, REMEDIES, TEXTS, remedy_for, remedy_text
 from edgecnn.stress.subject import open_subject
-from edgecnn.stress.tally import new_tally, weights_of
+from edgecnn.stress.tally import Tally, new_tally, weights_of
 from edgecnn.tables import to_json
 
 FEW = ("jpeg", "impulse-noise", "rotation")
@@ -222,3 +224,91 @@ def test_typing_errors_are_reported(edgecnn, root):
     assert edgecnn("stress", bundle, "--split", "train").code == 2
     other = edgecnn("stress", bundle, "--data", "fashion-mnist-is-not-here")
     assert other.code == 3
+
+
+class Model:
+    described = None
+
+
+def subject(shape, size=(32, 48), channels=3, region=(0, 0, 1, 1), models=("float", "int8"), **dataset):
+    height, width = size
+    contract = SimpleNamespace(height=height, width=width, channels=channels, region=region)
+    return SimpleNamespace(
+        name="pets", run=None, split="validation", contract=contract, models=dict.fromkeys(models, Model),
+        dataset=SimpleNamespace(name="pets", title="Pets", shape=shape, hashes={"validation": "ab" * 32}, **dataset),
+        images=SimpleNamespace(classes=np.zeros(50, int)), train={"robust": False, "augment": "shift", "cutout": None},
+    )  # fmt: skip
+
+
+def test_figures_are_means_over_strengths_and_losses_are_points_of_the_int8_model():
+    """Forty of fifty images: a colour cast with five strengths and swapped colours with one, counted by hand."""
+    names = ("white-balance", "swapped")
+    right = np.array([[39, 35, 30, 25, 20, 15, 37], [38, 34, 31, 24, 19, 12, 10]])
+    agree = np.array([37, 36, 33, 30, 28, 21, 11])
+    shares = np.linspace(0, 1, 80).reshape(2, 40)
+    tally = Tally(right=right, agree=agree, shares=shares, done=40, seconds=1.26)
+    accuracy = shares[1].mean()
+
+    def made(at_least=None, models=("float", "int8"), tally=tally):
+        settings = Settings(names=names, limit=40, at_least=at_least)
+        return measure.report_of(subject((60, 49, 3), models=models), settings, tally)
+
+    report = made()
+    cast, swap = report.corruptions
+    assert (cast.corruption, swap.corruption, report.worst, report.costliest) == (*names, "swapped", swap)
+    assert (cast.float, cast.int8, cast.agreement) == pytest.approx((125 / 200, 120 / 200, 148 / 200))
+    assert (swap.float, swap.int8, swap.agreement) == pytest.approx((37 / 40, 10 / 40, 11 / 40))
+    assert (cast.lost, swap.lost) == pytest.approx((100 * (38 - 24) / 40, 100 * (38 - 10) / 40))
+    assert [(item.strength, item.value) for item in cast.strengths] == [
+        (1, "0.25"), (2, "0.5"), (3, "0.75"), (4, "1"), (5, "1.25"),
+    ]  # fmt: skip
+    assert [(item.strength, item.value) for item in (report.clean, *swap.strengths)] == [(0, ""), (1, "")]
+    low, high = binomtest(12, 40).proportion_ci(method="wilson")
+    assert (cast.strengths[4].int8.accuracy, *cast.strengths[4].int8.interval) == pytest.approx((0.3, low, high))
+    low, high = binomtest(37, 40).proportion_ci(method="wilson")
+    assert (report.clean.agreement, *report.clean.agreement_interval) == pytest.approx((37 / 40, low, high))
+    assert report.clean.float.accuracy == 39 / 40 and report.clean.int8.accuracy == 38 / 40
+    assert (report.mean_float.accuracy, report.mean_int8.accuracy) == pytest.approx((shares[0].mean(), accuracy))
+    assert (report.data.images, report.data.of, report.seconds, report.test_uses) == (40, 50, 1.3, 0)
+    assert (report.remedy, report.complete, report.kind, report.at_least) == ("colour order", False, "bundle", None)
+    exact = report.mean_int8.accuracy
+    assert [made(line).passed for line in (None, 0.0, exact, exact + 1e-6)] == [True, True, True, False]
+    alone = made(models=("int8",), tally=replace(tally, right=right[1:], shares=shares[1:]))
+    assert alone.mean_float is alone.clean.float is alone.clean.agreement is alone.corruptions[0].agreement is None
+    assert alone.corruptions[0].int8 == pytest.approx(0.6) and alone.corruptions[0].float is None
+
+
+def test_which_images_are_small_and_to_what_size_photos_are_reduced():
+    sizes = {(48, 30, 1): "small", (48, 48, 3): "small", (49, 20, 3): "photo", (20, 49, 3): "photo"}
+    assert {shape: measure.size_class_of(subject(shape)) for shape in sizes} == sizes
+    assert measure.largest_side(subject((48, 48, 3), (300, 400))) is None
+    cases = [((32, 48), (0, 0, 1, 1), 256), ((224, 300), (0, 0, 1, 1), 300), ((100, 96), (0.5, 0, 0.25, 1), 384)]
+    assert [measure.largest_side(subject((49, 20, 3), size, region=region)) for size, region, _ in cases] == [
+        side for *_, side in cases
+    ]
+    random = np.random.default_rng(1)
+    pictures = [random.integers(0, 256, (*size, 3), np.uint8) for size in ((300, 512), (512, 256), (257, 900))]
+    calls = []
+
+    def read(*given, **more):
+        calls.append((given, more["least"], more["stage"]))
+        return pictures
+
+    found = list(measure.pictures(subject((49, 20, 3), pictures=read), ("a", "b", "c")))
+    assert [picture.shape for picture in found] == [(256, 437, 3), (512, 256, 3), (256, 896, 3)]
+    assert calls == [(("validation", ("a", "b", "c")), (256, 256), "stress")] and found[1] is pictures[1]
+
+
+def test_an_option_that_is_on_is_not_suggested_again():
+    off = {"robust": False, "augment": "shift", "cutout": None}
+    for name, option, value in (
+        ("motion", "robust", True),
+        ("rotation", "augment", "photo"),
+        ("occlusion", "cutout", 8),
+    ):
+        assert remedy_for(name, off) == f"train.{option}"
+        assert remedy_for(name, off | {option: value}) == "more images"
+        others = {"robust": True, "augment": "photo", "cutout": 8} | {option: off[option]}
+        assert remedy_for(name, others) == f"train.{option}"
+    assert remedy_for("swapped", {"robust": True, "augment": "photo", "cutout": 8}) == "colour order"
+    assert "train.cutout = 1," in remedy_text("train.cutout", 2) and "= 10," in remedy_text("train.cutout", 32)
