@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgecnn.data.augment import TURN, augment_photos, change_light, crop_and_turn
+from edgecnn.data.augment import TURN, augment_photos, change_light, cover, crop_and_turn
 
 MIDDLE = [1.0, 0.5, 0.5, 0.5, 0.5]
 """Draws that change nothing: the whole area, square, centred, upright."""
@@ -78,3 +78,23 @@ def test_light_changes_by_the_stated_amount():
     assert np.ptp(pale, axis=3).mean() == pytest.approx(0.75 * np.ptp(images.astype(float), axis=3).mean(), rel=0.02)
     flat = change_light(images, np.tile([0.5, 0.0, 0.5], (6, 1)))
     assert flat.std() == pytest.approx(0.75 * images.std(), rel=0.02) and abs(flat.mean() - images.mean()) < 0.6
+
+
+def test_a_stretched_crop_lies_where_its_column_and_row_say():
+    """Four tenths of a 160x120 photo, a quarter wider than high relative to the photo, at the top right."""
+    crop = crop_and_turn((120, 160), (120, 160), [0.0, 1.0, 1.0, 0.0, 0.5], False)
+    left, bottom = 160 * (1 - np.sqrt(0.4 * 1.25)), 120 * np.sqrt(0.4 / 1.25)
+    assert place(crop, 0, 0) == pytest.approx((left, 0)) and place(crop, 160, 120) == pytest.approx((160, bottom))
+    mirrored = crop_and_turn((120, 160), (120, 160), [0.0, 1.0, 1.0, 0.0, 0.5], True)
+    assert place(mirrored, 0, 120) == pytest.approx((160, bottom)), "mirrored in place"
+
+
+def test_a_cutout_is_a_grey_square_anywhere_in_the_image():
+    """Of 400 images of 9x25 pixels, each has a square of side 4, cut off at the border."""
+    covered = cover(np.zeros((400, 9, 25, 1), np.uint8), np.random.default_rng(1), 4)[..., 0]
+    assert set(np.unique(covered)) == {0, 128}
+    rows, columns = (covered.any(axis=2).sum(axis=1), covered.any(axis=1).sum(axis=1))
+    assert (covered.astype(bool).sum(axis=(1, 2)) == rows * columns).all()
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 4, 2, 4)
+    assert covered.any(axis=0).all() and 0.55 < (rows == 4).mean() < 0.8 < (columns == 4).mean()
+    assert not cover(np.zeros((2, 9, 25, 1), np.uint8), np.random.default_rng(1), 0).any()
