@@ -135,7 +135,7 @@ def test_the_network_sees_the_whole_picture_and_a_changed_file_is_named():
     seen = features.square(item, read)
     assert seen.shape == (SIDE, SIDE, 3) and seen[:, : SIDE // 4 - 4, 0].min() == 250
     assert seen[:, SIDE // 4 + 4 :].max() == 0
-    with pytest.raises(ImageError, match=r"^x\[0\]"):
+    with pytest.raises(ImageError, match=r"^x\[0\]: "):
         features.square(items_of(None)[0], read)
 
 
