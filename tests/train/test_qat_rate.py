@@ -37,7 +37,7 @@ def test_no_epoch_falls_below_the_calibrated_model(tmp_path, monkeypatch):
     chosen, agreements = trained(tmp_path / "run", SHARP)
     assert chosen.learning_rate == SAFE_RATE
     assert len(agreements) == SHARP["qat"]["epochs"]
-    assert min(agreements) >= chosen.validation.calibrated.agreement - 0.01
+    assert min(agreements) >= chosen.validation.calibrated.agreement - 0.015  # processors differ: 0 to 6 of 573 images
 
 
 @pytest.mark.slow
