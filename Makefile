@@ -3,7 +3,7 @@
 # make test-slow   the slow tests that make test leaves out: further variants of its tests
 # make test-tools   the default tests that need programs which a bare machine lacks; make test skips them there
 # make test-viewers   how much 16 viewers cost the camera loop; takes a minute on an otherwise idle machine
-# make test-planted   how many of fifty planted faults make test catches; takes hours, and resumes after an interruption
+# make test-planted   how many of fifty planted faults make test catches; takes one to two hours, and resumes after an interruption
 # make test-faults   how many of 400 cosmic-ray mutants the tests next to the code catch; takes about an hour; ROOMS="verify/gate" runs that module in full
 # make test-mediapipe   the file for MediaPipe, run by MediaPipe itself in a virtual environment of 650 MB
 # make test-ansible   the role in deploy/, linted and run by Ansible in a virtual environment of 90 MB
