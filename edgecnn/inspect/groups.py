@@ -195,22 +195,22 @@ class Search:
         near = distinct[pairs[keep]]
         chosen = together(near, list(zip(*near.T.tolist(), mirrored[keep].tolist(), strict=True)))
         meter = Meter(self.progress, "comparing pictures", len(chosen))
-        found: list[Pair] = []
-        group = np.arange(len(self.looks.items))
-        for start in range(0, len(chosen), CHUNK):
-            part = chosen[start : start + CHUNK]
-            if start >= ALL_PAIRS:
-                part = [pair for pair in part if group[pair[0]] != group[pair[1]]]
-                meter.advance(len(chosen[start : start + CHUNK]) - len(part))
-            same = [
-                Pair(first, second, "hash", Verdict(1.0 - 0.5 * difference, flag))
-                for (first, second, flag), difference in zip(part, self.framed(part, meter), strict=True)
-                if difference <= self.limits.frame
-            ]
-            found += same
-            if same and start + CHUNK >= ALL_PAIRS:
-                group = np.array(components(len(group), np.array([(pair.first, pair.second) for pair in found])))
+        found = self.same_frames(chosen[:ALL_PAIRS], meter)
+        group = grouped(len(self.looks.items), found)
+        for part in chunks(chosen[ALL_PAIRS:], CHUNK):
+            apart = [pair for pair in part if group[pair[0]] != group[pair[1]]]
+            meter.advance(len(part) - len(apart))
+            if same := self.same_frames(apart, meter):
+                found += same
+                group = grouped(len(group), found)
         return found
+
+    def same_frames(self, pairs: Sequence[tuple[int, int, bool]], meter: Meter) -> list[Pair]:
+        return [
+            Pair(first, second, "hash", Verdict(1.0 - 0.5 * difference, flag))
+            for (first, second, flag), difference in zip(pairs, self.framed(pairs, meter), strict=True)
+            if difference <= self.limits.frame
+        ]
 
     def framed(self, pairs: Sequence[tuple[int, int, bool]], meter: Meter) -> list[float]:
         """Return the frame differences of pairs, whose second image may be mirrored, from the cache if known."""
@@ -285,11 +285,16 @@ def together(near: np.ndarray, pairs: Sequence[P]) -> list[P]:
     return sorted(pairs, key=lambda pair: (component[pair[0]], pair))
 
 
+def grouped(count: int, pairs: Sequence[Pair]) -> list[int]:
+    """Return the number of each image's group, which pairs connect."""
+    return components(count, np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2))
+
+
 def connected(count: int, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], list[Pair]]]:
     """Yield the groups of images that pairs connect: their indices in order, and their pairs."""
-    ends = np.array([(pair.first, pair.second) for pair in pairs]).reshape(-1, 2)
-    component = components(count, ends)
-    groups: dict[int, tuple[list[int], list[Pair]]] = {component[index]: ([], []) for index in sorted(ends.flat)}
+    component = grouped(count, pairs)
+    ends = sorted({index for pair in pairs for index in (pair.first, pair.second)})
+    groups: dict[int, tuple[list[int], list[Pair]]] = {component[index]: ([], []) for index in ends}
     for index, number in enumerate(component):
         if number in groups:
             groups[number][0].append(index)

@@ -31,7 +31,8 @@ def again(run, tiny_recipe, reporter, **over):
 
 def done(run, lines):
     """The stages that were done, by their names; a line on a skipped stage says more than its name."""
-    return [line for line in lines if line in json.loads(run.file("stages.json").read_text())]
+    names = json.loads(run.file("stages.json").read_text())
+    return [line for line in lines if line in names]
 
 
 def test_nothing_is_done_twice(own_run, tiny_recipe, reporter):

@@ -154,7 +154,6 @@ def test_a_fleet_of_ten_goes_through_the_waves_and_one_board_rolls_back(root, tm
 
 def test_a_mutant_runs_the_tests_of_its_modules_name_and_then_those_of_its_room(root, monkeypatch):
     mutants, tests = load_bench(root, monkeypatch, "mutants", "faults"), root / "tests"
-    plant = load_bench(root, monkeypatch, "plant", "faults")
     rooms = mutants.modules(root)
     assert {".", "runtime", "device/slots", "recipe"} <= rooms.keys() and not rooms.keys() & {
         "cli",
@@ -164,7 +163,7 @@ def test_a_mutant_runs_the_tests_of_its_modules_name_and_then_those_of_its_room(
     assert "edgecnn/verify/gate.py" in rooms["verify"] and "edgecnn/verify/layers.py" not in rooms["verify"]
 
     def run(file):
-        return plant.nearby(file, root)
+        return mutants.nearby(file, root)
 
     named = tests / "runtime" / "test_decision.py"
     assert run("edgecnn/runtime/decision.py") == [[str(named)], [str(tests / "runtime"), f"--ignore={named}"]]

@@ -7,7 +7,6 @@ EfficientNet-Lite0 at 224x224, with the same folds; five folds inside the traini
     python tools/bench/photo_sets.py --data trash-photos.zip grocery.zip signs.zip masks.zip --runs RUNS --seeds 1 2 3
 """
 
-import json
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +14,14 @@ from pathlib import Path
 
 import numpy as np
 from harness import Results, Row, about, environment, finish, parser
+
+from edgecnn.data import open_dataset
+from edgecnn.data.folds import Folds, fold_infos, read_folds
+from edgecnn.evaluate.held_out import HeldOut, require_held_out
+from edgecnn.evaluate.statistics import paired_interval
+from edgecnn.run_info import NetworkChoice
+from edgecnn.runs import CHOICE, FEATURES, Run
+from edgecnn.stages.folds import fold_runs
 
 FOLDS = 5
 FAMILY, SIDE = "efficientnet_lite0", 224
@@ -54,20 +61,14 @@ def train(data: Path, run: Path, seed: int, jobs: int) -> None:
 
 def figures(path: Path) -> Row:
     """Return counts of a finished run's held-out answers and those of the simplest way, its folds' networks, and seconds."""
-    from edgecnn.data.folds import fold_infos
-    from edgecnn.evaluate.held_out import require_held_out
-    from edgecnn.evaluate.statistics import paired_interval
-    from edgecnn.runs import CHOICE, FOLD, Run
-
     run = Run(path)
-    held, infos = require_held_out(run), fold_infos(run)
+    held, infos, folds = require_held_out(run), fold_infos(run), read_folds(run)
+    assert folds is not None
     float_answers, int8_answers = held.float.argmax(axis=1), held.int8.argmax(axis=1)
-    right, simple = int8_answers == held.classes, simplest(path)
+    right, simple = int8_answers == held.classes, simplest(run, folds, held)
     lost, gained = int(np.sum(simple & ~right)), int(np.sum(right & ~simple))
     low, high = paired_interval(lost, gained, len(right))
-    choices = [
-        json.loads(run.file(f"{FOLD.format(fold=number)}/{CHOICE}").read_text()) for number in range(1, FOLDS + 1)
-    ]
+    choices = [one.stored(CHOICE, NetworkChoice) for one in fold_runs(run, folds)]
     return {
         "n": len(right),
         "float_right": int(np.sum(float_answers == held.classes)),
@@ -76,12 +77,12 @@ def figures(path: Path) -> Row:
         "simplest_right": int(simple.sum()),
         "gain": [-high, -low],
         "networks": [f"{one.network} at {one.width}" for one in infos],
-        "choice_seconds": [choice["seconds"] for choice in choices],
+        "choice_seconds": [choice.seconds for choice in choices if choice],
         "train_seconds": [one.seconds for one in infos],
     }
 
 
-def simplest(path: Path) -> np.ndarray:
+def simplest(run: Run, folds: Folds, held: HeldOut) -> np.ndarray:
     """Return which of a run's held-out photos the simplest way classifies correctly, bool (n,)."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
@@ -89,17 +90,10 @@ def simplest(path: Path) -> np.ndarray:
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    from edgecnn.data import open_dataset
-    from edgecnn.data.folds import read_folds
-    from edgecnn.evaluate.held_out import require_held_out
     from edgecnn.networks.efficientnet_lite import is_whole
-    from edgecnn.runs import FEATURES, Run
     from edgecnn.train.candidates import MOST_ITERATIONS, STRENGTHS
     from edgecnn.train.frozen import Photos, frozen_features
 
-    run = Run(path)
-    held, folds = require_held_out(run), read_folds(run)
-    assert folds is not None
     dataset = folds.all_teach(open_dataset(run.recipe.data))
     photos = Photos(dataset, ("train",), 3, run.recipe.seed, len(held.classes), None)
     reading = run.recipe.input_scale, run.recipe.input_zero_point

@@ -90,8 +90,7 @@ def reworded(root: Path, only: Collection[Message] | None = None) -> tuple[list[
 
 def failed(tree: Worktree, texts: dict[str, str], *arguments: str) -> dict[str, str]:
     """Run tests with changed modules. Returns the output of each failed test by its id, without parameters."""
-    whole = {file: (tree.root / file).read_text(encoding="utf-8") for file in texts}
-    try:
+    with tree.restored(texts):
         for file, text in texts.items():
             tree.write(file, text)
         with tempfile.TemporaryDirectory() as folder:
@@ -110,9 +109,6 @@ def failed(tree: Worktree, texts: dict[str, str], *arguments: str) -> dict[str, 
                         found.get(name, "") + "".join(case.itertext()) + str([one.get("message") for one in case])
                     )
             return found
-    finally:
-        for file, text in whole.items():
-            tree.write(file, text)
 
 
 def main() -> None:

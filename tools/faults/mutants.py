@@ -32,7 +32,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 import harness
-from plant import CAUGHT, HUNG, SURVIVED, Worktree, all_tests, git, nearby, test_options, tried, worktree
+from plant import CAUGHT, HUNG, SURVIVED, Worktree, git, test_options, tried, worktree
 
 from edgecnn.evaluate.statistics import clopper_pearson
 from edgecnn.fleet.hosts import on_each
@@ -94,6 +94,22 @@ class Survivor:
     after: str
     why: str
     equivalent: bool = False
+
+
+def nearby(file: str, root: Path) -> list[list[str]]:
+    """Return the tests next to a module, in the order in which they run: those of its name, then those of its room."""
+    module, tests = Path(file).relative_to("edgecnn").with_suffix(""), root / "tests"
+    folders = [tests / folder for folder in module.parents if folder.name]
+    modules = [tests / f"test_{folder}.py" for folder in module.parents if folder.name]
+    others = next(([path] for path in folders + modules if path.exists()), sorted(tests.glob("test_*.py")))
+    named = (others[0] if others[0].is_dir() else tests) / f"test_{module.name}.py"
+    return [*([[str(named)]] if named.exists() else []), [*map(str, others), f"--ignore={named}"]]
+
+
+def all_tests(file: str, root: Path) -> list[list[str]]:
+    """Return the tests next to a module, then the rest."""
+    near = nearby(file, root)
+    return [*near, [f"--ignore={path}" for path in chain(*near) if not path.startswith("-")]]
 
 
 def modules(root: Path) -> dict[str, list[str]]:

@@ -22,10 +22,9 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
@@ -90,22 +89,6 @@ def read_faults() -> list[Fault]:
     return [build(Fault, table, ValueError, FAULTS.name) for table in tomllib.loads(FAULTS.read_text())["fault"]]
 
 
-def nearby(file: str, root: Path) -> list[list[str]]:
-    """Return the tests next to a module, in the order in which they run: those of its name, then those of its room."""
-    module, tests = Path(file).relative_to("edgecnn").with_suffix(""), root / "tests"
-    folders = [tests / folder for folder in module.parents if folder.name]
-    modules = [tests / f"test_{folder}.py" for folder in module.parents if folder.name]
-    others = next(([path] for path in folders + modules if path.exists()), sorted(tests.glob("test_*.py")))
-    named = (others[0] if others[0].is_dir() else tests) / f"test_{module.name}.py"
-    return [*([[str(named)]] if named.exists() else []), [*map(str, others), f"--ignore={named}"]]
-
-
-def all_tests(file: str, root: Path) -> list[list[str]]:
-    """Return the tests next to a module, then the rest."""
-    near = nearby(file, root)
-    return [*near, [f"--ignore={path}" for path in chain(*near) if not path.startswith("-")]]
-
-
 def check(faults: Sequence[Fault]) -> None:
     """Exit with a line for each fault that cannot be planted in the working tree."""
     problems = [f"{fault.id}: {fault.kind!r} is not a kind" for fault in faults if fault.kind not in KINDS]
@@ -150,6 +133,16 @@ class Worktree:
         path.write_text(text, encoding="utf-8")
         # Python compares bytecode by the source's time in seconds and its size, which both texts may share
         shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
+
+    @contextlib.contextmanager
+    def restored(self, files: Iterable[str]) -> Iterator[None]:
+        """Write the files back as they are now when the block ends."""
+        whole = {file: (self.root / file).read_text(encoding="utf-8") for file in files}
+        try:
+            yield
+        finally:
+            for file, text in whole.items():
+                self.write(file, text)
 
     def require_own(self) -> None:
         """Exit unless Python imports this copy."""
@@ -266,16 +259,10 @@ def tried(
 
 def suspects(tree: Worktree, faults: Sequence[Fault]) -> list[str]:
     """Return the tests that fail if all faults are planted at once."""
-    whole = {file: (tree.root / file).read_text(encoding="utf-8") for file in {fault.file for fault in faults}}
-    changed = dict(whole)
-    for fault in faults:
-        changed[fault.file] = changed[fault.file].replace(fault.before, fault.after)
-    for file, text in changed.items():
-        tree.write(file, text)
-    found = tree.failing("--maxfail=0")
-    for file, text in whole.items():
-        tree.write(file, text)
-    return found
+    with tree.restored({fault.file for fault in faults}):
+        for fault in faults:
+            tree.write(fault.file, fault.planted(tree.root))
+        return tree.failing("--maxfail=0")
 
 
 def nearest_first(tests: Sequence[str], file: str) -> list[str]:

@@ -89,8 +89,9 @@ def clustered_interval(right: np.ndarray, times: np.ndarray) -> tuple[float, flo
     Surveys".
     """
     n, mean, start = len(right), float(right.mean()), float(times.min())
-    block = min(max((float(times.max()) - start) / BLOCKS, HOUR_S), DAY_S)
-    last = max(math.ceil((float(times.max()) - start) / block) - 1, 0)  # the newest answer begins no block of its own
+    span = float(times.max()) - start
+    block = min(max(span / BLOCKS, HOUR_S), DAY_S)
+    last = max(math.ceil(span / block) - 1, 0)  # the newest answer begins no block of its own
     by_hour, by_block = (
         np.unique(number, return_inverse=True)[1]
         for number in (times // HOUR_S, np.minimum((times - start) // block, last))
