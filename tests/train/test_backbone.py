@@ -9,7 +9,6 @@ from sklearn.datasets import load_sample_images
 
 from edgecnn.data import open_dataset
 from edgecnn.evaluate.answers import contract_of, device_model
-from edgecnn.evaluate.statistics import clopper_pearson
 from edgecnn.export import tflite
 from edgecnn.export.flatbuffer import read
 from edgecnn.networks import build_network
@@ -25,7 +24,6 @@ from edgecnn.train import train
 from edgecnn.train.loop import Batches
 from edgecnn.train.qat_phase import fake_quantize
 from edgecnn.train.ranges import calibrate
-from edgecnn.verify.gate import MIN_AGREEMENT
 
 NETWORK = "efficientnet_lite0_150kb"
 
@@ -58,7 +56,6 @@ def tuned(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("tuned"))
-        patch.setattr("edgecnn.train.ranges.CALIBRATION_BATCHES", 2)
         run = create_run(recipe, tmp_path_factory.mktemp("runs") / "run")
         train(recipe, open_dataset(recipe.data), run, lambda progress: None)
     model = model_from_bytes(run.read(QAT_MODEL, "train"))
@@ -153,8 +150,8 @@ def test_kernels_of_even_size_answer_as_before_and_are_quantized(pretrained, tun
 @pytest.mark.parametrize(
     "name", ["efficientnet_lite0_1200kb", "efficientnet_lite2_1800kb", "efficientnet_lite2_5600kb"]
 )
-def test_a_rung_becomes_int8_within_the_gates_limits(name):
-    """ImageNet weights and a random head on crops of photos, under verification's limits for every conversion."""
+def test_a_rung_becomes_int8_with_a_tenth_of_the_spread_as_error(name):
+    """ImageNet weights and a random head on crops of photos: the classes of such a head are within a few steps of each other."""
     photos = [image for image in load_sample_images().images for _ in range(32)]
     random = np.random.default_rng(1)
     corners = [random.integers(0, np.array(photo.shape[:2]) - 96) for photo in photos]
@@ -170,6 +167,5 @@ def test_a_rung_becomes_int8_within_the_gates_limits(name):
     calibrate(fake, recipe, batches)
     expected = predictor(fake, recipe.input_scale, recipe.input_zero_point)(images)
     int8 = device_model(tflite.int8(fake), "tflite", contract_of(recipe, images.shape[1:]))
-    found = int8.logits(images)
-    same = int(np.sum(np.argmax(found, axis=1) == np.argmax(expected, axis=1)))
-    assert clopper_pearson(same, len(images), side="upper").high >= MIN_AGREEMENT, same
+    error = np.sqrt(np.mean((int8.logits(images) - expected) ** 2))
+    assert error < 0.1 * expected.std(axis=0).mean()
