@@ -71,6 +71,6 @@ def test_half_a_week_has_seven_blocks_and_the_newest_answer_begins_no_other():
     assert found.accuracy == pytest.approx(p) and (found.low, found.high) == pytest.approx(sorted(ends), abs=3e-3)
 
 
-@pytest.mark.parametrize("freedom", [0, 1, 2, 3, 5, 10, 30, 200])
-def test_students_percentile(freedom):
-    assert student(freedom) == pytest.approx(t.ppf(0.975, freedom) if freedom else 1.96, rel=0.01)
+def test_students_percentile():
+    for freedom in (0, 1, 2, 3, 5, 10, 30, 200):
+        assert student(freedom) == pytest.approx(t.ppf(0.975, freedom) if freedom else 1.96, rel=0.01), freedom

@@ -1,6 +1,8 @@
 """The times of the random sample: which are due, which are missed, and what is counted."""
 
-from edgecnn.device.keep.sample import Counts, Sample, read_counts
+import json
+
+from edgecnn.device.keep.sample import FILE, SCHEMA, Counts, Sample, read_counts
 
 DAY = 1_800_000_000 // 86400 * 86400
 
@@ -36,6 +38,15 @@ def test_the_first_day_begins_now_and_a_later_one_counts_what_it_missed(tmp_path
     assert sample.is_due(DAY + 86400 + 54000)
     sample.take()
     assert read_counts(tmp_path) == Counts(planned=4, kept=1)
+
+
+def test_the_newest_400_days_are_remembered(tmp_path):
+    days = {f"{2000 + number // 12}-{number % 12 + 1:02}-01": number for number in range(402)}
+    table = {day: {"kept": number, "missed": 1, "due": []} for day, number in days.items()}
+    (tmp_path / FILE).write_text(json.dumps({"schema": SCHEMA, "days": table}))
+    Sample(tmp_path, 1, lambda: 0.5).is_due(DAY)
+    left = json.loads((tmp_path / FILE).read_text())["days"]
+    assert [day["kept"] for day in left.values()] == [*range(2, 402), 0] and len(left) == 401
 
 
 def test_no_pictures_a_day_plans_nothing(tmp_path):
