@@ -50,8 +50,9 @@ def _given(bundle: Bundle, sources: Sequence[str], most: int, note: Callable[[st
     total = 0
     for source, error in expand(sources, sys.stdin.buffer, note):
         if len(usable) == most or total > MOST_BYTES:
-            limits = f"the limits are {most} images and 64 MiB"
-            note(f"using only the first {len(usable)} images, {total / 2**20:.1f} MiB; {limits}")
+            first = "image" if len(usable) == 1 else f"{len(usable)} images"
+            limits = f"the limits are {plural(most, 'image')} and 64 MiB"
+            note(f"using only the first {first}, {total / 2**20:.1f} MiB; {limits}")
             break
         try:
             if error is not None:

@@ -2,19 +2,25 @@
 
 import dataclasses
 import json
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgecnn.bundle.read import read_bundle
+from edgecnn.device.benchmark import cold
 from edgecnn.device.benchmark import sweep as sweep_module
+from edgecnn.device.benchmark.benchmark_report import document, tuned_winner
 from edgecnn.device.benchmark.configurations import Configuration, configurations
-from edgecnn.device.benchmark.figures import PARTS, Percentiles, Probed, Row, gate, percentiles, ranked, winner
-from edgecnn.device.benchmark.images import bench_images
+from edgecnn.device.benchmark.figures import PARTS, Percentiles, Probed, Row, Sweep, gate, percentiles, ranked, winner
+from edgecnn.device.benchmark.images import BenchImages, bench_images
+from edgecnn.device.benchmark.probe import peak_mib
 from edgecnn.device.benchmark.sweep import probe, sweep
 from edgecnn.device.system import System
-from edgecnn.errors import EngineError, ImageError, ProviderError, UnknownNameError
+from edgecnn.errors import EngineError, ImageError, ParityError, ProviderError, UnknownNameError
 from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import engines_for, first_installed, is_installed
 
@@ -33,7 +39,7 @@ def only(monkeypatch):
     def set_(*names):
         for module in ("edgecnn.device.benchmark.configurations", "edgecnn.runtime.engines"):
             monkeypatch.setattr(f"{module}.is_installed", lambda name: name in names)
-        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
 
     return set_
 
@@ -48,7 +54,11 @@ def test_configurations(bundle, only):
         for threads in (1, 2)
     }
     (one,) = configurations(bundle.manifest, engines=["litert"], precisions=["int8"], threads=[8])
-    assert one == ("litert", "models/int8.tflite", "int8", 8, None)
+    assert one == ("litert", "models/int8.tflite", "int8", 8, None) and one.name == "litert int8, 8 threads"
+    several = configurations(
+        bundle.manifest, engines=["onnxruntime"], precisions=["int8"], threads=[8, 1, 8], provider="cpu"
+    )
+    assert [item.name for item in several] == ["onnxruntime cpu int8, 1 thread", "onnxruntime cpu int8, 8 threads"]
     assert {item.engine for item in configurations(bundle.manifest, provider="cuda")} == {"onnxruntime"}
 
 
@@ -69,7 +79,7 @@ def test_nonsense_is_refused(bundle, only):
         configurations(bundle.manifest)
 
 
-def test_the_gate_comes_from_the_bundles_report(bundle):
+def test_the_gate_comes_from_the_bundles_report_unless_it_has_megabytes(bundle, monkeypatch):
     verdicts = gate(bundle)
     assert verdicts == dict.fromkeys(
         ["models/int8.tflite", "models/float32.tflite", "models/int8.onnx", "models/float32.onnx"], True
@@ -78,14 +88,17 @@ def test_the_gate_comes_from_the_bundles_report(bundle):
     next(item for item in report["comparisons"] if item["candidate"] == "tflite-int8")["passed"] = False
     failing = dataclasses.replace(bundle, files={**bundle.files, "parity.json": json.dumps(report).encode()})
     assert gate(failing) == verdicts | {"models/int8.tflite": False}
+    passing = {"candidate": "tflite-int8", "passed": True}
+    for two in ([passing, {**passing, "passed": False}], [{**passing, "passed": False}, passing]):
+        report = {"comparisons": [*two, {"candidate": "onnx-int8", "passed": True}]}
+        twice = dataclasses.replace(bundle, files={"parity.json": json.dumps(report).encode()})
+        assert gate(twice) == {"models/int8.tflite": False, "models/int8.onnx": True}, "each comparison counts"
     assert gate(dataclasses.replace(bundle, files={})) == {}
     for hostile in (b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"comparisons": [{"candidate": [], "passed": 1}]}'):
         assert gate(dataclasses.replace(bundle, files={"parity.json": hostile})) == {}
 
-
-def test_a_report_of_megabytes_is_not_parsed(bundle, monkeypatch):
-    large = b'{"comparisons": []' + b" " * 9_000_000 + b"}"
     monkeypatch.setattr("edgecnn.device.benchmark.figures.json.loads", lambda text: pytest.fail("it was parsed"))
+    large = b'{"comparisons": []' + b" " * 9_000_000 + b"}"
     assert gate(dataclasses.replace(bundle, files={"parity.json": large})) == {}
 
 
@@ -115,8 +128,67 @@ def test_winner():
     assert winner([]) is None
 
 
-def test_percentiles_of_a_hundred_and_one_calls():
+def test_the_fastest_is_what_the_report_and_the_setting_to_keep_name(bundle):
+    fast = dataclasses.replace(row(4.0, 6.0, threads=4, engine="onnxruntime"), cold=Percentiles(310, 420, 530, 5))
+    slow = row(5.0, 9.0, threads=1, gate=None, golden="it differs by 2 LSB; 1 is allowed")
+    broken = Configuration("litert", "models/float32.tflite", "float32", 2, None)
+    measured = Sweep((fast, slow), {broken: "exit code 3"}, interrupted=False, load_average=0.75)
+    names = tuple(f"{number}.jpg" for number in range(21))
+    written = document(
+        bundle, BenchImages("given, 21 images of 12x9 pixels", (b"",) * 21, names, ""), measured, warmup=7
+    )
+    assert written["images"] == {"about": "given, 21 images of 12x9 pixels", "count": 21, "names": list(names[:20])}
+    assert (written["load_average"], written["warmup"], written["interrupted"]) == (0.75, 7, False)
+    assert written["failed"] == [{**broken._asdict(), "reason": "exit code 3"}]
+    first, second = written["configurations"]
+    assert written["winner"] == {key: first[key] for key in ("engine", "file", "precision", "threads", "provider")}
+    assert first["infer"] == {"p50_ms": 4, "p90_ms": 6, "p99_ms": 12, "n": 100} and first["cold_start"]["p90_ms"] == 420
+    assert [(one["gate"], one["eligible"], one["golden"]) for one in (first, second)] == [
+        (True, True, ""), (None, False, "it differs by 2 LSB; 1 is allowed"),
+    ]  # fmt: skip
+    kept = tuned_winner(measured)
+    assert (kept.engine, kept.engine_version, kept.precision, kept.threads) == ("onnxruntime", "1", "int8", 4)
+    assert (kept.p50_ms, kept.p90_ms, kept.n) == (4, 6, 100)
+    with pytest.raises(ParityError):
+        tuned_winner(Sweep((slow,), {}, interrupted=False, load_average=0.0))
+
+
+def test_percentiles_and_peak_memory():
     assert percentiles([float(number) for number in range(100, -1, -1)]) == Percentiles(50, 90, 99, 101)
+    highest_kib = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+    assert peak_mib() == pytest.approx(highest_kib / 1024, rel=0.01)
+
+
+def test_cold_starts_in_milliseconds_without_the_first_round(bundle, monkeypatch):
+    """The first round fills the cache. A configuration that fails in a fresh process has no figures."""
+    now, commands, steps = [0.0], [], []
+    seconds = iter((0.9, 0.5, 0.04, 0.03, 0.05))
+
+    class Fake(System):
+        def run(self, command, timeout=10.0):
+            commands.append(command)
+            now[0] += next(seconds)
+            return Finished(3 if "float32" in command else 0, "", "oh")
+
+    monkeypatch.setattr(cold, "System", Fake)
+    monkeypatch.setattr(cold.time, "perf_counter", lambda: now[0])
+    good = Configuration("onnxruntime", "models/int8.onnx", "int8", 2, "cpu")
+    bad = Configuration("litert", "models/float32.tflite", "float32", 1, None)
+    failed = {}
+    found = cold.cold_starts(bundle, bench_images(bundle), [good, bad], 3, failed, lambda *step: steps.append(step))
+    assert list(found) == [good] and found[good].n == 3 and found[good].p50_ms == pytest.approx(40)
+    assert failed == {bad: "edgecnn classify fails in a fresh process: exit code 3: oh"}
+    assert commands[-1][-8:] == [
+        "--engine",
+        "onnxruntime",
+        "--precision",
+        "int8",
+        "--threads",
+        "2",
+        "--provider",
+        "cpu",
+    ]
+    assert steps == [("starting", done, 4) for done in range(5)]
 
 
 class Crashing(System):
@@ -163,11 +235,15 @@ def test_sweep(bundle):
         assert item.parts["whole"].p50_ms > item.parts["infer"].p50_ms
         json.dumps(item.to_json())
     assert [bool(item.cold) for item in done.rows] == [True, False], "cold starts are measured for the fastest"
-    assert {step[0] for step in steps} == {"opening", "warming up", "measuring", "starting"}
+    assert steps == [
+        ("opening", 0, 2), ("opening", 1, 2), ("warming up", 0, 2), ("warming up", 1, 2), ("measuring", 0, 26),
+        ("measuring", 10, 26), ("measuring", 20, 26), ("measuring", 23, 26), ("measuring", 26, 26),
+        ("starting", 0, 2), ("starting", 1, 2), ("starting", 2, 2),
+    ]  # fmt: skip
 
 
 @needs_engine
-def test_an_interruption_keeps_the_measurements(bundle, monkeypatch):
+def test_an_interruption_keeps_the_measurements_and_a_failure_the_others(bundle, monkeypatch):
     monkeypatch.setattr(sweep_module, "probe", lambda *_: Probed("1", "XNNPACK", 40.0, ""))
     engine = first_installed(engines_for("tflite"))
     wanted = configurations(bundle.manifest, engines=[engine], threads=[1])
@@ -180,6 +256,11 @@ def test_an_interruption_keeps_the_measurements(bundle, monkeypatch):
     assert done.interrupted and sorted(item.parts["whole"].n for item in done.rows) == [10, 20]
     before = sweep(bundle, bench_images(bundle), wanted, n=100, warmup=1, cold=1, progress=interrupt)
     assert before.interrupted and before.rows == ()
+    fine, broken = wanted[::-1]
+    answers = {fine: Probed("1", "XNNPACK", 40.0, ""), broken: "exit code 3"}
+    monkeypatch.setattr(sweep_module, "probe", lambda bundle, item, largest: answers[item])
+    rest = sweep(bundle, bench_images(bundle), wanted, n=10, warmup=1, cold=0, progress=lambda *_: None)
+    assert rest.failed == {broken: "exit code 3"} and [item.configuration for item in rest.rows] == [fine]
 
 
 def interrupt(*_):
@@ -209,7 +290,11 @@ def test_images(bundle, folder):
     damaged, left_out, missing = notes
     assert "cut.jpg: " in damaged and "1 file left out (1 .txt)" in left_out and missing.startswith("none.jpg: ")
     first = bench_images(bundle, [str(folder)], most=1, note=notes.append)
-    assert len(first.items) == 1 and "using only the first 1 images" in notes[-1]
+    assert len(first.items) == 1 and notes[-1].startswith("using only the first image, 0.0 MiB; the limits are 1 image")
+    for name, size in (("c.bmp", (40, 10)), ("d.bmp", (20, 30))):
+        Image.new("RGB", size).save(folder / name)
+    several = bench_images(bundle, [str(folder / name) for name in ("c.bmp", "d.bmp", "b.jpg")])
+    assert several.about == "given, 3 images of 12x9 to 20x30 pixels" and several.largest.endswith("d.bmp")
     with pytest.raises(ImageError, match=r"none of 'none.jpg' is a readable image"):
         bench_images(bundle, ["none.jpg"])
 
