@@ -20,9 +20,8 @@ def test_options():
     assert (config.source, config.width, config.threshold) == ("/dev/video2", 1280, 0.6)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_typo_is_named():
+    for text, message in (
         ("thresold = 0.6", r"here: .*thresold.*'threshold'"),
         ("threshold = 2", "here: threshold .*2"),
         ('threshold = "high"', "here: threshold .*'high'"),
@@ -39,26 +38,29 @@ def test_options():
         ('source = "watch:inbox"', r"here: source cannot be a folder"),
         ('mqtt = "http://broker"', "here: mqtt: .*'http://broker'"),
         ('http = "http://board"', "here: http: .*'http://board'"),
-    ],
-)
-def test_a_typo_is_named(text, message):
-    with pytest.raises(ServiceError, match=message):
-        parse(text, "here")
+    ):
+        with pytest.raises(ServiceError, match=message):
+            parse(text, "here")
+    for at_the_limit in ("max_fps = 0", "max_fps = 0.2", "good_after = 1", "threshold = 1", "keep_days = 3650"):
+        parse(at_the_limit, "here")
+    for beyond in ("max_fps = -1", "good_after = 0", "width = 0", "keep_days = 0", "keep_days = 3651"):
+        with pytest.raises(ServiceError):
+            parse(beyond, "here")
 
 
-@pytest.mark.parametrize(
-    ("text", "needed"),
-    [
+def test_options_that_need_a_network():
+    for text, needed in (
         ("", False),
         ('source = "/dev/video0"', False),
+        ('source = "synthetic:"', False),
         ('source = "rtsp://door.local/1"', True),
+        ('source = "RTSP://door.local/1"', True),
         ('source = "exec:ffmpeg"', True),
+        ('source = "ffmpeg:/dev/video0"', True),
         ('mqtt = "mqtt://broker/door"', True),
         ('http = "8080"', True),
-    ],
-)
-def test_options_that_need_a_network(text, needed):
-    assert parse(text, "here").needs_network is needed
+    ):
+        assert parse(text, "here").needs_network is needed, text
 
 
 def test_invalid_options_leave_the_last_valid_ones(tmp_path):

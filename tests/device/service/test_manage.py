@@ -72,9 +72,11 @@ def test_the_packages_unit_is_used_and_not_removed(machine, tmp_path):
 
 
 def test_paths_that_the_service_cannot_see_are_refused(machine, tmp_path):
-    host = Host(root=tmp_path, run=machine.run, is_root=True, python="/home/pi/venv/bin/python", package="/opt/x")
-    with pytest.raises(ServiceError, match="/home/pi/venv/bin/python is in a folder that the service cannot see"):
-        install(host)
+    places = {"python": "/opt/bin/python", "package": "/opt/x"}
+    for what, where in (("python", "/home/pi/bin/python"), ("package", "/root/edgecnn"), ("package", "/run/user/7/x")):
+        host = Host(root=tmp_path, run=machine.run, is_root=True, **{**places, what: where})
+        with pytest.raises(ServiceError, match=f"^{where} is in a folder that the service cannot see"):
+            install(host)
     assert machine.calls == [] and not (tmp_path / "etc").exists()
 
 
@@ -104,6 +106,7 @@ def test_status_and_logs(tmp_path, monkeypatch):
     assert logs_command(machine.host, 5, True) == [
         "journalctl", "--unit=edgecnn.service", "--output=cat", "--lines=5", "--follow",
     ]  # fmt: skip
+    assert logs_command(machine.host, 20, False)[3:] == ["--lines=20", "--no-pager"]
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ServiceError, match="journalctl"):
         logs_command(machine.host, 5, True)

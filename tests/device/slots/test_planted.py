@@ -101,3 +101,5 @@ def test_a_hostile_record(store, release):
         (store.root / "current").write_text(content)
         with pytest.raises(SlotError, match=why):
             store.read()
+    (store.root / "current").write_text("{}".rjust(MAX_RECORD_BYTES))
+    assert store.read().chain == (), "the longest that is read"

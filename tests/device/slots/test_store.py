@@ -3,14 +3,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from edgecnn.bundle.read import read_bundle
 from edgecnn.device.slots import record
+from edgecnn.device.slots.about import about, difference, in_words
 from edgecnn.device.slots.choose import LOST, UNCOUNTED, approve, choose, condemn
 from edgecnn.device.slots.disk import Disk
 from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, PENDING
-from edgecnn.device.slots.store import Store
+from edgecnn.device.slots.store import Store, find
 from edgecnn.errors import BundleError, EngineError, OutputError, SlotError
 from edgecnn.runtime.engines import is_installed
 
@@ -76,17 +79,42 @@ def test_a_condemned_release_is_rolled_back_immediately_and_may_be_tried_again(s
     assert states(store)["new"] == PENDING and choose(store).pending
 
 
-@pytest.mark.parametrize("verdict", ["refused", "not shown", "surely passed"])
-def test_a_release_that_did_not_pass_against_its_predecessor_needs_an_option(store, in_use, make_bundle, verdict):
+def test_a_release_that_did_not_pass_against_its_predecessor_needs_an_option(store, in_use, make_bundle):
     old = in_use("old")
-    new, _ = store.add(make_bundle("new", verdict=verdict))
-    with pytest.raises(SlotError, match=r"new is (refused|not shown): .*--accept"):
-        store.activate(new)
-    assert store.read().current == old
-    store.activate(new, accept=True)
-    assert store.read().current == new
-    passed, _ = store.add(make_bundle("passed", verdict="passed"))
-    store.activate(passed)
+    for number, verdict in enumerate(("refused", "not shown", "surely passed")):
+        new, _ = store.add(make_bundle(f"new{number}", verdict=verdict))
+        with pytest.raises(SlotError, match=rf"new{number} is (refused|not shown): .*--accept"):
+            store.activate(new)
+        assert store.read().current == old
+        store.activate(new, accept=True)
+        assert store.read().current == new
+        passed, _ = store.add(make_bundle(f"passed{number}", verdict="passed"))
+        assert store.activate(passed)[1].current == passed
+        store.activate(old)
+
+
+def test_a_bundle_describes_itself_with_the_figures_of_the_model_that_runs_here(make_bundle):
+    """Of 1,234 test images, with the interval from low to high; a report about other models, or of nonsense, says nothing."""
+    bundle = read_bundle(make_bundle("cats"))
+    model = bundle.manifest.files["models/int8.tflite"]
+
+    def described(*rows, images=1234):
+        report = {"models": [{"sha256": name, "accuracy": a, "accuracy_interval": i} for name, a, i in rows]}
+        text = json.dumps({**report, "data": {"test_images": images}}).encode()
+        return about(replace(bundle, files={**bundle.files, "parity.json": text}))
+
+    found = described(("f" * 64, 0.5, [0.4, 0.6]), (model, 0.8765, [0.75, 0.9]))
+    assert (found.accuracy, found.interval, found.images) == (0.8765, (0.75, 0.9), 1234)
+    words = in_words(found)
+    assert (words["accuracy"], words["region"]) == ("87.65% of 1,234 test images", "the whole image")
+    assert described((model, 1, [1, 1])).accuracy == 1 and described((model, 0, [0, 0.1])).accuracy == 0
+    assert described((model, 0.5, [0.6, 0.4])).interval is None
+    for nonsense in (described(), described((model, 1.01, [0.9, 1])), described((model, -0.01, [0, 1]))):
+        assert (nonsense.accuracy, nonsense.images, in_words(nonsense)["accuracy"]) == (None, 0, "unknown")
+    five, six = (found._replace(labels=tuple("abcdef"[:count])) for count in (5, 6))
+    assert [in_words(one)["classes"] for one in (five, six)] == ["5: a, b, c, d, e", "6: a, b, c, d, e and 1 more"]
+    assert (difference(six, five), difference(five, six), difference(five, five)) == ("adds f", "lacks f", "")
+    assert in_words(five._replace(verdict="refused", why="it drops"))["verdict"] == "refused: it drops"
 
 
 def test_the_first_release_rolls_back_to_none(store, in_use):
@@ -140,11 +168,18 @@ def test_a_file_that_is_not_a_bundle_is_refused(store, tmp_path):
         store.add(tmp_path / "a.edgecnn")
 
 
-@pytest.mark.parametrize("name", ["", "abc", "0000", "release"])
-def test_a_release_is_named_by_digits_of_its_hash(store, in_use, name):
-    in_use("cats")
-    with pytest.raises(SlotError, match="no release begins with"):
-        store.activate(name)
+def test_a_release_is_named_by_four_or_more_digits_of_its_hash(store, in_use):
+    release = in_use("cats")
+    for name in ("", release[:3], f"{release[:4]}x", "release"):
+        with pytest.raises(SlotError, match="no release begins with"):
+            store.activate(name)
+    for name in (release[:4], release[:9].upper(), release):
+        assert store.activate(name)[0] == release
+    one, other = ("abcd" + digit * 60 for digit in "01")
+    slots = record.added(record.added(record.Slots(), one, "one", 1), other, "other", 2)
+    assert find(slots, "abcd1") == other
+    with pytest.raises(SlotError, match=f"^2 releases begin with 'abcd'; .* Known: {other[:12]}, {one[:12]}"):
+        find(slots, "abcd")
 
 
 def test_prune_keeps_releases_that_may_be_needed(store, in_use, make_bundle):
@@ -192,6 +227,7 @@ def test_a_full_or_a_read_only_disk(store, in_use, make_bundle, number, message)
         broken.add(make_bundle("newest"))
     with pytest.raises(OutputError, match=message):
         broken.change(record.rolled_back)
+    assert len([*store.root.glob("releases/*/*")]) == 2, "no half of the newest is left"
     choice = choose(broken)
     assert choice.release == old and [(*choice.refused,), choice.refused[new].reason] == [(new,), UNCOUNTED]
     assert any("cannot write" in problem for problem in choice.problems)

@@ -64,6 +64,7 @@ def test_pictures_go_to_where_train_reads_them(take, tmp_path):
     take(picture(3), label="dog")
     assert kept(tmp_path / "photos/cat") == sorted(shot.path for shot in shots)
     assert [shot.path.suffix for shot in shots] == [".jpg", ".png"]
+    assert [shot.path.stem.rpartition("-")[2] for shot in shots] == ["0", "1"]
     assert shots[1].path.read_bytes() == png(picture(2)), "what a camera has encoded stays as it is"
     from edgecnn.data.folder import open_folder
 

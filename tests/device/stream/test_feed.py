@@ -177,6 +177,14 @@ def test_retry_for_is_over(fake):
         one.take(10)
     assert str(given_up.value).endswith(" --retry-for.")
     one.close()
+    opener = fake.Opener(fake.Source(b"a", UNPLUGGED), fake.Source(b"b", None))
+    at_once = Feed(opener, Camera(retry_for_s=0.0), sleep=lambda wait: None)
+    at_once.start()
+    items(at_once, 3)
+    with pytest.raises(CameraError):
+        at_once.take(10)
+    assert opener.calls == 1, "0 seconds are not the default, which is without end"
+    at_once.close()
 
 
 def test_long_silence_is_a_stall_but_short_is_not(fake):

@@ -248,6 +248,9 @@ def test_old_frames_are_dropped_and_counted_unless_the_source_waits(fake):
         sink.follow(stream)
         assert (stream.dropped, stream.frames) == ((1, 0) if live else (0, 1))
         assert ("cat" in sink.kinds) != live
+    (result,) = (line for line in sink.lines if isinstance(line, FrameResult))
+    assert 40_000 < result.age_ms <= 100_000, "in milliseconds, and at most since the frame was complete"
+    assert time.time() - result.ts == pytest.approx(result.age_ms / 1000, abs=30)
 
 
 def test_frames_skipped_for_max_fps_do_not_count_as_dropped(fake):
@@ -349,13 +352,15 @@ def test_a_caller_with_other_work_gets_control_while_nothing_arrives(fake):
         assert next(stream.ticks()) is None
 
 
-def test_a_result_has_the_frame_and_the_lead(loop, fake):
+def test_a_result_has_the_frame_the_lead_and_the_milliseconds_of_each_step(fake, monkeypatch):
     frame = np.full((4, 6, 3), 7, np.uint8)
+    monkeypatch.setattr(time, "perf_counter", iter((50.0, 50.25)).__next__)  # before and after the frame's conversion
     feed = Feed(fake.Opener(fake.Source(frame, None)))
     scores = np.array([0.25, 0.75], np.float32)
     with Stream(feed, lambda image: Result(*decide(scores, LABELS), LATENCY), Pace(), Smoother()) as stream:
         (result,) = (item for item in stream if isinstance(item, FrameResult))
     assert result.image is frame and result.lead == pytest.approx(0.5)
+    assert result.latency_ms == pytest.approx({"decode": 250.1, "preprocess": 0.25, "infer": 0.5})
 
 
 class Reporter(Consumer):
@@ -435,12 +440,29 @@ def test_lines_of_files(valid):
     top = (Score('a "cat"\n', 0, 0.123456789), Score("\udcff", 7, 0.0))
     result = Result(top, "abstain", "below_threshold", 0.1, LATENCY)
     line = valid(file_line("p/\udcff.jpg", result, ("pets", "a" * 64)))
+    assert (line["latency_ms"], line["model"], line["model_sha256"]) == (LATENCY, "pets", "a" * 64)
+    assert (line["decision"], line["reason"], "region" in line) == ("abstain", "below_threshold", False)
+    part = valid(file_line("a.jpg", result, ("pets", "a" * 64), region=(0.5, 0.0, 0.25, 1.0)))
+    assert part["region"] == [0.5, 0, 0.25, 1]
     assert line["top"] == [
         {"label": 'a "cat"\n', "index": 0, "score": 0.123457},
         {"label": r"\udcff", "index": 7, "score": 0},
     ]
     assert line["source"] == r"p/\udcff.jpg", "valid UTF-8"
     assert valid(error_line("x", "no such file or folder"))["error"] == "no such file or folder"
+
+
+def test_a_line_of_a_frame(valid):
+    result = FrameResult(
+        seq=417, ts=1764043205.5, age_ms=12.3456, source="/dev/video0", image=b"", top=(Score("cat", 2, 0.5), Score("dog", 0, 0.25)),
+        decision="abstain", reason="below_margin", lead=0.25, state="dog", state_since=1764043200.25, latency_ms=LATENCY, dropped=3,
+    )  # fmt: skip
+    assert valid(result_line(result, ("pets", "b" * 64), region=(0.5, 0.0, 0.25, 1.0))) == {
+        "schema": "edgecnn.result/1", "seq": 417, "ts": "2025-11-25T04:00:05.500Z", "age_ms": 12.346, "source": "/dev/video0",
+        "top": [{"label": "cat", "index": 2, "score": 0.5}, {"label": "dog", "index": 0, "score": 0.25}],
+        "decision": "abstain", "reason": "below_margin", "state": "dog", "state_since": "2025-11-25T04:00:00.250Z",
+        "latency_ms": LATENCY, "dropped": 3, "model": "pets", "model_sha256": "b" * 64, "region": [0.5, 0, 0.25, 1],
+    }  # fmt: skip
 
 
 def test_the_schema_refuses_other_lines(valid):

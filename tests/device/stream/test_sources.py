@@ -24,8 +24,12 @@ def test_a_file_is_accepted_whatever_its_name():
     ]
 
 
-def test_a_folder_is_sorted_and_recursive_without_hidden_files():
-    assert listed("photos") == [("photos/A.PNG", None), ("photos/b.jpg", None), ("photos/sub/c.bmp", None)]
+def test_a_folder_is_sorted_and_recursive_without_hidden_files(folder):
+    for name in ("zebra", "mouse", "ape"):
+        (folder / name).mkdir()
+        (folder / name / "1.jpg").touch()
+    names = ["A.PNG", "b.jpg", "ape/1.jpg", "mouse/1.jpg", "sub/c.bmp", "zebra/1.jpg"]
+    assert listed("photos") == [(f"photos/{name}", None) for name in names]
 
 
 def test_files_of_a_folder_that_are_not_read_are_counted(folder):
