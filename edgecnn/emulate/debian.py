@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgecnn.errors import EmulatorError
+from edgecnn.labels import plural
 
 Progress = Callable[[str, int, int], None]
 
@@ -149,7 +150,7 @@ class Apt:
         """Download the packages missing from the cache, and return the files of all. apt checks their hashes."""
         missing = [package for package in packages if not (self.archives / package.file).exists()]
         if missing:
-            what = f"{len(missing)} packages of Debian {self.release}"
+            what = f"{plural(len(missing), 'package')} of Debian {self.release}"
             names = [f"{package.name}={package.version}" for package in missing]
             with tempfile.TemporaryDirectory(dir=self.folder) as fresh:  # an interruption leaves no partial package
                 self.run("apt-get", ["download", "--", *names], progress, what, Path(fresh))

@@ -1,7 +1,9 @@
 """Debian's packages: the host's sources for another release, and an apt that stays in its folder."""
 
+import os
 import shlex
 import subprocess
+import time
 
 import pytest
 
@@ -143,13 +145,21 @@ def test_packages_are_resolved_and_downloaded_once(fake_apt):
     assert states and all(f"={fake_apt.cache}" in option for option in states)
     assert "-oAPT::Architectures=arm64" in update
     assert "trixie main" not in (fake_apt.cache / "apt/trixie-arm64/sources/debian.sources").read_text()
+    stamp = fake_apt.cache / "apt/trixie-arm64/updated"
+    for age_s, updates in ((3500, 1), (3700, 2), (-60, 3)):  # a time in the future is that of a wrong clock
+        then = time.time() - age_s
+        os.utime(stamp, (then, then))
+        debian.fetch(["liba"], "trixie", fake_apt.cache)
+        assert len(fake_apt.calls("update")) == updates, "lists are kept for an hour"
 
 
 def test_only_the_named_packages(fake_apt):
+    told = []
     with debian.private_apt("trixie", fake_apt.cache, lambda *state: None) as apt:
         libb, liba = apt.resolve(["liba"])
         assert libb.version == "1:2.0-1"
-        assert [deb.name for deb in apt.download([liba], lambda *state: None)] == ["liba_3+x~1_all.deb"]
+        assert [deb.name for deb in apt.download([liba], lambda *state: told.append(state))] == ["liba_3+x~1_all.deb"]
+    assert told[-1] == ("1 package of Debian trixie", 100, 100)
     assert not list(fake_apt.cache.rglob("libb_*.deb"))
 
 

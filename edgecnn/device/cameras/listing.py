@@ -168,7 +168,7 @@ def camera_lines(camera: Camera) -> list[str]:
             text = "/".join(f"{rate:.4g}" for rate in rates)
             sizes.append(f"{width}x{height} ({text} frames/s)" if rates else f"{width}x{height}")
         between = " to " if item.ranged else ", "
-        lines.append(f"    {item.name:5}{between.join(sizes) or 'any size that the driver accepts'}")
+        lines.append(f"    {item.name:4} {between.join(sizes) or 'any size that the driver accepts'}")
     others = dict.fromkeys(item.name for item in camera.formats if not item.readable)
     if others:
         lines.append(f"    unsupported: {', '.join(others)}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgecnn.device.cameras.source import CameraSettings, Frame, Stalled
 from edgecnn.errors import CameraError, ImageError, nearest
+from edgecnn.labels import plural
 
 OPTIONS = ("frames", "fps", "pattern", "seed")
 LARGEST = 8192
@@ -53,7 +54,7 @@ class Synthetic:
         self.name = f"synthetic:{text}"
         height, width = self._make(0).shape[:2]
         rate = f" at {fps:g} frames/s" if fps else ""
-        frames = f", {self._frames} frames" if self._frames else ""
+        frames = f", {plural(self._frames, 'frame')}" if self._frames else ""
         self.about = f"synthetic frames: {pattern}, {width}x{height}{rate}{frames}"
 
     def read(self, timeout: float) -> Frame | None:

@@ -78,6 +78,9 @@ def test_the_csi_cameras_that_rpicam_lists():
     assert first.formats[0].modes == ((1536, 864, (120.13,)), (2304, 1296, (56.03,)))
     assert (second.device, second.formats[0].name) == ("csi:1", "SGBRG10_CSI2P")
     assert camera_lines(second)[0] == "csi:1  ov5647 (driver rpicam-vid)"
+    assert camera_lines(first)[2] == "    SRGGB10_CSI2P 1536x864 (120.1 frames/s), 2304x1296 (56.03 frames/s)"
+    ntsc = first._replace(formats=(first.formats[0]._replace(modes=((720, 480, (30000 / 1001, 15.0)),)),))
+    assert camera_json(ntsc)["formats"][0]["modes"] == [{"width": 720, "height": 480, "fps": [29.97, 15]}]
     assert parse_csi("No cameras available!", "rpicam-vid") == []
 
 
