@@ -132,11 +132,12 @@ def test_more_than_one_code_fails_the_gate(emulator, bundle, monkeypatch):
         answer = honest(bundle, engine, pixels)
         outputs = answer.outputs.astype(np.int16)
         outputs[3, 0] += by if outputs[3, 0] < 0 else -by
-        return answer._replace(outputs=outputs.astype(np.int8))
+        return answer._replace(engine="of this machine", outputs=outputs.astype(np.int8))
 
     monkeypatch.setattr(module, "answer_here", lambda *arguments: shifted(*arguments, by=1))
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
     assert row.passed and (row.largest_difference, row.rows_that_differ) == (1, 1)
+    assert (row.against, row.limit, row.unit) == ("of this machine", 1, "LSB") and row.engine.startswith("litert ")
     monkeypatch.setattr(module, "answer_here", lambda *arguments: shifted(*arguments, by=2))
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
     assert row.failed == ("largest_difference",)

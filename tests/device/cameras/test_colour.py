@@ -43,26 +43,30 @@ def test_yuyv_is_within_one_level_of_the_exact_value(encoding, full):
     assert (difference > 0).mean() < 0.03
 
 
-@pytest.mark.parametrize(
-    "pixel, rgb",
-    [
+def test_yuyv_of_known_colours_in_bt601_limited_range():
+    """Within 2 levels, because the codes themselves are rounded. Source of the codes: ITU-R BT.601, 8 bits, 100 % colours."""
+    for pixel, rgb in (
         ((16, 128, 16, 128), (0, 0, 0)),
         ((235, 128, 235, 128), (255, 255, 255)),
         ((81, 90, 81, 240), (255, 0, 0)),
         ((145, 54, 145, 34), (0, 255, 0)),
         ((41, 240, 41, 110), (0, 0, 255)),
-    ],
-)
-def test_yuyv_of_known_colours_in_bt601_limited_range(pixel, rgb):
-    """Within 2 levels, because the codes themselves are rounded. Source of the codes: ITU-R BT.601, 8 bits, 100 % colours."""
-    found = yuyv_to_rgb(np.array([pixel], np.uint8)).astype(int)
-    assert found.shape == (1, 2, 3)
-    assert np.abs(found - rgb).max() <= 2
+    ):
+        found = yuyv_to_rgb(np.array([pixel], np.uint8)).astype(int)
+        assert found.shape == (1, 2, 3)
+        assert np.abs(found - rgb).max() <= 2
 
 
-@pytest.mark.parametrize(
-    "reported, expected",
-    [
+def test_a_width_that_is_odd_drops_the_last_half_of_a_pair():
+    """Two rows of three greys in full range: luma at every second byte, in the order of the rows."""
+    data = [10, 128, 20, 128, 30, 128, 77, 128, 40, 128, 50, 128, 60, 128, 77, 128]
+    pixels = abi.PixFormat(3, 2, abi.YUYV, bytesperline=8, quantization=abi.QUANTIZATION_FULL_RANGE)
+    rgb = to_rgb(np.array(data, np.uint8), pixels)
+    assert rgb[:, :, 1].tolist() == [[10, 20, 30], [40, 50, 60]] and rgb.shape == (2, 3, 3)
+
+
+def test_the_drivers_values_are_used():
+    for reported, expected in (
         ({}, ("601", False)),
         ({"colorspace": 8}, ("601", False)),  # sRGB
         ({"colorspace": abi.COLORSPACE_JPEG}, ("601", True)),
@@ -71,10 +75,8 @@ def test_yuyv_of_known_colours_in_bt601_limited_range(pixel, rgb):
         ({"colorspace": abi.COLORSPACE_REC709, "ycbcr_enc": abi.YCBCR_ENC_601}, ("601", False)),
         ({"colorspace": abi.COLORSPACE_BT2020, "quantization": abi.QUANTIZATION_FULL_RANGE}, ("2020", True)),
         ({"ycbcr_enc": abi.YCBCR_ENC_709}, ("709", False)),
-    ],
-)
-def test_the_drivers_values_are_used(reported, expected):
-    assert encoding_of(abi.PixFormat(2, 2, abi.YUYV, **reported)) == expected
+    ):
+        assert encoding_of(abi.PixFormat(2, 2, abi.YUYV, **reported)) == expected
 
 
 def yuyv_of(pixels):

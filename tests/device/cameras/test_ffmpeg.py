@@ -148,6 +148,38 @@ def test_ffmpeg_gets_low_delay_and_the_requested_settings():
     assert "file:-odd:name.mp4" in arguments("-odd:name.mp4", asked, False)
 
 
+def test_frames_are_shrunk_to_just_cover_the_requested_size_and_dropped_above_the_rate():
+    """The filters' own expressions, evaluated here for a video of 128x96."""
+
+    def shrunk(**settings):
+        own = arguments("clip.mp4", CameraSettings(**settings), False)
+        size = re.search(r"scale=w='(.+?)':h='(.+?)'", own[own.index("-vf") + 1])
+        names = {"iw": 128, "ih": 96, "__builtins__": {"round": round, "min": min, "max": max}}
+        return tuple(eval(expression, names) for expression in size.groups())
+
+    for asked, size in (
+        ((640, 480), (128, 96)),
+        ((40, 40), (53, 40)),
+        ((64, 10), (64, 48)),
+        ((64, 0), (64, 48)),
+        ((0, 24), (32, 24)),
+    ):
+        assert shrunk(width=asked[0], height=asked[1]) == size
+    assert "scale" not in " ".join(arguments("clip.mp4", OWN, False))
+    filters = " ".join(arguments("clip.mp4", CameraSettings(fps=4), False))
+    assert float(re.search(r"gte\(t-prev_selected_t,([\d.]+)\)", filters)[1]) == pytest.approx(1 / 4, rel=0.01)
+
+
+def test_the_addresss_own_user_and_password_count_first():
+    asked = CameraSettings(user="ann", password="p@x")
+    for address, opened in (
+        ("rtsp://bob@host:554/1", "rtsp://bob:p%40x@host:554/1"),
+        ("rtsp://host:554/1", "rtsp://ann:p%40x@host:554/1"),
+        ("rtsp://bob:own@host/1", "rtsp://bob:own@host/1"),
+    ):
+        assert opened in arguments(address, asked, False)
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A video of the card, 128x96, 30 frames at 30 frames/s, frame N with a grey bar of level 8 N at the bottom, lossless H.264."""

@@ -159,7 +159,17 @@ def test_an_image_without_an_end_is_a_loss_before_memory_is_full():
 def test_a_complete_image_resets_the_garbage_count():
     splitter = MjpegSplitter(max_barren=1000)
     for _ in range(5):
-        assert splitter.feed(b"x" * 900 + IMAGES[0]) == [IMAGES[0]]
+        assert splitter.feed(b"x" * 1000 + IMAGES[0]) == [IMAGES[0]]
+    with pytest.raises(CameraLost, match=r"no complete image in 1,001 bytes"):
+        splitter.feed(b"x" * 1001 + IMAGES[0])
+
+
+def test_an_image_of_exactly_the_largest_size_is_read():
+    begun = IMAGES[0][:-2]
+    splitter = MjpegSplitter(max_frame=len(begun))
+    assert splitter.feed(begun) + splitter.feed(IMAGES[0][-2:]) == [IMAGES[0]]
+    with pytest.raises(CameraLost, match=f"within {len(begun):,} bytes"):
+        splitter.feed(begun + b"\0")
 
 
 def test_images_without_huffman_tables_decode(cards):

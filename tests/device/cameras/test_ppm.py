@@ -29,15 +29,19 @@ def test_every_image_comes_out_whatever_the_chunks_and_sizes(sizes, cuts):
     assert all((one == other).all() for one, other in zip(found, images, strict=True))
 
 
-@pytest.mark.parametrize(
-    "data", [b"not an image", b"P5\n4 4\n255\n", b"P6\n4 4\n65535\n" + b"0" * 24, b"P6 " + b"9" * 30, b"P6\n0 5\n255\n"]
-)
-def test_bytes_that_are_not_an_image_are_garbage(data):
-    with pytest.raises(CameraLost) as caught:
-        PpmSplitter().feed(data)
-    assert caught.value.reason == "garbage"
+def test_bytes_that_are_not_an_image_are_garbage():
+    wrong = b"not an image", b"P5\n4 4\n255\n", b"P6\n4 4\n65535\n" + b"0" * 24, b"P6 " + b"9" * 30, b"P6\n0 5\n255\n"
+    for data in wrong:
+        with pytest.raises(CameraLost) as caught:
+            PpmSplitter().feed(data)
+        assert caught.value.reason == "garbage"
 
 
-def test_a_huge_size_is_refused_before_memory_is_allocated():
+def test_a_huge_size_is_refused_before_memory_is_allocated(monkeypatch):
     with pytest.raises(CameraLost, match="999999x999999"):
         PpmSplitter().feed(b"P6\n999999 999999\n255\n")
+    monkeypatch.setattr("edgecnn.device.cameras.ppm.MAX_PIXELS", 12)
+    (largest,) = PpmSplitter().feed(ppm(np.zeros((3, 4, 3), np.uint8)))
+    assert largest.shape == (3, 4, 3)
+    with pytest.raises(CameraLost, match="has 13x1 pixels; expected 1 to 12"):
+        PpmSplitter().feed(ppm(np.zeros((1, 13, 3), np.uint8)))

@@ -145,8 +145,12 @@ def test_mjpeg_stays_encoded_and_a_cut_image_is_damaged(opened, cards):
 def test_rgb_and_bgr_come_out_as_rgb_at_the_drivers_stride(opened, cards, pixelformat):
     pixels = cards.pixels()[:, :, :: 1 if pixelformat == abi.RGB3 else -1].reshape(48, -1)
     data = np.pad(pixels, ((0, 0), (0, 64))).tobytes()
-    camera, _ = opened({pixelformat: {(64, 48): (30,)}}, frames=[(data, 0)], padding=64)
-    assert (camera.read(1).image == cards.pixels()).all()
+    unpadded = data[:-64]
+    frames = [(data, 0), (unpadded, 0), (unpadded[:-1], 0), (data, 0)]
+    camera, _ = opened({pixelformat: {(64, 48): (30,)}}, frames=frames, padding=64, limit=1)
+    found = [camera.read(1) for _ in range(3)]
+    assert all((frame.image == cards.pixels()).all() for frame in found)
+    assert [frame.sequence for frame in found] == [0, 1, 3] and camera.damaged == 1, "the last row needs no padding"
 
 
 @pytest.mark.parametrize("pixelformat", [abi.YUYV, abi.RGB3, abi.BGR3])
@@ -173,6 +177,9 @@ def test_about_reports_the_actual_format_and_what_the_input_lacks(opened):
     assert camera.about.endswith("YUYV 640x480; requested 15 frames/s")
     camera, _ = opened(settings=CameraSettings(width=0, height=0, fps=15))
     assert camera.about.endswith("YUYV 640x480 at 15 frames/s")
+    for fps, ending in ((30.2, "at 30 frames/s"), (30.4, "at 30 frames/s; requested 30.4 frames/s")):
+        camera, _ = opened(settings=CameraSettings(fps=fps))
+        assert camera.about.endswith(ending), "1 % more or less is the same rate"
 
 
 @pytest.mark.parametrize(

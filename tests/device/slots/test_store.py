@@ -176,9 +176,11 @@ def test_a_release_is_named_by_four_or_more_digits_of_its_hash(store, in_use):
     for name in (release[:4], release[:9].upper(), release):
         assert store.activate(name)[0] == release
     one, other = ("abcd" + digit * 60 for digit in "01")
-    slots = record.added(record.added(record.Slots(), one, "one", 1), other, "other", 2)
+    slots = record.added(record.added(store.read(), one, "one", 1), other, "other", 2)
     assert find(slots, "abcd1") == other
-    with pytest.raises(SlotError, match=f"^2 releases begin with 'abcd'; .* Known: {other[:12]}, {one[:12]}"):
+    with pytest.raises(
+        SlotError, match=f"^2 releases begin with 'abcd'; .* Known: {other[:12]}, {one[:12]}, {release[:12]}"
+    ):
         find(slots, "abcd")
 
 
@@ -227,7 +229,6 @@ def test_a_full_or_a_read_only_disk(store, in_use, make_bundle, number, message)
         broken.add(make_bundle("newest"))
     with pytest.raises(OutputError, match=message):
         broken.change(record.rolled_back)
-    assert len([*store.root.glob("releases/*/*")]) == 2, "no half of the newest is left"
     choice = choose(broken)
     assert choice.release == old and [(*choice.refused,), choice.refused[new].reason] == [(new,), UNCOUNTED]
     assert any("cannot write" in problem for problem in choice.problems)

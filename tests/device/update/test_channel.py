@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecnn.device.update.channel import choose, entries_of, in_wave, is_board_id, is_for, target_path
+from edgecnn.device.update.channel import (
+    choose,
+    entries_of,
+    in_wave,
+    is_board_id,
+    is_for,
+    plain_name,
+    target_file,
+    target_path,
+)
+from edgecnn.device.update.decide import Decision, State, decide, remembered
+from edgecnn.device.update.trust import Mark
 from edgecnn.errors import UpdateError
 from edgecnn.files import sha256
 
@@ -118,9 +129,8 @@ def test_a_rollback_is_a_newer_release_that_names_the_previous_bundle():
     assert not read(target(3, 1))[0].may_follow(2, new)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_terms_that_edgecnn_does_not_write_are_refused():
+    for change, message in (
         ({"number": 0}, "number"),
         ({"number": True}, "number.*True"),
         ({"number": 1.0}, r"number.*1\.0"),
@@ -145,32 +155,57 @@ def test_a_rollback_is_a_newer_release_that_names_the_previous_bundle():
         ({"length": 2**40}, "length must be from 1"),
         ({"length": "20"}, "length must be from 1"),
         ({"digest": "0" * 63}, "hashes must contain a SHA-256"),
-    ],
-)
-def test_terms_that_edgecnn_does_not_write_are_refused(change, message):
-    with pytest.raises(UpdateError, match=message) as caught:
-        read(target(1, **change) if change.keys() <= {"length", "digest"} else target(1, changed=change))
-    assert "the release 'door/photos-1.edgecnn'" in str(caught.value) and len(str(caught.value)) < 400
+    ):
+        with pytest.raises(UpdateError, match=message) as caught:
+            read(target(1, **change) if change.keys() <= {"length", "digest"} else target(1, changed=change))
+        assert "the release 'door/photos-1.edgecnn'" in str(caught.value) and len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("custom", [None, {}, [], "edgecnn", {"edgecnn": None}, {"edgecnn": [1]}, {"other": {}}])
-def test_a_target_without_terms_is_refused(custom):
-    path, bare = target()
-    bare.custom = custom
-    with pytest.raises(UpdateError, match=r"door/photos-1\.edgecnn"):
-        read((path, bare))
+def test_values_at_their_limits_are_accepted():
+    """1,000 pilots, bundles to go back from and characters, and a channel and a name of 64 and 120 characters."""
+    digest = sha256(b"1")
+    limits = {
+        "pilots": [f"{number:032x}" for number in range(1000)],
+        "accepted": "a" * 1000,
+        "allow_older": {"to": digest, "instead_of": [f"{number:064x}" for number in range(1000)]},
+    }
+    (entry,) = read(target(2**53, 1, digest=digest, share=0, **limits))
+    assert (entry.terms.number, entry.terms.share, len(entry.terms.pilots)) == (2**53, 0, 1000)
+    for beyond in (
+        {"number": 2**53 + 1},
+        {"allow_older": {"to": digest, "instead_of": [f"{n:064x}" for n in range(1001)]}},
+    ):
+        with pytest.raises(UpdateError):
+            read(target(1, digest=digest, changed=beyond))
+    assert target_path("d" * 64, "n" * 120, 7) == f"{'d' * 64}/{'n' * 120}-7.edgecnn"
+    with pytest.raises(UpdateError):
+        target_path("door", "n" * 121, 7)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+def test_a_bundles_name_in_a_path():
+    names = {"My photos (2)": "My-photos--2", "-.a.b_c.-": "a.b_c", "ü": "bundle", "a" * 121: "a" * 120}
+    assert {name: plain_name(name) for name in names} == names
+    path, one = target(3)
+    (entry,) = entries_of({"door/two-parts-3.edgecnn": one}, "door")
+    assert (entry.name, entry.terms.serial, path) == ("two-parts", 3, "door/photos-3.edgecnn")
+    assert target_file("door/two-parts-3.edgecnn", "f" * 64) == f"door/{'f' * 64}.two-parts-3.edgecnn"
+
+
+def test_a_target_without_terms_is_refused():
+    for custom in (None, {}, [], "edgecnn", {"edgecnn": None}, {"edgecnn": [1]}, {"other": {}}):
+        path, bare = target()
+        bare.custom = custom
+        with pytest.raises(UpdateError, match=r"door/photos-1\.edgecnn"):
+            read((path, bare))
+
+
+def test_a_path_that_is_not_a_release_is_refused():
+    for path in (
         "door/../photos-1.edgecnn", "door/photos-2.edgecnn", "door/photos-1.edgecnn\n", "door/.photos-1.edgecnn", "door/-1.edgecnn",
         "door/photos-1", "door//photos-1.edgecnn", "door/a/photos-1.edgecnn", "door/ph\u00f6tos-1.edgecnn", f"door/{'a' * 121}-1.edgecnn",
-    ],
-)  # fmt: skip
-def test_a_path_that_is_not_a_release_is_refused(path):
-    with pytest.raises(UpdateError, match="its path must be CHANNEL/NAME-1"):
-        read((path, target()[1]))
+    ):  # fmt: skip
+        with pytest.raises(UpdateError, match="its path must be CHANNEL/NAME-1"):
+            read((path, target()[1]))
 
 
 def test_other_channels_are_ignored_and_two_releases_with_one_number_are_refused():
@@ -181,15 +216,41 @@ def test_other_channels_are_ignored_and_two_releases_with_one_number_are_refused
         read((path, one), target(1, 2))
 
 
-@pytest.mark.parametrize("channel", ["", "Door", "a/b", "../x", "-a", "a" * 65, "door\n"])
-def test_a_channel_has_a_plain_name(channel):
-    with pytest.raises(UpdateError, match="a channel's name must be"):
-        entries_of({}, channel)
-    with pytest.raises(UpdateError):
-        target_path(channel, "photos", 1)
+def test_a_channel_has_a_plain_name():
+    for channel in ("", "Door", "a/b", "../x", "-a", "a" * 65, "door\n"):
+        with pytest.raises(UpdateError, match="a channel's name must be"):
+            entries_of({}, channel)
+        with pytest.raises(UpdateError):
+            target_path(channel, "photos", 1)
 
 
 def test_a_board_id_is_a_uuid_in_hex_digits():
     assert is_board_id(uuid.uuid4().hex)
     assert not any(map(is_board_id, ("", "0" * 31, "G" * 32, "0" * 32 + "\n")))
     assert is_for(read(target(share=0, pilots=[BOARD]))[0], BOARD)
+
+
+def test_what_a_board_does_about_its_channels_release():
+    """The note gives the number that the board has had first, then the channel's."""
+    one, two = sha256(b"1"), sha256(b"2")
+    entries = read(target(1), target(2))
+
+    def decided(current, number=None, serial=None, digest=None, of=entries):
+        mark = number and Mark(number=number, serial=serial, sha256=digest)
+        return decide(of, State(board=BOARD, current=current, mark=mark))
+
+    new = Mark(number=2, serial=2, sha256=two)
+    assert decided(None, of=()) == Decision(None, False, None, "the channel has no release for this board")
+    assert decided(None) == Decision(entries[1], True, None, "")
+    assert decided(one, 1, 1, one) == Decision(entries[1], True, Mark.of(entries[0]), "")
+    assert decided(two, 1, 1, one) == Decision(entries[1], False, new, "up to date")
+    had = "this board has had release {}, which went bad or was rolled back by hand; the channel's release for it is 2"
+    assert decided(one, 2, 2, two) == Decision(entries[1], False, new, had.format(2)), "a number is tried once"
+    assert decided(one, 5, 1, "f" * 64).note == had.format(5)
+    assert decided(None, 2, 2, two).install, "its slots are empty"
+    with pytest.raises(UpdateError, match=r"release 4 \(photos\) has serial number 1, but this board has had 3"):
+        decided("e" * 64, 3, 3, "e" * 64, of=read(target(4, 1)))
+
+
+def test_a_bad_bundle_is_remembered_until_the_slots_say_otherwise():
+    assert remembered(("c", "b", "a"), {"a": True, "b": False, "d": True}) == ("a", "c", "d")

@@ -49,10 +49,13 @@ def test_a_release_arrives_and_a_quiet_poll_is_two_requests(repository, board, b
     request.getfixturevalue("in_this_process")
     assert board.update(server.address).note == "up to date"
     assert [path for path, _ in server.requests] == ["/metadata/2.root.json", "/metadata/timestamp.json"]
+    assert not list(board.board.spool.glob("repository/targets/*/*")), "what is in use is not kept a second time"
     second = repository.add(bundles[2], 2)
     board.update(server.address)
     assert board.current == second
     assert not list(board.board.trust.glob("scratch*")) and not list(board.board.spool.glob("parts/*"))
+    (spooled,) = board.board.spool.glob("repository/targets/*/*")
+    assert spooled.name == repository.stored(second).name and not (board.board.spool / "scratch").exists()
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -97,6 +100,24 @@ def test_a_partial_download_with_a_wrong_byte_is_discarded(repository, board, bu
         assert board.current is None and not part.exists()
     board.update(server.address)
     assert board.current == digest
+    second = repository.add(bundles[2], 2)  # arrived, but nobody has looked at it yet
+    (part.parent / repository.stored(second).name).write_bytes(bundles[2].read_bytes())
+    server.requests.clear()
+    board.update(server.address)
+    assert board.current == second and not [path for path, _ in server.requests if path.startswith("/targets")]
+
+
+def test_a_bundle_that_is_not_the_one_its_metadata_name_is_refused(repository, board, bundles):
+    old = repository.add(bundles[1], 1)
+    board.update(repository.folder)
+    repository.add(bundles[2], 3)
+    with pytest.raises(
+        UpdateError, match=r"photos2-3\.edgecnn contains photos2 with serial number 2, which does not match"
+    ):
+        board.update(repository.folder)
+    assert board.current == old
+    repository.add(bundles[3], 3)
+    assert board.update(repository.folder).installed
 
 
 def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundles):
