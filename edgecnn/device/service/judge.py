@@ -35,7 +35,7 @@ class Judge(Consumer):
     def take(self, item: Item) -> Iterable[Event]:
         """Count a frame; report a change of the state to the service manager."""
         if isinstance(item, StateChangedEvent):
-            self._tell(f"STATUS=state: {'none' if item.state is None else item.state!r}")
+            self._tell(f"STATUS=state: {'none' if item.state is None else repr(item.state)}")
         if not isinstance(item, FrameResult):
             return ()
         if self._feeds.count():
