@@ -45,18 +45,18 @@ def test_the_rename_follows_once_the_bytes_are_on_disk(tmp_path, monkeypatch):
     assert seen == [("on the disk", 500), ("renamed", str(tmp_path), True)]
 
 
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_the_mode_follows_the_users_umask(tmp_path, umask, mode, monkeypatch):
-    before = os.umask(umask)
-    try:
-        with monkeypatch.context() as patched:
-            patched.setattr(
-                os, "umask", lambda mask: pytest.fail("another thread's new files would have the wrong mode")
-            )
-            write_atomic(tmp_path / "a", b"")
-        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
-    finally:
-        os.umask(before)
+def test_the_mode_follows_the_users_umask(tmp_path, monkeypatch):
+    for umask, stated, mode in ((0o022, {}, 0o644), (0o077, {}, 0o600), (0o022, {"mode": 0o600}, 0o600)):
+        before = os.umask(umask)
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(
+                    os, "umask", lambda mask: pytest.fail("another thread's new files would have the wrong mode")
+                )
+                write_atomic(tmp_path / "a", b"", **stated)
+            assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+        finally:
+            os.umask(before)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -144,6 +144,41 @@ def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):
     assert files.cache_home() == tmp_path / "edgecnn"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert str(files.cache_home()) == "/home/pi/.cache/edgecnn"
+
+
+def test_the_state_is_where_systemd_or_the_user_wants_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/pi")
+    for service, state, expected in (
+        ("", "", "/home/pi/.local/state/edgecnn"),
+        ("", str(tmp_path), f"{tmp_path}/edgecnn"),
+        ("/var/lib/door:/var/lib/gate", str(tmp_path), "/var/lib/door"),
+    ):
+        monkeypatch.setenv("STATE_DIRECTORY", service)
+        monkeypatch.setenv("XDG_STATE_HOME", state)
+        assert str(files.state_home()) == expected
+        if not service:
+            assert files.tuned_file() == f"{expected}/tuned.json"
+
+
+def test_a_locked_folder_is_waited_for_as_long_as_requested_and_left_unlocked(monkeypatch, tmp_path):
+    now, pauses = [100.0], []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(files.time, "sleep", pause)
+    with files.folder_lock(tmp_path, KeyError()):
+        for wait_s in (0, 1.0):
+            began = now[0]
+            with pytest.raises(LookupError), files.folder_lock(tmp_path, LookupError(), wait_s):
+                pass
+            assert now[0] - began == pytest.approx(wait_s, abs=0.06) and bool(pauses) == bool(wait_s)
+    with pytest.raises(ZeroDivisionError), files.folder_lock(tmp_path, KeyError()):
+        _ = 1 / 0
+    with files.folder_lock(tmp_path, KeyError()):
+        assert os.listdir(tmp_path) == []
 
 
 def test_a_host_programs_log_is_left_alone(capfd, monkeypatch):

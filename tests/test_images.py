@@ -331,11 +331,20 @@ class TestRefused:
         monkeypatch.setattr(images, "MAX_PIXELS", 127)
         with pytest.raises(ImageTooLargeError):
             images.decode(encoded(quarters()))
+        monkeypatch.setattr(images, "MAX_PIXELS", 128)
+        for size in ((16, 8), (8, 16)):
+            monkeypatch.setattr(images, "MAX_SIDE", 16)
+            assert images.probe(encoded(quarters().resize(size))) == (*size[::-1], 3)
+            monkeypatch.setattr(images, "MAX_SIDE", 15)
+            with pytest.raises(ImageTooLargeError):
+                images.probe(encoded(quarters().resize(size)))
 
     def test_a_file_that_is_too_large_or_missing(self, tmp_path, monkeypatch):
         path = tmp_path / "a.png"
         path.write_bytes(b"12345")
         assert images.read_file(path) == b"12345"
+        monkeypatch.setattr(images, "MAX_FILE_BYTES", 5)
+        assert images.read_file(path) == b"12345", "the limit is inclusive"
         monkeypatch.setattr(images, "MAX_FILE_BYTES", 4)
         with pytest.raises(ImageTooLargeError, match="more than 4 bytes"):
             images.read_file(path)

@@ -101,6 +101,20 @@ def test_the_message_says_how_to_allow_it(board, monkeypatch):
         images.decode(data)
 
 
+def test_half_of_the_available_memory_may_be_taken_to_the_last_byte(board, monkeypatch):
+    board(100)
+    memory.require_memory(50 * MIB)
+    with pytest.raises(
+        ImageTooLargeError, match=r"take about 51 MiB; the limit is 50 MiB \(50% of .*EDGECNN_IMAGE_MIB=51$"
+    ):
+        memory.require_memory(50 * MIB + 1)
+    for text, allowed in (("7", 7), ("0", 0), ("", 50), ("-1", 50), ("2.5", 50)):
+        monkeypatch.setenv(memory.MEMORY_LIMIT, text)
+        memory.require_memory(allowed * MIB)
+        with pytest.raises(ImageTooLargeError):
+            memory.require_memory(allowed * MIB + 1)
+
+
 def test_a_machine_that_reports_no_available_memory(board):
     board(None)
     assert images.decode(encoded("L", "png", (2000, 2000)), 1).size == (2000, 2000)
@@ -171,7 +185,13 @@ class TestScans:
         """Each scan passes over the whole image. Markers in a metadata preview or after the end do not count."""
         data = encoded("RGB", "jpeg", (64, 64), progressive=True)
         last = data.rindex(b"\xff\xda")
-        few, many = (data[:-2] + data[last:-2] * count + data[-2:] for count in (50, 150))
+        own = data.count(b"\xff\xda")
+        few, limit, above, many = (
+            data[:-2] + data[last:-2] * count + data[-2:] for count in (50, 100 - own, 101 - own, 150)
+        )
+        assert images.decode(limit).size == (64, 64)
+        with pytest.raises(ImageTooLargeError, match="the JPEG has 101 scans"):
+            images.decode(above)
         preview = b"\xff\xe1" + (202).to_bytes(2, "big") + b"\xff\xda" * 100
         assert images.decode(few[:2] + preview + few[2:] + b"\xff\xda" * 100).size == (64, 64)
         with pytest.raises(ImageTooLargeError, match="the JPEG has 160 scans; the limit is 100"):
@@ -204,12 +224,10 @@ class TestAvailable:
 
         return make
 
-    def test_memory_on_linux(self, machine):
+    def test_memory_on_linux_and_a_system_that_reports_nothing(self, machine, tmp_path):
+        assert memory.available_bytes(str(tmp_path)) is None
         assert machine({}) == 4000 * 1024
         assert memory.available_bytes() is None or memory.available_bytes() > 0
-
-    def test_a_system_that_reports_nothing(self, tmp_path):
-        assert memory.available_bytes(str(tmp_path)) is None
 
     def test_a_service_with_a_limit(self, machine):
         group = {"proc/self/cgroup": "0::/system.slice/edgecnn.service\n"}

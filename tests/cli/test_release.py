@@ -19,7 +19,7 @@ def release(edgecnn, tmp_path, monkeypatch):
     return lambda *arguments: edgecnn("release", *arguments)
 
 
-def test_from_the_first_key_to_a_rollback(release, make_bundle):
+def test_from_the_first_key_to_a_rollback(release, make_bundle, tmp_path):
     made = release("init", "--json")
     assert made.code == 0 and json.loads(made.out)["schema"] == "edgecnn.release/1"
     assert made.err.splitlines()[-1] == "trust root, for each board: releases/metadata/1.root.json"
@@ -29,6 +29,10 @@ def test_from_the_first_key_to_a_rollback(release, make_bundle):
     assert added.err.startswith(
         f"door/cats-1.edgecnn: release 1, for 5 % of the boards and 1 pilot; {size:,} bytes and "
     )
+    folder = tmp_path / "releases" / "metadata"
+    fetched = [folder / name for name in ("timestamp.json", "2.snapshot.json", "2.targets.json")]
+    metadata = sum(path.stat().st_size for path in fetched)
+    assert added.err.endswith(f" and {metadata:,} of metadata for each board\n"), "without the root that boards have"
     assert (
         added.out.splitlines()[-1]
         == f"door         1      5 %  cats-1  {sha256_file(one)[:12]}  {size:,} bytes; 1 pilot"
@@ -51,6 +55,8 @@ def test_from_the_first_key_to_a_rollback(release, make_bundle):
     shown = release("status")
     assert shown.err == "" and shown.out.splitlines()[0].startswith("root       until 20")
     assert "goes back from" in shown.out
+    numbers = [line.split()[1] for line in shown.out.splitlines() if line.startswith("door ")]
+    assert numbers == ["6", "5", "4"], "the newest is first"
 
 
 def test_a_replaced_repository_is_not_shown_as_ones_own(release, tmp_path):
@@ -75,26 +81,26 @@ def test_a_failed_gate_needs_a_reason_which_is_shown(release, make_bundle):
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("ad",), "init, add, share"),
-        (("add",), "add: expected BUNDLE; received none"),
-        (("add", "x.edgecnn"), "add needs --to and --share"),
-        (("share", "door"), "share: expected CHANNEL PERCENT"),
-        (("share", "door", "all"), "'all'"),
-        (("share", "door", "9" * 5000), "from 0 to 100"),
-        (("share", "door", "101"), "from 0 to 100"),
-        (("stop", "door", "--accept-gate", "x"), "only with add"),
-        (("refresh", "snapshot"), "targets, root"),
-        (("rotate",), "rotate: expected KEY..."),
-        (("status", "door"), "takes no more arguments"),
-        (("stop", "door", "--pilot", "x"), "only with add and share"),
-    ],
+TYPOS = (
+    (("ad",), "init, add, share"),
+    (("add",), "add: expected BUNDLE; received none"),
+    (("add", "x.edgecnn"), "add needs --to and --share"),
+    (("share", "door"), "share: expected CHANNEL PERCENT"),
+    (("share", "door", "all"), "'all'"),
+    (("share", "door", "9" * 5000), "from 0 to 100"),
+    (("share", "door", "101"), "from 0 to 100"),
+    (("stop", "door", "--accept-gate", "x"), "only with add"),
+    (("refresh", "snapshot"), "targets, root"),
+    (("rotate",), "rotate: expected KEY..."),
+    (("status", "door"), "takes no more arguments"),
+    (("stop", "door", "--pilot", "x"), "only with add and share"),
 )
-def test_a_typo_is_a_usage_error(release, arguments, message):
-    result = release(*arguments)
-    assert result.code == 2 and message in " ".join(result.err.split()), result.err
+
+
+def test_a_typo_is_a_usage_error(release):
+    for arguments, message in TYPOS:
+        result = release(*arguments)
+        assert result.code == 2 and message in " ".join(result.err.split()), result.err
 
 
 def test_without_a_terminal_the_passphrase_has_to_be_in_a_file(release, monkeypatch, tmp_path):

@@ -107,18 +107,23 @@ def test_every_common_format_is_listed(tmp_path, fill, picture, pictures):
     assert len(listing.items) == 10 and listing.skipped == ()
 
 
-def test_the_summary_names_sizes_and_what_is_left_out(tmp_path, fill, pictures, picture):
-    files = pictures("cat", 0, 40) | pictures("dog", 100, 60)
+def test_the_summary_names_the_smallest_and_largest_class_and_what_is_left_out(tmp_path, fill, pictures, picture):
+    files = pictures("cat", 0, 55) | pictures("dog", 100, 60) | pictures("fox", 200, 40)
     files |= {"cat/a.heic": b"x", "cat/b.HEIC": b"y", "dog/notes.txt": b"z", "stray.png": picture(999)}
     dataset = open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))
     first, stray, others = dataset.summary()
     sizes = dataset.sizes
     assert first == (
-        "pets: 100 images in 2 classes, 40 (cat) to 60 (dog) per class; "
+        "pets: 155 images in 3 classes, 40 (fox) to 60 (dog) per class; "
         f"{sizes['train']} for training, {sizes['validation']} for validation, {sizes['test']} for test"
     )
     assert "left out 1 image outside" in stray and "stray.png" in stray
     assert "3 files left out (2 .heic, 1 .txt)" in others and "Convert photos among them to JPEG or PNG." in others
+    names = [f"{number}.k{kind}" for kind in range(11) for number in range(13 - kind)]
+    line = images.left_out(["README", *names])
+    common = ", ".join(f"{13 - kind} .k{kind}" for kind in range(8))
+    assert line.startswith(f"{len(names) + 1} files left out ({common} and 4 other kinds): only .jpg ")
+    assert images.left_out(["README"]).startswith("1 file left out (1 without a suffix): ") and not images.left_out([])
 
 
 def test_the_same_image_in_two_classes_is_reported(tmp_path, fill, pictures):

@@ -46,14 +46,26 @@ def test_each_operation_changes_an_image_and_keeps_its_form(name):
                 assert any(np.asarray(item).tobytes() != np.asarray(image).tobytes() for item in after)
 
 
-@pytest.mark.parametrize("level", [4, 251])
-def test_noise_ends_at_black_and_white(level):
+def test_noise_ends_at_black_and_white():
     """What wraps round is far from the level that it was added to."""
-    for channels in (1, 3):
+    for level, channels in ((4, 1), (4, 3), (251, 1), (251, 3)):
         image = as_image(np.full((40, 60, channels), level, np.uint8))
         for seed in range(10):
             pixels = np.asarray(OPERATIONS["grain"](image, np.random.default_rng(seed))).astype(int)
             assert 0 < np.abs(pixels - level).max() <= GRAIN
+
+
+def test_a_sheared_picture_keeps_its_middle_and_its_sides_turn_in_opposite_directions():
+    """A picture of 60 rows and 20 columns, with a cross through its middle."""
+    pixels = np.full((60, 20), 30, np.uint8)
+    pixels[29:31], pixels[:, 9:11] = 250, 250
+    for seed in range(12):
+        sheared = np.asarray(robust.shear(as_image(pixels[:, :, np.newaxis]), np.random.default_rng(seed)))
+        assert sheared[29:31, 9:11].min() > 200, seed
+        assert (sheared == 128).sum() == pytest.approx((sheared[::-1, ::-1] == 128).sum())
+        grey = sheared == 128
+        halves = (grey[:30].sum(), grey[30:].sum()) if grey[0].any() else (grey[:, :10].sum(), grey[:, 10:].sum())
+        assert abs(int(halves[0]) - int(halves[1])) <= 0.3 * max(halves) + 6, "as much on one side as on the other"
 
 
 def test_no_operation_is_one_of_the_measured_corruptions():

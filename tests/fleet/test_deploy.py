@@ -5,9 +5,6 @@ import shlex
 
 import pytest
 
-from edgecnn.errors import ReleaseError
-from edgecnn.files import sha256
-
 pytestmark = pytest.mark.needs("sshd", "sudo", "unshare", package="openssh-server sudo")
 
 MOST_BYTES = 10_000
@@ -129,37 +126,6 @@ def test_a_boards_output_is_hostile(boards, edgecnn, tmp_path):
     for _, code, said in answers:
         asked = edgecnn("release", "status", "--hosts", "boards.txt")
         assert asked.code == code and said in asked.out and "\x1b" not in asked.out, asked.out
-
-
-def test_a_board_that_trusts_another_repository_is_left_alone(edgecnn, release, tmp_path):
-    from edgecnn.fleet.deploy import ROOT, UPDATE, Offer, Plan
-    from edgecnn.fleet.look import Look
-    from edgecnn.fleet.software import Wheels
-    from edgecnn.fleet.ssh import BoardError
-
-    release("photos", 1)
-    first = tmp_path / "releases/metadata/1.root.json"
-    assert edgecnn("release", "rotate", "root-1").code == 0
-    plan = Plan(software=Wheels(), offer=Offer(tmp_path / "releases"))
-    newest = plan.configuration(Look())[ROOT]
-    assert newest != first.read_bytes() and newest == (tmp_path / "releases/metadata/2.root.json").read_bytes()
-    old = Look(hashes={ROOT: sha256(first.read_bytes())}, source='"https://models.example.org/"')
-    assert plan.configuration(old) == {UPDATE: b'from = "https://models.example.org/"\nchannel = "door"\n'}
-    other = Look(hashes={ROOT: sha256(b"another")})
-    with pytest.raises(BoardError, match=r"root\.json there belongs to another repository\. .*--replace-root"):
-        plan.configuration(other)
-    assert Plan(**{**vars(plan), "replace_root": True}).configuration(other)[ROOT] == newest
-
-    next((tmp_path / "releases/targets/door").iterdir()).write_bytes(b"half")
-    with pytest.raises(ReleaseError, match=r"photos-1\.edgecnn is missing or damaged"):
-        Offer(tmp_path / "releases")
-
-    # a server's folder that was replaced by another repository
-    (tmp_path / "releases").rename(tmp_path / "ours")
-    assert edgecnn("release", "init", "theirs").code == 0
-    (tmp_path / "theirs").rename(tmp_path / "releases")
-    with pytest.raises(ReleaseError, match="does not follow from that of the keys"):
-        Offer(tmp_path / "releases")
 
 
 def test_an_invalid_repository_and_wrong_options_reach_no_board(edgecnn, release, tmp_path):

@@ -57,7 +57,13 @@ def test_only_missing_pictures_are_fetched(tmp_path, keep_pictures):
     for name in ("notes.txt", f".{kept[0].path.name}.0123.tmp", "-rf.jpg", "a\nb.jpg"):
         (day / name).write_text("no picture")
     (day / kept[0].path.name.replace("-0", "-9")).symlink_to("/etc/passwd")
-    assert fetch(remote, folder) == 4 and files(folder) == expected
+    leftover = folder / day.name / ".20261128T101502.500000Z-0.jpg.0123.tmp"  # from a fetch that was killed
+    for made in (folder.parent, folder, leftover.parent):
+        made.mkdir(mode=0o700)
+    leftover.write_text("half")
+    counted = []
+    assert fetch(remote, folder, counted.append) == 4 and files(folder) == expected
+    assert counted == [1, 2, 3, 4]
     assert {oct(path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*"))} == {"0o700", "0o600"}
     (remote / "labels.jsonl").write_text("{}\n")
     lost = folder / kept[1].path.relative_to(remote)
@@ -94,7 +100,7 @@ def test_a_boards_data_is_hostile_or_cut(tmp_path, keep_pictures, monkeypatch):
     assert not outside.exists() and list(folder.iterdir()) == []
 
     remote = tmp_path / "remote"
-    keep_pictures(remote, scenes=3)
+    keep_pictures(remote, scenes=12)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(remote.rglob("*.j*")):
@@ -105,6 +111,9 @@ def test_a_boards_data_is_hostile_or_cut(tmp_path, keep_pictures, monkeypatch):
         with contextlib.suppress(BoardError):
             fetch_kept(Sent(cut), "", tmp_path / "cut", bool)
         assert files(tmp_path / "cut").items() <= whole.items()
+    monkeypatch.setattr(module, "MOST_BYTES", 1 << 15)  # more than a picture, and than what tarfile reads at a time
+    assert buffer.tell() > module.MOST_BYTES, "the limit is for each file, not for all"
+    assert fetch_kept(Sent(buffer.getvalue()), "", tmp_path / "each", bool) == 12
     monkeypatch.setattr(module, "MOST_BYTES", 4000)
     with pytest.raises(BoardError, match="a file of more than 4,000 bytes"):
         fetch_kept(Sent(buffer.getvalue()), "", tmp_path / "large", bool)

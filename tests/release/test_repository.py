@@ -38,6 +38,10 @@ def test_a_new_repository_has_keys_that_only_their_owner_reads_and_two_of_three_
     assert protected == {"root-1.pem", "root-2.pem", "root-3.pem", "targets.pem"}
     state = repository.read()
     assert state.root.roles["root"].threshold == 2 and len(state.root.roles["root"].keyids) == 3
+    signed = {"root": state.root, "targets": state.targets.signed, "online": state.timestamp.signed}
+    signed["online too"] = state.snapshot.signed
+    valid = {role: round((part.expires - utc_now()) / timedelta(days=1)) for role, part in signed.items()}
+    assert valid == {"root": 3 * 365, "targets": 365, "online": 30, "online too": 30}, "days"
     assert not any(b"PRIVATE" in path.read_bytes() for path in repository.folder.rglob("*") if path.is_file())
 
 
@@ -261,8 +265,10 @@ def test_missing_files_are_named(repository, add, held, tmp_path):
     for folder in (tmp_path / "nowhere", keys):
         with pytest.raises(ReleaseError, match="is not a repository of releases, or is damaged"):
             status(Repository(folder))
-    with pytest.raises(ReleaseError, match="at least 16 characters, such as five random words; received 5"):
-        operations.init(tmp_path / "short", held(tmp_path / "short-keys", ask=lambda name, new: "short"))
+    short = "123456789012345"
+    with pytest.raises(ReleaseError, match="at least 16 characters, such as five random words; received 15"):
+        operations.init(tmp_path / "short", held(tmp_path / "short-keys", ask=lambda name, new: short))
+    operations.init(tmp_path / "enough", held(tmp_path / "enough-keys", ask=lambda name, new: f"{short}6"))
 
 
 def test_the_clock_is_checked(repository, add, held, monkeypatch):
@@ -292,27 +298,24 @@ def test_the_clock_is_checked(repository, add, held, monkeypatch):
     assert status(repository)["problems"] == []
 
 
-@pytest.mark.parametrize(
-    ("role", "days", "command"),
-    [
-        ("root", 90, "edgecnn release refresh root"),
-        ("targets", 30, "edgecnn release refresh targets"),
-        ("snapshot", 7, "edgecnn release refresh"),
-        ("timestamp", 7, "edgecnn release refresh"),
-    ],
-)
-def test_the_days_before_an_expiry_are_counted(repository, monkeypatch, role, days, command):
-    expires = datetime.fromisoformat(status(repository)["roles"][role]["expires"])
-
+def test_the_days_before_an_expiry_are_counted(repository, monkeypatch):
     def problem(before):
         monkeypatch.setattr("edgecnn.release.status.utc_now", lambda: expires - before)
         return [text.removeprefix(f"{role} ") for text in status(repository)["problems"] if text.startswith(role)]
 
-    date = f"{expires:%Y-%m-%d}"
-    assert problem(timedelta(days=days + 1)) == []
-    assert problem(timedelta(days=days + 1, seconds=-1)) == [f"expires in {days} days, on {date}: {command}"]
-    assert problem(timedelta(days=1)) == [f"expires in 1 day, on {date}: {command}"]
-    assert problem(timedelta(0))[0].startswith(f"expired on {date}: ")
+    for role, days, more in (
+        ("root", 90, " root"),
+        ("targets", 30, " targets"),
+        ("snapshot", 7, ""),
+        ("timestamp", 7, ""),
+    ):
+        expires = datetime.fromisoformat(status(repository)["roles"][role]["expires"])
+        command, date = f"edgecnn release refresh{more}", f"{expires:%Y-%m-%d}"
+        assert problem(timedelta(days=days + 1)) == []
+        assert problem(timedelta(days=days + 1, seconds=-1)) == [f"expires in {days} days, on {date}: {command}"]
+        assert problem(timedelta(days=1)) == [f"expires in 1 day, on {date}: {command}"]
+        (expired,) = problem(timedelta(0))
+        assert expired.startswith(f"expired on {date}: ") and expired.endswith(f" Now: {command}")
 
 
 def test_a_lost_or_damaged_bundle_is_reported(repository, add):
