@@ -19,6 +19,7 @@ from edgecnn.recipe import (
     merge,
     nest,
     parse_overrides,
+    source_kind,
     to_tables,
     to_toml,
 )
@@ -28,8 +29,24 @@ from edgecnn.runs import trained_run
 from edgecnn.tables import leaves, value_type
 
 
-def test_defaults_are_the_dataclasses():
+def test_a_recipe_that_states_nothing_has_the_documented_values_and_leaves_the_rest_open():
     assert build_recipe({}) == Recipe()
+    assert to_tables(build_recipe({})) == {
+        "seed": 1,
+        "data": {
+            "source": "cifar10", "validation_fraction": 0.1, "test_fraction": 0.2, "fit": "crop", "region": [0, 0, 1, 1],
+        },
+        "network": {"input_range": "centred", "input_zero_point": 0, "options": {}},
+        "init": {},
+        "train": {"optimizer": "adam", "weight_decay": 0.01, "shift": 1, "precision": "float32", "robust": False},
+        "qat": {},
+        "stranger": {},
+    }  # fmt: skip
+    assert to_tables(build_recipe({"teacher": {"run": "x"}}))["teacher"] == {
+        "run": "x",
+        "temperature": 2.0,
+        "weight": 0.5,
+    }
 
 
 def test_unknown_key_names_the_nearest_valid_one():
@@ -64,25 +81,22 @@ def test_bad_values_report_what_was_received_and_expected(tables, message):
         build_recipe(tables, "recipe.toml")
 
 
-LIMITED = [
-    (name, entry) for name, entry in leaves(Recipe) if "low" in entry.metadata and not name.startswith("teacher")
-]
-
-
-@pytest.mark.parametrize(("name", "entry"), LIMITED, ids=[name for name, _ in LIMITED])
-def test_limits_are_inclusive_and_nothing_beyond_them_is_accepted(name, entry):
+def test_limits_are_inclusive_and_nothing_beyond_them_is_accepted():
     """Tries the nearest number beyond each limit. The message gives both limits and the value received."""
-    low, high, kind = entry.metadata["low"], entry.metadata["high"], value_type(entry.type)
-    for value in (low, high):
-        assert build_recipe(nest([(name, kind(value))]))
-    below, above = (
-        (low - 2, high + 1) if kind is int else (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
-    )
-    for value in (below, above):
-        limits, received = re.escape(f" {low:g} and {high:g}"), re.escape(f" {value!r}")
-        named = rf"^recipe\.toml: {re.escape(name)} .*{limits}\b.*{received}$"
-        with pytest.raises(RecipeError, match=named):
-            build_recipe(nest([(name, value)]), "recipe.toml")
+    for name, entry in leaves(Recipe):
+        if "low" not in entry.metadata or name.startswith("teacher"):
+            continue
+        low, high, kind = entry.metadata["low"], entry.metadata["high"], value_type(entry.type)
+        for value in (low, high):
+            assert build_recipe(nest([(name, kind(value))]))
+        below, above = (
+            (low - 2, high + 1) if kind is int else (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
+        )
+        for value in (below, above):
+            limits, received = re.escape(f" {low:g} and {high:g}"), re.escape(f" {value!r}")
+            named = rf"^recipe\.toml: {re.escape(name)} .*{limits}\b.*{received}$"
+            with pytest.raises(RecipeError, match=named):
+                build_recipe(nest([(name, value)]), "recipe.toml")
 
 
 def test_whole_numbers_are_valid_floats():
@@ -106,6 +120,26 @@ def test_overrides_replace_the_recipes_values_and_keep_the_rest():
     recipe = build_recipe(merge(base, parse_overrides(["train.epochs=20", "data.source=my photos"])))
     assert (recipe.train.epochs, recipe.train.shift, recipe.seed) == (20, 1, 4)
     assert recipe.data.source == "my photos"
+    assert base == {"train": {"epochs": 3, "shift": 1}, "seed": 4}, "the recipe itself is not changed"
+    values = parse_overrides(["a=0", 'b=""', "c=x=y", "d= 7 ", "e= ", "f.g=false", "f.h=[1, 2]", "a=0.0"])
+    assert values == {"a": 0.0, "b": "", "c": "x=y", "d": 7, "e": None, "f": {"g": False, "h": [1, 2]}}
+    zero = build_recipe(parse_overrides(["train.shift=0", "stranger.rate=0", "qat.epochs=0", "qat.keep=0", "seed=0"]))
+    assert (zero.train.shift, zero.stranger.rate, zero.qat.epochs, zero.qat.keep, zero.seed) == (0, 0.0, 0, 0, 0)
+    assert to_tables(zero)["stranger"] == {"rate": 0.0}, "0 is not left out"
+
+
+def test_frigates_input_is_the_default_of_its_sources_only():
+    frigate = {"data": {"source": "frigate:/media"}}
+    for tables, expected in (
+        (frigate, ("stretch", 224, 224, 3)),
+        (merge(frigate, {"data": {"fit": "crop"}, "network": {"width": 96}}), ("crop", 224, 96, 3)),
+        ({"data": {"source": "frigate"}}, ("crop", None, None, None)),
+        ({"data": {"source": "other:/media"}}, ("crop", None, None, None)),
+    ):
+        recipe = build_recipe(tables)
+        network = recipe.network
+        assert (recipe.data.fit, network.height, network.width, network.channels) == expected, tables
+    assert source_kind("frigate:a:b") == ("frigate", "a:b") and source_kind("c:frigate") == ("", "c:frigate")
 
 
 @pytest.mark.parametrize("setting", ["epochs", "=3", "train.=3", "seed=1|seed.x=2"])
@@ -140,6 +174,14 @@ def test_equivalent_input_ranges_give_the_same_code():
     centred, raw = Recipe(), build_recipe({"network": {"input_range": "raw"}})
     assert (centred.input_scale, centred.input_zero_point) == (1 / 128, 0)
     assert (raw.input_scale, raw.input_zero_point) == (1.0, -128)
+    for stated, code in (
+        ({"input_range": "unit"}, (1 / 255, -128)),
+        ({"input_range": "raw", "input_scale": 0.5}, (0.5, 0)),  # an input scale comes with its own zero point, 0 too
+        ({"input_range": "raw", "input_scale": 0.5, "input_zero_point": -3}, (0.5, -3)),
+        ({"input_range": "raw", "input_zero_point": -3}, (1.0, -128)),
+    ):
+        recipe = build_recipe({"network": stated})
+        assert (recipe.input_scale, recipe.input_zero_point) == code, stated
 
 
 def test_shipped_recipes_are_valid(root):
@@ -170,6 +212,16 @@ def test_listed_limits_are_the_enforced_ones():
     listed = {key.name: key for key in keys()}
     assert (listed["train.epochs"].type, listed["train.epochs"].limits) == ("whole number", "1 to 10,000")
     assert listed["qat.method"].limits == "qat, ptq"
+    for names, limits in (
+        (("data.validation_fraction", "data.test_fraction"), "0.01 to 0.5"),
+        (("train.label_smoothing", "stranger.rate"), "0 to 0.5"),
+        (("teacher.weight", "train.weight_decay"), "0 to 1"),
+        (("network.height", "network.width"), "1 to 1,024"),
+        (("train.folds",), "2 to 20"),
+        (("qat.epochs", "qat.keep"), "0 to 10,000"),
+        (("train.batch_size", "qat.batch_size"), "1 to 65,536"),
+    ):
+        assert {listed[name].limits for name in names} == {limits}, names
     for key in listed.values():
         if " to " not in key.limits or key.type.startswith("array"):
             continue

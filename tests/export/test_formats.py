@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,9 +16,9 @@ from edgecnn.data import open_dataset
 from edgecnn.data.balanced import balanced
 from edgecnn.errors import ExportError, RunError
 from edgecnn.evaluate.answers import input_contract
-from edgecnn.export import ALTERNATIVES, EXPORTS, convert, export, export_path, tflite
+from edgecnn.export import ALTERNATIVES, EXPORTS, alternative, convert, export, export_path, source_model, tflite
 from edgecnn.export.flatbuffer import read
-from edgecnn.export.representative import IMAGES, representative_dataset
+from edgecnn.export.representative import IMAGES, needs_representative_dataset, representative_dataset
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes, predictor
@@ -141,6 +142,43 @@ def test_float_inside_is_refused_for_every_io_type():
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8)
     with pytest.raises(ExportError, match="COS"):
         tflite.int8_post_training(model, tflite.RepresentativeDataset(images, 1 / 128, 0), "float32")
+
+
+def test_a_converter_sees_the_range_from_a_black_to_a_white_corner_in_real_inputs():
+    images = np.array([[[50, 60, 70], [80, 90, 100]], [[1, 2, 3], [4, 5, 6]]], np.uint8)[..., np.newaxis]
+    first, second = (batch for (batch,) in tflite.RepresentativeDataset(images, 1 / 4, -28).batches())
+    assert first.shape == (1, 2, 3, 1) and first.dtype == np.float32
+    # a quarter of (pixel - 128 + 28)
+    assert first[0, :, :, 0].tolist() == [[-25, -10, -7.5], [-5, -2.5, 38.75]]
+    assert second[0, :, :, 0].tolist() == [[-24.75, -24.5, -24.25], [-24, -23.75, -23.5]]
+    assert images[0, 0, 0, 0] == 50, "the images themselves are not changed"
+
+
+def test_the_source_and_the_alternative_of_an_int8_file_follow_the_runs_method(tmp_path):
+    def run_of(method, ptq="measured", trained=True):
+        run, path = SimpleNamespace(int8_method=method, float_model="float.h5"), tmp_path / "qat.h5"
+        path.touch() if trained else path.unlink(missing_ok=True)
+        run.file = tmp_path.joinpath
+        run.info = SimpleNamespace(int8=SimpleNamespace(validation=SimpleNamespace(ptq=ptq)))
+        return run
+
+    assert alternative(run_of("qat")) == ("tflite", "int8-ptq") and alternative(run_of("qat", ptq=None)) is None
+    assert alternative(run_of("ptq")) == ("tflite", "int8-qat") and alternative(run_of("ptq", trained=False)) is None
+    sources = {
+        "qat": ("qat.h5", "float.h5", "qat.h5", "float.h5"),
+        "ptq": ("float.h5", "float.h5", "qat.h5", "float.h5"),
+    }
+    for method, expected in sources.items():
+        run = run_of(method)
+        precisions = ("int8", "int8-ptq", "int8-qat", "float32")
+        assert tuple(source_model(run, precision) for precision in precisions) == expected, method
+        needed = [one for one in (*precisions, "int16x8") if needs_representative_dataset(run, one)]
+        assert needed == [*(["int8"] if method == "ptq" else []), "int8-ptq", "int16x8"]
+    names = [
+        export_path(run, *one).name
+        for one in (("tflite", "int8"), ("tflite", "int8", "int8"), ("tflite", "int8", "uint8"))
+    ]
+    assert names == ["model-int8.tflite", "model-int8.tflite", "model-int8-uint8.tflite"]
 
 
 def test_impossible_exports(finished_run):

@@ -6,6 +6,8 @@ from edgecnn.errors import NetworkError, UnknownNameError
 from edgecnn.networks import NETWORKS, build_network
 from edgecnn.networks.blocks import halvings
 from edgecnn.networks.describe import describe
+from edgecnn.networks.efficientnet_lite import blocks_of, is_whole
+from edgecnn.networks.keras import keras
 
 FURTHER = {
     "resnet_100kb", "resnet_300kb", "resnet_1000kb", "efficientnet_lite0_270kb", "efficientnet_lite0_1200kb",
@@ -58,12 +60,12 @@ def test_any_input_size(name, shape):
     assert model.output_shape == (None, 7)
 
 
-@pytest.mark.parametrize(
-    ("side", "times"), [(8, 0), (28, 0), (32, 0), (45, 0), (46, 1), (64, 1), (96, 2), (128, 2), (224, 3)]
-)
-def test_the_stem_reduces_an_input_to_about_32(side, times):
-    assert halvings(side, 2 * side) == times
-    assert side < 46 or 22 < side / 2**times < 46
+def test_the_stem_reduces_an_inputs_shorter_side_to_about_32():
+    for side, times in (
+        (8, 0), (28, 0), (32, 0), (45, 0), (46, 1), (64, 1), (90, 1), (91, 2), (128, 2), (181, 2), (182, 3), (224, 3),
+    ):  # fmt: skip
+        assert halvings(side, 2 * side) == halvings(3 * side, side) == times, side
+        assert side < 46 or 22 < side / 2**times < 46
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,43 @@ def test_networks_end_in_logits_have_the_size_in_their_names_and_a_batch_norm_di
     if name.endswith("kb"):
         stated = 1000 * int(name.rpartition("_")[2].removesuffix("kb"))
         assert describe(network).int8_bytes == pytest.approx(stated, rel=0.12)
+
+
+def test_costs_are_counted_by_hand_for_an_input_that_is_not_square():
+    inputs = keras.Input((6, 10, 2))
+    x = keras.layers.Conv2D(4, (3, 1), (2, 1), "same", name="convolution")(inputs)
+    x = keras.layers.ReLU()(x)
+    x = keras.layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise")(x)
+    cost = describe(keras.Model(inputs, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x))))
+    named = {layer.name: layer for layer in cost.layers}
+    convolution, depthwise = named["convolution"], named["depthwise"]
+    assert (convolution.shape, convolution.macs, convolution.parameters) == (
+        (3, 10, 4),
+        3 * 10 * 3 * 2 * 4,
+        3 * 2 * 4 + 4,
+    )
+    assert (depthwise.shape, depthwise.macs, depthwise.parameters) == ((1, 8, 8), 8 * 9 * 8, 9 * 8 + 8)
+    assert (cost.macs, cost.parameters) == (720 + 576 + 40, 28 + 80 + 45)
+    # weights; three operators with a kernel of 4, 8 and 5 channels; and one without
+    assert cost.int8_bytes == (24 + 72 + 40) + 3 * 730 + 24 * (4 + 8 + 5) + 4 * 170
+
+
+def test_the_backbones_have_the_published_blocks():
+    """Filters, kernel and stride of each stage; Lite2 is 1.1 times as wide and 1.2 times as deep as Lite0."""
+    for family, stages in {
+        "efficientnet_lite0": ((1, 16, 3, 1), (2, 24, 3, 2), (2, 40, 5, 2), (3, 80, 3, 2), (3, 112, 5, 1), (4, 192, 5, 2), (1, 320, 3, 1)),
+        "efficientnet_lite2": ((1, 16, 3, 1), (3, 24, 3, 2), (3, 48, 5, 2), (4, 88, 3, 2), (4, 120, 5, 1), (5, 208, 5, 2), (1, 352, 3, 1)),
+    }.items():  # fmt: skip
+        expected = [
+            (filters, kernel, 1 if index else stride)
+            for count, filters, kernel, stride in stages
+            for index in range(count)
+        ]
+        assert [block[:3] for block in blocks_of(family)] == expected
+        assert [block[3] for block in blocks_of(family)] == [1] + [6] * (len(expected) - 1)
+    assert [name for name in NETWORKS if name.startswith("efficientnet") and is_whole(name)] == [
+        "efficientnet_lite0_4000kb", "efficientnet_lite2_5600kb",
+    ]  # fmt: skip
 
 
 def test_an_input_that_is_too_small_reports_the_smallest_size():

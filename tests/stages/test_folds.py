@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -278,4 +279,7 @@ def test_training_without_folds_ends_with_the_cost_and_benefit_of_folds(photos, 
     sizes = dataset.sizes
     assert "--folds 5, about 10 min here" in line and "all 180 photos" in line
     assert f"not {sizes['train']}," in line and line.endswith(f"not {sizes['test']}.")
+    chose = SimpleNamespace(path=finished_run.path, stored=lambda name, kind: SimpleNamespace(seconds=50.0))
+    assert "about 15 min here" in by_folds_line(chose, dataset, info), "six choices of a network take 5 minutes"
+    assert "about 1 min here" in by_folds_line(finished_run, dataset, dataclasses.replace(info, seconds=0.5))
     assert by_folds_line(finished_run, dataset, dataclasses.replace(info, folds=(info_of_fold(),))) == ""
