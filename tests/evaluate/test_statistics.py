@@ -265,6 +265,7 @@ def score(b: int, c: int, n: int, d: float) -> float:
 @given(tables(largest=500), st.sampled_from([0.8, 0.95, 0.99]))
 @example((0, 0, 30), 0.95)
 @example((3, 0, 30), 0.95)
+@example((15, 0, 30), 0.95)
 @example((0, 30, 30), 0.95)
 @example((15, 15, 30), 0.95)
 def test_paired_interval_ends_where_the_score_is_the_quantile(table, confidence):
