@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from PIL import Image
 
 from edgecnn.data import open_dataset
 from edgecnn.inspect import groups
@@ -97,7 +98,6 @@ def test_a_damaged_cache_is_not_trusted_and_not_fatal(tmp_path, fill, photos, ow
 
 def test_a_camera_that_never_moves_tightens_the_limits(tmp_path, fill, scene, encode):
     import numpy as np
-    from PIL import Image
 
     empty = np.asarray(scene(7)).astype(np.int16)
     files = {}
@@ -112,6 +112,13 @@ def test_a_camera_that_never_moves_tightens_the_limits(tmp_path, fill, scene, en
     assert report.method.tightened and report.method.alike > 0.1
     assert "alike" in {item.kind for item in report.findings}
     assert sum(len(group.copies) for group in report.groups) <= 0.25 * len(files)
+
+
+def test_a_mirrored_copy_is_found_among_few_photos_whose_pairs_are_compared_both_ways(tmp_path, fill, scene, encode):
+    files = {f"{('cat', 'dog')[seed % 2]}/{seed}.jpg": encode(scene(seed), quality=95) for seed in range(6)}
+    files["cat/mirrored.jpg"] = encode(scene(2).transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=85)
+    (group,) = inspected(fill(tmp_path / "pets", files)).groups
+    assert [copy.source for copy in group.copies] == ["cat/2.jpg", "cat/mirrored.jpg"] and group.mirrored
 
 
 def test_beyond_a_limit_only_images_of_different_groups_are_compared(
@@ -132,8 +139,6 @@ def test_beyond_a_limit_only_images_of_different_groups_are_compared(
 
 def test_with_a_region_only_the_region_is_compared(tmp_path, fill, scene, encode):
     """Twenty scenes inside the region of a grey picture, and the first scene again with something else around it."""
-    from PIL import Image
-
     region = (0.5, 0.25, 0.25, 0.25)
     files = {}
     for index in range(21):

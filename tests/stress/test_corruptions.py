@@ -136,5 +136,8 @@ def test_occlusion_covers_its_share_within_the_image():
     image = drawn(3, 50, 80)
     for strength, share in enumerate(CORRUPTIONS["occlusion"].photo, 1):
         covered = corrupt(image, "occlusion", strength, generator(1, "occlusion", "b"), "photo")
-        _, counts = np.unique(covered.reshape(-1, 3), axis=0, return_counts=True)
+        colours, counts = np.unique(covered.reshape(-1, 3), axis=0, return_counts=True)
         assert counts.max() == pytest.approx(share * 4000, rel=0.1)
+        rows, columns = np.nonzero((covered == colours[counts.argmax()]).all(axis=2))
+        sides = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert sides == pytest.approx((50 * share**0.5, 80 * share**0.5), abs=1), "as wide as the image, in proportion"

@@ -191,6 +191,7 @@ def test_pictures_are_the_images_before_the_resize(tmp_path):
 def test_the_command_writes_into_the_run_its_page_and_its_card(own_run, edgecnn, monkeypatch):
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     monkeypatch.chdir(own_run.path.parent.parent)
+    monkeypatch.setattr("edgecnn.stress.measure.SAVE_S", 0.0)
     kept = own_run.file("card.md").read_text()
     result = edgecnn("stress", own_run.path, "--limit", 4, "--json", "--at-least", 0.01)
     assert result.code == 0, result.err

@@ -16,8 +16,9 @@ from edgecnn.bundle.write import write_bundle
 from edgecnn.calibrate.strangers import VALUES, fit_limit, known_codes
 from edgecnn.data import open_dataset
 from edgecnn.errors import BundleError, RunError, SelftestError
-from edgecnn.export import export, export_path
+from edgecnn.export import convert, export, export_path
 from edgecnn.export.feature_output import with_features
+from edgecnn.export.flatbuffer import read
 from edgecnn.interop.programs import MEDIAPIPE, program_files
 from edgecnn.labels import STRANGER
 from edgecnn.recipe import build_recipe
@@ -162,6 +163,8 @@ def test_every_model_except_int16_gives_features_and_both_int8_files_have_equal_
     )
     assert np.array_equal(tflite.view(np.uint8) ^ 128, onnx)
     assert np.array_equal(tflite_features.view(np.uint8) ^ 128, onnx_features)
+    for io in ("uint8", "float32"):
+        assert len(read(convert(run, "tflite", "int8", io)).outputs) == 1, "other programs expect only the answer"
 
 
 def test_a_bundle_carries_the_decision_and_its_self_test_covers_the_features(run, tmp_path):

@@ -148,11 +148,11 @@ def test_an_interrupt_while_a_camera_is_tested_closes_it(found):
 def test_nodes_by_id_come_first_and_each_only_once(tmp_path):
     by_id = tmp_path / "v4l" / "by-id"
     by_id.mkdir(parents=True)
-    for name in ("video0", "video10", "video2", "videoX", "vbi0"):
+    for name in ("video0", "video10", "video2", "video3", "videoX", "vbi0"):
         (tmp_path / name).touch()
     (by_id / "usb-cam-index0").symlink_to(tmp_path / "video2")
     (by_id / "usb-cam-index0-again").symlink_to(tmp_path / "video2")
-    assert nodes.video_nodes(tmp_path) == [str(tmp_path / name) for name in ("video2", "video0", "video10")]
+    assert nodes.video_nodes(tmp_path) == [str(tmp_path / name) for name in ("video2", "video0", "video3", "video10")]
     assert nodes.names_by_id(tmp_path) == {
         str(tmp_path / "video2"): [str(by_id / "usb-cam-index0"), str(by_id / "usb-cam-index0-again")]
     }

@@ -1,12 +1,16 @@
 """Images that a client posts get the command's answer, or an error with the reason."""
 
+import asyncio
 import functools
 import json
 import struct
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from edgecnn.device.http.inference import Busy, Inference
 
 
 @pytest.fixture
@@ -54,6 +58,22 @@ def test_an_image_that_cannot_be_classified_reports_why(post, body, status, code
     answer = json.loads(answer)
     assert (got, answer["code"]) == (status, code) and answer["error"] and text in answer["error"]
     assert post()[0] == 405
+
+
+def test_eight_requests_may_wait_and_the_ninth_is_refused():
+    async def requests():
+        done, inference = threading.Event(), Inference(lambda: None)
+        waiting = [asyncio.create_task(inference.run(lambda _: done.wait(60))) for _ in range(8)]
+        await asyncio.sleep(0)
+        ninth = asyncio.create_task(inference.run(lambda _: None))
+        await asyncio.sleep(0)
+        done.set()
+        with pytest.raises(Busy):
+            await ninth
+        assert await asyncio.gather(*waiting) == [True] * 8
+        assert await inference.run(lambda _: "free again") == "free again"
+
+    asyncio.run(requests())
 
 
 def test_the_number_of_waiting_images_is_limited(post, photo):

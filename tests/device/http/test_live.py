@@ -126,8 +126,16 @@ def test_the_camera_loop_hears_whether_somebody_is_watching(monkeypatch):
                 while len(heard) < 2 * visit:
                     await asyncio.sleep(0.01)
 
+        stream = viewers.stream()
+        visit = asyncio.create_task(anext(stream))
+        while len(heard) < 5:
+            await asyncio.sleep(0)
+        visit.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await visit
+
     asyncio.run(visits())
-    assert heard == [True, False, True, False]
+    assert heard == [True, False] * 3
 
 
 def test_a_restarted_server_knows_the_camera_and_counts_nothing_twice(bundle, monkeypatch):

@@ -178,23 +178,28 @@ def test_a_binary_sensor(feed, small, eventually):
 
 
 def test_the_newest_state_is_sent_on_return_and_dropped_states_are_counted(feed, small, seen, eventually):
+    small.code = 3  # unavailable
     fed = feed(small.port)
+    fed.until("mqtt_refused")
+    small.code = 0
+    first = fed.until("mqtt_connected")
+    assert first.attempts >= 2
     fed.frame("cat")
     seen(small, "state", "cat")
-    small.code = 3  # unavailable
+    small.code, before = 3, len(small.connects)
     small.drop()
     lost = fed.until("mqtt_lost")
     assert (lost.reason, lost.message) == ("closed", "the broker closed the connection")
     for state in ("dog", "cat", "dog", "cat", "abstain"):
         fed.frame(state)
-    refused = fed.until("mqtt_refused")
+    refused = fed.until("mqtt_refused", 2)
     assert refused.reason == "refused" and refused.count == 1
-    before = len(small.messages)
+    earlier = len(small.messages)
     small.code = 0
     back = fed.until("mqtt_connected", 2)
-    assert back.dropped == 4 and back.attempts >= 2 and back.after_s > 0
+    assert back.dropped == 4 and back.attempts == len(small.connects) - before >= 2 and back.after_s > 0
     eventually(lambda: small.payloads("state")[-1:] == ["abstain"])
-    assert [payload for topic, payload in small.messages[before:] if topic.endswith("state")] == [b"abstain"]
+    assert [payload for topic, payload in small.messages[earlier:] if topic.endswith("state")] == [b"abstain"]
 
 
 @pytest.mark.parametrize(("code", "user", "text"), [
