@@ -97,19 +97,20 @@ class Survivor:
 
 
 def nearby(file: str, root: Path) -> list[list[str]]:
-    """Return the tests next to a module, in the order in which they run: those of its name, then those of its room."""
+    """Return the tests next to a module, in the order in which they run: those of its name, then the others in its room's folder."""
     module, tests = Path(file).relative_to("edgecnn").with_suffix(""), root / "tests"
     folders = [tests / folder for folder in module.parents if folder.name]
     modules = [tests / f"test_{folder}.py" for folder in module.parents if folder.name]
-    others = next(([path] for path in folders + modules if path.exists()), sorted(tests.glob("test_*.py")))
-    named = (others[0] if others[0].is_dir() else tests) / f"test_{module.name}.py"
-    return [*([[str(named)]] if named.exists() else []), [*map(str, others), f"--ignore={named}"]]
+    place = next((path for path in folders + modules if path.exists()), tests)
+    named = (place if place.is_dir() else tests) / f"test_{module.name}.py"
+    others = [path for path in (sorted(place.glob("test_*.py")) if place.is_dir() else [place]) if path != named]
+    return [[str(path) for path in part] for part in ([named] if named.exists() else [], others) if part]
 
 
 def all_tests(file: str, root: Path) -> list[list[str]]:
     """Return the tests next to a module, then the rest."""
     near = nearby(file, root)
-    return [*near, [f"--ignore={path}" for path in chain(*near) if not path.startswith("-")]]
+    return [*near, [f"--ignore={path}" for path in chain(*near)]]
 
 
 def modules(root: Path) -> dict[str, list[str]]:

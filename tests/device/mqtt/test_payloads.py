@@ -90,7 +90,7 @@ def test_a_devices_description():
     parts = config["components"]
     assert config["device"]["identifiers"] == ["edgecnn_door"] and config["origin"]["name"] == "edgecnn"
     assert parts["state"]["options"] == list(state_names(HOSTILE).values())
-    assert parts["binary"]["name"] == "None (class)"
+    assert parts["binary"]["name"] == "None (class)" and parts["score"]["suggested_display_precision"] == 2
     assert {part["unique_id"] for part in parts.values()} == {f"edgecnn_door_{name}" for name in parts}
     assert [item["topic"] for item in config["availability"]] == ["edgecnn/door/availability", "edgecnn/door/camera"]
     assert config["availability_mode"] == "all"
