@@ -190,6 +190,8 @@ def test_a_run_against_an_old_bundle_needs_no_recipe_and_ends_with_the_next_seri
     new = read_bundle(bundle_path(own_run))
     assert new.manifest.serial == 8 and verdict_of(new)[0] == "passed"
     assert json.loads(new.files["against.json"])["parts"][0]["n"] == 385, "the test images of both"
+    asked, _ = bundle_stage(own_run, tmp_path / "asked.edgecnn", serial=20)
+    assert read_bundle(asked).manifest.serial == 20
     assert "Old against new" in own_run.file("report.html").read_text()
     assert not {"train", "verify", "against", "report", "bundle"} & set(edgecnn(*command).err.splitlines())
     against, shipped = own_run.file("against.json"), sha256_file(export_path(own_run, "tflite", "int8"))

@@ -26,7 +26,7 @@ from edgecnn.stages import compare, sides
 from edgecnn.stages.against import flips_in_order
 from edgecnn.stages.bundle import counted_with, default_model
 from edgecnn.stages.choose import Choosing, labelled, splits_to_try
-from edgecnn.stages.folds import fold_line, voted_line
+from edgecnn.stages.folds import divided, fold_line, voted_line
 from edgecnn.stages.pipeline import STAGES, Stages, changed_keys
 from edgecnn.stages.verify_folds import by_folds, of_folds, ordered, refused_strangers
 
@@ -139,6 +139,21 @@ def test_the_strangers_limit_is_chosen_again_only_after_a_change(choosing):
     none = choosing()
     none.features = False
     assert none.strangers(2.0) is None
+
+
+def test_photos_that_show_the_same_thing_are_counted_when_folds_are_made(tmp_path):
+    groups, notes = {"b": "a", "c": "a", "h": "g"}, []
+    items = [
+        Item(split="train", label=int(one > "f"), hash=one, source=f"{one}.png", handle=None) for one in "abcdefghijkl"
+    ]
+    dataset = SimpleNamespace(
+        name="pets", labels=("cat", "dog"), items={"train": items}, given=frozenset(), tied={},
+        sides={item.hash: Side(groups.get(item.hash, item.hash), "train") for item in items},
+    )  # fmt: skip
+    recipe = build_recipe({"train": {"folds": 3}})
+    folds = divided(dataset, Run(tmp_path), recipe, SimpleNamespace(note=notes.append))
+    assert notes == ["pets: 12 images in 3 folds; 5 of them show the same thing as others and share their fold"]
+    assert divided(dataset, Run(tmp_path), recipe, SimpleNamespace(note=None)) == folds, "they are made once"
 
 
 def fold_info(**values):

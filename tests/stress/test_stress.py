@@ -13,6 +13,7 @@ from scipy.stats import binomtest, norm, sem
 from edgecnn.data import open_dataset
 from edgecnn.errors import SplitError, StressError
 from edgecnn.recipe import DataRecipe
+from edgecnn.report.stress import mean_line
 from edgecnn.stress import measure
 from edgecnn.stress.corruptions import CORRUPTIONS, conditions
 from edgecnn.stress.measure import Settings, require_passed, stress
@@ -272,6 +273,8 @@ def test_figures_are_means_over_strengths_and_losses_are_points_of_the_int8_mode
     assert (report.mean_float.accuracy, report.mean_int8.accuracy) == pytest.approx((shares[0].mean(), accuracy))
     assert (report.data.images, report.data.of, report.seconds, report.test_uses) == (40, 50, 1.3, 0)
     assert (report.remedy, report.complete, report.kind, report.at_least) == ("colour order", False, "bundle", None)
+    interval = binomtest(38, 40).proportion_ci(method="wilson")
+    assert f", 95.00% ({interval.low:.2%} to {interval.high:.2%}) without corruption; of float: " in mean_line(report)
     exact = report.mean_int8.accuracy
     assert [made(line).passed for line in (None, 0.0, exact, exact + 1e-6)] == [True, True, True, False]
     alone = made(models=("int8",), tally=replace(tally, right=right[1:], shares=shares[1:]))

@@ -189,6 +189,14 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
     assert made.images == dataset.sizes["train"] + dataset.sizes["validation"]
     rows = choice_rows(made)
     assert len(rows) == 4 and [row[-1] for row in rows].count("chosen") == 1
+    several = tuple(
+        dataclasses.replace(taken, frozen=frozen, tuned=tuned)
+        for frozen, tuned in ((0.5, None), (0.7, None), (0.3, 0.4), (0.3, 0.6))
+    )
+    more = dataclasses.replace(made, candidates=several)
+    assert [row[2:4] for row in choice_rows(more)] == [
+        ("30.0%", "60.0%"), ("30.0%", "40.0%"), ("70.0%", "-"), ("50.0%", "-"),
+    ]  # fmt: skip
     assert made.network in judged_line(made)
 
     monkeypatch.setattr(network_choice.Choosing, "choose", None)

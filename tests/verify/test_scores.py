@@ -171,6 +171,9 @@ def test_if_no_threshold_qualifies_the_error_names_what_is_missing():
     assert failure.value.exit_code == 23
     assert isinstance(failure.value, ValueError)
     assert str(failure.value).count("\n") <= 2
+    scores = np.repeat([0.2, 0.61, 0.9], [40, 50, 10]).astype(np.float32)  # the wrong answers are the unsure ones
+    with pytest.raises(ThresholdError, match=r"closest, 0\.\d+, answers 60 of 100 images with 0 errors"):
+        choose_threshold(scores, scores > 0.5, 0.02)
     choice = choose_threshold(np.ones(149, np.float32), np.ones(149, bool), 0.05)
     assert (choice.threshold, choice.share_answered, choice.errors) == (0.0, 1.0, 0)
 

@@ -103,6 +103,7 @@ def test_the_token_is_accepted_in_three_ways(guarded):
         assert (answer.code, answer.headers["location"]) == (303, "/")
         cookie = answer.headers["set-cookie"]
     assert re.search("httponly", cookie, re.I) and re.search("samesite=strict", cookie, re.I) and TOKEN not in cookie
+    assert re.search("max-age=2592000;", cookie, re.I), "thirty days"
     name, _, value = cookie.partition(";")[0].partition("=")
     assert guarded.ask("/v1/state", cookie=f"{name}={value}")[0] == 200
     until, _, mac = value.partition(".")

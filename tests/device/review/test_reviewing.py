@@ -80,8 +80,11 @@ def test_an_answer_is_written_once_undone_and_never_asked_again(tmp_path, keep_p
             reviewing.answer(names[4:], "label", label)
     with pytest.raises(ValueError, match="no picture"):
         reviewing.answer(["0" * 64], "skip")
+    half = tmp_path / "photos" / "a new one" / f".{line['path'].partition('/')[2]}.0a1b.tmp"
+    half.write_bytes(b"half")
     again = review(tmp_path)
     assert [question["pictures"] for question in again.document()["next"]] == [names[4:]] and not again.undo()
+    assert not half.exists(), "left by a review that was killed"
     (tmp_path / "photos" / "test").mkdir()
     with pytest.raises(OutputError, match="folders of splits"):
         review(tmp_path)
