@@ -79,9 +79,7 @@ def test_a_small_file_that_takes_more_memory_than_the_board_has(board, kind):
         data = encoded(mode, format_, size)
     assert len(data) < 200_000
     board(290)
-    with pytest.raises(
-        ImageTooLargeError, match=r"would take about [\d,]+ MiB; the limit is 145 MiB \(50% of the available"
-    ):
+    with pytest.raises(ImageTooLargeError, match=r" 145 .*50%"):
         images.load(data, 96, 96, 3)
     assert images.probe(data) == (size[1], size[0], 1 if mode == "1" else 3), "the header alone needs no memory"
 

@@ -115,7 +115,7 @@ def test_an_output_that_exists(edgecnn, own_run, tmp_path):
         result = edgecnn(command, own_run.path)
         failed(result, errors.OutputExistsError)
         assert "--out" not in result.err
-    failed(edgecnn("train", "--data", "digits", "--out", own_run.path), errors.OutputExistsError, "--resume")
+    failed(edgecnn("train", "--data", "digits", "--out", own_run.path), errors.OutputExistsError)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("dear")
     result = edgecnn("train", "--data", "digits", "--out", "notes", "--force")

