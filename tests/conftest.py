@@ -559,3 +559,15 @@ def network(photos):
     model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
     model.fit(train.images / np.float32(255), train.classes, epochs=15, verbose=0)
     return model, train.images
+
+
+@pytest.fixture(scope="session")
+def fold_info():
+    """Return a function that makes the record of a fold, with the values given."""
+    from edgecnn.run_info import FoldInfo
+
+    usual = {
+        "network": "article", "height": 96, "width": 128, "images": 7, "epochs": 10, "method": "qat", "rounding": "nearest",
+        "epoch": 2, "qat_epochs": 4, "float_accuracy": 0.93, "int8_accuracy": 0.917, "seconds": 1.0,
+    }  # fmt: skip
+    return lambda **values: FoldInfo(**usual | values)

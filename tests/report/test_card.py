@@ -16,7 +16,6 @@ from edgecnn.report.markdown import plain
 from edgecnn.report.stress import stress_lines
 from edgecnn.run_info import (
     Duplicate,
-    FoldInfo,
     ImportedFrom,
     InputSize,
     RepresentativeInfo,
@@ -99,12 +98,9 @@ def test_the_origin_counts_the_images_that_were_used_and_those_left_out(drawn_ru
     assert len(origin_lines(replace(info, seconds=0.0, init=started))) == 2, "without a licence there is no line"
 
 
-def test_the_time_with_folds_includes_theirs_and_an_import_names_its_calibration(drawn_run):
+def test_the_time_with_folds_includes_theirs_and_an_import_names_its_calibration(drawn_run, fold_info):
     info = replace(drawn_run(verified=False).info, data=data_of(drawn_run(verified=False)))
-    fold = FoldInfo(
-        network="article", height=8, width=8, images=7, epochs=3, method="qat", rounding="gptq", epoch=2, qat_epochs=4,
-        float_accuracy=0.93, int8_accuracy=0.917, seconds=1000.0,
-    )  # fmt: skip
+    fold = fold_info(seconds=1000.0)
     trained, seconds = origin_lines(replace(info, folds=(fold, replace(fold, seconds=300.0)), seconds=40.0))
     assert numbers_in(trained) == ["870", "2"] and numbers_in(seconds) == ["1,340"]
     given = ImportedFrom(file="a.onnx", format="onnx", softmax_cut=False, range="Reads 0 to 1")

@@ -25,7 +25,7 @@ from edgecnn.report.table import (
     stranger_lines,
     warnings_of,
 )
-from edgecnn.run_info import FoldInfo, Validated, Validation
+from edgecnn.run_info import Validated, Validation
 from edgecnn.verify.parity_report import (
     Confidence,
     Data,
@@ -60,12 +60,9 @@ def test_the_number_of_images_is_given_with_the_number_that_the_data_have():
     assert ["its own test split" in line for line in lines] == [False] * 4 + [True]
 
 
-def test_folds_are_described_with_their_accuracies_in_order_and_their_networks_once(counted):
+def test_folds_are_described_with_their_accuracies_in_order_and_their_networks_once(counted, fold_info):
     report, _ = counted
-    one = FoldInfo(
-        network="article", height=96, width=128, images=7, epochs=3, method="qat", rounding="gptq", epoch=2, qat_epochs=4,
-        float_accuracy=0.93, int8_accuracy=0.917, seconds=5.0,
-    )  # fmt: skip
+    one = fold_info()
     folds = (one, replace(one, int8_accuracy=0.804), replace(one, int8_accuracy=0.882))
     data = replace(report.data, split="folds", test_images=1300)
     (line,) = fold_lines(replace(report, folds=folds, seen_images=500, data=data))

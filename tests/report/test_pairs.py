@@ -9,7 +9,6 @@ from scipy.stats import binomtest
 from edgecnn.evaluate.held_out import HeldOut, write_held_out
 from edgecnn.report.figures import Pair
 from edgecnn.report.pairs import pairs, run_answers
-from edgecnn.run_info import FoldInfo
 from edgecnn.runs import IMAGES
 from edgecnn.verify.predictions import Predictions
 
@@ -70,12 +69,9 @@ def test_a_users_test_photos_are_known_by_their_content_and_those_of_a_named_dat
     assert run_answers(run, made, "onnx-int8") == run_answers(run, None, "int8") == run_answers(run, made, None) == {}
 
 
-def test_with_folds_the_held_out_answers_of_int8_count(drawn_run):
+def test_with_folds_the_held_out_answers_of_int8_count(drawn_run, fold_info):
     run = drawn_run(verified=False)
-    fold = FoldInfo(
-        network="article", height=8, width=8, images=7, epochs=3, method="qat", rounding="gptq", epoch=2, qat_epochs=4,
-        float_accuracy=0.93, int8_accuracy=0.917, seconds=1.0,
-    )  # fmt: skip
+    fold = fold_info()
     run.write_info(replace(run.info, folds=(fold,)))
     eye = np.eye(3, dtype=np.float32)
     held = HeldOut(

@@ -21,7 +21,6 @@ from edgecnn.evaluate.held_out import ANSWERS, require_held_out
 from edgecnn.evaluate.statistics import compare
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.recipe import build_recipe
-from edgecnn.run_info import FoldInfo
 from edgecnn.runs import FLOAT_MODEL, FOLD, INFO, QAT_MODEL, Run, create_run
 from edgecnn.stages import folds as stage
 from edgecnn.stages.against import verify_against
@@ -204,11 +203,6 @@ def test_two_jobs_give_the_same_weights_and_figures(made, tmp_path, monkeypatch,
     assert open_run_dataset(other).fingerprint == open_run_dataset(run).fingerprint
 
 
-def info_of_fold(**values):
-    given = {"network": "a", "method": "qat", "rounding": "nearest", "epoch": 2, "qat_epochs": 4, "epochs": 10} | values
-    return FoldInfo(**given, height=8, width=8, images=10, float_accuracy=0.9, int8_accuracy=0.9, seconds=1.0)
-
-
 IN_TRAINING_S = 4.0, 16.0
 """How long after its start a process is killed: between its imports and about its end, on an idle machine."""
 
@@ -253,24 +247,22 @@ def assert_same(whole, run):
             assert np.array_equal(mine, theirs)
 
 
-def test_the_folds_vote():
-    recipe = build_recipe({"network": {"name": "a"}, "train": {"epochs": 7}, "qat": {"epochs": 3}})
-    others = info_of_fold(network="b", epoch=0, epochs=90), info_of_fold(method="ptq", epoch=1)
-    result = voted(recipe, [info_of_fold(epochs=9), info_of_fold(epoch=3), *others])
+def test_the_folds_vote(fold_info):
+    recipe = build_recipe({"network": {"name": "article"}, "train": {"epochs": 7}, "qat": {"epochs": 3}})
+    others = fold_info(network="b", epoch=0, epochs=90), fold_info(method="ptq", epoch=1)
+    result = voted(recipe, [fold_info(epochs=9), fold_info(epoch=3), *others])
     assert (result.train.epochs, result.qat.method, result.qat.keep, result.qat.epochs) == (10, "qat", 2, 4)
     assert result.qat.rounding == "nearest"
     calibrated = voted(
-        recipe, [info_of_fold(epoch=0, rounding="gptq"), info_of_fold(epoch=0, rounding="gptq"), info_of_fold(epoch=5)]
+        recipe, [fold_info(epoch=0, rounding="gptq"), fold_info(epoch=0, rounding="gptq"), fold_info(epoch=5)]
     )
     assert (calibrated.qat.keep, calibrated.qat.rounding) == (0, "gptq")
-    after = voted(recipe, [info_of_fold(method="ptq"), info_of_fold(method="ptq"), info_of_fold()])
+    after = voted(recipe, [fold_info(method="ptq"), fold_info(method="ptq"), fold_info()])
     assert (after.qat.method, after.qat.keep) == ("ptq", None)
-    assert voted(recipe, [info_of_fold(network="b", epochs=90)]).train.epochs == 90, (
-        "the network was left open: all vote"
-    )
+    assert voted(recipe, [fold_info(network="b", epochs=90)]).train.epochs == 90, "the network was left open: all vote"
 
 
-def test_training_without_folds_ends_with_the_cost_and_benefit_of_folds(photos, finished_run):
+def test_training_without_folds_ends_with_the_cost_and_benefit_of_folds(photos, finished_run, fold_info):
     dataset = open_images(
         build_recipe({"data": {"source": str(photos)}, "network": {"name": "resnet8"}}), None, Quiet(), None
     )
@@ -282,4 +274,4 @@ def test_training_without_folds_ends_with_the_cost_and_benefit_of_folds(photos, 
     chose = SimpleNamespace(path=finished_run.path, stored=lambda name, kind: SimpleNamespace(seconds=50.0))
     assert "about 15 min here" in by_folds_line(chose, dataset, info), "six choices of a network take 5 minutes"
     assert "about 1 min here" in by_folds_line(finished_run, dataset, dataclasses.replace(info, seconds=0.5))
-    assert by_folds_line(finished_run, dataset, dataclasses.replace(info, folds=(info_of_fold(),))) == ""
+    assert by_folds_line(finished_run, dataset, dataclasses.replace(info, folds=(fold_info(),))) == ""

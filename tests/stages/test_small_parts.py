@@ -20,7 +20,6 @@ from edgecnn.evaluate.answers import Answers
 from edgecnn.evaluate.held_out import HeldOut
 from edgecnn.files import sha256
 from edgecnn.recipe import build_recipe
-from edgecnn.run_info import FoldInfo
 from edgecnn.runs import KNOWN, Run
 from edgecnn.stages import compare, sides
 from edgecnn.stages.against import flips_in_order
@@ -156,22 +155,16 @@ def test_photos_that_show_the_same_thing_are_counted_when_folds_are_made(tmp_pat
     assert divided(dataset, Run(tmp_path), recipe, SimpleNamespace(note=None)) == folds, "they are made once"
 
 
-def fold_info(**values):
-    given = {
-        "network": "net", "height": 160, "width": 96, "images": 1_234, "epochs": 30, "method": "qat", "rounding": "nearest",
-        "epoch": 3, "qat_epochs": 5, "float_accuracy": 0.9123, "int8_accuracy": 0.8901, "seconds": 1.0,
-    }  # fmt: skip
-    return FoldInfo(**given | values)
-
-
-def test_the_lines_on_a_fold_and_on_the_folds_vote():
-    assert fold_line(2, fold_info()) == (
+def test_the_lines_on_a_fold_and_on_the_folds_vote(fold_info):
+    given = {"network": "net", "height": 160, "width": 96, "images": 1_234, "epoch": 3}
+    one = fold_info(**given, float_accuracy=0.9123, int8_accuracy=0.8901)
+    assert fold_line(2, one) == (
         "fold 2: net at 96x160; accuracy on 1,234 images that it never saw: float 91.23%, "
         "int8 (quantization-aware, epoch 3) 89.01%"
     )
-    assert "int8 (quantized after training) 89.01%" in fold_line(1, fold_info(method="ptq"))
+    assert "int8 (quantized after training) 89.01%" in fold_line(1, dataclasses.replace(one, method="ptq"))
     tables = {"train": {"epochs": 31}, "qat": {"method": "qat", "epochs": 8, "keep": 4}}
-    infos = [fold_info()] * 5
+    infos = [one] * 5
     assert voted_line(build_recipe(tables), infos, 6_170) == (
         "the model itself learns from all 6,170 images: 31 epochs, the folds' median, and quantization-aware training to epoch 4, "
         "as most of the 5 folds chose"

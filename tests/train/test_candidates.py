@@ -116,6 +116,13 @@ def test_the_reason_for_a_choice_and_its_budget_in_words():
     assert line.startswith(
         f"network: small at 128x96, chosen by 1,234 images within {budget}: the best of the shortlist"
     )
+    several = tuple(
+        dataclasses.replace(small, frozen=frozen, tuned=tuned)
+        for frozen, tuned in ((0.5, None), (0.7, None), (0.3, 0.4), (0.3, 0.6))
+    )
+    assert [row[2:4] for row in choice_rows(dataclasses.replace(made, candidates=several))] == [
+        ("30.0%", "60.0%"), ("30.0%", "40.0%"), ("70.0%", "-"), ("50.0%", "-"),
+    ]  # fmt: skip
     assert "1,234 images: the best" in network_choice.choice_lines(dataclasses.replace(made, budget=""))[0]
 
 
@@ -189,14 +196,6 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
     assert made.images == dataset.sizes["train"] + dataset.sizes["validation"]
     rows = choice_rows(made)
     assert len(rows) == 4 and [row[-1] for row in rows].count("chosen") == 1
-    several = tuple(
-        dataclasses.replace(taken, frozen=frozen, tuned=tuned)
-        for frozen, tuned in ((0.5, None), (0.7, None), (0.3, 0.4), (0.3, 0.6))
-    )
-    more = dataclasses.replace(made, candidates=several)
-    assert [row[2:4] for row in choice_rows(more)] == [
-        ("30.0%", "60.0%"), ("30.0%", "40.0%"), ("70.0%", "-"), ("50.0%", "-"),
-    ]  # fmt: skip
     assert made.network in judged_line(made)
 
     monkeypatch.setattr(network_choice.Choosing, "choose", None)
