@@ -53,7 +53,7 @@ class Ffmpeg(ProcessSource):
     memory = MEMORY + THREAD_MEMORY * min(os.cpu_count() or 1, MOST_THREADS)
 
     def __init__(self, text: str, settings: CameraSettings) -> None:
-        device, address = text.startswith("/dev/"), "://" in text
+        device, address = text.startswith("/dev/") and not os.path.isfile(text), "://" in text  # /dev/shm holds files
         if not (device or address):
             if not os.path.exists(text):
                 expected = "Give the path of a video, an address such as rtsp://…, or /dev/videoN."

@@ -78,6 +78,16 @@ def test_a_video_file_ends(fake, tmp_path, cards):
     assert (source.live, source.about) == (False, f"{clip}, video file through ffmpeg, 64x48")
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs /dev/shm")
+def test_a_video_file_in_shared_memory_is_no_device(fake):
+    fake()
+    with (
+        tempfile.NamedTemporaryFile(dir="/dev/shm", suffix=".mp4") as clip,
+        contextlib.closing(open_source(clip.name, OWN)) as source,
+    ):
+        assert not source.live
+
+
 @pytest.mark.parametrize(
     "text, live",
     [
