@@ -93,6 +93,19 @@ def test_the_share_covers_all_splits_together(cache, monkeypatch):
     )
 
 
+def test_a_system_that_cannot_reserve_space_writes_it(cache, small_machine, monkeypatch):
+    written, write = {}, os.pwrite
+
+    def recorded(descriptor, data, start):
+        written[start] = len(data)
+        return write(descriptor, data, start)
+
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    monkeypatch.setattr(os, "pwrite", recorded)
+    rooms("pets", [3], (600, 700, 1), [].append)
+    assert written == {0: 2**20, 2**20: 3 * 600 * 700 - 2**20}
+
+
 def test_a_full_disk_is_an_error_before_a_photo_is_decoded(pets, cache, small_machine, monkeypatch):
     monkeypatch.setattr(arrays.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     with pytest.raises(OutputError) as error:

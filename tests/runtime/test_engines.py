@@ -9,7 +9,15 @@ import pytest
 
 from edgecnn.errors import EngineError, ProviderError, UnknownNameError
 from edgecnn.runtime import engines
-from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, offering, open_engine
+from edgecnn.runtime.engines import (
+    ENGINES,
+    FEATURES,
+    engines_for,
+    first_installed,
+    offering,
+    open_engine,
+    split_outputs,
+)
 from edgecnn.runtime.engines.tflite import TFLiteEngine
 from edgecnn.runtime.model import Model
 
@@ -316,6 +324,19 @@ class TestONNXRuntime:
         monkeypatch.setattr("edgecnn.files.stderr_is_ours", True)
         with pytest.raises(ProviderError, match=r"runs on CPUExecutionProvider.*libcublasLt\.so\.12"):
             open_engine("onnxruntime", make_onnx(), "onnx", provider="cuda")
+
+
+def test_a_second_output_is_the_features_or_the_model_is_refused():
+    assert split_outputs(["image"], ["scores"], ["scores"]) == ("scores", None)
+    assert split_outputs(["image"], ["scores", "vector"], ["scores", FEATURES]) == ("scores", "vector")
+    for inputs, outputs in (
+        (1, ["scores", "boxes"]),
+        (2, ["scores", FEATURES]),
+        (1, []),
+        (1, ["scores", FEATURES, "boxes"]),
+    ):
+        with pytest.raises(EngineError):
+            split_outputs(["image"] * inputs, outputs, outputs)
 
 
 def test_onnxruntime_leaves_no_database_of_events_behind(root, tmp_path):

@@ -256,6 +256,13 @@ def test_an_index_that_leads_elsewhere_removes_nothing(keeper, tmp_path, name):
     assert all(victim.exists() for victim in victims) and len(files(tmp_path / "kept")) == 3
 
 
+def test_an_index_that_cannot_be_read_is_named(keeper, tmp_path):
+    keeper().offer(frame(unsure(), jpeg(300), 0))
+    (tmp_path / "kept" / INDEX).write_bytes(b"\n300 unsure \xff")
+    with pytest.raises(OutputError, match=re.escape(str(tmp_path / "kept" / INDEX))):
+        keeper()
+
+
 def test_a_line_cut_short_by_a_full_disk_spoils_no_other(keeper, tmp_path):
     keeper().offer(frame(unsure(), jpeg(300), 0))
     with (tmp_path / "kept" / INDEX).open("a") as index:

@@ -39,6 +39,11 @@ def test_payloads():
     known = payloads(Snapshot(camera=True, state="unknown", since=0.0, top=top))
     assert (known["state"], known["score"], known["camera"]) == ("unknown (class)'", "0.900000", "online")
     assert json.loads(known["attributes"])["label"] == "unknown"
+    assert (
+        payloads(Snapshot(camera=True, state="cat"))["score"]
+        == payloads(Snapshot(camera=True, top=top))["score"]
+        == "None"
+    )
     none = payloads(Snapshot(reason="camera_lost"), binary="cat")
     assert (none["state"], none["score"], none["camera"], none["binary"]) == ("None", "None", "offline", "None")
     assert json.loads(none["attributes"])["label"] is None
