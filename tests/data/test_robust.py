@@ -46,6 +46,13 @@ def test_each_operation_changes_an_image_and_keeps_its_form(name):
                 assert any(np.asarray(item).tobytes() != np.asarray(image).tobytes() for item in after)
 
 
+def test_a_curve_keeps_grey_grey_and_a_tint_does_not():
+    image = as_image(np.repeat(photos(1, channels=1)[0], 3, axis=2))
+    for name, stays in (("curve", True), ("tint", False)):
+        red, green, blue = np.moveaxis(np.asarray(OPERATIONS[name](image, np.random.default_rng(3))), 2, 0)
+        assert ((red == green).all() and (green == blue).all()) == stays
+
+
 def test_noise_ends_at_black_and_white():
     """What wraps round is far from the level that it was added to."""
     for level, channels in ((4, 1), (4, 3), (251, 1), (251, 3)):
