@@ -83,6 +83,8 @@ def nested(levels):
         (["temperature"], 1e-45, "temperature"),
         (["temperature"], 1e39, "temperature"),
         (["threshold"], 1.5, "threshold"),
+        (["serial"], -1, "0 and 9.0072e+15"),
+        (["serial"], 2**53 + 1, "0 and 9.0072e+15"),
         (["title"], "a\x1b[2J", "title must hold no control characters"),
         (["models", 0, "tolerance_reason"], "a\nb", "tolerance_reason must hold no control characters"),
         (["provenance"], {"x": nested(20)}, "provenance must have at most 20 levels"),

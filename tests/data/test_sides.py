@@ -110,6 +110,7 @@ def test_a_list_is_read_back_and_a_damaged_one_is_refused(pets):
         f"{text}{line}": "line 6 repeats a photo",
         f"{text}{name('x')},{name(0)},train": "line 6 puts a group into train that an earlier line puts into test",
         f"{first}\n{line}\0": "line 2",
+        f'{first}\n"{line}': "unexpected end of data",
     }.items():
         (pets / FILE).write_text(broken)
         with pytest.raises(DatasetError, match=f"pets: {FILE} is damaged: .*{why}.*\nPut back a copy of it"):

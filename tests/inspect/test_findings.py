@@ -60,6 +60,8 @@ def test_the_ratio_from_which_classes_are_called_uneven(most, few, severity):
     found = findings.of_classes([counted("cat", few - 10, 10, few), counted("fox", most - 10, 10, most)], METHOD)
     assert [one.severity for one in found if one.kind == "balance"] == ([severity] if severity else [])
     assert not [one for one in findings.of_classes(classes[:1], METHOD) if one.kind == "balance"]
+    lone = [counted("cat", 1, 0, 1), counted("fox", 30, 3, 33)]
+    assert ["33.0", "33", "1"] in [figures(one.text) for one in findings.of_classes(lone, METHOD)]
 
 
 def group(*copies, exact=True):

@@ -291,6 +291,8 @@ def test_images(bundle, folder):
     assert "cut.jpg: " in damaged and "1 file left out (1 .txt)" in left_out and missing.startswith("none.jpg: ")
     first = bench_images(bundle, [str(folder)], most=1, note=notes.append)
     assert len(first.items) == 1 and notes[-1].startswith("using only the first image, 0.0 MiB; the limits are 1 image")
+    assert len(bench_images(bundle, [str(folder)], most=2, note=notes.append).items) == 2
+    assert notes[-1].startswith("using only the first 2 images, ")
     for name, size in (("c.bmp", (40, 10)), ("d.bmp", (20, 30))):
         Image.new("RGB", size).save(folder / name)
     several = bench_images(bundle, [str(folder / name) for name in ("c.bmp", "d.bmp", "b.jpg")])

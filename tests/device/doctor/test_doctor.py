@@ -238,11 +238,6 @@ def test_disks(pi):
     assert [item.split()[0] for item in found(pi(environ=own), "disk")] == ["/home/pi", "/srv/state", "/srv/tmp"]
 
 
-def test_space_for_a_folder_that_does_not_exist_yet(tmp_path):
-    space = System(root=tmp_path, packages={}).space("/not/yet")
-    assert space.free_bytes > 0 and not space.read_only
-
-
 def test_a_machine_without_a_camera(pi):
     bare = listed(programs=dict.fromkeys(PROGRAMS))
     told = found(pi(None, software(cameras=bare)), "cameras", "note")
