@@ -6,6 +6,7 @@ import numpy as np
 
 from edgecnn.device.http.board import Board
 from edgecnn.device.http.link import EVENT, RESULT, UNSURE, UNSURES, Opening, Shared
+from edgecnn.device.http.opening import described
 from edgecnn.device.stream.results import rfc3339
 
 NOW = 1_800_000_000.0
@@ -69,6 +70,16 @@ def test_the_last_hour_begins_with_the_state_an_hour_ago():
     assert shown == [
         [(NOW, "dog"), (NOW + 1.5, "cat")], [(NOW + 1, "dog"), (NOW + 1.5, "cat")], [(NOW + 1.5, "cat")], [(NOW + 5400, "cat")],
     ]  # fmt: skip
+
+
+def test_an_earlier_runs_unsure_frame_has_its_best_class_and_score(keep_pictures, tmp_path):
+    (kept,) = keep_pictures(tmp_path, scenes=1)
+    name = str(kept.path.relative_to(tmp_path))
+    assert described(tmp_path, name) == {
+        "name": name, "ts": 1795860902.5, "guess": "cat", "reason": "below_threshold", "score": 0.5
+    }  # fmt: skip
+    kept.path.unlink()
+    assert described(tmp_path, name) is None
 
 
 def test_the_newest_unsure_frames_come_first():
