@@ -49,12 +49,17 @@ def test_dequantize_widens_before_arithmetic(fake_engine, contract):
     assert np.array_equal(model.dequantize(codes), np.array([[-65.5, -1.5, 62.0]], np.float32))
 
 
+def test_an_input_scale_may_be_rounded(fake_engine, contract):
+    assert Model(fake_engine(scale=(1 + 5e-7) / 128), contract).contract.scale == 1 / 128
+
+
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
         ({"shape": (1, 8, 9, 3)}, r"shape \(8, 9, 3\).*\(8, 8, 3\)"),
         ({"shape": (1, 8, 8, 1)}, "shape"),
         ({"scale": 1 / 127}, "scale 0.0078740157"),
+        ({"scale": (1 + 2e-6) / 128}, "contract"),
         ({"zero_point": 1}, "zero point 1"),
         ({"input_type": "uint8"}, "contract .*0.0078125 and 128"),
         ({"input_type": "int16"}, "reads int16"),
