@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -116,10 +115,8 @@ class TestLiteRT:
         assert engine.input.scale == pytest.approx(1 / 128)
         assert engine.output.scale > 0
         assert open_engine("litert", tflite_models["float32"], "tflite").output.scale == 0
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        plain = partial(Interpreter, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
-        assert TFLiteEngine(plain, tflite_models["int8"], 1).provider == "built-in kernels"
+        for provider, computes in (("builtin", "built-in kernels"), ("reference", "reference kernels")):
+            assert open_engine("litert", tflite_models["int8"], "tflite", provider=provider).provider == computes
 
     @pytest.mark.parametrize("kind", ["int8", "uint8", "float32"])
     def test_any_number_of_images(self, tflite_models, pixels, kind):
