@@ -5,18 +5,22 @@ import io
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 import urllib.request
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.device.http import live as lives
 from edgecnn.device.http.door import open_door
-from edgecnn.device.http.link import Opening
+from edgecnn.device.http.link import AWAY, EVENT, LOOK, PICTURE, RESULT, UNSURE, Opening, Picture, Shared
 from edgecnn.device.http.live import REPLAYED, Live
 from edgecnn.device.http.opening import model_facts
 from edgecnn.device.http.viewers import Viewers
@@ -138,6 +142,115 @@ def test_the_camera_loop_hears_whether_somebody_is_watching(monkeypatch):
     assert heard == [True, False] * 3
 
 
+def result(decision, seq=0, size=(4, 6), **changed):
+    fields = {
+        "seq": seq, "ts": time.time(), "age_ms": 1.0, "source": "door", "image": np.zeros((*size, 3), np.uint8),
+        "top": (Score(decision, 0, 0.9),), "decision": decision, "reason": None, "lead": 0.9, "state": None, "state_since": None,
+        "dropped": 0, "latency_ms": {"decode": 0.0, "preprocess": 0.0, "infer": 0.1},
+    }  # fmt: skip
+    return FrameResult(**fields | changed)
+
+
+class Server:
+    """Stands for the server's process: it has read its opening, reads messages when it is asked to, and ends with a given code."""
+
+    def __init__(self, command, stdin, pass_fds, **_):
+        self.opening, self.returncode, self.waits = json.loads(stdin.read()), None, []
+        self.link = socket.socket(fileno=os.dup(pass_fds[0]))
+        self.shared = Shared(os.dup(pass_fds[2]))
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self, timeout=None):
+        self.waits.append(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("server", timeout)
+
+    def kill(self):
+        self.returncode = -9
+
+    def messages(self, kind):
+        """Return the bodies of the waiting messages of a kind; the others are lost."""
+        found = []
+        while True:
+            try:
+                message = self.link.recv(1 << 20, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return found
+            found += [message[1:]] if message[:1] == kind else []
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A Live whose servers are in the list `servers`, and whose clock is `now[0]`."""
+    servers, now = [], [1000.0]
+    monkeypatch.setattr(lives, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 1.8e9))
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *given, **more: servers.append(Server(*given, **more)) or servers[-1]
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    live = Live(Opening(port=0, kept=({"name": "earlier"},)), listener, ("pets", "0" * 64), WHOLE)
+    yield SimpleNamespace(live=live, servers=servers, now=now, listener=listener)
+    live.finish(0)
+
+
+def test_a_server_that_ends_again_and_again_is_restarted_later_each_time_with_everything_so_far(alone):
+    live, servers, now = alone.live, alone.servers, alone.now
+    live.hear(CameraOpenedEvent(ts=1.0, source="door", about="a camera", live=True))
+    for decision in ("cat", "dog", "dog"):
+        live.take(result(decision))
+    assert [json.loads(message)["event"] for message in servers[0].messages(EVENT)] == ["camera_opened"]
+    live.kept("a/b.jpg", result("abstain", ts=5.5, top=(Score("dog", 1, 0.12345678),), reason="below_threshold"))
+    kept = {"name": "a/b.jpg", "ts": 5.5, "guess": "dog", "reason": "below_threshold", "score": 0.123457}
+    assert [json.loads(message) for message in servers[0].messages(UNSURE)] == [kept]
+    ran_s = [0, 0, 0, 0, 60.0, 0, 60.5, 0]
+    for count, (ran, delay) in enumerate(zip(ran_s, (2, 5, 10, 30, 30, 30, 1, 2), strict=True), 1):
+        now[0] += ran
+        assert list(live.poll()) == [] and len(servers) == count
+        servers[-1].returncode = 7 if count % 2 else -11
+        (problem,) = live.poll()
+        how = "exit code 7" if count % 2 else "ended by signal 11"
+        assert problem.message == f"the page's server has ended ({how}); it restarts in {delay} s"
+        now[0] += delay - 0.01
+        assert list(live.poll()) == [] and len(servers) == count
+        now[0] += 0.02
+        assert list(live.poll()) == [] and len(servers) == count + 1
+    opening = servers[-1].opening
+    assert opening["decisions"] == {"cat": 1, "dog": 2} and opening["kept"] == [{"name": "earlier"}, kept]
+    assert [json.loads(line)["event"] for line in opening["replay"]] == ["camera_opened"]
+    live.finish(0.0)
+    assert servers[-1].waits == [0.5, None] and servers[-1].returncode == -9 and alone.listener.fileno() == -1
+
+
+def test_a_viewer_gets_ten_new_pictures_a_second_and_a_large_one_at_half_its_size(alone):
+    live, (server,), now = alone.live, alone.servers, alone.now
+    frames = iter(range(100))
+
+    def seen(*sizes, after_s=0.0, message=None):
+        """Return (frame's number, shape) of each picture that is sent for new frames of some sizes, a time after the last."""
+        if message is not None:
+            server.link.send(message)
+        now[0] += after_s
+        for size in sizes:
+            live.take(result("cat", next(frames), size))
+        live.poll()
+        places = map(Picture.parse, server.messages(PICTURE))
+        return [(place.seq, server.shared.read(place).shape) for place in places]
+
+    assert seen((6, 4), (4, 6)) == [], "nobody is watching"
+    assert seen(message=LOOK) == [(1, (4, 6, 3))], "the newest"
+    assert seen(after_s=0.2) == [], "it is already there"
+    assert seen((30, 2559), (40, 60)) == [(2, (30, 2559, 3))], "the next one is too early"
+    assert seen((31, 2560), after_s=0.09) == []
+    assert seen((31, 2560), (4, 6), after_s=0.02) == [(5, (16, 1280, 3))]
+    assert seen(message=AWAY) == seen((4, 6), (6, 4), after_s=1.0) == [], "nobody is watching any more"
+    live.hear(CameraOpenedEvent(ts=1.0, source="door", about="a camera", live=True))
+    live.take(result("cat", next(frames), (31, 2560)))
+    heads = [json.loads(message.partition(b"\n")[0]) for message in server.messages(RESULT)]
+    assert heads == [[[2560, 31], {"cat": 1}]], "its own width and height"
+
+
 def test_a_restarted_server_knows_the_camera_and_counts_nothing_twice(bundle, monkeypatch):
     monkeypatch.setattr("edgecnn.device.http.live.RETRY_S", (0.0,))
     door = open_door(Http(address="0"))
@@ -146,13 +259,7 @@ def test_a_restarted_server_knows_the_camera_and_counts_nothing_twice(bundle, mo
 
     def frames(count, decision):
         for seq in range(count):
-            top = (Score(decision, 0, 0.9),)
-            result = FrameResult(
-                seq=seq, ts=time.time(), age_ms=1.0, source="door", image=np.zeros((4, 6, 3), np.uint8), top=top, decision=decision,
-                reason=None, lead=0.9, state=None, state_since=None, dropped=0,
-                latency_ms={"decode": 0.0, "preprocess": 0.0, "infer": 0.1},
-            )  # fmt: skip
-            live.take(result)
+            live.take(result(decision, seq))
             live.poll()
 
     def board():
