@@ -14,15 +14,18 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from edgecnn.device.http import live as lives
+from edgecnn.device.http.app import all_routes, make_app
 from edgecnn.device.http.door import open_door
 from edgecnn.device.http.link import AWAY, EVENT, LOOK, PICTURE, RESULT, UNSURE, Opening, Picture, Shared
 from edgecnn.device.http.live import REPLAYED, Live
 from edgecnn.device.http.opening import model_facts
+from edgecnn.device.http.serve import make_site
 from edgecnn.device.http.viewers import Viewers
 from edgecnn.device.stream.events import CameraOpenedEvent, ProblemEvent
 from edgecnn.device.stream.results import FrameResult
@@ -140,6 +143,46 @@ def test_the_camera_loop_hears_whether_somebody_is_watching(monkeypatch):
 
     asyncio.run(visits())
     assert heard == [True, False] * 3
+
+
+def test_a_later_viewer_gets_no_old_picture_and_a_stream_can_be_asked_for_its_headers_only(monkeypatch):
+    """A picture of 32 x 24 pixels, turned upright; the picture after it is damaged, and the next one never arrives."""
+    monkeypatch.setattr("edgecnn.device.http.viewers.LINGER_S", 0.05)
+    shared, heard, taken = Shared.create(), [], 1_800_000_000.0
+    facts = {"name": "m", "serial": 0, "labels": ["cat"], "shape": [2, 3, 3]}
+    viewers = Viewers(Shared(shared.file), heard.append, rotation=90)
+    site = make_site(Opening(port=80, model=facts), viewers, None)
+
+    async def visit():
+        transport = httpx.ASGITransport(make_app(site.gate, all_routes(site)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as client:
+            first = [asyncio.create_task(client.get("/v1/frame.jpg")) for _ in range(2)]
+            while not heard:
+                await asyncio.sleep(0.001)
+            pixels = np.zeros((24, 32, 3), np.uint8)
+            pixels[:, :16] = 250  # its left half, which is the upper one after a quarter turn to the right
+            viewers.picture(shared.write(pixels, taken, 0))
+            answers = [await answer for answer in first]
+            monkeypatch.setattr("edgecnn.device.http.api.PICTURE_S", 0.05)
+            while len(heard) < 2:
+                await asyncio.sleep(0.01)
+            viewers.picture(shared.write(b"\xff\xd8\xff broken", taken + 1, 1))
+            answers.append(await client.get("/v1/frame.jpg"))
+            heads = [await client.head(path) for path in ("/v1/events", "/v1/stream.mjpeg")]
+            site.board.camera = "none"
+            answers += [await client.get(path) for path in ("/v1/frame.jpg", "/v1/stream.mjpeg")]
+            return answers, heads
+
+    answers, heads = asyncio.run(visit())
+    assert [answer.status_code for answer in answers] == [200, 200, 503, 404, 404]
+    assert answers[0].content == answers[1].content
+    picture = np.asarray(Image.open(io.BytesIO(answers[0].content)).convert("L")).astype(int)
+    assert picture.shape == (32, 24) and picture[:14].min() > 200 and picture[18:].max() < 50
+    assert parsedate_to_datetime(answers[0].headers["last-modified"]).timestamp() == taken
+    assert answers[2].json()["error"] == "no picture arrived within 0.05 s."
+    types = [head.headers["content-type"].partition(";")[0] for head in heads]
+    assert types == ["text/event-stream", "multipart/x-mixed-replace"] and heard == [True, False, True]
+    assert {head.headers["cache-control"] for head in (*heads, *answers)} == {"no-store"}
 
 
 def result(decision, seq=0, size=(4, 6), **changed):

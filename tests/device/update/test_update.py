@@ -454,8 +454,15 @@ def test_a_new_root_of_trust_keeps_the_marks(repository, board, bundles):
 
 
 def test_two_concurrent_updates(repository, board):
-    with board.board.locked(), pytest.raises(UpdateError, match="another update of this board is running"):
-        board.update(repository.folder)
+    left = board.board.trust / "scratch" / "metadata"
+    left.mkdir(parents=True)  # by an update that was killed
+    with pytest.raises(KeyError), board.board.locked() as scratch:
+        assert [*scratch.iterdir()] == [] and scratch.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(UpdateError, match="another update of this board is running"):
+            board.update(repository.folder)
+        (scratch / "half").write_text("written")
+        raise KeyError
+    assert not scratch.exists() and board.update(repository.folder).note == "the channel has no release for this board"
 
 
 def test_the_command(edgecnn, repository, board, bundles):
