@@ -68,7 +68,9 @@ def test_the_state_the_lines_and_the_picture_of_a_camera(watched):
     assert state["model"]["images"] == 5000 and state["model"]["interval"][0] < state["model"]["accuracy"]
 
     with urllib.request.urlopen(f"{watched.url}/v1/events", timeout=10) as events:
-        sent = [line.decode() for line in (events.readline() for _ in range(12)) if line.startswith(b"data: ")]
+        received = [events.readline() for _ in range(12)]
+        sent = [line.decode() for line in received if line.startswith(b"data: ")]
+    assert received[:2] == [b"retry: 1000\n", b"\n"], "a browser asks again after a second"
     assert len(sent) >= 5
     watched.until(lambda: sent[-1].removeprefix("data: ") in watched.lines)
     assert {line.removeprefix("data: ") for line in sent} <= set(watched.lines)
@@ -80,6 +82,8 @@ def test_the_state_the_lines_and_the_picture_of_a_camera(watched):
     with urllib.request.urlopen(f"{watched.url}/v1/stream.mjpeg", timeout=10) as stream:
         parts = stream.read(20_000).split(b"--edgecnn-frame\r\n")
     assert len({part for part in parts if part.startswith(b"Content-Type: image/jpeg")}) >= 2, "two pictures differ"
+    head, _, picture = parts[1].partition(b"\r\n\r\n")
+    assert int(head.rpartition(b"Content-Length: ")[2]) == len(picture) - 2 and picture.endswith(b"\xff\xd9\r\n")
 
 
 def test_a_server_that_dies_comes_back_and_ends_with_the_camera_loop(watched):

@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import time
+from collections import Counter
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -78,6 +79,15 @@ def test_a_file_without_a_server(edgecnn, bundle, tmp_path, monkeypatch):
     text = (tmp_path / "board.prom").read_text()
     assert value(text, "edgecnn_frames_total") == lines[-1]["frames"] == 100
     assert value(text, "edgecnn_inference_seconds_count") == lines[-1]["frames"]
+    results = [line for line in lines if "decision" in line]
+    decided = {sample.labels["decision"]: sample.value for sample in families(text)["edgecnn_decisions"].samples}
+    assert {name: count for name, count in decided.items() if count} == Counter(line["decision"] for line in results)
+    best = [line["top"][0]["score"] for line in results]
+    for bound in (0.5, 0.9):
+        expected = sum(score <= bound for score in best)
+        assert value(text, "edgecnn_best_score_bucket", le=str(bound)) == expected
+    total_s = sum(line["latency_ms"]["infer"] for line in results) / 1000
+    assert value(text, "edgecnn_inference_seconds_sum") == pytest.approx(total_s, rel=0.01)
     assert not re.search(r"page: http", result.err)
 
 

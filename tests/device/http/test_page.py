@@ -271,7 +271,7 @@ STATE = {
 def recent(now):
     """Return the state at a time: cat for 30 minutes, abstain for 19, none for 7, and dog for 2; today's scores and validation's."""
     hour = [[now - 3600, "cat"], [now - 1785, "abstain"], [now - 600, None], [now - 125, "dog"]]
-    unsure = [("b.jpg", "owl", 0.375, "below_margin", 60), ("a.jpg", "cat", None, None, 7200)]
+    unsure = [("hall/b &.jpg", "owl", 0.375, "below_margin", 60), ("a.jpg", "cat", None, None, 7200)]
     frame = {"seq": 4321, "ts": now - 0.5, "width": 320, "height": 200, "inference_ms": 12.34}
     today = {"n": 1440, "histogram": [0.2, 0.3, 0.4, 0.1], "abstain": 0.125, "stranger": 0.0625, "since": 0}
     validation = {"n": 385, "histogram": [0.05, 0.15, 0.25, 0.55], "abstain": None, "stranger": 0.03, "since": None}
@@ -309,6 +309,11 @@ def test_every_number_on_the_page_is_the_boards(serve_here, browser, page):
         bars = ask("return [...document.querySelectorAll('#chart rect')].map(i => Number(i.getAttribute('height')))")
         line = ask("return document.querySelector('#chart path').getAttribute('d')")
         label = ask("return document.getElementById('strip').ariaLabel")
+        assert browser.title == "dog \u00b7 pets \u00b7 edgecnn" and page["where"] == "127.0.0.1 \u00b7 hall"
+        pictures = ask("return [...document.querySelectorAll('#unsure img')].map(item => item.getAttribute('src'))")
+        assert (
+            pictures == ["v1/unsure/hall/b%20%26.jpg", "v1/unsure/a.jpg"] and page["veil"] is page["outlined"] is None
+        )
         hot = ask("return document.getElementById('temperature').classList.contains('hot')")
     assert re.fullmatch(r"since .*, for 2 min", text["since"])
     assert text["top"] == "dog 62.5 % cat 25.0 % owl 11.5 %" and widths == ["62.5%", "25%", "11.5%"]

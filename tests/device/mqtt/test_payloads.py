@@ -216,12 +216,13 @@ def test_a_new_connection_starts_with_the_newest_score_and_the_next_one_is_ten_s
     for clock.now, score in ((109.99, None), (110.0, 0.7)):
         sent = outbox.next()
         assert (sent and sent.score) == score
+    clock.now = 115.0
     outbox.change(Snapshot(camera=True, state="dog", top=(Score("dog", 1, 0.9),)))
     assert outbox.undelivered() == 1 and outbox.next().score == 0.9 and outbox.undelivered() == 1
     outbox.score(result("dog", 0.8))
-    clock.now = 119.9
+    clock.now = 124.9
     assert outbox.next() is None, "a change counts as a message too"
-    clock.now = 120.0
+    clock.now = 125.0
     assert outbox.next().score == 0.8
 
 

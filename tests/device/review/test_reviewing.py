@@ -182,6 +182,9 @@ def test_labels_go_to_another_disk_too(tmp_path, keep_pictures, monkeypatch):
     assert reviewing.answer(names[:2], "label", "cat")
     assert labelled(tmp_path / "photos") == sorted(("cat", name) for name in names[:2])
     assert reviewing.undo() and labelled(tmp_path / "photos") == [] and all(one.path.exists() for one in kept)
+    assert reviewing.answer(names, "skip") and reviewing.document()["next"] == []
+    newest = keep_pictures(tmp_path / "kept", scenes=4)[3].picture.sha256
+    assert [question["pictures"] for question in reviewing.document()["next"]] == [[newest]], "it arrived meanwhile"
 
 
 def test_answers_from_the_board_are_adopted_once(tmp_path, keep_pictures):

@@ -127,12 +127,14 @@ def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundl
     old = repository.add(bundles[1], 1)
     board.update(repository.folder)
     prove(board)
-    repository.add(bundles[2], 2)
+    failed = repository.add(bundles[2], 2)
     board.update(repository.folder)
     fail(board)
     assert board.current == old
     assert "went bad or was rolled back" in board.update(repository.folder).note or board.current == old
-    assert status.read(board.board)["bad"]
+    found = status.read(board.board)
+    assert found["bad"] == {failed: "the self-test failed"}
+    assert found["in_use"] == {"sha256": old, "name": "photos1", "serial": 1, "state": "good"}
     board.store.prune(2)  # the slots forget it; the board does not
     repository.add(bundles[2], 2)  # again, with its own number
     board.update(repository.folder)
