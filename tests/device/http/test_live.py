@@ -294,8 +294,19 @@ def test_a_viewer_gets_ten_new_pictures_a_second_and_a_large_one_at_half_its_siz
     assert seen(message=AWAY) == seen((4, 6), (6, 4), after_s=1.0) == [], "nobody is watching any more"
     live.hear(CameraOpenedEvent(ts=1.0, source="door", about="a camera", live=True))
     live.take(result("cat", next(frames), (31, 2560)))
+    live.hear(CameraOpenedEvent(ts=1.0, source="door", about="another camera", live=True))
+    jpeg = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(jpeg, "jpeg")
+    for decision, image in (("cat", jpeg.getvalue()), ("dog", b"not an image")):
+        live.take(result(decision, next(frames), image=image))
     heads = [json.loads(message.partition(b"\n")[0]) for message in server.messages(RESULT)]
-    assert heads == [[[2560, 31], {"cat": 1}]], "its own width and height"
+    assert heads == [[[2560, 31], {"cat": 1}], [[30, 20], {"cat": 1}], [[30, 20], {"dog": 1}]], "width and height"
+    for rotation, size in ((90, [2, 3]), (180, [3, 2]), (270, [2, 3])):
+        turned = Live(Opening(port=0, rotation=rotation), socket.socket(), ("pets", "0" * 64), WHOLE)
+        turned.take(result("owl", 0, (2, 3)))
+        (message,) = alone.servers[-1].messages(RESULT)
+        assert json.loads(message.partition(b"\n")[0]) == [size, {"owl": 1}]
+        turned.finish(0)
 
 
 def test_a_restarted_server_knows_the_camera_and_counts_nothing_twice(bundle, monkeypatch):

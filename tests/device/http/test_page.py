@@ -291,7 +291,12 @@ def recent(now):
 
 @chromium
 def test_every_number_on_the_page_is_the_boards(serve_here, browser, page):
-    state = lambda request: JSONResponse(recent(time.time() + 1e6))  # noqa: E731 - the board's clock is days ahead
+    """The board's clock is days ahead. Then with little that is known, and a week that was accepted."""
+    changed = {}
+
+    def state(request):
+        return JSONResponse({**recent(time.time() + 1e6), **changed})
+
     with serve_here(*pages.routes(), Route("/v1/state", state)) as port:
         browser.get(f"http://127.0.0.1:{port}/")
         page.until("state", "^dog$")
@@ -315,6 +320,49 @@ def test_every_number_on_the_page_is_the_boards(serve_here, browser, page):
             pictures == ["v1/unsure/hall/b%20%26.jpg", "v1/unsure/a.jpg"] and page["veil"] is page["outlined"] is None
         )
         hot = ask("return document.getElementById('temperature').classList.contains('hot')")
+        now = time.time() + 1e6
+        drift = recent(now)["drift"]
+        week = {"n": 10080, "histogram": [0.0, 0.25, 0.375, 0.375], "abstain": 0.5, "stranger": 0.25, "since": 0}
+        changed.update(
+            state="stranger", reason="unfamiliar", since=now - 3725, hour=[], unsure=[], region=[0.25, 0.125, 0.5, 0.75],
+            model=STATE["model"] | {"serial": 0, "accuracy": None, "interval": None, "labels": ["cat"]},
+            board={"temperature_c": 80.4, "throttled": [], "memory_mib": 61.6, "uptime_s": 59.4, "update": None},
+            drift=drift | {"validation": None, "accepted": week, "accepted_at": now - 60, "alarm": None, "can_accept": True},
+        )  # fmt: skip
+        browser.get(f"http://127.0.0.1:{port}/")
+        page.until("state", "^stranger$")
+        names = (
+            "since",
+            "why",
+            "accuracy",
+            "proof",
+            "model",
+            "labels-title",
+            "temperature",
+            "throttled",
+            "board",
+            "days",
+            "drift",
+        )
+        less = {name: " ".join(page[name].split()) for name in names}
+        less_label = ask("return document.getElementById('strip').ariaLabel")
+        less_hot = ask("return document.getElementById('temperature').classList.contains('hot')")
+        place = ask(
+            "const {left, top, width, height} = document.getElementById('region').style; return [left, top, width, height]"
+        )
+        assert page["accept"] == "Accept the last week as normal" and page["unsure"] is None and page["outlined"]
+        assert page["notices"] == "", "the page that was open before is another one"
+    assert (
+        re.fullmatch(r"since .*, for 1 h 2 min", less["since"])
+        and less["why"] == "The picture shows none of the classes."
+    )
+    assert (less["accuracy"], less["proof"]) == ("not verified", "This bundle has no verified accuracy.")
+    assert "Serial number none" in less["model"] and less["labels-title"] == "1 class"
+    assert (less["temperature"], less_hot) == ("80 °C", True) and less["throttled"].endswith("; not throttled.")
+    assert less["board"].startswith("Running for 59 s Memory 62 MiB") and "release check" not in less["board"]
+    assert less["days"].startswith("Compared with the week that you accepted on ")
+    assert "above 0.9 50.0 % 75.0 % abstain 12.5 % 50.0 % stranger 6.3 % 25.0 % images 1,440 10,080" in less["drift"]
+    assert less_label == "The last hour: nothing yet; 0 changes." and place == ["25%", "12.5%", "50%", "75%"]
     assert re.fullmatch(r"since .*, for 2 min", text["since"])
     assert text["top"] == "dog 62.5 % cat 25.0 % owl 11.5 %" and widths == ["62.5%", "25%", "11.5%"]
     assert (

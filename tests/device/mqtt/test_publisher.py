@@ -219,6 +219,24 @@ def test_a_refused_user_is_reported_once_and_retried_forever(feed, small, code, 
     assert fed.until("mqtt_connected").attempts >= 5
 
 
+def test_refusals_are_counted_until_the_next_is_reported_and_another_reason_at_once(feed, small, monkeypatch):
+    monkeypatch.setattr("edgecnn.device.mqtt.publisher.AGAIN_S", 0.2)
+    waits = Waits(answer_s=LONG, retry_s=0.01, longest_retry_s=0.02)
+    small.code = 3
+    fed = feed(small.port, waits=waits)
+    first, second = fed.until("mqtt_refused"), fed.until("mqtt_refused", 2)
+    assert first.count == 1 < second.count and second.reason == "refused"
+    small.code = 5
+    third = fed.until("mqtt_refused", 3)
+    while third.reason == "refused":  # one more was on its way
+        third = fed.until("mqtt_refused", len([event for event in fed.events if event.kind == "mqtt_refused"]) + 1)
+    assert (third.reason, third.count) == ("not_authorized", 1)
+    small.code = 0
+    attempts = fed.until("mqtt_connected").attempts
+    reported = sum(event.count for event in fed.events if event.kind == "mqtt_refused")
+    assert attempts == len(small.connects) and reported < attempts
+
+
 def test_a_broker_that_accepts_and_never_answers(feed, small, eventually):
     small.code = None
     refused = (fed := feed(small.port)).until("mqtt_refused")
