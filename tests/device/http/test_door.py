@@ -22,25 +22,17 @@ from edgecnn.device.stream.settings import Http
 TOKEN = "correct-horse-battery-staple"
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_addresses():
+    for text, expected in (
         ("8080", Listen("127.0.0.1", 8080)),
         ("0.0.0.0:80", Listen("0.0.0.0", 80)),
         ("[::1]:0", Listen("::1", 0)),
         ("board.local:65535", Listen("board.local", 65535)),
-    ],
-)
-def test_addresses(text, expected):
-    assert parse_listen(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "http", "8080:", ":8080", "::1:80", "a b:80", "65536", "-1", "http://x:1", "x:1/"]
-)
-def test_invalid_addresses(text):
-    with pytest.raises(ValueError, match="expected PORT or HOST:PORT"):
-        parse_listen(text)
+    ):
+        assert parse_listen(text) == expected
+    for text in ("", "http", "8080:", ":8080", "::1:80", "a b:80", "65536", "-1", "http://x:1", "x:1/"):
+        with pytest.raises(ValueError, match="expected PORT or HOST:PORT"):
+            parse_listen(text)
 
 
 def test_addresses_of_this_machine():
