@@ -171,7 +171,8 @@ def test_a_page_gets_four_questions_and_classes_in_the_order_of_the_alphabet(tmp
 
 
 def test_labels_go_to_another_disk_too(tmp_path, keep_pictures, monkeypatch):
-    kept = keep_pictures(tmp_path / "kept", scenes=3)
+    """Each line has the model's decision, and the time of the picture and of the label."""
+    kept = keep_pictures(tmp_path / "kept", scenes=3, sample=1)
     reviewing = review(tmp_path)
 
     def refuse(*_):
@@ -179,11 +180,17 @@ def test_labels_go_to_another_disk_too(tmp_path, keep_pictures, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     names = [one.picture.sha256 for one in kept]
+    before = time.time()
     assert reviewing.answer(names[:2], "label", "cat")
     assert labelled(tmp_path / "photos") == sorted(("cat", name) for name in names[:2])
+    lines = list(csv.DictReader((tmp_path / "photos" / SOURCES).read_text().splitlines()))
+    assert [(line["why"], line["guess"], line["ts"]) for line in lines] == [
+        ("random", "cat", "1795860902.500000"), ("unsure", "", "1795860962.500000"),
+    ]  # fmt: skip
+    assert all(before - 0.01 <= float(line["labelled"]) <= time.time() + 0.01 for line in lines)
     assert reviewing.undo() and labelled(tmp_path / "photos") == [] and all(one.path.exists() for one in kept)
     assert reviewing.answer(names, "skip") and reviewing.document()["next"] == []
-    newest = keep_pictures(tmp_path / "kept", scenes=4)[3].picture.sha256
+    newest = keep_pictures(tmp_path / "kept", scenes=4, sample=1)[3].picture.sha256
     assert [question["pictures"] for question in reviewing.document()["next"]] == [[newest]], "it arrived meanwhile"
 
 
