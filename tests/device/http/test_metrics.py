@@ -74,7 +74,8 @@ def test_the_metrics_match_the_state(serve, tmp_path):
 
 def test_a_file_without_a_server(edgecnn, bundle, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = edgecnn("classify", FRAMES, "--metrics-file", "board.prom", "--model", bundle, "--json")
+    options = ("--metrics-file", "board.prom", "--threshold", "0.5")
+    result = edgecnn("classify", FRAMES, *options, "--model", bundle, "--json")
     lines = [json.loads(line) for line in result.out.splitlines()]
     text = (tmp_path / "board.prom").read_text()
     assert value(text, "edgecnn_frames_total") == lines[-1]["frames"] == 100
@@ -82,6 +83,7 @@ def test_a_file_without_a_server(edgecnn, bundle, tmp_path, monkeypatch):
     results = [line for line in lines if "decision" in line]
     decided = {sample.labels["decision"]: sample.value for sample in families(text)["edgecnn_decisions"].samples}
     assert {name: count for name, count in decided.items() if count} == Counter(line["decision"] for line in results)
+    assert 0 < decided["abstain"] < 100
     best = [line["top"][0]["score"] for line in results]
     for bound in (0.5, 0.9):
         expected = sum(score <= bound for score in best)
