@@ -1,13 +1,17 @@
 """The real command with --http in a separate process, and a client's requests to it."""
 
+import asyncio
+import contextlib
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import Future
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -107,6 +111,35 @@ def serve(bundle, tmp_path_factory):
         if serving.process.poll() is None:
             serving.process.kill()
         serving.process.wait()
+
+
+@pytest.fixture
+def serve_here():
+    """Serve routes in this process, `with serve_here(Route(…), token=None) as port`."""
+    from edgecnn.device.http.app import make_app
+    from edgecnn.device.http.auth import Gate
+    from edgecnn.device.http.serve import make_server, serve
+
+    @contextlib.contextmanager
+    def start(*routes, token=None):
+        loop = Future()
+
+        async def serve_until_ended():
+            loop.set_result(asyncio.get_running_loop())
+            await serve(server, listener)
+
+        with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
+            port = listener.getsockname()[1]
+            server = make_server(make_app(Gate(token, (), port), routes))
+            thread = threading.Thread(target=asyncio.run, args=[serve_until_ended()])
+            thread.start()
+            try:
+                yield port
+            finally:
+                loop.result().call_soon_threadsafe(server.end)
+                thread.join()
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 """The server's data: what counts up, what is replaced, what the last hour shows, and which pictures are still there."""
 
+import asyncio
+import io
 import json
 
 import numpy as np
+from PIL import Image
 
 from edgecnn.device.http.board import Board
 from edgecnn.device.http.link import EVENT, RESULT, UNSURE, UNSURES, Opening, Shared
@@ -40,7 +43,8 @@ def test_counts_go_on_after_a_restart_and_dropped_frames_are_a_total():
     assert document["counts"] == {
         "frames": 11, "dropped": 9, "damaged": 7, "reconnects": 1, "decisions": {"cat": 8, "dog": 3},
     }  # fmt: skip
-    assert (document["frame"]["width"], document["frame"]["height"], document["frame"]["inference_ms"]) == (64, 48, 2.5)
+    frame = {"seq": 9, "ts": NOW, "width": 64, "height": 48, "inference_ms": 2.5}
+    assert document["frame"] == frame and document["source"] == "cam" and document["time"] == NOW
 
 
 def test_a_board_is_ready_for_ten_seconds_after_a_frame_of_a_camera_that_is_there():
@@ -55,6 +59,9 @@ def test_a_board_is_ready_for_ten_seconds_after_a_frame_of_a_camera_that_is_ther
     now[0] = NOW
     board.receive(EVENT + event("camera_lost", message="gone").encode())
     assert not board.is_ready() and board.document()["camera_message"] == "gone"
+    board.receive(EVENT + event("camera_back", 7.5, about="the same camera").encode())
+    document = board.document()
+    assert board.is_ready() and (document["camera_since"], document["camera_message"]) == (NOW + 7.5, "the same camera")
 
 
 def test_the_last_hour_begins_with_the_state_an_hour_ago():
@@ -70,6 +77,49 @@ def test_the_last_hour_begins_with_the_state_an_hour_ago():
     assert shown == [
         [(NOW, "dog"), (NOW + 1.5, "cat")], [(NOW + 1, "dog"), (NOW + 1.5, "cat")], [(NOW + 1.5, "cat")], [(NOW + 5400, "cat")],
     ]  # fmt: skip
+
+
+def test_changes_a_second_apart_are_two_and_a_camera_that_is_lost_has_no_state():
+    board = make([NOW + 9], replay=(event("state_changed", state="cat", reason=None),))
+    for after_s, state, reason in ((1.0, "dog", None), (2.5, None, "camera_lost")):
+        board.receive(EVENT + event("state_changed", after_s, state=state, reason=reason).encode())
+    document = board.document()
+    assert document["hour"] == [(NOW, "cat"), (NOW + 1, "dog"), (NOW + 2.5, None)]
+    assert (document["state"], document["since"], document["reason"]) == (None, NOW + 2.5, "camera_lost")
+
+
+def test_a_reader_of_the_lines_that_falls_a_thousand_behind_gets_no_more_and_the_others_do(monkeypatch):
+    """Its connection ends, so that it asks again. A reader gets None if nothing happens for a while."""
+
+    async def read():
+        board = make([NOW])
+        slow, quick = board.lines(), board.lines()
+        first = [asyncio.create_task(anext(lines)) for lines in (slow, quick)]
+        await asyncio.sleep(0)
+        lines = [event("frame_damaged", count=count) for count in range(1002)]
+        for line in lines[:1000]:
+            board.receive(EVENT + line.encode())
+        assert [await task for task in first] == lines[:1] * 2
+        assert [await anext(quick) for _ in range(999)] == lines[1:1000]
+        for line in lines[1000:]:
+            board.receive(EVENT + line.encode())
+        assert [await anext(quick) for _ in range(2)] == lines[1000:]
+        monkeypatch.setattr("edgecnn.device.http.board.QUIET_S", 0.001)
+        assert await anext(quick) is None
+        board.receive(EVENT + lines[7].encode())
+        assert await anext(quick) == lines[7]
+        return [line async for line in slow]
+
+    assert asyncio.run(read()) == []
+
+
+def test_only_a_listed_unsure_picture_is_shown(tmp_path):
+    for name, size in (("listed.png", (8, 6)), ("other.png", (8, 6))):
+        Image.new("RGB", size, (200, 0, 0)).save(tmp_path / name)
+    board = make([NOW], unsure=str(tmp_path), kept=({"name": "listed.png"}, {"name": "gone.png"}))
+    picture = Image.open(io.BytesIO(board.unsure_picture("listed.png")))
+    assert (picture.format, picture.size) == ("JPEG", (8, 6))
+    assert board.unsure_picture("other.png") is board.unsure_picture("gone.png") is None
 
 
 def test_an_earlier_runs_unsure_frame_has_its_best_class_and_score(keep_pictures, tmp_path):

@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from edgecnn.device.http.inference import Busy, Inference
+from edgecnn.device.http.answers import failed, refusal
+from edgecnn.device.http.inference import Busy, Inference, load
+from edgecnn.errors import BundleError, EngineError, ImageError, ImageTooLargeError, OutputError
+from edgecnn.runtime.classifier import Classifier
 
 
 @pytest.fixture
@@ -58,6 +61,19 @@ def test_an_image_that_cannot_be_classified_reports_why(post, body, status, code
     answer = json.loads(answer)
     assert (got, answer["code"]) == (status, code) and answer["error"] and text in answer["error"]
     assert post()[0] == 405
+
+
+def test_a_bundle_that_was_replaced_is_not_used_and_each_error_has_its_status(bundle):
+    sha256 = Classifier.load(bundle).model_sha256
+    half = load(str(bundle), sha256, region=[0.5, 0.0, 0.5, 0.25])
+    assert (half.model_sha256, tuple(half.region)) == (sha256, (0.5, 0.0, 0.5, 0.25))
+    with pytest.raises(BundleError, match="has changed"):
+        load(str(bundle), "f" * 64)
+    errors = {ImageTooLargeError: 413, ImageError: 400, BundleError: 503, EngineError: 503, OutputError: 500}
+    for kind, status in errors.items():
+        answer = failed(kind("why"))
+        assert (answer.status_code, json.loads(answer.body)) == (status, {"error": "why", "code": kind.__name__})
+    assert json.loads(refusal(431, "x").body)["code"] == "RequestHeaderFieldsTooLarge"
 
 
 def test_eight_requests_may_wait_and_the_ninth_is_refused():

@@ -1,37 +1,38 @@
 """Access control: names, origins, tokens and cookies, tested on the real server."""
 
+import asyncio
 import base64
+import hashlib
 import os
 import re
+import socket
+from types import SimpleNamespace
 
+import httpx
 import pytest
+from starlette.responses import Response
+from starlette.routing import Route
 
+from edgecnn.device.http import auth, page
 from edgecnn.device.http.address import Listen, is_local, parse_listen
-from edgecnn.device.http.door import open_door
+from edgecnn.device.http.app import make_app
+from edgecnn.device.http.door import Door, open_door
 from edgecnn.device.stream.settings import Http
 
 TOKEN = "correct-horse-battery-staple"
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_addresses():
+    for text, expected in (
         ("8080", Listen("127.0.0.1", 8080)),
         ("0.0.0.0:80", Listen("0.0.0.0", 80)),
         ("[::1]:0", Listen("::1", 0)),
         ("board.local:65535", Listen("board.local", 65535)),
-    ],
-)
-def test_addresses(text, expected):
-    assert parse_listen(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "http", "8080:", ":8080", "::1:80", "a b:80", "65536", "-1", "http://x:1", "x:1/"]
-)
-def test_invalid_addresses(text):
-    with pytest.raises(ValueError, match="expected PORT or HOST:PORT"):
-        parse_listen(text)
+    ):
+        assert parse_listen(text) == expected
+    for text in ("", "http", "8080:", ":8080", "::1:80", "a b:80", "65536", "-1", "http://x:1", "x:1/"):
+        with pytest.raises(ValueError, match="expected PORT or HOST:PORT"):
+            parse_listen(text)
 
 
 def test_addresses_of_this_machine():
@@ -59,6 +60,74 @@ def test_a_token_is_required_beyond_this_machine(tmp_path, monkeypatch):
         assert not text or text not in str(error.value)
     with pytest.raises(ValueError, match="No such file"):
         open_door(Http(address="0", token_file=tmp_path / "none"))
+    file.write_text("t" * 16)
+    monkeypatch.setenv("EDGECNN_HTTP_TOKEN", "e" * 15)
+    with open_door(Http(address="0", token_file=file)).listener:
+        pass
+    with pytest.raises(ValueError, match="EDGECNN_HTTP_TOKEN: expected one line of at least 16"):
+        open_door(Http(address="0"))
+    monkeypatch.setenv("EDGECNN_HTTP_TOKEN", "e" * 16)
+    for given, token in ((file, "t" * 16), (None, "e" * 16)):
+        door = open_door(Http(address="localhost:0", token_file=given, hosts="127.0.0.9,cam"))
+        with door.listener:
+            assert door.token == token and door.hosts == ("cam", "localhost"), "numbers are no names"
+
+
+def test_the_pages_address_is_one_that_a_person_can_open():
+    def shown(host, token=None):
+        door = Door(SimpleNamespace(getsockname=lambda: (host, 8080, 0, 0)), token, ())
+        return door.url, door.is_wide_open
+
+    name = f"http://{socket.gethostname()}:8080/"
+    assert shown("0.0.0.0") == shown("::") == (name, True) and shown("0.0.0.0", TOKEN) == (name, False)
+    assert shown("127.0.0.1") == ("http://127.0.0.1:8080/", False) and shown("::1") == ("http://[::1]:8080/", False)
+    assert shown("192.168.0.7") == ("http://192.168.0.7:8080/", True)
+    assert Listen("::1", 80).shown == "[::1]:80" and Listen("board", 80).shown == "board:80"
+
+
+def test_a_login_lasts_thirty_days_and_leads_back_to_the_page(monkeypatch):
+    now = [1_800_000_000.9]
+    monkeypatch.setattr(auth, "time", SimpleNamespace(time=lambda: now[0]))
+
+    def ask(method, path, token=TOKEN, **more):
+        gate = auth.Gate(token, ("cam.example",), 8080)
+        routes = [*gate.routes(), *page.routes(), Route("/v1/state", lambda request: Response("secret"))]
+
+        async def request():
+            transport = httpx.ASGITransport(make_app(gate, routes))
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
+                return await client.request(method, path, **more)
+
+        return asyncio.run(request())
+
+    form, html = {"content": f"token=%20{TOKEN}%0A"}, {"headers": {"accept": "text/html"}}
+    answer = ask("POST", "/login", **form)
+    assert answer.status_code == 303 and "secure" not in answer.headers["set-cookie"].lower()
+    (cookie,) = answer.cookies.items()
+    assert cookie[0] == "edgecnn-8080", "another port of this host has its own"
+    sent = {"headers": {"cookie": "=".join(cookie)}}
+    days_s = 30 * 24 * 3600
+    for now[0], status in ((1_800_000_000.9 + days_s - 1, 200), (1_800_000_001.0 + days_s, 401)):
+        assert ask("GET", "/v1/state", **sent).status_code == status
+    now[0] = 1_800_000_000.9
+    assert ask("GET", "/v1/state", TOKEN + "x", **sent).status_code == 401, "another token logs everybody out"
+    encrypted = ask("POST", "/login", headers={"origin": "https://cam.example"}, **form)
+    assert "secure" in encrypted.headers["set-cookie"].lower()
+    for size, status in ((4096, 401), (4097, 413)):
+        assert ask("POST", "/login", content="token=".ljust(size, "x")).status_code == status
+    places = {path: ask("GET", path, **html).headers.get("location") for path in ("/", "/review", "/v1/state")}
+    assert places == {"/": "/login?to=", "/review": "/login?to=review", "/v1/state": None}
+    assert ask("GET", "/").status_code == ask("GET", "/v1/state", **html).status_code == 401
+    open_to_all = ask("POST", "/login", None, content="")
+    assert open_to_all.status_code == 303 and "set-cookie" not in open_to_all.headers
+    for path in ("/", "/review"):
+        answer = ask("GET", path, None)
+        rules = dict(rule.strip().split(" ", 1) for rule in answer.headers["content-security-policy"].split(";"))
+        for kind in ("script", "style"):
+            (own,) = re.findall(f"<{kind}>(.*?)</{kind}>", answer.text, re.DOTALL)
+            hashed = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+            assert rules[f"{kind}-src"] == f"'sha256-{hashed}'", "the browser runs nothing else"
+        assert rules["default-src"] == "'none'" and "const percent" in answer.text and "/* shared" not in answer.text
 
 
 def test_a_port_that_is_taken_is_a_usage_error(edgecnn):

@@ -10,20 +10,16 @@ import select
 import selectors
 import socket
 import struct
-import threading
 import time
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import Future
 from typing import NamedTuple
 
 import pytest
+from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from edgecnn.device.http import limits
-from edgecnn.device.http.app import make_app
-from edgecnn.device.http.auth import Gate
-from edgecnn.device.http.serve import make_server, serve
 
 TOKEN = "correct-horse-battery-staple"
 
@@ -266,7 +262,7 @@ def test_hostile_requests(serve, tmp_path, times):
     assert TOKEN not in notes
 
 
-def test_a_slow_request_ends_at_its_limit(monkeypatch):
+def test_a_slow_request_ends_at_its_limit(serve_here, monkeypatch):
     """The server in this process, with limits of less than a second."""
     monkeypatch.setattr(limits, "RECEIVE_S", 0.5)
     monkeypatch.setattr(limits, "SWEEP_S", 0.05)
@@ -274,24 +270,75 @@ def test_a_slow_request_ends_at_its_limit(monkeypatch):
     async def read(request):
         await request.body()
 
-    async def serve_until_ended():
-        loop.set_result(asyncio.get_running_loop())
-        await serve(server, listener)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port, loop = listener.getsockname()[1], Future()
-        server = make_server(make_app(Gate(TOKEN, (), port), [Route("/v1/classify", read, methods=["POST"])]))
-        thread = threading.Thread(target=asyncio.run, args=[serve_until_ended()])
-        thread.start()
+    with serve_here(Route("/v1/classify", read, methods=["POST"]), token=TOKEN) as port:
         slow = [attack._replace(every_s=0.1) for attack in attacks(port) if is_slow(attack)]
         clients = fight(port, [*slow, Attack("idle")], AT_ONCE)
-        loop.result().call_soon_threadsafe(server.end)
-        thread.join()
     answered = {"slow second request": [404, 408], "slow body": [], "no body": []}
     assert len(clients) == 8
     for client in clients:
         assert client.ended_s is not None and client.ended_s >= 0.5, client.attack
         assert client.statuses == answered.get(client.attack.kind, [408]), client.attack
+
+
+def test_64_connections_of_one_client_and_128_of_all_are_accepted_and_a_closed_one_makes_room(serve_here, monkeypatch):
+    monkeypatch.setattr(limits, "RECEIVE_S", 60.0)
+    with serve_here(token=TOKEN) as port, contextlib.ExitStack() as stack:
+
+        def connect(number):
+            return stack.enter_context(socket.create_connection(("127.0.0.1", port), 20, (f"127.0.0.{number}", 0)))
+
+        def refused(number):
+            """Return whether a connection is closed at once, after an answer to try again in five seconds."""
+            made = connect(number)
+            with contextlib.suppress(OSError):  # it is closed already
+                made.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            head = made.recv(4096)
+            assert not head.startswith(b"HTTP/1.1 503") or b"\r\nRetry-After: 5\r\n" in head
+            made.close()
+            return head.startswith(b"HTTP/1.1 503")
+
+        many = {number: [connect(number) for _ in range(63)] for number in (2, 3)}
+        assert not refused(2)
+        many[2].append(connect(2))
+        assert refused(2) and not refused(3)
+        many[3].append(connect(3))
+        assert refused(4)
+        assert select.select([*many[2], *many[3]], [], [], 0)[0] == [], "the others stay open"
+        many[2].pop().close()
+        while refused(4):
+            pass
+
+
+def test_a_client_that_does_not_read_is_dropped_and_one_that_reads_is_not(serve_here, monkeypatch):
+    monkeypatch.setattr(limits, "SLOW_S", 0.8)
+    monkeypatch.setattr(limits, "SWEEP_S", 0.02)
+
+    large = bytes(6 << 20)  # more than the kernel keeps
+
+    async def endless(request):
+        async def parts():
+            yield large
+            while True:
+                yield b"more"
+                await asyncio.sleep(0.005)
+
+        return StreamingResponse(parts())
+
+    with serve_here(Route("/", endless)) as port, contextlib.ExitStack() as stack:
+        reader, idle = (stack.enter_context(socket.socket()) for _ in range(2))
+        dropped = select.poll()
+        dropped.register(idle, select.POLLHUP)
+        for client in (reader, idle):
+            client.settimeout(20)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            client.connect(("127.0.0.1", port))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert not dropped.poll(100), "by now, both have let data wait"
+        end = time.monotonic() + 20
+        while not dropped.poll(0):
+            assert reader.recv(1 << 20) and time.monotonic() < end
+        for _ in range(30):
+            assert reader.recv(1 << 16), "the time that it once let data wait does not count any more"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.device.http.kserve import Refused, parsed, wants_binary
 from edgecnn.runtime.classifier import Classifier
 
 triton = pytest.importorskip("tritonclient.http", reason="Triton's client is in the dev extra")
@@ -105,6 +106,26 @@ def test_the_protocol_without_a_client(infer, pixels):
 def test_an_invalid_request_is_answered_with_what_was_expected(infer, asked, more, expected):
     status, _, body = infer(asked, more)
     assert status == 400 and expected in json.loads(body)["error"]
+
+
+def test_json_at_its_limit_is_read_and_pixels_keep_their_order():
+    """A model with 2 rows, 3 columns and 1 channel: 65,536 bytes of JSON, and 8 more for each of its 6 values."""
+    values = [[[10], [20], [30]], [[40], [50], [255]]]
+    image = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 3, 1]}
+    listed = json.dumps({"inputs": [image | {"data": values}]}).encode()
+    asked, pixels = parsed(listed.ljust(65_584), None, (2, 3, 1))
+    assert pixels.dtype == np.uint8 and pixels.tolist() == [values] and not wants_binary(asked)
+    with pytest.raises(Refused, match="at most 65,584 bytes, received 65,585"):
+        parsed(listed.ljust(65_585), None, (2, 3, 1))
+    following = json.dumps({"inputs": [image | {"parameters": {"binary_data_size": 6}}]}).encode()
+    data = bytes([10, 20, 30, 40, 50, 255])
+    assert parsed(following + data, str(len(following)), (2, 3, 1))[1].tolist() == [values]
+    for body, size in ((following + data + b"x", len(following)), (following + data, len(following) + 7)):
+        with pytest.raises(Refused):
+            parsed(body, str(size), (2, 3, 1))
+    for whole, own, binary in ((True, False, False), (False, True, True), (True, None, True)):
+        output = {"name": "scores", "parameters": {} if own is None else {"binary_data": own}}
+        assert wants_binary({"parameters": {"binary_data_output": whole}, "outputs": [output]}) is binary
 
 
 def test_unknown_models_and_forms_are_refused(infer):

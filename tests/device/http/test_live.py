@@ -5,20 +5,27 @@ import io
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 import urllib.request
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.device.http import live as lives
+from edgecnn.device.http.app import all_routes, make_app
 from edgecnn.device.http.door import open_door
-from edgecnn.device.http.link import Opening
+from edgecnn.device.http.link import AWAY, EVENT, LOOK, PICTURE, RESULT, UNSURE, Opening, Picture, Shared
 from edgecnn.device.http.live import REPLAYED, Live
 from edgecnn.device.http.opening import model_facts
+from edgecnn.device.http.serve import make_site
 from edgecnn.device.http.viewers import Viewers
 from edgecnn.device.stream.events import CameraOpenedEvent, ProblemEvent
 from edgecnn.device.stream.results import FrameResult
@@ -61,7 +68,9 @@ def test_the_state_the_lines_and_the_picture_of_a_camera(watched):
     assert state["model"]["images"] == 5000 and state["model"]["interval"][0] < state["model"]["accuracy"]
 
     with urllib.request.urlopen(f"{watched.url}/v1/events", timeout=10) as events:
-        sent = [line.decode() for line in (events.readline() for _ in range(12)) if line.startswith(b"data: ")]
+        received = [events.readline() for _ in range(12)]
+        sent = [line.decode() for line in received if line.startswith(b"data: ")]
+    assert received[:2] == [b"retry: 1000\n", b"\n"], "a browser asks again after a second"
     assert len(sent) >= 5
     watched.until(lambda: sent[-1].removeprefix("data: ") in watched.lines)
     assert {line.removeprefix("data: ") for line in sent} <= set(watched.lines)
@@ -73,6 +82,8 @@ def test_the_state_the_lines_and_the_picture_of_a_camera(watched):
     with urllib.request.urlopen(f"{watched.url}/v1/stream.mjpeg", timeout=10) as stream:
         parts = stream.read(20_000).split(b"--edgecnn-frame\r\n")
     assert len({part for part in parts if part.startswith(b"Content-Type: image/jpeg")}) >= 2, "two pictures differ"
+    head, _, picture = parts[1].partition(b"\r\n\r\n")
+    assert int(head.rpartition(b"Content-Length: ")[2]) == len(picture) - 2 and picture.endswith(b"\xff\xd9\r\n")
 
 
 def test_a_server_that_dies_comes_back_and_ends_with_the_camera_loop(watched):
@@ -138,6 +149,166 @@ def test_the_camera_loop_hears_whether_somebody_is_watching(monkeypatch):
     assert heard == [True, False] * 3
 
 
+def test_a_later_viewer_gets_no_old_picture_and_a_stream_can_be_asked_for_its_headers_only(monkeypatch):
+    """A picture of 32 x 24 pixels, turned upright; the picture after it is damaged, and the next one never arrives."""
+    monkeypatch.setattr("edgecnn.device.http.viewers.LINGER_S", 0.05)
+    shared, heard, taken = Shared.create(), [], 1_800_000_000.0
+    facts = {"name": "m", "serial": 0, "labels": ["cat"], "shape": [2, 3, 3]}
+    viewers = Viewers(Shared(shared.file), heard.append, rotation=90)
+    site = make_site(Opening(port=80, model=facts), viewers, None)
+
+    async def visit():
+        transport = httpx.ASGITransport(make_app(site.gate, all_routes(site)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as client:
+            first = [asyncio.create_task(client.get("/v1/frame.jpg")) for _ in range(2)]
+            while not heard:
+                await asyncio.sleep(0.001)
+            pixels = np.zeros((24, 32, 3), np.uint8)
+            pixels[:, :16] = 250  # its left half, which is the upper one after a quarter turn to the right
+            viewers.picture(shared.write(pixels, taken, 0))
+            answers = [await answer for answer in first]
+            monkeypatch.setattr("edgecnn.device.http.api.PICTURE_S", 0.05)
+            while len(heard) < 2:
+                await asyncio.sleep(0.01)
+            viewers.picture(shared.write(b"\xff\xd8\xff broken", taken + 1, 1))
+            answers.append(await client.get("/v1/frame.jpg"))
+            heads = [await client.head(path) for path in ("/v1/events", "/v1/stream.mjpeg")]
+            site.board.camera = "none"
+            answers += [await client.get(path) for path in ("/v1/frame.jpg", "/v1/stream.mjpeg")]
+            return answers, heads
+
+    answers, heads = asyncio.run(visit())
+    assert [answer.status_code for answer in answers] == [200, 200, 503, 404, 404]
+    assert answers[0].content == answers[1].content
+    picture = np.asarray(Image.open(io.BytesIO(answers[0].content)).convert("L")).astype(int)
+    assert picture.shape == (32, 24) and picture[:14].min() > 200 and picture[18:].max() < 50
+    assert parsedate_to_datetime(answers[0].headers["last-modified"]).timestamp() == taken
+    assert answers[2].json()["error"] == "no picture arrived within 0.05 s."
+    types = [head.headers["content-type"].partition(";")[0] for head in heads]
+    assert types == ["text/event-stream", "multipart/x-mixed-replace"] and heard == [True, False, True]
+    assert {head.headers["cache-control"] for head in (*heads, *answers)} == {"no-store"}
+
+
+def result(decision, seq=0, size=(4, 6), **changed):
+    fields = {
+        "seq": seq, "ts": time.time(), "age_ms": 1.0, "source": "door", "image": np.zeros((*size, 3), np.uint8),
+        "top": (Score(decision, 0, 0.9),), "decision": decision, "reason": None, "lead": 0.9, "state": None, "state_since": None,
+        "dropped": 0, "latency_ms": {"decode": 0.0, "preprocess": 0.0, "infer": 0.1},
+    }  # fmt: skip
+    return FrameResult(**fields | changed)
+
+
+class Server:
+    """Stands for the server's process: it has read its opening, reads messages when it is asked to, and ends with a given code."""
+
+    def __init__(self, command, stdin, pass_fds, **_):
+        self.opening, self.returncode, self.waits = json.loads(stdin.read()), None, []
+        self.link = socket.socket(fileno=os.dup(pass_fds[0]))
+        self.shared = Shared(os.dup(pass_fds[2]))
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self, timeout=None):
+        self.waits.append(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("server", timeout)
+
+    def kill(self):
+        self.returncode = -9
+
+    def messages(self, kind):
+        """Return the bodies of the waiting messages of a kind; the others are lost."""
+        found = []
+        while True:
+            try:
+                message = self.link.recv(1 << 20, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return found
+            found += [message[1:]] if message[:1] == kind else []
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A Live whose servers are in the list `servers`, and whose clock is `now[0]`."""
+    servers, now = [], [1000.0]
+    monkeypatch.setattr(lives, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 1.8e9))
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *given, **more: servers.append(Server(*given, **more)) or servers[-1]
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    live = Live(Opening(port=0, kept=({"name": "earlier"},)), listener, ("pets", "0" * 64), WHOLE)
+    yield SimpleNamespace(live=live, servers=servers, now=now, listener=listener)
+    live.finish(0)
+
+
+def test_a_server_that_ends_again_and_again_is_restarted_later_each_time_with_everything_so_far(alone):
+    live, servers, now = alone.live, alone.servers, alone.now
+    live.hear(CameraOpenedEvent(ts=1.0, source="door", about="a camera", live=True))
+    for decision in ("cat", "dog", "dog"):
+        live.take(result(decision))
+    assert [json.loads(message)["event"] for message in servers[0].messages(EVENT)] == ["camera_opened"]
+    live.kept("a/b.jpg", result("abstain", ts=5.5, top=(Score("dog", 1, 0.12345678),), reason="below_threshold"))
+    kept = {"name": "a/b.jpg", "ts": 5.5, "guess": "dog", "reason": "below_threshold", "score": 0.123457}
+    assert [json.loads(message) for message in servers[0].messages(UNSURE)] == [kept]
+    ran_s = [0, 0, 0, 0, 60.0, 0, 60.5, 0]
+    for count, (ran, delay) in enumerate(zip(ran_s, (2, 5, 10, 30, 30, 30, 1, 2), strict=True), 1):
+        now[0] += ran
+        assert list(live.poll()) == [] and len(servers) == count
+        servers[-1].returncode = 7 if count % 2 else -11
+        (problem,) = live.poll()
+        how = "exit code 7" if count % 2 else "ended by signal 11"
+        assert problem.message == f"the page's server has ended ({how}); it restarts in {delay} s"
+        now[0] += delay - 0.01
+        assert list(live.poll()) == [] and len(servers) == count
+        now[0] += 0.02
+        assert list(live.poll()) == [] and len(servers) == count + 1
+    opening = servers[-1].opening
+    assert opening["decisions"] == {"cat": 1, "dog": 2} and opening["kept"] == [{"name": "earlier"}, kept]
+    assert [json.loads(line)["event"] for line in opening["replay"]] == ["camera_opened"]
+    live.finish(0.0)
+    assert servers[-1].waits == [0.5, None] and servers[-1].returncode == -9 and alone.listener.fileno() == -1
+
+
+def test_a_viewer_gets_ten_new_pictures_a_second_and_a_large_one_at_half_its_size(alone):
+    live, (server,), now = alone.live, alone.servers, alone.now
+    frames = iter(range(100))
+
+    def seen(*sizes, after_s=0.0, message=None):
+        """Return (frame's number, shape) of each picture that is sent for new frames of some sizes, a time after the last."""
+        if message is not None:
+            server.link.send(message)
+        now[0] += after_s
+        for size in sizes:
+            live.take(result("cat", next(frames), size))
+        live.poll()
+        places = map(Picture.parse, server.messages(PICTURE))
+        return [(place.seq, server.shared.read(place).shape) for place in places]
+
+    assert seen((6, 4), (4, 6)) == [], "nobody is watching"
+    assert seen(message=LOOK) == [(1, (4, 6, 3))], "the newest"
+    assert seen(after_s=0.2) == [], "it is already there"
+    assert seen((30, 2559), (40, 60)) == [(2, (30, 2559, 3))], "the next one is too early"
+    assert seen((31, 2560), after_s=0.09) == []
+    assert seen((31, 2560), (4, 6), after_s=0.02) == [(5, (16, 1280, 3))]
+    assert seen(message=AWAY) == seen((4, 6), (6, 4), after_s=1.0) == [], "nobody is watching any more"
+    live.hear(CameraOpenedEvent(ts=1.0, source="door", about="a camera", live=True))
+    live.take(result("cat", next(frames), (31, 2560)))
+    live.hear(CameraOpenedEvent(ts=1.0, source="door", about="another camera", live=True))
+    jpeg = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(jpeg, "jpeg")
+    for decision, image in (("cat", jpeg.getvalue()), ("dog", b"not an image")):
+        live.take(result(decision, next(frames), image=image))
+    heads = [json.loads(message.partition(b"\n")[0]) for message in server.messages(RESULT)]
+    assert heads == [[[2560, 31], {"cat": 1}], [[30, 20], {"cat": 1}], [[30, 20], {"dog": 1}]], "width and height"
+    for rotation, size in ((90, [2, 3]), (180, [3, 2]), (270, [2, 3])):
+        turned = Live(Opening(port=0, rotation=rotation), socket.socket(), ("pets", "0" * 64), WHOLE)
+        turned.take(result("owl", 0, (2, 3)))
+        (message,) = alone.servers[-1].messages(RESULT)
+        assert json.loads(message.partition(b"\n")[0]) == [size, {"owl": 1}]
+        turned.finish(0)
+
+
 def test_a_restarted_server_knows_the_camera_and_counts_nothing_twice(bundle, monkeypatch):
     monkeypatch.setattr("edgecnn.device.http.live.RETRY_S", (0.0,))
     door = open_door(Http(address="0"))
@@ -146,13 +317,7 @@ def test_a_restarted_server_knows_the_camera_and_counts_nothing_twice(bundle, mo
 
     def frames(count, decision):
         for seq in range(count):
-            top = (Score(decision, 0, 0.9),)
-            result = FrameResult(
-                seq=seq, ts=time.time(), age_ms=1.0, source="door", image=np.zeros((4, 6, 3), np.uint8), top=top, decision=decision,
-                reason=None, lead=0.9, state=None, state_since=None, dropped=0,
-                latency_ms={"decode": 0.0, "preprocess": 0.0, "infer": 0.1},
-            )  # fmt: skip
-            live.take(result)
+            live.take(result(decision, seq))
             live.poll()
 
     def board():

@@ -1,18 +1,22 @@
 """Metrics for Prometheus, from the server and from a file, and promtool's verdict on them."""
 
+import functools
 import json
 import os
 import re
+import resource
 import subprocess
 import time
+from collections import Counter
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edgecnn.device.http import machine as machines
 from edgecnn.device.http.board import Board
-from edgecnn.device.http.drift import shown_validation
-from edgecnn.device.http.link import RESULT, Opening
+from edgecnn.device.http.link import EVENT, RESULT, Opening
 from edgecnn.device.http.upkeep import Upkeep
+from edgecnn.device.stream.events import Seldom
 from edgecnn.device.stream.results import rfc3339
 
 CAMERA = "synthetic:64x48?fps=100&pattern=noise"
@@ -70,11 +74,22 @@ def test_the_metrics_match_the_state(serve, tmp_path):
 
 def test_a_file_without_a_server(edgecnn, bundle, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = edgecnn("classify", FRAMES, "--metrics-file", "board.prom", "--model", bundle, "--json")
+    options = ("--metrics-file", "board.prom", "--threshold", "0.5")
+    result = edgecnn("classify", FRAMES, *options, "--model", bundle, "--json")
     lines = [json.loads(line) for line in result.out.splitlines()]
     text = (tmp_path / "board.prom").read_text()
     assert value(text, "edgecnn_frames_total") == lines[-1]["frames"] == 100
     assert value(text, "edgecnn_inference_seconds_count") == lines[-1]["frames"]
+    results = [line for line in lines if "decision" in line]
+    decided = {sample.labels["decision"]: sample.value for sample in families(text)["edgecnn_decisions"].samples}
+    assert {name: count for name, count in decided.items() if count} == Counter(line["decision"] for line in results)
+    assert 0 < decided["abstain"] < 100
+    best = [line["top"][0]["score"] for line in results]
+    for bound in (0.5, 0.9):
+        expected = sum(score <= bound for score in best)
+        assert value(text, "edgecnn_best_score_bucket", le=str(bound)) == expected
+    total_s = sum(line["latency_ms"]["infer"] for line in results) / 1000
+    assert value(text, "edgecnn_inference_seconds_sum") == pytest.approx(total_s, rel=0.01)
     assert not re.search(r"page: http", result.err)
 
 
@@ -92,8 +107,10 @@ def whole():
     """The metrics of a board with every value known."""
     labels = ["cat", "dog"]
     facts = {"name": "m", "serial": 3, "sha256": "0" * 64, "engine": "litert 2", "precision": "int8", "accuracy": 0.9}
-    drift = {"key": "k", "file": "/nowhere", "validation": shown_validation(None, 0.0, True)}
-    opening = Opening(port=0, model={**facts, "labels": labels}, drift=drift)
+    shares = [0.25, 0.125, *[0.0] * 12, 0.375, 0.25]
+    validation = {"n": 400, "histogram": shares, "abstain": 0.03, "stranger": 0.07, "since": None}
+    drift = {"key": "k", "file": "/nowhere", "validation": validation}
+    opening = Opening(port=0, model={**facts, "labels": labels}, drift=drift, started=1_800_000_000.5)
     board = Board(opening)
     upkeep = Upkeep(board, opening)
     board.machine.update(temperature_c=61.5, throttled=["under-voltage"], memory_mib=100.0)
@@ -106,6 +123,10 @@ def whole():
     board.receive(
         RESULT + json.dumps([[64, 48], {"cat": 2, "stranger": 1}]).encode() + b"\n" + json.dumps(line).encode()
     )
+    events = [{"event": "frame_damaged", "count": count} for count in (3, 2)]
+    events += [{"event": "camera_back", "about": "x"}, {"event": "camera_lost", "message": "gone"}]
+    for event in events:
+        board.receive(EVENT + json.dumps({"ts": rfc3339(time.time()), "source": "camera", **event}).encode())
     return upkeep.metrics.text().decode()
 
 
@@ -128,14 +149,87 @@ def test_numbers_use_prometheus_units(whole):
     assert (
         value(whole, "edgecnn_best_score_bucket", le="0.99")
         == 0
-        == value(whole, "edgecnn_drift_score_ratio", bound="0.99")
+        == value(whole, "edgecnn_drift_score_ratio", bound="0.99", of="today")
     )
     assert (
         value(whole, "edgecnn_best_score_bucket", le="0.995")
         == 1
-        == value(whole, "edgecnn_drift_score_ratio", bound="0.995")
+        == value(whole, "edgecnn_drift_score_ratio", bound="0.995", of="today")
     )
     assert value(whole, "edgecnn_drift_decision_ratio", of="today", decision="stranger") == 1
+    assert value(whole, "edgecnn_frames_damaged_total") == 5 and value(whole, "edgecnn_camera_reconnects_total") == 1
+    assert value(whole, "edgecnn_camera_up") == 0 and value(whole, "edgecnn_model_accuracy_ratio") == 0.9
+    assert value(whole, "edgecnn_start_time_seconds") == 1_800_000_000.5
+    assert value(whole, "edgecnn_model_info", serial="3", engine="litert 2", precision="int8") == 1
+    of = {"of": "validation"}
+    shown = [value(whole, "edgecnn_drift_decision_ratio", decision=name, **of) for name in ("abstain", "stranger")]
+    assert shown == [0.03, 0.07] and value(whole, "edgecnn_drift_frames", **of) == 400
+    bounds = ("0.1", "0.2", "0.998", "0.999", "1.0")
+    shown = [value(whole, "edgecnn_drift_score_ratio", bound=bound, **of) for bound in bounds]
+    assert shown == [0.25, 0.375, 0.375, 0.75, 1.0], "each bin and all below"
+
+
+def test_an_alarm_and_a_successful_check_are_metrics_too():
+    facts = {"name": "m", "serial": 3, "sha256": "", "engine": "", "precision": "", "accuracy": None, "labels": ["cat"]}
+    board = Board(Opening(port=0, model=facts, camera=False))
+    upkeep = Upkeep(board, Opening(port=0, model=facts))
+    board.machine.update(update={"reason": None, "last_good": None})
+    week = {"n": 70, "histogram": [0.0] * 15 + [1.0], "abstain": None, "stranger": 0.2, "since": 1}
+    drift = {"bins": [0.0, *[0.1] * 15, 1.0], "today": None, "validation": None, "accepted": week}
+    board.drift = lambda: {**drift, "alarm": {"since": 1, "message": "x"}, "can_accept": True}
+    text = upkeep.metrics.text().decode()
+    assert value(text, "edgecnn_update_failed") == 0 and "last_good" not in text and "accuracy" not in text
+    assert value(text, "edgecnn_drift_alarm") == value(text, "edgecnn_drift_can_accept") == 1
+    assert value(text, "edgecnn_drift_frames", of="accepted") == 70 and "edgecnn_camera_up" not in text
+    assert value(text, "edgecnn_drift_decision_ratio", of="accepted", decision="stranger") == 0.2
+
+
+def test_the_metrics_are_written_every_15_s_the_counts_every_quarter_of_an_hour_and_both_at_the_end(
+    tmp_path, monkeypatch
+):
+    """A file that cannot be written is reported once an hour, and the other one is still written."""
+    now = [0.0]
+    monkeypatch.setattr("edgecnn.device.http.upkeep.Seldom", functools.partial(Seldom, clock=lambda: now[0]))
+    facts = {"name": "m", "serial": 3, "sha256": "", "engine": "", "precision": "", "accuracy": None, "labels": ["cat"]}
+    drift = {"key": "k", "file": str(tmp_path / "state" / "counts"), "validation": None}
+    opening = Opening(port=0, model=facts, drift=drift, metrics_file=str(tmp_path / "m.prom"))
+    upkeep = Upkeep(Board(opening), opening)
+    names = {}
+    for now[0] in (0.0, 14.9, 15.0, 899.9, 900.0, 914.9):
+        names[now[0]] = [path.name for path, _ in upkeep.due()]
+    both = ["m.prom", "counts"]
+    assert names == {0.0: both[:1], 14.9: [], 15.0: both[:1], 899.9: both[:1], 900.0: both[1:], 914.9: both[:1]}
+    files = upkeep.due(end=True)
+    assert [path.name for path, _ in files] == both and upkeep.write(files) is None
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {*both}
+    (tmp_path / "m.prom").unlink()
+    (tmp_path / "m.prom").mkdir()
+    (tmp_path / "state" / "counts").unlink()
+    said = []
+    for now[0] in (5000.0, 8599.0, 8600.0):
+        said.append(upkeep.write(files))
+    assert [bool(text) for text in said] == [True, False, True] and "m.prom" in said[0]
+    assert (tmp_path / "state" / "counts").exists()
+
+
+def test_the_boards_memory_is_that_of_both_processes_and_its_uptime_that_of_the_camera_loop(machine, monkeypatch):
+    """/proc/PID/statm counts pages, the resident ones second; /proc/PID/stat has the start in clock ticks as field 22."""
+    pages, ticks = resource.getpagesize(), os.sysconf("SC_CLK_TCK")
+    files = {
+        "proc/70/statm": f"9000000 {(30 << 20) // pages} 900 1 0 800 0\n", "proc/71/statm": f"8000000 {(12 << 20) // pages} 90 1 0 80 0\n",
+        "proc/70/stat": f"70 (a b) c) S 1 {' '.join(['4'] * 17)} {500 * ticks} 6 7\n",
+        "proc/71/stat": f"71 (x) S 1 {' '.join(['4'] * 17)} {200 * ticks} 6 7\n",
+        "proc/uptime": "620.25 900.00\n", "sys/devices/platform/soc/soc:firmware/get_throttled": "40001\n",
+        "sys/class/thermal/thermal_zone0/temp": "61342\n", "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+    }  # fmt: skip
+    check = {"reason": "gone", "last_good": None, "age_s": 7, "channel": "door"}
+    monkeypatch.setattr(machines, "last_check", lambda: check)
+    assert machines.look(machine(files), (71, 70)) == {
+        "temperature_c": 61.342, "throttled": ["under-voltage"], "memory_mib": 42.0, "uptime_s": 120.25,
+        "update": {"reason": "gone", "last_good": None, "age_s": 7},
+    }  # fmt: skip
+    nothing = machines.look(machine({}), (71, 70))
+    assert (nothing["memory_mib"], nothing["uptime_s"], nothing["throttled"]) == (None, None, [])
 
 
 def test_each_metric_is_documented(whole, root):

@@ -15,6 +15,11 @@ import pytest
 
 pytest.importorskip("starlette", reason="the page needs the http extra")
 
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from edgecnn.device.http import page as pages
+
 TOKEN = "correct-horse-battery-staple"
 REGION = (0.25, 0.2, 0.5, 0.6)
 HOSTILE = "<img src=x onerror=hacked=1>/../%2e\u05e9" + "W" * 180
@@ -245,6 +250,150 @@ def test_other_scores_are_reported_until_a_week_of_them_is_accepted(root, board,
     page.until("days", "^Compared with the week that you accepted on")
     page.until("notices", "^$")
     assert page["accept"] is None and page["week"] == "your week"
+
+
+STATE = {
+    "schema": "edgecnn.state/1", "source": "hall", "camera": "open", "camera_message": "a camera", "state": "dog", "reason": None,
+    "top": [{"label": label, "score": score} for label, score in (("dog", 0.625), ("cat", 0.25), ("owl", 0.115), ("fox", 0.01))],
+    "region": None, "counts": {"frames": 12345, "dropped": 67, "damaged": 8, "reconnects": 9, "decisions": {}},
+    "model": {
+        "name": "pets", "serial": 1234, "sha256": "0f" * 32, "labels": ["cat", "dog", "owl"], "engine": "litert 2", "precision": "int8",
+        "accuracy": 0.8662, "interval": [0.857, 0.8754], "images": 5000,
+    },
+    "board": {
+        "temperature_c": 79.6, "throttled": ["under-voltage"], "memory_mib": 61.4, "uptime_s": 90061.0,
+        "update": {"reason": "the server is gone", "last_good": None, "age_s": 7260},
+    },
+}  # fmt: skip
+"""A board's state whose numbers all differ; `recent` adds its times."""
+
+
+def recent(now):
+    """Return the state at a time: cat for 30 minutes, abstain for 19, none for 7, and dog for 2; today's scores and validation's."""
+    hour = [[now - 3600, "cat"], [now - 1785, "abstain"], [now - 600, None], [now - 125, "dog"]]
+    unsure = [("hall/b &.jpg", "owl", 0.375, "below_margin", 60), ("a.jpg", "cat", None, None, 7200)]
+    frame = {"seq": 4321, "ts": now - 0.5, "width": 320, "height": 200, "inference_ms": 12.34}
+    today = {"n": 1440, "histogram": [0.2, 0.3, 0.4, 0.1], "abstain": 0.125, "stranger": 0.0625, "since": 0}
+    validation = {"n": 385, "histogram": [0.05, 0.15, 0.25, 0.55], "abstain": None, "stranger": 0.03, "since": None}
+    drift = {
+        "bins": [0, 0.5, 0.9, 0.99, 1],
+        "today": today,
+        "validation": validation,
+        "accepted": None,
+        "accepted_at": None,
+    }
+    return STATE | {
+        "time": now, "camera_since": now - 9, "frame": frame, "since": now - 125, "hour": hour,
+        "unsure": [dict(zip(("name", "guess", "score", "reason", "ts"), (*of, now - ago), strict=True)) for *of, ago in unsure],
+        "drift": {**drift, "days": 5, "can_accept": False, "alarm": {"since": now - 3600, "message": "the scores differ"}},
+    }  # fmt: skip
+
+
+@chromium
+def test_every_number_on_the_page_is_the_boards(serve_here, browser, page):
+    """The board's clock is days ahead. Then with little that is known, and a week that was accepted."""
+    changed = {}
+
+    def state(request):
+        return JSONResponse({**recent(time.time() + 1e6), **changed})
+
+    with serve_here(*pages.routes(), Route("/v1/state", state)) as port:
+        browser.get(f"http://127.0.0.1:{port}/")
+        page.until("state", "^dog$")
+        text = {
+            name: " ".join(page[name].split())
+            for name in ("since", "top", "legend", "changes-title", "accuracy", "proof", "model", "labels-title", "temperature",
+                         "throttled", "board", "rate", "age", "unsure", "days", "drift", "notices")
+        }  # fmt: skip
+        ask = browser.execute_script
+        strip = ask(
+            "return [...document.querySelectorAll('#strip i')].map(i => [i.className, i.style.left, i.style.width])"
+        )
+        widths = ask("return [...document.querySelectorAll('#top i')].map(i => i.style.width)")
+        changes = ask("return [...document.querySelectorAll('#changes bdi')].map(i => i.textContent)")
+        bars = ask("return [...document.querySelectorAll('#chart rect')].map(i => Number(i.getAttribute('height')))")
+        line = ask("return document.querySelector('#chart path').getAttribute('d')")
+        label = ask("return document.getElementById('strip').ariaLabel")
+        assert browser.title == "dog \u00b7 pets \u00b7 edgecnn" and page["where"] == "127.0.0.1 \u00b7 hall"
+        pictures = ask("return [...document.querySelectorAll('#unsure img')].map(item => item.getAttribute('src'))")
+        assert (
+            pictures == ["v1/unsure/hall/b%20%26.jpg", "v1/unsure/a.jpg"] and page["veil"] is page["outlined"] is None
+        )
+        hot = ask("return document.getElementById('temperature').classList.contains('hot')")
+        now = time.time() + 1e6
+        drift = recent(now)["drift"]
+        week = {"n": 10080, "histogram": [0.0, 0.25, 0.375, 0.375], "abstain": 0.5, "stranger": 0.25, "since": 0}
+        changed.update(
+            state="stranger", reason="unfamiliar", since=now - 3725, hour=[], unsure=[], region=[0.25, 0.125, 0.5, 0.75],
+            model=STATE["model"] | {"serial": 0, "accuracy": None, "interval": None, "labels": ["cat"]},
+            board={"temperature_c": 80.4, "throttled": [], "memory_mib": 61.6, "uptime_s": 59.4, "update": None},
+            drift=drift | {"validation": None, "accepted": week, "accepted_at": now - 60, "alarm": None, "can_accept": True},
+        )  # fmt: skip
+        browser.get(f"http://127.0.0.1:{port}/")
+        page.until("state", "^stranger$")
+        names = (
+            "since",
+            "why",
+            "accuracy",
+            "proof",
+            "model",
+            "labels-title",
+            "temperature",
+            "throttled",
+            "board",
+            "days",
+            "drift",
+        )
+        less = {name: " ".join(page[name].split()) for name in names}
+        less_label = ask("return document.getElementById('strip').ariaLabel")
+        less_hot = ask("return document.getElementById('temperature').classList.contains('hot')")
+        place = ask(
+            "const {left, top, width, height} = document.getElementById('region').style; return [left, top, width, height]"
+        )
+        assert page["accept"] == "Accept the last week as normal" and page["unsure"] is None and page["outlined"]
+        assert page["notices"] == "", "the page that was open before is another one"
+    assert (
+        re.fullmatch(r"since .*, for 1 h 2 min", less["since"])
+        and less["why"] == "The picture shows none of the classes."
+    )
+    assert (less["accuracy"], less["proof"]) == ("not verified", "This bundle has no verified accuracy.")
+    assert "Serial number none" in less["model"] and less["labels-title"] == "1 class"
+    assert (less["temperature"], less_hot) == ("80 °C", True) and less["throttled"].endswith("; not throttled.")
+    assert less["board"].startswith("Running for 59 s Memory 62 MiB") and "release check" not in less["board"]
+    assert less["days"].startswith("Compared with the week that you accepted on ")
+    assert "above 0.9 50.0 % 75.0 % abstain 12.5 % 50.0 % stranger 6.3 % 25.0 % images 1,440 10,080" in less["drift"]
+    assert less_label == "The last hour: nothing yet; 0 changes." and place == ["25%", "12.5%", "50%", "75%"]
+    assert re.fullmatch(r"since .*, for 2 min", text["since"])
+    assert text["top"] == "dog 62.5 % cat 25.0 % owl 11.5 %" and widths == ["62.5%", "25%", "11.5%"]
+    assert (
+        text["legend"] == "cat 30 min abstain 19 min no state 7 min dog 2 min" and text["changes-title"] == "3 changes"
+    )
+    assert label == "The last hour: cat 30 min, abstain 19 min, no state 7 min, dog 2 min; 3 changes."
+    assert changes == ["dog", "no state", "abstain"], "the newest first"
+    shares = [(name.split()[0], float(left[:-1]), float(width[:-1])) for name, left, width in strip]
+    assert [name for name, *_ in shares] == ["k0", "abstain", "nothing", "k1"]
+    expected = [(0, 1815 / 36), (1815 / 36, 1185 / 36), (3000 / 36, 475 / 36), (3475 / 36, 125 / 36)]
+    assert [share[1:] for share in shares] == [pytest.approx(of, abs=0.5) for of in expected]
+    assert text["accuracy"] == "86.62 %" and text["labels-title"] == "3 classes"
+    assert text["proof"] == (
+        "of 5,000 test images classified correctly, none of them seen in training (95 % interval 85.70 % to 87.54 %)."
+    )
+    assert text["model"].startswith("Name pets Serial number 1,234 Runs on litert 2, int8 SHA-256 0f0f")
+    assert text["temperature"] == "80 °C" and not hot and text["throttled"].endswith("throttled: under-voltage.")
+    assert text["board"] == (
+        "Running for 1 d 1 h Memory 61 MiB Frames classified 12,345 Dropped for newer ones 67 Damaged 8 Camera reopened 9 "
+        "Last successful release check 2 h 1 min ago Last check failed the server is gone"
+    )
+    assert text["rate"] == "320 \u00d7 200, classified in 12.3 ms" and text["age"].startswith("Frame 4,321, taken ")
+    assert re.search(r"owl\? 37.5 %, .* The two best scores are too close together. cat\? ", text["unsure"])
+    assert re.search(r"Drift: the scores differ, since .* The board is throttled: under-voltage\.", text["notices"])
+    assert text["days"] == "After seven days you can accept their scores as normal; 5 so far."
+    table = "above 0.9 50.0 % 80.0 % abstain 12.5 % \u2013 stranger 6.3 % 3.0 % images 1,440 385"
+    assert table in text["drift"] and len(bars) == 4
+    highest = 0.55
+    assert bars == pytest.approx([96 * share / highest for share in (0.2, 0.3, 0.4, 0.1)])
+    ends = [float(part.partition("H")[0].split()[1]) for part in re.split("[ML]", line)[1:]]
+    assert ends == pytest.approx([100 - 96 * share / highest for share in (0.05, 0.15, 0.25, 0.55)])
 
 
 @chromium

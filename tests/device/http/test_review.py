@@ -8,11 +8,13 @@ import json
 import random
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("starlette", reason="the page needs the http extra")
 
+from edgecnn.device.http import review as reviews
 from edgecnn.device.review.photos import SOURCES
 
 chromium = pytest.mark.needs("chromium", "chromedriver", package="chromium chromium-driver")
@@ -176,6 +178,19 @@ def test_a_second_reviewer_and_an_answer_that_cannot_be_written_get_a_clear_erro
     status, answer = serving.review("/answer", "2", **label | {"label": "fox"})
     assert status == 500 and answer["code"] == "OutputError" and "photos/fox" in answer["error"]
     assert serving.review(reviewer="2")[1]["left"] == 3 and lines(tmp_path) == []
+
+
+def test_a_page_holds_the_review_for_thirty_seconds_after_its_last_request(monkeypatch):
+    now, desk = [100.0], reviews.Desk(lambda: None)
+    monkeypatch.setattr(reviews, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def may(reviewer, after_s=0.0, take=False):
+        now[0] += after_s
+        return desk.claim(reviewer, take) is None
+
+    assert may("first") and not may("second", 29.0) and may("first") and not may("second", 29.0)
+    assert may("second", 1.0) and not may("first", 29.0), "a refused request holds nothing"
+    assert may("first", take=True) and not may("second") and may("second", 30.0)
 
 
 @pytest.mark.slow

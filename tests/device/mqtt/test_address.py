@@ -19,13 +19,21 @@ from edgecnn.device.secrets import parse_secret
 def test_an_address(text, host, port, tls, user, name):
     broker, found = parse_address(text)
     assert (broker.host, broker.port, broker.tls, broker.user, found) == (host, port, tls, user, name)
-    assert broker.password is None and parse_address(broker.address + "/x")[0].host == host
+    again = parse_address(broker.address + "/x")[0]
+    assert broker.password is None and (again.host, again.port, again.tls, again.user) == (host, port, tls, None)
 
 
 def test_the_name_is_the_hosts_by_default(monkeypatch):
-    for host, name in (("door", "door"), ("front door.example.org", "front-door"), ("", "edgecnn"), ("été", "t")):
+    for host, name in (
+        ("door", "door"),
+        ("front door.example.org", "front-door"),
+        ("", "edgecnn"),
+        ("été", "t"),
+        ("h" * 63 + "-x", "h" * 63),
+    ):
         monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
         assert default_name() == parse_address("mqtt://broker")[1] == name
+    assert parse_address(f"mqtt://broker/{'n' * 64}")[1] == "n" * 64
 
 
 @pytest.mark.parametrize("text", [

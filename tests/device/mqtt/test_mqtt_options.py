@@ -65,10 +65,14 @@ def test_no_child_program_finds_the_password(edgecnn, monkeypatch, small):
 
 
 def test_forget(edgecnn, small, eventually):
-    result = edgecnn("classify", "--mqtt", f"mqtt://127.0.0.1:{small.port}/door", "--mqtt-forget")
+    options = ("--mqtt-prefix", "ha", "--mqtt-forget")
+    result = edgecnn("classify", "--mqtt", f"mqtt://127.0.0.1:{small.port}/door", *options)
     assert result.code == 0 and result.err.endswith("door is removed\n")
-    assert len(small.messages) == 9 and {payload for _, payload in small.messages} == {b""}
+    levels = ("attributes", "availability", "binary", "camera", "model", "picture", "score", "state")
+    expected = [*(f"edgecnn/door/{level}" for level in levels), "ha/device/edgecnn_door/config"]
+    assert sorted(small.messages) == [(topic, b"") for topic in expected]
     eventually(lambda: small.goodbyes == 1)
+    assert b"offline" not in small.connects[0], "there is no will, which would come back"
 
 
 def test_forget_without_a_broker(edgecnn):

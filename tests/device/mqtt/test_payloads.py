@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from edgecnn import __version__
 from edgecnn.device.mqtt import discovery
 from edgecnn.device.mqtt.outbox import MOST_WAITING, REFRESH_S, Outbox
 from edgecnn.device.mqtt.topics import Snapshot, state_names, values
@@ -39,6 +40,11 @@ def test_payloads():
     known = payloads(Snapshot(camera=True, state="unknown", since=0.0, top=top))
     assert (known["state"], known["score"], known["camera"]) == ("unknown (class)'", "0.900000", "online")
     assert json.loads(known["attributes"])["label"] == "unknown"
+    long = (Score("cat", 0, 0.12345649), Score("unknown", 1, 0.8765435))
+    sent = payloads(Snapshot(camera=True, state="cat", since=1_800_000_000.25, top=long))
+    found = json.loads(sent["attributes"])
+    assert (sent["score"], [one["score"] for one in found["top"]]) == ("0.123456", [0.123456, 0.876544])
+    assert (found["since"], found["reason"], found["client"]) == ("2027-01-15T08:00:00.250Z", None, "me")
     assert (
         payloads(Snapshot(camera=True, state="cat"))["score"]
         == payloads(Snapshot(camera=True, top=top))["score"]
@@ -99,6 +105,19 @@ def test_a_devices_description():
     assert {part["unique_id"] for part in parts.values()} == {f"edgecnn_door_{name}" for name in parts}
     assert [item["topic"] for item in config["availability"]] == ["edgecnn/door/availability", "edgecnn/door/camera"]
     assert config["availability_mode"] == "all"
+    about = config["device"]
+    assert (about["name"], about["model"], about["manufacturer"]) == ("door", "pets", "edgecnn")
+    assert about["sw_version"] == config["origin"]["sw_version"] == __version__
+    read = {(name, key): value for name, part in parts.items() for key, value in part.items() if key.endswith("_topic")}
+    assert read == {
+        ("state", "state_topic"): "edgecnn/door/state", ("state", "json_attributes_topic"): "edgecnn/door/attributes",
+        ("score", "state_topic"): "edgecnn/door/score", ("model", "state_topic"): "edgecnn/door/model",
+        ("picture", "image_topic"): "edgecnn/door/picture", ("binary", "state_topic"): "edgecnn/door/binary",
+    }  # fmt: skip
+    assert parts["model"]["availability"] == config["availability"][:1], "it is known without a camera too"
+    assert {name: part["platform"] for name, part in parts.items()} == {
+        "state": "sensor", "score": "sensor", "model": "sensor", "picture": "image", "binary": "binary_sensor",
+    }  # fmt: skip
     bare = json.loads(discovery.config("door", "pets", state_names(HOSTILE), Mqtt()))["components"]
     assert bare["picture"] == {"platform": "image"} and bare["binary"] == {"platform": "binary_sensor"}
 
@@ -184,6 +203,27 @@ def test_a_camera_that_comes_and_goes_does_not_change_the_state(clock):
     for camera in (True, False, True):
         outbox.change(Snapshot(camera=camera))
     assert outbox.dropped() == 0 == outbox.undelivered()
+
+
+def test_a_new_connection_starts_with_the_newest_score_and_the_next_one_is_ten_seconds_later(clock):
+    outbox = Outbox(clock=clock)
+    outbox.change(Snapshot(camera=True, state="cat", top=(Score("cat", 0, 0.5),)))
+    outbox.score(result("cat", 0.6))
+    clock.now = 100.0
+    assert outbox.connected().score == 0.6
+    outbox.delivered()
+    outbox.score(result("cat", 0.7))
+    for clock.now, score in ((109.99, None), (110.0, 0.7)):
+        sent = outbox.next()
+        assert (sent and sent.score) == score
+    clock.now = 115.0
+    outbox.change(Snapshot(camera=True, state="dog", top=(Score("dog", 1, 0.9),)))
+    assert outbox.undelivered() == 1 and outbox.next().score == 0.9 and outbox.undelivered() == 1
+    outbox.score(result("dog", 0.8))
+    clock.now = 124.9
+    assert outbox.next() is None, "a change counts as a message too"
+    clock.now = 125.0
+    assert outbox.next().score == 0.8
 
 
 def test_the_score_belongs_to_the_state_and_is_sent_rarely(clock):

@@ -219,6 +219,25 @@ def test_a_refused_user_is_reported_once_and_retried_forever(feed, small, code, 
     assert fed.until("mqtt_connected").attempts >= 5
 
 
+def test_refusals_are_counted_until_the_next_report_and_another_reason_is_reported_at_once(feed, small, monkeypatch):
+    monkeypatch.setattr("edgecnn.device.mqtt.publisher.AGAIN_S", 0.2)
+    small.code = 3
+    fed = feed(small.port, waits=Waits(answer_s=LONG, retry_s=0.01, longest_retry_s=0.02))
+    refused = lambda: [event for event in fed.events if event.kind == "mqtt_refused"]  # noqa: E731
+    fed.until("mqtt_refused", 2)
+    first, second = refused()[:2]
+    assert first.count == 1 < second.count and {first.reason, second.reason} == {"refused"}
+    monkeypatch.setattr("edgecnn.device.mqtt.publisher.AGAIN_S", 600.0)
+    for code, reason in ((5, "not_authorized"), (3, "refused"), (5, "not_authorized")):
+        small.code = code
+        newest = fed.until("mqtt_refused", len(refused()) + 1)
+        while newest.reason != reason:  # it was on its way
+            newest = fed.until("mqtt_refused", len(refused()) + 1)
+        assert newest.count == 1
+    small.code = 0
+    assert fed.until("mqtt_connected").attempts == len(small.connects) > sum(event.count for event in refused())
+
+
 def test_a_broker_that_accepts_and_never_answers(feed, small, eventually):
     small.code = None
     refused = (fed := feed(small.port)).until("mqtt_refused")
@@ -318,6 +337,18 @@ def test_messages_of_other_publishers_do_no_harm(feed, small, seen, eventually, 
         assert event.kind != "mqtt_conflict" or event.message.startswith("another program also publishes as 'door'")
 
 
+def test_a_message_of_64_kib_is_read_and_a_longer_one_is_not(feed, small, seen, eventually):
+    fed = feed(small.port, waits=Waits(answer_s=LONG))
+    fed.until("mqtt_connected")
+    seen(small, "availability", "online")
+    for count, size in ((2, 65536), (2, 65537), (3, 1)):
+        small.send("edgecnn/door/availability", b"x" * size)
+        fed.frame("cat" if size % 2 else "dog")
+        eventually(lambda count=count: small.payloads("availability").count("online") == count)
+        eventually(lambda size=size: small.payloads("state")[-1:] == ["cat" if size % 2 else "dog"])
+    assert not [event for event in fed.poll() if event.kind == "mqtt_lost"]
+
+
 def test_a_message_of_200_mb_takes_no_memory_and_the_connection_stays(feed, small, seen, eventually):
     fed = feed(small.port, waits=Waits(answer_s=LONG))
     fed.until("mqtt_connected")
@@ -341,7 +372,9 @@ def test_a_message_of_200_mb_takes_no_memory_and_the_connection_stays(feed, smal
 
 def test_no_two_clients_share_an_identifier():
     names = {client_id("a-name-of-a-good-length") for _ in range(100)}
-    assert len(names) == 100 and all(len(name) <= 23 for name in names)
+    assert len(names) == 100 and {len(name) for name in names} == {23}
+    assert {name.rpartition("-")[0] for name in names} == {"edgecnn-a-name"}
+    assert client_id("door").startswith("edgecnn-door-")
 
 
 def test_the_end_sends_waiting_messages_and_goes_offline(feed, small, eventually):

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import errno
+import io
 import itertools
 import json
 import os
@@ -13,12 +14,14 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from edgecnn.device.review.journal import LABELS, Journal
+from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, write_kept
+from edgecnn.device.review.journal import LABELS, REVIEWED, Journal
 from edgecnn.device.review.photos import SOURCES, Photos
 from edgecnn.device.review.reviewing import Reviewing, are_alike
 from edgecnn.errors import OutputError
-from edgecnn.files import sha256_file
+from edgecnn.files import sha256, sha256_file
 
 
 def review(tmp_path, kept="kept", photos="photos"):
@@ -122,6 +125,75 @@ def test_an_object_that_fills_one_block_separates_two_pictures():
     assert are_alike(empty, spread) and not are_alike(empty, None)
 
 
+def test_a_picture_is_shown_and_compared_as_the_model_saw_it(tmp_path, keep_pictures):
+    """Two pictures of 160 x 120 pixels: the right halves of their upper 30 rows are alike, and nothing else is."""
+    chance = np.random.default_rng(2)
+    shared = chance.integers(10, 245, (3, 4, 3)).repeat(10, 0).repeat(20, 1)
+    for number in range(2):
+        pixels = chance.integers(10, 245, (12, 16, 3)).repeat(10, 0).repeat(10, 1)
+        pixels[:30, 80:] = shared
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "jpeg", quality=95)
+        facts = Facts(
+            ts=1795860902.5 + number, why="unsure", source="camera", seq=number, model=KeptModel(name="door", sha256="ab" * 32),
+            scores=(KeptScore(label="cat", score=0.5),), label=None, reason="below_margin", region=(0.5, 0.0, 0.5, 0.25),
+            picture=KeptPicture(sha256=sha256(buffer.getvalue()), width=160, height=120),
+        )  # fmt: skip
+        write_kept(tmp_path / "kept", facts, buffer.getvalue())
+    reviewing = review(tmp_path)
+    (question,) = reviewing.document()["next"]
+    assert len(question["pictures"]) == 2 and question["ts"] == 1795860902.5, "one question, of the first one's time"
+    assert (question["guess"], question["score"], question["reason"]) == ("cat", 0.5, "below_margin")
+    for name in question["pictures"]:
+        seen = Image.open(io.BytesIO(reviewing.preview(name)))
+        assert seen.size == (80, 30)
+        assert np.abs(np.asarray(seen).astype(int) - shared).mean() < 20
+    assert reviewing.preview("0" * 64) is None
+
+
+def test_a_page_gets_four_questions_and_classes_in_the_order_of_the_alphabet(tmp_path, keep_pictures):
+    kept = keep_pictures(tmp_path / "kept", scenes=7, group=2, labels=("owl", "Cat", "ant"))
+    (tmp_path / "photos" / "bee").mkdir(parents=True)
+    (tmp_path / "photos" / "Zebra").mkdir()
+    reviewing = review(tmp_path)
+    document = reviewing.document()
+    assert [len(question["pictures"]) for question in document["next"]] == [2] * 4 and document["left"] == 14
+    assert document["classes"] == ["ant", "bee", "Cat", "owl", "Zebra"]
+    names = [one.picture.sha256 for one in kept]
+    assert reviewing.answer(names[:2], "label", "a new one") and reviewing.answer(names[2:3], "none")
+    document = reviewing.document()
+    assert document["classes"] == ["ant", "bee", "Cat", "owl", "Zebra", "a new one"], "the keys of the others stay"
+    assert (document["undo"], document["labelled"], document["none"], document["left"]) == (1, 2, 1, 11)
+    assert reviewing.undo() and reviewing.document()["undo"] == 2
+    assert reviewing.undo() and reviewing.document()["undo"] == 0 and not reviewing.undo()
+    with pytest.raises(ValueError, match="no decision 'open'"):
+        reviewing.answer(names[:1], "open")
+
+
+def test_labels_go_to_another_disk_too(tmp_path, keep_pictures, monkeypatch):
+    """Each line has the model's decision, and the time of the picture and of the label."""
+    kept = keep_pictures(tmp_path / "kept", scenes=3, sample=1)
+    reviewing = review(tmp_path)
+
+    def refuse(*_):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", refuse)
+    names = [one.picture.sha256 for one in kept]
+    before = time.time()
+    assert reviewing.answer(names[:2], "label", "cat")
+    assert labelled(tmp_path / "photos") == sorted(("cat", name) for name in names[:2])
+    lines = list(csv.DictReader((tmp_path / "photos" / SOURCES).read_text().splitlines()))
+    assert [(line["why"], line["guess"], line["ts"]) for line in lines] == [
+        ("random", "cat", "1795860902.500000"), ("unsure", "", "1795860962.500000"),
+    ]  # fmt: skip
+    assert all(before - 0.01 <= float(line["labelled"]) <= time.time() + 0.01 for line in lines)
+    assert reviewing.undo() and labelled(tmp_path / "photos") == [] and all(one.path.exists() for one in kept)
+    assert reviewing.answer(names, "skip") and reviewing.document()["next"] == []
+    newest = keep_pictures(tmp_path / "kept", scenes=4, sample=1)[3].picture.sha256
+    assert [question["pictures"] for question in reviewing.document()["next"]] == [[newest]], "it arrived meanwhile"
+
+
 def test_answers_from_the_board_are_adopted_once(tmp_path, keep_pictures):
     names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=4)]
     board = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS), ["cat"])
@@ -134,6 +206,11 @@ def test_answers_from_the_board_are_adopted_once(tmp_path, keep_pictures):
     with (tmp_path / "kept" / LABELS).open("a") as file:
         file.write(json.dumps({"sha256": names[3], "decision": "label", "label": "../up"}) + "\nnull\n[[\n")
         file.write('{"sha256": "cut')
+    decided, pictures = Journal(tmp_path / "kept" / LABELS).decided, board.pictures.values()
+    (tmp_path / "others").mkdir()
+    others = Photos(tmp_path / "others", tmp_path / "kept", "door")
+    assert (others.take(decided, pictures), others.take(decided, pictures)) == (3, 0), "two labels and one skipped"
+    (tmp_path / "kept" / REVIEWED).unlink()
     reviewing = review(tmp_path)
     assert labelled(tmp_path / "photos") == [("cat", names[0]), ("dog", names[2])]
     assert [question["pictures"] for question in reviewing.document()["next"]] == [[names[3]]]

@@ -4,6 +4,7 @@ import os
 import pytest
 
 from edgecnn.device.service.config import Config, parse, take
+from edgecnn.device.service.network import MACHINES
 from edgecnn.device.slots.disk import Disk
 from edgecnn.errors import ServiceError
 
@@ -18,6 +19,13 @@ def test_options():
         'source = "/dev/video2"\nwidth = 1280\nheight = 720\nthreshold = 0.6\nmqtt = "mqtt://broker/door"\n', "x"
     )
     assert (config.source, config.width, config.threshold) == ("/dev/video2", 1280, 0.6)
+    settings = config.settings
+    assert (settings.camera.size, settings.camera.retry_for_s) == ((1280, 720), float("inf"))
+    assert (settings.decision.threshold, settings.mqtt.address) == (0.6, "mqtt://broker/door")
+    assert parse("threshold = 0\n", "x").settings.decision.threshold == 0, "not the bundle's"
+    plain = Config().settings
+    assert (plain.decision.threshold, plain.mqtt.address, plain.http.address) == (None, None, None)
+    assert (plain.reaction.keep, plain.camera.size, Config().good_after) == (None, (640, 480), 10)
 
 
 def test_a_typo_is_named():
@@ -61,6 +69,15 @@ def test_options_that_need_a_network():
         ('http = "8080"', True),
     ):
         assert parse(text, "here").needs_network is needed, text
+
+
+def test_the_network_filter_knows_each_processor():
+    """An architecture is its number in ELF headers, plus a bit each for little-endian and for 64 bits (linux/audit.h)."""
+    elf = {"x86_64": (62, 64), "aarch64": (183, 64), "riscv64": (243, 64), "armv7l": (40, 32), "armv6l": (40, 32)}
+    expected = {name: number | 1 << 30 | (bits == 64) << 31 for name, (number, bits) in elf.items()}
+    assert {name: found.architecture for name, found in MACHINES.items()} == expected
+    calls = {"x86_64": 41, "aarch64": 198, "riscv64": 198, "armv7l": 281, "armv6l": 281}  # socket(2) in syscalls(2)
+    assert {name: found.socket for name, found in MACHINES.items()} == calls
 
 
 def test_invalid_options_leave_the_last_valid_ones(tmp_path):

@@ -1,6 +1,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -60,13 +61,29 @@ def test_options_with_a_typo_change_nothing(machine, tmp_path):
     with pytest.raises(ServiceError, match="does not exist"):
         install(machine.host, tmp_path / "other.toml")
     assert machine.calls == [] and not (tmp_path / "etc").exists()
+    written = tmp_path / "etc/edgecnn/service.toml"
+    written.parent.mkdir(parents=True)
+    written.write_text("thresold = 0.5\n")
+    with pytest.raises(ServiceError, match="thresold"):
+        install(machine.host)
+    assert machine.calls == [] and [path for path in tmp_path.rglob("etc/**/*") if path.is_file()] == [written]
+    (tmp_path / "mine.toml").write_text("threshold = 0.25\n")
+    install(machine.host, tmp_path / "mine.toml")
+    assert written.read_text() == "threshold = 0.25\n", "the old ones do not matter"
+    install(replace(machine.host, python="/opt/other/bin/python"))
+    assert written.read_text() == "threshold = 0.25\n", "without new ones they stay"
+    for name in ("edgecnn.service", "edgecnn-update.service"):
+        assert "ExecStart=/opt/other/bin/python -m" in (tmp_path / "etc/systemd/system" / name).read_text()
 
 
 def test_the_packages_unit_is_used_and_not_removed(machine, tmp_path):
     unit = tmp_path / "usr/lib/systemd/system/edgecnn.service"
     unit.parent.mkdir(parents=True)
     unit.write_text("of the package")
-    assert install(machine.host) == unit and unit.read_text() == "of the package"
+    (tmp_path / "mine.toml").write_text("threshold = 0.5\n")
+    assert install(machine.host, tmp_path / "mine.toml") == unit and unit.read_text() == "of the package"
+    assert [path.name for path in tmp_path.rglob("etc/**/*") if path.is_file()] == ["service.toml"]
+    assert machine.calls[0] == "daemon-reload" and machine.calls[-1] == "enable --now edgecnn-update.timer"
     with pytest.raises(ServiceError, match="apt remove edgecnn"):
         remove(machine.host)
 

@@ -247,7 +247,15 @@ def test_a_bad_release_is_not_run_again_even_with_a_full_disk(store, in_use):
 
 def test_a_damaged_record(store, in_use):
     in_use("old")
-    for content in (b"{", b"[]", b'{"chain": ["a"]}', b'{"schema": "edgecnn.slots/2"}', b"\xff"):
+    whole = json.loads((store.root / "current").read_text())
+    (about,) = whole["releases"].values()
+    unknown = {**whole, "chain": [*whole["chain"], "f" * 64]}
+    path = {**whole, "releases": {**whole["releases"], "../../etc": about}}
+    large = json.dumps(whole).encode().ljust((1 << 20) + 1)
+    (store.root / "current").write_bytes(large[:-1])
+    assert store.read().current == whole["chain"][0], "a record of 1 MiB is read"
+    tables = [json.dumps(table).encode() for table in (unknown, path)]
+    for content in (b"{", b"[]", b'{"chain": ["a"]}', b'{"schema": "edgecnn.slots/2"}', b"\xff", large, *tables):
         (store.root / "current").write_bytes(content)
         with pytest.raises(SlotError, match="current"):
             store.read()

@@ -1,19 +1,22 @@
 """Updating a board from a folder and from a server: what arrives, what stays, and the result of the last check."""
 
+import base64
 import json
 import os
+import pwd
 import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from edgecnn import __version__
 from edgecnn.device.slots.choose import approve, choose, condemn
 from edgecnn.device.update import apart, last_check, status
 from edgecnn.device.update.board import CONFIG
@@ -124,12 +127,14 @@ def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundl
     old = repository.add(bundles[1], 1)
     board.update(repository.folder)
     prove(board)
-    repository.add(bundles[2], 2)
+    failed = repository.add(bundles[2], 2)
     board.update(repository.folder)
     fail(board)
     assert board.current == old
     assert "went bad or was rolled back" in board.update(repository.folder).note or board.current == old
-    assert status.read(board.board)["bad"]
+    found = status.read(board.board)
+    assert found["bad"] == {failed: "the self-test failed"}
+    assert found["in_use"] == {"sha256": old, "name": "photos1", "serial": 1, "state": "good"}
     board.store.prune(2)  # the slots forget it; the board does not
     repository.add(bundles[2], 2)  # again, with its own number
     board.update(repository.folder)
@@ -180,6 +185,78 @@ def test_a_rollback_from_a_key_thiefs_release(repository, board, bundles):
     newer = repository.add(bundles[2], 2)
     board.update(repository.folder)
     assert board.current == newer
+
+
+def test_the_slots_keep_the_release_in_use_and_the_two_before_it(repository, board, make_bundle):
+    digests = []
+    for serial in range(1, 5):
+        digests.append(repository.add(make_bundle(f"photos{serial}", serial), serial))
+        assert board.update(repository.folder).installed
+        assert board.store.read().chain == tuple(digests[-3:][::-1])
+        prove(board)
+    assert {path.name for path in (board.store.root / "releases").iterdir()} == set(digests[-3:])
+
+
+def test_a_clock_that_is_more_than_a_minute_slow_is_behind_and_an_expired_repository_names_it(
+    repository, board, bundles
+):
+    """It is the board's clock that is named, and the time of the check is the repository's if that is later."""
+    repository.add(bundles[1], 1)
+    for slow_s, clock in ((60, "ok"), (61, "behind"), (0, "ok"), (-3600, "ok")):
+        board.clocks.now = repository.now - timedelta(seconds=slow_s)
+        board.update(repository.folder)
+        found = last_check(board.board.trust)
+        checked = max(board.clocks.now, repository.now)
+        assert (found["clock"], found["last_good"]) == (clock, f"{checked:%FT%TZ}")
+    board.clocks.now += timedelta(days=30)
+    with pytest.raises(UpdateError, match=r"has expired; this board's clock shows 2026-12-28 13:00 UTC"):
+        board.update(repository.folder)
+    assert last_check(board.board.trust)["last_good"] == "2026-11-28T13:00:00Z"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_user_and_a_password_in_the_address_are_sent_and_not_written(repository, board, bundles, serve):
+    repository.add(bundles[1], 1)
+    server, seen = serve(repository.folder), set()
+    server.before = lambda handler: seen.add((handler.headers["Authorization"], handler.headers["User-Agent"]))
+    address = server.address.replace("://", "://ann:p%40ss@")
+    assert board.update(f"{address}/").installed
+    assert seen == {(f"Basic {base64.b64encode(b'ann:p@ss').decode()}", f"edgecnn/{__version__}")}
+    with pytest.raises(UpdateError, match=r"^the server answered 404 for timestamp\.json$"):
+        board.update(f"{address}/nowhere")
+    written = [path.read_text(errors="replace") for path in board.board.prefix.rglob("*.json")]
+    assert not any("p%40ss" in text or "p@ss" in text for text in written)
+
+
+def test_the_root_of_trust_has_at_most_128_kib(repository, board, bundles):
+    digest = repository.add(bundles[1], 1)
+    path = board.board.prefix / "etc/edgecnn/root.json"
+    whole = path.read_bytes()
+    for size, accepted in ((131_073, False), (131_072, True)):
+        path.write_bytes(whole.ljust(size))
+        if not accepted:
+            with pytest.raises(UpdateError, match="more than 131,072 bytes"):
+                board.update(repository.folder)
+        else:
+            board.update(repository.folder)
+        assert (board.current == digest) == accepted
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_folder_of_downloads_from_before_the_user_existed_is_emptied_and_the_users_own_is_not(tmp_path, monkeypatch):
+    spool = tmp_path / "var" / "spool"
+    monkeypatch.setattr(apart, "USER", "no such user")
+    assert apart.prepare(spool) == ({}, "root") and spool.stat().st_uid == 0
+    (spool / "part").write_text("of root")
+    assert apart.prepare(spool) == ({}, "root") and (spool / "part").exists()
+    monkeypatch.setattr(apart, "USER", "nobody")
+    entry = pwd.getpwnam("nobody")
+    rights = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    assert apart.prepare(spool) == (rights, "nobody") and not (spool / "part").exists()
+    found = spool.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (entry.pw_uid, entry.pw_gid, 0o755)
+    (spool / "part").write_text("of the user")
+    assert apart.prepare(spool) == (rights, "nobody") and (spool / "part").exists()
 
 
 def test_waves_and_pilots(repository, make_board, bundles):
@@ -379,8 +456,15 @@ def test_a_new_root_of_trust_keeps_the_marks(repository, board, bundles):
 
 
 def test_two_concurrent_updates(repository, board):
-    with board.board.locked(), pytest.raises(UpdateError, match="another update of this board is running"):
-        board.update(repository.folder)
+    left = board.board.trust / "scratch" / "metadata"
+    left.mkdir(parents=True)  # by an update that was killed
+    with pytest.raises(KeyError), board.board.locked() as scratch:
+        assert [*scratch.iterdir()] == [] and scratch.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(UpdateError, match="another update of this board is running"):
+            board.update(repository.folder)
+        (scratch / "half").write_text("written")
+        raise KeyError
+    assert not scratch.exists() and board.update(repository.folder).note == "the channel has no release for this board"
 
 
 def test_the_command(edgecnn, repository, board, bundles):
