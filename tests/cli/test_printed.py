@@ -1,6 +1,7 @@
 """More lines that commands print: their counts, shares and names are those of results written by hand."""
 
 import contextlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -195,3 +196,42 @@ def test_each_board_is_listed_with_its_memory(capsys):
         "512",
         "MiB",
     ]
+
+
+def test_boards_are_listed_as_in_their_file_and_those_that_did_not_answer_are_counted(monkeypatch, capfd, tmp_path):
+    pytest.importorskip("tuf", reason="releases need the release extra")
+    from edgecnn.cli.release import show_boards
+    from edgecnn.fleet import status
+
+    def gather(host, sessions):
+        silent = host in ("gate", "barn")
+        found = {
+            "channel": "door",
+            "age_s": 300,
+            "reason": None,
+            "in_use": {"name": "cats", "serial": 7, "state": "good"},
+        }
+        return status.Gathered(host=host, problem="no answer" * silent, status=None if silent else found)
+
+    monkeypatch.setattr(status, "gather", gather)
+    (tmp_path / "boards").write_text("door\ngate\nattic\nbarn\ndoor\nyard\n")
+    for as_json in (False, True):
+        with pytest.raises(PartialFailure, match=r"^2 of 5 boards "):
+            show_boards(tmp_path / "boards", 3, as_json)
+    out = capfd.readouterr().out
+    assert [line.split()[0] for line in out.partition("\n[\n")[0].splitlines()[2:]] == [
+        "door",
+        "gate",
+        "attic",
+        "barn",
+        "yard",
+    ]
+    assert [board["host"] for board in json.loads(f"[{out.partition(chr(10) + '[')[2]}")] == [
+        "door",
+        "gate",
+        "attic",
+        "barn",
+        "yard",
+    ]
+    (tmp_path / "boards").write_text("door\nyard\n")
+    show_boards(tmp_path / "boards", 3, False)
