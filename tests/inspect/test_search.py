@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.data.items import Item
+from edgecnn.data.items import Item, Meter
 from edgecnn.inspect import groups
 from edgecnn.inspect.cache import Cache
 from edgecnn.inspect.features import unit
@@ -70,6 +70,52 @@ def test_the_largest_group_is_measured_in_its_own_class_among_different_images(s
     found = [Pair(a, b, "hash", Verdict(1.0, False)) for a, b in ((0, 1), (1, 2), (5, 6))]
     assert made.largest(np.arange(8), found) == 2 / 3
     assert made.largest(np.arange(8), found[:2]) == 3 / 5 and made.largest(np.arange(8), []) == 0.0
+
+
+def test_limits_are_tightened_and_scenes_forgotten_only_if_one_group_takes_most_of_a_class(search):
+    """Of five cats, two to four look alike at the usual limits, and two at the tight ones; a fifth is of one scene with the third."""
+    tight = Limits(frame=0.5)
+
+    def ran(alike, given=tight, **more):
+        made = search([0] * 6, **more)
+        made.looks.table["pixels"] = [str(n) for n in range(6)]
+        made.looks.table["width"], made.looks.table["height"] = 16, 30
+        made.looks.table["height"][4] = 15  # too small to compare
+        made.calibrate = lambda distinct, random: given
+        seen = []
+
+        def near(distinct):
+            assert distinct.tolist() == [0, 1, 2, 3, 5]
+            seen.append((made.scenes_only, made.limits == tight))
+            made.resembling = [Pair(2, 3, "features", Verdict(0.9, False))]
+            return [Pair(a, b, "hash", Verdict(1.0, False)) for a, b in (alike[:1] if made.limits == tight else alike)]
+
+        made.near = near
+        return [(pair.first, pair.second) for pair in made.run(1)], len(made.resembling), seen
+
+    two, three, four = [(0, 1)], [(0, 1), (1, 2)], [(0, 1), (1, 2), (2, 5)]
+    assert ran(two) == (two, 1, [(False, False)])
+    assert ran(three) == (three, 0, [(False, False)]), "three of five, without the scene's fourth, are not too many"
+    assert ran(four) == (two, 0, [(False, False), (False, True)])
+    assert ran(four, None) == (four, 0, [(False, False)]), "random pairs are not alike"
+    assert ran(four, scenes_only=True) == (two, 0, [(True, False), (False, False), (False, True)])
+
+
+def test_a_mirrored_pair_has_its_own_difference_which_the_next_search_knows(search, monkeypatch):
+    """Half of the allowed difference takes a quarter off the likeness; exactly the allowed one is still the same picture."""
+    compared = []
+
+    def frame_difference(pictures, first, second, mirrored):
+        compared.append((first, second, mirrored))
+        return {(0, 1, False): 2.0, (0, 1, True): 0.5, (1, 2, False): 1.0, (2, 0, False): 1.001}[compared[-1]]
+
+    monkeypatch.setattr(groups, "frame_difference", frame_difference)
+    pairs = [(0, 1, False), (0, 1, True), (1, 2, False), (2, 0, False)]
+    expected = [Pair(0, 1, "hash", Verdict(0.75, True)), Pair(1, 2, "hash", Verdict(0.5, False))]
+    for _ in range(2):
+        made = search([0] * 3)
+        del made.framed
+        assert made.same_frames(pairs, Meter(None, "", 4)) == expected and compared == pairs
 
 
 def test_the_nearest_pairs_by_features_are_compared_and_the_others_counted(search, monkeypatch):
