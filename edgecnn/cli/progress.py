@@ -53,7 +53,8 @@ class ProgressReporter:
 
     def _show(self, description: str, done: int, total: int, state: str) -> None:
         visible, text = not total or done < total, printable(description)
-        self.bars.update(self.task, description=text, completed=done, total=total or None, state=state, visible=visible)
+        self.bars.tasks[0].total = total or None  # `update` would take None for unchanged
+        self.bars.update(self.task, description=text, completed=done, state=state, visible=visible)
 
 
 def clock(seconds: float) -> str:

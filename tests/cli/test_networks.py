@@ -1,5 +1,6 @@
 """`edgecnn networks --data`: what training would choose."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,7 +9,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.cli.networks import print_costs
 from edgecnn.networks import NETWORKS
-from edgecnn.networks.describe import NetworkCost
+from edgecnn.networks.describe import LayerCost, NetworkCost
 
 
 def test_the_input_of_each_network_and_the_one_that_training_chooses(edgecnn, monkeypatch, capfd):
@@ -25,6 +26,11 @@ def test_the_input_of_each_network_and_the_one_that_training_chooses(edgecnn, mo
     heading, _, row = capfd.readouterr().out.splitlines()
     assert heading.split()[:5] == ["network", "input", "parameters", "MACs", "int8"]
     assert " ".join(row.split()) == "article 28x20x1 12,345 6,789,012 14,321 random weights"
+    layers = (LayerCost(name="conv", kind="Conv2D", shape=(14, 10, 8), parameters=1_080, macs=151_200),)
+    print_costs({"article": dataclasses.replace(cost, layers=layers)}, {"article": (28, 20, 1)}, layers=True)
+    name, heading, _, row = capfd.readouterr().out.splitlines()[-4:]
+    assert (name, heading.split()) == ("article", ["layer", "output", "parameters", "MACs", "kind"])
+    assert " ".join(row.split()) == "conv (14, 10, 8) 1,080 151,200 Conv2D"
     shown = json.loads(edgecnn("networks", "article", "--height", 28, "--width", 20, "--channels", 1, "--json").out)
     assert shown["article"]["input"] == [28, 20, 1]
 

@@ -54,6 +54,7 @@ def test_from_the_first_key_to_a_rollback(release, make_bundle, tmp_path):
     assert release("refresh").code == release("rotate", "online").code == 0
     shown = release("status")
     assert shown.err == "" and shown.out.splitlines()[0].startswith("root       until 20")
+    assert shown.out.splitlines()[0].endswith(", 2 of root-1, root-2, root-3")
     assert "goes back from" in shown.out
     numbers = [line.split()[1] for line in shown.out.splitlines() if line.startswith("door ")]
     assert numbers == ["6", "5", "4"], "the newest is first"

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from edgecnn.fleet.ssh import Board, Sessions
+
 HERE = Path(__file__).parent
 
 SSHD = """ListenAddress 127.0.0.1:{port}
@@ -122,3 +124,25 @@ def boards(tmp_path, spawn, ssh_config):
         pytest.skip("this user cannot make namespaces for boards: run it as root")
     (tmp_path / "boards").mkdir()
     return Boards(tmp_path / "boards", ssh_config, spawn)
+
+
+class Here(Sessions):
+    """Runs on this machine, as its user, the commands that ssh would run on a board; `other` has texts to replace in their scripts."""
+
+    def __init__(self, other=None):
+        super().__init__()
+        self.other = other or {}
+
+    def start(self, arguments, stdin):
+        self.program = "sh"
+        script = shlex.split(arguments[-1])[-1]
+        for old, new in self.other.items():
+            script = script.replace(old, new)
+        return super().start(["-c", script], stdin)
+
+
+@pytest.fixture
+def here():
+    """Return a function that makes a board of this machine, which runs scripts with some texts replaced."""
+    with contextlib.ExitStack() as opened:
+        yield lambda other=None: Board("here", opened.enter_context(Here(other)), [])

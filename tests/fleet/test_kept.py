@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import random
-import shlex
 import signal
 import subprocess
 import tarfile
@@ -17,20 +16,13 @@ from edgecnn.device.keep.folder import kept_pictures
 from edgecnn.errors import PartialFailure
 from edgecnn.fleet import kept as module
 from edgecnn.fleet.kept import fetch_kept
-from edgecnn.fleet.ssh import Board, BoardError, Sessions
+from edgecnn.fleet.ssh import BoardError
 
 
-class Here(Sessions):
-    """Runs on this machine, as its user, the commands that ssh would run on a board."""
-
-    def start(self, arguments, stdin):
-        self.program = "sh"
-        return super().start(["-c", shlex.split(arguments[-1])[-1]], stdin)
-
-
-def fetch(remote, folder, progress=bool):
-    with Here() as sessions:
-        return fetch_kept(Board("here", sessions, []), str(remote), folder, progress)
+@pytest.fixture
+def fetch(here):
+    """Return a function that fetches from a folder of this machine."""
+    return lambda remote, folder, progress=bool: fetch_kept(here(), str(remote), folder, progress)
 
 
 class Sent:
@@ -48,7 +40,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_only_missing_pictures_are_fetched(tmp_path, keep_pictures):
+def test_only_missing_pictures_are_fetched(tmp_path, keep_pictures, fetch):
     remote, folder = tmp_path / "a board's kept", tmp_path / "here" / "kept"
     kept = keep_pictures(remote, scenes=4)
     (remote / "sample.json").write_text("{}")
@@ -120,7 +112,7 @@ def test_a_boards_data_is_hostile_or_cut(tmp_path, keep_pictures, monkeypatch):
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
-def test_after_a_kill_at_any_moment_it_continues(tmp_path, keep_pictures, kills):
+def test_after_a_kill_at_any_moment_it_continues(tmp_path, keep_pictures, fetch, kills):
     remote, folder, chance, came = tmp_path / "remote", tmp_path / "kept", random.Random(1), 0
     keep_pictures(remote, scenes=3 * kills)
     for _ in range(kills):

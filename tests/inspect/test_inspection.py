@@ -1,13 +1,13 @@
 """Inspection with hashes: it finds each planted mistake and nothing else, and computes nothing twice."""
 
 import dataclasses
+import re
 
 import pytest
 from PIL import Image
 
 from edgecnn.data import open_dataset
 from edgecnn.inspect import groups
-from edgecnn.inspect import inspection as module
 from edgecnn.inspect.cache import FILE
 from edgecnn.inspect.inspection import inspect_images
 from edgecnn.recipe import DataRecipe
@@ -41,6 +41,9 @@ def test_every_mistake_is_named_and_nothing_else(tmp_path, fill, planted):
     assert both.two_labels and not any(copy.keep for copy in both.copies)
     assert not groups
     assert {item.source for item in report.unreadable} == {"train/dog/cut off.jpg", "train/dog/empty.jpg"}
+    assert report.groups[0].leak and report.groups[1].two_labels, "the worst come first"
+    texts = {item.kind: item.text for item in report.findings}
+    assert re.findall(r"\d+", texts["unreadable"])[:2] == ["2", str(len(planted))]
     severities = {item.kind: item.severity for item in report.findings}
     assert severities["leak"] == severities["two-labels"] == "error"
     assert severities["unreadable"] == severities["duplicate"] == "warning"
@@ -170,9 +173,3 @@ def test_a_blurred_photo_is_named(tmp_path, fill, photos, scene, encode):
     files = photos | {"train/cat/soft.jpg": encode(scene(99).filter(ImageFilter.GaussianBlur(8)), quality=90)}
     report = inspected(fill(tmp_path / "pets", files))
     assert [item.source for item in report.blurred] == ["train/cat/soft.jpg"]
-
-
-def test_groups_are_ordered_by_severity(tmp_path, fill, planted):
-    report = inspected(fill(tmp_path / "pets", planted))
-    assert [module.order(group) for group in report.groups] == sorted(map(module.order, report.groups))
-    assert report.groups[0].leak

@@ -46,11 +46,12 @@ def test_a_new_repository_has_keys_that_only_their_owner_reads_and_two_of_three_
 
 
 def test_a_board_gets_what_was_released_byte_for_byte(repository, add, board, held):
-    entry = add(1, 5)
+    entry = add(1, 5, pilots=["c" * 32])
     door = board()
     assert door.check(repository.folder) == ["door/photos-1.edgecnn"]
     assert sha256_file(door.folder / "door%2Fphotos-1.edgecnn") == entry.sha256
-    operations.change(repository, held(), "door", share=100, pilots=["a" * 32])
+    widened = operations.change(repository, held(), "door", share=100, pilots=["a" * 32, "c" * 32])
+    assert widened.terms.pilots == ("c" * 32, "a" * 32), "a board that gets it keeps it"
     add(2)
     operations.change(repository, held(), "door", stop=True)
     assert terms(repository) == [(1, 1, 100, False), (2, 2, 100, True)]
@@ -74,6 +75,8 @@ def test_a_rollback_is_a_newer_release_that_names_both_hashes(repository, add, h
     assert back.sha256 == old.sha256 and back.may_follow(2, new.sha256)
     with pytest.raises(ReleaseError, match="a board moves from it to the bundle without"):
         add(3, instead_of=[new.sha256])
+    with pytest.raises(ReleaseError):
+        add(2, instead_of=[new.sha256])  # nobody goes back to the serial number that they have
     thief = add(1, instead_of=["f" * 64, new.sha256[:6]]).terms.allow_older
     assert thief.instead_of == ("f" * 64, new.sha256)  # a thief's release is not in the channel
     with pytest.raises(ReleaseError, match="has had 2"):
@@ -426,6 +429,12 @@ def test_either_of_two_root_keys_is_enough_if_init_says_so(tmp_path, held):
     assert status(Repository(folder))["roles"]["root"]["version"] == 3
     with pytest.raises(ReleaseError, match="3 of 2 root keys cannot sign"):
         operations.init(tmp_path / "other", held(tmp_path / "other-keys"), root_keys=2, threshold=3)
+    for root_keys, threshold in ((1, 0), (10, 2)):
+        with pytest.raises(ReleaseError):
+            operations.init(tmp_path / "other", held(tmp_path / "other-keys"), root_keys=root_keys, threshold=threshold)
+    assert not (tmp_path / "other").exists() and not (tmp_path / "other-keys").exists()
+    operations.init(tmp_path / "other", held(tmp_path / "other-keys"), root_keys=1, threshold=1)
+    assert status(Repository(tmp_path / "other"))["roles"]["root"]["keys"] == ["root-1"]
 
 
 def test_the_nightly_refresh_needs_only_the_online_key_and_the_root(repository, add, board, held, tmp_path):

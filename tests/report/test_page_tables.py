@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from edgecnn.report.collect import shared
-from edgecnn.report.figures import Origin, RunFigures, answer_figures
+from edgecnn.report.figures import Missing, Origin, RunFigures, answer_figures
 from edgecnn.report.history import Epoch
 from edgecnn.report.page import Shown, page_figures, render, write_against_page, write_page
+from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.stress.stress_report import Condition, Mean, Measured, StressData, Stressed, StressedModel, StressReport
 from edgecnn.verify.against import Against, Model, part
 from edgecnn.verify.layers import LayerError, LayerErrors
@@ -296,3 +297,74 @@ def test_the_page_of_old_against_new_has_the_old_ones_figures_first(counted, tmp
     assert len(shown_ones) == 24 and shown_ones[1] == "1.jpg true: dog old: dog new: cat"
     assert "differently: 30, those" in re.sub("<[^>]+>", "", html)
     assert html.count("<img") == 1 and html.index("0.jpg") < html.index("<img") < html.index("1.jpg")
+
+
+def test_each_comparison_has_its_own_verdict_and_training_images_give_no_drop(shown, counted):
+    report, _ = counted
+    (item,) = report.comparisons
+    kinds = {
+        "quantization": {}, "conversion": {"accepted": True, "passed": False}, "alternative": {"passed": False},
+        "seen": {"reference": "fake-quantized"}, "program": {"passed": False},
+    }  # fmt: skip
+    comparisons = tuple(replace(item, kind=kind, limit=f"limit of {kind}", **more) for kind, more in kinds.items())
+    made = shared(replace(report, comparisons=comparisons), shown().figures, LABELS)
+    page = Tables(render([shown(parity=made["parity"])]))
+    rows = page.rows("Each comparison")
+    assert [row["verdict"] for row in rows] == [
+        "passed: limit of quantization", "accepted beyond its limit: limit of conversion", "not gated: it does not ship",
+        "passed: limit of seen", "FAILED: limit of program",
+    ]  # fmt: skip
+    undecided = ("drop, points", "95 % interval", "McNemar's p")
+    assert [[row[name] == "-" for name in undecided] for row in rows] == [[kind == "seen"] * 3 for kind in kinds]
+    assert {(row["agreement"], row["lost"], row["gained"]) for row in rows} == {("69.23%", "3", "1")}
+
+
+def test_the_page_says_where_a_model_comes_from_and_how_its_network_was_chosen(shown, counted):
+    """31 classes are one too many to name all."""
+    report, _ = counted
+    candidate = Candidate(
+        network="b", height=96, width=128, whole=False, macs=20, int8_bytes=1234, frozen=0.25, fits=False, tuned=0.5,
+        behind=0.0, behind_error=0.0,
+    )  # fmt: skip
+    choice = NetworkChoice(
+        key="0" * 64, images=1_234, judged_by=247, budget="", network="b", height=96, width=96, why="cheaper", seconds=61.7,
+        candidates=(candidate, replace(candidate, width=96, fits=True, tuned=0.75)),
+    )  # fmt: skip
+    own = shown().figures
+    labels = tuple(f"class{n}" for n in range(31))
+    origin = replace(own.origin, labels=labels, imported="a SavedModel", parameters=None, seconds=None)
+    stress = replace(STRESSED, size_class="photo", trained_robust=True, data=replace(STRESSED.data, split="validation"))
+    tempered = replace(own.reliability[1], temperature=1.5, bins=own.reliability[1].bins[:1])
+    versions = replace(report, versions={"numpy": "2.1", "scipy": "1.4"})
+    missing = (Missing(part="boards", why="none ran", command="edgecnn verify --on rpi4"),)
+    one = shown(
+        origin=origin, choice=choice, stress=stress, parity=versions, reliability=(*own.reliability, tempered),
+        missing=missing,
+    )  # fmt: skip
+    origin = replace(origin, labels=labels[:30], imported=None)
+    other = shown(name="second", kind="bundle", origin=origin, choice=None, passed=None, missing=missing)
+    html = render([one, other])
+    page, (first, second) = (
+        Tables(html),
+        [re.sub(r"\s+", " ", re.sub("<[^>]+>", "", part)) for part in html.split("<article")[1:]],
+    )
+    assert "31: class0, class1," in first and first.count("class29 …") == 1 and "class30" not in first
+    assert "30: class0" in second and "class29 …" not in second
+    assert "imported: a SavedModel" in first and "imported" not in second
+    assert "Networkarticle, input 48x20x3" in first
+    assert "numpy 2.1, scipy 1.4" in first and "second (bundle)" in second and "counted (bundle)" not in first
+    assert all("boards: none ran. edgecnn verify --on rpi4" in part for part in (first, second))
+    assert ["<details open>" in part for part in html.split("<article")] == [False, False, True], "not verified"
+    assert "30 validation images, corrupted" in first and "the strengths for photos." in first
+    assert "the strengths for small images;" in second
+    assert ("train.robust" in first, "train.robust" in second) == (True, False)
+    rows = page.rows("Candidate networks and inputs")
+    assert [(row["network"], row["input"], row[""]) for row in rows] == [
+        ("b", "96x96", "chosen"), ("b", "128x96", "over the budget")
+    ]  # fmt: skip
+    assert "was chosen for 1,234 images" in first and "was chosen" not in second
+    named = "Reliability of tflite-int8, with the temperature"
+    assert (
+        len(page.rows(named)) == 1 and next(iter(page.rows(named)[0])) == "scores of tflite-int8, with the temperature"
+    )
+    assert len(page.rows("Reliability of tflite-int8")) == 8, "four bins on either page"

@@ -1,0 +1,177 @@
+"""What a board gets installed, without ssh: this machine's shell plays the board, in a folder."""
+
+import io
+import subprocess
+import tarfile
+from dataclasses import replace
+
+import pytest
+
+from edgecnn.emulate.wheels import Platform
+from edgecnn.fleet import software
+from edgecnn.fleet.look import Look
+from edgecnn.fleet.software import Package, Wheels, package_tar, platform_of, tar
+from edgecnn.fleet.ssh import BoardError
+from edgecnn.runtime.default import shipped_bundle
+
+PI = Look(machine="aarch64", bits="64", libc="glibc 2.36", python="3.11")
+
+
+def names_in(archive):
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        return {entry.name: oct(entry.mode) for entry in opened}
+
+
+def test_only_a_board_with_64_bits_glibc_and_a_known_python_gets_wheels_and_the_problem_is_named():
+    assert platform_of(PI) == Platform("3.11", 36, "aarch64")
+    newer = replace(PI, machine="x86_64", libc="glibc 2.41", python="3.13")
+    assert platform_of(newer) == Platform("3.13", 41, "x86_64")
+    for changed, named in (
+        ({"bits": "32"}, "aarch64 with 32 bits"),
+        ({"bits": ""}, "aarch64 with unknown bits"),
+        ({"machine": "armv7l"}, "armv7l with 64 bits"),
+        ({"python": "3.10"}, "3.10"),
+        ({"python": "3.14"}, "3.14"),
+        ({"python": ""}, "no Python 3"),
+        ({"libc": "musl 2.1"}, "musl 2.1"),
+        ({"libc": ""}, "not the GNU one"),
+    ):
+        with pytest.raises(BoardError) as caught:
+            platform_of(replace(PI, **changed))
+        assert named in str(caught.value), changed
+
+
+def test_an_archive_has_the_same_bytes_for_the_same_files_and_only_programs_can_be_executed(tmp_path):
+    (tmp_path / "b").write_bytes(b"two")
+    files = {
+        "bin/edgecnn": b"1",
+        "etc/edgecnn/update.toml": b"secret",
+        "etc/edgecnn/root.json": b"{}",
+        "sbin/b": tmp_path / "b",
+    }
+    archive = tar(files)
+    assert archive == tar(dict(reversed(files.items())))
+    assert names_in(archive) == {
+        "bin/edgecnn": "0o755", "etc/edgecnn/root.json": "0o644", "etc/edgecnn/update.toml": "0o600", "sbin/b": "0o644",
+    }  # fmt: skip
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        assert opened.extractfile("sbin/b").read() == b"two"
+
+
+def test_a_board_gets_edgecnn_with_its_boards_and_the_shipped_bundle_but_no_tests_or_schemas():
+    names = names_in(package_tar())
+    assert names.pop("bin/edgecnn") == "0o755" and set(names.values()) == {"0o644"}
+    assert {"edgecnn/__main__.py", "edgecnn/_data/targets/rpi4.toml", "edgecnn/report/page.html.j2"} < set(names)
+    shipped = shipped_bundle()
+    bundles = [name for name in names if name.endswith(".edgecnn")]
+    assert bundles == [f"edgecnn/_data/models/{shipped.parent.name}/{shipped.name}"]
+    assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".schema.json"))]
+
+
+def test_a_board_gets_only_what_changed_and_its_old_versions_and_half_copies_go(here, tmp_path, monkeypatch):
+    versions, link, programs = tmp_path / "versions", tmp_path / "edgecnn", tmp_path / "bin"
+    quick = tmp_path / "quick" / "python3"  # makes an environment without starting Python
+    quick.parent.mkdir()
+    quick.write_text('#!/bin/sh\n[ "$2" != venv ] || mkdir -p "$4/bin" "$4/lib/python3.11/site-packages"\n')
+    quick.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{quick.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(software, "VERSIONS", str(versions))
+    monkeypatch.setattr(software, "LINK", str(link))
+    asked, wheels = [], {"name": "wheels-3.11-aarch64-0123456789ab", "data": tar({"numpy/__init__.py": b"n = 1"})}
+
+    def wheels_for(platform):
+        asked.append(platform)
+        path = tmp_path / wheels["name"] / "wheels.tar.gz"
+        path.parent.mkdir(exist_ok=True)
+        packed = subprocess.run(["gzip", "-nc"], input=wheels["data"], capture_output=True, check=True).stdout
+        path.write_bytes(packed[: wheels.get("cut")])
+        return path
+
+    monkeypatch.setattr(software, "wheels_for", wheels_for)
+
+    def packed(text):
+        files = {"edgecnn/__init__.py": text, "edgecnn-1.dist-info/METADATA": b"", "bin/edgecnn": b"#!/bin/sh\n"}
+        monkeypatch.setattr(software, "package_tar", lambda: tar(files))
+        return Wheels()
+
+    def seen():
+        kept = sorted(path.name for path in versions.iterdir()) if versions.exists() else []
+        wheels = " ".join(name for name in kept if name.startswith("wheels-"))
+        return replace(PI, link=str(link.readlink()) if link.is_symlink() else "", wheels=wheels or "wheels-*"), kept
+
+    board = here({"/usr/local/bin": str(programs)})
+    first = packed(b"x = 1")
+    assert first.install(board, seen()[0]).endswith(" for Python 3.11 on aarch64")
+    look, kept = seen()
+    assert len(kept) == 2 and kept[1] == "wheels-0123456789ab" and look.link == str(versions / kept[0])
+    (site,) = (link / "lib").glob("python3*/site-packages")
+    assert (site / "edgecnn/__init__.py").read_bytes() == b"x = 1"
+    assert (site / "wheels.pth").read_text() == f"{versions}/wheels-0123456789ab\n"
+    assert (versions / kept[1] / "numpy/__init__.py").is_file() and (programs / "edgecnn").read_text() == "#!/bin/sh\n"
+    sent = board.sent
+    assert first.install(board, look) == "" and board.sent == sent, "a board that has it gets nothing"
+
+    (versions / "wheels-other" / "deep").mkdir(parents=True)
+    (versions / kept[1] / "own").write_text("not unpacked again")
+    assert packed(b"x = 2").install(board, seen()[0]) and (versions / kept[1] / "own").exists()
+    look, after = seen()
+    assert after[1:] == ["wheels-0123456789ab"] and after[0] != kept[0] and look.link == str(versions / after[0])
+
+    wheels |= {"name": "wheels-3.11-aarch64-0123456789a", "cut": 60}
+    with pytest.raises(BoardError, match=r"^unpacking the wheels failed: "):
+        packed(b"x = 2").install(board, seen()[0])
+    assert seen() == (look, after), "nothing half-written stays"
+    del wheels["cut"]
+    assert packed(b"x = 2").install(board, look)
+    assert seen()[1][1:] == ["wheels-0123456789a"], "a name that only begins another one is other wheels"
+
+    count = len(asked)
+    for refused in ({"package": "installed 1.0"}, {"foreign": "yes"}):
+        with pytest.raises(BoardError):
+            first.install(board, replace(look, **refused))
+    assert len(asked) == count
+
+
+def test_a_board_gets_the_package_for_its_architecture_unless_it_has_just_this_file(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "dpkg-deb"
+    program.write_text('#!/bin/sh\nsed -n "s/^$3: //p" "$2"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    arm, intel, text = tmp_path / "arm.deb", tmp_path / "intel.deb", tmp_path / "notes.txt"
+    arm.write_text("Architecture: arm64\nVersion: 1.2-3\n")
+    intel.write_text("Architecture: amd64\nVersion: 1.2-4\n")
+    text.write_text("Version: 1.2-3\n")
+    with pytest.raises(ValueError, match=r"^.*notes\.txt "):
+        Package([arm, text])
+    package = Package([arm, intel])
+
+    class Scripted:
+        def must(self, what, script, stdin=b""):
+            self.script, self.sent = script, stdin
+
+    def installed(**more):
+        board = Scripted()
+        return package.install(board, Look(**more)), getattr(board, "sent", None), getattr(board, "script", "")
+
+    text, sent, script = installed(architecture="arm64")
+    assert (text, sent) == ("package 1.2-3", arm)
+    digest = script.split("echo ")[1].split()[0]
+    assert digest == subprocess.run(["sha256sum", arm], capture_output=True, text=True).stdout.split()[0]
+    assert installed(architecture="amd64")[:2] == ("package 1.2-4", intel)
+    has = {"architecture": "arm64", "package": "installed 1.2-3", "packed": digest}
+    assert installed(**has) == ("", None, "")
+    for changed in (
+        {"packed": "0" * 64},
+        {"packed": ""},
+        {"package": "installed 1.2-4"},
+        {"package": "half-installed 1.2-3"},
+    ):
+        assert installed(**has | changed)[:2] == ("package 1.2-3", arm), changed
+    for refused, named in (
+        ({"architecture": "armhf"}, "armhf"),
+        ({}, "not a Debian"),
+        (has | {"link": "/x"}, "virtual"),
+    ):
+        with pytest.raises(BoardError, match=named):
+            installed(**refused)

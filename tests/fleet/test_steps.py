@@ -1,0 +1,204 @@
+"""The steps of a deploy: what is run on a board, what it answers, and the outcome; this machine's shell or a script plays the board."""
+
+import contextlib
+import json
+import os
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("tuf", reason="releases need the release extra")
+
+from edgecnn.device.update import SCHEMA
+from edgecnn.fleet.deploy import PUT_FILES, SERVICE, File, Plan, deploy
+from edgecnn.fleet.hosts import on_each
+from edgecnn.fleet.look import REPOSITORY, look
+from edgecnn.fleet.software import tar
+from edgecnn.fleet.ssh import MAX_ANSWER_BYTES, BoardError, last_line, unreachable
+from edgecnn.fleet.status import gather
+from edgecnn.runtime.child import Finished
+
+SEEN = f"""machine aarch64
+bits 64
+libc glibc 2.36
+python 3.11
+architecture arm64
+package installed 1.2-3
+packed {"1" * 64}
+link /opt/edgecnn-versions/0123456789ab
+wheels wheels-a wheels-b
+board {"f" * 32}
+source "https://models.example.org/"
+hashes 
+{"2" * 64}  {SERVICE}
+{"3" * 64}  {REPOSITORY}/targets/door/4.a b.edgecnn
+"""  # noqa: W291
+
+STATUS = {"schema": SCHEMA, "channel": "door", "in_use": {"name": "cats", "serial": 7, "state": "good"}}
+
+
+class Scripted:
+    """A board that answers a look with `seen`, and an update or a question for its status with an exit code and a text."""
+
+    def __init__(self, seen=SEEN, code=0, out=json.dumps(STATUS), err=""):
+        self.answer, self.seen, self.done = Finished(code, out, err), seen, []
+        self.sent, self.received = 1200, 34
+
+    def run(self, script, stdin=b"", *, limit_s=900):
+        return Finished(0, self.seen, "") if "uname -m" in script else self.answer
+
+    def must(self, what, script, stdin=b""):
+        self.done.append(what)
+        return ""
+
+    @contextlib.contextmanager
+    def connect(self, host):
+        yield self
+
+
+def test_a_look_at_a_board_gives_each_line_its_field_and_each_file_its_hash(here, monkeypatch):
+    seen = look(Scripted())
+    assert (seen.machine, seen.bits, seen.libc, seen.python) == ("aarch64", "64", "glibc 2.36", "3.11")
+    assert (seen.architecture, seen.package, seen.packed) == ("arm64", "installed 1.2-3", "1" * 64)
+    assert (seen.link, seen.wheels) == ("/opt/edgecnn-versions/0123456789ab", "wheels-a wheels-b")
+    assert (seen.board, seen.source) == ("f" * 32, '"https://models.example.org/"')
+    assert (seen.foreign, seen.systemd) == ("", "")
+    assert seen.hashes == {SERVICE: "2" * 64, f"{REPOSITORY}/targets/door/4.a b.edgecnn": "3" * 64}
+    bare = look(Scripted("machine x86_64\nlibc \nsystemd yes\nhashes \n"))
+    assert (bare.machine, bare.libc, bare.systemd, bare.hashes) == ("x86_64", "", "yes", {})
+    for text in ("", "machine aarch64\n", "login shell of a router\nhashes \n"):
+        with pytest.raises(BoardError):
+            look(Scripted(text))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    real = look(here())
+    assert real.machine == os.uname().machine and real.bits in ("32", "64")
+
+
+def plan(installs="", options=None, **files):
+    """A plan whose offer has these files, and whose software installs something or nothing."""
+    offered = {f"{REPOSITORY}/{name}": File(Path(os.devnull), digest) for name, digest in files.items()}
+    offer = SimpleNamespace(channel="door", roots=[b"root"], files=lambda board: offered)
+    software = SimpleNamespace(install=lambda board, seen: installs)
+    return Plan(software=software, offer=offer, options=options)
+
+
+def test_the_service_is_started_again_only_after_a_change_that_it_reads():
+    """Each board needs root.json and update.toml, which are of no concern to a running service."""
+    started, running = "starting the service", SEEN.replace("hashes", "systemd yes\nhashes")
+
+    def steps(seen, given):
+        board, shown = Scripted(seen), []
+        outcome = deploy("pi", given, board, lambda *step: shown.append(step))
+        assert (
+            not outcome.problem
+            and outcome.status == STATUS
+            and (outcome.sent_bytes, outcome.received_bytes) == (1200, 34)
+        )
+        assert shown == [
+            ("pi", "connected"),
+            *([("pi", f"installed {outcome.installed}")] if outcome.installed else []),
+        ]
+        return board.done, outcome.installed, outcome.files
+
+    assert steps(running, plan()) == (["writing files"], "", 2)
+    assert steps(running, plan(options=b"max-fps = 5\n", one="1" * 64, two="2" * 64)) == (
+        ["writing files", started],
+        "",
+        5,
+    )
+    assert steps(running, plan("1.2 for x")) == (["writing files", started], "1.2 for x", 2)
+    assert steps(SEEN, plan("1.2 for x", options=b"")) == (["writing files"], "1.2 for x", 3), "a board without systemd"
+
+
+def test_a_failed_update_is_the_boards_problem_and_names_its_last_line():
+    """What was done before is still reported."""
+    board = Scripted(code=1, err="checking\nno release is for this board\n\n")
+    outcome = deploy("pi", plan("1.2 for x"), board, lambda *step: None)
+    assert outcome.problem.endswith("failed: no release is for this board") and outcome.status is None
+    assert (outcome.installed, outcome.files, outcome.sent_bytes) == ("1.2 for x", 2, 1200)
+    killed = deploy("pi", plan(), Scripted(code=3), lambda *step: None)
+    assert killed.problem.endswith("failed: exit code 3")
+    never = deploy("pi", plan(), Scripted(out="null"), lambda *step: None)
+    assert never.problem and never.files == 2
+    for one, problem in ((Scripted(), ""), (board, "no release is for this board"), (Scripted(code=3), "exit code 3")):
+        found = gather("pi", one)
+        assert found.host == "pi" and found.problem.endswith(problem) and bool(found.status) != bool(problem)
+
+
+def test_files_arrive_with_the_timestamp_last_and_a_broken_transfer_changes_nothing(here, tmp_path, monkeypatch):
+    repository, log, program = tmp_path / "repository", tmp_path / "log", tmp_path / "bin" / "mv"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "${{2##*/}}" >> {log}\nexec /bin/mv "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    names = ("metadata/timestamp.json", "metadata/9.root.json", "metadata/12.snapshot.json", "targets/door/b.edgecnn")
+    archive = tar({f"{repository}/{name}".lstrip("/"): name.encode() for name in names})
+    script = PUT_FILES.format(repository=repository)
+    board = here()
+    board.must("writing", script, archive)
+    assert log.read_text().split() == ["b.edgecnn", "12.snapshot.json", "9.root.json", "timestamp.json"]
+    written = {str(path.relative_to(repository)): path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    assert written == {name: name.encode() for name in names}
+    with pytest.raises(BoardError):
+        board.must("writing", script, archive[:700])
+    assert len(log.read_text().split()) == 4 and sorted(path.name for path in repository.iterdir()) == [
+        "metadata",
+        "targets",
+    ]
+
+
+def test_a_step_gives_its_answer_its_bytes_add_up_and_its_failure_has_a_reason(here, tmp_path):
+    board = here()
+    (tmp_path / "file").write_bytes(b"x" * 5000)
+    done = board.run("cat; echo no >&2; exit 3", tmp_path / "file")
+    assert (done.code, len(done.out), done.err, board.received) == (3, 5000, "no\n", 5003)
+    assert 5000 < board.sent < 5300
+    before = board.sent
+    assert board.run("cat", b"abc").out == "abc" and board.received == 5006 and 3 < board.sent - before < 300
+    assert board.must("a step", "echo fine; echo No space left on device >&2").strip() == "fine", "it did not fail"
+    for script, ending in (
+        ("echo first; echo second >&2; exit 1", "a step failed: second"),
+        ("echo first; echo last; exit 1", "a step failed: last"),
+        ("exit 4", "a step failed: exit code 4"),
+        ("echo No space left on device >&2; exit 1", "disk is full. Free some space there"),
+        ("exit 255", "the connection broke"),
+        (f"head -c {MAX_ANSWER_BYTES} /dev/zero >&2", "more than 1,048,576 bytes"),
+    ):
+        with pytest.raises(BoardError) as caught:
+            board.must("a step", script)
+        assert str(caught.value).endswith(ending), script
+    assert len(board.run(f"head -c {MAX_ANSWER_BYTES - 1} /dev/zero").out) == MAX_ANSWER_BYTES - 1
+    with pytest.raises(BoardError, match=r"longer than 0\.05 s"):
+        board.run("exec sleep 5", limit_s=0.05)
+
+
+def test_each_reason_for_no_connection_has_its_own_words():
+    said = {
+        "changed": "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nOffending ECDSA key in /home/me/known:12\n",
+        "key": "No ED25519 host key is known for door.\nHost key verification failed.",
+        "denied": "pi@door: Permission denied (publickey).",
+        "name": "ssh: Could not resolve hostname door: Name or service not known",
+        "refused": "ssh: connect to host door port 22: Connection refused",
+        "silent": "ssh: connect to host door port 22: No route to host",
+        "closed": "kex_exchange_identification: Connection closed by remote host",
+        "other": "first\nsomething else",
+    }
+    meant = {kind: unreachable("door", text) for kind, text in said.items()}
+    assert len(set(meant.values())) == len(said)
+    assert "in /home/me/known, line 12." in meant["changed"] and meant["other"] == "ssh says: something else"
+    assert [kind for kind in said if meant[kind].endswith(": ssh door")] == ["key", "denied"]
+    assert unreachable("door", "ssh: connect to host door: Connection timed out") == meant["silent"]
+    assert last_line("a\n b \n\n") == " b" and last_line("") == "" and len(last_line("x" * 301)) == 300
+
+
+def test_no_more_boards_than_requested_are_worked_on_at_a_time():
+    threads, both = set(), threading.Barrier(2, timeout=30)
+
+    def work(host):
+        threads.add(threading.get_ident())
+        both.wait()  # each needs another one next to it
+        return host
+
+    assert sorted(on_each("abcdef", 2, work, bool)) == list("abcdef") and len(threads) == 2
