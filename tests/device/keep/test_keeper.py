@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.device.explain import frame_pictures
 from edgecnn.device.keep.alike import Alike
 from edgecnn.device.keep.folder import kept_pictures
 from edgecnn.device.keep.keeper import INDEX, Keeper, make_keepers
@@ -23,7 +24,7 @@ from edgecnn.device.keep.sample import FILE, LATE_S, Sample, read_counts
 from edgecnn.device.keep.views import GREY, View, pictures_of
 from edgecnn.device.stream.pictures import encode, folder_name, turn, why_no_folder
 from edgecnn.device.stream.results import FrameResult
-from edgecnn.device.stream.settings import Camera, Reaction, Settings
+from edgecnn.device.stream.settings import Camera, Decision, Reaction, Settings
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.region import WHOLE
 from edgecnn.runtime.classifier import Classifier, Result
@@ -606,6 +607,21 @@ def test_only_the_region_is_kept_and_training_sees_what_the_model_saw(root, tmp_
         else:
             assert kept.region is None
         assert np.abs(pixels - cut).mean() < 3
+
+
+def test_unsure_frames_are_explained_as_they_were_classified_and_the_sample_is_not(root, tmp_path):
+    classifier = Classifier.load(root / "models" / "digits" / "digits.edgecnn")
+    settings = Settings(
+        reaction=Reaction(keep=tmp_path / "kept", explain=tmp_path / "maps", keep_random=7), camera=Camera(rotation=90),
+        decision=Decision(fit="stretch"),
+    )  # fmt: skip
+    image = noisy(5, 30, 50)
+    for one in make_keepers(settings, classifier):
+        one.offer(frame(unsure(), image))
+    (name,) = files(tmp_path / "maps")
+    assert (tmp_path / "maps" / name).read_bytes() == frame_pictures(classifier, "stretch")(image, 90)
+    assert len(files(tmp_path / "kept")) == 2, "a picture and its description"
+    assert (tmp_path / "kept" / FILE).exists() and not (tmp_path / "maps" / FILE).exists()
 
 
 def test_a_picture_has_the_place_and_size_of_the_models_region_and_a_jpeg_that_was_seen_whole_is_unchanged():
