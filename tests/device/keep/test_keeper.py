@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -547,6 +548,27 @@ def test_features_decide_similarity_if_there_are_any():
     assert not alike.seen(look(1, 3))
     alike.remember(look(1, 3))
     assert [alike.seen(look(cosine, 0.2)) for cosine in (1, 0.86, 0.84, -0.9)] == [True, True, False, False]
+
+
+def test_near_is_three_tenths_of_the_models_usual_distance(tmp_path):
+    """At a median similarity of 0.8, frames are alike from a cosine of 0.94. The first of two is of the random sample."""
+    limit = SimpleNamespace(similarities=(0.2, 0.8, 0.9))
+    manifest = SimpleNamespace(stranger=limit, input=SimpleNamespace(region=WHOLE))
+    model = SimpleNamespace(engine=SimpleNamespace(features="a tensor"))
+    for cosine, kept in ((0.93, 2), (0.95, 1)):
+        folder = tmp_path / str(cosine)
+        folder.mkdir()
+        plan = {"2025-11-25": {"kept": 0, "missed": 0, "due": [MORNING]}}
+        (folder / FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
+        classifier = SimpleNamespace(
+            bundle=SimpleNamespace(manifest=manifest), model=model, region=WHOLE, name="pets", model_sha256="0" * 64
+        )
+        (one,) = make_keepers(Settings(reaction=Reaction(keep=folder, keep_random=1)), classifier)
+        assert classifier.gives_features
+        for seq, features in enumerate(([2.0, 0.0], [cosine, (1 - cosine**2) ** 0.5])):
+            found = unsure()._replace(features=np.array(features, np.float32))
+            one.offer(frame(found, noisy(seq, 9, 12), seq, MORNING + seq))
+        assert [picture.why for picture in kept_pictures(folder)] == ["random", "unsure"][:kept]
 
 
 def test_without_features_thumbnails_of_the_seen_region_differ_by_at_least_5_levels_and_200_are_remembered():
