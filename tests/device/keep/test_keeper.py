@@ -388,6 +388,18 @@ def test_a_frame_that_cannot_be_encoded_is_an_event_and_the_next_attempt_follows
     assert tried == [7, 10] and [(event.seq, event.count) for event in events] == [(10, 1)]
 
 
+def test_a_sampled_frame_that_cannot_be_written_is_missed(keeper, tmp_path):
+    plan = {"2025-11-25": {"kept": 4, "missed": 2, "due": [MORNING, MORNING + 1, MORNING + 2]}}
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
+    one = keeper(keep_random=3)
+    for seq, size in enumerate((10, 1001, 10)):
+        assert len(one.take(frame(result(score=0.9), jpeg(size), seq, MORNING + seq))) == (size > 1000)
+    assert read_counts(tmp_path / "kept") == (9, 6), (
+        "four and two of earlier, three of three times now, one of them missed"
+    )
+
+
 def test_new_pictures_are_announced_and_listed_newest_last_without_the_random_sample(keeper, tmp_path):
     """As the page shows them."""
     plan = {"2025-11-25": {"kept": 0, "missed": 0, "due": [MORNING + 15]}}
