@@ -83,6 +83,17 @@ def test_few_groups_leave_no_split_empty_and_each_class_with_training_images():
         assert {photos[one] for one in photos if sides[one].split == "train"} == {0, 1}
 
 
+def test_the_smallest_groups_leave_training_for_the_empty_splits():
+    """Two classes in groups of five, three and one photos, and of four and two, which by their content all train."""
+    groups = [[name((label, size, number)) for number in range(size)] for label, size in zip("aaabb", (5, 3, 1, 4, 2))]
+    classes = {one: int(index > 2) for index, group in enumerate(groups) for one in group}
+    links = [Link(one, other, 1.0) for group in groups for one, other in pairwise(group)]
+    sides = updated({}, Newcomers(classes, dict.fromkeys(classes, "train"), SHARES), links)
+    assert [{sides[one].split for one in group} for group in groups] == [
+        {"train"}, {"train"}, {"validation"}, {"train"}, {"test"},
+    ]  # fmt: skip
+
+
 def test_frames_of_one_board_within_a_minute_are_one_burst():
     a, b, c, d, e = map(name, "abcde")
     rows = [(a, "door", 0), (c, "door", 2 * BURST_S), (b, "door", BURST_S), (d, "shed", 1), (e, "door", 3.1 * BURST_S)]
