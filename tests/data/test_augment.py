@@ -1,9 +1,12 @@
 """Random changes to photos: a seed always gives the same ones, only crops lose content, and light changes by the stated amount."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from edgecnn.data.augment import TURN, augment_photos, change_light, cover, crop_and_turn
+from edgecnn.data.augment import TURN, augment, augment_photos, change_light, cover, crop_and_turn
+from edgecnn.pixels import PAD
 
 MIDDLE = [1.0, 0.5, 0.5, 0.5, 0.5]
 """Draws that change nothing: the whole area, square, centred, upright."""
@@ -35,6 +38,22 @@ def test_without_a_flip_left_stays_left():
     flipped = augment_photos(photos(count=200), (24, 32), np.random.default_rng(1), flip=True).astype(int)
     right_minus_left = flipped[:, 8:16, 24:, 1].mean((1, 2)) - flipped[:, 8:16, :8, 1].mean((1, 2))
     assert 60 < (right_minus_left < 0).sum() < 140
+
+
+def test_small_images_shift_as_far_as_stated_each_way_and_uncovered_borders_are_mid_grey():
+    images = np.zeros((400, 7, 9, 1), np.uint8)
+    images[:, 2, 5] = 255
+    moved = augment(images, np.random.default_rng(1), flip=False, shift=2)
+    number, rows, columns, _ = np.nonzero(moved == 255)
+    assert number.tolist() == list(range(400)), "the bright pixel is still there"
+    places = set(zip(rows.tolist(), columns.tolist(), strict=True))
+    assert places == set(itertools.product(range(5), range(3, 8)))
+    for image, row, column in zip(moved[..., 0], rows - 2, columns - 5, strict=True):
+        grey = np.ones((7, 9), bool)
+        grey[max(row, 0) : 7 + min(row, 0), max(column, 0) : 9 + min(column, 0)] = False
+        assert np.array_equal(image == PAD, grey)
+    mirrored = augment(images, np.random.default_rng(1), flip=np.arange(400) % 3 == 0, shift=0)
+    assert (mirrored[::3, 2, 3] == 255).all() and (mirrored[1::3, 2, 5] == 255).all()
 
 
 def place(coefficients, column, row):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from edgecnn.data import open_dataset
-from edgecnn.data.folds import assign, read_folds, require_listed, stratified, write_folds
+from edgecnn.data.folds import Folds, assign, fold_infos, read_folds, require_listed, stratified, write_folds
 from edgecnn.errors import DatasetError, RunError
 from edgecnn.recipe import DataRecipe, build_recipe
-from edgecnn.runs import FOLDS, create_run
+from edgecnn.run_info import FoldInfo
+from edgecnn.runs import FOLD, FOLD_INFO, FOLDS, create_run, write_json
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,22 @@ def test_the_list_is_stored_and_missing_images_are_noticed(digits, tmp_path):
     run.file(FOLDS).write_text("sha256,fold\nx,many\n")
     with pytest.raises(RunError, match="is damaged"):
         read_folds(run)
+
+
+def test_the_records_of_finished_folds_are_read_in_order_with_the_last(tmp_path):
+    run = create_run(build_recipe({"data": {"source": "digits"}}), tmp_path / "run")
+    assert fold_infos(run) == ()
+    write_folds(run, Folds(count=3, of={"a": 1, "b": 3, "c": 2}, groups=dict(zip("abc", "abc", strict=True))))
+    infos = [
+        FoldInfo(
+            network="n", height=8, width=8, images=600 - fold, epochs=2, method="ptq", rounding=None, epoch=None, qat_epochs=0,
+            float_accuracy=0.5, int8_accuracy=0.25, seconds=1.5,
+        )
+        for fold in (1, 3)
+    ]  # fmt: skip
+    for fold, info in zip((1, 3), infos, strict=True):
+        write_json(run.file(FOLD.format(fold=fold)) / FOLD_INFO, info)
+    assert fold_infos(run) == tuple(infos)
 
 
 def test_data_with_its_own_test_split_is_refused(photos, tmp_path):

@@ -83,6 +83,28 @@ def test_few_groups_leave_no_split_empty_and_each_class_with_training_images():
         assert {photos[one] for one in photos if sides[one].split == "train"} == {0, 1}
 
 
+def test_the_smallest_groups_leave_training_for_the_empty_splits():
+    """Groups of so many photos, which by their content all train; a class keeps its last group."""
+    for labels, sizes, expected in (
+        ("aaabb", (5, 3, 1, 4, 2), ["train", "train", "validation", "train", "test"]),
+        ("abb", (1, 4, 3), ["train", "train", "validation"]),
+        ("aabbb", (1, 2, 6, 5, 4), ["validation", "train", "train", "train", "test"]),
+    ):
+        groups = [[name((labels, index, number)) for number in range(size)] for index, size in enumerate(sizes)]
+        classes = {one: ord(label) for label, group in zip(labels, groups, strict=True) for one in group}
+        links = [Link(one, other, 1.0) for group in groups for one, other in pairwise(group)]
+        sides = updated({}, Newcomers(classes, dict.fromkeys(classes, "train"), SHARES), links)
+        assert [sides[group[0]].split for group in groups] == expected
+
+
+def test_a_tied_photo_is_named_with_a_known_photo_else_the_most_direct_one():
+    test, same, near, far = map(name, ("test", "same", "near", "far"))
+    sides = {test: Side("t", "test"), same: Side("t", "test"), near: Side("n", "train"), far: Side("f", "validation")}
+    links = [Link(same, far, 0.9), Link(test, same, 0.9), Link(test, near, 0.8)]
+    assert tied(sides, links)[test] == near
+    assert tied(sides, links, {far})[test] == far, "a photo that the list has"
+
+
 def test_frames_of_one_board_within_a_minute_are_one_burst():
     a, b, c, d, e = map(name, "abcde")
     rows = [(a, "door", 0), (c, "door", 2 * BURST_S), (b, "door", BURST_S), (d, "shed", 1), (e, "door", 3.1 * BURST_S)]

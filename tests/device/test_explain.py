@@ -40,7 +40,9 @@ def test_the_answer_its_score_and_the_legend_are_below():
     caption = sheet[rows:]
     answer, legend = caption[: LINE + GAP // 2], caption[LINE + GAP // 2 :]
     assert (answer < 100).any() and (answer[:, PANEL:] == 255).all(), "a short name, on the left"
-    assert all((np.abs(legend - colour).max(axis=2) < 2).sum() > 80 for colour in (FOR, AGAINST))
+    squares = [np.nonzero(np.abs(legend - colour).max(axis=2) < 2)[1] for colour in (FOR, AGAINST)]
+    assert all(len(columns) > 80 for columns in squares)
+    assert squares[0].max() < 20 < squares[1].min(), "the colour for the answer comes first"
     assert not np.array_equal(caption, sheet_of(pixels, map_, score=0.51)[0][rows:])
     longest, _ = sheet_of(pixels, map_, answer="M" * 255)
     assert longest.shape == sheet.shape and (longest[rows:, -8:] < 100).any(), "the score is still there"

@@ -33,10 +33,13 @@ def test_a_text_without_its_passwords(text, shown):
 
 def test_a_file_takes_precedence_over_the_environment_which_other_programs_do_not_get(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGECNN_CAMERA_USER", "ann")
-    monkeypatch.setenv("EDGECNN_CAMERA_PASSWORD", "sesame")
+    for name in ("EDGECNN_CAMERA_PASSWORD", "EDGECNN_MQTT_PASSWORD", "EDGECNN_HTTP_TOKEN"):
+        monkeypatch.setenv(name, "sesame")
     assert read_secret(CAMERA, None) == ("ann", "sesame") and "sesame" not in environment().values()
     (tmp_path / "secret").write_text("open\n")
     assert read_secret(CAMERA, tmp_path / "secret") == ("ann", "open")
+    (tmp_path / "secret").write_text("bob\nopen\n")
+    assert read_secret(CAMERA, tmp_path / "secret") == ("bob", "open")
     with pytest.raises(ValueError, match="none: No such file"):
         read_secret(CAMERA, tmp_path / "none")
 

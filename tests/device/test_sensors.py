@@ -31,12 +31,17 @@ def test_the_processors_own_zone_else_the_hottest(machine):
         "sys/class/thermal/thermal_zone0/type": "acpitz",
         "sys/class/thermal/thermal_zone1/temp": "nothing",
         "sys/class/thermal/thermal_zone1/type": "iwlwifi",
+        "sys/class/thermal/thermal_zone3/temp": "30000",
+        "sys/class/thermal/thermal_zone3/type": "nvme",
     }
     assert read_sensors(machine(files)).celsius == 90.0
     files |= {"sys/class/thermal/thermal_zone2/temp": "45000", "sys/class/thermal/thermal_zone2/type": "x86_pkg_temp"}
-    files |= {"sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "7"}
+    for cpu, count in enumerate("74"):
+        files |= {f"sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count": count}
     sensors = read_sensors(machine(files))
-    assert (sensors.celsius, sensors.throttle_count) == (45.0, 7)
+    assert (sensors.celsius, sensors.throttle_count) == (45.0, 11)
+    files["sys/class/thermal/thermal_zone2/temp"] = "0"
+    assert read_sensors(machine(files)).celsius == 0.0, "frost is not the lack of a sensor"
 
 
 def test_words():

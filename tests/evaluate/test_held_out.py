@@ -18,11 +18,11 @@ def held(hashes, classes, fold, float_, int8):
     eye = 2 * np.eye(3, dtype=np.float32)
     return HeldOut(
         hashes=np.array(hashes), sources=np.array([f"{one}.jpg" for one in hashes]), classes=np.array(classes),
-        fold=np.full(len(hashes), fold), float=eye[float_], int8=eye[int8], similarity=np.linspace(0.2, 0.4, len(hashes)),
+        fold=np.full(len(hashes), fold), float=2 * eye[float_], int8=eye[int8], similarity=np.linspace(0.2, 0.4, len(hashes)),
     )  # fmt: skip
 
 
-PARTS = (held(["c", "a"], [2, 0], 1, [2, 1], [0, 0]), held(["b"], [1], 2, [1], [2]))
+PARTS = (held(["c", "a"], [1, 2], 1, [2, 1], [0, 0]), held(["b"], [0], 2, [1], [2]))
 
 
 def test_a_bundles_answers_are_sorted_by_hash_and_name_the_class_then_float_then_int8():
@@ -30,9 +30,9 @@ def test_a_bundles_answers_are_sorted_by_hash_and_name_the_class_then_float_then
     score = np.exp(2) / (np.exp(2) + 2)
     assert rows == [
         "sha256,class,fold,float,int8,score",
-        f"a,cat,1,dog,cat,{score:.4f}",
-        f"b,dog,2,dog,fox,{score:.4f}",
-        f"c,fox,1,fox,cat,{score:.4f}",
+        f"a,fox,1,dog,cat,{score:.4f}",
+        f"b,cat,2,dog,fox,{score:.4f}",
+        f"c,dog,1,fox,cat,{score:.4f}",
     ]
 
 

@@ -112,24 +112,27 @@ def test_low_light_is_noisier_with_less_light():
 
 
 def test_rotation_turns_by_its_degrees_and_adds_no_border():
-    image = np.zeros((101, 101, 3), np.uint8)
-    image[50, 50:95] = 255  # a hand that points right
+    image = np.zeros((81, 121, 3), np.uint8)
+    image[40, 60:95] = 255  # a hand that points right
     turned = corrupt(image, "rotation", 5, generator(1, "rotation", "a"), "photo")
     rows, columns = np.nonzero(turned[:, :, 0] > 100)
-    angle = np.degrees(np.arctan2(rows.mean() - 50, columns.mean() - 50))
+    angle = np.degrees(np.arctan2(rows.mean() - 40, columns.mean() - 60))
     assert abs(abs(angle) - 45) < 2
     white = np.full((20, 30, 3), 255, np.uint8)
     assert (corrupt(white, "rotation", 5, generator(1, "rotation", "a"), "photo") == 255).all()
 
 
 def test_scale_moves_closer_and_farther():
-    image = np.zeros((100, 100, 1), np.uint8)
-    image[40:60, 40:60] = 255
-    areas = {
-        (corrupt(image, "scale", 5, generator(1, "scale", str(n)), "photo")[30:70, 30:70] > 127).sum()
-        for n in range(20)
-    }
-    assert {round(area / 100) for area in areas} == {1, 16}, areas  # 10x10, and 40x40
+    image = np.zeros((80, 120, 1), np.uint8)
+    image[34:46, 50:70] = 255  # 12 rows and 20 columns about the centre
+    sides = set()
+    for number in range(20):
+        rows, columns, _ = np.nonzero(corrupt(image, "scale", 5, generator(1, "scale", str(number)), "photo") > 127)
+        near = (rows > 24) & (rows < 56) & (columns > 35) & (columns < 85)  # and not the mirror images
+        rows, columns = rows[near], columns[near]
+        assert (rows.mean(), columns.mean()) == pytest.approx((39.5, 59.5), abs=0.6), "the centre stays"
+        sides.add((int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1))
+    assert sides == {(6, 10), (24, 40)}
 
 
 def test_occlusion_covers_its_share_within_the_image():

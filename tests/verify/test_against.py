@@ -79,6 +79,7 @@ def test_a_drop_at_the_margin_and_a_number_that_is_just_enough_pass():
     )
     enough = judge(0, 0, 10_000, False).needed
     assert [judge(0, 0, n, False).verdict for n in (enough, enough - 1)] == ["passed", "not shown"]
+    assert [judge(6, 0, n, False).verdict for n in (enough, enough - 1)] == ["refused", "not shown"]
 
 
 DROPS = (("cat", 0.0), ("dog", 2.5), ("elk", None), ("fox", 40.0), ("gnu", -10.0), ("hen", 7.25), ("owl", 1.0))

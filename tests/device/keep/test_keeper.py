@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.device.explain import frame_pictures
 from edgecnn.device.keep.alike import Alike
 from edgecnn.device.keep.folder import kept_pictures
 from edgecnn.device.keep.keeper import INDEX, Keeper, make_keepers
@@ -23,7 +25,7 @@ from edgecnn.device.keep.sample import FILE, LATE_S, Sample, read_counts
 from edgecnn.device.keep.views import GREY, View, pictures_of
 from edgecnn.device.stream.pictures import encode, folder_name, turn, why_no_folder
 from edgecnn.device.stream.results import FrameResult
-from edgecnn.device.stream.settings import Camera, Reaction, Settings
+from edgecnn.device.stream.settings import Camera, Decision, Reaction, Settings
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.region import WHOLE
 from edgecnn.runtime.classifier import Classifier, Result
@@ -386,6 +388,18 @@ def test_a_frame_that_cannot_be_encoded_is_an_event_and_the_next_attempt_follows
     assert tried == [7, 10] and [(event.seq, event.count) for event in events] == [(10, 1)]
 
 
+def test_a_sampled_frame_that_cannot_be_written_is_missed(keeper, tmp_path):
+    plan = {"2025-11-25": {"kept": 4, "missed": 2, "due": [MORNING, MORNING + 1, MORNING + 2]}}
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
+    one = keeper(keep_random=3)
+    for seq, size in enumerate((10, 1001, 10)):
+        assert len(one.take(frame(result(score=0.9), jpeg(size), seq, MORNING + seq))) == (size > 1000)
+    assert read_counts(tmp_path / "kept") == (9, 6), (
+        "four and two of earlier, three of three times now, one of them missed"
+    )
+
+
 def test_new_pictures_are_announced_and_listed_newest_last_without_the_random_sample(keeper, tmp_path):
     """As the page shows them."""
     plan = {"2025-11-25": {"kept": 0, "missed": 0, "due": [MORNING + 15]}}
@@ -548,6 +562,27 @@ def test_features_decide_similarity_if_there_are_any():
     assert [alike.seen(look(cosine, 0.2)) for cosine in (1, 0.86, 0.84, -0.9)] == [True, True, False, False]
 
 
+def test_near_is_three_tenths_of_the_models_usual_distance(tmp_path):
+    """At a median similarity of 0.8, frames are alike from a cosine of 0.94. The first of two is of the random sample."""
+    limit = SimpleNamespace(similarities=(0.2, 0.8, 0.9))
+    manifest = SimpleNamespace(stranger=limit, input=SimpleNamespace(region=WHOLE))
+    model = SimpleNamespace(engine=SimpleNamespace(features="a tensor"))
+    for cosine, kept in ((0.93, 2), (0.95, 1)):
+        folder = tmp_path / str(cosine)
+        folder.mkdir()
+        plan = {"2025-11-25": {"kept": 0, "missed": 0, "due": [MORNING]}}
+        (folder / FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
+        classifier = SimpleNamespace(
+            bundle=SimpleNamespace(manifest=manifest), model=model, region=WHOLE, name="pets", model_sha256="0" * 64
+        )
+        (one,) = make_keepers(Settings(reaction=Reaction(keep=folder, keep_random=1)), classifier)
+        assert classifier.gives_features
+        for seq, features in enumerate(([2.0, 0.0], [cosine, (1 - cosine**2) ** 0.5])):
+            found = unsure()._replace(features=np.array(features, np.float32))
+            one.offer(frame(found, noisy(seq, 9, 12), seq, MORNING + seq))
+        assert [picture.why for picture in kept_pictures(folder)] == ["random", "unsure"][:kept]
+
+
 def test_without_features_thumbnails_of_the_seen_region_differ_by_at_least_5_levels_and_200_are_remembered():
     """The region is the right half of the frame turned clockwise, hence the upper half before."""
 
@@ -606,6 +641,21 @@ def test_only_the_region_is_kept_and_training_sees_what_the_model_saw(root, tmp_
         else:
             assert kept.region is None
         assert np.abs(pixels - cut).mean() < 3
+
+
+def test_unsure_frames_are_explained_as_they_were_classified_and_the_sample_is_not(root, tmp_path):
+    classifier = Classifier.load(root / "models" / "digits" / "digits.edgecnn")
+    settings = Settings(
+        reaction=Reaction(keep=tmp_path / "kept", explain=tmp_path / "maps", keep_random=7), camera=Camera(rotation=90),
+        decision=Decision(fit="stretch"),
+    )  # fmt: skip
+    image = noisy(5, 30, 50)
+    for one in make_keepers(settings, classifier):
+        one.offer(frame(unsure(), image))
+    (name,) = files(tmp_path / "maps")
+    assert (tmp_path / "maps" / name).read_bytes() == frame_pictures(classifier, "stretch")(image, 90)
+    assert len(files(tmp_path / "kept")) == 2, "a picture and its description"
+    assert (tmp_path / "kept" / FILE).exists() and not (tmp_path / "maps" / FILE).exists()
 
 
 def test_a_picture_has_the_place_and_size_of_the_models_region_and_a_jpeg_that_was_seen_whole_is_unchanged():

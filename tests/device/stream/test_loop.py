@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from edgecnn.device.cameras.source import CameraLost
+from edgecnn.device.cameras.source import CameraLost, Frame
 from edgecnn.device.keep.alike import Alike
 from edgecnn.device.keep.keeper import Keeper
 from edgecnn.device.keep.views import View
@@ -22,7 +22,7 @@ from edgecnn.device.stream.events import (
     Event,
     StateChangedEvent,
 )
-from edgecnn.device.stream.feed import Feed
+from edgecnn.device.stream.feed import Ended, Feed, Taken
 from edgecnn.device.stream.lines import error_line, file_line
 from edgecnn.device.stream.loop import MANY_DAMAGED, Consumer, Stream
 from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
@@ -221,6 +221,41 @@ def test_many_damaged_frames_in_a_row_are_a_lost_camera(loop, fake):
     assert bad.closed.is_set() and sink.kinds[-4:] == ["camera_back", "cat", "state_changed", "ended"]
 
 
+class Script:
+    """A live feed that gives its items at once, then the end."""
+
+    name, replaced = "camera", 0
+
+    def __init__(self, items):
+        self.items = iter(items)
+        self.refused = []
+
+    def start(self):
+        """Do nothing."""
+
+    close = start
+
+    def take(self, timeout, frames=True):
+        item = next(self.items, Ended())
+        return Taken(0, Frame(0, time.monotonic(), item), "camera", True) if isinstance(item, bytes) else item
+
+    def refuse(self, text):
+        self.refused.append(text)
+
+
+@pytest.mark.parametrize("between", [b"cat 0.9", CameraLostEvent(ts=0.0, source="camera", reason="stall", message="")])
+def test_a_good_frame_or_a_loss_ends_the_damaged_ones_in_a_row(between):
+    many, few = [b"broken"] * MANY_DAMAGED, [b"broken"] * (MANY_DAMAGED - 1)
+    for items, refusals in (
+        ([*few, between, *few, between, *few], 0),
+        ([*few, between, *many, *few], 1),
+        (2 * many, 2),
+    ):
+        feed = Script(items)
+        list(Stream(feed, classify, Pace(max_age_s=60.0), Smoother()))
+        assert len(feed.refused) == refusals
+
+
 def test_broken_files_in_a_row_are_not_a_lost_camera(loop, fake):
     kinds = Counter(loop(fake.Source(*[b"broken"] * 100, b"cat 0.9", None)).kinds)
     assert kinds["camera_lost"] == 0 and kinds["cat"] == 1
@@ -279,34 +314,44 @@ def test_frames_skipped_for_max_fps_do_not_count_as_dropped(fake):
     assert [line.seq for line in sink.lines if isinstance(line, FrameResult)] == [0, 40] and stream.dropped == 0
 
 
-def test_a_waiting_source_is_slowed_down_by_max_fps(fake):
-    """On a clock that only the waits advance, ten frames at 2 per second take 4.5 seconds."""
-    now = [0.0]
-    source = fake.Source(*[b"cat 0.9"] * 10, None)
+@pytest.mark.parametrize(
+    ("over", "pause", "expected"),
+    [(0.0, 0, [0, 0.5, 1, 1.5, 2]), (0.04, 0, [0, 0.54, 1.04, 1.54, 2.04]), (0.0, 5, [0, 0.5, 6, 6, 6, 6.5, 7, 7.5])],
+    ids=["exact", "waits that are too long do not add up", "one frame is made up for after a pause"],
+)
+def test_a_waiting_source_is_slowed_down_by_max_fps(fake, over, pause, expected):
+    """On a clock that only the waits and a slow third frame advance, at 2 per second."""
+    now, times = [0.0], []
+    source = fake.Source(*[b"cat 0.9"] * len(expected), None)
 
     class Patient(Feed):
         def take(self, timeout, frames=True):
             if not frames:
-                now[0] += timeout
+                now[0] += timeout + over
             return super().take(0.001 if not frames else timeout, frames)
 
+    def slow(image):
+        now[0] += pause if len(times) == 2 else 0
+        return classify(image)
+
     sink = fake.Recorder()
-    times = []
     sink.result = lambda result: times.append(now[0])
-    stream = Stream(
-        Patient(fake.Opener(source)),
-        classify,
-        Pace(max_fps=2),
-        Smoother(),
-        clock=lambda: now[0],
-    )
-    sink.follow(stream)
-    assert times == pytest.approx([number / 2 for number in range(10)], abs=1e-6)
+    sink.follow(Stream(Patient(fake.Opener(source)), slow, Pace(max_fps=2), Smoother(), clock=lambda: now[0]))
+    assert times == pytest.approx(expected, abs=1e-6)
 
 
-def test_duration(loop, fake):
-    sink = loop(fake.Source(b"cat 0.9"), duration_s=0.05)
-    assert sink.lines[-1].reason == "duration"
+def test_duration():
+    """The second wait is just as long as the rest of the duration, after which no other is needed."""
+    now, waits = [1000.0], []
+
+    class Silent(Script):
+        def take(self, timeout, frames=True):
+            waits.append(timeout)
+            now[0] += timeout if len(waits) == 2 else 0.125
+
+    stream = Stream(Silent(()), classify, Pace(duration_s=0.1875), Smoother(), clock=lambda: now[0])
+    (ended,) = stream
+    assert ended.reason == "duration" and waits == [0.1, 0.0625]
 
 
 def test_a_missing_camera_ends_the_loop(loop, fake, lines):

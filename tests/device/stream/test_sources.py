@@ -62,10 +62,13 @@ def test_folder_without_images(tmp_path):
 def test_folder_that_cannot_be_read(monkeypatch):
     def walk(top, onerror, followlinks):
         onerror(PermissionError(13, "Permission denied", f"{top}/secret"))
-        yield top, [], ["b.jpg"]
+        yield top, [], names
 
     monkeypatch.setattr(os, "walk", walk)
-    assert listed("photos") == [("photos/b.jpg", None), ("photos/secret", "cannot be read: Permission denied")]
+    names, secret = ["b.jpg"], ("photos/secret", "cannot be read: Permission denied")
+    assert listed("photos") == [("photos/b.jpg", None), secret]
+    names = []
+    assert listed("photos") == [secret], "it may hold images"
 
 
 def test_glob():
@@ -92,12 +95,13 @@ def test_broken_link_is_left_to_the_reader(tmp_path):
 
 
 def test_standard_input():
-    lines = [b"photos/b.jpg\n", b"\n", b"none.jpg\r\n", b"photos/sub", b"\xff.jpg\n"]
+    lines = [b"photos/b.jpg\n", b"\n", b"none.jpg\r\n", b"photos/sub", b"\xff.jpg\n", b" b.jpg \n"]
     assert listed("-", stdin=lines) == [
         ("photos/b.jpg", None),
         ("none.jpg", "no such file or folder"),
         ("photos/sub/c.bmp", None),
         ("\udcff.jpg", "no such file or folder"),
+        (" b.jpg ", "no such file or folder"),
     ]
     assert listed("-") == []
 
