@@ -37,7 +37,7 @@ tuning at a large input size takes minutes."""
 MUCH_CHEAPER = 1 / 3
 """The largest fraction of the best candidate's multiplications at which another candidate counts as much cheaper."""
 
-BRIEF = 1 / 3
+BRIEF = 1 / 6
 """The fraction of the float phase for which the shortlist is tuned."""
 
 CLOSE_ERRORS, CLOSE_SHARE = 1.0, 0.01
