@@ -12,7 +12,10 @@ def run() -> None:
         from edgecnn.cli import console_script
 
         console_script()
-    except KeyboardInterrupt:  # during imports, or a second one while the process ends
+    except BaseException as error:
+        # during imports, or a second one while the process ends; Python 3.11 wraps one that is raised while it names a class's fields
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
         os._exit(INTERRUPTED)
 
 

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
@@ -399,6 +399,7 @@ class TestResize:
     def test_crop_box(self, size, height, width, box):
         assert crop_box(size, height, width) == box
 
+    @settings(deadline=None)
     @given(
         size=st.tuples(st.integers(1, 400), st.integers(1, 400)), height=st.integers(1, 64), width=st.integers(1, 64)
     )
@@ -410,6 +411,7 @@ class TestResize:
         for side, exact in ((right - left, scale * width), (bottom - top, scale * height)):
             assert abs(side - exact) <= 0.5 or (side == 1 and exact < 1), "the nearest whole number of pixels"
 
+    @settings(deadline=None)
     @given(size=st.tuples(st.integers(1, 60), st.integers(1, 60)), height=st.integers(1, 40), width=st.integers(1, 40))
     def test_letterbox_shows_the_whole_image_in_the_middle(self, size, height, width):
         boxed = resize(Image.new("L", size, 255), height, width, "letterbox")[:, :, 0]

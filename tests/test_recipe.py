@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("tomli_w", reason="writing a recipe needs the train extra")
@@ -104,6 +104,7 @@ def test_whole_numbers_are_valid_floats():
     assert build_recipe({"train": {"learning_rate": 1}}).train.learning_rate == 1.0
 
 
+@settings(deadline=None)
 @given(
     name=st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30),
     rate=st.floats(min_value=1e-8, max_value=100, allow_nan=False),

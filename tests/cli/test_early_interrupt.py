@@ -21,6 +21,9 @@ class Dropped:
         for _ in range(100):
             pass
 
+class Name:
+    __set_name__ = lambda *_: Dropped.__del__(None)
+
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
@@ -70,10 +73,11 @@ def test_ctrl_c_while_it_starts_is_quiet(tmp_path, as_script, module, script):
 
 
 @pytest.mark.parametrize("module", ["edgecnn.cli", "edgecnn.cli.classify", "edgecnn.runtime.classifier"])
-def test_ctrl_c_is_not_lost_if_python_ignores_it(tmp_path, as_script, module):
-    """In a destructor, as in the callbacks with which imports free their locks."""
+@pytest.mark.parametrize("act", ["Dropped()", "type('Settings', (), {'name': Name()})"])
+def test_ctrl_c_is_not_lost_if_python_ignores_or_wraps_it(tmp_path, as_script, module, act):
+    """It ignores one in a destructor, as in the callbacks with which imports free their locks, and wraps one in `__set_name__`."""
     arguments = ["classify", "synthetic:64x48", "--json"]
-    code = INTERRUPT.format(module=module, act="Dropped()", arguments=arguments, start=as_script)
+    code = INTERRUPT.format(module=module, act=act, arguments=arguments, start=as_script)
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

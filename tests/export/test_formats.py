@@ -16,7 +16,17 @@ from edgecnn.data import open_dataset
 from edgecnn.data.balanced import balanced
 from edgecnn.errors import ExportError, RunError
 from edgecnn.evaluate.answers import input_contract
-from edgecnn.export import ALTERNATIVES, EXPORTS, alternative, convert, export, export_path, source_model, tflite
+from edgecnn.export import (
+    ALTERNATIVES,
+    EXPORTS,
+    alternative,
+    convert,
+    export,
+    export_path,
+    io_type,
+    source_model,
+    tflite,
+)
 from edgecnn.export.flatbuffer import read
 from edgecnn.export.representative import IMAGES, needs_representative_dataset, representative_dataset
 from edgecnn.networks import build_network
@@ -132,6 +142,15 @@ def test_float_inputs_and_outputs_are_refused_unless_requested(converted):
         ExportError, match=r"the int8 TFLite file holds 2 float tensors, at: DEQUANTIZE, QUANTIZE.*; replace it"
     ):
         tflite.refuse_float(data)
+
+
+def test_an_input_and_output_type_that_is_not_supported_is_refused_with_those_that_are():
+    default = {("tflite", "int8"): "int8", ("tflite", "int16x8"): "float32", ("onnx", "int8"): "uint8"}
+    assert {pair: io_type(*pair) for pair in default} == default
+    assert io_type("tflite", "int8", "float32") == "float32"
+    with pytest.raises(ExportError) as refused:
+        io_type("onnx", "int8", "float32")
+    assert str(refused.value) == "onnx int8 supports input and output of uint8, received float32."
 
 
 def test_float_inside_is_refused_for_every_io_type():

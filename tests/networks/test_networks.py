@@ -135,6 +135,14 @@ def test_the_backbones_have_the_published_blocks():
     ]  # fmt: skip
 
 
+def test_articles_convolutions_are_unpadded_from_the_smallest_input_that_allows_it():
+    """What is flattened has 64 channels: 1 x 2 places of 18 x 22 pixels unpadded, 4 x 5 of 17 x 22 pixels padded."""
+    for rows, places in ((18, 1 * 2), (17, 4 * 5)):
+        model = build_network("article", rows, 22, 1, 3)
+        (flat,) = (layer for layer in model.layers if type(layer).__name__ == "Flatten")
+        assert flat.output.shape[1] == 64 * places
+
+
 def test_an_input_that_is_too_small_reports_the_smallest_size():
     with pytest.raises(NetworkError, match="at least 4x4, received 3x8"):
         build_network("article", 3, 8, 1, 10)

@@ -262,11 +262,14 @@ def test_scores_are_distinguished_from_logits():
     assert is_scores(np.array([[0.3, 0.698]], np.float32), 1 / 256)
 
 
-def test_the_command(edgecnn, files, photos, tmp_path):
+def test_the_command(edgecnn, files, photos, nearest, grey, tmp_path):
     arguments = ("compare", files / "float.tflite", files / "float.onnx", "--data", photos)
     result = edgecnn(*arguments, "--input-scale", 1 / 255, "--input-zero-point", -128, "--out", "report.json", "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out) == json.loads((tmp_path / "report.json").read_text())
+    apart = ("compare", nearest / "unit.h5", nearest / "raw.h5", "--data", grey, "--input-range", "unit")
+    refused = edgecnn(*apart, "--out", "refused.json", "--json")
+    assert refused.code == 14 and json.loads(refused.out) == json.loads((tmp_path / "refused.json").read_text())
     printed = edgecnn(*arguments, "--split", "all").out
     assert "float.onnx" in printed and "180 images" in printed
 

@@ -127,8 +127,8 @@ def test_an_interrupted_test_resumes(digits, tmp_path, monkeypatch):
         stress(digits, settings)
     monkeypatch.setattr(measure, "answer", noted)
     monkeypatch.setattr(measure, "SAVE_S", 0.0)
-    stress(digits, Settings(names=FEW, limit=60, keep=tmp_path, seed=2))
-    assert answered == [(0, 50), (50, 60)], "another seed's counts are not used"
+    stress(digits, Settings(names=FEW, limit=120, keep=tmp_path, seed=2))
+    assert answered == [(0, 50), (50, 100), (100, 120)], "another seed's counts are not used"
     answered.clear()
     resumed = stress(digits, settings)
     assert answered == [(100, 120)], "the other test left these counts alone"

@@ -44,6 +44,7 @@ def chosen(entries, board=BOARD, bad=(), current=None):
     return entry and entry.terms.number
 
 
+@settings(deadline=None)
 @given(HEX32, HEX64, st.integers(0, 100), st.integers(0, 100))
 def test_a_board_in_a_wave_is_in_every_larger_one(board, digest, one, other):
     small, large = sorted((one, other))
@@ -74,7 +75,7 @@ def test_shares_are_of_boards_and_each_bundle_has_its_own_waves():
     assert abs(len(first & second) - 20) < 4 * 20**0.5  # 5 % of 5 %: independent
 
 
-@settings(max_examples=120)
+@settings(max_examples=120, deadline=None)
 @given(
     HEX32,
     st.lists(st.tuples(st.integers(0, 100), st.booleans(), st.booleans(), st.booleans()), max_size=6),
