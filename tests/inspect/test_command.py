@@ -24,7 +24,7 @@ def test_exit_codes_follow_the_severity(edgecnn, tmp_path, fill, photos, planted
     assert edgecnn("inspect", "good", "--no-features").code == 0
     assert edgecnn("inspect", "good", "--no-features", "--fail-on", "warning").code == errors.FindingsError.exit_code
     bad = edgecnn("inspect", "bad", "--no-features")
-    assert bad.code == errors.FindingsError.exit_code and "2 findings" in bad.err
+    assert bad.code == errors.FindingsError.exit_code
     assert re.search(
         r"^error    1 group of the same image in more than one split, such as test/dog/2.jpg", bad.out, re.M
     )

@@ -202,7 +202,7 @@ def test_one_code_is_allowed_everywhere_and_two_are_not(off, failed):
     assert (item.agreement, item.largest_lsb, item.failed) == (0.5, off, failed)
     if failed:
         with pytest.raises(
-            ParityError, match=r"it differs by 2 LSB and agrees on 50\.00% of 400 images \(at most 54\."
+            ParityError, match=r"differs by 2 LSB and agrees on 50\.00% of 400 images"
         ):
             require_parity(report_of(item))
 
@@ -279,9 +279,7 @@ def test_the_first_failure_is_named_and_all_are_counted(split):
         replace(compared("quantization", *with_lost(split, lost), split, LABELS, Gate()), candidate=f"lost {lost}")
         for lost in (0, 8, 9)
     )
-    with pytest.raises(
-        ParityError, match=r"lost 8 does not answer like float: .*; 2 of 3 comparisons failed\. Train longer"
-    ):
+    with pytest.raises(ParityError, match=r"^lost 8 .*\b2\b\D+\b3\b\D+ Train longer"):
         require_parity(report_of(good, worse, worst))
     alternative = compared("alternative", *with_lost(split, 200), split, LABELS, Gate())
     assert alternative.passed, "it does not ship"
