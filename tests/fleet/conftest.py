@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -139,6 +140,13 @@ class Here(Sessions):
         for old, new in self.other.items():
             script = script.replace(old, new)
         return super().start(["-c", script], stdin)
+
+
+@pytest.fixture
+def root_folder():
+    """A folder that stands for a board's root: the paths of its programs and data contain no space."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="edgecnn-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

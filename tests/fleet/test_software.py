@@ -68,9 +68,9 @@ def test_a_board_gets_edgecnn_with_its_boards_and_the_shipped_bundle_but_no_test
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".schema.json"))]
 
 
-def test_a_board_gets_only_what_changed_and_its_old_versions_and_half_copies_go(here, tmp_path, monkeypatch):
-    versions, link, programs = tmp_path / "versions", tmp_path / "edgecnn", tmp_path / "bin"
-    quick = tmp_path / "quick" / "python3"  # makes an environment without starting Python
+def test_a_board_gets_only_what_changed_and_its_old_versions_and_half_copies_go(here, root_folder, monkeypatch):
+    versions, link, programs = root_folder / "versions", root_folder / "edgecnn", root_folder / "bin"
+    quick = root_folder / "quick" / "python3"  # makes an environment without starting Python
     quick.parent.mkdir()
     quick.write_text('#!/bin/sh\n[ "$2" != venv ] || mkdir -p "$4/bin" "$4/lib/python3.11/site-packages"\n')
     quick.chmod(0o755)
@@ -81,7 +81,7 @@ def test_a_board_gets_only_what_changed_and_its_old_versions_and_half_copies_go(
 
     def wheels_for(platform):
         asked.append(platform)
-        path = tmp_path / wheels["name"] / "wheels.tar.gz"
+        path = root_folder / wheels["name"] / "wheels.tar.gz"
         path.parent.mkdir(exist_ok=True)
         packed = subprocess.run(["gzip", "-nc"], input=wheels["data"], capture_output=True, check=True).stdout
         path.write_bytes(packed[: wheels.get("cut")])

@@ -127,8 +127,8 @@ def test_a_failed_update_is_the_boards_problem_and_names_its_last_line():
         assert found.host == "pi" and found.problem.endswith(problem) and bool(found.status) != bool(problem)
 
 
-def test_files_arrive_with_the_timestamp_last_and_a_broken_transfer_changes_nothing(here, tmp_path, monkeypatch):
-    repository, log, program = tmp_path / "repository", tmp_path / "log", tmp_path / "bin" / "mv"
+def test_files_arrive_with_the_timestamp_last_and_a_broken_transfer_changes_nothing(here, root_folder, monkeypatch):
+    repository, log, program = root_folder / "repository", root_folder / "log", root_folder / "bin" / "mv"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\necho "${{2##*/}}" >> {log}\nexec /bin/mv "$@"\n')
     program.chmod(0o755)

@@ -115,7 +115,7 @@ def test_json_at_its_limit_is_read_and_pixels_keep_their_order():
     listed = json.dumps({"inputs": [image | {"data": values}]}).encode()
     asked, pixels = parsed(listed.ljust(65_584), None, (2, 3, 1))
     assert pixels.dtype == np.uint8 and pixels.tolist() == [values] and not wants_binary(asked)
-    with pytest.raises(Refused, match="65,584.+65,585"):
+    with pytest.raises(Refused, match=r"65,584.+65,585"):
         parsed(listed.ljust(65_585), None, (2, 3, 1))
     following = json.dumps({"inputs": [image | {"parameters": {"binary_data_size": 6}}]}).encode()
     data = bytes([10, 20, 30, 40, 50, 255])
