@@ -10,12 +10,12 @@ from edgecnn.evaluate.scores import expected_calibration_error, nll
 from edgecnn.runtime.decision import softmax
 
 
-def calibrated(n: int, seed: int, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def calibrated(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Logits whose softmax is the truth, and classes drawn from it."""
     random = np.random.default_rng(seed)
-    logits = random.normal(scale=2.0, size=(n, num_classes)).astype(np.float32)
+    logits = random.normal(scale=2.0, size=(n, 10)).astype(np.float32)
     cumulated = np.cumsum(softmax(logits), axis=1)
-    classes = (random.random((n, 1)) > cumulated).sum(axis=1).clip(max=num_classes - 1)
+    classes = (random.random((n, 1)) > cumulated).sum(axis=1).clip(max=9)
     return logits, classes
 
 

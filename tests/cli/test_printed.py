@@ -12,7 +12,7 @@ import pytest
 from edgecnn.errors import DoctorError, ImageError, PartialFailure
 
 
-def test_training_by_folds_ends_with_the_share_of_all_images_that_is_right(monkeypatch):
+def test_training_by_folds_ends_with_the_share_of_all_images_that_is_right():
     """90 % of 300 images and 50 % of 100 are 80 % of 400."""
     from edgecnn.cli.train import result_text
 

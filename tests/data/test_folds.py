@@ -7,7 +7,6 @@ from edgecnn.data import open_dataset
 from edgecnn.data.folds import Folds, assign, fold_infos, read_folds, require_listed, stratified, write_folds
 from edgecnn.errors import DatasetError, RunError
 from edgecnn.recipe import DataRecipe, build_recipe
-from edgecnn.run_info import FoldInfo
 from edgecnn.runs import FOLD, FOLD_INFO, FOLDS, create_run, write_json
 
 
@@ -88,17 +87,11 @@ def test_the_list_is_stored_and_missing_images_are_noticed(digits, tmp_path):
         read_folds(run)
 
 
-def test_the_records_of_finished_folds_are_read_in_order_with_the_last(tmp_path):
+def test_the_records_of_finished_folds_are_read_in_order_with_the_last(tmp_path, fold_info):
     run = create_run(build_recipe({"data": {"source": "digits"}}), tmp_path / "run")
     assert fold_infos(run) == ()
     write_folds(run, Folds(count=3, of={"a": 1, "b": 3, "c": 2}, groups=dict(zip("abc", "abc", strict=True))))
-    infos = [
-        FoldInfo(
-            network="n", height=8, width=8, images=600 - fold, epochs=2, method="ptq", rounding=None, epoch=None, qat_epochs=0,
-            float_accuracy=0.5, int8_accuracy=0.25, seconds=1.5,
-        )
-        for fold in (1, 3)
-    ]  # fmt: skip
+    infos = [fold_info(images=600 - fold) for fold in (1, 3)]
     for fold, info in zip((1, 3), infos, strict=True):
         write_json(run.file(FOLD.format(fold=fold)) / FOLD_INFO, info)
     assert fold_infos(run) == tuple(infos)

@@ -114,8 +114,8 @@ def test_a_reader_of_the_lines_that_falls_a_thousand_behind_gets_no_more_and_the
 
 
 def test_only_a_listed_unsure_picture_is_shown(tmp_path):
-    for name, size in (("listed.png", (8, 6)), ("other.png", (8, 6))):
-        Image.new("RGB", size, (200, 0, 0)).save(tmp_path / name)
+    for name in ("listed.png", "other.png"):
+        Image.new("RGB", (8, 6), (200, 0, 0)).save(tmp_path / name)
     board = make([NOW], unsure=str(tmp_path), kept=({"name": "listed.png"}, {"name": "gone.png"}))
     picture = Image.open(io.BytesIO(board.unsure_picture("listed.png")))
     assert (picture.format, picture.size) == ("JPEG", (8, 6))

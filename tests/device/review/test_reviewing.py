@@ -125,7 +125,7 @@ def test_an_object_that_fills_one_block_separates_two_pictures():
     assert are_alike(empty, spread) and not are_alike(empty, None)
 
 
-def test_a_picture_is_shown_and_compared_as_the_model_saw_it(tmp_path, keep_pictures):
+def test_a_picture_is_shown_and_compared_as_the_model_saw_it(tmp_path):
     """Two pictures of 160 x 120 pixels: the right halves of their upper 30 rows are alike, and nothing else is."""
     chance = np.random.default_rng(2)
     shared = chance.integers(10, 245, (3, 4, 3)).repeat(10, 0).repeat(20, 1)
