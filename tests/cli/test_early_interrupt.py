@@ -15,14 +15,16 @@ pytestmark = pytest.mark.skipif(
 INTERRUPT = """
 import os, runpy, signal, sys
 
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(100):
+        pass
+
 class Dropped:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
-        for _ in range(100):
-            pass
+    __del__ = interrupt
 
 class Name:
-    __set_name__ = lambda *_: Dropped.__del__(None)
+    __set_name__ = interrupt
 
 class Interrupt:
     def find_spec(self, name, path=None, target=None):

@@ -183,19 +183,7 @@ def test_each_board_is_listed_with_its_memory(capsys):
 
     targets()
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rpi-zero2w ")]
-    assert line.split() == [
-        "rpi-zero2w",
-        "Raspberry",
-        "Pi",
-        "Zero",
-        "2",
-        "W",
-        "aarch64",
-        "cortex-a53",
-        "litert",
-        "512",
-        "MiB",
-    ]
+    assert " ".join(line.split()) == "rpi-zero2w Raspberry Pi Zero 2 W aarch64 cortex-a53 litert 512 MiB"
 
 
 def test_boards_are_listed_as_in_their_file_and_those_that_did_not_answer_are_counted(monkeypatch, capfd, tmp_path):
@@ -218,20 +206,8 @@ def test_boards_are_listed_as_in_their_file_and_those_that_did_not_answer_are_co
     for as_json in (False, True):
         with pytest.raises(PartialFailure, match=r"^2 of 5 boards "):
             show_boards(tmp_path / "boards", 3, as_json)
-    out = capfd.readouterr().out
-    assert [line.split()[0] for line in out.partition("\n[\n")[0].splitlines()[2:]] == [
-        "door",
-        "gate",
-        "attic",
-        "barn",
-        "yard",
-    ]
-    assert [board["host"] for board in json.loads(f"[{out.partition(chr(10) + '[')[2]}")] == [
-        "door",
-        "gate",
-        "attic",
-        "barn",
-        "yard",
-    ]
+    out, hosts = capfd.readouterr().out, ["door", "gate", "attic", "barn", "yard"]
+    assert [line.split()[0] for line in out.partition("\n[\n")[0].splitlines()[2:]] == hosts
+    assert [board["host"] for board in json.loads(f"[{out.partition(chr(10) + '[')[2]}")] == hosts
     (tmp_path / "boards").write_text("door\nyard\n")
     show_boards(tmp_path / "boards", 3, False)
