@@ -190,7 +190,7 @@ class _Builder:
         if choices is not None and value not in choices:
             raise self.fail(f"{path} must be one of {', '.join(map(str, choices))}; received {shown(value)}")
         if low is not None and not low <= value <= (math.inf if high is None else high):
-            allowed = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+            allowed = f"at least {end_text(low)}" if high is None else f"between {end_text(low)} and {end_text(high)}"
             raise self.fail(f"{path} must be {allowed}, received {shown(value)}")
         return value
 
@@ -202,6 +202,11 @@ def value_type(kind: Any, value: Any = ...) -> Any:
             return None
         kind = typing.get_args(kind)[0]
     return kind
+
+
+def end_text(end: float) -> str:
+    """Return an end of a range for a message: a whole number with all its digits."""
+    return f"{end:,}" if isinstance(end, int) else f"{end:g}"
 
 
 def _name(name: str) -> str:

@@ -62,7 +62,7 @@ def test_a_key_without_its_table_names_the_table():
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"train": {"epochs": -1}}, r"train\.epochs .*1 and 10000.*-1"),
+        ({"train": {"epochs": -1}}, r"train\.epochs .*1 and 10,000.*-1"),
         ({"train": {"epochs": "ten"}}, r"train\.epochs .*'ten'"),
         ({"train": {"epochs": True}}, r"train\.epochs .*True"),
         ({"train": {"learning_rate": float("nan")}}, r"train\.learning_rate .*nan"),
@@ -94,7 +94,8 @@ def test_limits_are_inclusive_and_nothing_beyond_them_is_accepted():
             (low - 2, high + 1) if kind is int else (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
         )
         for value in (below, above):
-            limits, received = re.escape(f" {low:g} and {high:g}"), re.escape(f" {value!r}")
+            ends = [f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (low, high)]
+            limits, received = re.escape(f" {' and '.join(ends)}"), re.escape(f" {value!r}")
             named = rf"^recipe\.toml: {re.escape(name)} .*{limits}\b.*{received}$"
             with pytest.raises(RecipeError, match=named):
                 build_recipe(nest([(name, value)]), "recipe.toml")

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgecnn.recipe.recipe import Recipe
 from edgecnn.region import Region
-from edgecnn.tables import NAMES, leaves, to_json, value_type
+from edgecnn.tables import NAMES, end_text, leaves, to_json, value_type
 
 
 @dataclass(frozen=True)
@@ -48,4 +48,4 @@ def _limits_text(entry: dataclasses.Field) -> str:
 def range_text(metadata: Mapping[str, Any]) -> str:
     """Return the range of a key as text, from its metadata `low` and `high`: see `edgecnn.tables.key`."""
     ends = metadata["low"], metadata["high"]
-    return " to ".join(f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in ends)
+    return " to ".join(map(end_text, ends))

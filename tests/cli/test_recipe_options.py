@@ -46,7 +46,7 @@ def test_a_start_in_the_old_form_is_answered_with_the_new_form(edgecnn):
 
 def test_a_size_out_of_range_names_the_key(edgecnn):
     result = edgecnn("train", "--size", "2000")
-    assert result.code == 4 and "network.width " in result.err and " 1 and 1024" in result.err
+    assert result.code == 4 and "network.width " in result.err and " 1 and 1,024" in result.err
 
 
 def test_the_default_size_is_in_the_help(edgecnn):
