@@ -1,5 +1,6 @@
 """What a board gets installed, without ssh: this machine's shell plays the board, in a folder."""
 
+import gzip
 import io
 import subprocess
 import tarfile
@@ -66,6 +67,26 @@ def test_a_board_gets_edgecnn_with_its_boards_and_the_shipped_bundle_but_no_test
     bundles = [name for name in names if name.endswith(".edgecnn")]
     assert bundles == [f"edgecnn/_data/models/{shipped.parent.name}/{shipped.name}"]
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".schema.json"))]
+
+
+def test_the_wheels_of_a_board_are_installed_once_and_packed_without_the_code_compiled_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+
+    def install(needed, platform, folder):
+        asked.append(platform)
+        for name in ("numpy/__init__.py", "numpy/__pycache__/__init__.pyc", "bin/f2py"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(str(platform))
+        return {"numpy": "2.0"}
+
+    monkeypatch.setattr(software.wheels, "install", install)
+    pi = Platform("3.11", 36)
+    archive = software.wheels_for(pi)
+    assert names_in(gzip.decompress(archive.read_bytes())) == {"numpy/__init__.py": "0o644", "bin/f2py": "0o755"}
+    assert sorted(path.name for path in archive.parent.iterdir()) == ["made.json", "wheels.tar.gz"]
+    newer = software.wheels_for(Platform("3.13", 41))
+    assert newer != archive and software.wheels_for(pi) == archive and asked == [pi, Platform("3.13", 41)]
 
 
 def test_a_board_gets_only_what_changed_and_its_old_versions_and_half_copies_go(here, root_folder, monkeypatch):
