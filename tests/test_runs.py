@@ -20,6 +20,12 @@ def test_latest_is_the_last_run_made_latest(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a", "b", "latest"]
 
 
+def test_an_interrupted_training_continues_and_other_stages_run_again(tmp_path):
+    run = create_run(RECIPE, tmp_path / "a")
+    assert run.command("train") == f"edgecnn train --resume --out {tmp_path}/a"
+    assert run.command("export") == f"edgecnn export {tmp_path}/a"
+
+
 def test_a_run_elsewhere_can_be_the_latest(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

@@ -32,6 +32,14 @@ def test_the_same_generator_gives_the_same_images():
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
+def test_one_to_three_operations_are_mixed_with_at_most_half_of_the_original(monkeypatch):
+    monkeypatch.setattr(robust, "OPERATIONS", {"lighter": lambda image, random: image.point(lambda value: value + 80)})
+    mixed = mix_corruptions(np.zeros((600, 2, 2, 1), np.uint8), np.random.default_rng(1))
+    levels = mixed[mixed.any(axis=(1, 2, 3))][:, 0, 0, 0]
+    assert 40 <= levels.min() < 45 and 230 < levels.max() <= 240
+    assert np.mean(levels > 160) == pytest.approx(1 / 3 * 2 / 3, abs=0.07), "of three, those mixed by less than a third"
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_each_operation_changes_an_image_and_keeps_its_form(name):
     from PIL import Image

@@ -8,6 +8,7 @@ import pytest
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Targets
 
+from edgecnn.bundle.read import read_bundle
 from edgecnn.device.update.channel import entries_of
 from edgecnn.errors import OutputError, ReleaseError
 from edgecnn.files import sha256_file
@@ -82,6 +83,17 @@ def test_a_rollback_is_a_newer_release_that_names_both_hashes(repository, add, h
     with pytest.raises(ReleaseError, match="has had 2"):
         add(2)
     assert add(3).terms.number == 5
+
+
+def test_boards_go_back_to_the_file_that_was_released_and_to_no_other(repository, add, held, make_bundle):
+    bundles = [read_bundle(make_bundle("photos", 1, labels=("cat", other), passed=True)) for other in ("dog", "fox", "hen")]
+    low, old, high = sorted(bundles, key=lambda bundle: bundle.sha256)
+    operations.add(repository, held(), old, operations.Offer(channel="door", share=100))
+    back = operations.Offer(channel="door", share=100, instead_of=[add(2).sha256])
+    for bundle in (low, high):
+        with pytest.raises(ReleaseError, match=r"door/photos-1\.edgecnn was released with other content"):
+            operations.add(repository, held(), bundle, back)
+    assert terms(repository) == [(1, 1, 100, False), (2, 2, 100, False)]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the plots draw: each line's values, in percent where the axis says so, over the epochs of all phases."""
 
 import io
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -136,6 +137,15 @@ def test_the_noisiest_layers_are_drawn_first():
     widths = [bar.get_width() for bar in axes.patches]
     assert widths == [10.0 + n for n in range(MOST_NAMED)] and axes.yaxis_inverted()
     assert axes.get_yticklabels()[0].get_text() == "layer0" and axes.get_xlabel().endswith("dB")
+
+
+def test_a_page_chooses_the_colours_of_its_plots_and_each_plot_has_its_own_identifiers():
+    drops = [ClassDrop(label="cat", images=5, drop=0.1), ClassDrop(label="dog", images=5, drop=-0.1)]
+    drawn = drawing.svg(lambda: classes_plot(drops), "drops")
+    assert "fill: var(--bad)" in drawn and "fill: var(--good)" in drawn and not re.search("#[0-9a-f]{6}", drawn)
+    names = re.findall(r'\bid="([^"]*)"', drawn)
+    assert names and all(name.startswith("drops-") for name in names)
+    assert set(re.findall(r"url\(#([^)]*)\)", drawn)) <= set(names)
 
 
 def test_of_many_classes_the_worst_and_the_best_are_drawn():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgecnn.bundle.read import read_bundle
+from edgecnn.errors import EngineError
 from edgecnn.runtime import Classifier, tuned
 from edgecnn.runtime.default import open_model, tuned_file
 from edgecnn.runtime.engines import engines_for, first_installed, is_installed, open_engine
@@ -94,6 +95,15 @@ def test_an_engine_that_is_gone(bundle, setting, monkeypatch):
     tuned.store(bundle.sha256, setting)
     monkeypatch.setattr(tuned, "is_installed", lambda name: False)
     assert "no longer installed" in open_model(bundle).remark
+
+
+def test_an_engine_that_does_not_open_the_model(bundle, setting, monkeypatch):
+    def refuse(*arguments, **options):
+        raise EngineError("no memory")
+
+    tuned.store(bundle.sha256, setting)
+    monkeypatch.setattr(tuned, "open_engine", refuse)
+    assert ": no memory. " in open_model(bundle).remark
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecnn.stress.corruptions import CORRUPTIONS, conditions, corrupt, generator
+from edgecnn.stress.corruptions import CORRUPTIONS, conditions, corrupt, generator, occlusion
 from edgecnn.stress.filters import from_light, to_light
 
 GOLDEN = Path(__file__).with_name("golden.npz")
@@ -144,3 +144,15 @@ def test_occlusion_covers_its_share_within_the_image():
         rows, columns = np.nonzero((covered == colours[counts.argmax()]).all(axis=2))
         sides = np.ptp(rows) + 1, np.ptp(columns) + 1
         assert sides == pytest.approx((50 * share**0.5, 80 * share**0.5), abs=1), "as wide as the image, in proportion"
+
+
+def test_occlusion_is_anywhere_in_the_image():
+    """A quarter of 20 by 40 pixels is 10 by 20, so the corner is at 0 to 10 and at 0 to 20."""
+    corners = []
+    for number in range(200):
+        covered = occlusion(np.full((20, 40, 1), 255, np.uint8), 0.25, generator(1, "occlusion", str(number)))
+        rows, columns, _ = np.nonzero(covered < 255)
+        corners.append((rows.min(), columns.min()) if len(rows) else (0, 0))
+    tops, lefts = np.array(corners).T
+    assert set(tops.tolist()) == set(range(11)) and set(lefts.tolist()) == set(range(21))
+    assert abs(np.corrcoef(tops, lefts)[0, 1]) < 0.2

@@ -1,10 +1,12 @@
 """The sweep over configurations, with the repository's digits model."""
 
 import dataclasses
+import io
 import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from edgecnn.bundle.read import read_bundle
 from edgecnn.device.benchmark import cold
+from edgecnn.device.benchmark import probe as probe_module
 from edgecnn.device.benchmark import sweep as sweep_module
 from edgecnn.device.benchmark.benchmark_report import document, tuned_winner
 from edgecnn.device.benchmark.configurations import Configuration, configurations
@@ -121,8 +124,8 @@ def test_winner():
     assert winner([fast, row(1.02, 1.5)]).parts["infer"].p50_ms == 1.02, "2 % is within 2 %"
     assert winner([fast, row(1.021, 1.5)]) is fast
     assert winner([row(1.0, 2.0, threads=2), fast]) is fast, "then fewer threads"
-    others = row(1.3, 1.2), row(1.2, 1.4), row(1.015, 1.9), fast
-    assert [one.parts["infer"].p50_ms for one in ranked(others)] == [1.015, 1.0, 1.2, 1.3], "the others by p50"
+    others = row(0.13, 0.12), row(0.12, 0.14), row(0.1015, 0.19), row(0.1, 0.2)
+    assert [one.parts["infer"].p50_ms for one in ranked(others)] == [0.1015, 0.1, 0.12, 0.13], "the others by p50"
     assert winner([dataclasses.replace(fast, gate=False), slow]) is slow
     assert winner([dataclasses.replace(fast, gate=None), row(1, 1, golden="differs by 2 LSB")]) is None
     assert winner([]) is None
@@ -157,6 +160,14 @@ def test_percentiles_and_peak_memory():
     assert percentiles([float(number) for number in range(100, -1, -1)]) == Percentiles(50, 90, 99, 101)
     highest_kib = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
     assert peak_mib() == pytest.approx(highest_kib / 1024, rel=0.01)
+
+
+@pytest.mark.parametrize(("system", "largest"), [("linux", 1536), ("darwin", 1536 * 1024)])
+def test_peak_memory_without_proc_is_in_mib_whatever_the_system_counts_in(monkeypatch, system, largest):
+    monkeypatch.setattr(probe_module, "open", lambda *arguments, **options: io.StringIO("Name:\tpython\n"), raising=False)
+    monkeypatch.setattr(probe_module.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=largest))
+    monkeypatch.setattr(probe_module.sys, "platform", system)
+    assert probe_module.peak_mib() == 1.5
 
 
 def test_cold_starts_in_milliseconds_without_the_first_round(bundle, monkeypatch):

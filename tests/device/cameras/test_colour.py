@@ -2,12 +2,16 @@ import numpy as np
 import pytest
 
 from edgecnn.device.cameras import v4l2_abi as abi
-from edgecnn.device.cameras.colour import LUMA_WEIGHTS, encoding_of, to_rgb, yuyv_to_rgb
+from edgecnn.device.cameras.colour import encoding_of, to_rgb, yuyv_to_rgb
+
+
+STANDARDS = {"601": (0.299, 0.114), "709": (0.2126, 0.0722), "2020": (0.2627, 0.0593), "240M": (0.212, 0.087)}
+"""Kr and Kb, from ITU-R BT.601, BT.709 and BT.2020, and SMPTE 240M."""
 
 
 def exact(packed, encoding, full):
     """The formula in float64, rounded once."""
-    red, blue = LUMA_WEIGHTS[encoding]
+    red, blue = STANDARDS[encoding]
     data = packed.astype(float)
     luma = data[:, 0::2] if full else (data[:, 0::2] - 16) * 255 / 219
     cb, cr = (np.repeat(data[:, start::4] - 128, 2, axis=1) * (1 if full else 255 / 224) for start in (1, 3))
@@ -16,7 +20,7 @@ def exact(packed, encoding, full):
     return np.clip(np.rint(np.stack([r, g, b], axis=-1)), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("encoding", LUMA_WEIGHTS)
+@pytest.mark.parametrize("encoding", STANDARDS)
 @pytest.mark.parametrize("full", [False, True])
 def test_yuyv_is_within_one_level_of_the_exact_value(encoding, full):
     packed = np.random.default_rng(0).integers(0, 256, (64, 512), np.uint8)

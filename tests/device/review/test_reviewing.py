@@ -93,6 +93,16 @@ def test_an_answer_is_written_once_undone_and_never_asked_again(tmp_path, keep_p
         review(tmp_path)
 
 
+@pytest.mark.parametrize("head", ["a,path", "sha256,path", "z,path"])
+def test_a_list_of_sources_with_other_columns_is_left_alone(tmp_path, keep_pictures, head):
+    keep_pictures(tmp_path / "kept", scenes=1)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / SOURCES).write_text(f"{head}\n")
+    with pytest.raises(OutputError, match=r"expected sha256,path,.* as its first line"):
+        review(tmp_path)
+    assert (tmp_path / "photos" / SOURCES).read_text() == f"{head}\n"
+
+
 def test_the_field_is_the_newest_models_and_counts_go_back_with_an_answer(tmp_path, keep_pictures):
     """The guesses are cat, dog, fox, cat, dog, cat; the first two come from an older model."""
     kept = keep_pictures(tmp_path / "kept", scenes=6, labels=("cat", "dog", "fox"), sample=5)

@@ -79,6 +79,15 @@ def test_a_condemned_release_is_rolled_back_immediately_and_may_be_tried_again(s
     assert states(store)["new"] == PENDING and choose(store).pending
 
 
+def test_a_release_with_other_classes_needs_an_option(store, in_use, make_bundle):
+    old = in_use("old")
+    new, _ = store.add(make_bundle("new", labels=("cat", "fox")))
+    with pytest.raises(SlotError):
+        store.activate(new)
+    assert store.read().current == old
+    assert store.activate(new, others=True)[1].current == new
+
+
 def test_a_release_that_did_not_pass_against_its_predecessor_needs_an_option(store, in_use, make_bundle):
     old = in_use("old")
     for number, verdict in enumerate(("refused", "not shown", "surely passed")):
