@@ -42,3 +42,7 @@ def test_scores_of_more_images_than_there_are_are_refused():
     for wrong in ({"below": 44}, {"strangers": 47}, {"strangers_below": 51}, {"images": 51}, {"images": 49}):
         with pytest.raises(BundleError):
             read(**wrong)
+    none = [0] * (BINS - 2)
+    for counts in ((20, 30), (20, *none[1:], 30), (20, 0, *none, 30), (20, -1, 1, *none[2:], 30)):
+        with pytest.raises(BundleError):
+            read(counts=counts)

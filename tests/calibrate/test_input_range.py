@@ -1,5 +1,7 @@
 """A model's input range: which real values pixels become, what a quantized input declares, and when another range is far better."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -83,6 +85,13 @@ def test_the_range_with_the_most_right_answers_is_chosen_and_each_ones_share_is_
     assert "40 photos" in found.text
     for text in ("unit 25.0% right", "raw 85.0% right", "centred 50.0% right"):
         assert text in found.text
+
+
+def test_only_a_model_of_colour_images_is_tried_with_the_mean_and_deviation_of_imagenet():
+    colour = replace(IMAGES, images=np.zeros((40, 2, 3, 3), np.uint8))
+    answers = model(unit=15, raw=22, centred=15, other=38)
+    assert find_range(answers, None, colour).name == "imagenet"
+    assert find_range(answers, None, IMAGES).name == "raw"
 
 
 def test_a_given_range_gets_a_warning_only_if_another_is_far_better():

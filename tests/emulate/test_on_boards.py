@@ -14,6 +14,7 @@ from edgecnn.boards.targets import emulated_targets
 from edgecnn.bundle.read import read_bundle
 from edgecnn.data import Split
 from edgecnn.emulate import on_boards as module
+from edgecnn.emulate.bundles import recorded_data
 from edgecnn.emulate.on_boards import OnBoards, differences, drawn, model_for, verify_on_boards
 from edgecnn.emulate.sysroot import System
 from edgecnn.errors import DatasetError, EmulatorError, EngineError, ParityError, UnknownNameError
@@ -219,3 +220,16 @@ def test_a_bundle_that_claims_anything_about_its_images(bundle, said):
     forged = replace(bundle, manifest=replace(bundle.manifest, provenance=said))
     with pytest.raises(DatasetError, match="does not record which images"):
         images_of(forged, None, lambda *state: None, lambda text: None)
+
+
+def test_a_bundles_images_are_found_in_the_recipe_or_where_they_are_now(bundle):
+    """Digits come from a package. The bundle says that they were in a folder, which has gone."""
+    recipe = bundle.manifest.provenance["recipe"]
+    moved = recipe | {"data": recipe["data"] | {"source": "gone"}}
+    forged = replace(
+        bundle, manifest=replace(bundle.manifest, provenance=bundle.manifest.provenance | {"recipe": moved})
+    )
+    quiet = lambda *state: None, lambda text: None
+    assert recorded_data(bundle, None, "test", *quiet).name == recorded_data(forged, "digits", "test", *quiet).name
+    with pytest.raises(DatasetError):
+        recorded_data(forged, None, "test", *quiet)

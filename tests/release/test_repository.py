@@ -86,7 +86,9 @@ def test_a_rollback_is_a_newer_release_that_names_both_hashes(repository, add, h
 
 
 def test_boards_go_back_to_the_file_that_was_released_and_to_no_other(repository, add, held, make_bundle):
-    bundles = [read_bundle(make_bundle("photos", 1, labels=("cat", other), passed=True)) for other in ("dog", "fox", "hen")]
+    bundles = [
+        read_bundle(make_bundle("photos", 1, labels=("cat", other), passed=True)) for other in ("dog", "fox", "hen")
+    ]
     low, old, high = sorted(bundles, key=lambda bundle: bundle.sha256)
     operations.add(repository, held(), old, operations.Offer(channel="door", share=100))
     back = operations.Offer(channel="door", share=100, instead_of=[add(2).sha256])

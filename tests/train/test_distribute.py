@@ -21,7 +21,6 @@ from edgecnn.train import train
 from edgecnn.train.checkpoint import Checkpoint
 from edgecnn.train.float_phase import float_phase
 from edgecnn.train.loop import Batches, run_phase
-from edgecnn.workers import TF_CONFIG, Workers, read_workers
 
 EPOCHS = 6
 RECIPE = f"""
@@ -171,31 +170,6 @@ def test_a_strategy_trains_from_the_kept_models_weights(schedule):
     run_phase(phase, batches, None, (), None, lambda progress: None)
     for weights, expected in zip(kept.get_weights(), given, strict=True):
         np.testing.assert_allclose(weights, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("text", "index", "message"),
-    [
-        ("localhost:1", 0, "two or more different addresses"),
-        ("a:1,a:1", 0, "two or more different addresses"),
-        ("a:1,b", 0, "received 'b'"),
-        ("a:1,:2", 0, "received ':2'"),
-        ("a:1,b:99999", 0, "received 'b:99999'"),
-        ("a:1,b:2", 2, "0 to 1; received 2"),
-        ("a:1,b:2", None, "received None"),
-    ],
-)
-def test_wrong_addresses(text, index, message):
-    with pytest.raises(ClusterError, match=message):
-        read_workers(text, index)
-
-
-def test_workers_are_announced(monkeypatch):
-    monkeypatch.setenv(TF_CONFIG, "")
-    workers = read_workers("a:1, b:2", 1)
-    assert workers == Workers(addresses=("a:1", "b:2"), index=1) and not workers.first
-    workers.announce()
-    assert os.environ[TF_CONFIG] == '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}'
 
 
 def test_a_batch_that_does_not_divide():

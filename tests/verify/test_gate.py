@@ -118,11 +118,13 @@ def test_lsb_use_the_candidates_grid(split):
     reference, candidate = with_lost(split, 0)
     codes = np.rint(candidate.values / 0.5).astype(np.int8) + 3
     codes[7, 1] += 2
+    codes[9] += 4
     quantized = answers("int8", split.classes, codes=codes, scale=0.5, zero_point=3)
     item = compared("conversion", reference, quantized, split, LABELS, Gate())
-    assert item.largest_lsb == 2
-    assert item.mean_lsb == pytest.approx(2 / (3 * N))
+    assert (item.largest_lsb, item.mean_lsb) == (4, pytest.approx((2 + 3 * 4) / (3 * N)))
     assert item.passed, "agreement is complete"
+    item = compared("quantization", reference, quantized, split, LABELS, Gate())
+    assert (item.largest_lsb, item.mean_lsb) == (2, pytest.approx(2 / (3 * N))), "softmax ignores a constant"
 
 
 @pytest.mark.parametrize(

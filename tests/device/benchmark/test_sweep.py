@@ -164,7 +164,9 @@ def test_percentiles_and_peak_memory():
 
 @pytest.mark.parametrize(("system", "largest"), [("linux", 1536), ("darwin", 1536 * 1024)])
 def test_peak_memory_without_proc_is_in_mib_whatever_the_system_counts_in(monkeypatch, system, largest):
-    monkeypatch.setattr(probe_module, "open", lambda *arguments, **options: io.StringIO("Name:\tpython\n"), raising=False)
+    monkeypatch.setattr(
+        probe_module, "open", lambda *arguments, **options: io.StringIO("Name:\tpython\n"), raising=False
+    )
     monkeypatch.setattr(probe_module.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=largest))
     monkeypatch.setattr(probe_module.sys, "platform", system)
     assert probe_module.peak_mib() == 1.5

@@ -4,7 +4,6 @@ import pytest
 from edgecnn.device.cameras import v4l2_abi as abi
 from edgecnn.device.cameras.colour import encoding_of, to_rgb, yuyv_to_rgb
 
-
 STANDARDS = {"601": (0.299, 0.114), "709": (0.2126, 0.0722), "2020": (0.2627, 0.0593), "240M": (0.212, 0.087)}
 """Kr and Kb, from ITU-R BT.601, BT.709 and BT.2020, and SMPTE 240M."""
 

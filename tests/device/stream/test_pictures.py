@@ -37,6 +37,7 @@ def test_a_preview_is_upright_and_at_most_1280_pixels_wide_and_high():
     ]  # fmt: skip
     frame = np.zeros((64, 96, 3), np.uint8)
     frame[:32, :32] = 255
+    assert Image.open(io.BytesIO(pictures.as_jpeg(pictures.encode(frame)[0]))).size == (96, 64), "a file is upright"
     turned = np.asarray(Image.open(io.BytesIO(pictures.as_jpeg(frame, 90))))
     assert turned[8, -8].min() > 240 and turned[8, 8].max() < 15 and turned[-8, -8].max() < 15, "clockwise"
 
