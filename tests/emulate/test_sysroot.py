@@ -20,11 +20,13 @@ def maker(made):
     return make
 
 
-def test_an_existing_sysroot_is_reused(tmp_path):
-    made = []
-    path = sysroot.keep(tmp_path / "boards" / "root", {"release": "trixie"}, maker(made))
-    assert sysroot.keep(tmp_path / "boards" / "root", {"release": "trixie"}, maker(made)) == path
-    assert sysroot.keep(tmp_path / "boards" / "root", {"release": "bookworm"}, maker(made)) != path
+def test_an_existing_sysroot_is_reused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made, home = [], sysroot.boards_home()
+    assert home == tmp_path / "edgecnn" / "boards"
+    path = sysroot.keep(home / "root", {"release": "trixie"}, maker(made))
+    assert sysroot.keep(home / "root", {"release": "trixie"}, maker(made)) == path
+    assert sysroot.keep(home / "root", {"release": "bookworm"}, maker(made)) != path
     assert len(made) == 2 and (path / "file").read_text() == "whole"
     assert json.loads((path / sysroot.MADE).read_text()) == {"release": "trixie", "versions": {"a": "1"}}
 

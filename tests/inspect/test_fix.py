@@ -111,10 +111,12 @@ def test_the_copy_has_the_splits_of_the_data_the_lists_and_what_was_left_out(tmp
     calls = []
     before = os.umask(0o027)
     try:
-        cleaned = write_cleaned(far, dataset, tmp_path / "in" / "cleaned", ("far",), lambda *step: calls.append(step))
+        cleaned = write_cleaned(
+            far, dataset, tmp_path / "in" / "deep" / "cleaned", ("far",), lambda *step: calls.append(step)
+        )
     finally:
         os.umask(before)
-    made = tmp_path / "in" / "cleaned"
+    made = tmp_path / "in" / "deep" / "cleaned"
     files = cleaned_files(made)
     listed = json.loads(files.pop(LEFT_OUT))
     assert (listed["kept"], [one["source"] for one in listed["left_out"]]) == (

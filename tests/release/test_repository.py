@@ -46,6 +46,13 @@ def test_a_new_repository_has_keys_that_only_their_owner_reads_and_two_of_three_
     assert not any(b"PRIVATE" in path.read_bytes() for path in repository.folder.rglob("*") if path.is_file())
 
 
+def test_keys_that_are_printed_do_not_show_a_passphrase(repository, held):
+    keys = held()
+    keys.signer(next(iter(repository.read().root.keys.values())))
+    keys.create("targets", fresh=True)
+    assert held().ask("targets", False) not in repr(keys) and "releases-keys" in repr(keys)
+
+
 def test_a_board_gets_what_was_released_byte_for_byte(repository, add, board, held):
     entry = add(1, 5, pilots=["c" * 32])
     door = board()

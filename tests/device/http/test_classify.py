@@ -3,10 +3,13 @@
 import asyncio
 import functools
 import json
+import os
 import struct
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +38,16 @@ def png(width, height):
         + chunk(b"IDAT", zlib.compress(bytes(1 + width)))
         + chunk(b"IEND", b"")
     )
+
+
+def test_without_a_camera_the_memory_and_the_uptime_are_those_of_the_one_process(guarded):
+    """Its parent is the larger process of these tests, which started earlier."""
+    board = guarded.until(lambda: guarded.state(**guarded.token)["board"])
+    with open(f"/proc/{guarded.process.pid}/status", encoding="ascii") as file:
+        (resident,) = (int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
+    assert board["memory_mib"] == pytest.approx(resident, rel=0.3)
+    started = int(Path(f"/proc/{guarded.process.pid}/stat").read_text().rpartition(")")[2].split()[19])
+    assert 0 < board["uptime_s"] < time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK") + 0.02
 
 
 def test_the_answer_equals_the_commands_line(post, edgecnn, bundle, photo):

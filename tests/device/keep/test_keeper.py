@@ -670,6 +670,7 @@ def test_a_picture_has_the_place_and_size_of_the_models_region_and_a_jpeg_that_w
     assert View(0, WHOLE, WHOLE).jpeg(whole) == (whole, 64, 48)
     turned, width, height = View(90, WHOLE, WHOLE).jpeg(whole)
     assert (width, height) == Image.open(io.BytesIO(turned)).size == (48, 64)
+    assert View(0, (0.5, 0.25, 0.5, 0.5), WHOLE).jpeg(whole)[1:] == (32, 24), "only what the model saw"
 
 
 def png(pixels):

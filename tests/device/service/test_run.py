@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 from PIL import Image
 
+from edgecnn.device.service import run
 from edgecnn.device.service.config import Config, parse, take
 from edgecnn.device.service.judge import AGAIN_S, Judge
 from edgecnn.device.service.notify import notify
@@ -257,6 +258,17 @@ def test_a_good_release_is_not_blamed_for_a_broken_engine(board, variant, monkey
     with pytest.raises(EngineError):
         board.serve()
     assert board.states() == {"old": GOOD}
+
+
+def test_a_start_that_cannot_be_counted_is_reported_and_a_good_release_still_runs(board, variant, monkeypatch):
+    board.activate(variant("old"))
+    board.start()
+    counted = run.choose
+    monkeypatch.setattr(run, "choose", lambda *given: counted(*given)._replace(problems=("no space", "no record")))
+    with pytest.raises(Stop):
+        board.serve(until=lambda items: frames(items) >= 1)
+    problems = [(item.about, item.message) for item in board.items if isinstance(item, ProblemEvent)]
+    assert problems == [("disk", "no space"), ("disk", "no record")]
 
 
 def test_a_clock_before_2026_is_only_reported(board, variant):

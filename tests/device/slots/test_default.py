@@ -34,6 +34,11 @@ def test_classify_uses_the_release_in_use(store, root, edgecnn, tmp_path):
     assert default_bundle().reason == "of the last run"
 
 
+def test_a_machine_without_releases_uses_the_bundle_that_ships(monkeypatch, tmp_path):
+    monkeypatch.setattr(default, "ROOT", tmp_path / "no" / "slots")
+    assert default_bundle() == (shipped_bundle(), SHIPS)
+
+
 def test_a_release_that_only_root_can_read_is_mentioned(monkeypatch):
     def refuse(path):
         raise PermissionError
