@@ -22,9 +22,12 @@ def test_a_verdict_is_given_with_the_old_models_name_and_without_control_charact
     assert verdict_of(SimpleNamespace(files={})) == ("", ""), "not compared"
 
 
+UNREADABLE = ({}, [GOOD], b"{", b"[" * 100_000, b"\xff")
+
+
 @pytest.mark.parametrize(
     "against",
-    [GOOD | {"verdict": "PASSED"}, GOOD | {"verdict": None}, GOOD | {"why": 1}, GOOD | {"old": "door-1"}, {}, [GOOD], b"{", b"[" * 100_000, b"\xff"],
-)  # fmt: skip
+    [*(GOOD | wrong for wrong in ({"verdict": "PASSED"}, {"verdict": None}, {"why": 1}, {"old": "a"})), *UNREADABLE],
+)
 def test_whatever_else_it_says_nothing_was_shown(against):
     assert verdict(against)[0] == NOT_SHOWN
