@@ -257,6 +257,8 @@ def test_a_folder_of_downloads_from_before_the_user_existed_is_emptied_and_the_u
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (entry.pw_uid, entry.pw_gid, 0o755)
     (spool / "part").write_text("of the user")
     assert apart.prepare(spool) == (rights, "nobody") and (spool / "part").exists()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert apart.prepare(spool) == ({}, "user 1000") and (spool / "part").exists()
 
 
 def test_waves_and_pilots(repository, make_board, bundles):
