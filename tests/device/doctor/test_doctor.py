@@ -308,6 +308,8 @@ def test_an_engines_capabilities(pi):
             "error",
             "cannot run the bundle's model",
         ),
+        (Finished(1, json.dumps({"rows": [ROW]}), "Traceback\nKeyError: 'x'"), "error", "exit code 1: KeyError: 'x'"),
+        (Finished(0, "", ""), "error", "litert: "),
         (Finished(18, json.dumps({"rows": [ROW | {"engine": ""}]}), ""), "note", "no model for it"),
         (Finished(15, "", "edgecnn: error: damaged"), "note", "not tried"),
         (

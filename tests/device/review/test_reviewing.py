@@ -198,6 +198,8 @@ def test_labels_go_to_another_disk_too(tmp_path, keep_pictures, monkeypatch):
         ("random", "cat", "1795860902.500000"), ("unsure", "", "1795860962.500000"),
     ]  # fmt: skip
     assert all(before - 0.01 <= float(line["labelled"]) <= time.time() + 0.01 for line in lines)
+    (tmp_path / "as others").touch()
+    assert (tmp_path / "photos" / SOURCES).stat().st_mode == (tmp_path / "as others").stat().st_mode
     assert reviewing.undo() and labelled(tmp_path / "photos") == [] and all(one.path.exists() for one in kept)
     assert reviewing.answer(names, "skip") and reviewing.document()["next"] == []
     newest = keep_pictures(tmp_path / "kept", scenes=4, sample=1)[3].picture.sha256

@@ -428,12 +428,16 @@ def test_a_damaged_record_of_trust_is_not_treated_as_missing(repository, board, 
     board.update(repository.folder)
     path = board.board.trust / "trusted.json"
     whole = path.read_text()
-    for content in (
-        "",
-        whole[:100],
-        "[" * 100_000,
-        json.dumps({**json.loads(whole), "marks": {"door": {"number": 0}}}),
-    ):
+    mark = {"number": 1, "serial": 1, "sha256": "a" * 64}
+    marks = (
+        {"number": 0},
+        mark | {"number": 0},
+        mark | {"serial": 0},
+        mark | {"serial": 2**53 + 1},
+        mark | {"sha256": "a"},
+    )
+    damaged = (json.dumps(json.loads(whole) | {"marks": {"door": one}}) for one in marks)
+    for content in ("", whole[:100], "[" * 100_000, *damaged):
         path.write_text(content)
         with pytest.raises(UpdateError, match="is damaged"):
             board.update(repository.folder)
