@@ -187,10 +187,11 @@ def test_a_long_label_is_cut_to_18_characters(label, shown):
 
 
 def test_few_classes_have_their_counts_in_the_cells_and_many_have_none():
-    matrix = SimpleNamespace(model="m", cells=((0, 1, 9), (1, 1, 4)))
-    for count, numbers, names in ((12, ["9", "4"], 12), (13, [], 13), (MOST_NAMED, [], MOST_NAMED)):
+    matrix = SimpleNamespace(model="m", cells=((0, 1, 9), (1, 0, 1), (1, 1, 4)))
+    for count, numbers, names in ((12, ["9", "1", "4"], 12), (13, [], 13), (MOST_NAMED, [], MOST_NAMED)):
         (axes,) = drawing.confusion_plot(matrix, [f"c{n}" for n in range(count)]).axes
         assert [text.get_text() for text in axes.texts] == numbers and len(axes.get_yticklabels()) == names
+        assert [text.get_color() for text in axes.texts] == ["white", "black", "white"][: len(numbers)]
     (axes,) = drawing.confusion_plot(matrix, [f"c{n}" for n in range(MOST_NAMED + 1)]).axes
     assert "c1" not in [label.get_text() for label in axes.get_yticklabels()]
-    assert np.count_nonzero(axes.images[0].get_array()) == 2
+    assert np.count_nonzero(axes.images[0].get_array()) == 3
