@@ -292,7 +292,9 @@ def test_missing_files_are_named(repository, add, held, tmp_path):
     short = "123456789012345"
     with pytest.raises(ReleaseError, match="at least 16 characters, such as five random words; received 15"):
         operations.init(tmp_path / "short", held(tmp_path / "short-keys", ask=lambda name, new: short))
-    operations.init(tmp_path / "enough", held(tmp_path / "enough-keys", ask=lambda name, new: f"{short}6"))
+    operations.init(
+        tmp_path / "in a folder" / "enough", held(tmp_path / "enough-keys", ask=lambda name, new: f"{short}6")
+    )
 
 
 def test_the_clock_is_checked(repository, add, held, monkeypatch):

@@ -114,3 +114,14 @@ def test_a_command_that_cannot_run():
     for text in ("", "   ", "no-such-program x", "sh '"):
         with pytest.raises(ValueError, match=r"not found|cannot be split"):
             OnChange(text)
+
+
+def test_at_the_end_it_has_the_given_seconds_and_no_more(children):
+    before = children()
+    for text, seconds, failures in (
+        ("sleep 20", 1.01, ["sleep: still running at the end, terminated"]),
+        ("sleep 0.1", 0.99, []),
+    ):
+        command = OnChange(text)
+        command.take(change("cat", None, 1.0))
+        assert said(command.finish(seconds)) == failures and children() == before
