@@ -179,6 +179,11 @@ def test_a_stress_plot_has_a_part_per_corruption_from_the_clean_images_on():
     assert [to_hex(line.get_color()) for line in shown[0].lines] == [FLOAT, INT8] and shown[0].get_ylim() == (0, 100)
     only = drawing.stress_plot(SimpleNamespace(clean=report.clean, corruptions=(single,)))
     assert [axes.get_title() for axes in only.axes if axes.axison] == ["swapped"], "unless there is no other"
+    many = drawing.stress_plot(SimpleNamespace(clean=report.clean, corruptions=[blur] * 12))
+    for drawn in (only, many):
+        drawn.canvas.draw()
+        parts = [axes.get_window_extent() for axes in drawn.axes if axes.axison]
+        assert all(0.5 < part.height / part.width < 1 for part in parts), [part.height / part.width for part in parts]
 
 
 @pytest.mark.parametrize(("label", "shown"), [("a" * 18, "a" * 18), ("a" * 19, "a" * 17 + "…"), ("5$", r"5\$")])
