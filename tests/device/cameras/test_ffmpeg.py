@@ -158,6 +158,19 @@ def test_ffmpeg_gets_low_delay_and_the_requested_settings():
     assert "file:-odd:name.mp4" in arguments("-odd:name.mp4", asked, False)
 
 
+@pytest.mark.parametrize(
+    ("source", "playlist"),
+    [("https://h/live.m3u8?key=1", "hls"), ("https://h/live.MPD", "dash"), ("https://h/a.mp4", None), ("rtsp://h/s", None), ("live.m3u8", None)],
+)  # fmt: skip
+def test_only_a_playlist_that_the_user_names_by_its_address_may_lead_elsewhere(source, playlist):
+    given = arguments(source, OWN, False)
+    protocols, formats = (
+        set(given[given.index(f"-{kind}_whitelist") + 1].split(",")) for kind in ("protocol", "format")
+    )
+    assert formats & {"hls", "dash"} == ({playlist} if playlist else set())
+    assert protocols & {"crypto", "data"} == ({"crypto", "data"} if playlist else set())
+
+
 def test_frames_are_shrunk_to_just_cover_the_requested_size_and_dropped_above_the_rate():
     """The filters' own expressions, evaluated here for a video of 128x96."""
 
