@@ -160,8 +160,14 @@ def test_ffmpeg_gets_low_delay_and_the_requested_settings():
 
 @pytest.mark.parametrize(
     ("source", "playlist"),
-    [("https://h/live.m3u8?key=1", "hls"), ("https://h/live.MPD", "dash"), ("https://h/a.mp4", None), ("rtsp://h/s", None), ("live.m3u8", None)],
-)  # fmt: skip
+    [
+        ("https://h/a.m3u8?key=1", "hls"),
+        ("https://h/a.MPD", "dash"),
+        ("https://h/a.mp4", None),
+        ("rtsp://h/a", None),
+        ("a.m3u8", None),
+    ],
+)
 def test_only_a_playlist_that_the_user_names_by_its_address_may_lead_elsewhere(source, playlist):
     given = arguments(source, OWN, False)
     protocols, formats = (
