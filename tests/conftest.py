@@ -8,9 +8,11 @@ import io
 import itertools
 import json
 import os
+import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +195,19 @@ def spawn():
         process.wait()
         for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
             stream.close()
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Return a free port of 127.0.0.1 that other tests leave free: to whoever asks for any port, Linux gives one above these."""
+
+    def free_port():
+        while True:
+            port = random.SystemRandom().randrange(20_000, 32_000)
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                return port
+
+    return free_port
 
 
 @pytest.fixture(scope="session")

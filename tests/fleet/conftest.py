@@ -42,8 +42,8 @@ USERS = {"root": "", "pi": "pi ALL=(ALL) NOPASSWD: ALL\n", "guest": "guest ALL=(
 class Boards:
     """Boards in a folder. `config` is ssh's configuration, with each board's name and host key."""
 
-    def __init__(self, folder, config, spawn):
-        self.folder, self.config, self._spawn = folder, config, spawn
+    def __init__(self, folder, config, spawn, free_port):
+        self.folder, self.config, self._spawn, self._free_port = folder, config, spawn, free_port
         self._processes, self.ports = {}, {}
         self.keygen(folder / "key")
 
@@ -53,9 +53,7 @@ class Boards:
 
     def make(self, name, user="root", size="300m"):
         """Make a board and switch it on."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.ports[name] = port = free.getsockname()[1]
+        self.ports[name] = port = self._free_port()
         folder = self.folder / name
         (folder / "etc/ssh").mkdir(parents=True)
         (folder / "etc/ssh/sshd_config").write_text(SSHD.format(port=port))
@@ -119,12 +117,12 @@ class Boards:
 
 
 @pytest.fixture
-def boards(tmp_path, spawn, ssh_config):
+def boards(tmp_path, spawn, ssh_config, free_port):
     """Boards that ssh knows but that are yet to be made."""
     if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode:
         pytest.skip("this user cannot make namespaces for boards: run it as root")
     (tmp_path / "boards").mkdir()
-    return Boards(tmp_path / "boards", ssh_config, spawn)
+    return Boards(tmp_path / "boards", ssh_config, spawn, free_port)
 
 
 class Here(Sessions):

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -44,15 +43,6 @@ ENDED = 240
 """Seconds within which a process has to end; a lost worker is noticed after about ten."""
 
 
-def addresses():
-    """Return two loopback addresses whose ports are currently free."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    found = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-    for one in sockets:
-        one.close()
-    return ",".join(found)
-
-
 @pytest.fixture
 def start(spawn, tmp_path):
     """Start a worker of a cluster."""
@@ -88,17 +78,17 @@ def wait_for_an_epoch(folder, processes):
 
 
 @pytest.fixture
-def started(start, tmp_path, tiny_network):
+def started(start, tmp_path, tiny_network, free_port):
     """Two workers after one epoch of a user's network, which is built and checked before they train."""
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("NETWORK", tiny_network))
-    cluster = addresses()
+    cluster = f"127.0.0.1:{free_port()},127.0.0.1:{free_port()}"
     processes = [start(cluster, worker, "recipe.toml", "--out", "run") for worker in (0, 1)]
     wait_for_an_epoch(tmp_path, processes)
     return processes
 
 
 @pytest.mark.slow
-def test_two_workers_train_like_one_process_even_if_one_is_lost(tmp_path, monkeypatch, start, started):
+def test_two_workers_train_like_one_process_even_if_one_is_lost(tmp_path, monkeypatch, start, started, free_port):
     started[1].kill()
     assert started[0].wait(ENDED) == ClusterError.exit_code, errors(tmp_path, 0)
     message = errors(tmp_path, 0).partition("edgecnn: error: ")[2]
@@ -106,7 +96,7 @@ def test_two_workers_train_like_one_process_even_if_one_is_lost(tmp_path, monkey
     kept = len(history(tmp_path / "run"))
     assert 1 <= kept < EPOCHS
 
-    cluster = addresses()
+    cluster = f"127.0.0.1:{free_port()},127.0.0.1:{free_port()}"
     processes = [
         start(cluster, 0, "--resume", "--out", "run"),
         start(cluster, 1, "recipe.toml", "--out", "other"),

@@ -346,12 +346,9 @@ def test_a_video_file_of_motion_jpeg(tmp_path, cards):
 
 
 @needs_ffmpeg
-def test_an_rtsp_address_without_a_server_is_a_loss_that_says_so():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_an_rtsp_address_without_a_server_is_a_loss_that_says_so(free_port):
     with pytest.raises(CameraLost, match="refused"):
-        frames_of(f"rtsp://127.0.0.1:{port}/s")
+        frames_of(f"rtsp://127.0.0.1:{free_port()}/s")
 
 
 @pytest.fixture
@@ -365,7 +362,7 @@ def open_folder():
 
 @needs_ffmpeg
 @needs_server
-def test_a_real_rtsp_server(clip, cards, open_folder):
+def test_a_real_rtsp_server(clip, cards, open_folder, free_port):
     """VLC sends only over UDP: TCP is tried first and refused. VLC does not run as root."""
     served = open_folder / "served.mp4"
     command = [
@@ -384,9 +381,7 @@ def test_a_real_rtsp_server(clip, cards, open_folder):
         "0",
     ]
     subprocess.run([*command, "-pix_fmt", "yuv420p", f"file:{served}"], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     user = ["setpriv", "--reuid=65534", "--clear-groups"] if os.getuid() == 0 else []
     output = f"#rtp{{sdp=rtsp://127.0.0.1:{port}/s}}"
     server = subprocess.Popen(

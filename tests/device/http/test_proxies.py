@@ -16,11 +16,6 @@ NAME = "cam.example.org"
 TOKEN = "correct-horse-battery-staple"
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 def nginx(block, folder, port):
     block = block.replace("443", f"127.0.0.1:{port}").replace("/etc/ssl/cam", str(folder / "cam"))
     path = folder / "nginx.conf"
@@ -55,7 +50,7 @@ def serving(serve, tmp_path_factory):
     ],
     ids=["nginx", "caddy"],
 )
-def test_a_documented_proxy(serving, spawn, root, tmp_path, monkeypatch, proxy, begins):
+def test_a_documented_proxy(serving, spawn, root, tmp_path, monkeypatch, free_port, proxy, begins):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     blocks = re.findall(r"```text\n(.*?)```", (root / "docs/http.md").read_text(), re.DOTALL)

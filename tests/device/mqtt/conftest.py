@@ -242,18 +242,13 @@ def connected():
     return [thread for thread in threading.enumerate() if thread.name == "mqtt"]
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 @dataclasses.dataclass
 class Mosquitto:
     """Debian's broker, as a process that can be killed, restarted and frozen."""
 
     folder: os.PathLike
     spawn: object
-    port: int = dataclasses.field(default_factory=free_port)
+    port: int
     lines: tuple = ("allow_anonymous true",)
     process: object = None
 
@@ -279,11 +274,11 @@ class Mosquitto:
 
 
 @pytest.fixture
-def mosquitto(tmp_path, spawn):
+def mosquitto(tmp_path, spawn, free_port):
     """Start mosquitto with these lines of configuration: `mosquitto("allow_anonymous true")`."""
 
     def make(*lines):
-        return Mosquitto(tmp_path, spawn, lines=lines or ("allow_anonymous true",)).start()
+        return Mosquitto(tmp_path, spawn, free_port(), lines=lines or ("allow_anonymous true",)).start()
 
     return make
 

@@ -1,7 +1,5 @@
 """The MQTT options of `edgecnn classify`: refusals at the start, with the reasons."""
 
-import socket
-
 import pytest
 
 pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
@@ -75,9 +73,8 @@ def test_forget(edgecnn, small, eventually):
     assert b"offline" not in small.connects[0], "there is no will, which would come back"
 
 
-def test_forget_without_a_broker(edgecnn):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+def test_forget_without_a_broker(edgecnn, free_port):
+    port = free_port()
     result = edgecnn("classify", "--mqtt", f"mqtt://127.0.0.1:{port}/door", "--mqtt-forget")
     assert result.code == MqttError.exit_code == 29
     assert f"error: mqtt://127.0.0.1:{port}: Connection refused." in result.err

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import socket
 import sys
 import urllib.request
 
@@ -35,15 +34,14 @@ def model_of(port):
 
 @pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_its_page_and_its_connection_come_back_when_another_release_is_put_in_use(
-    small, spawn, tmp_path, root, eventually
+    small, spawn, tmp_path, root, eventually, free_port
 ):
     store = Store(tmp_path / "slots")
     shipped = read_bundle(shipped_bundle())
     write_bundle(tmp_path / "new.edgecnn", dataclasses.replace(shipped.manifest, name="new"), shipped.files)
     old, new = store.add(shipped_bundle())[0], store.add(tmp_path / "new.edgecnn")[0]
     store.activate(old)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     options = tmp_path / "service.toml"
     source = "synthetic:64x48?fps=30"
     options.write_text(f'source = "{source}"\nmqtt = "mqtt://127.0.0.1:{small.port}/door"\nhttp = "0.0.0.0:{port}"\n')
