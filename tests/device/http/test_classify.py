@@ -42,7 +42,7 @@ def png(width, height):
 
 def test_without_a_camera_the_memory_and_the_uptime_are_those_of_the_one_process(guarded):
     """Its parent is the larger process of these tests, which started earlier."""
-    board = guarded.until(lambda: guarded.state(**guarded.token)["board"])
+    board = guarded.until(lambda: (read := guarded.state(**guarded.token)["board"])["memory_mib"] and read)
     with open(f"/proc/{guarded.process.pid}/status", encoding="ascii") as file:
         (resident,) = (int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
     assert board["memory_mib"] == pytest.approx(resident, rel=0.3)
