@@ -199,13 +199,13 @@ def spawn():
 
 @pytest.fixture(scope="session")
 def free_port():
-    """Return a free port of 127.0.0.1 that other tests leave free: to whoever asks for any port, Linux gives one above these."""
+    """Return another free port of 127.0.0.1 each time. To whoever asks for any port, Linux gives one above these."""
+    ports = iter(random.SystemRandom().sample(range(20_000, 32_000), 12_000))
 
     def free_port():
         while True:
-            port = random.SystemRandom().randrange(20_000, 32_000)
-            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-                return port
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", next(ports))) as free:
+                return free.getsockname()[1]
 
     return free_port
 

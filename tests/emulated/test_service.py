@@ -5,7 +5,6 @@ import dataclasses
 import importlib
 import importlib.util
 import json
-import socket
 import sys
 import threading
 import urllib.error
@@ -53,10 +52,8 @@ FROZEN, MOVING = 100, 0
 class Board:
     """A board with a disk that can be switched off and on, and the service's events since it was switched on."""
 
-    def __init__(self, image, disk):
-        self.image, self.disk = image, disk
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+    def __init__(self, image, disk, port):
+        self.image, self.disk, self.port = image, disk, port
         self.boots, self.events = [], []
         self.changed = threading.Condition()
         self.power = contextlib.ExitStack()
@@ -125,7 +122,7 @@ class Board:
 
 
 @pytest.fixture(scope="module")
-def service_board(tmp_path_factory, root):
+def service_board(tmp_path_factory, root, free_port):
     """A board that has been booted once, with the package and three bundles in /root; skipped, with the reason, if it cannot run."""
     missing = lacking(NEEDED_BY_DEBIAN)
     if missing:
@@ -135,7 +132,7 @@ def service_board(tmp_path_factory, root):
         package = importlib.import_module("deb").build("arm64", tmp_path_factory.mktemp("deb"))
     folder = tmp_path_factory.mktemp("disk")
     make_disk(folder / "disk")
-    board = Board(build(), folder / "disk")
+    board = Board(build(), folder / "disk", free_port())
     try:
         board.on()
         board.machine.put({"edgecnn.deb": package.read_bytes(), **bundles(folder)}, "/root")
