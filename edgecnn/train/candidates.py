@@ -110,9 +110,8 @@ def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     cheaper = [one for one in ranked if one.macs <= MUCH_CHEAPER * best.macs]
     other = [one for one in ranked if one.whole != best.whole]
     found = list(dict.fromkeys([best, *(as_good(kind, count) for kind in (cheaper, other) if kind)]))
-    for one in ranked:
-        if len(found) < SHORTLIST and one.network not in {item.network for item in found}:
-            found.append(one)
+    while others := [one for one in ranked if one.network not in {item.network for item in found}]:
+        found.append(as_good(others, count))
     return found[:SHORTLIST]
 
 

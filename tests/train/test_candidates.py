@@ -43,6 +43,8 @@ def test_the_shortlist_keeps_networks_that_differ():
     assert rules.shortlist([sibling, whole, best], few) == [sibling, whole], (
         "smaller, and as good as far as can be known"
     )
+    large, costly = candidate("other", 160, frozen=0.945, macs=280), candidate("other", 260, frozen=0.947, macs=900)
+    assert rules.shortlist([sibling, best, costly, large], few) == [sibling, large], "so is the rest of the list"
 
 
 def test_the_cheapest_of_equally_good_candidates_wins():
