@@ -18,7 +18,8 @@ from edgecnn.train.regression import regression
 SIDES = {"efficientnet_lite0": (96, 128, 160, 192, 224), "efficientnet_lite2": (160, 224, 260)}
 """Candidate input sides, in pixels, for each family of networks."""
 
-SAMPLE = 1_000  # photos used for the selection, at most; the same number per class
+SAMPLE, RANKED = 1_000, 500
+"""Maximum number of photos for the selection, and of those for the ranking, which computes features at every size; balanced by class."""
 
 FOLDS = 5
 """Stratified folds for ranking. The first one also evaluates the shortlist."""

@@ -1,5 +1,6 @@
 """Features that frozen ImageNet networks compute from photos: every rung of a family in one pass, cached in a run."""
 
+import copy
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -34,11 +35,22 @@ class Photos:
         hashes = {(split, item.source): item.hash for split in splits for item in dataset.items[split]}
         places = [(split, source) for split in splits for source in loaded[split].sources]
         classes = np.concatenate([loaded[split].classes for split in splits])
-        drawn = np.sort(balanced(classes, count, seed))
-        self.places = [places[index] for index in drawn]
-        self.hashes = [hashes[place] for place in self.places]
+        self.places, self.classes = places, classes
+        self.hashes = [hashes[place] for place in places]
         self.groups = [dataset.sides[one].group if one in dataset.sides else one for one in self.hashes]
-        self.classes = classes[drawn]
+        self._keep(np.sort(balanced(classes, count, seed)))
+
+    def some(self, count: int, seed: int) -> "Photos":
+        """Return at most `count` of these photos, drawn like these."""
+        fewer = copy.copy(self)
+        fewer._keep(np.sort(balanced(self.classes, count, seed)))
+        return fewer
+
+    def _keep(self, indices: np.ndarray) -> None:
+        self.places, self.hashes, self.groups = (
+            [some[index] for index in indices] for some in (self.places, self.hashes, self.groups)
+        )
+        self.classes = self.classes[indices]
 
     def at_size(self, places: Sequence[tuple[str, str]], shape: tuple[int, int, int]) -> np.ndarray:
         """Decode photos as uint8, each of `shape` (height, width, channels), in the given order."""

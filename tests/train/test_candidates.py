@@ -158,6 +158,7 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
         }
     )
     monkeypatch.setattr(rules, "SIDES", {"efficientnet_lite0": (32,)})
+    monkeypatch.setattr(rules, "RANKED", 20)
     dataset, run = open_dataset(recipe.data), create_run(recipe, tmp_path / "run")
     tuned = network_choice.Choosing.tuned
     first = []
@@ -177,6 +178,8 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
         choose_network(recipe, dataset, run, reporter)
     before = {path: path.read_bytes() for path in run.file(FEATURES).iterdir()}
     assert len(before) == 3, "the features, the ranking, and the photos that the first candidate classifies correctly"
+    (features,) = run.file(FEATURES).glob("*.npz")
+    assert len(frozen.read_features(features)[0]) == 20, "fewer photos are enough to rank by"
 
     monkeypatch.setattr(network_choice.Choosing, "tuned", worse_than_the_first)
     monkeypatch.setattr(import_module("edgecnn.train.train"), "Training", None)

@@ -135,3 +135,6 @@ def test_photos_of_two_splits_keep_their_classes_groups_and_pixels():
     few = frozen.Photos(dataset, ("train", "validation"), 1, 3, 4, None)
     assert sorted(few.classes.tolist()) == [0, 0, 1, 1], "as many of each class while they last"
     assert few.hashes == [one for one in found.hashes if one in few.hashes]
+    fewer = found.some(4, 3)
+    assert (fewer.hashes, fewer.groups, fewer.places) == (few.hashes, few.groups, few.places)
+    assert fewer.classes.tolist() == few.classes.tolist() and len(found.hashes) == 5, "the others keep theirs"
