@@ -98,9 +98,9 @@ class Choosing:
 
         recipe, rules, working = self.recipe, self.rules, self.reporter.working
         photos = Photos(self.dataset, ("train", "validation"), self.channels, recipe.seed, rules.SAMPLE, working)
-        compared = photos.some(rules.RANKED, recipe.seed)
-        candidates = self.known_ranking() or self.ranked(compared)
-        listed = self.shortlisted([one for one in candidates if one.fits], len(compared.hashes))
+        to_rank = photos.some(rules.RANKED, recipe.seed)
+        candidates = self.known_ranking() or self.ranked(to_rank)
+        listed = self.shortlisted([one for one in candidates if one.fits], len(to_rank.hashes))
         answers = np.stack([self.tuned(one, photos) for one in listed])
         right = (answers[:, (answers >= 0).all(axis=0)] == 1).astype(bool)
         tuned = rules.compared(listed, right)

@@ -38,19 +38,20 @@ class Photos:
         self.places, self.classes = places, classes
         self.hashes = [hashes[place] for place in places]
         self.groups = [dataset.sides[one].group if one in dataset.sides else one for one in self.hashes]
-        self._keep(np.sort(balanced(classes, count, seed)))
+        self._draw(count, seed)
 
     def some(self, count: int, seed: int) -> "Photos":
         """Return at most `count` of these photos, drawn like these."""
         fewer = copy.copy(self)
-        fewer._keep(np.sort(balanced(self.classes, count, seed)))
+        fewer._draw(count, seed)
         return fewer
 
-    def _keep(self, indices: np.ndarray) -> None:
-        self.places, self.hashes, self.groups = (
-            [some[index] for index in indices] for some in (self.places, self.hashes, self.groups)
-        )
-        self.classes = self.classes[indices]
+    def _draw(self, count: int, seed: int) -> None:
+        drawn = np.sort(balanced(self.classes, count, seed))
+        self.places = [self.places[index] for index in drawn]
+        self.hashes = [self.hashes[index] for index in drawn]
+        self.groups = [self.groups[index] for index in drawn]
+        self.classes = self.classes[drawn]
 
     def at_size(self, places: Sequence[tuple[str, str]], shape: tuple[int, int, int]) -> np.ndarray:
         """Decode photos as uint8, each of `shape` (height, width, channels), in the given order."""
