@@ -197,6 +197,11 @@ class Int8Method(Struct):
     )
     validation: Validation = described("The figures behind the choice.")
 
+    @property
+    def skipped(self) -> bool:
+        """Whether quantization-aware training was skipped because post-training quantization already agreed with the float model."""
+        return self.asked == "auto" and self.validation.qat is None and self.validation.ptq is not None
+
 
 class FoldInfo(Struct):
     """A model that was trained without one fold of the images, and its accuracy on that fold."""

@@ -142,6 +142,11 @@ def int8_lines(report: Report) -> list[str]:
     epoch = f" (epoch {choice.epoch}{', kernels rounded by GPTQ' if rounded else ''})" if method == "qat" else ""
     compared = choice.asked == "auto" and None not in (validation.qat, validation.ptq)
     why = reason(choice) if compared else "as the recipe requests"
+    if choice.skipped:
+        why = (
+            "which agrees with the float model on every validation image, with nearly the same scores; quantization-aware training was "
+            "skipped"
+        )
     lines = [
         f"int8 was made by {METHODS[method]}{epoch}, {why}. Accuracy on {validation.n:,} validation images: float "
         f"{'; '.join([f'{validation.float.accuracy:.2%}', *accuracies])}."

@@ -163,6 +163,11 @@ def train_stage(
     if run:
         write_sides(run, dataset)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
+    if info.int8 and info.int8.skipped:
+        reporter.note(
+            f"int8: post-training quantization agrees with the float model on all {info.int8.validation.n:,} validation images, with "
+            "nearly the same scores, so quantization-aware training was skipped; --set qat.method=qat requests it"
+        )
     for one in dataset.duplicates[:5]:
         reporter.note(f"kept out of {one.split}: {one.source}, the same as {one.of_source} of {one.of_split}")
     if dataset.duplicates:

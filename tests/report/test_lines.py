@@ -179,6 +179,11 @@ def test_how_int8_was_made_is_stated_with_each_ways_accuracy_and_agreement(count
     shown, line = figures(replace(CHOICE, method="ptq", decided_by="accuracy"))
     assert "epoch" not in line and "post-training quantization, which classifies more" in line
     assert "as the recipe requests" in figures(replace(CHOICE, asked="qat"))[1]
+    untrained = replace(CHOICE.validation, qat=None, calibrated=None, qat_nearest=None)
+    skipped = replace(CHOICE, method="ptq", decided_by=None, epoch=None, rounding=None, validation=untrained)
+    shown, line = figures(skipped)
+    assert shown == ["1,234", "95.00%", *pairs[6:]] and "agrees with the float model on every validation image" in line
+    assert "as the recipe requests" in figures(replace(skipped, asked="ptq"))[1]
     assert int8_lines(report) == []
 
 

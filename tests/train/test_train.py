@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from edgecnn.pixels import PAD
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, HISTORY, QAT_MODEL, Run, create_run
 from edgecnn.train import train
+from edgecnn.train.best import Score
 from edgecnn.train.checkpoint import load_checkpoint
 from edgecnn.train.loop import Batches
 from edgecnn.train.schedule import SCHEDULES
+from edgecnn.train.train import ENOUGH, is_enough
 
 
 @pytest.fixture(autouse=True)
@@ -358,7 +361,37 @@ def test_the_better_method_on_validation_is_chosen(tmp_path, ptq_wrong, method, 
     assert (run.info.int8.asked, run.info.int8.method, run.int8_method) == ("auto", method, method)
 
 
+def scored(agreed, divergence):
+    return Score(n=10, right=9, agreed=agreed, lost=0, gained=0, divergence=divergence, within=divergence)
+
+
+@pytest.mark.parametrize(
+    ("network", "method", "ptq", "enough"),
+    [
+        ("efficientnet_lite0_150kb", None, scored(10, ENOUGH), True),
+        ("efficientnet_lite0_150kb", None, scored(10, ENOUGH + 1e-6), False),
+        ("efficientnet_lite0_150kb", None, scored(9, 0.0), False),
+        ("efficientnet_lite0_150kb", None, None, False),
+        ("efficientnet_lite0_150kb", "qat", scored(10, 0.0), False),
+        ("resnet8", None, scored(10, 0.0), False),
+    ],
+)
+def test_the_phase_can_be_skipped_if_the_other_method_answers_as_float_from_trained_weights(
+    network, method, ptq, enough
+):
+    recipe = build_recipe({"network": {"name": network}, "qat": {"method": method} if method else {}})
+    assert is_enough(recipe, ptq) is enough
+
+
+def test_skipping_the_phase_leaves_no_model_of_it(tmp_path, monkeypatch, tiny):
+    monkeypatch.setattr(import_module("edgecnn.train.train"), "starts_trained", lambda recipe: True)
+    run, int8 = scripted(tiny(), tmp_path / "run", wrong=[])
+    assert run.info.int8.skipped and not int8.seen and not run.file(QAT_MODEL).exists() and not qat_epochs(run)
+    assert (run.int8_method, run.info.int8.epoch, run.info.int8.decided_by) == ("ptq", None, None)
+    assert run.info.validation_accuracy == run.info.int8.validation.float.accuracy
+
+
 def test_post_training_quantization_skips_the_phase(tmp_path, tiny):
     run, _ = scripted(tiny(qat={"method": "ptq"}), tmp_path / "run", wrong=[])
     assert not run.file(QAT_MODEL).exists() and not qat_epochs(run)
-    assert run.int8_method == "ptq" and run.info.int8.epoch is None
+    assert run.int8_method == "ptq" and run.info.int8.epoch is None and not run.info.int8.skipped, "it was requested"
