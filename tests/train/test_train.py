@@ -24,7 +24,7 @@ from edgecnn.train.best import Score
 from edgecnn.train.checkpoint import load_checkpoint
 from edgecnn.train.loop import Batches
 from edgecnn.train.schedule import SCHEDULES
-from edgecnn.train.train import ENOUGH, is_enough
+from edgecnn.train.train import ENOUGH, ENOUGH_IMAGES, is_enough
 
 
 @pytest.fixture(autouse=True)
@@ -361,19 +361,20 @@ def test_the_better_method_on_validation_is_chosen(tmp_path, ptq_wrong, method, 
     assert (run.info.int8.asked, run.info.int8.method, run.int8_method) == ("auto", method, method)
 
 
-def scored(agreed, divergence):
-    return Score(n=10, right=9, agreed=agreed, lost=0, gained=0, divergence=divergence, within=divergence)
+def scored(agreed, divergence, n=ENOUGH_IMAGES):
+    return Score(n=n, right=9, agreed=agreed, lost=0, gained=0, divergence=divergence, within=divergence)
 
 
 @pytest.mark.parametrize(
     ("network", "method", "ptq", "enough"),
     [
-        ("efficientnet_lite0_150kb", None, scored(10, ENOUGH), True),
-        ("efficientnet_lite0_150kb", None, scored(10, ENOUGH + 1e-6), False),
-        ("efficientnet_lite0_150kb", None, scored(9, 0.0), False),
+        ("efficientnet_lite0_150kb", None, scored(16, ENOUGH), True),
+        ("efficientnet_lite0_150kb", None, scored(16, ENOUGH + 1e-6), False),
+        ("efficientnet_lite0_150kb", None, scored(15, 0.0), False),
+        ("efficientnet_lite0_150kb", None, scored(15, 0.0, n=15), False),
         ("efficientnet_lite0_150kb", None, None, False),
-        ("efficientnet_lite0_150kb", "qat", scored(10, 0.0), False),
-        ("resnet8", None, scored(10, 0.0), False),
+        ("efficientnet_lite0_150kb", "qat", scored(16, 0.0), False),
+        ("resnet8", None, scored(16, 0.0), False),
     ],
 )
 def test_the_phase_can_be_skipped_if_the_other_method_answers_as_float_from_trained_weights(
