@@ -202,8 +202,7 @@ class QatRecipe(Struct):
         high=10.0,
     )
     method: str | None = left_open(
-        "Quantization-aware training, or quantization after training; by default whichever validates better. From trained weights, "
-        "training is skipped if the other agrees with the float model on every validation image, with nearly the same scores.",
+        "Quantization-aware training, or quantization after training; by default whichever validates better.",
         "auto",
         choices=("qat", "ptq"),
     )
