@@ -200,7 +200,7 @@ class Int8Method(Struct):
     @property
     def skipped(self) -> bool:
         """Whether quantization-aware training was skipped because post-training quantization already agreed with the float model."""
-        return self.asked == "auto" and self.validation.qat is None and self.validation.ptq is not None
+        return self.asked == "auto" and self.validation.qat is None
 
 
 class FoldInfo(Struct):

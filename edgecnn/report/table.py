@@ -140,15 +140,8 @@ def int8_lines(report: Report) -> list[str]:
         if model is not None
     ]
     epoch = f" (epoch {choice.epoch}{', kernels rounded by GPTQ' if rounded else ''})" if method == "qat" else ""
-    compared = choice.asked == "auto" and None not in (validation.qat, validation.ptq)
-    why = reason(choice) if compared else "as the recipe requests"
-    if choice.skipped:
-        why = (
-            "which agrees with the float model on every validation image, with nearly the same scores; quantization-aware training was "
-            "skipped"
-        )
     lines = [
-        f"int8 was made by {METHODS[method]}{epoch}, {why}. Accuracy on {validation.n:,} validation images: float "
+        f"int8 was made by {METHODS[method]}{epoch}, {reason(choice)}. Accuracy on {validation.n:,} validation images: float "
         f"{'; '.join([f'{validation.float.accuracy:.2%}', *accuracies])}."
     ]
     bought = choice.qat_against_ptq
@@ -165,9 +158,16 @@ def int8_lines(report: Report) -> list[str]:
 
 def reason(choice: Int8Choice) -> str:
     one, two = choice.validation.qat, choice.validation.ptq
+    if choice.skipped:
+        return (
+            "which agrees with the float model on every validation image, with nearly the same scores; quantization-aware training was "
+            "skipped"
+        )
+    if choice.asked != "auto" or one is None or two is None:
+        return "as the recipe requests"
     if choice.method == "ptq":
         one, two = two, one
-    if choice.decided_by == "divergence" and one and two:
+    if choice.decided_by == "divergence":
         return (
             "which ties with the other method in agreement and accuracy on validation images, and whose scores diverge less from the float "
             f"model's ({one.divergence:.3g} against {two.divergence:.3g} nats)"

@@ -4,7 +4,8 @@ The rule uses validation images only. If two accuracies differ by more than chan
 is the model that agrees with the float model on more images, then the one that classifies more images correctly, then the one whose
 scores diverge less from the float model's. With fewer than FEW images, agreement is as coarse as accuracy, so between two epochs the
 divergence decides first. In a complete tie the later epoch wins, and quantization-aware training wins over post-training quantization.
-All epochs share one range for their logits and are compared within it.
+All epochs share one range for their logits and are compared within it. Post-training quantization that is like the float model
+(`Score.like_float`) needs no rival if training starts from trained weights.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ CHANCE = 2.0  # standard errors within which two accuracies differ by chance, in
 
 FEW = 1_000  # with fewer validation images, agreement is too coarse to choose an epoch
 
+LIKE_FLOAT, LIKE_FLOAT_IMAGES = 0.003, 16
+"""A divergence from the float model's scores, in nats, on which quantization-aware training from trained weights rarely improves, and the
+fewest validation images with which this was measured."""
 
 METHODS_BY: tuple[Decisive, ...] = ("agreement", "accuracy", "divergence")
 EPOCHS_BY = ("agreement", "accuracy", "within")
@@ -70,6 +74,11 @@ class Score:
     def standard_error(self) -> float:
         """Standard error of the paired accuracy difference from the float model: sqrt(lost + gained - (lost - gained)^2 / n) / n."""
         return sqrt(self.lost + self.gained - (self.lost - self.gained) ** 2 / self.n) / self.n
+
+    @property
+    def like_float(self) -> bool:
+        """Whether the model agrees with the float model on all of at least LIKE_FLOAT_IMAGES, and diverges by at most LIKE_FLOAT."""
+        return self.agreed == self.n >= LIKE_FLOAT_IMAGES and self.divergence <= LIKE_FLOAT
 
     def lead(self, other: "Score", figures: Sequence[str] = METHODS_BY) -> tuple[float, str | None]:
         """Return this model's lead over another (negative if it is behind) and the deciding figure; (0, None) in a tie."""

@@ -32,10 +32,6 @@ from edgecnn.workers import Workers
 
 SEEN = 200  # training images that substitute for an empty validation split
 
-ENOUGH, ENOUGH_IMAGES = 0.003, 16
-"""A divergence from the float model's scores, in nats, on which quantization-aware training from trained weights rarely improves, and the
-fewest validation images with which this was measured."""
-
 LARGER = 1.4
 """Side of the photos from which crops are taken, relative to the input. The mean crop, 70 % of the area, is then reduced by a sixth."""
 
@@ -214,10 +210,8 @@ class Training:
 
 def is_enough(recipe: Recipe, ptq: Score | None) -> bool:
     """Return whether quantization-aware training can be skipped: it is not requested, the float model comes from trained weights, and the
-    int8 file from post-training quantization agrees with it on all of at least ENOUGH_IMAGES, with a divergence of at most ENOUGH."""
-    if ptq is None or recipe.qat.method is not None or not starts_trained(recipe):
-        return False
-    return ptq.agreed == ptq.n >= ENOUGH_IMAGES and ptq.divergence <= ENOUGH
+    int8 file from post-training quantization is like it."""
+    return recipe.qat.method is None and starts_trained(recipe) and ptq is not None and ptq.like_float
 
 
 def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:

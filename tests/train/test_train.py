@@ -20,11 +20,11 @@ from edgecnn.pixels import PAD
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, HISTORY, QAT_MODEL, Run, create_run
 from edgecnn.train import train
-from edgecnn.train.best import Score
+from edgecnn.train.best import LIKE_FLOAT, LIKE_FLOAT_IMAGES, Score
 from edgecnn.train.checkpoint import load_checkpoint
 from edgecnn.train.loop import Batches
 from edgecnn.train.schedule import SCHEDULES
-from edgecnn.train.train import ENOUGH, ENOUGH_IMAGES, is_enough
+from edgecnn.train.train import is_enough
 
 
 @pytest.fixture(autouse=True)
@@ -361,15 +361,15 @@ def test_the_better_method_on_validation_is_chosen(tmp_path, ptq_wrong, method, 
     assert (run.info.int8.asked, run.info.int8.method, run.int8_method) == ("auto", method, method)
 
 
-def scored(agreed, divergence, n=ENOUGH_IMAGES):
+def scored(agreed, divergence, n=LIKE_FLOAT_IMAGES):
     return Score(n=n, right=9, agreed=agreed, lost=0, gained=0, divergence=divergence, within=divergence)
 
 
 @pytest.mark.parametrize(
     ("network", "method", "ptq", "enough"),
     [
-        ("efficientnet_lite0_150kb", None, scored(16, ENOUGH), True),
-        ("efficientnet_lite0_150kb", None, scored(16, ENOUGH + 1e-6), False),
+        ("efficientnet_lite0_150kb", None, scored(16, LIKE_FLOAT), True),
+        ("efficientnet_lite0_150kb", None, scored(16, LIKE_FLOAT + 1e-6), False),
         ("efficientnet_lite0_150kb", None, scored(15, 0.0), False),
         ("efficientnet_lite0_150kb", None, scored(15, 0.0, n=15), False),
         ("efficientnet_lite0_150kb", None, None, False),
