@@ -17,7 +17,10 @@ OUT_OF_MEMORY = 101
 
 
 MEMORY_BYTES = 2 << 30
-"""The most memory that a separate process may take on top of what it inherits: four times that of a Raspberry Pi Zero 2 W."""
+"""The most memory that a separate process may take on top of what it inherits: four times that of a Raspberry Pi Zero 2 W.
+
+What it inherits includes memory that this process has freed but not returned to the system; the separate process may use that too.
+"""
 
 
 def isolated(work: Callable[[], T], limit_s: float, what: str = "this model", victim: str = "the engine") -> T:
