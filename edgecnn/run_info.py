@@ -135,7 +135,7 @@ class NetworkChoice(Struct):
     schema: Literal["edgecnn.choice/1"] = "edgecnn.choice/1"
     key: Sha256 = described("Hash of the images, the recipe and the limits of the choice.")
     images: Positive
-    judged_by: Count = described("Images of the fold on which the shortlist was judged.")
+    judged_by: Count = described("Images of the fold on which the shortlist was judged; 0 if none was tuned.")
     budget: str = described("Limits of the network; empty without a limit.")
     candidates: tuple[Candidate, ...]
     network: str

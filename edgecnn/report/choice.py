@@ -31,8 +31,8 @@ def _row(one: Candidate, choice: NetworkChoice) -> tuple[str, ...]:
 
 def judged_line(choice: NetworkChoice) -> str:
     limit = f", within {choice.budget}" if choice.budget else ""
+    judged = f"; those on the shortlist were tuned briefly and compared on {choice.judged_by:,} held-out images"
     return (
         f"{choice.network} at {choice.width}x{choice.height} was chosen for {choice.images:,} images{limit}: {choice.why}. "
-        f"Cross-validation on frozen features ranked the networks; those on the shortlist were tuned briefly and compared "
-        f"on {choice.judged_by:,} held-out images. It took {choice.seconds:,.0f} s."
+        f"Cross-validation on frozen features ranked the networks{judged if choice.judged_by else ''}. It took {choice.seconds:,.0f} s."
     )

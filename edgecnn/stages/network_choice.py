@@ -101,15 +101,13 @@ class Choosing:
         to_rank = photos.some(rules.RANKED, recipe.seed)
         candidates = self.known_ranking() or self.ranked(to_rank)
         listed = self.shortlisted([one for one in candidates if one.fits], len(to_rank.hashes))
-        answers = np.stack([self.tuned(one, photos) for one in listed])
-        right = (answers[:, (answers >= 0).all(axis=0)] == 1).astype(bool)
-        tuned = rules.compared(listed, right)
-        chosen = rules.taken(tuned)
+        tuned, judged_by = self.compared(listed, photos) if len(listed) > 1 else (listed, 0)
+        chosen = rules.taken(tuned) if judged_by else tuned[0]
         measured = {(one.network, one.height, one.width): one for one in tuned}
         return NetworkChoice(
             key=self.key,
             images=len(photos.hashes),
-            judged_by=right.shape[1],
+            judged_by=judged_by,
             budget=budget(recipe),
             candidates=tuple(measured.get((one.network, one.height, one.width), one) for one in candidates),
             network=chosen.network,
@@ -118,6 +116,12 @@ class Choosing:
             why=why(chosen, tuned),
             seconds=round(time.monotonic() - started, 1),
         )
+
+    def compared(self, shortlist: Sequence[Candidate], photos: "Photos") -> tuple[list[Candidate], int]:
+        """Tune a shortlist briefly; return it with its accuracies and distances from the best, and the number of photos that judged it."""
+        answers = np.stack([self.tuned(one, photos) for one in shortlist])
+        right = (answers[:, (answers >= 0).all(axis=0)] == 1).astype(bool)
+        return self.rules.compared(shortlist, right), right.shape[1]
 
     def known_ranking(self) -> list[Candidate]:
         """Return the ranking of an interrupted choice; empty if there was none, or its list cannot be used."""
@@ -249,8 +253,10 @@ def budget(recipe: Recipe) -> str:
 
 
 def why(chosen: Candidate, tuned: Sequence[Candidate]) -> str:
+    if chosen.behind is None:
+        return "frozen features do not show another to be better by more than chance"
     best = max(tuned, key=lambda one: one.tuned or 0.0)
-    assert chosen.behind is not None and chosen.behind_error is not None
+    assert chosen.behind_error is not None
     if chosen == best or not chosen.behind:
         return "the best of the shortlist" if chosen == best else "as good as the best of the shortlist, and cheaper"
     return (

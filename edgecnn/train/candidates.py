@@ -31,6 +31,12 @@ MOST_ITERATIONS = 200
 
 SHORTLIST = 3
 
+FEWEST_TUNED = 150
+"""The fewest photos with which the shortlist is tuned. With fewer, the fold that judges it has less than 30 photos, and chance decides."""
+
+FEW_NETWORK, FEW_SIDE = "efficientnet_lite0_4000kb", 160
+"""The network and input side for fewer than FEWEST_TUNED photos, unless frozen features show others to be better."""
+
 RANKED_ERRORS = 2.0
 """Candidates within this many standard errors of the best frozen accuracy count as equally good. The cheapest of them is tuned, since
 tuning at a large input size takes minutes."""
@@ -102,11 +108,14 @@ def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """Return at most SHORTLIST candidates that differ: a best one, a much cheaper one, an uncut network, then others.
 
     Each is the cheapest candidate within RANKED_ERRORS standard errors, for `count` photos, of the best of its kind. If the best one is
-    uncut, the third is a cut network. The others are networks that are not yet in the list.
+    uncut, the third is a cut network. The others are networks that are not yet in the list. With fewer than FEWEST_TUNED photos there is
+    only one (`for_few`).
     """
     ranked = best_first(candidates)
     if not ranked:
         return []
+    if count < FEWEST_TUNED:
+        return [for_few(ranked, count)]
     best = as_good(ranked, count)
     cheaper = [one for one in ranked if one.macs <= MUCH_CHEAPER * best.macs]
     other = [one for one in ranked if one.whole != best.whole]
@@ -118,8 +127,22 @@ def shortlist(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
 
 def as_good(ranked: Sequence[Candidate], count: int) -> Candidate:
     """Return the cheapest of ranked candidates whose frozen accuracy is within RANKED_ERRORS of the first one's."""
-    error = RANKED_ERRORS * math.sqrt(ranked[0].frozen * (1 - ranked[0].frozen) / count)
-    return min((one for one in ranked if one.frozen >= ranked[0].frozen - error), key=by_cost)
+    least = ranked[0].frozen - chance(ranked[0], count)
+    return min((one for one in ranked if one.frozen >= least), key=by_cost)
+
+
+def for_few(ranked: Sequence[Candidate], count: int) -> Candidate:
+    """Return FEW_NETWORK at the side closest to FEW_SIDE, unless the best candidate is better by more than RANKED_ERRORS."""
+    same = [one for one in ranked if one.network == FEW_NETWORK]
+    closest = min(same, key=lambda one: abs(one.height * one.width - FEW_SIDE**2), default=None)
+    if closest and closest.frozen >= ranked[0].frozen - chance(closest, count):
+        return closest
+    return as_good(ranked, count)
+
+
+def chance(one: Candidate, count: int) -> float:
+    """Return RANKED_ERRORS standard errors of a candidate's frozen accuracy on `count` photos."""
+    return RANKED_ERRORS * math.sqrt(one.frozen * (1 - one.frozen) / count)
 
 
 def compared(candidates: Sequence[Candidate], right: Sequence[np.ndarray]) -> list[Candidate]:

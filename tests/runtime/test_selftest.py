@@ -246,7 +246,8 @@ def test_a_photo_that_cannot_be_decoded_here_fails_the_decoding(replay, right, p
 def test_a_model_that_uses_too_much_memory_or_time_fails(replay, right, fake_engine, monkeypatch):
     monkeypatch.setattr("edgecnn.runtime.isolated.MEMORY_BYTES", 64 << 20)
     greedy = fake_engine()
-    greedy.run = lambda batch: np.empty(4 << 30, np.uint8)  # more than this process can have freed; nothing writes to it
+    too_much = 4 << 30  # bytes: more than this process can have freed, and nothing writes to them
+    greedy.run = lambda batch: np.empty(too_much, np.uint8)
     (row,) = replay(right, engine=greedy, apart=True).rows
     assert (
         row.passed is False and row.note == "this model ends the engine's process, which is limited to 64 MiB of memory"

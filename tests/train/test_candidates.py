@@ -159,6 +159,7 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
     )
     monkeypatch.setattr(rules, "SIDES", {"efficientnet_lite0": (32,)})
     monkeypatch.setattr(rules, "RANKED", 20)
+    monkeypatch.setattr(rules, "FEWEST_TUNED", 20)
     dataset, run = open_dataset(recipe.data), create_run(recipe, tmp_path / "run")
     tuned = network_choice.Choosing.tuned
     first = []
@@ -198,6 +199,35 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
 
     monkeypatch.setattr(network_choice.Choosing, "choose", None)
     assert choose_network(recipe, dataset, run, reporter) == chosen, "the choice is not made again"
+
+
+def test_few_photos_choose_without_tuning(crops, tmp_path, reporter, monkeypatch):
+    recipe = build_recipe({"data": {"source": str(crops)}, "network": {"height": 32, "width": 32}})
+    monkeypatch.setattr(rules, "SIDES", {"efficientnet_lite0": (32,)})
+    monkeypatch.setattr(network_choice.Choosing, "tuned", None)
+    dataset, run = open_dataset(recipe.data), create_run(recipe, tmp_path / "run")
+    chosen = choose_network(recipe, dataset, run, reporter)
+    made = run.stored(CHOICE, NetworkChoice)
+    assert chosen.network.name == made.network == rules.for_few(made.candidates, made.images).network
+    assert made.judged_by == 0 and all(one.tuned is None for one in made.candidates)
+    assert made.why == "frozen features do not show another to be better by more than chance"
+    line = judged_line(made)
+    assert "ranked the networks. It took" in line and "tuned" not in line
+
+
+def test_few_photos_get_one_network_unless_another_is_better():
+    name = "efficientnet_lite0_4000kb"
+    small, usual, large = (candidate(name, side, frozen=0.88, macs=side, whole=True) for side in (96, 160, 224))
+    best, cheap = candidate("best", frozen=0.9, macs=800), candidate("cheap", frozen=0.88, macs=50)
+    assert rules.shortlist([cheap, small, large, usual, best], 149) == [usual]
+    assert rules.shortlist([cheap, large, best], 149) == [large], "the closest in size, such as the recipe's"
+    assert rules.shortlist([cheap, best], 149) == [cheap], "without it, the cheapest that is equally good"
+    # two standard errors of 0.88 are 5.3 points with 149 photos, and 4.0 of 0.935
+    better, good = candidate("better", frozen=0.935, macs=900), candidate("good", frozen=0.9, macs=100)
+    assert rules.shortlist([cheap, usual, better, good], 149) == [good]
+    right = candidate("right", frozen=1.0, macs=20)
+    assert rules.shortlist([usual, right], 25) == [usual], "three of 25 photos may be chance"
+    assert len(rules.shortlist([cheap, usual, best], 150)) == 3, "a fold of 30 judges these"
 
 
 def test_an_impossible_budget_reports_what_the_smallest_takes(crops, tmp_path, reporter, monkeypatch):
