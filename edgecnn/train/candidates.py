@@ -32,10 +32,10 @@ MOST_ITERATIONS = 200
 SHORTLIST = 3
 
 FEWEST_TUNED = 150
-"""The fewest photos with which the shortlist is tuned. With fewer, the fold that judges it has less than 30 photos, and chance decides."""
+"""The fewest photos with which the shortlist is tuned. With fewer, the fold that judges it has under 30 photos, and chance decides."""
 
 FEW_NETWORK, FEW_SIDE = "efficientnet_lite0_4000kb", 160
-"""The network and input side for fewer than FEWEST_TUNED photos, unless frozen features show others to be better."""
+"""The network and input side for fewer than FEWEST_TUNED photos, unless frozen features show another to be better."""
 
 RANKED_ERRORS = 2.0
 """Candidates within this many standard errors of the best frozen accuracy count as equally good. The cheapest of them is tuned, since
