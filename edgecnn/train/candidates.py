@@ -14,6 +14,7 @@ from edgecnn.data.folds import stratified
 from edgecnn.recipe import NetworkRecipe
 from edgecnn.run_info import Candidate
 from edgecnn.train.regression import regression
+from edgecnn.train.settle import BACKBONE_SIDE
 
 SIDES = {"efficientnet_lite0": (96, 128, 160, 192, 224), "efficientnet_lite2": (160, 224, 260)}
 """Candidate input sides, in pixels, for each family of networks."""
@@ -34,8 +35,8 @@ SHORTLIST = 3
 FEWEST_TUNED = 150
 """The fewest photos with which the shortlist is tuned. With fewer, the fold that judges it has under 30 photos, and chance decides."""
 
-FEW_NETWORK, FEW_SIDE = "efficientnet_lite0_4000kb", 160
-"""The network and input side for fewer than FEWEST_TUNED photos, unless frozen features show another to be better."""
+FEW_NETWORK = "efficientnet_lite0_4000kb"
+"""The network for fewer than FEWEST_TUNED photos, at BACKBONE_SIDE, unless frozen features show another to be better."""
 
 RANKED_ERRORS = 2.0
 """Candidates within this many standard errors of the best frozen accuracy count as equally good. The cheapest of them is tuned, since
@@ -132,9 +133,9 @@ def as_good(ranked: Sequence[Candidate], count: int) -> Candidate:
 
 
 def for_few(ranked: Sequence[Candidate], count: int) -> Candidate:
-    """Return FEW_NETWORK at the side closest to FEW_SIDE, unless the best candidate is better by more than RANKED_ERRORS."""
+    """Return FEW_NETWORK at the side closest to BACKBONE_SIDE, unless the best candidate is better by more than RANKED_ERRORS."""
     same = [one for one in ranked if one.network == FEW_NETWORK]
-    closest = min(same, key=lambda one: abs(one.height * one.width - FEW_SIDE**2), default=None)
+    closest = min(same, key=lambda one: abs(one.height * one.width - BACKBONE_SIDE**2), default=None)
     if closest and closest.frozen >= ranked[0].frozen - chance(closest, count):
         return closest
     return as_good(ranked, count)
