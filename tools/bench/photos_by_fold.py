@@ -2,9 +2,10 @@
 
 With --per-class K, K photos per class are drawn, and all others form the test split. If an archive has the folders train and test, photos
 are drawn from train, and all of test is tested. Figures are for the int8 TFLite file and the float model, over all tested photos together.
+The network "simplest" is logistic regression on frozen features, fitted to all photos of train.
 
     python tools/bench/photos_by_fold.py --data <trash-photos.zip> --networks auto resnet_100kb --seeds 1 2 3
-    … --per-class 50 20 --seeds 1 2 3
+    … --per-class 50 20 --networks auto simplest --seeds 1 2 3
     … --data <cifar10-jpeg.zip> --every 2 --per-class 10 20 50 --networks auto resnet8 --out few_images.json
 """
 
@@ -19,8 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 from harness import Results, Row, about, finish, parser
+from simplest import CHANNELS, SIDE, features_of, fitted
 
 FOLDS = 5
+SIMPLEST = "simplest"
 HEADINGS = (
     "network", "photos per class", "seed", "trained on", "tested", "float", "int8", "drop", "agreement", "bytes", "min"
 )  # fmt: skip
@@ -54,7 +57,10 @@ def main() -> None:
         for case in results.missing(seed=arguments.seeds, network=arguments.networks, **parts):
             splits = divided(photos, case["per_class"], case["fold"], case["seed"])
             data = write_split(archive, Path(folder) / "photos.zip", photos, splits)
-            results.add(**case, **measure(data, case["network"], case["seed"], arguments.settings))
+            if case["network"] == SIMPLEST:
+                results.add(**case, **measure_simplest(data, case["seed"]))
+            else:
+                results.add(**case, **measure(data, case["network"], case["seed"], arguments.settings))
     finish(out, {**context, "results": results.rows}, HEADINGS, map(row, groups(results.rows)))
 
 
@@ -140,6 +146,31 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
     }
 
 
+def measure_simplest(data: Path, seed: int) -> Row:
+    """Fit the simplest way to all photos of train, and classify the test split. Returns counts of photos, and seconds."""
+    from edgecnn.data import open_dataset
+    from edgecnn.recipe import build_recipe
+
+    recipe = build_recipe({"data": {"source": str(data)}, "seed": seed})
+    reading = recipe.input_scale, recipe.input_zero_point
+    started, cpu = time.monotonic(), time.process_time()
+    names = "train", "validation", "test"
+    splits = open_dataset(recipe.data).load(names, height=SIDE, width=SIDE, channels=CHANNELS, stage="verify")
+    test = splits.pop("test")
+    features = features_of(np.concatenate([split.images for split in splits.values()]), reading)
+    way = fitted(features, np.concatenate([split.classes for split in splits.values()]))
+    answers = way.predict(features_of(test.images, reading))
+    return {
+        "trained": f"logistic regression, {SIDE}x{SIDE}",
+        "side": SIDE,
+        "train": len(features),
+        "n": len(test.classes),
+        "float_right": int(np.sum(answers == test.classes)),
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
+
+
 def groups(results: Sequence[Row]) -> Iterator[list[Row]]:
     """Yield the trainings with the same network, number of photos and seed together."""
 
@@ -153,11 +184,15 @@ def groups(results: Sequence[Row]) -> Iterator[list[Row]]:
 def row(results: Sequence[Row]) -> tuple[str, ...]:
     """Return the figures of trainings with disjoint test splits, as text."""
     first, count = results[0], sum(result["n"] for result in results)
-    shares = [sum(result[key] for result in results) / count for key in ("float_right", "int8_right", "agreed")]
+    float_share = sum(result["float_right"] for result in results) / count
+    int8 = ["", "", "", ""]
+    if "bytes" in first:
+        right, agreed = (sum(result[key] for result in results) / count for key in ("int8_right", "agreed"))
+        int8 = [f"{right:.2%}", f"{100 * (float_share - right):+.2f}", f"{agreed:.2%}", f"{first['bytes']:,}"]
     photos = str(first["per_class"] or f"{len(results)} folds")
     minutes = np.median([result["seconds"] for result in results]) / 60
-    return (first["trained"], photos, str(first["seed"]), f"{first['train']:,}", f"{count:,}", f"{shares[0]:.2%}", f"{shares[1]:.2%}",
-            f"{100 * (shares[0] - shares[1]):+.2f}", f"{shares[2]:.2%}", f"{first['bytes']:,}", f"{minutes:.1f}")  # fmt: skip
+    counts = (f"{first['train']:,}", f"{count:,}")
+    return first["trained"], photos, str(first["seed"]), *counts, f"{float_share:.2%}", *int8, f"{minutes:.1f}"
 
 
 if __name__ == "__main__":
