@@ -254,7 +254,7 @@ def budget(recipe: Recipe) -> str:
 
 def why(chosen: Candidate, tuned: Sequence[Candidate]) -> str:
     if chosen.behind is None:
-        return "frozen features do not show another to be better by more than chance"
+        return "no other is better on frozen features by more than chance"
     best = max(tuned, key=lambda one: one.tuned or 0.0)
     assert chosen.behind_error is not None
     if chosen == best or not chosen.behind:

@@ -32,8 +32,8 @@ MOST_ITERATIONS = 200
 
 SHORTLIST = 3
 
-FEWEST_TUNED = 150
-"""The fewest photos with which the shortlist is tuned. With fewer, the fold that judges it has under 30 photos, and chance decides."""
+FEWEST_TUNED = 320
+"""The fewest photos with which the shortlist is tuned. With fewer, the fold that judges it has under 64 photos, and chance decides."""
 
 FEW_NETWORK = "efficientnet_lite0_4000kb"
 """The network for fewer than FEWEST_TUNED photos, at BACKBONE_SIDE, unless frozen features show another to be better."""
