@@ -33,7 +33,7 @@ MOST_ITERATIONS = 200
 SHORTLIST = 3
 
 FEWEST_TUNED = 310
-"""The fewest photos with which the shortlist is tuned. Measured: with 300, a fifth of which judges, chance decided; with 320, it did not."""
+"""The fewest photos with which the shortlist is tuned. A fifth of them judges: with 300, chance decided; with 320, it did not."""
 
 FEW_NETWORK = "efficientnet_lite0_4000kb"
 """The network for fewer than FEWEST_TUNED photos, at BACKBONE_SIDE, unless frozen features show another to be better."""
