@@ -34,14 +34,14 @@ def missing_weights() -> bool:
     return False
 
 
-def open_body() -> Body:
-    """Build the network, and return a function from uint8 (n, SIDE, SIDE, 3) to float32 features (n, LENGTH)."""
+def open_body(side: int = SIDE) -> Body:
+    """Build the network, and return a function from uint8 (n, side, side, 3) to float32 features (n, LENGTH)."""
     from edgecnn.networks.efficientnet_lite import efficientnet_lite0_4000kb
     from edgecnn.networks.keras import keras
     from edgecnn.networks.predict import predictor
     from edgecnn.networks.pretrained import load_weights, read_weights
 
-    model = efficientnet_lite0_4000kb(SIDE, SIDE, 3, 2)
+    model = efficientnet_lite0_4000kb(side, side, 3, 2)
     load_weights(model, read_weights(SOURCE))
     return predictor(keras.Model(model.inputs, model.layers[-1].input), 1 / 128, 0, BATCH)
 

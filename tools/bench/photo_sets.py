@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from harness import Results, Row, about, environment, finish, parser
-from simplest import CHANNELS, FAMILY, SIDE, fitted
+from simplest import FAMILY, SIDE, fitted
 
 from edgecnn.data import open_dataset
 from edgecnn.data.folds import Folds, fold_infos, read_folds
@@ -88,7 +88,7 @@ def simplest(run: Run, folds: Folds, held: HeldOut) -> np.ndarray:
     from edgecnn.train.frozen import Photos, frozen_features
 
     dataset = folds.all_teach(open_dataset(run.recipe.data))
-    photos = Photos(dataset, ("train",), CHANNELS, run.recipe.seed, len(held.classes), None)
+    photos = Photos(dataset, ("train",), 3, run.recipe.seed, len(held.classes), None)
     reading = run.recipe.input_scale, run.recipe.input_zero_point
     found = frozen_features(FAMILY, (SIDE, SIDE), photos, reading, run.file(FEATURES))
     features = next(values for rung, values in found.items() if is_whole(rung))

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from harness import Results, Row, about, finish, parser
-from simplest import CHANNELS, SIDE, features_of, fitted
+from simplest import SIDE, fitted
 
 FOLDS = 5
 SIMPLEST = "simplest"
@@ -149,17 +149,18 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
 def measure_simplest(data: Path, seed: int) -> Row:
     """Fit the simplest way to all photos of train, and classify the test split. Returns counts of photos, and seconds."""
     from edgecnn.data import open_dataset
+    from edgecnn.inspect.features import open_body
     from edgecnn.recipe import build_recipe
 
     recipe = build_recipe({"data": {"source": str(data)}, "seed": seed})
-    reading = recipe.input_scale, recipe.input_zero_point
     started, cpu = time.monotonic(), time.process_time()
     names = "train", "validation", "test"
-    splits = open_dataset(recipe.data).load(names, height=SIDE, width=SIDE, channels=CHANNELS, stage="verify")
+    splits = open_dataset(recipe.data).load(names, height=SIDE, width=SIDE, channels=3, stage="verify")
     test = splits.pop("test")
-    features = features_of(np.concatenate([split.images for split in splits.values()]), reading)
+    features_of = open_body(SIDE)
+    features = features_of(np.concatenate([split.images for split in splits.values()]))
     way = fitted(features, np.concatenate([split.classes for split in splits.values()]))
-    answers = way.predict(features_of(test.images, reading))
+    answers = way.predict(features_of(test.images))
     return {
         "trained": f"logistic regression, {SIDE}x{SIDE}",
         "side": SIDE,
