@@ -3,9 +3,10 @@
 The rule uses validation images only. If two accuracies differ by more than chance, the more accurate model wins. Otherwise the winner
 is the model that agrees with the float model on more images, then the one that classifies more images correctly, then the one whose
 scores diverge less from the float model's. With fewer than FEW images, agreement is as coarse as accuracy, so between two epochs the
-divergence decides first. In a complete tie the later epoch wins, and quantization-aware training wins over post-training quantization.
-All epochs share one range for their logits and are compared within it. Post-training quantization that is like the float model
-(`Score.like_float`) needs no rival if training starts from trained weights.
+divergence decides first. In a complete tie the later epoch wins. If two methods agree and classify equally well, quantization-aware
+training wins unless the divergence of post-training quantization is MUCH_SMALLER. All epochs share one range for their logits and are
+compared within it. Post-training quantization that is like the float model (`Score.like_float`) needs no rival if training starts from
+trained weights.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,10 @@ FEW = 1_000  # with fewer validation images, agreement is too coarse to choose a
 LIKE_FLOAT, LIKE_FLOAT_IMAGES = 0.003, 16
 """A divergence from the float model's scores, in nats, on which quantization-aware training from trained weights rarely improves, and the
 fewest validation images with which this was measured."""
+
+MUCH_SMALLER = 1 / 2
+"""The largest ratio of its divergence to that of quantization-aware training with which post-training quantization wins a tie. With similar
+divergences it agreed with the float model on fewer other images."""
 
 METHODS_BY: tuple[Decisive, ...] = ("agreement", "accuracy", "divergence")
 EPOCHS_BY = ("agreement", "accuracy", "within")
@@ -134,6 +139,8 @@ def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> tuple[M
     if qat is None or ptq is None:
         return "ptq" if qat is None else "qat", None
     lead, figure = ptq.lead(qat)
+    if figure == "divergence" and qat.divergence > ptq.divergence > MUCH_SMALLER * qat.divergence:
+        return "qat", None
     return "ptq" if lead > 0 else "qat", cast(Decisive | None, figure)
 
 

@@ -194,6 +194,14 @@ def test_a_tie_is_decided_by_the_divergence_of_the_chosen_method_given_first(cou
     assert figures_in(line[line.index("nats") - 20 : line.index("nats")])[-2:] == expected
 
 
+def test_a_tie_that_no_figure_decided_keeps_quantization_aware_training_and_says_so(counted):
+    report, _ = counted
+    equal = replace(CHOICE.validation, ptq=validated(0.94, 0.975, 0.2))
+    tied = replace(CHOICE, decided_by=None, validation=equal)
+    assert "training (epoch 3, kernels rounded by GPTQ), which wins a tie with" in int8_lines(replace(report, int8=tied))[0]
+    assert "chosen on validation images" in int8_lines(replace(report, int8=replace(CHOICE, decided_by=None)))[0]
+
+
 def test_what_training_gained_has_the_opposite_sign_of_a_drop(counted):
     report, _ = counted
     figures = PairedFigures(
