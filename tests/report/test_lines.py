@@ -198,7 +198,10 @@ def test_a_tie_that_no_figure_decided_keeps_quantization_aware_training_and_says
     report, _ = counted
     equal = replace(CHOICE.validation, ptq=validated(0.94, 0.975, 0.2))
     tied = replace(CHOICE, decided_by=None, validation=equal)
-    assert "training (epoch 3, kernels rounded by GPTQ), which wins a tie with" in int8_lines(replace(report, int8=tied))[0]
+    assert (
+        "training (epoch 3, kernels rounded by GPTQ), which wins a tie with"
+        in int8_lines(replace(report, int8=tied))[0]
+    )
     assert "chosen on validation images" in int8_lines(replace(report, int8=replace(CHOICE, decided_by=None)))[0]
 
 

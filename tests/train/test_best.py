@@ -59,7 +59,9 @@ def test_of_two_tied_methods_the_one_that_diverges_less_when_shipped_wins(n):
     assert better_method("auto", whole, clipped) == ("qat", "divergence")
     assert better_method("auto", whole, whole) == ("qat", None)
     assert better_method("auto", clipped, scored(n, 0, 0, n=n, divergence=2.9e-3)) == ("ptq", "divergence")
-    assert better_method("auto", clipped, scored(n, 0, 0, n=n, divergence=3.1e-3)) == ("qat", None), "no clear difference"
+    assert better_method("auto", clipped, scored(n, 0, 0, n=n, divergence=3.1e-3)) == ("qat", None), (
+        "no clear difference"
+    )
     assert better_method("auto", clipped, scored(n - 1, 0, 0, n=n, divergence=3e-5)) == ("qat", "agreement")
     assert better_method("auto", scored(n - 1, 1, 0, n=n), scored(n - 1, 0, 1, n=n)) == ("ptq", "accuracy")
 
