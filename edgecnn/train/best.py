@@ -29,8 +29,8 @@ LIKE_FLOAT, LIKE_FLOAT_IMAGES = 0.003, 16
 fewest validation images with which this was measured."""
 
 MUCH_SMALLER = 1 / 2
-"""The largest ratio of its divergence to that of quantization-aware training with which post-training quantization wins a tie. With similar
-divergences it agreed with the float model on fewer other images."""
+"""Post-training quantization wins a tie if its divergence is at most this fraction of that of quantization-aware training. With a similar
+divergence, it agreed with the float model on fewer of the images that did not choose."""
 
 METHODS_BY: tuple[Decisive, ...] = ("agreement", "accuracy", "divergence")
 EPOCHS_BY = ("agreement", "accuracy", "within")
