@@ -165,6 +165,9 @@ def reason(choice: Int8Choice) -> str:
         )
     if choice.asked != "auto" or one is None or two is None:
         return "as the recipe requests"
+    tied = (one.agreement, one.accuracy) == (two.agreement, two.accuracy)
+    if choice.method == "qat" and choice.decided_by is None and tied:
+        return "which wins a tie with post-training quantization on validation images"
     if choice.method == "ptq":
         one, two = two, one
     if choice.decided_by == "divergence":
@@ -172,8 +175,6 @@ def reason(choice: Int8Choice) -> str:
             "which ties with the other method in agreement and accuracy on validation images, and whose scores diverge less from the float "
             f"model's ({one.divergence:.3g} against {two.divergence:.3g} nats)"
         )
-    if choice.decided_by is None and (one.agreement, one.accuracy) == (two.agreement, two.accuracy):
-        return "which wins a tie with post-training quantization on validation images"
     return {
         "agreement": "which agrees with the float model on more validation images",
         "accuracy": "which classifies more validation images correctly",

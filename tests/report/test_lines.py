@@ -203,6 +203,8 @@ def test_a_tie_that_no_figure_decided_keeps_quantization_aware_training_and_says
         in int8_lines(replace(report, int8=tied))[0]
     )
     assert "chosen on validation images" in int8_lines(replace(report, int8=replace(CHOICE, decided_by=None)))[0]
+    older = replace(tied, method="ptq")  # a report of a version that did not state the figure
+    assert "quantization, chosen on validation images" in int8_lines(replace(report, int8=older))[0]
 
 
 def test_what_training_gained_has_the_opposite_sign_of_a_drop(counted):
