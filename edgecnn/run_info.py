@@ -181,8 +181,8 @@ class Int8Method(Struct):
     asked: Asked = described("The recipe's qat.method.")
     method: Method = described("Quantization-aware training, or quantization after training.")
     decided_by: Decisive | None = described(
-        "The figure of validation images that decided between the two; null if none differed clearly or there was no choice, absent from "
-        "older reports.",
+        "The figure of validation images that decided between the two; null if there was no choice or no figure differed enough, absent "
+        "from older reports.",
         default=None,
     )
     epoch: Count | None = described(

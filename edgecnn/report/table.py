@@ -165,16 +165,19 @@ def reason(choice: Int8Choice) -> str:
         )
     if choice.asked != "auto" or one is None or two is None:
         return "as the recipe requests"
-    tied = (one.agreement, one.accuracy) == (two.agreement, two.accuracy)
-    if choice.method == "qat" and choice.decided_by is None and tied:
-        return "which wins a tie with post-training quantization on validation images"
+    near = one.divergence is not None and two.divergence is not None and two.divergence <= one.divergence
+    if choice.method == "qat" and choice.decided_by is None and near:
+        return (
+            "since the scores of post-training quantization do not diverge much less from the float model's on validation images "
+            f"({two.divergence:.3g} against {one.divergence:.3g} nats)"
+        )
     if choice.method == "ptq":
         one, two = two, one
     if choice.decided_by == "divergence":
-        return (
-            "which ties with the other method in agreement and accuracy on validation images, and whose scores diverge less from the float "
-            f"model's ({one.divergence:.3g} against {two.divergence:.3g} nats)"
-        )
+        figures = f"diverge less from the float model's ({one.divergence:.3g} against {two.divergence:.3g} nats)"
+        if (one.agreement, one.accuracy) == (two.agreement, two.accuracy):
+            return f"which ties with the other method in agreement and accuracy on validation images, and whose scores {figures}"
+        return f"whose scores on validation images {figures}"
     return {
         "agreement": "which agrees with the float model on more validation images",
         "accuracy": "which classifies more validation images correctly",

@@ -2,16 +2,15 @@
 
 The rule uses validation images only. If two accuracies differ by more than chance, the more accurate model wins. Otherwise the winner
 is the model that agrees with the float model on more images, then the one that classifies more images correctly, then the one whose
-scores diverge less from the float model's. With fewer than FEW images, agreement is as coarse as accuracy, so between two epochs the
-divergence decides first. In a complete tie the later epoch wins. If two methods agree and classify equally well, quantization-aware
-training wins unless the divergence of post-training quantization is MUCH_SMALLER. All epochs share one range for their logits and are
-compared within it. Post-training quantization that is like the float model (`Score.like_float`) needs no rival if training starts from
-trained weights.
+scores diverge less from the float model's. With fewer than FEW images, agreement is as coarse as accuracy, so only the divergence
+decides. In a complete tie the later epoch wins. When divergence decides between two methods, quantization-aware training wins unless
+the divergence of post-training quantization is MUCH_SMALLER. All epochs share one range for their logits and are compared within it.
+Post-training quantization that is like the float model (`Score.like_float`) needs no rival if training starts from trained weights.
 """
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
-from math import hypot, inf, sqrt
+from math import inf, sqrt
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -22,19 +21,19 @@ from edgecnn.run_info import Asked, Decisive, Method, Validated
 
 CHANCE = 2.0  # standard errors within which two accuracies differ by chance, in 95 % of cases
 
-FEW = 1_000  # with fewer validation images, agreement is too coarse to choose an epoch
+FEW = 1_000  # with fewer validation images, agreement is too coarse to choose by
 
 LIKE_FLOAT, LIKE_FLOAT_IMAGES = 0.003, 16
 """A divergence from the float model's scores, in nats, on which quantization-aware training from trained weights rarely improves, and the
 fewest validation images with which this was measured."""
 
 MUCH_SMALLER = 1 / 2
-"""Post-training quantization wins a tie if its divergence is at most this fraction of that of quantization-aware training. With a similar
+"""Post-training quantization wins by divergence if it is at most this fraction of that of quantization-aware training. With a similar
 divergence, it agreed with the float model on fewer of the images that did not choose."""
 
 METHODS_BY: tuple[Decisive, ...] = ("agreement", "accuracy", "divergence")
 EPOCHS_BY = ("agreement", "accuracy", "within")
-"""The figures to compare, in order, until one differs: between two methods, and between two epochs when there are many images."""
+"""The figures to compare, in order, until one differs, when there are many images: between two methods, and between two epochs."""
 
 
 class Int8(Protocol):
@@ -85,7 +84,7 @@ class Score:
         """Whether the model agrees with the float model on all of at least LIKE_FLOAT_IMAGES, and diverges by at most LIKE_FLOAT."""
         return self.agreed == self.n >= LIKE_FLOAT_IMAGES and self.divergence <= LIKE_FLOAT
 
-    def lead(self, other: "Score", figures: Sequence[str] = METHODS_BY) -> tuple[float, str | None]:
+    def lead(self, other: "Score", figures: Sequence[str]) -> tuple[float, str | None]:
         """Return this model's lead over another (negative if it is behind) and the deciding figure; (0, None) in a tie."""
         leads = {
             "agreement": self.agreed - other.agreed,
@@ -93,8 +92,8 @@ class Score:
             "divergence": other.divergence - self.divergence,
             "within": other.within - self.within,
         }
-        chance = CHANCE * hypot(self.standard_error, other.standard_error)
-        if abs(self.accuracy - other.accuracy) > chance:
+        changed = self.lost + self.gained + other.lost + other.gained
+        if abs(leads["accuracy"]) - 1 > CHANCE * sqrt(changed):  # McNemar's test with continuity correction
             figures = ("accuracy",)
         return next(((leads[figure], figure) for figure in figures if leads[figure]), (0, None))
 
@@ -138,7 +137,7 @@ def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> tuple[M
         return asked, None
     if qat is None or ptq is None:
         return "ptq" if qat is None else "qat", None
-    lead, figure = ptq.lead(qat)
+    lead, figure = ptq.lead(qat, ("divergence",) if qat.n < FEW else METHODS_BY)
     if figure == "divergence" and qat.divergence > ptq.divergence > MUCH_SMALLER * qat.divergence:
         return "qat", None
     return "ptq" if lead > 0 else "qat", cast(Decisive | None, figure)

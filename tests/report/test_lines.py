@@ -194,16 +194,23 @@ def test_a_tie_is_decided_by_the_divergence_of_the_chosen_method_given_first(cou
     assert figures_in(line[line.index("nats") - 20 : line.index("nats")])[-2:] == expected
 
 
-def test_a_tie_that_no_figure_decided_keeps_quantization_aware_training_and_says_so(counted):
+def test_divergence_that_decided_against_agreement_claims_no_tie(counted):
     report, _ = counted
-    equal = replace(CHOICE.validation, ptq=validated(0.94, 0.975, 0.2))
-    tied = replace(CHOICE, decided_by=None, validation=equal)
-    assert (
-        "training (epoch 3, kernels rounded by GPTQ), which wins a tie with"
-        in int8_lines(replace(report, int8=tied))[0]
-    )
+    tied = replace(CHOICE.validation, ptq=validated(0.94, 0.975, 0.75))
+    for validation, expected in ((CHOICE.validation, False), (tied, True)):
+        (line,) = int8_lines(replace(report, int8=replace(CHOICE, decided_by="divergence", validation=validation)))
+        assert ("ties with" in line) is expected and "diverge less" in line
+
+
+@pytest.mark.parametrize("ptq", [validated(0.94, 0.975, 0.2), validated(0.92, 0.955, 0.25)])
+def test_quantization_aware_training_that_no_figure_chose_says_what_would_have_chosen_the_other(counted, ptq):
+    report, _ = counted
+    unclear = replace(CHOICE, decided_by=None, validation=replace(CHOICE.validation, ptq=ptq))
+    (line,) = int8_lines(replace(report, int8=unclear))
+    assert "training (epoch 3, kernels rounded by GPTQ), since the scores of post-training" in line
+    assert figures_in(line[line.index("nats") - 20 : line.index("nats")])[-2:] == [f"{ptq.divergence:.3g}", "0.25"]
     assert "chosen on validation images" in int8_lines(replace(report, int8=replace(CHOICE, decided_by=None)))[0]
-    older = replace(tied, method="ptq")  # a report of a version that did not state the figure
+    older = replace(unclear, method="ptq")  # a report of a version that did not state the figure
     assert "quantization, chosen on validation images" in int8_lines(replace(report, int8=older))[0]
 
 

@@ -62,8 +62,25 @@ def test_of_two_tied_methods_the_one_that_diverges_less_when_shipped_wins(n):
     assert better_method("auto", clipped, scored(n, 0, 0, n=n, divergence=3.1e-3)) == ("qat", None), (
         "no clear difference"
     )
-    assert better_method("auto", clipped, scored(n - 1, 0, 0, n=n, divergence=3e-5)) == ("qat", "agreement")
-    assert better_method("auto", scored(n - 1, 1, 0, n=n), scored(n - 1, 0, 1, n=n)) == ("ptq", "accuracy")
+
+
+def test_one_image_of_a_thousand_decides_between_two_methods_and_one_of_fewer_does_not():
+    qat = scored(N - 1, 1, 0, divergence=0.006)
+    assert better_method("auto", qat, scored(N, 0, 0, divergence=0.004)) == ("ptq", "agreement")
+    assert better_method("auto", qat, scored(N - 1, 0, 1, divergence=0.004)) == ("ptq", "accuracy")
+    few = 118
+    qat = scored(few - 2, 2, 0, n=few, divergence=0.006)
+    for ptq in (scored(few, 0, 0, n=few, divergence=0.004), scored(few - 2, 0, 2, n=few, divergence=0.004)):
+        assert better_method("auto", qat, ptq) == ("qat", None), "four of 118 are chance"
+    assert better_method("auto", qat, scored(few - 9, 0, 0, n=few, divergence=0.003)) == ("ptq", "divergence")
+    broken = scored(few - 20, 20, 0, n=few, divergence=0.006)
+    assert better_method("auto", broken, scored(few, 0, 0, n=few, divergence=0.004)) == ("ptq", "accuracy")
+
+
+@pytest.mark.parametrize(("changed", "clear"), [(5, False), (6, True)])
+def test_chance_is_that_of_an_exact_test_also_with_few_changed_answers(changed, clear):
+    worse, same = (scored(120, lost, 0, n=120, within=far) for lost, far in ((changed, 0.01), (0, 0.02)))
+    assert same.better_than(worse) is clear, f"{changed} of {changed} by chance: p = {2 * 0.5**changed:.2g}"
 
 
 def test_accuracy_decides_if_it_differs_by_more():
