@@ -27,7 +27,7 @@ LIKE_FLOAT, LIKE_FLOAT_IMAGES = 0.003, 16
 """A divergence from the float model's scores, in nats, on which quantization-aware training from trained weights rarely improves, and the
 fewest validation images with which this was measured."""
 
-MUCH_SMALLER = 1 / 2
+MUCH_SMALLER = 1 / 4
 """Post-training quantization wins by divergence if it is at most this fraction of that of quantization-aware training. With a similar
 divergence, it agreed with the float model on fewer of the images that did not choose."""
 
