@@ -45,9 +45,10 @@ def verify(
     """Compare a run's exports with its float and fake-quantized models and write `parity.json`, after making the choices.
 
     float against each export measures what quantization cost, limited by the gate; fake-quantized against each int8 export measures whether
-    the conversion is right, with its own fixed limit. int8 by the method that does not ship is measured too, without a limit. Files for
-    other programs are judged by the program's own steps. Temperature, threshold and the strangers' limit are chosen on validation images
-    with the first of EXPORTS that exists, before the test split is loaded. `predictions.npz` stores each model's answer to each image.
+    the conversion is right, with its own fixed limit. Two models that do not ship are compared with float too, without a limit: the
+    fake-quantized one, and int8 by the other method. Files for other programs are judged by the program's own steps. Temperature, threshold
+    and the strangers' limit are chosen on validation images with the first of EXPORTS that exists, before the test split is loaded.
+    `predictions.npz` stores each model's answer to each image.
     `target_error` is the largest error rate among answered images, in (0, 1).
 
     Raises:

@@ -49,7 +49,7 @@ def run_comparisons(
     hold: Callable[[Kind, Answers, Answers], Comparison],
 ) -> list[Comparison]:
     """Return a run's comparisons, made by `hold`. `others` are int8 answers by the method that does not ship."""
-    comparisons = [hold("quantization", float_, fake) for fake in fakes]
+    comparisons = [hold("alternative", float_, fake) for fake in fakes]
     for candidate in candidates:
         comparisons.append(hold("quantization", float_, candidate))
         if candidate.precision.startswith("int8"):

@@ -131,10 +131,10 @@ class ComparisonFigures(PairedFigures):
 
     kind: Kind = described(
         "quantization: against the float model; conversion: an int8 file against the fake-quantized model, or a program's "
-        "file against the int8 file that it was made from; alternative: int8 by the method that does not ship, against the float model; "
-        "models: any two files; program: the test images as another program resizes and classifies them, against the float model and the "
-        "int8 file on edgecnn's own pixels; seen: a file of the final model trained on all images, against its float model on some of "
-        "them, by agreement and LSB only."
+        "file against the int8 file that it was made from; alternative: a model that does not ship, either fake-quantized or int8 by the "
+        "other method, against the float model; models: any two files; program: the test images as another program resizes and "
+        "classifies them, against the float model and the int8 file on edgecnn's own pixels; seen: a file of the final model trained on "
+        "all images, against its float model on some of them, by agreement and LSB only."
     )
     mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")
     agreement_upper: Fraction | None = older(

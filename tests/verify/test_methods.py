@@ -49,6 +49,7 @@ def test_post_training_quantization_is_measured_as_well(finished_run, schema_of)
     report = parity_report(finished_run)
     valid(finished_run, schema_of)
     assert kinds(report, "tflite-int8-ptq") == ["alternative"]
+    assert kinds(report, "fake-quantized") == ["alternative"], "the limit holds for what ships"
     found = report.int8.qat_against_ptq
     assert (found.reference, found.candidate, found.n) == ("tflite-int8-ptq", "tflite-int8", 385)
     assert found.drop == pytest.approx(100 * (found.lost - found.gained) / 385)
