@@ -92,8 +92,9 @@ class Score:
             "divergence": other.divergence - self.divergence,
             "within": other.within - self.within,
         }
+        # McNemar's test, corrected for continuity; an answer that both changed counts twice
         changed = self.lost + self.gained + other.lost + other.gained
-        if abs(leads["accuracy"]) - 1 > CHANCE * sqrt(changed):  # McNemar's test with continuity correction
+        if abs(leads["accuracy"]) - 1 > CHANCE * sqrt(changed):
             figures = ("accuracy",)
         return next(((leads[figure], figure) for figure in figures if leads[figure]), (0, None))
 
