@@ -28,12 +28,13 @@ LIKE_FLOAT, LIKE_FLOAT_IMAGES = 0.003, 16
 fewest validation images with which this was measured."""
 
 MUCH_SMALLER = 1 / 4
-"""Post-training quantization wins by divergence if it is at most this fraction of that of quantization-aware training. With a similar
+"""Post-training quantization wins by divergence if its own is at most this fraction of that of quantization-aware training. With a similar
 divergence, it agreed with the float model on fewer of the images that did not choose."""
 
 METHODS_BY: tuple[Decisive, ...] = ("agreement", "accuracy", "divergence")
 EPOCHS_BY = ("agreement", "accuracy", "within")
-"""The figures to compare, in order, until one differs, when there are many images: between two methods, and between two epochs."""
+"""The figures to compare, in order, until one differs: between two methods, and between two epochs. With fewer than FEW images, only the
+last one counts."""
 
 
 class Int8(Protocol):
@@ -96,10 +97,12 @@ class Score:
         changed = self.lost + self.gained + other.lost + other.gained
         if abs(leads["accuracy"]) - 1 > CHANCE * sqrt(changed):
             figures = ("accuracy",)
+        elif self.n < FEW:
+            figures = figures[-1:]
         return next(((leads[figure], figure) for figure in figures if leads[figure]), (0, None))
 
     def better_than(self, other: "Score") -> bool:
-        return self.lead(other, ("within",) if self.n < FEW else EPOCHS_BY)[0] > 0
+        return self.lead(other, EPOCHS_BY)[0] > 0
 
     def figures(self) -> Validated:
         return Validated(**{entry.name: getattr(self, entry.name) for entry in fields(Validated)})
@@ -138,7 +141,7 @@ def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> tuple[M
         return asked, None
     if qat is None or ptq is None:
         return "ptq" if qat is None else "qat", None
-    lead, figure = ptq.lead(qat, ("divergence",) if qat.n < FEW else METHODS_BY)
+    lead, figure = ptq.lead(qat, METHODS_BY)
     if figure == "divergence" and qat.divergence > ptq.divergence > MUCH_SMALLER * qat.divergence:
         return "qat", None
     return "ptq" if lead > 0 else "qat", cast(Decisive | None, figure)
