@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgecnn.device.http import api, kserve, openapi, page, review
+from edgecnn.device.http import api, openapi, page, review
 from edgecnn.device.http.answers import failed, refusal
 from edgecnn.device.http.auth import Gate
 from edgecnn.device.http.inference import Busy
@@ -31,7 +31,6 @@ def all_routes(site: Site) -> list[Route]:
         *api.routes(site),
         *site.gate.routes(),
         *page.routes(),
-        *kserve.routes(site),
         *review.routes(site.desk),
         *openapi.routes(site),
     ]
