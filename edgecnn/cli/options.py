@@ -22,7 +22,7 @@ Model = Annotated[
         show_default="the last run's, or the release in use on this board, or the installed one, or the one shipped with edgecnn",
     ),
 ]
-Root = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the releases.")]
+SlotsFolder = Annotated[Path, typer.Option("--slots", metavar="DIR", help="Folder of this board's releases.")]
 
 
 def option(help: str, default: str | bool = True, panel: str | None = None, *flags: str, **more: Any) -> Any:

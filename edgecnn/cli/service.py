@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecnn.cli.console import emit_json, emit_line, note
-from edgecnn.cli.options import Json, Root, check_choice, option
+from edgecnn.cli.options import Json, SlotsFolder, check_choice, option
 from edgecnn.errors import OutputError, ServiceError
 from edgecnn.labels import printable
 
@@ -37,7 +37,7 @@ def service(
             metavar="FILE",
         ),
     ] = None,
-    root: Root = Path("/var/lib/edgecnn"),
+    root: SlotsFolder = Path("/var/lib/edgecnn"),
     follow: Annotated[bool, option("Keep printing new lines.", "off", "With logs", "--follow", "-f")] = False,
     lines: Annotated[int, option("Number of lines.", True, "With logs", "--lines", "-n", min=1, metavar="N")] = 20,
     json: Json = False,

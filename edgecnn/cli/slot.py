@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, Root, check_choice, option
+from edgecnn.cli.options import Json, SlotsFolder, check_choice, option
 from edgecnn.labels import printable
 from edgecnn.tables import to_json
 
@@ -46,7 +46,7 @@ def slot(
     keep: Annotated[
         int, option("Releases to keep: the one in use and those before it.", True, "With prune", min=1, metavar="N")
     ] = 2,
-    root: Root = Path("/var/lib/edgecnn"),
+    root: SlotsFolder = Path("/var/lib/edgecnn"),
     json: Json = False,
 ) -> None:
     """Change the model that edgecnn service runs on this board.

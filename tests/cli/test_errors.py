@@ -265,7 +265,7 @@ def test_each_action_has_its_own_help(edgecnn):
     added = edgecnn("slot", "add", "--help").out
     assert added.startswith("Usage: edgecnn slot add BUNDLE [OPTIONS]\n")
     assert "edgecnn slot add cats.edgecnn" in added and "edgecnn slot rollback" not in added
-    assert "--activate" in added and "--root" in added and "--keep" not in added
+    assert "--activate" in added and "--slots" in added and "--keep" not in added
     assert "--keep" in edgecnn("slot", "prune", "-h").out
     everything = edgecnn("slot", "--help").out
     assert all(text in everything for text in ("ACTION", "--activate", "--keep", "edgecnn slot rollback"))

@@ -65,6 +65,18 @@ def rows_of(text):
     return {re.split(r"\s{2,}", row.strip())[0]: " ".join(row.split()) for row in rows}
 
 
+def test_an_option_of_a_boards_files_takes_the_same_thing_in_each_command(edgecnn):
+    takes = {}
+    for command in ("update", "slot", "service"):
+        for flag, kind in re.findall(
+            r"^ +(?:-\w, )?(--[\w-]+) ([A-Z|]+)", edgecnn(command, "--help").out, re.MULTILINE
+        ):
+            takes.setdefault(flag, set()).add(kind)
+    assert all(len(kinds) == 1 for kinds in takes.values()), takes
+    assert (takes["--prefix"], takes["--root"], takes["--slots"]) == ({"DIR"}, {"FILE"}, {"DIR"})
+    assert "--slots" in edgecnn("slot", "list", "--root", "slots").err, "the former name leads to the new one"
+
+
 def test_long_helps_have_headings(edgecnn):
     for command in ("train", "run", "verify", "classify", "benchmark", "capture"):
         lengths = [

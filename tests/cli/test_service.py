@@ -38,10 +38,10 @@ def test_status_reports_what_runs(edgecnn, monkeypatch, tmp_path):
 
     shown = {"ActiveState": "active", "SubState": "running", "StatusText": "state: 'cat'", "NRestarts": "0"}
     monkeypatch.setattr(manage, "status", lambda host: {"UnitFileState": "enabled", "Result": "success", **shown})
-    done = edgecnn("service", "status", "--root", tmp_path / "none")
+    done = edgecnn("service", "status", "--slots", tmp_path / "none")
     assert done.out.splitlines() == [
         "service active (running), enabled, restarts 0",
         "status  state: 'cat'",
         NO_RELEASE,
     ]
-    assert '"ActiveState": "active"' in edgecnn("service", "status", "--json", "--root", tmp_path / "none").out
+    assert '"ActiveState": "active"' in edgecnn("service", "status", "--json", "--slots", tmp_path / "none").out

@@ -20,7 +20,7 @@ def bundle():
 
 @pytest.fixture
 def slot(edgecnn, tmp_path):
-    return lambda *arguments: edgecnn("slot", *arguments, "--root", tmp_path / "slots")
+    return lambda *arguments: edgecnn("slot", *arguments, "--slots", tmp_path / "slots")
 
 
 def test_from_a_bundle_to_a_release_in_use_and_back(slot, bundle):
@@ -98,5 +98,5 @@ def test_names_and_reasons_cannot_move_the_cursor(slot, tmp_path):
 
 def test_a_folder_that_cannot_be_made(edgecnn, bundle, tmp_path):
     (tmp_path / "file").touch()
-    done = edgecnn("slot", "add", bundle, "--root", tmp_path / "file" / "slots")
+    done = edgecnn("slot", "add", bundle, "--slots", tmp_path / "file" / "slots")
     assert done.code == 19 and str(tmp_path / "file") in done.err

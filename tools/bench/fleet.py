@@ -190,7 +190,7 @@ class Fleet:
         if self.current(name)["state"] == "pending":
             place = self.folder / name
             options, slots = place / "etc/edgecnn/service.toml", place / "var/lib/edgecnn"
-            self.edgecnn("service", "run", "--config", options, "--root", slots, fault=fault and name in self.faulty)
+            self.edgecnn("service", "run", "--config", options, "--slots", slots, fault=fault and name in self.faulty)
 
     def current(self, name: str) -> dict[str, Any]:
         """Return the release in use, from the slots' record."""

@@ -108,7 +108,7 @@ def day(given: Any, folder: Path, draw: int) -> harness.Row:
 
     (folder / "door.toml").write_text(f'name = "door"\nseed = {draw}\n[data]\nsource = "photos"\n')
     train = ["--max-drop", "100", "--accept-conversion", *shlex.split(given.train)]
-    slots, code, reviewed = ["--root", folder / "slots"], 0, {}
+    slots, code, reviewed = ["--slots", folder / "slots"], 0, {}
     for _, name, *words in page():
         started = time.monotonic()
         if name == "run":

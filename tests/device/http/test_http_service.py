@@ -41,7 +41,7 @@ def test_the_network_is_closed_unless_the_options_need_it(bundle, spawn, tmp_pat
     store, metrics, options = Store(tmp_path / "slots"), tmp_path / "board.prom", tmp_path / "service.toml"
     store.activate(store.add(bundle)[0])
     options.write_text(f'source = "synthetic:64x48?fps=30"\nmetrics_file = "{metrics}"\n')
-    command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", options]
+    command = [sys.executable, "-m", "edgecnn", "service", "run", "--slots", store.root, "--config", options]
     process = spawn(command, stdout=subprocess.PIPE, text=True)
 
     def status():

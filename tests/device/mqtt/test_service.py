@@ -45,7 +45,7 @@ def test_its_page_and_its_connection_come_back_when_another_release_is_put_in_us
     options = tmp_path / "service.toml"
     source = "synthetic:64x48?fps=30"
     options.write_text(f'source = "{source}"\nmqtt = "mqtt://127.0.0.1:{small.port}/door"\nhttp = "0.0.0.0:{port}"\n')
-    command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", options]
+    command = [sys.executable, "-m", "edgecnn", "service", "run", "--slots", store.root, "--config", options]
     environment = {**os.environ, "PYTHONPATH": str(root), f"{HTTP}TOKEN": TOKEN}
     environment |= {f"{MQTT}USER": "ann", f"{MQTT}PASSWORD": "sesame"}
     with (tmp_path / "lines").open("wb") as lines:

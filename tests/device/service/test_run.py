@@ -349,7 +349,7 @@ def test_the_process_switches_releases_and_stops(store, variant, tmp_path, root,
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         address = f"edgecnn-test-notify-{os.getpid()}"
         manager.bind(f"\0{address}")
-        command = [sys.executable, "-m", "edgecnn", "service", "run", "--root", store.root, "--config", options]
+        command = [sys.executable, "-m", "edgecnn", "service", "run", "--slots", store.root, "--config", options]
         environment = {**os.environ, "NOTIFY_SOCKET": f"@{address}", "PYTHONPATH": str(root)}
         process = spawn(command, env=environment, stdout=subprocess.PIPE, text=True)
         lines = map(json.loads, process.stdout)

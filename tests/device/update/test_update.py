@@ -481,6 +481,8 @@ def test_the_command(edgecnn, repository, board, bundles):
     assert "has not checked" in edgecnn("update", "status", *prefix).out
     assert edgecnn("update", *prefix).out == f"in use: {digest[:12]} photos1 serial 1, release 1\n"
     assert edgecnn("update", *prefix).out == f"up to date: {digest[:12]} photos1 serial 1, release 1\n"
+    slots = board.board.prefix / "var/lib/edgecnn"
+    assert f"in use  {digest[:12]} photos1" in edgecnn("slot", "list", "--slots", slots).out
     lines = edgecnn("update", "status", *prefix).out.splitlines()
     assert [line.split()[0] for line in lines] == ["from", "checked", "good", "release", "in"]
     assert lines[1].endswith(": good") and lines[4].endswith("photos1 serial 1 pending")
