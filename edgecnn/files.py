@@ -195,12 +195,6 @@ def state_home() -> Path:
     return Path(of_service or os.path.join(state, "edgecnn"))
 
 
-def tuned_file() -> str:
-    """Return the path of the settings of `edgecnn.runtime.tuned`: edgecnn/tuned.json in $XDG_STATE_HOME or ~/.local/state."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return os.path.join(state, "edgecnn", "tuned.json")
-
-
 def data_folder(name: str) -> Path:
     """Return a folder that travels with the package, `targets` or `models`: in `edgecnn/_data/`, as in a wheel, or next to the package."""
     package = Path(__file__).parent

@@ -128,7 +128,7 @@ def schema_of():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_state(tmp_path_factory):
-    """Ignore what the developer has tuned or bundled, and write nothing to the checkout, such as runs/latest."""
+    """Ignore what the developer has bundled, and write nothing to the checkout, such as runs/latest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("work"))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
@@ -273,7 +273,7 @@ def states(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def own_state(no_state, states, monkeypatch):
-    """Keep one test's tuning and bundles out of another."""
+    """Keep one test's state out of another."""
     monkeypatch.setenv("XDG_STATE_HOME", next(states))
 
 

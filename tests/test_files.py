@@ -156,8 +156,6 @@ def test_the_state_is_where_systemd_or_the_user_wants_it(monkeypatch, tmp_path):
         monkeypatch.setenv("STATE_DIRECTORY", service)
         monkeypatch.setenv("XDG_STATE_HOME", state)
         assert str(files.state_home()) == expected
-        if not service:
-            assert files.tuned_file() == f"{expected}/tuned.json"
 
 
 def test_a_locked_folder_is_waited_for_as_long_as_requested_and_left_unlocked(monkeypatch, tmp_path):

@@ -86,20 +86,16 @@ def speed_table() -> str:
             " / ".join(f"{item[part][key]:.3f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
             for part in ("infer", "whole")
         )
-        cold = f"{item['cold_start']['p50_ms']:.0f}" if item["cold_start"] else "-"
         engine = f"{item['engine']} {item['version']}"
-        rows.append((engine, item["precision"], str(item["threads"]), infer, whole, f"{item['peak_mib']:.0f}", cold))
-    headings = (
-        "engine", "model", "threads", "infer ms, p50 / p90 / p99", "whole ms, p50 / p90 / p99", "peak MiB", "cold start ms"
-    )  # fmt: skip
+        rows.append((engine, item["precision"], str(item["threads"]), infer, whole, f"{item['peak_mib']:.0f}"))
+    headings = ("engine", "model", "threads", "infer ms, p50 / p90 / p99", "whole ms, p50 / p90 / p99", "peak MiB")
     first = report["configurations"][0]
-    cold = next(item["cold_start"]["n"] for item in report["configurations"] if item["cold_start"])
     versions = report["versions"]
     where = (
         f"`{report['bundle']['name']}` on {report['hardware']}, load average {report['load_average']:.1f} before; "
         f"Python {versions['python']}, numpy {versions['numpy']}, Pillow {versions['pillow']};\n{report['images']['about']}; "
-        f"n = {first['whole']['n']:,}, interleaved, after {report['warmup']} warm-up calls; cold start: median of {cold} starts of each\n"
-        f"engine's fastest configuration. Of the whole, decoding takes {first['decode']['p50_ms']:.3f} ms and resizing "
+        f"n = {first['whole']['n']:,}, interleaved, after {report['warmup']} warm-up calls.\n"
+        f"Of the whole, decoding takes {first['decode']['p50_ms']:.3f} ms and resizing "
         f"{first['preprocess']['p50_ms']:.3f} ms (medians).\nTo measure again: `python tools/bench/benchmark.py && python tools/readme.py`."
     )
     return f"{markdown_table(headings, rows)}\n\n{where}"

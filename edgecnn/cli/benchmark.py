@@ -13,13 +13,12 @@ from edgecnn.device.stream.settings import Engine
 
 if TYPE_CHECKING:
     from edgecnn.bundle.read import Bundle
-    from edgecnn.device.benchmark.figures import Sweep
     from edgecnn.device.benchmark.images import BenchImages
     from edgecnn.device.benchmark.sustained import Window
     from edgecnn.runtime.classifier import Classifier
 
 INTERRUPTED = 130
-CALLS, WINNER = "Calls", "The winner"
+CALLS = "Calls"
 
 
 @with_flags
@@ -54,9 +53,6 @@ def benchmark(
     ] = None,
     n: Annotated[int, option("Timed calls of each configuration.", True, CALLS, "--n", min=10, max=1_000_000)] = 200,
     warmup: Annotated[int, option("Untimed calls to make first.", True, CALLS, min=1, max=100_000)] = 20,
-    cold: Annotated[
-        int, option("Cold starts of each engine's fastest configuration.", True, CALLS, min=0, max=1000)
-    ] = 5,
     sustained: Annotated[
         float | None,
         option(
@@ -66,34 +62,26 @@ def benchmark(
             metavar="MINUTES",
         ),
     ] = None,
-    tune: Annotated[bool, option("Make classify use the winner from now on.", "off", WINNER, "--tune")] = False,
-    untune: Annotated[
-        bool, option("Forget the bundle's winner, and measure nothing.", "off", WINNER, "--untune")
-    ] = False,
     json: Json = False,
 ) -> None:
     """Measure decoding, preprocessing and inference on this machine.
 
     Calls of different configurations are interleaved, and all images are loaded into memory before the first call. Peak memory is
-    measured in a separate process for each configuration. A cold start is one run of edgecnn classify on one image. Ctrl-C prints the
-    results so far and exits with code 130.
+    measured in a separate process for each configuration. The table ends with the winner and the options that make classify use it.
+    Ctrl-C prints the results so far and exits with code 130.
 
     \b
     Examples:
       edgecnn benchmark photos/ --json
-      edgecnn benchmark --tune
+      edgecnn benchmark --threads 1 --threads 2
       edgecnn benchmark --sustained 10
     """
     if sustained is not None:
-        if tune:
-            raise typer.BadParameter("--sustained runs one configuration, so it cannot be combined with --tune.")
         if not 0.01 <= sustained <= 10_000:
             raise typer.BadParameter(f"--sustained takes 0.01 to 10000 minutes, received {sustained:g}.")
         for name, values in {"--engine": engine, "--precision": precision, "--threads": threads}.items():
             if len(values or ()) > 1:
                 raise typer.BadParameter(f"--sustained runs one configuration: give {name} once.")
-    if untune and (source or sustained is not None or tune):
-        raise typer.BadParameter("--untune measures nothing: combine it only with --model and --json.")
     from edgecnn.bundle.read import read_bundle
     from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.engines import PROVIDERS
@@ -102,9 +90,6 @@ def benchmark(
     choice = default_bundle(model)
     bundle = read_bundle(choice.path)
     note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
-    if untune:
-        print_untune(bundle.sha256, json)
-        return
     from edgecnn.device.benchmark.images import bench_images
 
     images = bench_images(bundle, source or (), n, note)
@@ -117,7 +102,7 @@ def benchmark(
             engine=next(iter(engine or ()), None),
             provider=provider,
             precision=next(iter(precision or ()), None),
-            num_threads=next(iter(threads or ()), None),
+            num_threads=next(iter(threads or ()), 1),
         )
         print_sustained(bundle, images, classifier, sustained, warmup, json)
         return
@@ -130,7 +115,7 @@ def benchmark(
     items = configurations(
         bundle.manifest, engines=engine or (), precisions=precision or (), threads=threads or (), provider=provider
     )
-    measured = sweep(bundle, images, items, n=n, warmup=warmup, cold=cold, progress=Progress())
+    measured = sweep(bundle, images, items, n=n, warmup=warmup, progress=Progress())
     for item, reason in measured.failed.items():
         note(f"{item.name} cannot run here: {reason}")
     if json:
@@ -140,10 +125,8 @@ def benchmark(
     else:
         print_table(measured)
     if measured.interrupted:
-        note("interrupted: the results cover the calls made so far" + ("; nothing was saved" if tune else ""))
+        note("interrupted: the results cover the calls made so far")
         raise typer.Exit(INTERRUPTED)
-    if tune:
-        store_winner(bundle, measured)
 
 
 class Progress:
@@ -197,21 +180,3 @@ def print_sustained(
         print(sustained_line(done))
     if done.interrupted:
         raise typer.Exit(INTERRUPTED)
-
-
-def store_winner(bundle: "Bundle", measured: "Sweep") -> None:
-    from edgecnn.device.benchmark.benchmark_report import tuned_winner
-    from edgecnn.runtime.tuned import store
-
-    tuned = tuned_winner(measured)
-    note(f"{tuned.about}; saved in {store(bundle.sha256, tuned)}. To undo: edgecnn benchmark --untune")
-
-
-def print_untune(sha256: str, json: bool) -> None:
-    from edgecnn.runtime.tuned import remove
-
-    removed = remove(sha256)
-    if json:
-        emit_json({"sha256": sha256, "removed": removed})
-    else:
-        print("removed the tuned setting" if removed else "there was no tuned setting for this bundle")

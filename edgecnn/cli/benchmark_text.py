@@ -4,13 +4,14 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgecnn.device.benchmark.configurations import Configuration
     from edgecnn.device.benchmark.figures import Row, Sweep
     from edgecnn.device.benchmark.sustained import Sustained, Window
 
 
 def print_table(measured: "Sweep") -> None:
+    from edgecnn.device.benchmark.benchmark_report import hardware
     from edgecnn.device.benchmark.figures import ELIGIBLE, RULE, winner
-    from edgecnn.runtime.tuned import hardware
 
     if not measured.rows:
         print("nothing was measured")
@@ -18,8 +19,8 @@ def print_table(measured: "Sweep") -> None:
     counts = sorted({row.parts["whole"].n for row in measured.rows})
     n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))  # an interruption leaves fewer for some
     print(f"{hardware()}; ms, n = {n}; fastest first by infer p50\n")
-    print(f"{'':34} {'infer':^26} {'whole':^26} {'peak':>6} {'cold':>7}")
-    print(f"{'configuration':34}{'p50':>9}{'p90':>9}{'p99':>9}{'p50':>9}{'p90':>9}{'p99':>9}{'MiB':>7}{'ms':>8}  gate")
+    print(f"{'':34} {'infer':^26} {'whole':^26} {'peak':>6}")
+    print(f"{'configuration':34}{'p50':>9}{'p90':>9}{'p99':>9}{'p50':>9}{'p90':>9}{'p99':>9}{'MiB':>7}  gate")
     for row in measured.rows:
         print(table_line(row))
     print()
@@ -28,15 +29,22 @@ def print_table(measured: "Sweep") -> None:
         print(f"{part}: p50 {p50:.3f}, p90 {p90:.3f}, p99 {p99:.3f} ms (of the first row)")
     best = winner(measured.rows)
     print(f"winner: {best.configuration.name if best else 'none'} ({RULE};\n{ELIGIBLE})")
+    if best:
+        print(f"to use it: edgecnn classify {' '.join(options(best.configuration))}")
+
+
+def options(chosen: "Configuration") -> list[str]:
+    """Return the options of `edgecnn classify` that select a configuration."""
+    provider = ["--provider", chosen.provider] if chosen.provider else []
+    return ["--engine", chosen.engine, *provider, "--precision", chosen.precision, "--threads", f"{chosen.threads}"]
 
 
 def table_line(row: "Row") -> str:
     infer, whole = row.parts["infer"], row.parts["whole"]
     figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in dataclasses.astuple(part)[:3])
-    cold = f"{row.cold.p50_ms:8.0f}" if row.cold else f"{'-':>8}"
     verdict = {True: "passed", False: "FAILED", None: "unknown"}[row.gate]
     here = f"; GOLDEN VECTORS FAILED: {row.probed.golden}" if row.probed.golden else ""
-    return f"{row.configuration.name:34}{figures}{row.probed.peak_mib:7.0f}{cold}  {verdict}{here}"
+    return f"{row.configuration.name:34}{figures}{row.probed.peak_mib:7.0f}  {verdict}{here}"
 
 
 def window_line(window: "Window") -> str:

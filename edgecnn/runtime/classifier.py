@@ -18,7 +18,8 @@ from edgecnn.labels import plural
 from edgecnn.pixels import resize
 from edgecnn.region import EXPECTED, WHOLE, Region, is_region, region_text, whole_size
 from edgecnn.runtime.decision import Decision, Score, decide, softmax
-from edgecnn.runtime.default import BundleChoice, find_bundle, open_model
+from edgecnn.runtime.default import BundleChoice, choose_model, find_bundle
+from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model, bundle_model
 from edgecnn.runtime.stranger import Strangers
 
@@ -78,7 +79,7 @@ class Classifier:
         engine: str | None = None,
         provider: str | None = None,
         precision: str | None = None,
-        num_threads: int | None = None,
+        num_threads: int = 1,
         region: Region | None = None,
         strangers: bool | None = None,
     ) -> "Classifier":
@@ -93,15 +94,13 @@ class Classifier:
             raise ValueError(f"region must be {EXPECTED}; received {region!r}")
         choice = path if isinstance(path, BundleChoice) else find_bundle(Path(path) if path is not None else None)
         bundle = read_bundle(choice.path)
-        opened, entry, threads, remark = open_model(
-            bundle, engine=engine, provider=provider, precision=precision, num_threads=num_threads
-        )
+        name, entry = choose_model(bundle.manifest, engine=engine, provider=provider, precision=precision)
+        opened = open_engine(name, bundle.files[entry.file], entry.format, num_threads=num_threads, provider=provider)
         about = (
             f"model {bundle.manifest.name}: {choice.path} ({choice.reason}), "
             f"{entry.precision} .{entry.format} on {opened.name} {opened.version} "
-            f"({opened.provider}, {plural(threads, 'thread')})"
+            f"({opened.provider}, {plural(num_threads, 'thread')})"
         )
-        about += f"; {remark}" if remark else ""
         about += region_about(bundle.manifest.input.region, region)
         model = bundle_model(opened, bundle.manifest, region)
         limit, found = bundle.manifest.stranger, None

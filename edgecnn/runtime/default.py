@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgecnn.bundle.manifest import PRECISIONS, Manifest, ModelEntry
-from edgecnn.bundle.read import Bundle
 from edgecnn.errors import BundleError, EngineError, UnknownNameError, nearest
-from edgecnn.files import data_folder, is_own, tuned_file
-from edgecnn.runtime.engines import ENGINES, Engine, first_installed, known_engine, offering, open_engine
+from edgecnn.files import data_folder, is_own
+from edgecnn.runtime.engines import ENGINES, first_installed, known_engine, offering
 
 LATEST = Path("runs/latest")
 SHIPPED = "cifar10-resnet8"
@@ -86,35 +85,3 @@ def choose_model(
     fitting = [model for model in models if model.format == ENGINES[name].format]
     default = manifest.defaults.get(ENGINES[name].format)
     return ModelChoice(name, next((model for model in fitting if model.file == default), fitting[0]))
-
-
-class OpenedModel(NamedTuple):
-    """A bundle's model, opened by an engine. `remark` describes the tuned setting in use, or says why it was ignored."""
-
-    engine: Engine
-    entry: ModelEntry
-    num_threads: int
-    remark: str
-
-
-def open_model(
-    bundle: Bundle,
-    *,
-    engine: str | None = None,
-    provider: str | None = None,
-    precision: str | None = None,
-    num_threads: int | None = None,
-) -> OpenedModel:
-    """Open a bundle's requested model, else the choice of `edgecnn benchmark --tune`, else the default. Errors as in `choose_model`."""
-    remark = ""
-    if (engine, provider, precision, num_threads) == (None, None, None, None) and os.path.exists(tuned_file()):
-        from edgecnn.runtime.tuned import open_tuned  # here, since few users have tuned
-
-        tuned = open_tuned(bundle)
-        if not isinstance(tuned, str):
-            return OpenedModel(*tuned)
-        remark = tuned
-    threads = 1 if num_threads is None else num_threads
-    name, entry = choose_model(bundle.manifest, engine=engine, provider=provider, precision=precision)
-    opened = open_engine(name, bundle.files[entry.file], entry.format, num_threads=threads, provider=provider)
-    return OpenedModel(opened, entry, threads, remark)

@@ -45,17 +45,23 @@ def test_an_update_says_which_release_is_in_use_now_or_why_none_was_put_in_use()
 def test_a_benchmark_shows_each_step_once_or_its_percentage_in_a_terminal(capsys, monkeypatch):
     from edgecnn.cli.benchmark import Progress, note_load
 
-    steps = [("timing", 0, 1200), ("timing", 300, 1200), ("timing", 301, 1200), ("timing", 1200, 1200), ("cold", 0, 5)]
+    steps = [
+        ("timing", 0, 1200),
+        ("timing", 300, 1200),
+        ("timing", 301, 1200),
+        ("timing", 1200, 1200),
+        ("opening", 0, 5),
+    ]
     shown = Progress()
     for step in steps:
         shown(*step)
-    assert capsys.readouterr().err.splitlines() == ["timing (1,200)", "cold (5)"]
+    assert capsys.readouterr().err.splitlines() == ["timing (1,200)", "opening (5)"]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     shown = Progress()
     for step in steps:
         shown(*step)
     parts = capsys.readouterr().err.replace("\033[K", "").split("\r")
-    assert parts == ["", "timing 0 %", "timing 25 %", "", "cold 0 %"], "erased at the end"
+    assert parts == ["", "timing 0 %", "timing 25 %", "", "opening 0 %"], "erased at the end"
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     for load, noted in ((3.0, []), (3.1, ["3.1", "6"])):
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 99.0, 99.0))

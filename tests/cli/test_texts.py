@@ -34,22 +34,22 @@ def measured(threads, infer, n, **more):
     }
     probed = Probed(version="2", computes="cpu", peak_mib=41.6, golden=more.pop("golden", ""))
     item = Configuration("litert", "models/int8.tflite", "int8", threads, None)
-    return Row(configuration=item, probed=probed, parts=parts, gate=more.get("gate"), cold=more.get("cold"))
+    return Row(configuration=item, probed=probed, parts=parts, gate=more.get("gate"))
 
 
 def test_a_benchmarks_table_has_each_figure_in_its_column(capsys):
     slow = measured(2, 3.0, 40, gate=False)
     damaged = measured(4, 3.25, 40, golden="3 images differ")
-    rows = (measured(1, 2.5, 35, gate=True, cold=Percentiles(310.4, 320.0, 330.0, 5)), slow, damaged)
+    rows = (measured(1, 2.5, 35, gate=True), slow, damaged)
     benchmark_text.print_table(Sweep(rows, {}, False, 0.0))
     head, _, groups, columns, *table = capsys.readouterr().out.splitlines()
     assert head.endswith("; ms, n = 35 to 40; fastest first by infer p50")
-    assert groups.split() == ["infer", "whole", "peak", "cold"]
-    assert columns.split() == ["configuration", *["p50", "p90", "p99"] * 2, "MiB", "ms", "gate"]
+    assert groups.split() == ["infer", "whole", "peak"]
+    assert columns.split() == ["configuration", *["p50", "p90", "p99"] * 2, "MiB", "gate"]
     assert [" ".join(line.split()) for line in table[:3]] == [
-        "litert int8, 1 thread 2.500 3.500 4.500 5.500 6.500 7.500 42 310 passed",
-        "litert int8, 2 threads 3.000 3.500 4.500 5.500 6.500 7.500 42 - FAILED",
-        "litert int8, 4 threads 3.250 3.500 4.500 5.500 6.500 7.500 42 - unknown; GOLDEN VECTORS FAILED: 3 images differ",
+        "litert int8, 1 thread 2.500 3.500 4.500 5.500 6.500 7.500 42 passed",
+        "litert int8, 2 threads 3.000 3.500 4.500 5.500 6.500 7.500 42 FAILED",
+        "litert int8, 4 threads 3.250 3.500 4.500 5.500 6.500 7.500 42 unknown; GOLDEN VECTORS FAILED: 3 images differ",
     ]
     assert table[4:6] == [
         "decode: p50 1.250, p90 1.500, p99 1.750 ms (of the first row)",

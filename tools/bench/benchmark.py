@@ -23,14 +23,13 @@ def main() -> None:
     """Draw the photo, measure, and write the figures."""
     made = parser(__doc__, "benchmark")
     made.add_argument("--n", type=int, default=1000, help="calls of each configuration (default: 1000)")
-    made.add_argument("--cold", type=int, default=15, help="cold starts (default: 15)")
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
         draw().save(photo, quality=QUALITY)
         size = photo.stat().st_size
         command = ["benchmark", str(photo), "--model", f"models/{SHIPPED}/{SHIPPED}.edgecnn", "--json"]
-        report = json.loads(edgecnn(*command, "--n", f"{arguments.n}", "--cold", f"{arguments.cold}", cwd=ROOT))
+        report = json.loads(edgecnn(*command, "--n", f"{arguments.n}", cwd=ROOT))
     about = f"one drawn photo of {SIZE[0]}x{SIZE[1]} pixels, JPEG quality {QUALITY}, {size:,} bytes"
     report["images"] = {"about": about, "count": 1, "names": ["photo.jpg"]}
     write_atomic(arguments.out, canonical_json(report))

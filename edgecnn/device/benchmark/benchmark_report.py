@@ -1,15 +1,15 @@
-"""The output of a benchmark: JSON documents, and the winning setting."""
+"""The output of a benchmark as JSON documents."""
 
-import datetime
+import os
 import platform
 from typing import Any
 
 from edgecnn.bundle.read import Bundle
+from edgecnn.cpu import read_cpu
 from edgecnn.device.benchmark.figures import ELIGIBLE, RULE, Sweep, winner
 from edgecnn.device.benchmark.images import BenchImages
 from edgecnn.device.benchmark.sustained import Sustained
-from edgecnn.errors import ParityError
-from edgecnn.runtime.tuned import Tuned, hardware
+from edgecnn.device.system import System
 from edgecnn.tables import to_json
 from edgecnn.versions import library_versions
 
@@ -47,24 +47,6 @@ def _circumstances(bundle: Bundle, images: BenchImages) -> dict[str, Any]:
     }
 
 
-def tuned_winner(measured: Sweep) -> Tuned:
-    """Return the winner as a setting to keep; ParityError if no model that ran passed the gate."""
-    best = winner(measured.rows)
-    if best is None:
-        raise ParityError(
-            "nothing was tuned: no model that runs here passed both the bundle's gate and its golden vectors. "
-            "Verify the run and bundle it again: edgecnn verify && edgecnn bundle"
-        )
-    item, infer = best.configuration, best.parts["infer"]
-    return Tuned(
-        engine=item.engine,
-        engine_version=best.probed.version,
-        provider=item.provider,
-        precision=item.precision,
-        threads=item.threads,
-        hardware=hardware(),
-        date=datetime.date.today().isoformat(),
-        n=infer.n,
-        p50_ms=infer.p50_ms,
-        p90_ms=infer.p90_ms,
-    )
+def hardware() -> str:
+    """Return this machine's name: its board or processor, and its number of CPUs."""
+    return f"{System(packages={}).board or read_cpu().name or platform.machine()}, {os.cpu_count()} CPUs"

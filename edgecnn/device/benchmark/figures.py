@@ -47,7 +47,6 @@ class Row:
     probed: Probed
     parts: Mapping[str, Percentiles]
     gate: bool | None
-    cold: Percentiles | None
 
     @property
     def eligible(self) -> bool:
@@ -56,7 +55,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         flat = self.configuration._asdict() | self.probed._asdict() | to_json(self.parts)
-        return {**flat, "gate": self.gate, "eligible": self.eligible, "cold_start": to_json(self.cold)}
+        return {**flat, "gate": self.gate, "eligible": self.eligible}
 
 
 class Sweep(NamedTuple):

@@ -7,12 +7,10 @@ import time
 import numpy as np
 
 from edgecnn.bundle.read import Bundle
-from edgecnn.device.benchmark.cold import cold_starts
 from edgecnn.device.benchmark.configurations import Configuration, Progress
 from edgecnn.device.benchmark.figures import (
     PARTS,
     Failed,
-    Percentiles,
     Probed,
     Row,
     Sweep,
@@ -52,14 +50,12 @@ def sweep(
     *,
     n: int,
     warmup: int,
-    cold: int,
     progress: Progress,
 ) -> Sweep:
-    """Measure configurations, interleaved, and each engine's cold starts. Ctrl-C keeps the results so far. EngineError if none runs."""
+    """Measure configurations, interleaved. Ctrl-C keeps the results so far. EngineError if none runs."""
     failed: Failed = {}
     probed: dict[Configuration, Probed] = {}
     times: Times = {}
-    starts: dict[Configuration, Percentiles] = {}
     interrupted = False
     load, verdicts = os.getloadavg()[0], gate(bundle)
 
@@ -70,7 +66,6 @@ def sweep(
                 probed=probed[item],
                 parts={part: percentiles(values) for part, values in parts.items()},
                 gate=verdicts.get(item.file),
-                cold=starts.get(item),
             )
             for item, parts in times.items()
             if parts["whole"]
@@ -89,8 +84,6 @@ def sweep(
             raise EngineError(f"nothing can be measured: {'; '.join(reasons)}. For details, run: edgecnn doctor")
         times = {item: {part: [] for part in PARTS} for item in probed}
         measure(bundle, images, times, n, warmup, progress)
-        fastest = {row.configuration.engine: row.configuration for row in reversed(rows())}
-        starts = cold_starts(bundle, images, list(fastest.values()), cold, failed, progress)
     except KeyboardInterrupt:
         interrupted = True
     return Sweep(rows(), failed, interrupted, load)

@@ -14,6 +14,7 @@ from edgecnn.device.stream.settings import (
     LARGEST,
     Camera,
     Decision,
+    Engine,
     Http,
     Metrics,
     Model,
@@ -42,7 +43,7 @@ KEYS: list[tuple[str, Any, Any]] = [
     ("source", str, key("", "a camera or stream, as for edgecnn classify; empty for the first camera that works")),
     ("width", int, key(640, "requested width of frames", low=1, high=LARGEST)),
     ("height", int, key(480, "requested height of frames", low=1, high=LARGEST)),
-    *keys_of(Camera, Pace, Decision, Model, State),
+    *keys_of(Camera, Pace, Engine, Decision, Model, State),
     ("good_after", int, key(10, "fresh frames that a pending release must classify", low=1, high=1_000_000)),
     *keys_of(Reaction, Mqtt, Http, Metrics),
 ]

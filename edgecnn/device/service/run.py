@@ -66,7 +66,7 @@ def serve(store: Store, config: Config, around: Surroundings) -> str:
             "clock", f"it shows the year {year}: times are wrong and TLS fails until it is set. Everything else works."
         )
     watcher = Watcher(store.root / RECORD)
-    running = prepare(store, around, config.strangers)
+    running = prepare(store, around, config)
     if running is None:
         wait(store, watcher, around)
         return change_over(around)
@@ -109,7 +109,7 @@ def watchdog(microseconds: int | str | None) -> str:
     return "" if microseconds is None else f"\nWATCHDOG_USEC={microseconds}"
 
 
-def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -> Running | None:
+def prepare(store: Store, around: Surroundings, config: Config) -> Running | None:
     """Choose and load a release, or return None. A pending one must pass its self-test. EdgeCNNError if a good one cannot be loaded."""
     avoid: set[str] = set()
     while True:
@@ -124,7 +124,7 @@ def prepare(store: Store, around: Surroundings, strangers: bool | None = None) -
         try:
             if choice.pending:
                 require_pass(selftest(read_bundle(path), apart=True))
-            classifier = Classifier.load(path, strangers=strangers)
+            classifier = Classifier.load(path, strangers=config.strangers, num_threads=config.threads)
         except EdgeCNNError as error:
             if not choice.pending:
                 raise

@@ -102,9 +102,7 @@ class Engine(Group):
     precision: str | None = option(
         None, "int8, float32, float16 or int16x8.", metavar="NAME", shown="the bundle's choice for the engine"
     )
-    num_threads: int | None = option(
-        None, "Threads per inference.", low=1, high=256, flag="threads", shown="as tuned, else 1"
-    )
+    num_threads: int = option(1, "Threads per inference.", "threads per inference", low=1, high=256, flag="threads")
 
 
 class Decision(Group):

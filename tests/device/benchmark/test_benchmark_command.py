@@ -16,12 +16,11 @@ from edgecnn.runtime.engines import engines_for, is_installed
 pytestmark = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
 )
-FEW = ("--threads", "1", "--precision", "int8", "--n", "10", "--warmup", "1", "--cold", "0")
+FEW = ("--threads", "1", "--precision", "int8", "--n", "10", "--warmup", "1")
 
 
 @pytest.fixture
-def digits(root, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+def digits(root):
     return ("--model", root / "models" / "digits" / "digits.edgecnn")
 
 
@@ -30,27 +29,23 @@ def engine():
     return ("--engine", next(name for name in engines_for("tflite") if is_installed(name)))
 
 
-def test_table_and_tune(edgecnn, digits, engine, tmp_path):
-    result = edgecnn("benchmark", *digits, *engine, *FEW, "--tune")
+def test_the_table_ends_with_options_that_classify_takes(edgecnn, digits, engine, folder):
+    result = edgecnn("benchmark", *digits, *engine, "--threads", "2", *FEW[2:])
     assert result.code == 0, result.err
-    assert f"{engine[1]} int8, 1 thread " in result.out and "winner: " in result.out and "fastest first" in result.out
+    assert f"{engine[1]} int8, 2 threads " in result.out and "winner: " in result.out and "fastest first" in result.out
     assert "the bundle's golden photos, 8 images" in result.err and "measuring (10)" in result.err
-    from PIL import Image
-
-    Image.new("L", (8, 8)).save(tmp_path / "photo.png")
-    photo = tmp_path / "photo.png"
-    assert "; tuned on " in edgecnn("classify", photo, *digits).err
-    assert "tuned" not in edgecnn("classify", photo, *digits, "--threads", "1").err
-    assert json.loads(edgecnn("benchmark", "--untune", *digits, "--json").out)["removed"] is True
-    assert "tuned" not in edgecnn("classify", photo, *digits).err
-    assert "there was no tuned setting" in edgecnn("benchmark", "--untune", *digits).out
+    *command, engine_option, name, precision_option, precision, threads_option, threads = result.out.split()
+    assert command[-2:] == ["edgecnn", "classify"]
+    chosen = (engine_option, name, precision_option, precision, threads_option, threads)
+    used = edgecnn("classify", folder / "b.jpg", *digits, *chosen)
+    assert used.code == 0 and f"int8 .tflite on {engine[1]} " in used.err and ", 2 threads)" in used.err
 
 
 def test_json(edgecnn, digits, engine, folder):
     result = edgecnn("benchmark", folder / "b.jpg", *digits, *engine, *FEW, "--json")
     report = json.loads(result.out)
     (one,) = report["configurations"]
-    assert one["whole"]["n"] == 10 and one["gate"] is True and one["peak_mib"] > 10 and one["cold_start"] is None
+    assert one["whole"]["n"] == 10 and one["gate"] is True and one["peak_mib"] > 10
     assert report["winner"]["engine"] == engine[1] and report["images"]["names"] == [str(folder / "b.jpg")]
     assert report["hardware"] and report["versions"]["numpy"] and report["interrupted"] is False
 
@@ -74,8 +69,6 @@ def test_nonsense(edgecnn, digits, monkeypatch):
         ("--warmup", "0"),
         ("--sustained", "0"),
         ("--sustained", "nan"),
-        ("--sustained", "1", "--tune"),
-        ("--untune", "--tune"),
         ("--sustained", "1", "--threads", "1", "--threads", "2"),
     ):
         assert edgecnn("benchmark", *digits, *arguments).code == 2, arguments

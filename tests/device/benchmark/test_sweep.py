@@ -13,17 +13,16 @@ import pytest
 from PIL import Image
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.device.benchmark import cold
 from edgecnn.device.benchmark import probe as probe_module
 from edgecnn.device.benchmark import sweep as sweep_module
-from edgecnn.device.benchmark.benchmark_report import document, tuned_winner
+from edgecnn.device.benchmark.benchmark_report import document
 from edgecnn.device.benchmark.configurations import Configuration, configurations
 from edgecnn.device.benchmark.figures import PARTS, Percentiles, Probed, Row, Sweep, gate, percentiles, ranked, winner
 from edgecnn.device.benchmark.images import BenchImages, bench_images
 from edgecnn.device.benchmark.probe import peak_mib
 from edgecnn.device.benchmark.sweep import probe, sweep
 from edgecnn.device.system import System
-from edgecnn.errors import EngineError, ImageError, ParityError, ProviderError, UnknownNameError
+from edgecnn.errors import EngineError, ImageError, ProviderError, UnknownNameError
 from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import engines_for, first_installed, is_installed
 
@@ -112,7 +111,6 @@ def row(p50, p90, threads=1, gate=True, golden="", engine="litert"):
         probed=Probed("1", "XNNPACK", 40.0, golden),
         parts=dict.fromkeys(PARTS, infer),
         gate=gate,
-        cold=None,
     )
 
 
@@ -131,8 +129,8 @@ def test_winner():
     assert winner([]) is None
 
 
-def test_the_fastest_is_what_the_report_and_the_setting_to_keep_name(bundle):
-    fast = dataclasses.replace(row(4.0, 6.0, threads=4, engine="onnxruntime"), cold=Percentiles(310, 420, 530, 5))
+def test_the_fastest_is_what_the_report_names(bundle):
+    fast = row(4.0, 6.0, threads=4, engine="onnxruntime")
     slow = row(5.0, 9.0, threads=1, gate=None, golden="it differs by 2 LSB; 1 is allowed")
     broken = Configuration("litert", "models/float32.tflite", "float32", 2, None)
     measured = Sweep((fast, slow), {broken: "exit code 3"}, interrupted=False, load_average=0.75)
@@ -145,15 +143,10 @@ def test_the_fastest_is_what_the_report_and_the_setting_to_keep_name(bundle):
     assert written["failed"] == [{**broken._asdict(), "reason": "exit code 3"}]
     first, second = written["configurations"]
     assert written["winner"] == {key: first[key] for key in ("engine", "file", "precision", "threads", "provider")}
-    assert first["infer"] == {"p50_ms": 4, "p90_ms": 6, "p99_ms": 12, "n": 100} and first["cold_start"]["p90_ms"] == 420
+    assert first["infer"] == {"p50_ms": 4, "p90_ms": 6, "p99_ms": 12, "n": 100}
     assert [(one["gate"], one["eligible"], one["golden"]) for one in (first, second)] == [
         (True, True, ""), (None, False, "it differs by 2 LSB; 1 is allowed"),
     ]  # fmt: skip
-    kept = tuned_winner(measured)
-    assert (kept.engine, kept.engine_version, kept.precision, kept.threads) == ("onnxruntime", "1", "int8", 4)
-    assert (kept.p50_ms, kept.p90_ms, kept.n) == (4, 6, 100)
-    with pytest.raises(ParityError):
-        tuned_winner(Sweep((slow,), {}, interrupted=False, load_average=0.0))
 
 
 def test_percentiles_and_peak_memory():
@@ -172,38 +165,6 @@ def test_peak_memory_without_proc_is_in_mib_whatever_the_system_counts_in(monkey
     assert probe_module.peak_mib() == 1.5
 
 
-def test_cold_starts_in_milliseconds_without_the_first_round(bundle, monkeypatch):
-    """The first round fills the cache. A configuration that fails in a fresh process has no figures."""
-    now, commands, steps = [0.0], [], []
-    seconds = iter((0.9, 0.5, 0.04, 0.03, 0.05))
-
-    class Fake(System):
-        def run(self, command, timeout=10.0):
-            commands.append(command)
-            now[0] += next(seconds)
-            return Finished(3 if "float32" in command else 0, "", "oh")
-
-    monkeypatch.setattr(cold, "System", Fake)
-    monkeypatch.setattr(cold.time, "perf_counter", lambda: now[0])
-    good = Configuration("onnxruntime", "models/int8.onnx", "int8", 2, "cpu")
-    bad = Configuration("litert", "models/float32.tflite", "float32", 1, None)
-    failed = {}
-    found = cold.cold_starts(bundle, bench_images(bundle), [good, bad], 3, failed, lambda *step: steps.append(step))
-    assert list(found) == [good] and found[good].n == 3 and found[good].p50_ms == pytest.approx(40)
-    assert failed == {bad: "edgecnn classify fails in a fresh process: exit code 3: oh"}
-    assert commands[-1][-8:] == [
-        "--engine",
-        "onnxruntime",
-        "--precision",
-        "int8",
-        "--threads",
-        "2",
-        "--provider",
-        "cpu",
-    ]
-    assert steps == [("starting", done, 4) for done in range(5)]
-
-
 class Crashing(System):
     """A machine on which processes die of SIGILL."""
 
@@ -217,7 +178,7 @@ def test_an_engine_that_crashes_is_a_reason(bundle, monkeypatch):
     monkeypatch.setattr(sweep_module, "System", Crashing)
     assert probe(bundle, configuration) == "illegal instruction (SIGILL)"
     with pytest.raises(EngineError, match=r"onnxruntime: illegal instruction \(SIGILL\)"):
-        sweep(bundle, bench_images(bundle), [configuration], n=10, warmup=1, cold=0, progress=lambda *_: None)
+        sweep(bundle, bench_images(bundle), [configuration], n=10, warmup=1, progress=lambda *_: None)
 
 
 def test_how_a_process_ended():
@@ -236,9 +197,7 @@ def test_sweep(bundle):
     engine = first_installed(engines_for("tflite"))
     wanted = configurations(bundle.manifest, engines=[engine], threads=[1])
     steps = []
-    done = sweep(
-        bundle, bench_images(bundle), wanted, n=13, warmup=1, cold=1, progress=lambda *step: steps.append(step)
-    )
+    done = sweep(bundle, bench_images(bundle), wanted, n=13, warmup=1, progress=lambda *step: steps.append(step))
     assert {item.configuration for item in done.rows} == set(wanted) and not done.failed and not done.interrupted
     for item in done.rows:
         assert item.gate and item.eligible and item.probed.golden == "" and item.probed.peak_mib > 10
@@ -247,11 +206,9 @@ def test_sweep(bundle):
             assert figures.n == 13 and 0 <= figures.p50_ms <= figures.p90_ms <= figures.p99_ms
         assert item.parts["whole"].p50_ms > item.parts["infer"].p50_ms
         json.dumps(item.to_json())
-    assert [bool(item.cold) for item in done.rows] == [True, False], "cold starts are measured for the fastest"
     assert steps == [
         ("opening", 0, 2), ("opening", 1, 2), ("warming up", 0, 2), ("warming up", 1, 2), ("measuring", 0, 26),
         ("measuring", 10, 26), ("measuring", 20, 26), ("measuring", 23, 26), ("measuring", 26, 26),
-        ("starting", 0, 2), ("starting", 1, 2), ("starting", 2, 2),
     ]  # fmt: skip
 
 
@@ -265,14 +222,14 @@ def test_an_interruption_keeps_the_measurements_and_a_failure_the_others(bundle,
         if step == "measuring" and done >= 30:
             raise KeyboardInterrupt
 
-    done = sweep(bundle, bench_images(bundle), wanted, n=100, warmup=1, cold=1, progress=progress)
+    done = sweep(bundle, bench_images(bundle), wanted, n=100, warmup=1, progress=progress)
     assert done.interrupted and sorted(item.parts["whole"].n for item in done.rows) == [10, 20]
-    before = sweep(bundle, bench_images(bundle), wanted, n=100, warmup=1, cold=1, progress=interrupt)
+    before = sweep(bundle, bench_images(bundle), wanted, n=100, warmup=1, progress=interrupt)
     assert before.interrupted and before.rows == ()
     fine, broken = wanted[::-1]
     answers = {fine: Probed("1", "XNNPACK", 40.0, ""), broken: "exit code 3"}
     monkeypatch.setattr(sweep_module, "probe", lambda bundle, item, largest: answers[item])
-    rest = sweep(bundle, bench_images(bundle), wanted, n=10, warmup=1, cold=0, progress=lambda *_: None)
+    rest = sweep(bundle, bench_images(bundle), wanted, n=10, warmup=1, progress=lambda *_: None)
     assert rest.failed == {broken: "exit code 3"} and [item.configuration for item in rest.rows] == [fine]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -30,7 +31,7 @@ from edgecnn.device.stream.events import (
 from edgecnn.device.stream.results import FrameResult
 from edgecnn.errors import EngineError
 from edgecnn.runtime.classifier import Classifier
-from edgecnn.runtime.engines import is_installed
+from edgecnn.runtime.engines import is_installed, open_engine
 
 pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 
@@ -254,10 +255,24 @@ def test_a_good_release_is_not_blamed_for_a_broken_engine(board, variant, monkey
     def broken(*arguments, **options):
         raise EngineError("litert is not installed")
 
-    monkeypatch.setattr("edgecnn.runtime.classifier.open_model", broken)
+    monkeypatch.setattr("edgecnn.runtime.classifier.open_engine", broken)
     with pytest.raises(EngineError):
         board.serve()
     assert board.states() == {"old": GOOD}
+
+
+def test_inference_runs_on_the_threads_of_the_options(board, variant, monkeypatch):
+    board.activate(variant("new"))
+    threads = []
+
+    def opened(*arguments, num_threads, **options):
+        threads.append(num_threads)
+        return open_engine(*arguments, num_threads=num_threads, **options)
+
+    monkeypatch.setattr("edgecnn.runtime.classifier.open_engine", opened)
+    board.start(replace(FRAMES, threads=3))
+    board.start()
+    assert threads == [3, 1]
 
 
 def test_a_start_that_cannot_be_counted_is_reported_and_a_good_release_still_runs(board, variant, monkeypatch):
