@@ -6,7 +6,6 @@
 # make test-planted   how many of fifty planted faults make test catches; takes one to two hours, and resumes after an interruption
 # make test-faults   how many of 400 cosmic-ray mutants the tests next to the code catch; takes about an hour; ROOMS="verify/gate" runs that module in full
 # make test-mediapipe   the file for MediaPipe, run by MediaPipe itself in a virtual environment of 650 MB
-# make test-ansible   the role in deploy/, linted and run by Ansible in a virtual environment of 90 MB
 # make docs   the documentation site, in site/
 # make release   wheel and sdist of the last commit in dist/, built twice with identical bytes and tried on Python 3.11 and 3.13
 # make deb   Debian packages of the working tree for arm64 and amd64, in dist/
@@ -26,7 +25,6 @@ DEVICE_311 := .venv-device-3.11
 DEVICE_313 := .venv-device-3.13
 TFLITE := .venv-tflite-3.11
 MEDIAPIPE := .venv-mediapipe-3.11
-ANSIBLE := .venv-ansible
 FAULTS := .venv-faults
 HOME_ASSISTANT := .venv-home-assistant
 # empty if this Python is missing or cannot make virtual environments: its tests are then skipped, with that reason
@@ -40,7 +38,7 @@ SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 # hide Material's notice about other generators
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-slow test-tools test-viewers test-planted test-faults test-mediapipe test-ansible test-home-assistant test-emulated test-service lint docs release deb device-venvs clean
+.PHONY: demo test test-slow test-tools test-viewers test-planted test-faults test-mediapipe test-home-assistant test-emulated test-service lint docs release deb device-venvs clean
 
 demo: $(VENV)/.train
 	$(BIN)/edgecnn run models/digits/recipe.toml --out demo/run
@@ -69,9 +67,6 @@ test-faults: $(VENV)/.dev device-venvs $(FAULTS)/.done
 
 test-mediapipe: $(VENV)/.dev $(MEDIAPIPE)/.done
 	$(BIN)/python -m pytest tests/verify/test_mediapipe.py
-
-test-ansible: $(VENV)/.dev $(ANSIBLE)/.done
-	$(BIN)/python -m pytest tests/fleet/test_ansible.py
 
 test-home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.done
 	$(BIN)/python -m pytest -m slow tests/device/mqtt tests/device/http/test_home_assistant.py
@@ -132,11 +127,6 @@ $(TFLITE)/.done: pyproject.toml constraints-tflite.txt
 $(MEDIAPIPE)/.done:
 	"$(or $(PYTHON_311),$(error MediaPipe is tried on Python 3.11: install it, with venv))" -m venv $(MEDIAPIPE)
 	$(MEDIAPIPE)/bin/python $(PIP) mediapipe==1.2.3
-	touch $@
-
-$(ANSIBLE)/.done: $(VENV)/.dev
-	$(BIN)/python -m venv $(ANSIBLE)
-	$(ANSIBLE)/bin/python $(PIP) ansible-core==2.19.14 ansible-lint==26.10.1
 	touch $@
 
 $(FAULTS)/.done: $(VENV)/.dev
