@@ -1,7 +1,10 @@
-"""MkDocs hooks for the site: pages and tables that come from the code are generated at build time, so they can never be stale.
+"""Write what pages in docs/ show from the code, so that they can be read as they are; and the hooks of the site's build.
 
-A page contains `<!-- generate: NAME ARGUMENTS -->` for each place that a function of GENERATORS fills with Markdown. Each command, the
-models' cards, CONTRIBUTING.md, CHANGELOG.md and the JSON schemas become pages of their own.
+    python tools/docs.py
+
+A function of GENERATORS writes the Markdown between `<!-- generate: NAME ARGUMENTS -->` and `<!-- end -->`. Each command has a file in
+docs/commands/. A test fails if a page differs from the code. On the site, the models' cards, CONTRIBUTING.md, CHANGELOG.md and the JSON
+schemas become pages of their own.
 """
 
 import ast
@@ -31,7 +34,8 @@ from edgecnn.tables import fields_of, value_type
 
 ROOT = Path(__file__).parent.parent
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.png"
-MARKER = re.compile(r"^<!-- generate: (.+) -->$", re.MULTILINE)
+DOCS = ROOT / "docs"
+GENERATED = re.compile(r"^(<!-- generate: ([^\n]+) -->)$.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
 
 def built_command(name: str) -> Any:
@@ -241,8 +245,8 @@ def schema_tables(name: str) -> str:
         fields = {**node.get("properties", {})}
         about = node.get("description", "")
         rows = [(f"`{key}`", schema_type(item), escaped(described(item, schema))) for key, item in fields.items()]
-        parts.append(f"### {title}\n\n{escaped(about)}\n\n{markdown_table(('field', 'type', 'meaning'), rows)}")
-    return "\n\n".join(parts)
+        parts += [f"### {title}", escaped(about), markdown_table(("field", "type", "meaning"), rows)]
+    return "\n\n".join(filter(None, parts))
 
 
 def schema_objects(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -291,6 +295,11 @@ def escaped(text: str) -> str:
     return re.sub(r"(`[^`]*`)|([<>*|_\[\]])", lambda found: found[1] or entities.get(found[2], f"\\{found[2]}"), text)
 
 
+def example(name: str) -> str:
+    """Return a program in docs/examples as a block of code."""
+    return f"```python\n{(DOCS / 'examples' / f'{name}.py').read_text(encoding='utf-8')}```"
+
+
 GENERATORS: Mapping[str, Callable[..., str]] = {
     "commands": command_table,
     "recipe-keys": recipe_keys,
@@ -303,26 +312,33 @@ GENERATORS: Mapping[str, Callable[..., str]] = {
     "networks": network_table,
     "corruptions": corruption_table,
     "schema": schema_tables,
+    "example": example,
 }
 """The generators that a marker in a page may name."""
 
 
 def with_generated(markdown: str) -> str:
-    """Return a page with every marker replaced by its generated content."""
+    """Return a page with the text after each marker generated again."""
 
     def made(found: re.Match[str]) -> str:
-        name, *arguments = found[1].split()
-        return GENERATORS[name](*arguments)
+        name, *arguments = found[2].split()
+        return f"{found[1]}\n{GENERATORS[name](*arguments)}\n<!-- end -->"
 
-    return MARKER.sub(made, markdown)
+    return GENERATED.sub(made, markdown)
 
 
-def generated_pages() -> dict[str, str]:
-    """Return the pages that have no file in docs/: path in the site's sources to content."""
+def pages() -> dict[Path, str]:
+    """Return the files in docs/ that come from the code, in whole or in part: path to content."""
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
+    filled = {path: with_generated(text) for path, text in texts.items() if "<!-- generate: " in text}
+    return filled | {DOCS / "commands" / f"{name}.md": command_page(name) for name in COMMANDS}
+
+
+def site_pages() -> dict[str, str]:
+    """Return the site's pages that have no file in docs/: path in the site's sources to content."""
     cards = {f"models/{path.parent.name}.md": path for path in sorted((ROOT / "models").glob("*/card.md"))}
     copies = {"contributing.md": ROOT / "CONTRIBUTING.md", "changelog.md": ROOT / "CHANGELOG.md", **cards}
     return {
-        **{f"commands/{name}.md": command_page(name) for name in COMMANDS},
         **{path: file.read_text(encoding="utf-8") for path, file in copies.items()},
         **{f"schemas/{name}": text for name, text in json_schema.files().items()},
     }
@@ -334,27 +350,38 @@ def on_config(config: Any) -> Any:
         if "Commands" in item:
             item["Commands"] += [{f"edgecnn {name}": f"commands/{name}.md"} for name in COMMANDS]
         if "Models" in item:
-            item["Models"] += [path for path in generated_pages() if path.startswith("models/")]
+            item["Models"] += [path for path in site_pages() if path.startswith("models/")]
     return config
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the generated pages to the site's files."""
+    """Add the pages without a file in docs/ to the site's files."""
     from mkdocs.structure.files import File
 
-    for path, content in generated_pages().items():
+    for path, content in site_pages().items():
         files.append(File.generated(config, path, content=content))
     files.append(File.generated(config, "assets/ladder.png", abs_src_path=str(LADDER)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Fill a page's markers, and turn links to repository files into links to their pages on the site."""
-    text = with_generated(markdown)
+    """Turn a page's links to files of the repository into links to their pages on the site, and file names of schemas into links."""
     # GitHub needs a backslash before a pipe inside a table's code; Python-Markdown would show it
-    text = re.sub(r"(?m)^\|.*$", lambda row: re.sub(r"`[^`]*`", lambda code: code[0].replace(r"\|", "|"), row[0]), text)
+    text = re.sub(
+        r"(?m)^\|.*$", lambda row: re.sub(r"`[^`]*`", lambda code: code[0].replace(r"\|", "|"), row[0]), markdown
+    )
+    text = re.sub(r"`(\w+\.schema\.json)`", r"[`\1`](schemas/\1)", text)
+    text = text.replace("](../CONTRIBUTING.md", "](contributing.md")
     text = re.sub(r"\]\((?:\.\./)*models/([\w-]+)/card\.md\)", r"](models/\1.md)", text)
     text = text.replace("](../tools/bench/results/ladder.png)", "](assets/ladder.png)")
     if page.file.src_uri in ("contributing.md", "changelog.md"):
         text = re.sub(r"\]\(docs/", "](", text)
     return text
+
+
+if __name__ == "__main__":
+    for page, text in pages().items():
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+    for page in set((DOCS / "commands").glob("*.md")) - pages().keys():
+        page.unlink()
