@@ -10,7 +10,6 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ FLEET = ROOT / "tools" / "bench" / "results" / "fleet.json"
 VIEWERS = ROOT / "tools" / "bench" / "results" / "viewers.json"
 NETWORKS = ROOT / "tools" / "bench" / "results" / "networks.json"
 LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
-STRESS = ROOT / "tools" / "bench" / "results" / "stress.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # for the benches' imports of each other
 
@@ -120,19 +118,6 @@ def ladder_table() -> str:
     return "\n\n".join(tables)
 
 
-def stress_table(name: str) -> str:
-    """Return one of the Markdown tables with results of `tools/bench/stress.py`: "models", "gains" or "corruptions"."""
-    bench, report = measured(STRESS)
-    if name == "gains":
-        return markdown_table(bench.GAINS, bench.gain_rows(report))
-    if name == "corruptions":
-        return markdown_table(bench.BY_CORRUPTION, bench.corruption_rows(report))
-    versions = report["versions"]
-    where = f"{report['machine']}; LiteRT {versions['ai-edge-litert']}, numpy {versions['numpy']}, Pillow {versions['pillow']}."
-    tested = [entry for entry in report["entries"] if entry["stress"]["data"]["split"] == "test"]
-    return f"{markdown_table(bench.HEADINGS, [bench.row(entry) for entry in tested])}\n\n{where}"
-
-
 def inspect_table() -> str:
     """Return a Markdown table of the planted mistakes that inspection finds."""
     bench, report = measured(PLANTED)
@@ -222,7 +207,6 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
     ROOT / "docs" / "splits.md": {"leaks": leaks_table},
-    ROOT / "docs" / "stress.md": {name: partial(stress_table, name) for name in ("models", "gains", "corruptions")},
 }
 """Each page's sections and their generators."""
 

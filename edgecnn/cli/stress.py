@@ -13,7 +13,6 @@ from edgecnn.cli.workstation_options import GATE
 
 if TYPE_CHECKING:
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.stress.measure import Settings
     from edgecnn.stress.stress_report import StressReport, StressSplit
     from edgecnn.stress.subject import Subject
 
@@ -42,7 +41,7 @@ def stress(
     corruptions: Annotated[
         str | None,
         option(
-            "Measure only these, such as defocus,low-light. The result is not kept in the run.",
+            "Measure only these, such as motion,low-light. The result is not kept in the run.",
             "all",
             metavar="NAME,…",
         ),
@@ -67,18 +66,15 @@ def stress(
 ) -> None:
     """Measure how a model copes with what cameras do to images.
 
-    Each image is corrupted in sixteen ways, most of them at five strengths: JPEG, coarse pixels, defocus, motion, three kinds of noise,
-    exposure, low light, contrast, white balance, red and blue swapped, rotation, scale and occlusion. The screen, the run and its page and
-    card then show the accuracy and agreement of the float and the int8 model, the corruption that costs most, and what may help. The exit
-    code is 33 if the mean is below --at-least.
-
-    After Ctrl-C, the results for a run, or with --out, are kept; run the same command again to continue.
+    Each image is corrupted in eight ways, all but one at five strengths: JPEG, motion, brightness, underexposure, low light, red and blue
+    swapped, scale and occlusion. The screen, the run and its page and card then show the accuracy and agreement of the float and the int8
+    model, and the corruption that costs most. The exit code is 33 if the mean is below --at-least.
 
     \b
     Examples:
       edgecnn stress
       edgecnn stress --split test --at-least 0.5
-      edgecnn stress photos.edgecnn --data photos/ --limit 200 --corruptions jpeg,rotation
+      edgecnn stress photos.edgecnn --data photos/ --limit 200 --corruptions jpeg,scale
     """
     from edgecnn.stress.stress_report import SPLITS
 
@@ -93,19 +89,13 @@ def stress(
     with ProgressReporter() as reporter:
         measured: StressSplit = "test" if split == "test" else "validation"
         subject = open_subject(model, data, measured, reporter.working, reporter.note)
-        keep = out or (subject.run.path if subject.run else None)
-        settings = Settings(names=names, limit=limit, seed=seed, at_least=at_least, keep=keep)
-        try:
-            report = measure(subject, settings, progress_of(reporter))
-        except KeyboardInterrupt:
-            kept = "results so far are kept. Run the same command to continue" if keep else "nothing is kept"
-            note(f"\nInterrupted; {kept}.")
-            raise
-    places = keep_report(report, subject, settings, out)
+        settings = Settings(names=names, limit=limit, seed=seed, at_least=at_least)
+        report = measure(subject, settings, progress_of(reporter))
+    places = keep_report(report, subject, out)
     if json:
         emit_json(report)
     else:
-        print_report(report, subject)
+        print_report(report)
     for place in places:
         note(str(place)) if json else print(place)
     require_passed(report)
@@ -114,16 +104,13 @@ def stress(
 def progress_of(reporter: "ProgressReporter") -> Callable[[int, int], None]:
     """Return a function that shows a test's progress and the time left: in the bar, or in a line now and then."""
     began = noted = time.monotonic()
-    first: int | None = None
 
     def progress(done: int, total: int) -> None:
-        nonlocal first, noted
+        nonlocal noted
         from edgecnn.cli.progress import clock
 
-        first = done if first is None else first  # an earlier run may have done these
         now = time.monotonic()
-        left = (now - began) * (total - done) / (done - first) if done > first else 0.0
-        what = f"stress, {clock(left)} left" if done > first else "stress"
+        what = f"stress, {clock((now - began) * (total - done) / done)} left"
         reporter.working(what, done, total)
         if reporter.bars.disable and now - noted >= NOTE_S:
             noted = now
@@ -132,11 +119,10 @@ def progress_of(reporter: "ProgressReporter") -> Callable[[int, int], None]:
     return progress
 
 
-def keep_report(report: "StressReport", subject: "Subject", settings: "Settings", out: Path | None) -> list[str]:
+def keep_report(report: "StressReport", subject: "Subject", out: Path | None) -> list[str]:
     from edgecnn.files import canonical_json, write_atomic
     from edgecnn.report.plots import png, stress_plot
     from edgecnn.runs import STRESS
-    from edgecnn.stress.measure import store_of
     from edgecnn.tables import to_json
 
     text, name, run = canonical_json(to_json(report)), STRESS.format(split=subject.split), subject.run
@@ -152,16 +138,14 @@ def keep_report(report: "StressReport", subject: "Subject", settings: "Settings"
         write_atomic(out / name, text)
         write_atomic((out / name).with_suffix(".png"), png(stress_plot(report)))
         places.append(f"figures: {out / name}")
-    if store := store_of(subject, settings):
-        store.path.unlink(missing_ok=True)
     return places
 
 
-def print_report(report: "StressReport", subject: "Subject") -> None:
+def print_report(report: "StressReport") -> None:
     from edgecnn.report.stress import HEADINGS, images_line, stress_lines, stress_rows
     from edgecnn.report.table import text_table
 
     print(images_line(report))
     print(text_table(HEADINGS, stress_rows(report), terminal_width()))
-    for line in stress_lines(report, min(subject.contract.height, subject.contract.width)):
+    for line in stress_lines(report):
         print(line)

@@ -122,10 +122,9 @@ def stress_section(run: Run) -> list[str]:
     report = best_report(run)
     if report is None:
         return []
-    side = min(run.info.input.height, run.info.input.width)
     text = f"{images_line(report)}. Columns 1 to 5 are the int8 model's accuracy by strength; the others are means over the strengths."
     rows = plain_table(STRESS_HEADINGS, stress_rows(report))
-    lines = (f"- {plain(line)}" for line in stress_lines(report, side))
+    lines = (f"- {plain(line)}" for line in stress_lines(report))
     return ["## Under stress", "", plain(text), "", rows, "", *lines, ""]
 
 

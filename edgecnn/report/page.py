@@ -21,7 +21,6 @@ from edgecnn.report.plots import Plots, drop_of, plots, png, side_by_side, svg
 from edgecnn.report.stress import ROBUST_KIN
 from edgecnn.report.table import against_float, images_of
 from edgecnn.runs import PAGE, Run, write_json
-from edgecnn.stress.remedies import remedy_text
 from edgecnn.tables import Struct
 from edgecnn.verify.against import Against, against_lines
 from edgecnn.verify.parity_report import Comparison, ModelFigures
@@ -91,7 +90,7 @@ def render(shown: Sequence[Shown]) -> str:
             **int8_of(item.figures),
             "plots": drawn(plots(item.figures), f"r{number}"),
             "drops": drop_of(item.figures),
-            **stress_texts(item.figures),
+            "kin": ROBUST_KIN,
             **choice_texts(item.figures),
             "images": images_of(item.figures.parity) if item.figures.parity else "",
             "against": against_texts(item.figures.against, item.flips),
@@ -146,14 +145,6 @@ def int8_of(figures: RunFigures) -> dict[str, Comparison | ModelFigures | None]:
         return {"int8": None, "compared": None}
     (model,) = (item for item in figures.parity.models if item.name == figures.int8)
     return {"int8": model, "compared": against_float(figures.parity)[model.name]}
-
-
-def stress_texts(figures: RunFigures) -> dict[str, str]:
-    """Return the page's sentences on a stress test: what may help, and how training's corruptions relate to those measured."""
-    if figures.stress is None:
-        return {"remedy": "", "kin": ""}
-    height, width, _ = map(int, figures.origin.input.split("x"))
-    return {"remedy": remedy_text(figures.stress.remedy, min(height, width)), "kin": ROBUST_KIN}
 
 
 def choice_texts(figures: RunFigures) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from edgecnn.labels import plural
 from edgecnn.report.table import share
 from edgecnn.stress.corruptions import STRENGTHS
-from edgecnn.stress.remedies import remedy_text
 from edgecnn.stress.stress_report import Mean, Measured, Stressed, StressReport
 
 HEADINGS = ("corruption", *map(str, STRENGTHS), "int8", "float", "agreement", "points lost")
 
 ROBUST_KIN = (
-    "Training mixed corruptions into its images (train.robust). None of them is among those measured here, but noise, blur, coarse pixels, "
-    "light and colour are related to them."
+    "Training mixed corruptions into its images (train.robust). None of them is among those measured here, but noise, blur, light and "
+    "colour are related to them."
 )
 
 
@@ -61,8 +60,8 @@ def with_interval(figure: Mean | Measured) -> str:
     return f"{figure.accuracy:.2%} ({figure.interval[0]:.2%} to {figure.interval[1]:.2%})"
 
 
-def stress_lines(report: StressReport, side: int) -> list[str]:
-    """Return the lines below a report's table; `side` is the input's shorter side in pixels."""
-    worst, remedy = report.costliest, remedy_text(report.remedy, side)
-    costs = f"{worst.corruption} costs the most accuracy, {worst.lost:.2f} points. What may help: {remedy}."
+def stress_lines(report: StressReport) -> list[str]:
+    """Return the lines below a report's table."""
+    worst = report.costliest
+    costs = f"{worst.corruption} costs the most accuracy: {worst.lost:.2f} points."
     return [mean_line(report), costs, *([ROBUST_KIN] if report.trained_robust else [])]

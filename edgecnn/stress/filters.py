@@ -1,14 +1,9 @@
-"""Building blocks of the corruptions: filters, light and borders."""
+"""Building blocks of the corruptions: pixels, light and borders."""
 
 import math
 
 import numpy as np
 from PIL import Image
-
-SPAN = 8
-"""A disk of at most this radius is drawn on a grid from -SPAN to SPAN, a larger one on a grid of its own size, as in the reference."""
-
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # weights of linear red, green and blue in luminance (ITU-R BT.709)
 
 
 def to_pixels(values: np.ndarray) -> np.ndarray:
@@ -20,40 +15,6 @@ def as_pixels(image: Image.Image) -> np.ndarray:
     """Return a Pillow image of mode "L" or "RGB" as uint8 (height, width, 1 or 3)."""
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
-
-
-def gaussian(size: int, sigma: float) -> np.ndarray:
-    """Return a Gaussian with standard deviation `sigma` at `size` integers around 0, normalised to sum 1."""
-    places = np.arange(size) - size // 2
-    values = np.exp(-(places**2) / (2 * sigma**2))
-    return values / values.sum()
-
-
-def disk(radius: float, softness: float) -> np.ndarray:
-    """Return the kernel of an out-of-focus lens: a disk with its edge softened by a Gaussian, trimmed of zeros."""
-    span, size = (SPAN, 3) if radius <= SPAN else (math.floor(radius), 5)
-    line = np.arange(-span, span + 1)
-    drawn = (line[:, np.newaxis] ** 2 + line**2 <= radius**2).astype(np.float64)
-    soft = gaussian(size, softness)
-    padded = np.pad(drawn / drawn.sum(), size // 2, mode="reflect")
-    rows = sum(weight * padded[start : start + len(line)] for start, weight in enumerate(soft))
-    kernel = sum(weight * rows[:, start : start + len(line)] for start, weight in enumerate(soft))
-    rim = int(np.argmax((kernel > 1e-9).any(axis=0)))
-    return kernel[rim : len(line) - rim, rim : len(line) - rim]
-
-
-def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Filter an image (height, width, channels) with a symmetric kernel (odd, odd) by Fourier transform. Returns floats."""
-    from scipy.fft import next_fast_len  # here, because a run's page needs only the names of the corruptions
-
-    height, width, _ = image.shape
-    reach = len(kernel) // 2
-    padded = np.pad(image.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    shape = tuple(next_fast_len(side + 2 * reach, real=True) for side in padded.shape[:2])
-    spectrum = np.fft.rfft2(padded, shape, axes=(0, 1))
-    spectrum *= np.fft.rfft2(kernel.astype(np.float32), shape)[..., np.newaxis]
-    whole = np.fft.irfft2(spectrum, shape, axes=(0, 1))
-    return whole[2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width]
 
 
 def moved(image: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:

@@ -1,9 +1,7 @@
 """The stress test: each image is corrupted in every way and classified by every model."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +11,6 @@ from edgecnn.evaluate.statistics import quantile, wilson
 from edgecnn.pixels import resize
 from edgecnn.region import whole_size
 from edgecnn.stress.corruptions import CORRUPTIONS, SizeClass, conditions, corrupt, generator, value_text
-from edgecnn.stress.remedies import OPTIONS, remedy_for
 from edgecnn.stress.stress_report import (
     Condition,
     Mean,
@@ -24,7 +21,6 @@ from edgecnn.stress.stress_report import (
     stress_report,
 )
 from edgecnn.stress.subject import Subject
-from edgecnn.stress.tally import Store, Tally, new_tally, weights_of
 from edgecnn.tables import Struct
 from edgecnn.versions import library_versions, processor
 
@@ -36,17 +32,14 @@ noise is per pixel: in a photo of 12 million pixels, both would vanish in the re
 
 CHUNK = 50  # images that go through all corruptions before the next ones
 
-SAVE_S = 5.0  # minimum seconds between two writes of the counts
-
 
 class Settings(Struct):
-    """Settings: the corruptions, the maximum number of images, the seed, the pass line (a fraction), and where to keep counts."""
+    """Settings: the corruptions, the maximum number of images, the seed, and the pass line (a fraction)."""
 
     names: tuple[str, ...] = tuple(CORRUPTIONS)
     limit: int | None = None
     seed: int = 1
     at_least: float | None = None
-    keep: Path | None = None
 
 
 Progress = Callable[[int, int], None]
@@ -61,7 +54,7 @@ def stress(
     Images are corrupted before edgecnn's resize, at their original size; photos are first reduced to a shorter side of at most PHOTO_SIDE
     pixels.
 
-    Raises UnknownNameError for an unknown corruption or one that does not apply to grey images, and OutputError if counts cannot be kept.
+    Raises UnknownNameError for an unknown corruption, or one that does not apply to grey images.
     """
     for name in settings.names:
         if name not in CORRUPTIONS:
@@ -70,7 +63,9 @@ def stress(
         raise UnknownNameError(
             f"grey images have no colours for {', '.join(settings.names)} to change. Name another corruption."
         )
-    return report_of(subject, settings, counted(subject, settings, progress))
+    began = time.monotonic()
+    answers = answered(subject, settings, progress)
+    return report_of(subject, settings, answers, time.monotonic() - began)
 
 
 def size_class_of(subject: Subject) -> SizeClass:
@@ -82,47 +77,18 @@ def plan(subject: Subject, settings: Settings) -> list[tuple[str, int]]:
     return [("", 0), *conditions(subject.contract.channels, settings.names)]
 
 
-def counted(subject: Subject, settings: Settings, progress: Progress) -> Tally:
-    """Classify all images under all conditions, resuming an interrupted test of the same models, images and settings."""
-    todo = plan(subject, settings)
-    classes = subject.images.classes[: settings.limit]
-    weights = weights_of(todo)
-    empty = new_tally(len(subject.models), len(todo), len(classes))
-    store = store_of(subject, settings)
-    tally = store.read(empty) if store else empty
-    began, saved = time.monotonic() - tally.seconds, time.monotonic()
+def answered(subject: Subject, settings: Settings, progress: Progress) -> np.ndarray:
+    """Return every model's answers to all images under all conditions, int64 (models, conditions, images)."""
+    todo, count = plan(subject, settings), len(subject.images.classes[: settings.limit])
+    parts = []
+    for start in range(0, count, CHUNK):
 
-    def shifted(done: int) -> None:
-        progress(len(todo) * tally.done + done, len(todo) * len(classes))
+        def shifted(done: int, before: int = len(todo) * start) -> None:
+            progress(before + done, len(todo) * count)
 
-    try:
-        while tally.done < len(classes):
-            chunk = slice(tally.done, min(tally.done + CHUNK, len(classes)))
-            answers = answer(subject, settings.seed, todo, chunk, shifted)
-            tally = replace(tally.plus(answers, classes[chunk], weights), seconds=time.monotonic() - began)
-            if store and time.monotonic() - saved >= SAVE_S:
-                store.write(tally)
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        if store and tally.done:
-            store.write(tally)
-        raise
-    return tally
-
-
-def store_of(subject: Subject, settings: Settings) -> Store | None:
-    """Return where a running test keeps its counts; None if nowhere."""
-    if settings.keep is None:
-        return None
-    key = {
-        "models": {name: model.described.sha256 for name, model in subject.models.items()},
-        "split": subject.dataset.hashes[subject.split],
-        "images": len(subject.images.classes[: settings.limit]),
-        "conditions": [list(item) for item in plan(subject, settings)],
-        "seed": settings.seed,
-        "versions": library_versions(),
-    }
-    return Store(folder=settings.keep, key=key)
+        chunk = slice(start, min(start + CHUNK, count))
+        parts.append(answer(subject, settings.seed, todo, chunk, shifted))
+    return np.concatenate(parts, axis=2)
 
 
 def answer(
@@ -169,16 +135,29 @@ def largest_side(subject: Subject) -> int | None:
     return max(PHOTO_SIDE, *whole_size(contract.height, contract.width, contract.region))
 
 
-def report_of(subject: Subject, settings: Settings, tally: Tally) -> StressReport:
-    todo, size_class = plan(subject, settings), size_class_of(subject)
-    figures = [condition(tally, list(subject.models), number, *item, size_class) for number, item in enumerate(todo)]
+def weights_of(conditions: Sequence[tuple[str, int]]) -> np.ndarray:
+    """Return each condition's weight in the mean corrupted accuracy: each corruption counts once, regardless of its number of strengths."""
+    names = [name for name, _ in conditions]
+    corruptions = {name for name in names if name}
+    return np.array([1 / (len(corruptions) * names.count(name)) if name else 0.0 for name in names])
+
+
+def report_of(subject: Subject, settings: Settings, answers: np.ndarray, seconds: float) -> StressReport:
+    """Return the report on `answers`, int64 (models, conditions, images), to the first images of the split."""
+    todo, size_class, count = plan(subject, settings), size_class_of(subject), answers.shape[2]
+    right = answers == subject.images.classes[:count]
+    agree = (answers == answers[0]).all(axis=0)
+    figures = [
+        condition(dict(zip(subject.models, right[:, number], strict=True)), agree[number], *item, size_class)
+        for number, item in enumerate(todo)
+    ]
     clean = figures[0]
     stressed = [
         stressed_by(name, clean, tuple(item for item, (other, _) in zip(figures, todo, strict=True) if other == name))
         for name in dict.fromkeys(name for name, _ in todo if name)
     ]
     worst = max(stressed, key=lambda item: item.lost).corruption
-    means = dict(zip(subject.models, map(mean, tally.shares), strict=True))
+    means = dict(zip(subject.models, map(mean, np.einsum("c,mci->mi", weights_of(todo), right)), strict=True))
     split, run = subject.split, subject.run
     before = stress_report(run, "test") if run else None
     return StressReport(
@@ -189,7 +168,7 @@ def report_of(subject: Subject, settings: Settings, tally: Tally) -> StressRepor
             name=subject.dataset.name,
             title=subject.dataset.title,
             split=split,
-            images=tally.done,
+            images=count,
             of=len(subject.images.classes),
             sha256=subject.dataset.hashes[split],
         ),
@@ -203,34 +182,36 @@ def report_of(subject: Subject, settings: Settings, tally: Tally) -> StressRepor
         mean_float=means.get("float"),
         mean_int8=means["int8"],
         worst=worst,
-        remedy=remedy_for(worst, subject.train),
-        trained_robust=subject.train["robust"],
+        trained_robust=subject.robust,
         at_least=settings.at_least,
         passed=settings.at_least is None or means["int8"].accuracy >= settings.at_least,
         test_uses=(before.test_uses if before else 0) + (split == "test"),
-        seconds=round(tally.seconds, 1),
+        seconds=round(seconds, 1),
         machine=processor(),
         versions=library_versions(),
     )
 
 
 def condition(
-    tally: Tally, models: Sequence[str], number: int, name: str, strength: int, size_class: SizeClass
+    right: Mapping[str, np.ndarray], agree: np.ndarray, name: str, strength: int, size_class: SizeClass
 ) -> Condition:
-    """Return the figures of one condition: a corruption at a strength, or "" and 0 for none."""
+    """Return the figures of one condition, a corruption at a strength, or "" and 0 for none.
 
-    def measured(right: int) -> Measured:
-        return Measured(accuracy=right / tally.done, interval=wilson(right, tally.done))
+    `right` has for each model, and `agree` for all together, whether each image is answered correctly or equally, bool (images,).
+    """
 
-    by_model = dict(zip(models, map(measured, tally.right[:, number].tolist()), strict=True))
-    agree = measured(int(tally.agree[number])) if len(models) > 1 else None
+    def measured(hits: np.ndarray) -> Measured:
+        return Measured(accuracy=float(hits.mean()), interval=wilson(int(hits.sum()), len(hits)))
+
+    by_model = {model: measured(hits) for model, hits in right.items()}
+    both = measured(agree) if len(right) > 1 else None
     return Condition(
         strength=strength,
         value=value_text(CORRUPTIONS[name].values(size_class)[strength - 1] if name else None),
         float=by_model.get("float"),
         int8=by_model["int8"],
-        agreement=agree.accuracy if agree else None,
-        agreement_interval=agree.interval if agree else None,
+        agreement=both.accuracy if both else None,
+        agreement_interval=both.interval if both else None,
     )
 
 
@@ -264,5 +245,6 @@ def require_passed(report: StressReport) -> None:
     worst = report.costliest
     raise StressError(
         f"{report.name}: int8 is right on {report.mean_int8.accuracy:.2%} of corrupted images on average; at least {report.at_least:.2%} "
-        f"was required. {worst.corruption} costs the most accuracy: {worst.lost:.2f} points. {OPTIONS[report.remedy]}"
+        f"was required. {worst.corruption} costs the most accuracy: {worst.lost:.2f} points. "
+        "Add such images to the training data, train with --robust, or accept less with --at-least."
     )

@@ -19,8 +19,6 @@ StressSplit = Literal["validation", "test"]
 SPLITS: tuple[StressSplit, ...] = ("test", "validation")
 """The splits that can be measured; the one for final figures comes first."""
 
-Remedy = Literal["train.robust", "train.augment", "train.cutout", "colour order", "more images"]
-
 
 class StressData(Struct):
     """The images."""
@@ -99,7 +97,6 @@ class StressReport(Struct):
     mean_float: Mean | None = described("The float model's mean corrupted accuracy; null without one.")
     mean_int8: Mean = described("The int8 model's mean corrupted accuracy.")
     worst: str = described("The corruption that costs the int8 model most.")
-    remedy: Remedy = described("The training option that may help against it, or another remedy.")
     trained_robust: bool = described("Whether it was trained with train.robust.")
     at_least: Fraction | None = described("The pass line: minimum mean corrupted accuracy of int8; null without one.")
     passed: bool = described("Whether the pass line was met, or there was none.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Opened(NamedTuple):
 
 
 class Subject(Struct):
-    """A run or a bundle under stress; for a bundle `run` is None."""
+    """A run or a bundle under stress; for a bundle `run` is None. `robust` means that it was trained with train.robust."""
 
     name: str
     run: Run | None
@@ -42,7 +42,7 @@ class Subject(Struct):
     images: Split
     contract: InputContract
     models: Mapping[str, Opened]
-    train: Mapping[str, Any]
+    robust: bool
 
 
 def open_subject(
@@ -105,7 +105,7 @@ def open_subject(
         images=splits[split],
         contract=contract,
         models=models,
-        train=vars(recipe.train),
+        robust=recipe.train.robust,
     )
 
 

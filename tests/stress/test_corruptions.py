@@ -15,9 +15,9 @@ SEED = 7
 
 SHARED = [name for name, corruption in CORRUPTIONS.items() if corruption.reference]
 
-OFF_BY_ONE = {"defocus": 0.10, "motion": 0.02, "brightness": 0.04}
+OFF_BY_ONE = {"motion": 0.02, "brightness": 0.04}
 """Largest share of values that may be off by one. Both truncate, so a sum in a different order can land on either side of a whole number.
-Off by two is never allowed. The other corruptions must be equal."""
+Off by two is never allowed."""
 
 JPEG_LEVELS = 12
 """Other versions of libjpeg round their transforms differently; with the one that made the arrays, JPEG is equal too."""
@@ -41,8 +41,7 @@ def drawn(channels, height=40, width=56):
 def test_it_equals_the_output_of_imagecorruptions(name, size_class, golden):
     image, expected = golden[size_class], golden[f"{size_class}/{CORRUPTIONS[name].reference}"]
     for strength in range(1, 6):
-        # the package uses numpy's legacy generator; scikit-image uses a new one for salt and pepper
-        random = np.random.default_rng(SEED) if name == "impulse-noise" else np.random.RandomState(SEED)
+        random = np.random.RandomState(SEED)  # the package uses numpy's legacy generator
         off = np.abs(corrupt(image, name, strength, random, size_class).astype(int) - expected[strength - 1])
         assert off.max() <= (JPEG_LEVELS if name == "jpeg" else 1), (strength, off.max())
         if name != "jpeg":
@@ -51,7 +50,7 @@ def test_it_equals_the_output_of_imagecorruptions(name, size_class, golden):
 
 def test_the_golden_arrays_cover_all_shared_corruptions(golden):
     references = {f"{size}/{CORRUPTIONS[name].reference}" for size in ("photo", "small") for name in SHARED}
-    assert set(golden) == references | {"photo", "small"} and len(SHARED) == 9
+    assert set(golden) == references | {"photo", "small"} and len(SHARED) == 3
     assert all(len({array.tobytes() for array in golden[name]}) == 5 for name in references)
 
 
@@ -71,7 +70,7 @@ def test_every_corruption_keeps_shape_and_type_and_depends_only_on_the_generator
 def test_each_strength_is_further_from_the_image_than_the_one_before(golden):
     image = golden["photo"]
     for name, corruption in CORRUPTIONS.items():
-        if name in ("rotation", "scale"):
+        if name == "scale":
             continue  # a different place in the image is not farther away, pixel by pixel
         distances = [
             float(np.abs(corrupt(image, name, strength, generator(1, name, "a"), "photo").astype(int) - image).mean())
@@ -84,7 +83,7 @@ def test_each_strength_is_further_from_the_image_than_the_one_before(golden):
 
 def test_grey_images_have_no_colours_to_change():
     grey, colour = ({name for name, _ in conditions(channels)} for channels in (1, 3))
-    assert colour == set(CORRUPTIONS) and colour - grey == {"white-balance", "swapped"}
+    assert colour == set(CORRUPTIONS) and colour - grey == {"swapped"}
     assert [item for item in conditions(3) if item[0] == "swapped"] == [("swapped", 1)]
 
 
@@ -96,30 +95,10 @@ def test_exposure_is_in_stops_of_light():
     assert np.array_equal(from_light(to_light(every)), every)
 
 
-def test_white_balance_casts_warm_or_cool_light_and_keeps_the_luminance():
-    image = np.full((8, 8, 3), 120, np.uint8)
-    casts = [corrupt(image, "white-balance", 3, generator(1, "white-balance", str(n)), "photo") for n in range(20)]
-    warm = [int(cast[0, 0, 0]) - int(cast[0, 0, 2]) for cast in casts]
-    assert min(warm) < -50 and max(warm) > 50
-    for cast in casts:
-        assert (to_light(cast) @ [0.2126, 0.7152, 0.0722]).mean() == pytest.approx(to_light(image).mean(), rel=0.03)
-
-
 def test_low_light_is_noisier_with_less_light():
     image = np.full((64, 64, 3), 180, np.uint8)
     deviations = [corrupt(image, "low-light", n, generator(1, "low-light", "a"), "photo").std() for n in range(1, 6)]
     assert deviations == sorted(deviations) and deviations[4] > 3 * deviations[0]
-
-
-def test_rotation_turns_by_its_degrees_and_adds_no_border():
-    image = np.zeros((81, 121, 3), np.uint8)
-    image[40, 60:95] = 255  # a hand that points right
-    turned = corrupt(image, "rotation", 5, generator(1, "rotation", "a"), "photo")
-    rows, columns = np.nonzero(turned[:, :, 0] > 100)
-    angle = np.degrees(np.arctan2(rows.mean() - 40, columns.mean() - 60))
-    assert abs(abs(angle) - 45) < 2
-    white = np.full((20, 30, 3), 255, np.uint8)
-    assert (corrupt(white, "rotation", 5, generator(1, "rotation", "a"), "photo") == 255).all()
 
 
 def test_scale_moves_closer_and_farther():

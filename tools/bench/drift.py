@@ -35,7 +35,7 @@ PERMUTATIONS = 4000
 LEFT_OUT = (0.2, 0.5)
 """Shares of pictures that show the left-out class."""
 
-CONDITIONS = (("low-light", 3), ("low-light", 5), ("defocus", 3), ("defocus", 5))
+CONDITIONS = (("low-light", 3), ("low-light", 5), ("motion", 3), ("motion", 5))
 
 KINDS: Mapping[str, Mapping[str, float]] = {
     "days alike": {"mix": 100.0},
