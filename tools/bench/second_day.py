@@ -226,7 +226,7 @@ def questions(url: str, server: subprocess.Popen[bytes]) -> Iterator[harness.Row
     until, document = time.monotonic() + PATIENCE_S, None
     while document is None:
         try:
-            document = asked(f"{url}?reviewer=bench")
+            document = asked(url, {"reviewer": "bench"})
         except urllib.error.HTTPError:
             raise
         except OSError:
@@ -235,12 +235,11 @@ def questions(url: str, server: subprocess.Popen[bytes]) -> Iterator[harness.Row
             time.sleep(0.5)
     while document["next"]:
         yield document
-        document = asked(f"{url}?reviewer=bench")
+        document = asked(url, {"reviewer": "bench"})
 
 
-def asked(url: str, body: Mapping[str, Any] | None = None) -> harness.Row:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+def asked(url: str, body: Mapping[str, Any]) -> harness.Row:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         found: harness.Row = json.load(answer)
     return found

@@ -4,6 +4,7 @@ Hourly counts are kept in a small file. Validation images are shown next to them
 different mix of classes changes the scores without a fault. The alarm compares a day, and seven days, with the accepted week: see `Week`.
 """
 
+import itertools
 import json
 import math
 import time
@@ -81,9 +82,12 @@ class Hour:
 
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> "Hour":
-        groups = {int(group): [int(number) for number in sums] for group, sums in table["groups"].items()}
-        numbers = {name: int(table[name]) for name in ("hour", "frames", "abstain", "stranger")}
-        hour = cls(**numbers, counts=[int(count) for count in table["counts"]], groups=groups)
+        groups = {int(group): sums for group, sums in table["groups"].items()}
+        numbers = {name: table[name] for name in ("hour", "frames", "abstain", "stranger")}
+        hour = cls(**numbers, counts=table["counts"], groups=groups)
+        read = [*numbers.values(), *hour.counts, *itertools.chain.from_iterable(groups.values())]
+        if any(type(number) is not int for number in read):
+            raise ValueError("an hour's counts are not whole numbers")
         if (
             hour.frames < 1
             or len(hour.counts) != BINS

@@ -12,6 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgecnn.device.http.answers import refusal
+from edgecnn.device.http.limits import body_bytes
+from edgecnn.errors import ImageError
 from edgecnn.tables import Struct, build
 
 if TYPE_CHECKING:
@@ -23,14 +25,19 @@ HELD_S = 30.0
 """How long a page holds the review after its last request."""
 
 PATHS = (
-    ("/v1/review", "GET"), ("/v1/review/pictures/{sha256}", "GET"), ("/v1/review/answer", "POST"), ("/v1/review/undo", "POST"),
+    ("/v1/review", "POST"), ("/v1/review/pictures/{sha256}", "GET"), ("/v1/review/answer", "POST"), ("/v1/review/undo", "POST"),
 )  # fmt: skip
 
 
+LONGEST_REQUEST = 1 << 16
+"""Bytes of a request: it names some fifty pictures at most, and parsed JSON takes many times its memory."""
+
+
 class Asked(Struct):
-    """A request from a page: the id that it has made up, the pictures, and the decision on them."""
+    """A request from a page: the id that it has made up, whether it takes the review over, the pictures, and the decision on them."""
 
     reviewer: str
+    take: bool = False
     pictures: tuple[str, ...] = ()
     decision: str = ""
     label: str = ""
@@ -75,32 +82,35 @@ def routes(desk: Desk | None) -> list[Route]:
 
         return [Route(path, nothing, methods=[method]) for path, method in PATHS]
 
-    async def state(request: Request) -> Response:
-        query = request.query_params
-        refused = desk.claim(query.get("reviewer", ""), "take" in query)
-        return refused or JSONResponse(await desk.run(lambda reviewing: reviewing.document()))
-
     async def picture(request: Request) -> Response:
         reviewing = await desk.run(lambda reviewing: reviewing)
         data = await asyncio.to_thread(reviewing.preview, request.path_params["sha256"])
         return refusal(404, "no such picture.") if data is None else Response(data, media_type="image/jpeg")
 
-    async def changed(request: Request) -> Response:
-        undo = request.url.path.endswith("/undo")
+    async def post(request: Request) -> Response:
+        if body_bytes(request) > LONGEST_REQUEST:
+            return refusal(413, f"a request of a review may have at most {LONGEST_REQUEST:,} bytes.")
+        end = request.url.path.rpartition("/")[2]
 
         def work(reviewing: "Reviewing") -> dict | None:
-            done = reviewing.undo() if undo else reviewing.answer(asked.pictures, asked.decision, asked.label)
+            done = True
+            if end == "undo":
+                done = reviewing.undo()
+            elif end == "answer":
+                done = reviewing.answer(asked.pictures, asked.decision, asked.label)
             return reviewing.document() if done else None
 
         try:
             asked = build(Asked, json.loads(await request.body()), ValueError)
-            if refused := desk.claim(asked.reviewer):
+            if refused := desk.claim(asked.reviewer, asked.take):
                 return refused
             if document := await desk.run(work):
                 return JSONResponse(document)
+        except ImageError:  # a ValueError too; the page then asks for the next questions
+            raise
         except (ValueError, RecursionError) as error:
             return refusal(400, f"{error}.")
         return refusal(409, "these pictures already have a different answer, or there is nothing to undo.", "Decided")
 
-    ends = (state, picture, changed, changed)
+    ends = (post, picture, post, post)
     return [Route(path, end, methods=[method]) for (path, method), end in zip(PATHS, ends, strict=True)]

@@ -36,12 +36,12 @@ class Decision(Struct):
 
 
 class Journal:
-    """A file of decisions. `last` holds each picture's last one, `decided` only those that were not undone."""
+    """A file of decisions. `decided` holds each picture's last one, unless it was undone."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.last = {decision.sha256: decision for decision in read_decisions(path)}
-        self.decided = {sha256: decision for sha256, decision in self.last.items() if decision.counts}
+        last = {decision.sha256: decision for decision in read_decisions(path)}
+        self.decided = {sha256: decision for sha256, decision in last.items() if decision.counts}
 
     def classes(self) -> list[str]:
         return sorted({decision.label for decision in self.decided.values() if decision.label})
@@ -54,7 +54,6 @@ class Journal:
         ]
         append(self._path, "".join(utf8(json.dumps(to_json(one), ensure_ascii=False), r"\\") + "\n" for one in made))
         for one in made:
-            self.last[one.sha256] = one
             self.decided.pop(one.sha256, None)
             if one.counts:
                 self.decided[one.sha256] = one

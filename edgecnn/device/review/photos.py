@@ -43,6 +43,7 @@ class Photos(Journal):
         if split := next((name for name in folders if name.lower() in SPLITS), None):
             raise OutputError(f"{folder} contains folders of splits. Name the one for new photos: {folder / split}")
         self._folders = [name for name in folders if not why_no_folder(name)]
+        self._made: set[str] = set()
         self._rows = read_rows(folder)
         self.decided |= {sha256: decision_of(row) for sha256, row in self._rows.items()}
 
@@ -55,18 +56,16 @@ class Photos(Journal):
             super().decide(pictures, decision)
             return
         inside = self.folder / label
-        with output_errors(inside):
-            new = not inside.is_dir()
-            inside.mkdir(exist_ok=True)
-        if new:
-            sync_folder(self.folder)
-            self._folders = sorted({*self._folders, label})
+        if not inside.is_dir():
+            self._made.add(label)
         with contextlib.ExitStack() as undo:
+            undo.callback(self._remove_empty)
             for kept in pictures:
                 path = inside / file_name(kept)
                 if place(kept, path):
                     undo.callback(path.unlink, missing_ok=True)
             sync_folder(inside)
+            sync_folder(self.folder)
             self._add(pictures, label)
             undo.pop_all()
 
@@ -87,6 +86,13 @@ class Photos(Journal):
             for path in paths:
                 with output_errors(path):
                     path.unlink(missing_ok=True)
+            self._remove_empty()
+
+    def _remove_empty(self) -> None:
+        """Remove the empty class folders that this review made: `edgecnn train` refuses photos with an empty class."""
+        for label in self._made:
+            with contextlib.suppress(OSError):
+                (self.folder / label).rmdir()
 
     def finish(self, pictures: Iterable[Kept]) -> None:
         """Finish the labels for these pictures that an earlier review had started to write when it ended."""
@@ -104,11 +110,11 @@ class Photos(Journal):
             path.unlink(missing_ok=True)
 
     def take(self, decisions: Mapping[str, Decision], pictures: Iterable[Kept]) -> int:
-        """Adopt the decisions made on the board's page, unless one was made here before; return the number of pictures."""
+        """Adopt the decisions made on the board's page, unless one was made here before and not undone; return the number of pictures."""
         taken: dict[tuple[str, str], list[Kept]] = {}
         for kept in pictures:
             one = decisions.get(kept.picture.sha256)
-            if one is None or one.sha256 in self._rows or one.sha256 in self.last:
+            if one is None or one.sha256 in self.decided:
                 continue
             if (one.decision != LABEL or not why_no_folder(one.label)) and is_whole(kept):
                 taken.setdefault((one.decision, one.label), []).append(kept)
@@ -144,14 +150,13 @@ def is_whole(kept: Kept) -> bool:
 
 
 def place(kept: Kept, path: Path) -> bool:
-    """Hard-link a kept picture, or copy it to another disk; return whether it is new there. OutputError if that fails."""
-    try:
-        os.link(kept.path, path)
-    except FileExistsError:
-        return False
-    except OSError:
-        write_atomic(path, kept.read())
-    return True
+    """Copy a kept picture; return whether it is new there. ImageError if it has changed since, OutputError if it cannot be written.
+
+    A hard link would let a later change of the kept file, or a link there, into the photos.
+    """
+    data, new = kept.read(), not path.exists()
+    write_atomic(path, data)
+    return new
 
 
 def decision_of(row: Row) -> Decision:

@@ -89,7 +89,7 @@ class Reviewing:
 
         Raises:
             ValueError: if a picture or the decision does not exist, or the label cannot be a class.
-            ImageError: if a picture is gone.
+            ImageError: if a picture is gone or has changed.
             OutputError: if the answer cannot be written.
         """
         if decision not in self.counts:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import statistics
 from dataclasses import replace
 from types import SimpleNamespace
@@ -92,6 +93,19 @@ def test_a_damaged_file_is_ignored(tmp_path):
         assert drift.document()["today"] is None and not drift.document()["can_accept"], damage
         House(drift).pass_(1).save()
         assert json.loads((tmp_path / "drift.json").read_text())["hours"][0]["frames"] == 80
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", '"80"', "80.5", "true", "[80]", "null"])
+@pytest.mark.parametrize("field", ["frames", "stranger", "counts", "groups"])
+def test_an_hour_with_a_count_that_is_no_whole_number_is_ignored(tmp_path, field, number):
+    House(Drift(LABELS, "model", tmp_path / "drift.json")).pass_(1).save()
+    text = (tmp_path / "drift.json").read_text()
+    damaged, count = re.subn(rf'("{field}":(?:\[|{{"\d+":\[)?)\d+', rf"\g<1>{number}", text, count=1)
+    assert count == 1
+    for content, n in ((text, 80), (damaged, None)):
+        (tmp_path / "drift.json").write_text(content)
+        today = Drift(LABELS, "model", tmp_path / "drift.json", clock=lambda: START + 3600).document()["today"]
+        assert (today and today["n"]) == n
 
 
 def test_a_clock_that_was_wrong_does_not_stop_the_counting(tmp_path):

@@ -101,6 +101,7 @@ def test_answers_match_the_description(serve, token_file, photo, schema_of):
     assert of.ask(f"/v1/unsure/{unsure}", as_path="/v1/unsure/{name}") == 200
     assert of.ask("/v1/unsure/none.jpg", as_path="/v1/unsure/{name}") == 404
     asked = json.dumps({"reviewer": "", "pictures": ["x"], "decision": "skip"}).encode()
+    assert of.ask("/v1/review", b'{"reviewer": ""}') == 200 and of.ask("/v1/review", b"{}" * (1 << 16)) == 413
     assert of.ask("/v1/review/answer", asked) == 400 and of.ask("/v1/review/undo", asked) == 409
     assert of.ask("/v1/review/pictures/x", as_path="/v1/review/pictures/{sha256}") == 404
     assert of.ask("/login", b"token=wrong") == 401
@@ -114,5 +115,5 @@ def test_answers_match_without_a_camera_too(serve):
     assert state["camera"] == "none" and state["frame"] is None
     assert of.ask("/v1/state") == of.ask("/metrics") == 200 and of.ask("/v1/frame.jpg") == 404
     assert of.ask("/v1/drift/accept", b"") == 404
-    assert of.ask("/v1/review") == of.ask("/v1/review/undo", b"{}") == 404
+    assert of.ask("/v1/review", b"{}") == of.ask("/v1/review/undo", b"{}") == 404
     assert of.serving.close() == 143

@@ -33,8 +33,8 @@ def review(serve, tmp_path):
         token = {"Authorization": f"Bearer {serving.page.partition('#token=')[2]}"}
 
         def ask(path="", reviewer="1", **body):
-            data = json.dumps({"reviewer": reviewer, **body}).encode() if path in ("/answer", "/undo") else None
-            status, heads, answer = serving.ask(f"/v1/review{path or f'?reviewer={reviewer}'}", data, **token)
+            data = json.dumps({"reviewer": reviewer, **body}).encode() if path in ("", "/answer", "/undo") else None
+            status, heads, answer = serving.ask(f"/v1/review{path}", data, **token)
             return status, json.loads(answer) if heads["content-type"] == "application/json" else answer
 
         serving.review = ask
@@ -145,12 +145,13 @@ def test_similar_pictures_many_and_hostile_classes_and_each_size(
 def test_a_second_reviewer_and_an_answer_that_cannot_be_written_get_a_clear_error(
     review, keep_pictures, edgecnn, tmp_path, monkeypatch
 ):
-    names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=3)]
+    kept = keep_pictures(tmp_path / "kept", scenes=3)
+    names = [one.picture.sha256 for one in kept]
     serving = review()
     monkeypatch.chdir(tmp_path)
     other = edgecnn("review", "kept", "--into", "photos")
     assert other.code == 19 and "review into photos is running" in other.err
-    assert serving.ask("/v1/review")[0] == 401 and serving.ask("/review", Accept="text/html")[2].startswith(
+    assert serving.ask("/v1/review", b"{}")[0] == 401 and serving.ask("/review", Accept="text/html")[2].startswith(
         b"<!doctype"
     )
     assert serving.review()[1]["next"][0]["pictures"] == names[:1]
@@ -160,13 +161,19 @@ def test_a_second_reviewer_and_an_answer_that_cannot_be_written_get_a_clear_erro
     label = {"pictures": names[:1], "decision": "label", "label": "cat"}
     assert serving.review("/answer", **label)[0] == 200
     assert serving.review("/v1", reviewer="2")[0] == 404
-    assert serving.review("?reviewer=2&take")[0] == 200 and serving.review()[0] == 409
+    token = {"Authorization": f"Bearer {serving.page.partition('#token=')[2]}"}
+    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    assert serving.ask("/v1/review?reviewer=2&take", **link, **token)[0] == 405, "a link on another site takes nothing"
+    assert serving.ask("/v1/review", b'{"reviewer": "2", "take": true}', Origin="http://evil", **token)[0] == 403
+    assert serving.review()[0] == 200
+    assert serving.review(reviewer="2", take=True)[0] == 200 and serving.review()[0] == 409
     assert serving.review("/answer", "2", **label)[0] == 200, "the same answer again"
     assert serving.review("/answer", "2", **label | {"label": "dog"})[1]["code"] == "Decided"
     for wrong in (
         {"pictures": ["../x"], "decision": "skip"},
         {"pictures": names, "decision": "maybe"},
         {"pictures": 3},
+        {"take": 1},
     ):
         assert serving.review("/answer", "2", **wrong)[0] == 400
     assert serving.review(f"/pictures/{names[1]}")[1].startswith(b"\xff\xd8\xff")
@@ -174,10 +181,16 @@ def test_a_second_reviewer_and_an_answer_that_cannot_be_written_get_a_clear_erro
     assert [line["sha256"] for line in lines(tmp_path)] == names[:1]
     assert serving.review("/undo", "2")[1]["undo"] == 0 and lines(tmp_path) == []
 
+    kept[1].path.write_bytes(kept[2].path.read_bytes())
+    status, answer = serving.review("/answer", "2", **label | {"pictures": names[1:2]})
+    assert status == 400 and answer["code"] == "ImageError", "the picture has changed since it was shown"
+    shown = serving.review(reviewer="2")[1]
+    assert [question["pictures"] for question in shown["next"]] == [names[:1], names[2:]] and shown["unreadable"] == 1
+
     (tmp_path / "photos" / "fox").write_text("a file, where the class's folder would be")
     status, answer = serving.review("/answer", "2", **label | {"label": "fox"})
     assert status == 500 and answer["code"] == "OutputError" and "photos/fox" in answer["error"]
-    assert serving.review(reviewer="2")[1]["left"] == 3 and lines(tmp_path) == []
+    assert serving.review(reviewer="2")[1]["left"] == 2 and lines(tmp_path) == []
 
 
 def test_a_page_holds_the_review_for_thirty_seconds_after_its_last_request(monkeypatch):
@@ -220,7 +233,7 @@ def test_the_boards_own_page_takes_labels_too(serve, keep_pictures, tmp_path):
     arguments = ("--keep", "kept", "--keep-days", "3650", "--keep-unsure", "0", "--keep-random", "0")
     serving = serve("synthetic:64x48?fps=10", *arguments, cwd=tmp_path).ready()
     assert b"Review" in serving.ask("/review")[2]
-    shown = json.loads(serving.ask("/v1/review?reviewer=1")[2])
+    shown = json.loads(serving.ask("/v1/review", b'{"reviewer": "1"}')[2])
     assert [question["pictures"] for question in shown["next"]] == [[name] for name in names]
     assert {"cat", "fox", "automobile"} <= {*shown["classes"]} and shown["into"] is None, (
         "the model's classes are there too"

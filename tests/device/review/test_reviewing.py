@@ -20,7 +20,7 @@ from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore,
 from edgecnn.device.review.journal import LABELS, REVIEWED, Journal
 from edgecnn.device.review.photos import SOURCES, Photos
 from edgecnn.device.review.reviewing import Reviewing, are_alike
-from edgecnn.errors import OutputError
+from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import sha256, sha256_file
 
 
@@ -180,15 +180,9 @@ def test_a_page_gets_four_questions_and_classes_in_the_order_of_the_alphabet(tmp
         reviewing.answer(names[:1], "open")
 
 
-def test_labels_go_to_another_disk_too(tmp_path, keep_pictures, monkeypatch):
-    """Each line has the model's decision, and the time of the picture and of the label."""
+def test_each_line_has_the_models_decision_and_the_times_of_the_picture_and_of_the_label(tmp_path, keep_pictures):
     kept = keep_pictures(tmp_path / "kept", scenes=3, sample=1)
     reviewing = review(tmp_path)
-
-    def refuse(*_):
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-
-    monkeypatch.setattr(os, "link", refuse)
     names = [one.picture.sha256 for one in kept]
     before = time.time()
     assert reviewing.answer(names[:2], "label", "cat")
@@ -231,12 +225,60 @@ def test_answers_from_the_board_are_adopted_once(tmp_path, keep_pictures):
     assert review(tmp_path).document()["left"] == 0 and len(labelled(tmp_path / "photos")) == 2
 
 
+@pytest.mark.parametrize("by", ["hand", "board"])
+@pytest.mark.parametrize(("decision", "label"), [("label", "cat"), ("none", ""), ("skip", "")])
+def test_an_undone_answer_is_none_so_the_boards_later_one_is_adopted(tmp_path, keep_pictures, decision, label, by):
+    (kept,) = keep_pictures(tmp_path / "kept", scenes=1)
+    name = kept.picture.sha256
+    here = review(tmp_path)
+    assert here.answer([name], decision, label) and here.undo()
+    if by == "board":
+        board = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS), ["dog"])
+        assert board.answer([name], "label", "dog")
+    assert review(tmp_path).document()["left"] == (by == "hand")
+    assert labelled(tmp_path / "photos") == ([("dog", name)] if by == "board" else [])
+
+
+def test_a_picture_that_changed_after_it_was_shown_is_not_filed_under_its_old_hash(tmp_path, keep_pictures):
+    kept = keep_pictures(tmp_path / "kept", scenes=4)
+    names = [one.picture.sha256 for one in kept]
+    reviewing = review(tmp_path)
+    assert len(reviewing.document()["next"]) == 4
+    kept[1].path.write_bytes(kept[0].path.read_bytes())
+    other = tmp_path / "elsewhere.jpg"
+    kept[2].path.replace(other)
+    kept[2].path.symlink_to(other)
+    other.write_bytes(kept[0].path.read_bytes())
+    for changed in (1, 2):
+        with pytest.raises(ImageError, match="changed"):
+            reviewing.answer(names[:1] + names[changed : changed + 1], "label", "owl")
+    assert labelled(tmp_path / "photos") == [] and not any((tmp_path / "photos").iterdir())
+    assert reviewing.answer(names[3:], "label", "owl")
+    (photo,) = (tmp_path / "photos" / "owl").iterdir()
+    kept[3].path.write_bytes(b"overwritten")
+    assert labelled(tmp_path / "photos") == [("owl", names[3])] and photo.is_file()
+    assert [question["pictures"] for question in reviewing.document()["next"]] == [names[:1]]
+
+
+def test_an_undo_removes_the_class_folder_that_the_review_made_and_no_other(tmp_path, keep_pictures):
+    names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=3)]
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    reviewing = review(tmp_path)
+    for name, label in zip(names, ("cat", "owl", "owl"), strict=True):
+        assert reviewing.answer([name], "label", label)
+    folders = []
+    while reviewing.undo():
+        folders.append(sorted(path.name for path in (tmp_path / "photos").iterdir() if path.is_dir()))
+    assert folders == [["cat", "owl"], ["cat"], ["cat"]]
+    assert reviewing.answer(names[:1], "label", "owl") and labelled(tmp_path / "photos") == [("owl", names[0])]
+
+
 def test_a_full_disk_leaves_nothing_of_an_answer(tmp_path, keep_pictures, monkeypatch):
     names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=4)]
     reviewing = review(tmp_path)
     reviewing.answer(names[:1], "label", "cat")
     steps = (("label", "cat"), ("label", "dog"), ("skip", ""))
-    for step, undo, fails in itertools.product(steps, (False, True), range(4)):
+    for step, undo, fails in itertools.product(steps, (False, True), range(6)):
         if undo:
             assert reviewing.answer(names[1:3], *step)
         with monkeypatch.context() as patch:
@@ -245,6 +287,7 @@ def test_a_full_disk_leaves_nothing_of_an_answer(tmp_path, keep_pictures, monkey
             with contextlib.suppress(OutputError):
                 reviewing.undo() if undo else reviewing.answer(names[1:3], *step)
         left = reviewing.document()["left"]
+        assert all(any(path.iterdir()) for path in (tmp_path / "photos").iterdir() if path.is_dir())
         assert left == review(tmp_path).document()["left"] and left in (1, 3)
         assert len(labelled(tmp_path / "photos")) == (3 if left == 1 and step[0] == "label" else 1)
         if left == 1:
