@@ -40,7 +40,10 @@ def prepare(spool: Path) -> tuple[dict[str, Any], str]:
 
 
 def fetch_apart(request: str, rights: dict[str, Any]) -> None:
-    """Run `fetch` on a JSON request in another process. UpdateError, with the reason, if it fails or takes longer than FETCH_S."""
+    """Run `fetch` on a JSON request in another process, which ends with this one. UpdateError, with the reason, if it fails or is late.
+
+    The other process reads its standard input until it closes, which happens however this process ends.
+    """
     command = [sys.executable, "-P", "-m", "edgecnn.device.update.fetch"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     try:
@@ -56,10 +59,11 @@ def fetch_apart(request: str, rights: dict[str, Any]) -> None:
         try:
             assert process.stdin and process.stdout
             with contextlib.suppress(BrokenPipeError):  # its answer, or the lack of one, gives the reason
-                process.stdin.write(request.encode())
+                process.stdin.write(f"{request}\n".encode())
+                process.stdin.flush()
+            answer = process.stdout.read(MAX_ANSWER_BYTES)
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
-            answer = process.stdout.read(MAX_ANSWER_BYTES)
         finally:
             process.kill()
             late.cancel()

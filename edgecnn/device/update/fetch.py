@@ -1,11 +1,13 @@
 """The half of an update that talks to the server. It may run as a user without rights, since root's half verifies its output again.
 
-`run` starts it in a separate process, with the request on standard input and the answer on standard output, both as JSON.
+`run` starts it in a separate process, with the request on standard input and the answer on standard output, both as a line of JSON.
 """
 
 import json
+import os
 import shutil
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,10 +70,18 @@ def fetch(request: Request) -> None:
         shutil.rmtree(scratch)
 
 
+def end_with_parent() -> None:
+    """End this process, and so its lock, when standard input closes: then the process that waits for the answer has ended, however."""
+    os.read(0, 1)  # not with sys.stdin, which this thread would lock
+    os._exit(1)
+
+
 def main() -> None:
     answer: dict[str, Any] = {"reason": ""}
     try:
-        fetch(build(Request, json.load(sys.stdin), UpdateError, "request"))
+        request = json.loads(sys.stdin.readline())
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        fetch(build(Request, request, UpdateError, "request"))
     except EdgeCNNError as error:
         answer["reason"] = str(error)
     print(f"\n{json.dumps(answer)}")  # on the last line, whatever a library has printed before

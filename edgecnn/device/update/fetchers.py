@@ -2,8 +2,8 @@
 
 import contextlib
 import os
+import signal
 import tempfile
-import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,9 +31,38 @@ MAX_METADATA_BYTES = max(MAX_METADATA.values())
 """Longest metadata that is read into memory, whatever length other metadata gives, since anyone with the online key can sign that."""
 
 CHUNK_BYTES = 1 << 16
-TIMEOUT_S = 30.0  # to connect, and between two chunks
+TIMEOUT_S = 30.0  # to connect, between two chunks, and to wait because the server says so
 BACKOFF_S = 0.5  # the second attempt follows at once, the third after twice this
 SLOWEST_BYTES_PER_S = 1000  # slower downloads are given up
+
+
+@contextlib.contextmanager
+def deadline(seconds: float, late: Exception) -> Iterator[None]:
+    """Raise `late` in the block after some seconds, whatever it waits for. Only for the main thread, since it is by a signal.
+
+    A timeout of a socket is no limit: it starts again with each byte.
+    """
+
+    def stop(*_: object) -> None:
+        raise late
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Retries(urllib3.Retry):
+    """Retries after as long as the server's Retry-After says, but at most TIMEOUT_S."""
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        try:
+            return min(super().parse_retry_after(retry_after), TIMEOUT_S)
+        except (ValueError, OverflowError):  # too many digits, or a date that no clock has
+            return TIMEOUT_S
 
 
 class Fetcher(FetcherInterface):
@@ -98,7 +127,7 @@ class HttpFetcher(Fetcher):
         if url.username is not None:
             self._headers |= urllib3.make_headers(basic_auth=f"{unquote(url.username)}:{unquote(url.password or '')}")
         proxy = None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
-        retries = urllib3.Retry(2, redirect=3, backoff_factor=BACKOFF_S, raise_on_redirect=True)
+        retries = Retries(2, redirect=3, backoff_factor=BACKOFF_S, raise_on_redirect=True)
         settings: dict[str, Any] = {"retries": retries, "timeout": urllib3.Timeout(TIMEOUT_S), "maxsize": 1}
         self._pool = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
 
@@ -126,11 +155,17 @@ class HttpFetcher(Fetcher):
                 raise
         part.unlink()
 
+    def _fill(self, file: IO[bytes], url: str, max_length: int) -> int:
+        """Complete a file as for any source; its redirects, headers, attempts and waits have one deadline."""
+        limit_s = TIMEOUT_S + max_length / SLOWEST_BYTES_PER_S
+        slow = f"the server did not send {_last(url)} within {limit_s:.0f} s"
+        with deadline(limit_s, SlowRetrievalError(slow)):
+            return super()._fill(file, url, max_length)
+
     def _chunks(self, file: IO[bytes], url: str, max_length: int) -> Iterator[bytes]:
         held = file.seek(0, os.SEEK_END)
         if held >= max_length:
             return
-        deadline = time.monotonic() + TIMEOUT_S + max_length / SLOWEST_BYTES_PER_S
         headers = {**self._headers, "Range": f"bytes={held}-"} if held else self._headers
         response = None
         try:
@@ -146,9 +181,6 @@ class HttpFetcher(Fetcher):
                 raise DownloadHTTPError(f"the server answered {response.status} for {_last(url)}", response.status)
             while chunk := response.read1(CHUNK_BYTES, decode_content=False):
                 yield chunk
-                if time.monotonic() > deadline:
-                    slow = f"{_last(url)} arrives at less than {SLOWEST_BYTES_PER_S:,} bytes per second"
-                    raise SlowRetrievalError(slow)
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             if isinstance(error, urllib3.exceptions.ProtocolError):

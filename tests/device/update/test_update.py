@@ -380,7 +380,7 @@ def test_a_folder_that_becomes_a_link(repository, board, bundles, tmp_path):
         ("exit 1", 5_000_000, 60, "without an answer: its last line was nothing"),
         ("exec yes", 10, 60, "without an answer: its last line was y"),
         ("exec sleep 60", 5_000_000, 0.05, "may have been killed after 0 minutes"),
-        ('cat > /dev/null; printf \'{"reason": "\\\\u001b[2Jgone"}\'', 5_000_000, 60, r"^\\x1b\[2Jgone$"),
+        ('head -n 1 > /dev/null; printf \'{"reason": "\\\\u001b[2Jgone"}\'', 5_000_000, 60, r"^\\x1b\[2Jgone$"),
     ],
 )
 def test_whatever_the_unprivileged_process_does(tmp_path, monkeypatch, does, request_bytes, seconds, reason):
