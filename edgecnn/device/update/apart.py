@@ -5,13 +5,15 @@ import json
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgecnn.device.secrets import environment
+from edgecnn.device.update.board import Board
 from edgecnn.errors import UpdateError
 from edgecnn.files import output_errors
 from edgecnn.labels import printable
@@ -21,22 +23,37 @@ FETCH_S = 3600.0  # a fetch that takes longer is killed; the part of a bundle th
 MAX_ANSWER_BYTES = 1 << 16
 
 
-def prepare(spool: Path) -> tuple[dict[str, Any], str]:
-    """Make the spool folder; return the `rights` for `fetch_apart`, perhaps {}, and the name of the fetching user. Raises OutputError."""
-    rights: dict[str, Any] = {}
-    who = f"user {os.geteuid()}"
+class Place(NamedTuple):
+    """Where one check fetches to, the `rights` of the process that fetches, perhaps {}, and the name of its user."""
+
+    spool: Path
+    rights: dict[str, Any]
+    user: str
+
+
+def prepare(board: Board) -> Place:
+    """Make the folder to fetch to. UpdateError for a link or somebody else's folder; OutputError if it cannot be made.
+
+    Without the user, root fetches to a folder in its own `trust`: the user's may have belonged to somebody who left links there.
+    """
+    spool, user, entry = board.spool, f"user {os.geteuid()}", None
+    if os.geteuid() == 0:
+        spool, user = board.trust / "spool", "root"
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(USER)
+            spool, user = board.spool, USER
+    owner = entry.pw_uid if entry else os.geteuid()
     with output_errors(spool):
-        if os.geteuid() == 0:
-            who = "root"
-            with contextlib.suppress(KeyError):
-                entry = pwd.getpwnam(USER)
-                rights, who = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}, USER
-                if spool.exists() and spool.stat().st_uid != entry.pw_uid:  # made before this user existed
-                    shutil.rmtree(spool)
-        spool.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if rights:
-            os.chown(spool, rights["user"], rights["group"])
-    return rights, who
+        if entry and not spool.is_symlink() and spool.exists() and spool.stat().st_uid != owner:
+            shutil.rmtree(spool)  # made before this user existed
+        spool.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            spool.mkdir(mode=0o755)
+            os.chown(spool, owner, entry.pw_gid if entry else -1)
+        found = spool.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner:
+        raise UpdateError(f"{spool} must be a folder of {user}, and is a link or somebody else's. Remove it.")
+    return Place(spool, {"user": owner, "group": entry.pw_gid, "extra_groups": []} if entry else {}, user)
 
 
 def fetch_apart(request: str, rights: dict[str, Any]) -> None:

@@ -70,8 +70,8 @@ def _check(
     user = ""
     owned = folder = Path(options.source)
     if options.is_url:
-        user = _fetch(board, options, state, trust, trust.age(ticks))
-        owned = board.spool  # the other user may have put links there, even instead of the repository
+        # the other user may have put links there, even instead of the repository
+        owned, user = _fetch(board, options, state, trust, trust.age(ticks))
         folder = owned / REPOSITORY
     client = Client(trust.held, FolderFetcher(owned, scratch), str(folder), scratch)
     date = dated(trust.held)
@@ -124,15 +124,15 @@ def _read_root(path: Path) -> bytes:
     return data
 
 
-def _fetch(board: Board, options: Options, state: State, trust: trusts.Trust, age_s: int) -> str:
-    rights, user = apart.prepare(board.spool)
+def _fetch(board: Board, options: Options, state: State, trust: trusts.Trust, age_s: int) -> tuple[Path, str]:
+    place = apart.prepare(board)
     request = Request(
-        spool=str(board.spool),
+        spool=str(place.spool),
         source=options.source,
         channel=options.channel,
         state=state,
         age_s=age_s,
         **{role: data.decode() for role, data in trust.held._asdict().items()},
     )
-    apart.fetch_apart(json.dumps(to_json(request)), rights)
-    return user
+    apart.fetch_apart(json.dumps(to_json(request)), place.rights)
+    return place.spool, place.user

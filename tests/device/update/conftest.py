@@ -129,6 +129,10 @@ class Tested(NamedTuple):
     def current(self):
         return self.store.read().current
 
+    @property
+    def spool(self):
+        return apart.prepare(self.board).spool
+
     def update(self, source, channel=CHANNEL):
         from edgecnn.device.update.run import update
 

@@ -284,7 +284,7 @@ def test_slow_retrieval(attack, monkeypatch):
         patched.setattr(fetchers, "SLOWEST_BYTES_PER_S", 1e9)
         with pytest.raises(UpdateError, match=r"did not send .*photos2-2\.edgecnn within 0 s"):
             attack.board.update(server.address)
-    part = attack.board.board.spool / "parts" / attack.repository.stored(new).name
+    part = attack.board.spool / "parts" / attack.repository.stored(new).name
     assert 0 < part.stat().st_size < 1800, "the received part is kept for the next attempt"
     done.set()
     attack.board.update(server.address)

@@ -52,13 +52,13 @@ def test_a_release_arrives_and_a_quiet_poll_is_two_requests(repository, board, b
     request.getfixturevalue("in_this_process")
     assert board.update(server.address).note == "up to date"
     assert [path for path, _ in server.requests] == ["/metadata/2.root.json", "/metadata/timestamp.json"]
-    assert not list(board.board.spool.glob("repository/targets/*/*")), "what is in use is not kept a second time"
+    assert not list(board.spool.glob("repository/targets/*/*")), "what is in use is not kept a second time"
     second = repository.add(bundles[2], 2)
     board.update(server.address)
     assert board.current == second
-    assert not list(board.board.trust.glob("scratch*")) and not list(board.board.spool.glob("parts/*"))
-    (spooled,) = board.board.spool.glob("repository/targets/*/*")
-    assert spooled.name == repository.stored(second).name and not (board.board.spool / "scratch").exists()
+    assert not list(board.board.trust.glob("scratch*")) and not list(board.spool.glob("parts/*"))
+    (spooled,) = board.spool.glob("repository/targets/*/*")
+    assert spooled.name == repository.stored(second).name and not (board.spool / "scratch").exists()
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -94,7 +94,7 @@ def test_a_partial_download_with_a_wrong_byte_is_discarded(repository, board, bu
     server = serve(repository.folder)
     server.ranges = ranges
     digest = repository.add(bundles[1], 1)
-    part = board.board.spool / "parts" / repository.stored(digest).name
+    part = board.spool / "parts" / repository.stored(digest).name
     part.parent.mkdir(parents=True)
     part.write_bytes(b"wrong" * 100)
     if ranges:
@@ -243,22 +243,58 @@ def test_the_root_of_trust_has_at_most_128_kib(repository, board, bundles):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
-def test_a_folder_of_downloads_from_before_the_user_existed_is_emptied_and_the_users_own_is_not(tmp_path, monkeypatch):
-    spool = tmp_path / "var" / "spool"
+def test_each_user_fetches_to_a_folder_of_its_own_and_root_follows_no_link(board, monkeypatch, tmp_path):
+    """In turn: without the user; with it, in a folder that an earlier version of root has made; and without it again."""
+    entry, spool = pwd.getpwnam("nobody"), board.board.spool
     monkeypatch.setattr(apart, "USER", "no such user")
-    assert apart.prepare(spool) == ({}, "root") and spool.stat().st_uid == 0
+    own = board.board.trust / "spool"
+    for _ in range(2):
+        assert apart.prepare(board.board) == (own, {}, "root") and own.stat().st_uid == 0 and not spool.exists()
+    spool.mkdir(parents=True)
     (spool / "part").write_text("of root")
-    assert apart.prepare(spool) == ({}, "root") and (spool / "part").exists()
     monkeypatch.setattr(apart, "USER", "nobody")
-    entry = pwd.getpwnam("nobody")
     rights = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-    assert apart.prepare(spool) == (rights, "nobody") and not (spool / "part").exists()
+    assert apart.prepare(board.board) == (spool, rights, "nobody") and not (spool / "part").exists()
     found = spool.stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (entry.pw_uid, entry.pw_gid, 0o755)
     (spool / "part").write_text("of the user")
-    assert apart.prepare(spool) == (rights, "nobody") and (spool / "part").exists()
+    assert apart.prepare(board.board) == (spool, rights, "nobody") and (spool / "part").exists()
+    monkeypatch.setattr(apart, "USER", "no such user")
+    assert apart.prepare(board.board).spool == own
+
+    def refused(user):
+        with pytest.raises(UpdateError, match=f"must be a folder of {user}"):
+            apart.prepare(board.board)
+
+    os.chown(own, entry.pw_uid, -1)
+    refused("root")
+    own.rmdir()
+    own.symlink_to(tmp_path)
+    refused("root")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert apart.prepare(spool) == ({}, "user 1000") and (spool / "part").exists()
+    refused("user 1000")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_root_writes_and_removes_nothing_through_links_that_the_missing_user_left(
+    repository, board, bundles, serve, monkeypatch, tmp_path
+):
+    """Links in its folder, to folders whose files root would have removed or replaced."""
+    precious = tmp_path / "precious"
+    for name in ("parts", "targets/door", "metadata"):
+        (precious / name).mkdir(parents=True)
+        (precious / name / "file").write_text("stays")
+    spool = board.board.spool
+    (spool / "repository").mkdir(parents=True)
+    for link, target in (("parts", "parts"), ("repository/targets", "targets"), ("repository/metadata", "metadata")):
+        (spool / link).symlink_to(precious / target)
+    for path in (spool, *spool.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    monkeypatch.setattr(apart, "USER", "no such user")
+    new = repository.add(bundles[1], 1)
+    assert board.update(serve(repository.folder).address).user == "root" and board.current == new
+    left = {str(path.relative_to(precious)): path.read_text() for path in precious.rglob("*") if path.is_file()}
+    assert left == dict.fromkeys(("parts/file", "targets/door/file", "metadata/file"), "stays")
 
 
 def test_waves_and_pilots(repository, make_board, bundles):
@@ -397,9 +433,7 @@ def test_whatever_the_unprivileged_process_does(tmp_path, monkeypatch, does, req
 
 def test_a_link_instead_of_the_fetched_file(repository, board, bundles, monkeypatch):
     repository.add(bundles[1], 1)
-    monkeypatch.setattr(
-        apart, "fetch_apart", lambda *_: (board.board.spool / "repository").symlink_to(repository.folder)
-    )
+    monkeypatch.setattr(apart, "fetch_apart", lambda *_: (board.spool / "repository").symlink_to(repository.folder))
     with pytest.raises(UpdateError, match="repository is a link"):
         board.update("http://localhost")
     assert board.current is None
@@ -419,7 +453,7 @@ def test_the_fetching_process_has_no_rights(repository, make_bundle, serve, monk
         os.chmod(folder, 0o755)
         board = make_board(Path(folder) / "board")
         assert board.update(server.address).user == "nobody" and board.current == digest
-        owners = {path.lstat().st_uid for path in (board.board.spool, *board.board.spool.rglob("*"))}
+        owners = {path.lstat().st_uid for path in (board.spool, *board.spool.rglob("*"))}
         assert owners == {65534} and {path.stat().st_uid for path in board.board.trust.rglob("*")} == {0}
 
 
