@@ -71,6 +71,10 @@ class Silent:
         assert done <= total or not total
 
 
+def pytest_addoption(parser):
+    parser.addoption("--rewrite", action="store_true", help="write the files in tests/cli/golden again")
+
+
 def pytest_configure():
     """Give each of several workers one TensorFlow thread: on two processors, two workers with two threads each take a quarter longer."""
     if "PYTEST_XDIST_WORKER" in os.environ:

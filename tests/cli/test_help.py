@@ -112,12 +112,6 @@ def test_the_defaults_of_recipe_keys_match_the_recipe(edgecnn):
     assert checked == set(options)
 
 
-def test_the_list_has_complete_sentences(edgecnn):
-    listed = edgecnn("--help").out.partition("Commands:\n")[2].splitlines()
-    assert len(listed) == len(COMMANDS)
-    assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
-
-
 def test_every_provider_is_documented_wherever_one_is_chosen(edgecnn):
     documented = 0
     for command in COMMANDS:
@@ -127,12 +121,6 @@ def test_every_provider_is_documented_wherever_one_is_chosen(edgecnn):
             assert [name for name in PROVIDERS if not re.search(rf"\b{name}\b", option[0])] == [], command
     assert documented == 2
     assert {name for kind in ENGINES.values() for name in kind.providers} == set(PROVIDERS)
-
-
-def test_the_list_of_commands(edgecnn):
-    listed = edgecnn("--help").out
-    for command in COMMANDS:
-        assert f"\n  {command} " in listed
 
 
 def test_each_command_has_a_module_of_its_name_and_imports_no_other_command():
