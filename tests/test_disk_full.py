@@ -18,7 +18,7 @@ from edgecnn.stages.pipeline import run_recipe
 
 
 @pytest.mark.usefixtures("blank_plots")
-@pytest.mark.slow  # about fifty runs; a disk that is full at each stage is tested below
+@pytest.mark.guard  # about fifty runs; a disk that is full at each stage is tested below
 def test_each_write_of_the_pipeline_can_fail_once(tmp_path, monkeypatch, reporter, tiny_network):
     """Let the first attempt at every write fail, rerun each time, and compare with a run that nothing stopped."""
     monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ amd64 machine can build the arm64 package too, since nothing is compiled. Exampl
 
 import argparse
 import gzip
+import importlib.util
 import inspect
 import os
 import shutil
@@ -253,6 +254,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="the folder for packages (default: dist)")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("hatchling") is None:
+        sys.exit("hatchling, which builds the wheel, is not installed. `make deb` installs it")
     if shutil.which("dpkg-deb") is None:
         sys.exit("dpkg-deb, which packs Debian packages, is not installed. Install it: apt install dpkg")
     for architecture in arguments.architecture or sorted(MACHINES):

@@ -16,7 +16,7 @@ from edgecnn.errors import EmulatorError
 from edgecnn.verify.gate import require_boards
 
 pytestmark = [
-    pytest.mark.emulated,
+    pytest.mark.slow,
     pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason=f"{NAMES[0]} is not here: apt-get install qemu-user"),
 ]
 

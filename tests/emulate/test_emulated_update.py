@@ -14,7 +14,7 @@ from edgecnn.emulate import sysroot
 from edgecnn.emulate.qemu import NAMES, Emulations
 
 pytestmark = [
-    pytest.mark.emulated,
+    pytest.mark.slow,
     pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason=f"{NAMES[0]} is not here: apt-get install qemu-user"),
 ]
 

@@ -41,8 +41,8 @@ console_script()
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if Path(item.path).is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.emulated)
+        if Path(item.path).is_relative_to(Path(__file__).parent) and not item.get_closest_marker("guard"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

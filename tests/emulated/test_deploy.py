@@ -13,8 +13,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tools" / "board"))
 from debian_image import build, make_disk
 from machine import NEEDED_BY_DEBIAN, boot_debian, lacking
 
-pytestmark = pytest.mark.slow
-
 LIMIT_S = 300
 """The longest wait for a release to become good."""
 

@@ -23,8 +23,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tools" / "board"))
 from debian_image import GUEST, PYTHON, build, make_disk
 from machine import NEEDED_BY_DEBIAN, lacking, power_on
 
-pytestmark = pytest.mark.slow
-
 CUTS = 8
 STARTED = re.compile(rb"releases: start (\w+) problems (\d+) lacking (\d+)")
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tools" / "board"))
 from debian_image import build, make_disk
 from machine import NEEDED_BY_DEBIAN, boot_debian, lacking
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.guard
 
 LIMIT_S = 240
 """The longest wait for a journal line."""
@@ -228,6 +228,7 @@ def test_its_page_is_reachable_and_without_one_its_network_is_closed(service_boa
                 service_board.ask("/healthz")
 
 
+@pytest.mark.slow
 def test_after_a_reboot_it_still_classifies(service_board):
     with pytest.raises(EmulatorError):
         service_board.run("sh", "-c", "systemctl reboot; sleep 100")  # QEMU ends when the board would restart

@@ -105,7 +105,7 @@ def test_onnx_float16_is_float16_inside_and_takes_any_batch(finished_run, images
     np.testing.assert_allclose(opened.logits(images[:3]), alone, atol=0.02)
 
 
-@pytest.mark.gpu
+@pytest.mark.slow
 def test_onnx_float16_answers_the_same_on_cuda(finished_run, images, every):
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

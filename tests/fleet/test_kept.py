@@ -111,7 +111,7 @@ def test_a_boards_data_is_hostile_or_cut(tmp_path, keep_pictures, monkeypatch):
         fetch_kept(Sent(buffer.getvalue()), "", tmp_path / "large", bool)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.guard)])
 def test_after_a_kill_at_any_moment_it_continues(tmp_path, keep_pictures, fetch, kills):
     remote, folder, chance, came = tmp_path / "remote", tmp_path / "kept", random.Random(1), 0
     keep_pictures(remote, scenes=3 * kills)

@@ -166,7 +166,7 @@ CHANGES = {
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("add", "rotate online") else pytest.param(name, marks=pytest.mark.slow) for name in CHANGES],
+    [name if name in ("add", "rotate online") else pytest.param(name, marks=pytest.mark.guard) for name in CHANGES],
 )
 def test_after_a_power_cut_at_any_write_boards_accept_the_repository_and_the_command_can_be_repeated(
     name, quick, repository, add, board, held, monkeypatch

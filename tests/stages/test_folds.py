@@ -207,7 +207,7 @@ IN_TRAINING_S = 4.0, 16.0
 """How long after its start a process is killed: between its imports and about its end, on an idle machine."""
 
 
-@pytest.mark.parametrize("most", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", [pytest.param(3, marks=pytest.mark.guard), pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_change_nothing(made, tmp_path, monkeypatch, spawn, most):
     whole, _, _, recipe = made
     monkeypatch.chdir(tmp_path)

@@ -67,7 +67,7 @@ def weights(run, name=FLOAT_MODEL):
     return model_from_bytes(run.read(name, "train")).get_weights()
 
 
-@pytest.mark.slow
+@pytest.mark.guard
 def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
     ingredients = {
         "flip": "alternating", "cutout": 3, "precision": "bfloat16",
@@ -82,7 +82,7 @@ def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
     assert whole.public_recipe.teacher.run == finished_run.name, "no path of this machine travels"
 
 
-@pytest.mark.slow
+@pytest.mark.guard
 def test_a_resumed_runs_averages_are_the_same_bit_for_bit(trained, tmp_path):
     whole = trained(tmp_path / "whole", schedule="averaged", learning_rate=0.003)
     resumed = trained(tmp_path / "resumed", stop_after=1, schedule="averaged", learning_rate=0.003)

@@ -140,7 +140,7 @@ def test_a_head_is_fitted_to_classes_of_any_size(counts):
     assert np.mean(np.argmax(features @ weights + bias, axis=1) == classes) > 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.guard
 @pytest.mark.parametrize("stop_after", [("float", 1), ("float", 2)])
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, started, finished_run, stop_after):
     copy = tmp_path / "tiny"

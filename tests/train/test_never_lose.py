@@ -42,7 +42,7 @@ def equal(one, other):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.guard
 def test_kill_at_random_moments_changes_nothing(tmp_path, monkeypatch, spawn, tiny_network):
     monkeypatch.chdir(tmp_path)
     recipe = build_recipe(TABLES | {"network": {"name": tiny_network}})

@@ -138,9 +138,9 @@ def uninterrupted(tmp_path_factory, branches, tiny_network):
 @pytest.mark.parametrize(
     ("precision", "during"),
     [
-        pytest.param("float32", "float-2", marks=pytest.mark.slow),
+        pytest.param("float32", "float-2", marks=pytest.mark.guard),
         ("float32", "qat-2"),
-        pytest.param("bfloat16", "float-2", marks=pytest.mark.slow),
+        pytest.param("bfloat16", "float-2", marks=pytest.mark.guard),
     ],
 )
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, uninterrupted, precision, during):

@@ -36,7 +36,7 @@ SHAPES = ((224, 224), (240, 320), (480, 640), (1080, 1920), (97, 211), (1, 1), (
 def python(root):
     path = root / ".venv-mediapipe-3.11" / "bin" / "python"
     if not path.exists():
-        pytest.skip(f"no virtual environment {path.parents[1].name}, of 650 MB: make test-mediapipe makes it")
+        pytest.skip(f"no virtual environment {path.parents[1].name}, of 650 MB: make .venv-mediapipe-3.11/.done")
     return path
 
 

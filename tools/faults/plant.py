@@ -47,7 +47,7 @@ FORKS = Path(__file__).with_name("forks.py")
 
 LAST_FAILED = Path(".pytest_cache/v/cache/lastfailed")
 
-OPTIONS = 'options:; @printf "%s\\n" $(SHARED) -m "$(DEFAULT)"'
+OPTIONS = 'options:; @printf "%s\\n" $(SHARED) $(TESTS)'
 """A make target that prints the pytest options in the Makefile, one per line."""
 
 NO_TESTS = 5  # pytest's exit code

@@ -1,4 +1,4 @@
-"""Hostile requests, a thousand in `make test-slow`: none is served or fatal, each ends in time, and the camera loop does not notice."""
+"""Hostile requests, a thousand in the slow test: none is served or fatal, each ends in time, and the camera loop does not notice."""
 
 import asyncio
 import contextlib

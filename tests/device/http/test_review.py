@@ -206,7 +206,7 @@ def test_a_page_holds_the_review_for_thirty_seconds_after_its_last_request(monke
     assert may("first", take=True) and not may("second") and may("second", 30.0)
 
 
-@pytest.mark.slow
+@pytest.mark.guard
 def test_the_command_is_killed_during_an_answer(review, keep_pictures, tmp_path):
     of = {one.picture.sha256: one.guess for one in keep_pictures(tmp_path / "kept", scenes=60)}
     chance, heard = random.Random(1), set()

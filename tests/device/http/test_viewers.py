@@ -6,7 +6,7 @@ import os
 import pytest
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_viewers_cost_the_camera_loop_nothing(root, monkeypatch):
     monkeypatch.syspath_prepend(root / "tools" / "bench")
     bench = importlib.import_module("viewers")

@@ -301,7 +301,7 @@ def raise_if(error):
         raise error
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [12, pytest.param(100, marks=pytest.mark.guard)])
 def test_a_kill_at_any_moment_neither_loses_nor_doubles_a_label(tmp_path, keep_pictures, kills):
     """A reviewer answers, and undoes every third answer, in a process that is killed again and again."""
     of = {one.picture.sha256: one.guess for one in keep_pictures(tmp_path / "kept", scenes=8, group=2)}

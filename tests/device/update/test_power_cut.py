@@ -83,7 +83,7 @@ def walk(repository, make_board, bundles, tmp_path):
 
 @pytest.mark.parametrize(
     ("first", "every"),
-    [(False, 4), pytest.param(False, 1, marks=pytest.mark.slow), pytest.param(True, 1, marks=pytest.mark.slow)],
+    [(False, 4), pytest.param(False, 1, marks=pytest.mark.guard), pytest.param(True, 1, marks=pytest.mark.guard)],
 )
 def test_every_power_cut_leaves_old_or_new_and_no_older_repository_after_it(walk, tmp_path, first, every):
     walk, seen, cuts = walk(first), set(), 0
@@ -101,7 +101,7 @@ def test_every_power_cut_leaves_old_or_new_and_no_older_repository_after_it(walk
     assert cuts > len(walk.steps) > 15
 
 
-@pytest.mark.slow
+@pytest.mark.guard
 def test_each_sync_of_what_is_trusted_is_needed(walk, tmp_path):
     """Without any one of them, the same walk finds a cut that causes a fault."""
     walk = walk()
@@ -139,7 +139,7 @@ class Killer(Disk):
     make_folder, write, sync, rename, remove = map(counted, ("make_folder", "write", "sync", "rename", "remove"))
 
 
-@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.guard)])
 def test_kill_9_before_every_write(walk, tmp_path, every):
     walk = walk()
     for number in range(0, len(walk.steps), every):
@@ -159,7 +159,7 @@ def test_kill_9_before_every_write(walk, tmp_path, every):
         shutil.rmtree(top)
 
 
-@pytest.mark.slow
+@pytest.mark.guard
 @pytest.mark.parametrize("number", range(5))
 def test_kill_9_at_every_request(repository, board, bundles, serve, spawn, number):
     """The whole process is killed, including the one that fetches; the second attempt succeeds."""
@@ -176,7 +176,7 @@ def test_kill_9_at_every_request(repository, board, bundles, serve, spawn, numbe
     assert board.current == new
 
 
-@pytest.mark.parametrize("step", [1000, pytest.param(37, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [1000, pytest.param(37, marks=pytest.mark.guard)])
 @pytest.mark.usefixtures("in_this_process")
 def test_a_connection_cut_after_every_byte(repository, board, bundles, serve, step):
     server = serve(repository.folder)
