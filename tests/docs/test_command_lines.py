@@ -19,7 +19,7 @@ UsageError = typer.BadParameter.__base__  # typer carries its own click
 ROOT = Path(__file__).parent.parent.parent
 FIRST = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "tutorial.md"]
 PAGES = [*FIRST, *sorted(set((ROOT / "docs").glob("*.md")) - set(FIRST))]
-LANGUAGES = {"sh", "text", "toml", "ini", "python", ""}
+LANGUAGES = {"sh", "text", "toml", "yaml", "ini", "python", ""}
 """Languages of a fenced block. Only `sh` holds commands; the README has one picture without a language."""
 
 TRAINING = "minutes of training; the run of the session's fixture is a real one"

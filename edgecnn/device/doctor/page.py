@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from edgecnn.device.doctor.finding import Finding
 from edgecnn.device.system import System
+from edgecnn.install import install_command
 
 PACKAGES = ("starlette", "uvicorn", "prometheus-client")
 OPTIONS = "/etc/edgecnn/service.toml"
@@ -27,5 +28,5 @@ def page(system: System) -> Iterator[Finding]:
         f"{OPTIONS} requests a page, but edgecnn cannot serve it"
         if asked
         else "edgecnn cannot serve a page, an API or metrics",
-        f"sudo apt install {debian}, or pip install 'edgecnn[http]'",
+        f"sudo apt install {debian}, or {install_command('http')}",
     )
