@@ -109,6 +109,8 @@ def deploy(
             failed += bool(outcome.problem)
             if outcome.problem:
                 note(f"{outcome.host}: failed: {outcome.problem}.")
+            elif outcome.warning:
+                note(f"{outcome.host}: {outcome.warning}.")
             if json:
                 emit_line(json_.dumps(to_json(outcome), sort_keys=True))
             elif not outcome.problem:

@@ -124,11 +124,18 @@ class Plan(Struct):
         return {path: content for path, content in files.items() if found.hashes.get(path) != sha256(content)}
 
 
+NO_SERVICE = "it has no systemd, so nothing runs the model there; start edgecnn service run yourself, at each boot"
+
+
 class Outcome(Struct):
-    """The outcome for a board: `problem` is why it failed, or ""; `status` is the output of its `edgecnn update status`."""
+    """The outcome for a board: `problem` is why it failed, or ""; `warning` is what it does not do although nothing failed, or "".
+
+    `status` is the output of its `edgecnn update status`.
+    """
 
     host: str
     problem: str = ""
+    warning: str = ""
     installed: str = ""
     files: int = 0
     sent_bytes: int = 0
@@ -152,7 +159,9 @@ def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, s
                 progress(host, f"installed {made['installed']}")
             brought = bring(board, found, plan, configuration)
             made["files"] = len(brought)
-            if found.systemd and (made["installed"] or SERVICE in brought):
+            if not found.systemd:
+                made["warning"] = NO_SERVICE
+            elif made["installed"] or SERVICE in brought or found.service in ("inactive", "failed"):
                 board.must("starting the service", "edgecnn service install >&2")
             made["status"] = update(board)
     except BoardError as error:

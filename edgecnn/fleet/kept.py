@@ -19,6 +19,9 @@ from edgecnn.fleet.ssh import Board, BoardError
 PICTURE = re.compile(r"\./\d{4}-\d\d-\d\d/\d{8}T\d{6}\.\d{6}Z-\d+\.(?:jpg|json)", re.ASCII)
 CHANGING = {f"./{FILE}", f"./{LABELS}"}
 
+ODD = (ValueError, OverflowError, LookupError, RecursionError)
+"""What `tarfile` raises, apart from its own errors, for headers that nobody has written by accident."""
+
 MOST_BYTES = 64 << 20
 """Limit for one file: somebody else may have taken over the board."""
 
@@ -38,7 +41,7 @@ def remote_folder(board: Board) -> str:
     text = board.run(f"cat {CONFIG}").out
     try:
         folder = tomllib.loads(text).get("keep", "")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         folder = ""
     if not folder or not isinstance(folder, str):
         raise BoardError(
@@ -59,7 +62,7 @@ def fetch_kept(board: Board, remote: str, folder: Path, progress: Callable[[int]
     here = sorted(f"./{path.relative_to(folder)}" for path in folder.glob("*/*") if path.suffix in (".jpg", ".json"))
     script, names = f"folder={shlex.quote(remote)}{SCRIPT}", "".join(f"{name}\n" for name in here)
     count, whole = 0, False
-    with board.reading(script, names.encode()) as stream, contextlib.suppress(tarfile.TarError):
+    with board.reading(script, names.encode()) as stream, contextlib.suppress(tarfile.TarError, *ODD):
         bounded = Bounded(stream)
         with tarfile.open(fileobj=bounded, mode="r|", errorlevel=2) as archive:  # type: ignore[call-overload]
             for entry in archive:
@@ -71,7 +74,7 @@ def fetch_kept(board: Board, remote: str, folder: Path, progress: Callable[[int]
         while bounded.read(1 << 16):
             pass
     if not whole:
-        raise BoardError("the connection broke")
+        raise BoardError("the connection broke, or it does not send an archive")
     return count
 
 
@@ -92,7 +95,7 @@ class Bounded:
 def take(archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> bool:
     """Write an entry of the archive if it is an expected one; return whether it completes a picture."""
     match = PICTURE.fullmatch(entry.name)
-    if not entry.isreg() or not (match or entry.name in CHANGING):
+    if not entry.isreg() or entry.issparse() or not (match or entry.name in CHANGING):  # a sparse file has no limit
         return False
     file = archive.extractfile(entry)
     assert file is not None

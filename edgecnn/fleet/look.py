@@ -29,6 +29,7 @@ say link "$(readlink {LINK})"
 say wheels "$(cd {VERSIONS} && echo wheels-*)"
 [ -d {LINK} ] && [ ! -L {LINK} ] && say foreign yes
 [ -d /run/systemd/system ] && say systemd yes
+say service "$(systemctl is-active edgecnn)"
 say board "$(sed -n 's/.*"id": "\([0-9a-f]*\)".*/\1/p' {TRUST}/board.json)"
 say source "$(sed -n 's/^from *= *//p' {CONFIGURED[1]} | head -n 1)"
 say hashes ''
@@ -40,7 +41,7 @@ find {REPOSITORY}/metadata {REPOSITORY}/targets -type f -exec sha256sum {{}} +
 class Look(Struct):
     """The state of a board. A text is "" if the board lacks it.
 
-    `board` is its id, `source` the value of `from` in its update.toml, `hashes` are SHA-256 of files by absolute path.
+    `service` is systemd's word for the state of edgecnn's, such as active; `board` is its id, `source` the value of `from` in its update.toml, `hashes` are SHA-256 of files by absolute path.
     """
 
     machine: str = ""
@@ -54,6 +55,7 @@ class Look(Struct):
     wheels: str = ""
     foreign: str = ""
     systemd: str = ""
+    service: str = ""
     board: str = ""
     source: str = ""
     hashes: dict[str, str] = field(default_factory=dict)

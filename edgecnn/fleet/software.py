@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import subprocess
 import tarfile
 import threading
@@ -163,10 +164,10 @@ def platform_of(look: Look) -> wheels.Platform:
         raise BoardError(
             f"it is {look.machine} with {look.bits or 'unknown'} bits, but edgecnn's engine has wheels only for {' and '.join(MACHINES)}"
         )
-    name, _, version = look.libc.partition(" ")
-    if name != "glibc" or not version.startswith("2."):
+    libc = re.fullmatch(r"glibc 2\.(\d{1,3})(?:\.\d+)?", look.libc, re.ASCII)
+    if libc is None:
         raise BoardError(f"its C library is {look.libc or 'not the GNU one'}, but the wheels need glibc")
-    return wheels.Platform(look.python, int(version.split(".")[1]), look.machine)
+    return wheels.Platform(look.python, int(libc[1]), look.machine)
 
 
 def wheels_for(platform: wheels.Platform) -> Path:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import selectors
 import shlex
 import shutil
 import subprocess
@@ -10,7 +11,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import IO
@@ -36,6 +36,10 @@ OPTIONS = {
 
 MAX_ANSWER_BYTES = 1 << 20
 """Maximum bytes to keep of a board's answer: somebody else may have taken it over."""
+
+PART_BYTES = 1 << 16
+CLOSE_S = 5.0
+"""Seconds for a process to end, or for a pipe to close, after everything has arrived."""
 
 AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -c "$1"; else exec sudo -n sh -c "$1"; fi'
 
@@ -104,7 +108,10 @@ class Sessions:
                 raise BoardError("this machine has no ssh: apt-get install openssh-client")
             if self._over.is_set():
                 raise BoardError("stopped")
-            process = subprocess.Popen([self.program, *arguments], stdin=stdin, stdout=PIPE, stderr=PIPE)
+            try:
+                process = subprocess.Popen([self.program, *arguments], stdin=stdin, stdout=PIPE, stderr=PIPE)
+            except OSError as error:  # such as a name that is longer than Linux lets an argument be
+                raise BoardError(f"ssh cannot be started for it: {error.strerror}") from None
             self._running.add(process)
             return process
 
@@ -155,19 +162,11 @@ class Board:
             BoardError: if the connection breaks, or the script fails for a known reason, such as a full disk.
         """
         process = self._start(script, stdin)
-        late = threading.Timer(limit_s, process.kill)
-        late.start()
         try:
-            out, err = answer_of(process)
+            out, err = answer_of(process, limit_s)
         finally:
-            finished = late.is_alive()
-            late.cancel()
             self._sessions.ended(process)
         self.received += len(out) + len(err)
-        if not finished:
-            raise BoardError(f"a step took longer than {limit_s:g} s")
-        if max(len(out), len(err)) >= MAX_ANSWER_BYTES:
-            raise BoardError(f"it answers with more than {MAX_ANSWER_BYTES:,} bytes")
         return Finished(process.returncode, out.decode(errors="replace"), self._judged(process, err))
 
     @contextlib.contextmanager
@@ -175,15 +174,22 @@ class Board:
         """Run a script as `run` does, and yield its standard output, of any length. Errors are raised at the end of the block."""
         process = self._start(script, stdin)
         assert process.stdout and process.stderr
-        with ThreadPoolExecutor(1) as other:
-            errors = other.submit(process.stderr.read, MAX_ANSWER_BYTES)
-            try:
-                yield process.stdout
-                process.stdout.close()
-                process.wait()
-            finally:
-                self._sessions.ended(process)
-            said = self._judged(process, errors.result())
+        pipe, kept = process.stderr, bytearray()
+
+        def drain() -> None:
+            while data := os.read(pipe.fileno(), PART_BYTES):
+                kept.extend(data[: MAX_ANSWER_BYTES - len(kept)])
+
+        errors = threading.Thread(target=drain, daemon=True)  # nobody waits for it if the board keeps the pipe open
+        errors.start()
+        try:
+            yield process.stdout
+            process.stdout.close()
+            process.wait()
+        finally:
+            self._sessions.ended(process)
+        errors.join(CLOSE_S)
+        said = self._judged(process, bytes(kept))
         if process.returncode:
             raise BoardError(last_line(said) or f"it ended with exit code {process.returncode}")
 
@@ -214,18 +220,34 @@ class Board:
         return done.out
 
 
-def answer_of(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """Return a process's standard output and standard error; a process that writes too much to the first is killed."""
+def answer_of(process: subprocess.Popen[bytes], limit_s: float) -> tuple[bytes, bytes]:
+    """Return what a process writes to standard output and standard error until it ends; BoardError if it takes too long or writes too much.
+
+    Nothing waits for the ends of the pipes after that: ssh's master has them too, and keeps them open if the process is killed.
+    """
     assert process.stdout and process.stderr
-    with ThreadPoolExecutor(1) as other:
-        errors = other.submit(process.stderr.read, MAX_ANSWER_BYTES)
-        out = process.stdout.read(MAX_ANSWER_BYTES)
-        if len(out) >= MAX_ANSWER_BYTES:
-            process.kill()
-        err = errors.result()
-    if max(len(out), len(err)) < MAX_ANSWER_BYTES:
-        process.wait()
-    return out, err
+    answers = {pipe: bytearray() for pipe in (process.stdout, process.stderr)}
+    deadline = time.monotonic() + limit_s
+    late = BoardError(f"a step took longer than {limit_s:g} s")
+    with selectors.DefaultSelector() as open_pipes:
+        for pipe in answers:
+            open_pipes.register(pipe, selectors.EVENT_READ, answers[pipe])
+        while open_pipes.get_map():
+            for key, _ in open_pipes.select(max(0, deadline - time.monotonic())):
+                data = os.read(key.fd, PART_BYTES)
+                if not data:
+                    open_pipes.unregister(key.fileobj)
+                key.data.extend(data)
+                if len(key.data) >= MAX_ANSWER_BYTES:
+                    raise BoardError(f"it answers with more than {MAX_ANSWER_BYTES:,} bytes")
+            if time.monotonic() > deadline:
+                raise late
+    try:
+        process.wait(max(CLOSE_S, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise late from None
+    out, err = answers.values()
+    return bytes(out), bytes(err)
 
 
 def unreachable(host: str, said: str) -> str:

@@ -7,7 +7,10 @@ from typing import Any
 from edgecnn.device.update import SCHEMA
 from edgecnn.errors import first_line
 from edgecnn.fleet.ssh import BoardError, Sessions, last_line
-from edgecnn.tables import Struct
+from edgecnn.tables import Struct, shown
+
+KINDS = {"channel": str, "reason": str | None, "in_use": dict | None, "bad": dict | None, "age_s": int | None}
+"""Types of the values that are shown: somebody else may have taken the board over."""
 
 HEADINGS = ("board", "channel", "in use", "last good check", "problem")
 
@@ -39,12 +42,26 @@ def read_status(text: str) -> dict[str, Any]:
         if status is None:
             raise BoardError("it has not looked for a release yet")
         if status["schema"] != SCHEMA:
-            raise ValueError(f"schema {status['schema']!r}")
+            raise ValueError(f"schema {shown(status['schema'])}")
+        for name, kind in KINDS.items():
+            if not isinstance(status.get(name), kind):
+                raise ValueError(f"{name} is {shown(status[name])}")
+        if not is_plain(status) or not all(isinstance(why, str) for why in (status.get("bad") or {}).values()):
+            raise ValueError("values that no status has")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BoardError(
             f"edgecnn update status gave an unexpected answer there: {last_line(first_line(error))}"
         ) from None
     return status
+
+
+def is_plain(value: Any, levels: int = 8) -> bool:
+    """Return whether a value has at most some levels of tables and lists, and only numbers that 64 bits hold."""
+    if isinstance(value, dict | list):
+        return levels > 0 and all(
+            is_plain(item, levels - 1) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return not isinstance(value, int | float) or abs(value) < 1 << 63  # false for NaN, too
 
 
 def in_use(status: Mapping[str, Any]) -> str:

@@ -87,9 +87,21 @@ def test_a_boards_data_is_hostile_or_cut(tmp_path, keep_pictures, monkeypatch):
             entry = tarfile.TarInfo(name)
             entry.type, entry.linkname = kind, "/etc/passwd"
             archive.addfile(entry)
+        sparse = tarfile.TarInfo(name)
+        sparse.pax_headers = {"GNU.sparse.map": f"0,{1 << 50}", "GNU.sparse.size": str(1 << 50)}
+        archive.addfile(sparse)
     folder = tmp_path / "kept"
     assert fetch_kept(Sent(buffer.getvalue()), "", folder, bool) == 0
     assert not outside.exists() and list(folder.iterdir()) == []
+    for odd in ("x,y", "9" * 5000, "0"):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            entry = tarfile.TarInfo(name)
+            entry.pax_headers = {"GNU.sparse.map": odd}
+            archive.addfile(entry)
+        with contextlib.suppress(BoardError):
+            fetch_kept(Sent(buffer.getvalue()), "", folder, bool)
+        assert list(folder.rglob("*.jpg")) == []
 
     remote = tmp_path / "remote"
     keep_pictures(remote, scenes=12)

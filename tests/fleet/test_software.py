@@ -35,6 +35,9 @@ def test_only_a_board_with_64_bits_glibc_and_a_known_python_gets_wheels_and_the_
         ({"python": "3.14"}, "3.14"),
         ({"python": ""}, "no Python 3"),
         ({"libc": "musl 2.1"}, "musl 2.1"),
+        ({"libc": "glibc 2.x"}, "glibc 2.x"),
+        ({"libc": "glibc 2."}, "glibc 2."),
+        ({"libc": f"glibc 2.{'9' * 5000}"}, "glibc 2.999"),
         ({"libc": ""}, "not the GNU one"),
     ):
         with pytest.raises(BoardError) as caught:

@@ -1,9 +1,11 @@
 """The steps of a deploy: what is run on a board, what it answers, and the outcome; this machine's shell or a script plays the board."""
 
 import contextlib
+import functools
 import json
 import os
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from edgecnn.fleet.deploy import PUT_FILES, SERVICE, File, Plan, deploy
 from edgecnn.fleet.hosts import on_each
 from edgecnn.fleet.look import REPOSITORY, look
 from edgecnn.fleet.software import tar
-from edgecnn.fleet.ssh import MAX_ANSWER_BYTES, BoardError, last_line, unreachable
+from edgecnn.fleet.ssh import MAX_ANSWER_BYTES, BoardError, Sessions, last_line, unreachable
 from edgecnn.fleet.status import gather
 from edgecnn.runtime.child import Finished
 
@@ -86,13 +88,16 @@ def plan(installs="", options=None, **files):
 
 def test_the_service_is_started_again_only_after_a_change_that_it_reads():
     """Each board needs root.json and update.toml, which are of no concern to a running service."""
-    started, running = "starting the service", SEEN.replace("hashes", "systemd yes\nhashes")
+    started, running = "starting the service", SEEN.replace("hashes", "systemd yes\nservice active\nhashes")
+    stopped = running.replace("service active", "service failed")
 
-    def steps(seen, given):
+    def steps(seen, given, warning=""):
         board, shown = Scripted(seen), []
         outcome = deploy("pi", given, board, lambda *step: shown.append(step))
         assert (
             not outcome.problem
+            and warning in outcome.warning
+            and bool(warning) == bool(outcome.warning)
             and outcome.status == STATUS
             and (outcome.sent_bytes, outcome.received_bytes) == (1200, 34)
         )
@@ -109,7 +114,9 @@ def test_the_service_is_started_again_only_after_a_change_that_it_reads():
         5,
     )
     assert steps(running, plan("1.2 for x")) == (["writing files", started], "1.2 for x", 2)
-    assert steps(SEEN, plan("1.2 for x", options=b"")) == (["writing files"], "1.2 for x", 3), "a board without systemd"
+    assert steps(stopped, plan()) == (["writing files", started], "", 2), "an earlier deploy failed before it ran"
+    bare = steps(SEEN, plan("1.2 for x", options=b""), "no systemd, so nothing runs the model there")
+    assert bare == (["writing files"], "1.2 for x", 3)
 
 
 def test_a_failed_update_is_the_boards_problem_and_names_its_last_line():
@@ -165,13 +172,60 @@ def test_a_step_gives_its_answer_its_bytes_add_up_and_its_failure_has_a_reason(h
         ("echo No space left on device >&2; exit 1", "disk is full. Free some space there"),
         ("exit 255", "the connection broke"),
         (f"head -c {MAX_ANSWER_BYTES} /dev/zero >&2", "more than 1,048,576 bytes"),
+        ("sleep 30 >&2 & timeout 30 yes", "more than 1,048,576 bytes"),
     ):
+        began = time.monotonic()
         with pytest.raises(BoardError) as caught:
             board.must("a step", script)
-        assert str(caught.value).endswith(ending), script
+        assert str(caught.value).endswith(ending) and time.monotonic() - began < 15, script
     assert len(board.run(f"head -c {MAX_ANSWER_BYTES - 1} /dev/zero").out) == MAX_ANSWER_BYTES - 1
-    with pytest.raises(BoardError, match=r"longer than 0\.05 s"):
-        board.run("exec sleep 5", limit_s=0.05)
+    for script in ("exec sleep 30", "sleep 30 & sleep 30", "exec >&- 2>&-; exec sleep 30"):
+        began = time.monotonic()
+        with pytest.raises(BoardError, match=r"longer than 0\.05 s"):
+            board.run(script, limit_s=0.05)
+        assert time.monotonic() - began < 15, script
+
+
+def test_the_pipes_of_a_board_that_is_cut_off_are_not_waited_for(here):
+    """As with ssh's master, another process has them too when the one that was started is killed."""
+    for script in ("timeout 30 yes & timeout 30 yes >&2", "sleep 30 & echo whole"):
+        began, whole = time.monotonic(), ""
+        with contextlib.suppress(BoardError), here().reading(script) as stream:
+            whole = stream.read(6).decode()
+            if whole != "whole\n":
+                raise BoardError("it sends too much")
+        assert time.monotonic() - began < 15, script
+    assert whole == "whole\n"
+
+
+ODD = (
+    {"bad": "x"},
+    {"bad": {"ab": 5}},
+    {"reason": 5},
+    {"age_s": 10**400},
+    {"age_s": float("nan")},
+    {"channel": None},
+    {"in_use": "cats"},
+    {"more": functools.reduce(lambda inner, _: {"in": inner}, range(900))},
+)
+"""Parts of a status that edgecnn on a board never prints."""
+
+
+@pytest.mark.parametrize("work", [lambda host, board: deploy(host, plan(), board, lambda *step: None), gather])
+def test_a_board_with_an_odd_status_fails_and_the_others_go_on(work):
+    boards = {f"odd{number}": Scripted(out=json.dumps({**STATUS, **odd})) for number, odd in enumerate(ODD)}
+    boards["good"] = Scripted()
+    found = {outcome.host: outcome for outcome in on_each(boards, 3, lambda host: work(host, boards[host]), bool)}
+    assert found.keys() == boards.keys()
+    for host, outcome in found.items():
+        assert (outcome.status == STATUS) == (host == "good") == (not outcome.problem), host
+        assert "an unexpected answer there" in outcome.problem or host == "good"
+
+
+def test_a_host_whose_name_is_too_long_for_a_command_line_is_a_problem_of_that_board():
+    with Sessions() as sessions:
+        sessions.program = "/bin/true"
+        assert "cannot be started" in gather("a" * 200_000, sessions).problem
 
 
 def test_each_reason_for_no_connection_has_its_own_words():

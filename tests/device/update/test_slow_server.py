@@ -50,10 +50,9 @@ class Delay:
 
         def answer(handler):
             handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
-            if what == "body":
-                handler.wfile.write(b"Transfer-Encoding: chunked\r\n\r\n1")
+            handler.wfile.write(b"Transfer-Encoding: chunked\r\n\r\n1;" if what == "body" else b"X-A: ")
             while not self.over.wait(0.1):
-                handler.wfile.write(b"X-A: b\r\n" if what == "headers" else b";")
+                handler.wfile.write(b"a")
             raise ConnectionResetError
 
         return answer
