@@ -23,8 +23,6 @@ SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"
 LADDER = ROOT / "tools" / "bench" / "results" / "ladder.json"
 PLANTED = ROOT / "tools" / "bench" / "results" / "inspect_planted.json"
 GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
-FLEET = ROOT / "tools" / "bench" / "results" / "fleet.json"
-VIEWERS = ROOT / "tools" / "bench" / "results" / "viewers.json"
 NETWORKS = ROOT / "tools" / "bench" / "results" / "networks.json"
 LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
 
@@ -148,7 +146,7 @@ def leaks_table() -> str:
 def gpu_figures() -> str:
     """Return the results of `tools/bench/gpu.py` on an NVIDIA GPU as a table and sentences, or a sentence if there are none yet."""
     if not GPU.exists():
-        return "There are no figures: the bench has not run on a GPU yet. On the CPU it runs in full, as a test."
+        return "There are no figures: the bench has not run on a GPU yet."
     bench, report = measured(GPU)
     versions = report["versions"]
     where = (
@@ -156,23 +154,6 @@ def gpu_figures() -> str:
         f"{versions['onnxruntime-gpu']}, TensorFlow {versions['tensorflow']}."
     )
     return "\n".join([markdown_table(bench.HEADINGS, bench.rows(report)), "", *bench.sentences(report), where])
-
-
-def fleet_figures() -> str:
-    """Return the results of `tools/bench/fleet.py` as a table and sentences."""
-    bench, report = measured(FLEET)
-    return f"{markdown_table(bench.HEADINGS, bench.rows(report))}\n\n{bench.sentence(report)}"
-
-
-def viewers_figures() -> str:
-    """Return the results of `tools/bench/viewers.py` as a table and sentences."""
-    bench, report = measured(VIEWERS)
-    where = (
-        f"The figures are the time from a complete frame to its decision: medians of {report['rounds']} interleaved runs of "
-        f"{report['seconds']:g} s, with {report['viewers']} viewers and {report['posters']} clients that post photos without a pause, on "
-        f"{report['machine']}. To measure again: `python tools/bench/viewers.py`."
-    )
-    return "\n".join([markdown_table(bench.HEADINGS, bench.rows(report)), "", bench.sentence(report), "", where])
 
 
 def networks_table() -> str:
@@ -199,11 +180,9 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "figures.md": {
         "figures": model_table,
         "speed": speed_table,
-        "viewers": viewers_figures,
     },
     ROOT / "docs" / "networks.md": {"ladder": ladder_table},
     ROOT / "docs" / "which-network.md": {"networks": networks_table},
-    ROOT / "docs" / "fleet.md": {"fleet": fleet_figures},
     ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
     ROOT / "docs" / "splits.md": {"leaks": leaks_table},

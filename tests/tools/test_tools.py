@@ -1,4 +1,3 @@
-import argparse
 import importlib
 import json
 import runpy
@@ -6,8 +5,6 @@ import sys
 
 import pytest
 from PIL import Image
-
-from edgecnn.runtime.default import SHIPPED
 
 
 def load_bench(root, monkeypatch, name, folder="bench"):
@@ -37,20 +34,6 @@ def test_write_images(root, tmp_path, monkeypatch):
     assert len(names) == 3 and all(name[3].isdigit() for name in names)
     with Image.open(tmp_path / names[0]) as image:
         assert image.size == (8, 8) and image.mode == "L"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits", SHIPPED])
-def test_the_runtime_bench_measures_grey_and_colour_models(root, monkeypatch, name):
-    """Runs its parts on a few small images."""
-    pytest.importorskip("ai_edge_litert", reason="it is the engine under test")
-    bench = load_bench(root, monkeypatch, "runtime")
-    monkeypatch.setattr(bench, "PHOTO", (400, 300))
-    monkeypatch.setattr(bench, "WARMUP", 1)
-    model = root / "models" / name / f"{name}.edgecnn"
-    report = bench.measure(argparse.Namespace(model=model, n=2, photos=2, folder_n=1))
-    assert report["parts"].keys() == {"frame", "photo", "folder"}
-    assert all(way["p50_ms"] > 0 for part in report["parts"].values() for way in part["ways"].values())
 
 
 def test_an_interrupted_bench_resumes_unless_something_else_is_measured(root, tmp_path, monkeypatch):
@@ -88,68 +71,6 @@ def test_speed_of_another_bundle_is_refused(readme, tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "SPEED", tmp_path / "other.json")
     with pytest.raises(ValueError, match=r"python tools/bench/benchmark\.py"):
         readme.speed_table()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("blank_plots")
-def test_the_gpu_bench_runs_completely_on_the_cpu(root, readme, tmp_path, tiny_network, edgecnn, monkeypatch):
-    for module in ("tensorflow", "onnxruntime"):
-        pytest.importorskip(module, reason="the bench trains, and runs ONNX files")
-    bench = load_bench(root, monkeypatch, "gpu")
-
-    def here(*arguments, cwd):
-        """Run a command in this process, which has imported TensorFlow."""
-        monkeypatch.chdir(cwd)
-        done = edgecnn(*arguments)
-        assert done.code == 0, done.err
-        return done.out.encode()
-
-    def timed(command, out):
-        out.write_bytes(here(*command[len(bench.edgecnn_command()) :], cwd=tmp_path))
-        return argparse.Namespace(seconds=0.5)
-
-    def device():
-        exec(bench.PLACE, {"print": (placed := []).append})
-        return json.loads(placed[0])
-
-    monkeypatch.setattr(bench, "edgecnn", here)
-    monkeypatch.setattr(bench, "ran", timed)
-    monkeypatch.setattr(bench, "tensorflows_device", device)
-    line = ["--provider", "cpu", "--network", str(tiny_network), "--side", "16", "--photos", "80", "--epochs", "1"]
-    report = bench.measure(bench.options([*line, "--n", "10"]))
-    assert all(report["checks"].values()), report["checks"]
-    assert report["training"]["images_per_s"].keys() == {"float", "qat"} and report["training"]["device"].endswith(
-        "CPU:0"
-    )
-    assert {(item["precision"], item["batch"]) for item in report["inference"]} == {
-        (precision, batch) for precision in ("int8", "float32", "float16") for batch in (1, 64)
-    }
-    assert all(item["ms"]["run"] > 0 and item["elsewhere"] == {} for item in report["inference"])
-    assert [(item["photos"], item["images_per_s"]) for item in report["folder"]] == [(20, 40)] * 3 and report["matrix"][
-        "against"
-    ]
-
-    report["versions"]["onnxruntime-gpu"] = "1.31.1"
-    (tmp_path / "gpu.json").write_text(json.dumps(report))
-    monkeypatch.setattr(readme, "GPU", tmp_path / "gpu.json")
-    page = readme.gpu_figures()
-    assert (
-        page.startswith("| precision | batch |")
-        and page.count("\n| float16 |") == 2
-        and "onnxruntime-gpu 1.31.1" in page
-    )
-
-
-@pytest.mark.slow
-def test_a_fleet_of_ten_goes_through_the_waves_and_one_board_rolls_back(root, tmp_path, monkeypatch):
-    """The bench ends with an error if a board has another release than it should."""
-    pytest.importorskip("tuf", reason="releases need the release extra")
-    pytest.importorskip("ai_edge_litert", reason="its answers are made wrong on one board")
-    bench = load_bench(root, monkeypatch, "fleet")
-    report = bench.measure(bench.Fleet(tmp_path, 10, 1))
-    assert report["in_use"] == {"2 good": 9, "1 good": 1}
-    quiet = report["phases"][-1]
-    assert (quiet["phase"], quiet["requests_per_board"]) == ("quiet check", 2.0) and quiet["bytes_per_board"] < 2000
 
 
 def test_a_mutant_runs_the_tests_of_its_modules_name_and_then_those_of_its_room(root, monkeypatch):

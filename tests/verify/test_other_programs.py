@@ -16,7 +16,6 @@ pytest.importorskip("cv2", reason="the frigate extra: pip install opencv-python-
 import cv2
 
 from edgecnn.data import open_dataset
-from edgecnn.data.places import data_home
 from edgecnn.errors import MissingExtraError, ParityError, RunError
 from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path
@@ -160,28 +159,6 @@ def test_frigates_documented_steps(frigate_run, root, tmp_path, python):
     own, _ = program_answers(frigate_run, "frigate", dataset, ours, lambda *progress: None)
     assert np.abs(theirs - own.values).max() <= 2 / 256
     assert np.mean(theirs.argmax(axis=1) == own.values.argmax(axis=1)) >= 0.95
-
-
-@pytest.mark.slow
-def test_the_round_trip_on_photos(root, tmp_path):
-    """A Frigate dataset of real photos, through training and export, to both programs if they are installed."""
-    home = data_home()
-    if home is None or not (home / "trash-photos.zip").exists():
-        pytest.skip("needs trash-photos.zip in $EDGECNN_DATA")
-    options = ["--network", "resnet_25kb", "--epochs", "4", "--run", tmp_path / "material"]
-    for option, name in (("--python", ".venv-tflite-3.11"), ("--mediapipe-python", ".venv-mediapipe-3.11")):
-        python = root / name / "bin" / "python"
-        options += [option, python] if python.exists() else []
-    command = [sys.executable, root / "tools" / "bench" / "frigate.py", "--out", tmp_path / "rows.json", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    same = [row for row in rows if row["what"].endswith("224x224 photos")]
-    assert len(same) == len(rows) / 2 >= 1
-    for row in same:
-        assert row["n"] > 250 and row["apart_by_more_than_a_tie"] == 0, row
-    for row in rows:
-        assert row["agreement"] > 0.8 and abs(row["accuracy"] - row["accuracy_edgecnn"]) < 0.1, row
 
 
 def test_an_image_of_the_models_size_is_unchanged():

@@ -37,7 +37,7 @@ GROUPS = 64  # classes counted separately; with more, some share a group
 SET_CLOCK_S = 1.7e9  # an earlier time comes from a board whose clock is not set
 
 FALSE_ALARMS = 0.05
-"""Largest share of months (30 days) without a change in which the alarm goes off; `tools/bench/drift.py` measures it."""
+"""Largest share of months (30 days) without a change in which the alarm goes off; docs/figures.md has what it does."""
 
 LIMIT = 7.021
 """Student's t with WEEK - 1 degrees of freedom, exceeded with a probability of FALSE_ALARMS / 2 / 30 days / 2 spans."""

@@ -1,4 +1,4 @@
-"""Counts of a camera's scores, the accepted week, and the alarm; `tools/bench/drift.py` measures its rates."""
+"""Counts of a camera's scores, the accepted week, and the alarm."""
 
 import copy
 import json

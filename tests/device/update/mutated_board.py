@@ -1,4 +1,4 @@
-"""A board that checks a repository again and again, each time with one changed file. `mutated_updates.py` starts and measures it.
+"""A board that checks a repository again and again, each time with one changed file. test_mutations.py starts it.
 
 It imports only what a board needs for the check. Signing code is imported only to play a thief who has the keys.
 """
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from tuf.api.metadata import Metadata
 from tuf.api.serialization import DeserializationError
@@ -29,8 +29,8 @@ from edgecnn.files import sha256
 
 SHOWN = 5  # problems to show
 MAX_BYTES = 1 << 21
-MAX_ITEMS = 2000  # of a repeated list: the bench's own data count as memory too
-PASSPHRASE = b"five words of a bench"
+MAX_ITEMS = 2000  # of a repeated list: the test's own data count as memory too
+PASSPHRASE = "five words of a test"
 
 HOSTILE: tuple[Any, ...] = (
     None, True, -1, 0, 1, 99, 2**31, 2**63, 10**1000, 0.5, float("inf"), float("nan"), "", "a" * 1000, "\ud800", "../../etc/passwd",
@@ -213,7 +213,7 @@ def signed(subject: Subject, keys: Path) -> Change:
     signers = {}
     for role in names:
         file = keys / f"{'targets' if role == 'targets' else 'online'}.pem"
-        private: Any = load_pem_private_key(file.read_bytes(), PASSPHRASE if role == "targets" else None)
+        private: Any = load_pem_private_key(file.read_bytes(), PASSPHRASE.encode() if role == "targets" else None)
         signers[role] = CryptoSigner(private)
 
     def sign(role: str, content: Any) -> bytes:
@@ -276,7 +276,9 @@ def main() -> None:
             outcomes["crashed"] += 1
         if problem and len(shown) < SHOWN:
             shown.append(f"{number} ({', '.join(changed)}): {problem[:300]}")
-    print(json.dumps({**outcomes, "shown": shown}))
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    print(json.dumps({**outcomes, "shown": shown, "peak_mib": peak_kib / 1024}))
 
 
 if __name__ == "__main__":
