@@ -1,6 +1,6 @@
 """Many images: their pixels are in a mapped file, which leaves nothing behind, and the weights are the same."""
 
-import io
+import importlib
 import json
 import os
 import re
@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from edgecnn.data import arrays, open_dataset
 from edgecnn.data.arrays import file_system, rooms
@@ -260,44 +259,14 @@ def build(height, width, channels, num_classes):
 """A network whose activations need little memory compared with the photos."""
 
 
-CLASSES, DRAWN, SIZE = 4, 16, (320, 240)
-"""The number of classes, the number of different drawings, each in one class, and their width and height."""
-
-
-def write_photos(folder, count):
-    """Write photos as folder/CLASS/*.jpg, equally many per class, no two with the same pixels.
-
-    The photo's index determines three numbers of the luminance's quantization table: the factors of the constant and of the two lowest
-    frequencies. They change every pixel without encoding any photo again.
-    """
-    drawings = [drawn(number) for number in range(DRAWN)]
-    for label in range(CLASSES):
-        (folder / f"class{label}").mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        data, place = drawings[index % DRAWN]
-        number = index // DRAWN
-        for digit in range(3):
-            data[place + digit] = 12 + number % 32
-            number //= 32
-        (folder / f"class{index % DRAWN % CLASSES}" / f"{index}.jpg").write_bytes(data)
-
-
-def drawn(number):
-    """Return a drawing as a JPEG's bytes, and the offset of the luminance's quantization table."""
-    random = np.random.default_rng(number)
-    coarse = random.integers(0, 256, (8 + number % CLASSES, 12, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC).save(buffer, "jpeg", quality=85)
-    data = bytearray(buffer.getvalue())
-    return data, data.index(b"\xff\xdb") + 5  # the marker, two bytes of length, one that identifies the table
-
-
 @pytest.mark.slow
 def test_twenty_thousand_photos_train_in_four_gib(root, tmp_path, cache, memory_group, monkeypatch):
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     if (available_bytes() or 0) < GROUP_BYTES or shutil.disk_usage(tmp_path).free < 6 * 2**30:
         pytest.skip("needs 4 GiB of memory and 6 GiB of disk")
-    write_photos(tmp_path / "photos", 20_000)
+    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    monkeypatch.delitem(sys.modules, "photos", raising=False)
+    importlib.import_module("photos").write_photos(tmp_path / "photos", 20_000)
     (tmp_path / "net.py").write_text(NETWORK)
     command = [
         sys.executable, "-c", WATCHED, str(memory_group), "train", "--data", str(tmp_path / "photos"), "--size", "160",

@@ -160,3 +160,10 @@ def test_the_man_page_is_valid(unpacked):
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
     assert done.returncode == 0 and done.stderr == ""
     assert all(f"\n       {name}" in done.stdout for name in COMMANDS)
+
+
+def test_without_hatchling_one_line_says_what_has_it(deb, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["deb.py"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"hatchling.*make deb"):
+        deb.main()
