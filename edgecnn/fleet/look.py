@@ -41,7 +41,8 @@ find {REPOSITORY}/metadata {REPOSITORY}/targets -type f -exec sha256sum {{}} +
 class Look(Struct):
     """The state of a board. A text is "" if the board lacks it.
 
-    `service` is systemd's word for the state of edgecnn's, such as active; `board` is its id, `source` the value of `from` in its update.toml, `hashes` are SHA-256 of files by absolute path.
+    `service` is systemd's word for the state of edgecnn's, such as active; `board` is its id, `source` the value of `from` in its
+    update.toml, `hashes` are SHA-256 of files by absolute path.
     """
 
     machine: str = ""
