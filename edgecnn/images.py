@@ -105,6 +105,8 @@ def probe(data: bytes) -> tuple[int, int, int]:
 
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
+    if not data:
+        raise ImageError("the image is empty, it has 0 bytes: copy it again, or delete it")
     plugin = next((plugin for start, signatures, plugin, _ in READERS if data.startswith(signatures, start)), None)
     if plugin is None:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})")

@@ -155,7 +155,9 @@ def test_nest_keeps_the_last_value():
     assert nest([("a.b", 1), ("a.b", 2), ("c", 3)]) == {"a": {"b": 2}, "c": 3}
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"a = ", "not a TOML file"), (b"\xff\xfe", "not a TOML file")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"a = ", "--keys"), (b"\xff\xfe", "--keys"), (b'{"seed": 1}', "JSON")]
+)
 def test_files_that_are_not_toml(tmp_path, content, message):
     path = tmp_path / "recipe.toml"
     path.write_bytes(content)

@@ -46,7 +46,9 @@ def read_target(path: Path) -> Target:
         raise RecipeError(f"{path} is not a TOML file: {error}") from None
     target = build(Target, {"name": path.stem, **tables}, RecipeError, str(path))
     if target.name != path.stem:
-        raise RecipeError(f"{path}: name must match the file name, received {target.name!r}")
+        raise RecipeError(
+            f"{path}: name must match the file name, {path.stem!r}; received {target.name!r}. Leave name out, or rename the file."
+        )
     return target
 
 

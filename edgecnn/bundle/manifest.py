@@ -117,9 +117,15 @@ class Manifest(Struct):
     def to_json(self) -> bytes:
         """Return the manifest as canonical JSON; BundleError if `provenance` cannot be written as JSON."""
         try:
-            return canonical_json(to_json(self)).encode()
+            data = canonical_json(to_json(self)).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise BundleError(f"the manifest cannot be written as JSON: {error}") from None
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise BundleError(
+                f"{MANIFEST} would have {len(data):,} bytes; the limit is {MAX_MANIFEST_BYTES:,}. Labels and provenance fill it: use fewer "
+                "or shorter names of classes."
+            )
+        return data
 
     @staticmethod
     def from_json(data: bytes) -> "Manifest":

@@ -84,6 +84,10 @@ def review(
         door = door._replace(token=secrets.token_urlsafe())
         url += f"#token={door.token}"  # which browsers do not send
     with output_errors(into):
+        if not into.exists():
+            note(
+                f"{into} is a new folder: nothing is labelled there yet. If your photos are elsewhere, press Ctrl-C, and name their folder"
+            )
         into.mkdir(parents=True, exist_ok=True)
     busy = OutputError(f"another review into {into} is running. Wait until it ends, or end it.")
     with folder_lock(into, busy):

@@ -15,7 +15,7 @@ from edgecnn.data.items import LabelledImages, Note, Progress
 from edgecnn.data.known import Known
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.data.recorded import known_images
-from edgecnn.errors import UnknownNameError, nearest
+from edgecnn.errors import DatasetError, UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe, source_kind
 from edgecnn.runs import Run
 
@@ -80,6 +80,11 @@ def open_dataset(
         listed = read_cifar10(path, progress)
     elif is_fashion_mnist(path):
         listed = read_fashion_mnist(path, progress)
+    elif path.suffix == ".edgecnn":
+        raise DatasetError(
+            f"{path} is a bundle, which holds a model and not the photos that it learnt from. Expected a folder or zip of images, "
+            "with a folder for each class: name that with --data, and a bundle with --model or --against."
+        )
     else:
         listed = open_folder(path, progress, not for_training)
     return Dataset(listed, recipe, for_training, note, known)

@@ -33,6 +33,8 @@ MAX_BYTES = 64 * 1024 * 1024
 
 LABELS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
+COPY = "Delete what is there, or replace it with a complete copy."
+
 OFFLINE = (
     "Without a network: install Debian's package dataset-fashion-mnist, or put the four files "
     f"({', '.join(f'{name}.gz' for name in FILES)}) into a folder and set {VARIABLE} to it."
@@ -73,7 +75,9 @@ def read_fashion_mnist(folder: Path, progress: Progress | None = None) -> Labell
         pixels = arrays[f"{prefix}-images-idx3-ubyte"]
         classes = arrays[f"{prefix}-labels-idx1-ubyte"]
         if pixels.shape[1:] != (28, 28) or classes.shape != pixels.shape[:1] or classes.max(initial=0) >= len(LABELS):
-            raise DatasetError(f"{folder}: images {pixels.shape} and labels {classes.shape} do not match Fashion-MNIST")
+            raise DatasetError(
+                f"{folder}: images {pixels.shape} and labels {classes.shape} do not match Fashion-MNIST. {COPY}"
+            )
         items.extend(array_items(split, split, pixels[..., np.newaxis], classes.tolist()))
     return LabelledImages(
         name="fashion-mnist",
@@ -97,12 +101,12 @@ def _check(path: Path, name: str) -> bytes:
             file.seek(0)
             data = (gzip.GzipFile(fileobj=file) if packed else file).read(MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}. Delete it, or replace it with a complete copy.") from None
+        raise DatasetError(f"{path} cannot be read: {error}. {COPY}") from None
     received = sha256(data)
     if received != FILES[name]:
         raise DatasetError(
             f"{path} is not Fashion-MNIST's {name}: the SHA-256 of its unpacked bytes is {received}, expected "
-            f"{FILES[name]}. Delete it, or replace it with a complete copy."
+            f"{FILES[name]}. {COPY}"
         )
     return data
 
@@ -111,9 +115,9 @@ def _parse(data: bytes, path: Path) -> np.ndarray:
     dimensions = data[3] if data[:3] == b"\0\0\x08" and len(data) > 3 else 0
     header = 4 + 4 * dimensions
     if not dimensions or len(data) < header:
-        raise DatasetError(f"{path} is not an IDX file of unsigned bytes")
+        raise DatasetError(f"{path} is not an IDX file of unsigned bytes. {COPY}")
     shape = struct.unpack_from(f">{dimensions}I", data, 4)
     pixels = np.frombuffer(data, np.uint8, offset=header)
     if pixels.size != np.prod(shape, dtype=object):
-        raise DatasetError(f"{path} contains {pixels.size:,} values, but its header says {shape}")
+        raise DatasetError(f"{path} contains {pixels.size:,} values, but its header says {shape}. {COPY}")
     return pixels.reshape(shape)

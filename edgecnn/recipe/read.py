@@ -22,7 +22,10 @@ def load_recipe(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not a TOML file: {error}") from None
+        raise RecipeError(
+            f'{path} is not a TOML file: {error}. Expected tables and keys, such as [data] with source = "photos/" below it; JSON and YAML '
+            "are not read. For the list of keys: edgecnn train --keys"
+        ) from None
     except RecursionError:
         raise RecipeError(f"{path}: {TOO_DEEP}") from None
 

@@ -286,7 +286,9 @@ def _source(text: str, entries: Sequence[Entry], serial: int) -> str:
 
 def _share(share: int) -> int:
     if not 0 <= share <= 100:
-        raise ReleaseError(f"a share is 0 to 100 percent of the boards, received {share}.")
+        raise ReleaseError(
+            f"a share is 0 to 100 percent of the boards, received {share}. Expected a whole number, such as --share 5."
+        )
     return share
 
 

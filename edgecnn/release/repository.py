@@ -141,7 +141,8 @@ class Repository:
             if known.signed.version < versions[0] or known.signed not in (root.signed for root in roots):
                 raise ReleaseError(
                     f"the root metadata in {self.folder} does not follow from that of the keys ({ANCHOR}, version {known.signed.version}): "
-                    "it is an older copy, or another repository. Nothing was changed."
+                    "it is an older copy, or another repository. Nothing was changed. Name the newest copy of the keys' repository with "
+                    "--repo."
                 )
         return tuple(roots)
 

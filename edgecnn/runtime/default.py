@@ -47,7 +47,9 @@ def find_bundle(path: Path | None = None) -> BundleChoice:
     try:
         return BundleChoice(shipped_bundle(), SHIPS + others)
     except FileNotFoundError as error:
-        raise BundleError(f"no bundle in {LATEST}, none installed, and {error}") from None
+        raise BundleError(
+            f"no bundle in {LATEST}, none installed, and {error}. Name one with --model, or make one: edgecnn run"
+        ) from None
 
 
 def shipped_bundle() -> Path:

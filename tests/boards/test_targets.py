@@ -78,7 +78,7 @@ def test_refuses(read):
         (PLAIN.replace("num_threads = 1", "num_threads = -1"), "num_threads"),
         (PLAIN.replace('"litert"', "3"), "engine"),
         (PLAIN.replace("aarch64", "arm64"), "aarch64, x86_64"),
-        (PLAIN + 'name = "other"', "must match the file name"),
+        (PLAIN + 'name = "other"', "rename the file"),
         (PLAIN + "emulator = 3", "emulator"),
         (PLAIN + "[emulator]\nspeed = 3", "emulator.speed"),
         (PLAIN + "[emulator]", "emulator.cpu"),

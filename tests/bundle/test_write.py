@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgecnn.bundle.canonical import pack
-from edgecnn.bundle.manifest import MANIFEST
+from edgecnn.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
 from edgecnn.errors import BundleError, OutputError, OutputExistsError
@@ -37,6 +37,14 @@ def test_bytes_do_not_depend_on_time_umask_or_locale(tmp_path, content, monkeypa
     finally:
         os.umask(before)
     assert (tmp_path / "a.edgecnn").read_bytes() == (tmp_path / "b.edgecnn").read_bytes()
+
+
+def test_a_manifest_larger_than_any_reader_accepts_says_what_fills_it(tmp_path, content):
+    manifest, files = content
+    large = dataclasses.replace(manifest, provenance={"note": "x" * MAX_MANIFEST_BYTES})
+    with pytest.raises(BundleError, match="names of classes"):
+        write_bundle(tmp_path / "a.edgecnn", large, files)
+    assert not (tmp_path / "a.edgecnn").exists()
 
 
 def test_known_bytes(bundle_path):

@@ -269,3 +269,11 @@ def test_each_action_has_its_own_help(edgecnn):
     assert "--keep" in edgecnn("slot", "prune", "-h").out
     everything = edgecnn("slot", "--help").out
     assert all(text in everything for text in ("ACTION", "--activate", "--keep", "edgecnn slot rollback"))
+
+
+def test_a_review_into_a_new_folder_says_that_it_is_new(edgecnn, tmp_path):
+    pytest.importorskip("starlette", reason="the page needs the http extra")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "photos").mkdir()
+    assert "photso is a new folder" in edgecnn("review", "kept", "--into", "photso").err
+    assert "new folder" not in edgecnn("review", "kept", "--into", "photos").err

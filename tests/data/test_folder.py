@@ -200,6 +200,11 @@ def test_a_file_that_is_neither_folder_nor_zip(tmp_path):
         open_dataset(DataRecipe(source=str(tmp_path / "notes.txt")))
 
 
+def test_a_bundle_as_data_is_refused_as_a_bundle(root):
+    with pytest.raises(DatasetError, match=r"bundle.*--model"):
+        open_dataset(DataRecipe(source=str(next((root / "models" / "digits").glob("*.edgecnn")))))
+
+
 def test_circular_links_do_not_hang(tmp_path, fill, pictures):
     folder = fill(tmp_path / "data", pictures("cat", 0, 3) | pictures("dog", 9, 3))
     (folder / "cat" / "up").symlink_to(folder)

@@ -179,11 +179,11 @@ def test_a_packed_file_is_not_unpacked_beyond_its_size(clothes, tmp_path, fill, 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("train-images-idx3-ubyte", b"\0\0\x0d\3" + bytes(12), "is not an IDX file of unsigned bytes"),
-        ("train-images-idx3-ubyte", b"\0\0\x08\3" + bytes(4), "is not an IDX file of unsigned bytes"),
-        ("train-images-idx3-ubyte", b"\0\0\x08\3" + b"\xff" * 12, "contains 0 values, but its header says"),
-        ("train-labels-idx1-ubyte", idx(np.zeros(3, np.uint8)), "do not match Fashion-MNIST"),
-        ("train-labels-idx1-ubyte", idx(np.full(200, 10, np.uint8)), "do not match Fashion-MNIST"),
+        ("train-images-idx3-ubyte", b"\0\0\x0d\3" + bytes(12), r"IDX.* complete copy"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\3" + bytes(4), r"IDX.* complete copy"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\3" + b"\xff" * 12, r"0 values.* complete copy"),
+        ("train-labels-idx1-ubyte", idx(np.zeros(3, np.uint8)), "complete copy"),
+        ("train-labels-idx1-ubyte", idx(np.full(200, 10, np.uint8)), "complete copy"),
     ],
 )
 def test_files_that_are_not_idx(clothes, tmp_path, fill, monkeypatch, name, data, message):

@@ -51,7 +51,7 @@ def test_a_few_are_named_and_the_same_ones_are_left_out_everywhere(tmp_path, fil
     assert line.startswith("pets: 4 of 104 images cannot be read: ") and line.endswith("); left out")
     for name, reason in (
         ("cat/cut.jpg", "the image is damaged: image file is truncated"),
-        ("cat/empty.jpg", "not an image of a known format"),
+        ("cat/empty.jpg", "the image is empty"),
         ("dog/notes.jpg", "not an image of a known format"),
         ("dog/cut.png", "the image is damaged: "),
     ):

@@ -116,7 +116,7 @@ def test_boards_go_back_to_the_file_that_was_released_and_to_no_other(repository
         ({"serial": 1, "passed": False, "accepted": "a\x1b[2J"}, "must not contain control characters"),
         ({"serial": 1, "pilots": ["board-7"]}, "'board-7' is not the id of a board"),
         ({"serial": 1, "pilots": [f"{number:032x}" for number in range(1001)]}, "at most 1,000 board ids"),
-        ({"serial": 1, "share": 101}, "a share is 0 to 100"),
+        ({"serial": 1, "share": 101}, "--share"),
     ],
 )
 def test_a_bundle_that_may_not_be_released_changes_nothing(repository, add, arguments, message):

@@ -41,6 +41,15 @@ def test_order(empty):
     assert find_bundle(other) == (other, "requested"), "even if it is not there: no silent fallback"
 
 
+def test_an_installation_without_any_bundle_names_the_option(empty, monkeypatch):
+    monkeypatch.setattr("edgecnn.runtime.default.SHIPPED", "gone")
+    monkeypatch.setattr(
+        "edgecnn.runtime.default.data_folder", lambda name: (_ for _ in ()).throw(FileNotFoundError(name))
+    )
+    with pytest.raises(BundleError, match="--model"):
+        find_bundle()
+
+
 def test_a_run_without_a_bundle_is_no_reason_for_another_model(empty):
     touch(empty / "data" / "edgecnn" / "model.edgecnn")
     bundle = touch(empty / "runs" / "one" / "b.edgecnn")
