@@ -1,7 +1,6 @@
-"""A bounded queue of updates to publish, between the stream's thread, which never waits, and the connection's."""
+"""A bounded queue of updates to publish."""
 
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,12 +18,11 @@ REFRESH_S = 10.0  # minimum time between two messages for a new score without a 
 
 
 class Outbox:
-    """Changes in order, the newest score and the newest picture, for any thread. A state replaced before delivery counts as dropped."""
+    """Changes in order, the newest score and the newest picture. A state replaced before delivery counts as dropped."""
 
     def __init__(self, *, refresh_s: float = REFRESH_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._refresh_s = refresh_s
         self._clock = clock
-        self._lock = threading.Lock()
         self._latest = Snapshot()
         self._waiting: deque[Snapshot] = deque()
         self._sent: Snapshot | None = None
@@ -36,12 +34,11 @@ class Outbox:
 
     def change(self, snapshot: Snapshot, image: bytes | np.ndarray | None = None) -> None:
         """Add a change, with its frame if the frame is to be published."""
-        with self._lock:
-            self._latest = snapshot
-            self._waiting.append(snapshot)
-            if image is not None:
-                self._image = image
-            self._limit()
+        self._latest = snapshot
+        self._waiting.append(snapshot)
+        if image is not None:
+            self._image = image
+        self._limit()
 
     def score(self, result: FrameResult) -> None:
         """Note a frame's scores. Those of the newest frame whose decision is the state are published from time to time."""
@@ -50,64 +47,58 @@ class Outbox:
 
     @property
     def latest(self) -> Snapshot:
-        with self._lock:
-            return self._fresh()
+        state, top = self._score
+        return replace(self._latest, top=top) if state is not None and state == self._latest.state else self._latest
+
+    @property
+    def empty(self) -> bool:
+        """Whether no change waits or is on its way."""
+        return not self._waiting and self._sent is None
 
     def connected(self) -> Snapshot:
         """Begin a connection: return the snapshot to publish first, which replaces all that wait."""
-        with self._lock:
-            self._connected = True
-            self._sent = self._waiting[-1] if self._waiting else None
-            self._waiting.clear()
-            self._refreshed = self._clock()
-            self._latest = self._fresh()
-            return self._latest
+        self._connected = True
+        self._sent = self._waiting[-1] if self._waiting else None
+        self._waiting.clear()
+        self._refreshed = self._clock()
+        self._latest = self.latest
+        return self._latest
 
     def disconnected(self) -> None:
-        with self._lock:
-            self._connected = False
-            if self._sent is not None:
-                self._waiting.appendleft(self._sent)
-                self._sent = None
-            self._limit()
+        self._connected = False
+        if self._sent is not None:
+            self._waiting.appendleft(self._sent)
+            self._sent = None
+        self._limit()
 
     def next(self) -> Snapshot | None:
         """Return the snapshot to publish now, or None. Then call `delivered` or `disconnected`."""
-        with self._lock:
-            now = self._clock()
-            if self._waiting:
-                self._sent, self._refreshed = self._waiting.popleft(), now
-                return self._sent
-            fresh = self._fresh()
-            early = bool(self._latest.top) and now - self._refreshed < self._refresh_s
-            if early or fresh.top == self._latest.top:
-                return None
-            self._latest, self._refreshed = fresh, now
-            return fresh
+        now = self._clock()
+        if self._waiting:
+            self._sent, self._refreshed = self._waiting.popleft(), now
+            return self._sent
+        fresh = self.latest
+        early = bool(self._latest.top) and now - self._refreshed < self._refresh_s
+        if early or fresh.top == self._latest.top:
+            return None
+        self._latest, self._refreshed = fresh, now
+        return fresh
 
     def delivered(self) -> None:
-        with self._lock:
-            self._sent = None
+        self._sent = None
 
     def image(self) -> bytes | np.ndarray | None:
-        with self._lock:
-            image, self._image = self._image, None
-            return image
+        image, self._image = self._image, None
+        return image
 
     def dropped(self) -> int:
-        with self._lock:
-            count, self._dropped = self._dropped, 0
-            return count
+        count, self._dropped = self._dropped, 0
+        return count
 
     def undelivered(self) -> int:
         """Return how many states have not reached the broker, including those that wait."""
-        with self._lock:
-            waiting = [self._sent, *self._waiting] if self._sent is not None else self._waiting
-            return self._dropped + sum(snapshot.state is not None for snapshot in waiting)
-
-    def _fresh(self) -> Snapshot:
-        state, top = self._score
-        return replace(self._latest, top=top) if state is not None and state == self._latest.state else self._latest
+        waiting = [self._sent, *self._waiting] if self._sent is not None else self._waiting
+        return self._dropped + sum(snapshot.state is not None for snapshot in waiting)
 
     def _limit(self) -> None:
         limit = MOST_WAITING if self._connected else 1

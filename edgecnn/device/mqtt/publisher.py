@@ -1,11 +1,9 @@
-"""The Consumer that publishes a stream's state. It never waits for the broker; a separate thread does."""
+"""The Consumer that publishes a stream's state. It never waits for the broker: paho's thread talks to it."""
 
 import json
-import random
 import re
 import secrets
 import ssl
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +14,7 @@ from paho.mqtt.client import MQTTMessage
 
 from edgecnn.device.mqtt import discovery
 from edgecnn.device.mqtt.address import Broker
-from edgecnn.device.mqtt.connection import STOPPED, Connection, ConnectionFailed, Waits, tls_context
+from edgecnn.device.mqtt.connection import STOPPED, Link, News, Waits, tls_context
 from edgecnn.device.mqtt.outbox import Outbox
 from edgecnn.device.mqtt.topics import LEVELS, OFFLINE, ONLINE, Snapshot, state_names, topic, values
 from edgecnn.device.stream.events import (
@@ -39,6 +37,8 @@ from edgecnn.device.update import last_check
 from edgecnn.errors import ImageError, MqttError
 
 AGAIN_S = 600.0
+
+WAIT_S = 0.01  # how often the end of a stream looks for the broker's answers
 
 MOST_EVENTS = 64
 
@@ -94,11 +94,18 @@ class Publisher(Consumer):
         self._now = Snapshot()
         self._result: FrameResult | None = None
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
-        self._stopping = threading.Event()
-        self._deadline = 0.0
-        self._thread: threading.Thread | None = None
         self._conflicts = Seldom(AGAIN_S)
+        self._refusals: dict[str, Seldom] = {}
         self._picture: bytes | None = None
+        self._first: Snapshot | None = None  # what to publish first on a new connection
+        self._sent: dict[str, str | bytes] = {}
+        self._connected = self._started = self._greet_again = False
+        own = topic(settings.name, "availability")
+        self._births = discovery.birth_topics(options.prefix)
+        self._link = Link(
+            settings.broker, self._id, settings.waits, settings.tls,
+            will=(own, OFFLINE), topics={*self._births, own, topic(settings.name, "attributes")}, receive=self._receive,
+        )  # fmt: skip
 
     def take(self, item: Item) -> Iterable[Event]:
         self._source = item.source
@@ -115,20 +122,39 @@ class Publisher(Consumer):
         return ()
 
     def poll(self) -> list[Event]:
-        """Start the thread on the first call; return its events."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
-            self._thread.start()
+        """Begin to connect on the first call. Publish what is due, and return the connection's events."""
+        if not self._started:
+            self._started = True
+            self._link.start()
+        if self._connected and self._link.idle:
+            self._outbox.delivered()
+        while self._link.news:
+            self._follow(self._link.news.popleft())
+        if self._connected and self._link.idle:
+            first, self._first = self._first, None
+            if first or self._greet_again:
+                self._greet(first or self._outbox.latest)
+            elif (snapshot := self._outbox.next()) is not None:
+                self._publish(snapshot)
         return [self._events.popleft() for _ in range(len(self._events))]
 
     def finish(self, wait_s: float) -> list[Event]:
         """Publish the waiting changes, then the offline status, within `wait_s` seconds; if 0, do not wait."""
-        if self._thread is None:
+        if not self._started:
             return []
-        self._deadline = time.monotonic() + wait_s
-        self._stopping.set()
-        self._thread.join(wait_s)
+        end = time.monotonic() + wait_s
         events = self.poll()
+        while not (self._connected and self._outbox.empty and self._link.idle):
+            if self._link.failed or time.monotonic() >= end:
+                break
+            time.sleep(WAIT_S)
+            events += self.poll()
+        if self._connected:
+            self._link.publish(topic(self._settings.name, "availability"), OFFLINE)
+            while not self._link.idle and not self._link.failed and time.monotonic() < end:
+                time.sleep(WAIT_S)
+        self._link.stop(max(0.0, end - time.monotonic()))
+        self._connected = False
         undelivered = self._outbox.undelivered()
         if wait_s and undelivered:
             events.append(self._lost(STOPPED, "the stream ended before everything was sent", undelivered))
@@ -146,92 +172,38 @@ class Publisher(Consumer):
         self._change(now, result.image if result and self._options.picture else None)
         self._result = None
 
-    # the methods below run in the thread
+    def _follow(self, news: News) -> None:
+        """Report what happened to the connection; a new one begins with everything."""
+        self._connected = not news.reason
+        self._link.forget_messages()
+        if self._connected:
+            self._first, dropped = self._outbox.connected(), self._outbox.dropped()
+            self._events.append(
+                self._event(MqttConnectedEvent, after_s=news.after_s, attempts=news.attempts, dropped=dropped)
+            )
+            return
+        self._outbox.disconnected()
+        if news.lost:
+            self._refusals.clear()
+            self._events.append(self._lost(news.reason, news.text, self._outbox.dropped()))
+            return
+        if news.reason not in self._refusals:
+            self._refusals = {news.reason: Seldom(AGAIN_S)}
+        if count := self._refusals[news.reason].count():
+            self._events.append(self._event(MqttRefusedEvent, reason=news.reason, message=news.text, count=count))
 
-    def _run(self) -> None:
-        settings, waits = self._settings, self._settings.waits
-        will = (topic(settings.name, "availability"), OFFLINE)
-        retry_s, attempts, since = waits.retry_s, 0, time.monotonic()
-        refusals: dict[str, Seldom] = {}
-        while not self._stopping.is_set():
-            attempts += 1
-            opened = None
-            try:
-                with Connection(settings.broker, self._id, will=will, tls=settings.tls, waits=waits) as connection:
-                    connection.open(self._late)
-                    opened = time.monotonic()
-                    first = (
-                        self._outbox.connected()
-                    )  # from here on changes wait; until now, each replaced the one before
-                    after_s, dropped = round(opened - since, 3), self._outbox.dropped()
-                    event = self._event(MqttConnectedEvent, after_s=after_s, attempts=attempts, dropped=dropped)
-                    self._events.append(event)
-                    attempts = 0
-                    self._serve(connection, first)
-                    return
-            except ConnectionFailed as error:
-                self._outbox.disconnected()
-                if opened is None:
-                    self._refused(error, refusals)
-                else:
-                    since = time.monotonic()
-                    self._events.append(self._lost(error.reason, str(error), self._outbox.dropped()))
-                    if since - opened >= waits.steady_s:
-                        retry_s = waits.retry_s
-                        refusals.clear()
-            self._stopping.wait(
-                retry_s * random.uniform(0.5, 1.0)
-            )  # so that the boards of a house do not all retry at once
-            retry_s = min(2 * retry_s, waits.longest_retry_s)
-
-    def _late(self) -> bool:
-        return self._stopping.is_set() and time.monotonic() >= self._deadline
-
-    def _serve(self, connection: Connection, first: Snapshot) -> None:
-        """Publish `first`, then changes until the stream ends; raise ConnectionFailed if the connection is lost earlier."""
-        name = self._settings.name
-        births = discovery.birth_topics(self._options.prefix)
-        connection.subscribe({*births, topic(name, "availability"), topic(name, "attributes")})
-        sent: dict[str, str | bytes] = {}
-        self._greet(connection, first, sent)
-        greet_again = False
-        while True:
-            for message in connection.step():
-                online = message.payload == ONLINE.encode()
-                if message.topic in births:
-                    greet_again |= online and not message.retain
-                elif message.topic == topic(name, "availability"):
-                    greet_again |= not online  # an earlier connection's will
-                else:
-                    self._check_conflict(message)
-            if self._late():
-                return
-            if not connection.idle:
-                continue
-            self._outbox.delivered()
-            if greet_again:
-                greet_again = False
-                sent.clear()
-                self._greet(connection, self._outbox.latest, sent)
-                continue
-            snapshot = self._outbox.next()
-            if snapshot is not None:
-                self._publish(connection, snapshot, sent)
-            elif self._stopping.is_set():
-                self._say_goodbye(connection)
-                return
-
-    def _greet(self, connection: Connection, snapshot: Snapshot, sent: dict[str, str | bytes]) -> None:
+    def _greet(self, snapshot: Snapshot) -> None:
         """Publish everything, and the online status last."""
-        name = self._settings.name
-        connection.publish(discovery.config_topic(name, self._options.prefix), self._config)
-        connection.publish(topic(name, "model"), self._model)
+        name, self._greet_again = self._settings.name, False
+        self._sent.clear()
+        self._link.publish(discovery.config_topic(name, self._options.prefix), self._config)
+        self._link.publish(topic(name, "model"), self._model)
         for last in ("picture",) * (not self._options.picture) + ("binary",) * (self._options.binary is None):
-            connection.publish(topic(name, last), b"")  # left from an earlier run
-        self._publish(connection, snapshot, sent)
-        connection.publish(topic(name, "availability"), ONLINE)
+            self._link.publish(topic(name, last), b"")  # left from an earlier run
+        self._publish(snapshot)
+        self._link.publish(topic(name, "availability"), ONLINE)
 
-    def _publish(self, connection: Connection, snapshot: Snapshot, sent: dict[str, str | bytes]) -> None:
+    def _publish(self, snapshot: Snapshot) -> None:
         messages: list[tuple[str, str | bytes]] = []
         image = self._outbox.image()
         if image is not None:
@@ -243,15 +215,19 @@ class Publisher(Consumer):
             messages.append(("picture", self._picture))
         messages += values(snapshot, self._names, self._options.binary, self._id, last_check())
         for last, payload in messages:
-            if sent.get(last) != payload:
-                connection.publish(topic(self._settings.name, last), payload)
-                sent[last] = payload
+            if self._sent.get(last) != payload:
+                self._link.publish(topic(self._settings.name, last), payload)
+                self._sent[last] = payload
 
-    def _say_goodbye(self, connection: Connection) -> None:
-        connection.publish(topic(self._settings.name, "availability"), OFFLINE)
-        while not connection.idle and not self._late():
-            connection.step()
-        connection.close()
+    def _receive(self, message: MQTTMessage) -> None:
+        """Note, in paho's thread, what other programs publish."""
+        online = message.payload == ONLINE.encode()
+        if message.topic in self._births:
+            self._greet_again |= online and not message.retain
+        elif message.topic == topic(self._settings.name, "availability"):
+            self._greet_again |= not online  # an earlier connection's will
+        else:
+            self._check_conflict(message)
 
     def _check_conflict(self, message: MQTTMessage) -> None:
         if message.retain:
@@ -273,27 +249,26 @@ class Publisher(Consumer):
     def _lost(self, reason: str, message: str, dropped: int) -> Event:
         return self._event(MqttLostEvent, reason=reason, message=message, dropped=dropped)
 
-    def _refused(self, error: ConnectionFailed, refusals: dict[str, Seldom]) -> None:
-        if error.reason == STOPPED:
-            return
-        if error.reason not in refusals:
-            refusals.clear()
-            refusals[error.reason] = Seldom(AGAIN_S)
-        if count := refusals[error.reason].count():
-            self._events.append(self._event(MqttRefusedEvent, reason=error.reason, message=str(error), count=count))
-
 
 def forget(settings: MqttSettings) -> None:
     """Remove a device from Home Assistant, and everything that the broker retains for it; MqttError if that fails."""
-    who = client_id(settings.name)
-    try:
-        with Connection(settings.broker, who, will=None, tls=settings.tls, waits=settings.waits) as connection:
-            connection.open(lambda: False)
-            connection.publish(discovery.config_topic(settings.name, settings.options.prefix), b"")
-            for last in LEVELS:
-                connection.publish(topic(settings.name, last), b"")
-            while not connection.idle:
-                connection.step()
-            connection.close()
-    except ConnectionFailed as error:
-        raise MqttError(f"{settings.broker.address}: {error}.") from None
+    link = Link(settings.broker, client_id(settings.name), settings.waits, settings.tls)
+    link.start()
+    end = time.monotonic() + 2 * settings.waits.answer_s
+    topics = [discovery.config_topic(settings.name, settings.options.prefix)]
+    topics += [topic(settings.name, last) for last in LEVELS]
+    text = f"no answer within {2 * settings.waits.answer_s:g} s"
+    connected = False
+    while time.monotonic() < end and not (connected and link.idle):
+        if link.news:
+            if (news := link.news.popleft()).reason:
+                text = news.text
+                break
+            connected = True
+            for name in topics:
+                link.publish(name, b"")
+        time.sleep(WAIT_S)
+    done = connected and link.idle and not link.failed
+    link.stop(settings.waits.answer_s if done else 0.0)
+    if not done:
+        raise MqttError(f"{settings.broker.address}: {text}.")

@@ -1,4 +1,4 @@
-"""A small Python broker, hostile on request; mosquitto as a process; and a publisher that tests feed by hand."""
+"""A fake of paho's client, a hostile port, mosquitto as a process, and a publisher that tests feed by hand."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
@@ -23,13 +23,18 @@ LONG = 20.0
 """How long a test waits for something that comes soon, even on a busy machine."""
 
 QUICK = {"keepalive_s": 1, "answer_s": 0.5, "retry_s": 0.05, "longest_retry_s": 0.2, "steady_s": 0.0}
-CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 14
 
 
-def wait_for(condition, what="it"):
+FED = []
+"""The publishers of the current test: a stream polls its own at least every tenth of a second."""
+
+
+def wait_for(condition, what="it", wait_s=LONG):
     """Wait until a condition is true; return its value."""
-    deadline = time.monotonic() + LONG
+    deadline = time.monotonic() + wait_s
     while not (value := condition()):
+        for fed in FED:
+            fed.poll()
         assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.01)
     return value
@@ -41,118 +46,144 @@ def eventually():
     return wait_for
 
 
-def text(data):
-    """A string in MQTT's encoding: two bytes of length, then UTF-8."""
-    return len(data.encode()).to_bytes(2, "big") + data.encode()
+def reason(packet, name):
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.reasoncodes import ReasonCode
+
+    return ReasonCode(getattr(PacketTypes, packet), name)
 
 
-def packet(kind, flags, body):
-    length, left = bytearray(), len(body)
-    while True:
-        left, digit = divmod(left, 128)
-        length.append(digit | (128 if left else 0))
-        if not left:
-            return bytes([kind << 4 | flags]) + bytes(length) + body
+class Fake:
+    """Stands for paho's client. A test says what the broker does, and paho's callbacks run at once. A `mute` broker acknowledges nothing.
 
-
-class Small:
-    """A broker of MQTT 3.1.1 for one client at a time. `code` is its answer to CONNECT, None for silence; `mute` acknowledges nothing.
-
-    `messages` holds everything published, as (topic, payload); `retained` is what a later subscriber would get. `garbage` is sent
-    instead of a CONNACK.
+    `messages` holds everything published, as (topic, payload); `retained` is what a later subscriber would get.
     """
+
+    def __init__(self, version, client_id, **options):
+        self.name = client_id
+        self.user, self.will, self.topics, self.delays = None, None, [], []
+        self.messages, self.retained, self.infos = [], {}, []
+        self.mute = self.started = self.connected = False
+        self.goodbyes = 0
+
+    def username_pw_set(self, user, password):
+        self.user = user, password
+
+    def will_set(self, topic, payload, qos, retain):
+        self.will = topic, payload, qos, retain
+
+    def reconnect_delay_set(self, shortest, longest):
+        self.delays.append((shortest, longest))
+
+    def connect_async(self, host, port, keepalive):
+        self.address = host, port, keepalive
+
+    def loop_start(self):
+        self.started = True
+
+    def subscribe(self, topics):
+        self.topics += topics
+
+    def publish(self, topic, payload, qos, retain):
+        assert qos == 1 and retain and self.connected
+        self.messages.append((topic, payload))
+        self.retained[topic] = payload
+        self.infos.append(SimpleNamespace(rc=0, done=not self.mute))
+        self.infos[-1].is_published = lambda info=self.infos[-1]: info.done
+        return self.infos[-1]
+
+    def disconnect(self):
+        if not self.connected:
+            return 4  # MQTT_ERR_NO_CONN
+        self.goodbyes += 1
+        self.drop("Success")
+        return 0
+
+    def accept(self):
+        self.connected = True
+        self.on_connect(self, None, None, reason("CONNACK", "Success"), None)
+
+    def refuse(self, why="Server unavailable"):
+        self.on_connect(self, None, None, reason("CONNACK", why), None)
+        self.drop()
+
+    def fail(self, error):
+        try:
+            raise error
+        except OSError:
+            self.on_connect_fail(self, None)
+
+    def drop(self, why="Unspecified error"):
+        self.connected = False
+        self.on_disconnect(self, None, None, reason("DISCONNECT", why), None)
+
+    def acknowledge(self):
+        for info in self.infos:
+            info.done = True
+
+    def send(self, topic, payload, retain=False):
+        self.on_message(self, None, SimpleNamespace(topic=topic, payload=payload, retain=retain))
+
+    def payloads(self, last):
+        """The payloads published on a topic of the device, in order."""
+        return [
+            payload.decode() if isinstance(payload, bytes) else payload
+            for topic, payload in self.messages
+            if topic == f"edgecnn/door/{last}"
+        ]
+
+
+@pytest.fixture
+def fake(monkeypatch, feed):
+    """Make a publisher fed by hand whose `broker` is a Fake: `fake(picture=True)`."""
+
+    def make(**options):
+        with monkeypatch.context() as patch:
+            patch.setattr("edgecnn.device.mqtt.connection._Client", Fake)
+            fed = feed(1883, **options)
+        fed.broker = fed.publisher._link._client
+        return fed
+
+    return make
+
+
+class Hostile:
+    """A port that answers the first packet of each connection with `answer`, and records what it reads. It acknowledges nothing."""
 
     def __init__(self):
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
-        self.code, self.mute, self.garbage = 0, False, None
-        self.messages, self.retained, self.connects, self.subscribed, self.goodbyes = [], {}, [], [], 0
-        self.client = None
-        self.closed = False
+        self.answer, self.received, self.client = b"", [], None
         threading.Thread(target=self.run, daemon=True).start()
 
     def run(self):
-        while not self.closed:
-            try:
+        with contextlib.suppress(OSError):
+            while True:
                 self.client, _ = self.socket.accept()
-            except OSError:
-                return
-            with self.client as client, contextlib.suppress(OSError, EOFError):
-                client.settimeout(LONG)
-                while True:
-                    self.answer(*self.read(client))
-
-    def read(self, client):
-        def exactly(count):
-            data = b""
-            while len(data) < count:
-                part = client.recv(count - len(data))
-                if not part:
-                    raise EOFError
-                data += part
-            return data
-
-        first, length, shift = exactly(1)[0], 0, 0
-        while True:
-            digit = exactly(1)[0]
-            length |= (digit & 127) << shift
-            shift += 7
-            if digit < 128:
-                return first >> 4, first & 15, exactly(length)
-
-    def answer(self, kind, flags, body):
-        if kind == CONNECT:
-            self.connects.append(body)
-            if self.garbage is not None:
-                self.client.sendall(self.garbage)
-            elif self.code is not None:
-                self.client.sendall(packet(CONNACK, 0, bytes([0, self.code])))
-                if self.code:
-                    raise EOFError
-        elif kind == SUBSCRIBE:
-            self.subscribed.append(body)
-            self.client.sendall(packet(SUBACK, 0, body[:2] + b"\0" * (body.count(b"\0\0") or 1)))
-        elif kind == PUBLISH:
-            size = int.from_bytes(body[:2], "big")
-            topic, rest = body[2 : 2 + size].decode(), body[2 + size :]
-            number, payload = rest[:2], rest[2:]
-            self.messages.append((topic, payload))
-            assert flags & 1, "everything is retained"
-            self.retained[topic] = payload
-            if not self.mute:
-                self.client.sendall(packet(PUBACK, 0, number))
-        elif kind == PINGREQ:
-            self.client.sendall(packet(13, 0, b""))
-        elif kind == DISCONNECT:
-            self.goodbyes += 1
-
-    def send(self, topic, payload, retained=False):
-        """Publish to the client."""
-        self.client.sendall(packet(PUBLISH, int(retained), text(topic) + payload))
+                self.received.append(b"")
+                with self.client as client, contextlib.suppress(OSError):
+                    while data := client.recv(1 << 16):
+                        if not self.received[-1]:
+                            client.sendall(self.answer)
+                        self.received[-1] += data
 
     def drop(self):
-        """Close the connection."""
         with contextlib.suppress(OSError):
             self.client.shutdown(socket.SHUT_RDWR)
 
     def close(self):
-        self.closed = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)  # this also ends `accept`
         self.socket.close()
         if self.client is not None:
             self.drop()
 
-    def payloads(self, last):
-        """The payloads published on a topic of the device, in order."""
-        return [payload.decode() for topic, payload in self.messages if topic == f"edgecnn/door/{last}"]
-
 
 @pytest.fixture
-def small():
-    broker = Small()
-    yield broker
-    broker.close()
+def hostile():
+    port = Hostile()
+    yield port
+    port.close()
 
 
 class Fed:
@@ -222,24 +253,25 @@ def feed():
     from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
     from edgecnn.device.stream.settings import Mqtt
 
-    made = []
+    FED.clear()
 
     def make(port, *, labels=("cat", "dog"), outbox=None, waits=None, rotation=0, more=MappingProxyType({}), **options):
         broker = Broker(**{"host": "127.0.0.1", "port": port, "tls": False, **more})
         waits = waits or Waits(**QUICK)
         settings = MqttSettings(broker=broker, name="door", options=Mqtt(**options), rotation=rotation, waits=waits)
-        made.append(Fed(Publisher(settings, labels=labels, model="pets", outbox=outbox)))
-        return made[-1]
+        FED.append(Fed(Publisher(settings, labels=labels, model="pets", outbox=outbox)))
+        return FED[-1]
 
     yield make
-    for fed in made:
+    for fed in FED:
         fed.publisher.finish(0)
+    FED.clear()
     wait_for(lambda: not connected(), "the end of each connection")
 
 
 def connected():
     """Return the threads of publishers that are still running."""
-    return [thread for thread in threading.enumerate() if thread.name == "mqtt"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("paho-mqtt-client-edgecnn")]
 
 
 @dataclasses.dataclass
@@ -281,6 +313,19 @@ def mosquitto(tmp_path, spawn, free_port):
         return Mosquitto(tmp_path, spawn, free_port(), lines=lines or ("allow_anonymous true",)).start()
 
     return make
+
+
+@pytest.fixture
+def password_file(tmp_path):
+    """Add a user to mosquitto's passwords: `password_file("ann", "open sesame")`; return the line of its configuration."""
+
+    def add(user, password):
+        path = tmp_path / "passwords"
+        path.touch(mode=0o600, exist_ok=True)
+        subprocess.run(["mosquitto_passwd", "-b", path, user, password], check=True, capture_output=True)
+        return f"password_file {path}"
+
+    return add
 
 
 class Watcher:
@@ -364,8 +409,8 @@ class Device:
     def events(self, kind):
         return [line for line in self.parsed() if line.get("event") == kind]
 
-    def until(self, kind, count=1):
-        return wait_for(lambda: self.events(kind)[count - 1 :], kind)[0]
+    def until(self, kind, count=1, wait_s=LONG):
+        return wait_for(lambda: self.events(kind)[count - 1 :], kind, wait_s)[0]
 
 
 @pytest.fixture
