@@ -1,5 +1,6 @@
 """`edgecnn update`."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,10 +9,11 @@ import typer
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.extras import missing_extra
 from edgecnn.cli.options import Json, check_choice, option
-from edgecnn.errors import UpdateError
+from edgecnn.errors import EdgeCNNError, UpdateError
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
+    from edgecnn.device.update.board import Board
     from edgecnn.device.update.run import Outcome
 
 ACTIONS = {"status": ""}
@@ -78,8 +80,13 @@ def update(
                 problem = UpdateError(f"python-tuf cannot be loaded, perhaps because {certificates}")
             if board.path(CONFIG).exists():
                 status.note_failure(board, options, str(problem or error))
+            note_unchanged(board)
             raise problem or error from None
-        outcome = update(board, options, root)
+        try:
+            outcome = update(board, options, root)
+        except EdgeCNNError:
+            note_unchanged(board)
+            raise
         if outcome.user == "root":
             note("root fetched the files: this machine has no user edgecnn-update")
         if not json:
@@ -93,6 +100,20 @@ def update(
     else:
         for line in lines_of(found):
             print(printable(line))
+
+
+def note_unchanged(board: "Board") -> None:
+    """Say, before an error, which release is in use all the same."""
+    from edgecnn.device.slots.record import Slots
+    from edgecnn.errors import SlotError
+
+    slots = Slots()
+    with contextlib.suppress(SlotError):
+        slots = board.slots().read()
+    if name := slots.current:
+        note(f"still in use: {name[:12]} {slots.releases[name].name} serial {slots.releases[name].serial}")
+    else:
+        note("whatever release is in use here stays in use")
 
 
 def described(outcome: "Outcome") -> str:

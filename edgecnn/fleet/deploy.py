@@ -191,5 +191,5 @@ def update(board: Board) -> dict[str, Any]:
     """Run `edgecnn update` on a board from its copy, and return its status afterwards. BoardError with the board's reason if it fails."""
     done = board.run(RUN_UPDATE.format(repository=REPOSITORY))
     if done.code:
-        raise BoardError(f"edgecnn update failed: {last_line(done.err) or done.how}")
+        raise BoardError(f"edgecnn update failed: {last_line(done.err).rstrip('.') or done.how}")
     return read_status(done.out)

@@ -1,15 +1,17 @@
 """python-tuf's Updater (5.1 in Debian 13, or 7) for one check, using the board's estimate of the time and its verified metadata."""
 
 import inspect
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Targets, Timestamp
-from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+from tuf.ngclient import Updater, UpdaterConfig
 
 from edgecnn.device.update.channel import DATE, MAX_METADATA, Entry, entries_of
+from edgecnn.device.update.fetchers import Fetcher
 from edgecnn.device.update.trust import Held
 from edgecnn.errors import UpdateError, first_line
 from edgecnn.files import output_errors
@@ -18,7 +20,7 @@ from edgecnn.files import output_errors
 class Client:
     """A board's metadata, updated from a repository, and its targets. `held` is the metadata verified so far, even after a failure."""
 
-    def __init__(self, held: Held, fetcher: FetcherInterface, base: str, folder: Path) -> None:
+    def __init__(self, held: Held, fetcher: Fetcher, base: str, folder: Path) -> None:
         self.held = held
         self._fetcher, self._base, self._folder = fetcher, base, folder
         self._updater: Updater
@@ -39,7 +41,7 @@ class Client:
                     # the new root may have other keys, so that the held timestamp and its date, however late, no longer count
                     return self._refresh(clock, age_s)
         except (exceptions.RepositoryError, exceptions.DownloadError) as error:
-            raise UpdateError(in_words(error, clock)) from error
+            raise UpdateError(in_words(error, self._fetcher.last, clock)) from error
 
     def _refresh(self, clock: datetime, age_s: int) -> datetime:
         date = dated(self.held)
@@ -93,7 +95,7 @@ class Client:
                 if self._updater.find_cached_target(target, str(path)) is None:
                     self._updater.download_target(target, str(path))
         except (exceptions.RepositoryError, exceptions.DownloadError) as error:
-            raise UpdateError(f"{entry.path}: {in_words(error)}") from error
+            raise UpdateError(in_words(error, entry.path)) from error
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -113,17 +115,37 @@ def dated(held: Held) -> datetime | None:
         return None
 
 
-def in_words(error: Exception, clock: datetime | None = None) -> str:
-    """Return why TUF refused something, as a sentence without a full stop."""
-    text = first_line(error)
+AGAIN = "Copy the whole repository to the server again"
+
+
+def in_words(error: Exception, file: str, clock: datetime | None = None) -> str:
+    """Return why TUF refused something, perhaps the file that came last, and what to do, without the last full stop."""
+    file = file or "the metadata held here"
+    text = re.sub(
+        r"^Observed (length|hash) (\w+) does not match expected \1", r"its \1 is \2, expected", first_line(error)
+    )
     clocked = f"; this board's clock shows {clock:%F %R} UTC" if clock else ""
-    for kind, words in (
-        (exceptions.ExpiredMetadataError, f"the metadata has expired{clocked}"),
-        (exceptions.BadVersionNumberError, "the metadata is older than what this board has already verified"),
-        (exceptions.UnsignedMetadataError, "the metadata lacks signatures from the right keys"),
-        (exceptions.LengthOrHashMismatchError, "a file is not the one that was signed"),
-        (exceptions.RepositoryError, "the metadata is not valid"),
+    for kind, words, advice in (
+        (
+            exceptions.ExpiredMetadataError,
+            f"the metadata has expired{clocked}: ",
+            "If the clock is right, run edgecnn release refresh on the workstation, and copy the repository to the server again",
+        ),
+        (exceptions.BadVersionNumberError, "the metadata is older than what this board has already verified: ", AGAIN),
+        (
+            exceptions.UnsignedMetadataError,
+            f"{file} lacks signatures from the right keys: ",
+            "If the repository is a new one, copy its metadata/1.root.json to /etc/edgecnn/root.json; if not, "
+            "somebody else may have written it",
+        ),
+        (exceptions.LengthOrHashMismatchError, f"{file} is not the one that was signed: ", AGAIN),
+        (exceptions.RepositoryError, f"{file} is not valid: ", AGAIN),
+        (
+            exceptions.DownloadError,
+            "",
+            "Check the address or folder (from in update.toml), and that it can be reached from here",
+        ),
     ):
         if isinstance(error, kind):
-            return f"{words}: {text}"
+            return f"{words}{text}. {advice}"
     return text

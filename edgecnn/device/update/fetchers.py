@@ -70,6 +70,8 @@ class Fetcher(FetcherInterface):
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
+        self.last = ""
+        """The name of the file that was requested last."""
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
         return super().download_bytes(url, min(max_length, MAX_METADATA_BYTES))
@@ -82,6 +84,7 @@ class Fetcher(FetcherInterface):
 
     def _fill(self, file: IO[bytes], url: str, max_length: int) -> int:
         """Complete a file from whatever it already contains, and return its length. Never writes more than `max_length` bytes."""
+        self.last = _last(url)
         for chunk in self._chunks(file, url, max_length):
             if file.tell() + len(chunk) > max_length:
                 raise DownloadLengthMismatchError(f"{_last(url)} has more than the allowed {max_length:,} bytes")

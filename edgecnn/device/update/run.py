@@ -25,6 +25,9 @@ BEHIND = timedelta(minutes=1)  # clocks of two machines differ by less
 KEPT = 2  # releases kept in the slots before a new one is added
 
 
+ROOT_AGAIN = "Copy the repository's metadata/1.root.json there again."
+
+
 class Outcome(Struct):
     """The outcome of a check: the channel's release for this board, whether it has just been put in use, and a sentence."""
 
@@ -118,9 +121,10 @@ def _read_root(path: Path) -> bytes:
     except OSError as error:
         raise UpdateError(f"cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise UpdateError(f"{path} is not a root of trust: it is not UTF-8.") from None
+        raise UpdateError(f"{path} is not a root of trust: it is not UTF-8. {ROOT_AGAIN}") from None
     if len(data) > MAX_METADATA["root"]:
-        raise UpdateError(f"{path} is not a root of trust: it has more than {MAX_METADATA['root']:,} bytes.")
+        most = f"it has more than {MAX_METADATA['root']:,} bytes"
+        raise UpdateError(f"{path} is not a root of trust: {most}. {ROOT_AGAIN}")
     return data
 
 

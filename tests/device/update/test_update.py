@@ -98,7 +98,7 @@ def test_a_partial_download_with_a_wrong_byte_is_discarded(repository, board, bu
     part.parent.mkdir(parents=True)
     part.write_bytes(b"wrong" * 100)
     if ranges:
-        with pytest.raises(UpdateError, match="a file is not the one that was signed"):
+        with pytest.raises(UpdateError, match="not the one that was signed"):
             board.update(server.address)
         assert board.current is None and not part.exists()
     board.update(server.address)
@@ -148,6 +148,27 @@ def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundl
     board.store.change(rolled_back)  # someone at the board
     assert "rolled back by hand" in board.update(repository.folder).note
     assert board.current == old
+
+
+def test_an_error_gives_what_happened_what_was_expected_what_to_do_and_what_stays(edgecnn, repository, board, bundles):
+    """A bundle that lost a byte on its way to the server, then a timestamp of half its length, then none."""
+    repository.now = datetime.now(UTC).replace(microsecond=0)
+    prefix = ("--from", repository.folder, "--channel", "door", "--prefix", board.board.prefix)
+    stored = repository.stored(repository.add(bundles[1], 1))
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[:-1])
+    first = edgecnn("update", *prefix).err
+    assert f"{len(whole) - 1}, expected {len(whole)}" in first and "Copy the whole repository" in first
+    assert "still in use" not in first and "stays in use" in first
+    stored.write_bytes(whole)
+    edgecnn("update", *prefix)
+    timestamp = repository.folder / "metadata/timestamp.json"
+    timestamp.write_bytes(timestamp.read_bytes()[:200])
+    for do in ("Copy the whole repository", "Check the address or folder"):
+        failed = edgecnn("update", *prefix)
+        assert failed.code == 34 and do in failed.err and "timestamp" in failed.err
+        assert f"still in use: {board.current[:12]} photos1 serial 1\n" in failed.err
+        timestamp.unlink(missing_ok=True)
 
 
 def test_only_a_signed_rollback_from_this_release_is_followed(repository, board, bundles):
@@ -222,7 +243,7 @@ def test_a_user_and_a_password_in_the_address_are_sent_and_not_written(repositor
     address = server.address.replace("://", "://ann:p%40ss@")
     assert board.update(f"{address}/").installed
     assert seen == {(f"Basic {base64.b64encode(b'ann:p@ss').decode()}", f"edgecnn/{__version__}")}
-    with pytest.raises(UpdateError, match=r"^the server answered 404 for timestamp\.json$"):
+    with pytest.raises(UpdateError, match=r"^the server answered 404 for timestamp\.json\. Check"):
         board.update(f"{address}/nowhere")
     written = [path.read_text(errors="replace") for path in board.board.prefix.rglob("*.json")]
     assert not any("p%40ss" in text or "p@ss" in text for text in written)
@@ -524,6 +545,7 @@ def test_the_command(edgecnn, repository, board, bundles):
     refused = edgecnn("update", *prefix)
     assert refused.code == 34 and "update.toml: from must be a string; received 3" in refused.err
     assert "from must be a string" in json.loads(edgecnn("update", "status", "--json", *prefix).out)["reason"]
+    assert f"still in use: {digest[:12]} photos1 serial 1\n" in refused.err
     for more, why in (
         (("--from", "/nowhere", "--channel", "door"), "from must be an address"),
         (("--from", repository.folder, "--channel", "Door"), "a channel's name must be"),
