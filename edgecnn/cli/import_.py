@@ -31,13 +31,22 @@ class Calibration(Group):
         read=shared.read_seen,
         keys=("data.region",),
     )
+    size: tuple[int, int] | None = setting(
+        None,
+        "The model's input in pixels, width x height, if an ONNX file leaves it open. One number is the side of a square.",
+        shown="the file's",
+        metavar="WxH",
+        typed=None,
+        read=shared.read_sides,
+    )
     seed: int | None = setting(None, "Seed for drawing the calibration images.", shown="1", low=0, keys=("seed",))
 
 
 @with_flags
 def import_(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The model: a .keras or .h5 file, or the folder of a SavedModel.")
+        Path,
+        typer.Argument(metavar="MODEL", help="The model: an .onnx, .keras or .h5 file, or the folder of a SavedModel."),
     ],
     calibrate: Annotated[
         str,
@@ -65,7 +74,7 @@ def import_(
 
     \b
     Examples:
-      edgecnn import model.keras --calibrate photos/
+      edgecnn import model.onnx --calibrate photos/
       edgecnn import saved_model/ --calibrate photos.zip --input-range unit --out runs/mine
     """
     from edgecnn.recipe import INPUT_RANGES
@@ -88,6 +97,7 @@ def import_(
             out,
             reporter,
             images=calibration.calibrate_images,
+            size=calibration.size and calibration.size[::-1],
             stated=stated,
             force=force,
         )

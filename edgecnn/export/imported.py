@@ -1,4 +1,4 @@
-"""Importing models that edgecnn did not train, Keras 2 and Keras 3 files and SavedModels, as frozen graphs that end in logits.
+"""Importing models that edgecnn did not train, ONNX, Keras 2 and Keras 3 files and SavedModels, as frozen graphs that end in logits.
 
 Keras 3 reads its own files here, alongside the Keras 2 of `edgecnn.networks.keras`. Remove this when everything uses Keras 3.
 """
@@ -17,7 +17,15 @@ from edgecnn.networks.code import refuse_code
 from edgecnn.networks.frozen import INPUT, OUTPUT, FrozenModel
 from edgecnn.networks.keras import keras, tf
 
-KINDS = "a Keras file (.keras, .h5) or a SavedModel folder"
+KINDS = "an ONNX file (.onnx), a Keras file (.keras, .h5) or a SavedModel folder"
+TO_ONNX = """\
+  import torch
+  model = ...  # for example torchvision.models.resnet18(num_classes=10), timm.create_model("...", num_classes=10), or your own class
+  model.load_state_dict(torch.load("model.pt", weights_only=True))
+  model.eval()
+  torch.onnx.export(model, torch.zeros(1, 3, 224, 224), "model.onnx", dynamo=False, opset_version=17)"""
+"""What writes an ONNX file from weights in PyTorch."""
+
 LOAD_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError),
     tf.errors.OpError,
@@ -27,18 +35,33 @@ SAME_VALUES = ("Identity", "StopGradient", "Reshape", "Squeeze")
 
 
 class SourceModel(NamedTuple):
-    """A model as read: its function of float32 pixels, and the input shape and dtype."""
+    """A model as read: its function of float32 pixels, and the input shape and dtype.
+
+    `check` compares its answers to float32 images (n, height, width, channels), as the model reads them, with those of the file's own
+    program; None if the file has no other program than the one that read it. `cut` is whether a softmax or sigmoid is removed already.
+    """
 
     call: Callable[[Any], Any]
     shape: tuple[int | None, ...]
     dtype: str
     what: str
+    check: Callable[[np.ndarray], float] | None = None
+    cut: bool = False
 
 
-def read_model(path: Path) -> tuple[FrozenModel, str, bool]:
-    """Read a model that edgecnn did not train. Returns it, the file's format, and whether a softmax was removed from its end.
+class Imported(NamedTuple):
+    """A model that edgecnn did not train, the file's format, whether a softmax was removed from its end, and `SourceModel.check`."""
 
-    A graph's operators can access files, so read only models that you trust.
+    model: FrozenModel
+    format: str
+    softmax_cut: bool
+    check: Callable[[np.ndarray], float] | None
+
+
+def read_model(path: Path, size: tuple[int, int] | None = None) -> Imported:
+    """Read a model that edgecnn did not train. `size` is the (height, width) of an ONNX file's input that leaves them open.
+
+    A TensorFlow graph's operators can access files, so read only models that you trust.
 
     Raises:
         ExportError: if it cannot be read, or does not map one image to one vector.
@@ -46,7 +69,7 @@ def read_model(path: Path) -> tuple[FrozenModel, str, bool]:
     """
     with quiet_stderr():
         try:
-            opened = _open(path)
+            opened = _open(path, size)
             frozen, cut = _freeze(opened)
         except (ExportError, NetworkError):
             raise
@@ -54,7 +77,7 @@ def read_model(path: Path) -> tuple[FrozenModel, str, bool]:
             raise ExportError(
                 f"cannot read the model {path}: {first_line(error)}. Expected {KINDS} without custom layers."
             ) from error
-    return frozen, opened.what, cut
+    return Imported(frozen, opened.what, cut or opened.cut, opened.check)
 
 
 def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, int]) -> FrozenModel:
@@ -68,7 +91,20 @@ def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, in
     return _freeze(source)[0]
 
 
-def _open(path: Path) -> SourceModel:
+PICKLED = (".pt", ".pth", ".pt2", ".ckpt", ".safetensors")
+
+
+def _open(path: Path, size: tuple[int, int] | None) -> SourceModel:
+    if path.suffix == ".onnx" and path.is_file():
+        return _open_onnx(path, size)
+    if size:
+        raise ExportError(
+            f"--size is for ONNX files that leave their image's size open, and {path} is not one. Leave it out."
+        )
+    if path.suffix in PICKLED and path.exists():
+        raise ExportError(
+            f"{path} is PyTorch's own format, which only its own program can read. Write an ONNX file there, then import that:\n{TO_ONNX}"
+        )
     if path.is_dir():
         if not (path / "saved_model.pb").is_file():
             raise ExportError(f"{path} is not a SavedModel: it has no saved_model.pb. Expected {KINDS}.")
@@ -87,6 +123,22 @@ def _open(path: Path) -> SourceModel:
     entry = model.inputs[0]
     dtype = getattr(entry.dtype, "name", entry.dtype)
     return SourceModel(lambda pixels: model(pixels, training=False), tuple(entry.shape), dtype, f"Keras {version}")
+
+
+def _open_onnx(path: Path, size: tuple[int, int] | None) -> SourceModel:
+    from edgecnn.networks.onnx_model import build, read_onnx
+    from edgecnn.networks.onnx_parity import require_same
+
+    file = read_onnx(path)
+    built = build(file, str(path), size)
+    return SourceModel(
+        lambda pixels: built.model(pixels, training=False),
+        tuple(built.model.input_shape),
+        "float32",
+        f"ONNX, opset {max(item.version for item in file.opset_import if not item.domain)}",
+        check=lambda images: require_same(built, file, str(path), images),
+        cut=bool(built.cut),
+    )
 
 
 def _keras_version(path: Path) -> str:

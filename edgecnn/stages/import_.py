@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from edgecnn.calibrate.input_range import Given, InputRange, Stated, find_range, line
+from edgecnn.calibrate.input_range import Labelled, Stated, find_range, line
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.recorded import write_known
 from edgecnn.errors import ExportError
@@ -11,8 +11,9 @@ from edgecnn.evaluate.answers import contract_of
 from edgecnn.export.imported import read_model, refuse_scores, with_range
 from edgecnn.export.representative import IMAGES
 from edgecnn.files import write_atomic
+from edgecnn.labels import plural
 from edgecnn.networks.frozen import FrozenModel
-from edgecnn.networks.predict import predictor
+from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import INPUT_RANGES, Recipe
 from edgecnn.run_info import ImportedFrom, InputSize, RepresentativeInfo, RunInfo
 from edgecnn.runs import FLOAT_GRAPH, Run, create_run, free_path, locked
@@ -23,6 +24,8 @@ from edgecnn.versions import library_versions
 
 IMPORTED = "imported"
 
+CHECKED = 200  # images on which an ONNX file is compared with ONNX Runtime
+
 
 def import_stage(
     path: Path,
@@ -31,6 +34,7 @@ def import_stage(
     reporter: Reporter,
     *,
     images: int | None = None,
+    size: tuple[int, int] | None = None,
     stated: Stated = Stated(),
     force: bool = False,
 ) -> Run:
@@ -44,7 +48,7 @@ def import_stage(
             cannot be removed.
     """
     reporter.note(f"reading {path}")
-    model, what, softmax_cut = read_model(path)
+    model, what, softmax_cut, check = read_model(path, size)
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     if stated.labels:
         dataset.order_classes(stated.labels)
@@ -58,7 +62,15 @@ def import_stage(
     height, width, channels = model.input_shape[1:]
     network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
     recipe = dataclasses.replace(recipe, name=path.stem, network=network)
-    reading = read_pixels(model, dataset, reporter, stated.input_range)
+    tried = labelled_images(model, dataset, reporter)
+    reading = find_range(lambda pixels, *numbers: predictor(model, *numbers)(pixels), None, tried, stated.input_range)
+    if check:
+        pixels = tried.images[:CHECKED]
+        difference = check(real_input(pixels, *reading.numbers).numpy())
+        reporter.note(
+            f"{path.name}: answers {plural(len(pixels), 'image')} as ONNX Runtime does "
+            f"(largest difference {difference:.0e} of the largest output)"
+        )
     if reading.mean is not None:
         centred = INPUT_RANGES[network.input_range]
         model = with_range(model, reading.numbers, centred)
@@ -90,11 +102,10 @@ def import_stage(
     return run
 
 
-def read_pixels(model: FrozenModel, dataset: Dataset, reporter: Reporter, given: Given) -> InputRange:
-    """Try the usual input ranges on images outside the test split, to choose one or to check the given one."""
+def labelled_images(model: FrozenModel, dataset: Dataset, reporter: Reporter) -> Labelled:
+    """Return images outside the test split, at the model's size, to try the usual input ranges on."""
     size = dict(zip(("height", "width", "channels"), model.input_shape[1:], strict=True))
-    images = dataset.load(splits_to_try(dataset), **size, stage="import", progress=reporter.working)
-    return find_range(lambda pixels, *numbers: predictor(model, *numbers)(pixels), None, labelled(images), given)
+    return labelled(dataset.load(splits_to_try(dataset), **size, stage="import", progress=reporter.working))
 
 
 def require_logits(model: FrozenModel, recipe: Recipe) -> None:
