@@ -6,6 +6,10 @@ ABSTAIN = "abstain"
 STRANGER = "stranger"
 """The decision if an image is unlike everything that the classifier was trained on."""
 
+VALIDATION_FOLDERS = ("val", "valid", "validation")
+SPLIT_FOLDERS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "validation"), "test": "test"}
+"""The folders that are splits of a dataset, not classes, each with its split. Case does not matter."""
+
 MAX_LABEL_BYTES = 255
 """The longest name that a folder can have."""
 

@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 from edgecnn.errors import DatasetError
 from edgecnn.images import SUFFIXES, left_out
-from edgecnn.labels import why_not_a_label
+from edgecnn.labels import SPLIT_FOLDERS, why_not_a_label
 from edgecnn.tables import Struct
 
-VALIDATION_FOLDERS = ("val", "valid", "validation")
-SPLIT_FOLDERS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "validation"), "test": "test"}
 LAYOUT = "Expected DIR/<class>/<image> or DIR/{train,val,test}/<class>/<image>."
 
 

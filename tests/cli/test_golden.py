@@ -1,4 +1,4 @@
-"""Each command prints what tests/cli/golden/COMMAND.txt says: its help, and lines about results that are written here by hand.
+"""Each command prints what its file in golden/ says: its help, and lines about results that are written here by hand.
 
     pytest tests/cli/test_golden.py --rewrite
 

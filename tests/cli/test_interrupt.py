@@ -37,7 +37,7 @@ def epochs(folder):
         return []
 
 
-@pytest.mark.guard  # tests/test_pipeline.py interrupts `edgecnn run` by default
+@pytest.mark.guard  # tests/stages/test_pipeline.py interrupts `edgecnn run` by default
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_training_keeps_its_last_epoch_and_resumes(start, tmp_path, tiny_network, signal_):
     few = (

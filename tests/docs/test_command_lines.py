@@ -24,7 +24,7 @@ LANGUAGES = {"sh", "text", "toml", "yaml", "ini", "python", ""}
 
 TRAINING = "minutes of training; the run of the session's fixture is a real one"
 CAMERA = "needs a camera, a network stream or a video; tests/device/cameras has fakes of each"
-QEMU = "needs QEMU and Debian's packages; tests/verify/test_emulated.py runs it"
+QEMU = "needs QEMU and Debian's packages; tests/emulate/test_emulated.py runs it"
 INSTALL = "installs from a network; make test and make release do"
 BENCH = "minutes of measuring"
 REPOSITORY = "writes into the repository, or is what runs these tests"
@@ -51,7 +51,7 @@ NOT_RUN = {
     r"edgecnn run door\.toml": TRAINING + "; tests/docs/test_second_day.py runs the page",
     r"edgecnn (verify|run) .*--against .*": "needs an older bundle; tests/stages/test_against.py has one",
     r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_matrix.py has one",
-    r"edgecnn export --for .*": "needs a run of 224x224 RGB images; tests/verify/test_programs.py has one",
+    r"edgecnn export --for .*": "needs a run of 224x224 RGB images; tests/interop/test_programs.py has one",
     r"edgecnn slot (?!list).*": "changes the releases of this machine; tests/cli/test_slot.py has a folder of its own",
     r"edgecnn update.*": "needs a repository, and changes this machine; tests/device/update has boards in folders",
     r"edgecnn release .*|(cp|mv|rsync) .*": "needs keys and bundles; tests/release/test_page.py runs the page",
@@ -203,6 +203,12 @@ def test_commands_in_running_text_exist(page):
         assert name in COMMANDS, span
         known = {option for parameter in built(name).params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert {word for word in words if word.startswith("--")} <= known, span
+
+
+def test_the_files_that_tests_name_exist():
+    for path in (ROOT / "tests").rglob("*.py"):
+        for name in re.findall(r"\btests/[a-z][\w/]*(?:\.py)?", path.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{path.name} names {name}"
 
 
 def test_every_skipped_line_is_listed_once_and_every_entry_is_used():

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from edgecnn.device.keep.folder import Kept
 from edgecnn.device.review.journal import LABEL, REVIEWED, Decision, Journal, append, read_lines
-from edgecnn.device.stream.pictures import SPLITS, why_no_folder
+from edgecnn.device.stream.pictures import why_no_folder
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import output_errors, sha256_file, sync_folder, write_atomic
-from edgecnn.labels import printable
+from edgecnn.labels import SPLIT_FOLDERS, printable
 
 SOURCES = "edgecnn-sources.csv"
 FIELDS = ("sha256", "path", "board", "why", "ts", "guess", "model", "labelled")
@@ -40,7 +40,7 @@ class Photos(Journal):
         self.folder, self._board = folder, board
         with output_errors(folder):
             folders = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
-        if split := next((name for name in folders if name.lower() in SPLITS), None):
+        if split := next((name for name in folders if name.lower() in SPLIT_FOLDERS), None):
             raise OutputError(f"{folder} contains folders of splits. Name the one for new photos: {folder / split}")
         self._folders = [name for name in folders if not why_no_folder(name)]
         self._made: set[str] = set()

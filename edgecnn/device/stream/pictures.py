@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from edgecnn import images
-from edgecnn.labels import why_not_a_label
+from edgecnn.labels import SPLIT_FOLDERS, why_not_a_label
 from edgecnn.modes import as_array
 from edgecnn.pixels import cut
 from edgecnn.region import Region
@@ -92,9 +92,6 @@ def stamp(seconds: float, digits: int) -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', whole)}.{fraction:0{digits}d}Z"
 
 
-SPLITS = ("train", "val", "validation", "test")
-"""Folder names that `edgecnn train` reads as splits of a dataset, not as classes."""
-
 LONGEST_NAME = 100
 
 
@@ -104,8 +101,8 @@ def why_no_folder(label: str) -> str:
         return why
     if label.startswith(".") or label == "__MACOSX":
         return "hidden folders are left out of training"
-    if label.lower() in SPLITS:
-        return f"{', '.join(SPLITS)} are names of splits"
+    if label.lower() in SPLIT_FOLDERS:
+        return f"{', '.join(SPLIT_FOLDERS)} are names of splits"
     if "/" in label or "\\" in label or not label.isprintable():
         return "it contains a slash, a backslash or an unprintable character"
     if label != label.strip():

@@ -703,7 +703,7 @@ def test_labels_as_folder_names():
         ("a\u200db", "unprintable", "_a_b"),
         ("abstain", "unsure", "_abstain"),
         (" a", "space", "_a"),
-        ("Val", "splits", "_Val"),
+        *((split, "splits", f"_{split}") for split in ("Val", "valid", "validation", "train", "test")),
         ("ü" * 99, "longer", "_" + "ü" * 49),
     ):
         assert why in why_no_folder(label) and bool(why) == bool(why_no_folder(label))
