@@ -38,7 +38,7 @@ def capture(
         str | None,
         typer.Argument(
             metavar="[SOURCE]",
-            help="/dev/video0, rtsp://…, clip.mp4, exec:COMMAND, watch:DIR, synthetic:.",
+            help="/dev/video0, rtsp://…, clip.mp4, exec:COMMAND, watch:DIR, folder:DIR, synthetic:.",
             show_default="none",
         ),
     ] = None,

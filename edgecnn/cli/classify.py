@@ -27,7 +27,7 @@ def classify(
         typer.Argument(
             metavar="[SOURCE]...",
             help="Image files, folders, globs, or - to read paths from standard input. Or one stream: /dev/video0, "
-            "rtsp://…, clip.mp4, exec:COMMAND, watch:DIR, synthetic:.",
+            "rtsp://…, clip.mp4, exec:COMMAND, watch:DIR, folder:DIR, synthetic:.",
             show_default="none",
         ),
     ] = None,

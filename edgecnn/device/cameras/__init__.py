@@ -16,10 +16,13 @@ SOURCES = {
     "ffmpeg": "edgecnn.device.cameras.ffmpeg:Ffmpeg",
     "exec": "edgecnn.device.cameras.command:CommandSource",
     "watch": "edgecnn.device.cameras.watch:Watch",
+    "folder": "edgecnn.device.cameras.folder:Folder",
     "synthetic": "edgecnn.device.cameras.synthetic:Synthetic",
 }
 
-PREFIXES = {"csi:": "rpicam", "ffmpeg:": "ffmpeg", "exec:": "exec", "watch:": "watch", "synthetic:": "synthetic"}
+PREFIXES = {
+    "csi:": "rpicam", "ffmpeg:": "ffmpeg", "exec:": "exec", "watch:": "watch", "folder:": "folder", "synthetic:": "synthetic",
+}  # fmt: skip
 """Prefixes of a SOURCE argument that select one of SOURCES, which opens the rest."""
 
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://", "tcp://", "srt://")
@@ -50,7 +53,7 @@ def is_stream(text: str) -> bool:
 
 def make(name: str, text: str, settings: "CameraSettings") -> "Source":
     """Import a source's class and open it; CameraError if it cannot be opened or does not support this system."""
-    if sys.platform != "linux" and name != "synthetic":
+    if sys.platform != "linux" and name not in ("folder", "synthetic"):
         raise CameraError(
             f"{name}: cameras and streams work on Linux only; this is {sys.platform}. Use image files instead."
         )

@@ -51,8 +51,8 @@ def routes(site: Site) -> list[Route]:
             return no_camera()
 
         async def parts() -> AsyncIterator[bytes]:
-            async for jpeg in viewers.stream():
-                head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            async for seq, jpeg in viewers.stream():
+                head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\nEdgecnn-Frame: {seq}\r\n\r\n"
                 yield head.encode() + jpeg + b"\r\n"
 
         return streaming(request, parts(), f"multipart/x-mixed-replace; boundary={BOUNDARY}")

@@ -67,6 +67,7 @@ class Live(Consumer):
         self._frame: FrameResult | None = None
         self._unseen = False
         self._size: tuple[int, int] | None = None
+        self._sized_at = 0.0
         self._looking = False
         self._shown_at = 0.0
         self._source = ""
@@ -196,16 +197,19 @@ class Live(Consumer):
         send(self._link, PICTURE + dumps(self._shared.write(image, result.ts, result.seq)))
 
     def _size_of(self, image: bytes | np.ndarray) -> tuple[int, int]:
-        """Return the upright (width, height) of a frame, read from the first frame after the camera opens."""
-        if self._size is None:
-            if isinstance(image, bytes):
-                from edgecnn.images import probe
+        """Return the upright (width, height) of a frame. An encoded one's header is read at most PICTURES_PER_S times a second."""
+        now = time.monotonic()
+        if isinstance(image, bytes):
+            if self._size is not None and now - self._sized_at < 1 / PICTURES_PER_S:
+                return self._size
+            from edgecnn.images import probe
 
-                try:
-                    height, width, _ = probe(image)
-                except ImageError:
-                    return 0, 0
-            else:
-                height, width = image.shape[:2]
-            self._size = (height, width) if self._opening.rotation in (90, 270) else (width, height)
+            try:
+                height, width, _ = probe(image)
+            except ImageError:
+                return 0, 0
+        else:
+            height, width = image.shape[:2]
+        self._size = (height, width) if self._opening.rotation in (90, 270) else (width, height)
+        self._sized_at = now
         return self._size

@@ -26,7 +26,7 @@ class Viewers:
         self._busy: asyncio.Task[None] | None = None
         self._fresh = asyncio.Event()
         self.jpeg: bytes | None = None
-        self.ts = 0.0
+        self.ts, self.seq = 0.0, 0
 
     def picture(self, picture: Picture) -> None:
         """Take a picture from the camera loop; the newest one wins."""
@@ -49,8 +49,8 @@ class Viewers:
             asyncio.get_running_loop().call_later(LINGER_S + 0.1, self._attend)
         return self.jpeg
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        """Yield each new picture, starting with the current one if there is one."""
+    async def stream(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield each new picture and its frame's number, starting with the current one if there is one."""
         self._count += 1
         self._attend()
         try:
@@ -60,7 +60,7 @@ class Viewers:
                     await self._fresh.wait()
                 last = self.jpeg
                 if last is not None:
-                    yield last
+                    yield self.seq, last
         finally:
             self._count -= 1
             self._attend()
@@ -77,7 +77,7 @@ class Viewers:
             self._waiting = None
             jpeg = await asyncio.get_running_loop().run_in_executor(self._thread, self._jpeg, picture)
             if jpeg is not None and self._looking:
-                self.jpeg, self.ts = jpeg, picture.ts
+                self.jpeg, self.ts, self.seq = jpeg, picture.ts, picture.seq
                 self._fresh.set()
                 self._fresh = asyncio.Event()
 

@@ -90,7 +90,7 @@ def parse(text: str, where: str) -> Config:
         raise ServiceError(
             f"{where}: keep must be the full path of a folder, such as /var/lib/edgecnn/kept; received {config.keep!r}."
         )
-    if config.source.startswith("watch:"):
+    if config.source.startswith(("watch:", "folder:")):
         raise ServiceError(
             f"{where}: source cannot be a folder: the watchdog would take its silence for a frozen camera."
         )

@@ -269,7 +269,7 @@ def open_stream(
     Several streams may share one classifier, each in its own thread.
 
     Args:
-        source: "/dev/video0", "rtsp://…", "clip.mp4", "exec:COMMAND", "watch:DIR" or "synthetic:"; None finds a camera.
+        source: "/dev/video0", "rtsp://…", "clip.mp4", "exec:COMMAND", "watch:DIR", "folder:DIR" or "synthetic:"; None finds a camera.
         classifier: None loads the default bundle, as `Classifier.load()` does. Its region is the part of each frame that is classified.
         settings: a full set of settings, of which `camera`, `pace`, `decision` and `state` are used.
         consumers: each receives every item; their events are yielded too.

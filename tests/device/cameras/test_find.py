@@ -21,6 +21,7 @@ def test_a_stream_is_recognised_by_its_text():
         ("ffmpeg:/dev/video0", ("ffmpeg", "/dev/video0")),
         ("exec:cat a.mjpeg", ("exec", "cat a.mjpeg")),
         ("watch:/srv/in", ("watch", "/srv/in")),
+        ("folder:photos?fps=2", ("folder", "photos?fps=2")),
         ("synthetic:", ("synthetic", "")),
         ("csi:1", ("rpicam", "1")),
     ):

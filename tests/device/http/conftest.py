@@ -183,10 +183,10 @@ class Page:
         """The picture on screen, as (width, mean brightness of its middle); the loaded data may differ from what is drawn."""
         return self.browser.execute_script("""
             const from = document.getElementById("picture"), to = document.createElement("canvas");
-            if (!from.naturalWidth) return null;
+            if (!from.width) return null;
             Object.assign(to, {width: 1, height: 1});
             to.getContext("2d").drawImage(from, 90, 45, 140, 110, 0, 0, 1, 1);
-            return [from.naturalWidth, ...to.getContext("2d").getImageData(0, 0, 1, 1).data];
+            return [from.width, ...to.getContext("2d").getImageData(0, 0, 1, 1).data];
         """)
 
     def until_picture(self, differs_from=None):

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -83,7 +84,9 @@ def test_the_state_the_lines_and_the_picture_of_a_camera(watched):
         parts = stream.read(20_000).split(b"--edgecnn-frame\r\n")
     assert len({part for part in parts if part.startswith(b"Content-Type: image/jpeg")}) >= 2, "two pictures differ"
     head, _, picture = parts[1].partition(b"\r\n\r\n")
-    assert int(head.rpartition(b"Content-Length: ")[2]) == len(picture) - 2 and picture.endswith(b"\xff\xd9\r\n")
+    size, seq = (int(re.search(rb"%b: (\d+)" % name, head)[1]) for name in (b"Content-Length", b"Edgecnn-Frame"))
+    assert size == len(picture) - 2 and picture.endswith(b"\xff\xd9\r\n")
+    watched.until(lambda: any(f'"seq": {seq},' in line for line in watched.lines))
 
 
 def test_a_server_that_dies_comes_back_and_ends_with_the_camera_loop(watched):
@@ -301,6 +304,17 @@ def test_a_viewer_gets_ten_new_pictures_a_second_and_a_large_one_at_half_its_siz
         live.take(result(decision, next(frames), image=image))
     heads = [json.loads(message.partition(b"\n")[0]) for message in server.messages(RESULT)]
     assert heads == [[[2560, 31], {"cat": 1}], [[30, 20], {"cat": 1}], [[30, 20], {"dog": 1}]], "width and height"
+    sizes = []
+    for width, after_s in ((50, 0.05), (60, 0.06), (70, 0.1), (80, 0.0)):
+        now[0] += after_s
+        jpeg = io.BytesIO()
+        Image.new("RGB", (width, 20)).save(jpeg, "jpeg")
+        live.take(result("cat", next(frames), image=jpeg.getvalue()))
+        sizes += [json.loads(message.partition(b"\n")[0])[0][0] for message in server.messages(RESULT)]
+    assert sizes == [30, 60, 70, 70], "an encoded frame's size is read ten times a second"
+    live.take(result("cat", next(frames), (24, 32)))
+    (message,) = server.messages(RESULT)
+    assert json.loads(message.partition(b"\n")[0])[0] == [32, 24]
     for rotation, size in ((90, [2, 3]), (180, [3, 2]), (270, [2, 3])):
         turned = Live(Opening(port=0, rotation=rotation), socket.socket(), ("pets", "0" * 64), WHOLE)
         turned.take(result("owl", 0, (2, 3)))

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -119,7 +120,7 @@ def test_it_follows_the_camera_while_somebody_can_see_it_and_comes_back_after_ea
     page.until("state", "^2$")
     before = page.until_picture()
     browser.execute_script("""
-        const note = () => noted.push([document.hidden, document.getElementById("picture").hasAttribute("src")]);
+        const note = () => noted.push([document.hidden, Boolean(taking)]);
         window.noted = [];
         document.addEventListener("visibilitychange", note);
     """)
@@ -161,6 +162,89 @@ def test_it_follows_the_camera_while_somebody_can_see_it_and_comes_back_after_ea
     camera.show("1")
     assert page.until("state", "^1$") < 1, "the EventSource is back"
     page.until_picture(differs_from=before)
+
+
+COLOURS = {"cat": (255, 0, 0), "bird": (0, 255, 0), "airplane": (255, 255, 0)}
+"""What the shipped model answers for pictures of one colour."""
+
+WATCH = """
+    window.noted = [];
+    const to = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
+    const look = () => {
+        const [picture, state, rate] = ["picture", "state", "rate"].map(name => document.getElementById(name));
+        if (picture.width) {
+            to.drawImage(picture, 0, 0, picture.width, picture.height, 0, 0, 1, 1);
+            const colour = [...to.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+            const now = JSON.stringify([colour, state.textContent, rate.textContent.split(",")[0]]);
+            if (now !== noted.at(-1)) noted.push(now);
+        }
+        requestAnimationFrame(look);
+    };
+    look();
+"""
+
+
+def coloured(folder, count):
+    """Write a folder of pictures of one colour each, of two sizes, and return the state that belongs to each."""
+    from PIL import Image
+
+    folder.mkdir()
+    labels = list(itertools.islice(itertools.cycle(COLOURS), count))
+    for number, label in enumerate(labels):
+        Image.new("RGB", (64 + number % 2 * 32, 48), COLOURS[label]).save(folder / f"{number:03}.png")
+    return labels
+
+
+@chromium
+@pytest.mark.parametrize(("fps", "frames"), [(10, 40), (1, 6), pytest.param(0.1, 4, marks=pytest.mark.slow)])
+def test_the_picture_and_the_state_are_those_of_the_same_frame_at_any_rate(serve, browser, page, tmp_path, fps, frames):
+    coloured(tmp_path / "colours", frames)
+    source = f"folder:{tmp_path / 'colours'}?fps={fps}&loop=1"
+    serving = serve(source, "--json", "--threshold", "0", "--no-strangers")
+    browser.get(serving.url)
+    page.until("state", "|".join(COLOURS))
+    browser.execute_script(WATCH)
+    time.sleep(frames / fps * 0.8)
+    seen = [json.loads(item) for item in browser.execute_script("return noted")]
+    pairs = {label: colour for colour, label, _ in seen}
+    for colour, label, _ in seen:
+        assert max(abs(a - b) for a, b in zip(colour, COLOURS[label], strict=True)) < 60, (label, colour, seen)
+    assert pairs.keys() == COLOURS.keys() and len(seen) > frames * 0.4
+    serving.until(
+        lambda: (
+            {item[2] for item in map(json.loads, browser.execute_script("return noted"))}
+            >= {"64 \u00d7 48", "96 \u00d7 48"}
+        ),
+        15 / fps,
+    )
+
+
+@chromium
+def test_a_page_opened_after_the_last_frame_shows_it(serve, browser, page, tmp_path):
+    coloured(tmp_path / "colours", 2)
+    serving, count = serve(f"watch:{tmp_path}", "--json", "--threshold", "0", "--no-strangers"), itertools.count()
+
+    def shown(label, number):
+        """Return whether a label is the newest decision; else give the folder its picture, which it ignores before it is watched."""
+        if f'"decision": "{label}"' in "".join(list(serving.lines)[-1:]):
+            return True
+        shutil.copyfile(tmp_path / f"colours/{number:03}.png", tmp_path / f"{next(count)}.png")
+        time.sleep(1)
+        return False
+
+    for number, label in enumerate(("cat", "bird")):
+        serving.until(lambda label=label, number=number: shown(label, number))
+    for _ in range(2):
+        browser.get(serving.url)
+        page.until("state", "^bird$")
+        serving.until(lambda: page.picture is not None)
+        colour = browser.execute_script(
+            "return [...document.getElementById('picture').getContext('2d').getImageData(9, 9, 1, 1).data]"
+        )
+        assert colour[0] < 60 and colour[1] > 200 and colour[2] < 60
+        assert page["rate"].startswith("96 \u00d7 48") and page["veil"] is None
+        browser.get("about:blank")
+        time.sleep(0.5)
 
 
 @chromium

@@ -44,6 +44,7 @@ def test_a_typo_is_named():
             r"here: keep must be the full path of a folder, such as /var/lib/edgecnn/kept; received 'kept'",
         ),
         ('source = "watch:inbox"', r"here: source cannot be a folder"),
+        ('source = "folder:photos?loop=1"', r"here: source cannot be a folder"),
         ('mqtt = "http://broker"', "here: mqtt: .*'http://broker'"),
         ('http = "http://board"', "here: http: .*'http://board'"),
     ):
