@@ -99,9 +99,6 @@ def inspect(
     from edgecnn.data import open_dataset
     from edgecnn.files import refuse_existing
     from edgecnn.inspect.fix import emptied, require_new, write_cleaned
-    from edgecnn.inspect.inspection import inspect_images
-    from edgecnn.inspect.last import keep
-    from edgecnn.inspect.page import write_inspection
     from edgecnn.labels import plural, printable
     from edgecnn.recipe import DataRecipe
 
@@ -112,6 +109,10 @@ def inspect(
     with ProgressReporter() as reporter:
         recipe = DataRecipe(source=data, region=seen)
         dataset = open_dataset(recipe, progress=reporter.working, for_training=False, note=note)
+        from edgecnn.inspect.inspection import inspect_images  # only now: a wrong folder is refused without them
+        from edgecnn.inspect.last import keep
+        from edgecnn.inspect.page import write_inspection
+
         missing, answers = unsearched(no_features), answers_of(run, dataset) if run else None
         try:
             report = inspect_images(

@@ -9,6 +9,7 @@ from edgecnn.images import SUFFIXES
 from edgecnn.inspect.inspection_report import (
     SEVERITIES,
     ClassFigures,
+    Copy,
     Finding,
     Group,
     Kind,
@@ -78,13 +79,13 @@ def of_groups(groups: Sequence[Group], own_splits: Iterable[str], sided: bool) -
         ("leak", "warning", ours, leaked, keep_one),
         ("two-labels", "error", [group for group in groups if group.two_labels], "the same image with different labels",
          "Remove the images with the wrong label."),
-        ("duplicate", "warning", [group for group in rest if group.exact], "identical images within a split", REMOVE),
+        ("duplicate", "warning", [group for group in rest if group.twins], "identical images within a split", REMOVE),
         ("near-duplicate", "note", [group for group in rest if not group.exact],
          "nearly identical images within a split", REMOVE),
     )  # fmt: skip
     for kind, severity, found, what, advice in kinds:
         if found:
-            text = f"{plural(len(found), 'group')} of {what}, such as {named(found[0])}"
+            text = f"{plural(len(found), 'group')} of {what}, such as {named(found[0], kind)}"
             yield finding(kind, severity, len(found), text, advice)
 
 
@@ -187,8 +188,14 @@ def images(count: int) -> str:
     return plural(count, "image")
 
 
-def named(group: Group) -> str:
-    """Return the first two images of a group, from different splits or with different labels if that is the problem."""
-    first, *others = group.copies
-    other = next((copy for copy in others if (copy.split, copy.label) != (first.split, first.label)), others[0])
+def named(group: Group, kind: Kind) -> str:
+    """Return the first two images of a group that show the problem: different splits or labels, the same pixels, or different ones."""
+    first, *others = group.twins if kind == "duplicate" else group.copies
+
+    def problem(copy: Copy) -> bool:
+        if kind == "near-duplicate":
+            return copy.pixels != first.pixels
+        return (copy.split, copy.label) != (first.split, first.label)
+
+    other = next(filter(problem, others), others[0])
     return " and ".join(f"{copy.source} ({copy.split})" if group.leak else copy.source for copy in (first, other))

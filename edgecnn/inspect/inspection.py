@@ -288,7 +288,7 @@ def group_of(looks: Looks, indices: Sequence[int], pairs: Sequence[Pair], labels
 
 
 def order(group: Group) -> tuple[bool, bool, bool, float, str]:
-    return not group.leak, not group.two_labels, not group.exact, -group.score, group.copies[0].source
+    return not group.leak, not group.two_labels, not group.twins, -group.score, group.copies[0].source
 
 
 def by_split(items: Sequence[Item]) -> dict[str, int]:

@@ -4,6 +4,7 @@ Frozen dataclasses; `inspection.json` is `tables.to_json` of an `Inspection`, an
 `tools/schema.py`.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -50,6 +51,13 @@ class Group(Struct):
     by: By = described("What detected the last of them: the content, the perceptual hash, or the features.")
     score: Fraction = described("Similarity of the least alike two among those compared; 1 for the same pixels.")
     mirrored: bool = described("Whether some are mirrored left to right.")
+
+    @property
+    def twins(self) -> list[Copy]:
+        """The first images of the group that have the same pixels, even if others of it are only alike; [] if all differ."""
+        counts = Counter(copy.pixels for copy in self.copies)
+        number = next((copy.pixels for copy in self.copies if counts[copy.pixels] > 1), None)
+        return [copy for copy in self.copies if copy.pixels == number]
 
 
 class Lost(Struct):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecnn.data import Progress
-from edgecnn.train.regression import choose_strength, regression
 
 FOLDS = 5
 ROUNDS = 3  # random divisions of all images into folds; an image's scores are the mean over them
@@ -48,6 +47,8 @@ def out_of_fold(
     """
     from sklearn.model_selection import StratifiedGroupKFold
     from threadpoolctl import threadpool_limits
+
+    from edgecnn.train.regression import choose_strength, regression  # edgecnn.train loads TensorFlow
 
     scores = np.zeros((len(classes), int(classes.max()) + 1))
     times = np.zeros((len(classes), 1))

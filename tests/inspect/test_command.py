@@ -3,6 +3,8 @@
 import functools
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -128,6 +130,59 @@ def test_exact_copies_are_left_out_without_the_near_ones(edgecnn, tmp_path, fill
         "train/cat/near.jpg": "it has the same pixels as train/cat/near again.jpg",
     }
     assert len(left["copies,near"]) == 3
+
+
+def test_exact_copies_are_a_warning_even_in_a_group_with_a_near_one(edgecnn, tmp_path, fill, scene, encode):
+    first = scene(0, 96, 72)
+    photos = {
+        f"{split}/{label}/{number}.png": encode(scene(seed, 96, 72), "PNG")
+        for seed, (split, label, number) in enumerate(
+            (split, label, number)
+            for split, count in (("train", 20), ("val", 1), ("test", 10))
+            for label in ("cat", "dog")
+            for number in range(count)
+        )
+    }
+    near = {"train/cat/near.jpg": encode(first, quality=60)}
+    same = {"train/cat/again.png": photos["train/cat/0.png"], "train/cat/pixels.bmp": encode(first, "BMP")}
+    codes = {}
+    for name, files in {"near": near, "all": near | same}.items():
+        fill(tmp_path / name, photos | files)
+        done = edgecnn("inspect", name, "--no-features", "--fail-on", "warning", "--json", "--out", f"{name}-page")
+        report = json.loads(done.out)
+        (group,) = report["groups"]
+        assert len(group["copies"]) == len(files) + 1
+        codes[name] = done.code, {item["kind"]: item for item in report["findings"]}
+    assert (codes["near"][0], codes["all"][0]) == (0, errors.FindingsError.exit_code)
+    assert {kind: item["severity"] for kind, item in codes["near"][1].items()} == {
+        "near-duplicate": "note",
+        "sizes": "note",
+    }
+    found = codes["all"][1]
+    assert (found["duplicate"]["severity"], found["near-duplicate"]["severity"]) == ("warning", "note")
+    assert "near.jpg" in found["near-duplicate"]["text"] and "near.jpg" not in found["duplicate"]["text"]
+    assert "some with the same pixels" in (tmp_path / "all-page" / "inspection.html").read_text()
+    assert "some with the same pixels" not in (tmp_path / "near-page" / "inspection.html").read_text()
+
+
+REFUSED = """
+import sys
+from edgecnn.cli import main
+sys.argv = ["edgecnn", "inspect", sys.argv[1]]
+try:
+    main()
+except SystemExit as ended:
+    print(ended.code, *[name for name in ("tensorflow", "scipy", "sklearn", "matplotlib") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("name", ("missing", "empty"))
+def test_a_wrong_folder_is_refused_before_anything_heavy_is_imported(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, "-c", REFUSED, tmp_path / name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    code, *heavy = done.stdout.split()
+    assert int(code) > 2 and name in done.stderr and heavy == []
 
 
 @pytest.mark.parametrize("where", ("there", "pets/inside"))

@@ -64,13 +64,15 @@ def test_the_ratio_from_which_classes_are_called_uneven(most, few, severity):
     assert ["33.0", "33", "1"] in [figures(one.text) for one in findings.of_classes(lone, METHOD)]
 
 
-def group(*copies, exact=True):
-    """A group of (source, label), each in the split that its source begins with."""
+def group(*copies, exact=True, pixels=None):
+    """A group of (source, label), each in the split that its source begins with; `pixels` numbers each one's content."""
     splits = [source.partition("/")[0] for source, _ in copies]
     return Group(
         copies=tuple(
-            Copy(source=source, split=split, label=label, same="pixels", pixels=0, keep=False)
-            for (source, label), split in zip(copies, splits, strict=True)
+            Copy(source=source, split=split, label=label, same="pixels", pixels=number, keep=False)
+            for (source, label), split, number in zip(
+                copies, splits, pixels or ([0] * len(copies) if exact else range(len(copies))), strict=True
+            )
         ),
         exact=exact, leak=len(set(splits)) > 1, two_labels=len({label for _, label in copies}) > 1, by="content",
         score=1.0, mirrored=False,
@@ -94,12 +96,20 @@ def test_copies_are_named_with_their_fault():
         ("duplicate", "warning", 2, ["train/9", "train/10"]),
         ("near-duplicate", "note", 1, ["train/11", "train/12"]),
     ]
-    kept = [one.advice for sided in (False, True) for one in findings.of_groups([ours], ("train", "test"), sided=sided)]
-    assert kept[0].startswith("Keep one of each") and kept[1].startswith("Nothing")
     assert [one.severity for one in findings.ordered(found)] == ["error", "error", "warning", "warning", "note"]
     assert [one.kind for one in findings.ordered(found)] == [
         "leak", "two-labels", "leak", "duplicate", "near-duplicate",
     ]  # fmt: skip
+    mixed = group(*((f"train/{number}", "cat") for number in range(4)), exact=False, pixels=(0, 1, 2, 1))
+    found = list(findings.of_groups([same, near, mixed], ("train", "test"), sided=False))
+    assert [(one.kind, one.images) for one in found] == [("duplicate", 2), ("near-duplicate", 2)]
+    found = findings.of_groups([mixed], ("train", "test"), sided=False)
+    assert said(found, "train/0", "train/1", "train/2", "train/3") == [
+        ("duplicate", "warning", 1, ["train/1", "train/3"]),
+        ("near-duplicate", "note", 1, ["train/0", "train/1"]),
+    ]
+    kept = [one.advice for sided in (False, True) for one in findings.of_groups([ours], ("train", "test"), sided=sided)]
+    assert kept[0].startswith("Keep one of each") and kept[1].startswith("Nothing")
 
 
 def test_the_first_doubtful_label_and_the_first_odd_image_are_named():

@@ -55,13 +55,14 @@ def dataset(*sources):
     return SimpleNamespace(items={"train": items[:1], "test": items[1:]}, read=lambda item: item.handle)
 
 
-def copies(*sources, label="cat", **more):
+def copies(*sources, label="cat", exact=True, **more):
     return Group(
         copies=tuple(
-            Copy(source=source, split="train", label=label, same="pixels", pixels=0, keep=not n)
+            Copy(source=source, split="train", label=label, same="pixels", pixels=0 if exact else n, keep=not n)
             for n, source in enumerate(sources)
         ),
-        **{"exact": True, "leak": False, "two_labels": False, "by": "content", "score": 1.0, "mirrored": False} | more,
+        exact=exact,
+        **{"leak": False, "two_labels": False, "by": "content", "score": 1.0, "mirrored": False} | more,
     )
 
 

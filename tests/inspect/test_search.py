@@ -194,9 +194,12 @@ def test_links_have_the_score_of_their_pair_or_that_of_the_features_and_never_jo
 
 def test_groups_are_shown_leaks_first_then_two_labels_exact_ones_and_the_most_alike():
     def group(name, score, **more):
-        copy = Copy(source=name, split="train", label="cat", same="near", pixels=0, keep=False)
         given = {"exact": False, "leak": False, "two_labels": False} | more
-        return Group(copies=(copy, copy), by="hash", score=score, mirrored=False, **given)
+        one, other = (
+            Copy(source=name, split="train", label="cat", same="near", pixels=number, keep=False)
+            for number in (0, int(not given["exact"]))
+        )
+        return Group(copies=(one, other), by="hash", score=score, mirrored=False, **given)
 
     made = [
         group("f", 0.5), group("b", 0.9, leak=True), group("g", 0.5), group("e", 0.75), group("d", 1.0, exact=True),
