@@ -416,7 +416,7 @@ def release(edgecnn, tmp_path, monkeypatch):
     def release(name, serial):
         shipped, path = read_bundle(shipped_bundle()), tmp_path / f"{name}-{serial}"
         write_bundle(path, dataclasses.replace(shipped.manifest, name=name, serial=serial), shipped.files)
-        done = edgecnn("release", "add", path, "--to", "door", "--share", 100, "--accept-gate", "a test")
+        done = edgecnn("release", "add", path, "--to", "door", "--share", 100, "--accept", "a test")
         assert done.code == 0, done.err
 
     return release
@@ -484,16 +484,19 @@ def onnx_model(
 @pytest.fixture
 def make_bundle(tmp_path):
     """Write a bundle of 2 kB with a meaningless model, which reading the bundle does not reveal. `passed` is the result of its gate,
-    `verdict` its verdict against the previous model."""
+    `verdict` its verdict against the bundle with the SHA-256 `old`, which passed against those in `earlier`."""
     from edgecnn.bundle.manifest import InputContract, Manifest, ModelEntry
     from edgecnn.bundle.write import write_bundle
+    from edgecnn.files import sha256
 
     def npy(array):
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         return buffer.getvalue()
 
-    def make_bundle(name, serial=0, format_="tflite", passed=None, labels=("cat", "dog"), verdict=None):
+    def make_bundle(
+        name, serial=0, format_="tflite", passed=None, labels=("cat", "dog"), verdict=None, old="0" * 64, earlier=()
+    ):
         model = f"models/int8.{format_}"
         entry = ModelEntry(
             file=model,
@@ -523,9 +526,9 @@ def make_bundle(tmp_path):
         if passed is not None:
             files["parity.json"] = json.dumps({"passed": passed}).encode()
         if verdict is not None:
-            files["against.json"] = json.dumps(
-                {"verdict": verdict, "why": "it drops", "old": {"name": "o\x1b"}}
-            ).encode()
+            models = {"old": {"name": "o\x1b", "sha256": old}, "new": {"model_sha256": sha256(files[model])}}
+            against = {"verdict": verdict, "why": "it drops", **models, "earlier": earlier}
+            files["against.json"] = json.dumps(against).encode()
         path = tmp_path / f"{name}.edgecnn"
         write_bundle(path, manifest, files, force=True)
         return path

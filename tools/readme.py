@@ -25,6 +25,7 @@ PLANTED = ROOT / "tools" / "bench" / "results" / "inspect_planted.json"
 GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
 NETWORKS = ROOT / "tools" / "bench" / "results" / "networks.json"
 LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
+GATE = ROOT / "tools" / "bench" / "results" / "gate_draws.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # for the benches' imports of each other
 
@@ -167,6 +168,18 @@ def networks_table() -> str:
     return f"{markdown_table(bench.HEADINGS, bench.table(report['results']))}\n\n{where}"
 
 
+def gate_table() -> str:
+    """Return a Markdown table of how often models pass the usual gate of old against new."""
+    bench, report = measured(GATE)
+    return markdown_table(bench.HEADINGS, bench.rows(report, "usual"))
+
+
+def strict_table() -> str:
+    """Return a Markdown table of the number of photos that --strict states, and of what it then refuses."""
+    bench, report = measured(GATE)
+    return markdown_table(bench.STATED, bench.stated_rows(report))
+
+
 def with_section(text: str, section: str, content: str) -> str:
     """Return a text with the part between `<!-- SECTION -->` and `<!-- /SECTION -->` replaced."""
     start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
@@ -185,6 +198,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "which-network.md": {"networks": networks_table},
     ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
+    ROOT / "docs" / "second-day.md": {"gate": gate_table, "strict": strict_table},
     ROOT / "docs" / "splits.md": {"leaks": leaks_table},
 }
 """Each page's sections and their generators."""

@@ -1,7 +1,7 @@
 """`edgecnn compare`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, check_choice, option
+
+if TYPE_CHECKING:
+    from edgecnn.verify.against import Rule
 
 
 @with_flags
@@ -32,6 +35,7 @@ def compare(
     confident: Annotated[bool, shared.Limits],
     min_agreement: Annotated[float | None, shared.Limits],
     renamed: Annotated[list[str] | None, shared.Replacing],
+    strict: Annotated[bool, shared.Replacing],
     out: Annotated[
         Path | None,
         option(
@@ -48,7 +52,7 @@ def compare(
     file's own quantization applies. The exit code is 14 if B fails the gate.
 
     Two bundles are compared as old and new: both answer the photos that neither learnt from, each with everything in its bundle. The exit
-    code is 36 if B is worse, and 37 if there are too few photos to know.
+    code is 36 if B is worse, and 37 if no photo can show it, or too few for --strict.
 
     \b
     Examples:
@@ -69,10 +73,11 @@ def compare(
                 "--split, --max-drop, --min-agreement, --labels and the input range are for model files: bundles record their input and "
                 "the photos that they were trained on."
             )
-        against(reference, candidate, data, shared.renames(renamed), confident, out, json)
+        rule = shared.rule(strict, confident)
+        against(reference, candidate, data, shared.renames(renamed), rule, out, json)
         return
-    if renamed:
-        raise typer.BadParameter("needs two bundles.", param_hint="--renamed")
+    if renamed or strict:
+        raise typer.BadParameter("needs two bundles.", param_hint="--renamed" if renamed else "--strict")
     check_choice("--split", split, ("test", "all"))
     stated = shared.stated(foreign)
     from edgecnn.cli.parity import show_report
@@ -99,7 +104,7 @@ def compare(
 
 
 def against(
-    old: Path, new: Path, data: str, renamed: dict[str, str], confident: bool, out: Path | None, json: bool
+    old: Path, new: Path, data: str, renamed: dict[str, str], rule: "Rule", out: Path | None, json: bool
 ) -> None:
     from edgecnn.cli.parity import show_against
     from edgecnn.cli.progress import ProgressReporter
@@ -107,7 +112,7 @@ def against(
     from edgecnn.verify.against import require_no_harm
 
     with ProgressReporter() as reporter:
-        made, pictures = compare_bundles(old, new, data, renamed=renamed, confident=confident, reporter=reporter)
+        made, pictures = compare_bundles(old, new, data, renamed=renamed, rule=rule, reporter=reporter)
     if out:
         from edgecnn.report.page import write_against_page
         from edgecnn.runs import write_json

@@ -66,13 +66,13 @@ def release(
             metavar="ID",
         ),
     ] = None,
-    accept_gate: Annotated[
+    accept: Annotated[
         str,
         option(
-            "Release it although its gate failed, and record this reason.",
+            "Release it although its gate failed, or without a verdict that it may replace what boards have, and record this reason.",
             "none",
             "With add",
-            metavar="WHY",
+            metavar="REASON",
         ),
     ] = "",
     allow_older_from: Annotated[
@@ -121,10 +121,8 @@ def release(
     check_names(action, given)
     if (action == "add") != bool(to) or (action == "add") != (share is not None):
         raise typer.BadParameter("add needs --to and --share; no other action takes them.", param_hint="--to")
-    if action != "add" and (accept_gate or allow_older_from):
-        raise typer.BadParameter(
-            "works only with add.", param_hint="--accept-gate" if accept_gate else "--allow-older-from"
-        )
+    if action != "add" and (accept or allow_older_from):
+        raise typer.BadParameter("works only with add.", param_hint="--accept" if accept else "--allow-older-from")
     if pilot and action not in ("add", "share"):
         raise typer.BadParameter("works only with add and share.", param_hint="--pilot")
     if hosts is not None:
@@ -149,7 +147,7 @@ def release(
             channel=to,
             share=share or 0,
             pilots=pilot or (),
-            accepted=accept_gate,
+            accepted=accept,
             instead_of=allow_older_from or (),
         )
         entry = operations.add(repository, held, read_bundle(Path(given[0])), offer)
@@ -247,7 +245,7 @@ def describe(entry: dict[str, Any]) -> str:
     if entry["allow_older"]:
         more.append(f"goes back from {', '.join(digest[:12] for digest in entry['allow_older']['instead_of'])}")
     if entry["accepted"]:
-        more.append(f"gate failed, accepted: {entry['accepted']}")
+        more.append(f"accepted: {entry['accepted']}")
     text = f"{entry['number']:3}  {share:>7}  {entry['name']}-{entry['serial']}  {entry['sha256'][:12]}  {entry['length']:,} bytes"
     return printable("; ".join([text, *more]))
 

@@ -50,7 +50,7 @@ def run(
     overrides the defaults below.
 
     With --against, the new model is compared with the old one. Its bundle gets the next serial number and records the verdict. The exit
-    code is 36 if it is worse, and 37 if there are too few photos to know.
+    code is 36 if it is worse, and 37 if no photo can show it, or too few for --strict.
 
     \b
     Examples:
@@ -59,11 +59,11 @@ def run(
     """
     from edgecnn.bundle.read import read_bundle
 
-    if replacing.against is None and (recipe is None or replacing.renamed or confident):
+    if replacing.against is None and (recipe is None or replacing.renamed or replacing.strict or confident):
         expected = (
             "Name a recipe, or a bundle with --against"
             if recipe is None
-            else "--renamed and --confident need --against"
+            else "--renamed, --strict and --confident need --against"
         )
         raise typer.BadParameter(f"{expected}.")
     renamed = shared.renames(replacing.renamed)
@@ -93,7 +93,7 @@ def run(
                 accept_conversion=accept_conversion,
                 force=force,
                 jobs=jobs,
-                replacing=Replacing(old.path, renamed, confident) if old else None,
+                replacing=Replacing(old.path, renamed, shared.rule(replacing.strict, confident)) if old else None,
             )
         except KeyboardInterrupt:
             note("\nInterrupted; finished stages and epochs are kept. Run the same command to continue.")

@@ -35,14 +35,13 @@ def slot(
         bool, option("Activate a release with other classes than the one in use.", "off", None, "--other-classes")
     ] = False,
     accept: Annotated[
-        bool,
+        str,
         option(
-            "Activate a release that is refused, or not shown to be as good as the previous one.",
-            "off",
-            None,
-            "--accept",
+            "Activate a release without a verdict that it may replace the one in use, and record this reason.",
+            "none",
+            metavar="REASON",
         ),
-    ] = False,
+    ] = "",
     keep: Annotated[
         int, option("Releases to keep: the one in use and those before it.", True, "With prune", min=1, metavar="N")
     ] = 2,
@@ -53,7 +52,7 @@ def slot(
 
     add copies a bundle to the board, activate puts it in use, rollback returns to the previous one, list shows all, and prune removes bad
     and old ones. A running service switches over immediately. The output names what changes: classes, verified accuracy, and the part of an
-    image that is seen. A bundle that was compared with the previous one and did not pass needs --accept.
+    image that is seen. A bundle needs a verdict that it may replace the one in use, from edgecnn run --against, or --accept.
 
     An activated release is pending. It becomes good once the self-test has passed on this board and new frames have been classified. If
     that does not happen within three starts, it becomes bad, and the previous release comes back automatically.
@@ -68,20 +67,23 @@ def slot(
     check_choice("ACTION", action, ACTIONS)
     if activate and action != "add":
         raise typer.BadParameter("works only with add.", param_hint="--activate")
+    if accept and not (activate or action == "activate"):
+        raise typer.BadParameter("works only with activate and add --activate.", param_hint="--accept")
     if (name is not None) != (action in ("add", "activate")):
         expected = {"add": "name a bundle", "activate": "name a release: edgecnn slot list"}.get(action)
         raise typer.BadParameter(f"{expected or f'{action} takes no name'}.", param_hint="[BUNDLE|RELEASE]")
     from edgecnn.device.slots.record import rolled_back
-    from edgecnn.device.slots.store import Store
+    from edgecnn.device.slots.store import Store, Use
 
     store = Store(root)
     slots = store.read()
-    before = slots.current
+    before, use = slots.current, Use(older=older, others=other_classes, accept=accept)
     if action == "add":
-        name, slots = store.add(Path(name or ""))
+        name, slots = store.add(Path(name or ""), use if activate else None)
         note(f"added: {described(slots, name)}")
+    elif action == "activate":
+        _, slots = store.activate(name or "", use)
     if action == "activate" or activate:
-        _, slots = store.activate(name or "", older=older, others=other_classes, accept=accept)
         note_change(store, slots, before)
     elif action == "rollback":
         slots = store.change(rolled_back)
@@ -129,7 +131,9 @@ def show(store: "Store", slots: "Slots", json: bool) -> None:
 def described(slots: "Slots", release: str) -> str:
     about = slots.releases[release]
     serial = f" serial {about.serial}" if about.serial else ""
-    return printable(f"{release[:12]} {about.name}{serial} {about.state}{f': {about.reason}' if about.reason else ''}")
+    reason = about.reason or slots.held.get(release)
+    accepted = f"; accepted: {about.accepted}" if about.accepted else ""
+    return printable(f"{release[:12]} {about.name}{serial} {about.state}{f': {reason}' if reason else ''}{accepted}")
 
 
 def table(store: "Store", slots: "Slots") -> dict[str, Any]:

@@ -121,7 +121,12 @@ def described(outcome: "Outcome") -> str:
     release = (
         f"{entry.sha256[:12]} {entry.name} serial {entry.terms.serial}, release {entry.terms.number}" if entry else ""
     )
-    return f"in use: {release}" if outcome.installed else f"{outcome.note}{f': {release}' if release else ''}"
+    text = f"in use: {release}" if outcome.installed else f"{outcome.note}{f': {release}' if release else ''}"
+    return f"{text}\n{outcome.held}" if outcome.held else text
+
+
+def in_words(release: dict[str, Any]) -> str:
+    return "{sha256:.12} {name} serial {serial}, release {number}".format_map(release)
 
 
 def lines_of(found: dict[str, Any]) -> list[str]:
@@ -130,12 +135,7 @@ def lines_of(found: dict[str, Any]) -> list[str]:
         f"from     {found['from']}, channel {found['channel']}, board {found['board']}",
         f"checked  {found['last_check']}: {found['reason'] or 'good'}",
         f"good     {found['last_good'] or 'never'}",
-        "release  "
-        + (
-            "{sha256:.12} {name} serial {serial}, release {number}".format_map(release)
-            if release
-            else "none for this board"
-        ),
+        f"release  {in_words(release) if release else 'none for this board'}",
         "in use   "
         + (
             "{sha256:.12} {name} serial {serial} {state}".format_map(in_use)
@@ -143,5 +143,10 @@ def lines_of(found: dict[str, Any]) -> list[str]:
             else "none, or only root can read it"
         ),
         *(["clock    behind: the date is taken from the newest signed metadata"] if found["clock"] == "behind" else []),
+        *(
+            [f"held     {in_words(held)}, is not put in use here: {held['reason']}"]
+            if (held := found.get("held_back"))
+            else []
+        ),
         *(f"bad      {name[:12]}: {why}" for name, why in found["bad"].items()),
     ]

@@ -50,7 +50,7 @@ def verify(
     score of 90 % is right about 90 % of the time) and the threshold of --target-error. The bundle stores both.
 
     With --against, the new int8 model is also compared with the one that it would replace, on test photos that neither learnt from. The
-    exit code is 36 if it is worse, and 37 if there are too few photos to know.
+    exit code is 36 if it is worse, and 37 if no photo can show it, or too few for --strict.
 
     With --on, the exports also run on emulated boards, with the packages that a board would install. With --model, or without a run, only a
     bundle runs on them, with no other comparison.
@@ -78,8 +78,8 @@ def verify(
         return
     if data or out:
         raise typer.BadParameter("--data and --out are for a bundle on boards: --on TARGET --model FILE.")
-    if replacing.renamed and not replacing.against:
-        raise typer.BadParameter("needs --against.", param_hint="--renamed")
+    if (replacing.renamed or replacing.strict) and not replacing.against:
+        raise typer.BadParameter("needs --against.", param_hint="--renamed" if replacing.renamed else "--strict")
     renamed = shared.renames(replacing.renamed)
     from edgecnn.cli.parity import show_against, show_report
     from edgecnn.cli.progress import ProgressReporter
@@ -108,10 +108,8 @@ def verify(
         if replacing.against:
             from edgecnn.stages.against import verify_against
 
-            old, confident = replacing.against, limits.confident
-            against = verify_against(
-                opened, dataset, old, renamed=renamed, confident=confident, progress=reporter.working
-            )
+            old, rule = replacing.against, shared.rule(replacing.strict, limits.confident)
+            against = verify_against(opened, dataset, old, renamed=renamed, rule=rule, progress=reporter.working)
         page = write_run_page(opened)
     if against is None:
         show_report(report, json)

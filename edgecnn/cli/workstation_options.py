@@ -12,6 +12,7 @@ from edgecnn.region import read_region
 
 if TYPE_CHECKING:
     from edgecnn.calibrate.input_range import Stated
+    from edgecnn.verify.against import Rule
 
 GATE = "Gate"
 BY_COUNT = "by the number of images"
@@ -221,6 +222,15 @@ class Replacing(Group):
     renamed: list[str] | None = option(
         None, "A class that was renamed. May be repeated.", shown="none", metavar="OLD=NEW"
     )
+    strict: bool = option(
+        False,
+        "Require enough photos to refuse a model that is 3 points worse: rarely fewer than 1,000. --confident requires it too.",
+    )
+
+
+def rule(strict: bool, confident: bool) -> "Rule":
+    """Return the rule by which old and new are judged."""
+    return "confident" if confident else "strict" if strict else "usual"
 
 
 def renames(texts: list[str] | None) -> dict[str, str]:

@@ -87,8 +87,13 @@ def row(found: Gathered) -> tuple[str, ...]:
     if found.status is None:
         return found.host, "-", "-", "-", found.problem
     status = found.status
-    bad = status.get("bad") or {}
-    problems = [status.get("reason"), *(f"{name[:12]} is bad: {why}" for name, why in bad.items())]
+    bad, held = status.get("bad") or {}, status.get("held_back")
+    back = (
+        f"{held.get('name')} serial {held.get('serial')} is held back: {held.get('reason')}"
+        if isinstance(held, Mapping)
+        else ""
+    )
+    problems = [status.get("reason"), back, *(f"{name[:12]} is bad: {why}" for name, why in bad.items())]
     return (
         found.host,
         str(status.get("channel")),

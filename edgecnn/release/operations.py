@@ -11,7 +11,7 @@ from pathlib import Path
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edgecnn.bundle.read import Bundle
-from edgecnn.bundle.verdict import PASSED, verdict_of
+from edgecnn.bundle.verdict import bad_reason, objection
 from edgecnn.device.update.channel import (
     CUSTOM,
     SHA256,
@@ -25,7 +25,6 @@ from edgecnn.device.update.channel import (
 )
 from edgecnn.errors import ReleaseError, UpdateError, nearest
 from edgecnn.files import output_errors
-from edgecnn.labels import unsafe
 from edgecnn.release.keys import ONLINE, TARGETS, Keys, make_folder, name_of, occupied, refuse_inside
 from edgecnn.release.repository import ONLINE_ROLES, Repository, State
 from edgecnn.tables import Struct, to_json
@@ -38,7 +37,8 @@ ROOT_KEY = re.compile("root-[1-9][0-9]?")
 
 
 class Offer(Struct):
-    """How a bundle is released. `accepted` is the reason if its gate failed; `instead_of` the releases that boards may go back from."""
+    """How a bundle is released. `accepted` is the reason to release it although its gate failed, or without a verdict that it may replace
+    what boards have; `instead_of` are the releases that boards may go back from."""
 
     channel: str
     share: int
@@ -79,15 +79,12 @@ def init(folder: Path, keys: Keys, *, root_keys: int = 3, threshold: int = 2) ->
 
 def add(repository: Repository, keys: Keys, bundle: Bundle, offer: Offer) -> Entry:
     """Release a bundle; ReleaseError, before anything is written, if it may not be released."""
-    gate = why_not_passed(bundle)
-    accepted = offer.accepted if gate else ""
-    if gate and not accepted:
-        raise ReleaseError(f'{bundle.path}: {gate}. To release it anyway, on record: --accept-gate "WHY"')
-    if any(map(unsafe, accepted)):
-        raise ReleaseError("--accept-gate must not contain control characters.")
+    if wrong := bad_reason(offer.accepted):
+        raise ReleaseError(wrong)
     with _changing(repository, keys) as state:
         entries = _channel(state, offer.channel)
         path, allowed = _place(bundle, offer, entries)
+        accepted = _accepted(repository, bundle, offer, entries)
         terms = Terms(
             number=1 + max((entry.terms.number for entry in entries), default=0),
             serial=bundle.manifest.serial,
@@ -193,16 +190,39 @@ def left_behind(repository: Repository, entry: Entry) -> list[Entry]:
 
 
 def why_not_passed(bundle: Bundle) -> str:
-    """Return why a bundle's gates have not passed, from its reports; "" if they have."""
+    """Return why a bundle's own gate has not passed, from its report; "" if it has."""
     try:
         report = json.loads(bundle.files["parity.json"])
         passed = report["passed"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return "it contains no parity report with a passed gate"
-    if passed is not True:
-        return "its gate failed, according to its parity report"
-    verdict, why = verdict_of(bundle)
-    return "" if verdict in ("", PASSED) else f"it is {verdict}: {why}"
+    return "" if passed is True else "its gate failed, according to its parity report"
+
+
+def _accepted(repository: Repository, bundle: Bundle, offer: Offer, entries: Sequence[Entry]) -> str:
+    """Return the reason to sign for a bundle that lacks a gate or verdict, "" for none; ReleaseError if it needs one.
+
+    A bundle that the channel has had goes back with its own reason.
+    """
+    for entry in entries:
+        if entry.sha256 == bundle.sha256:
+            return entry.terms.accepted
+    serial = 1 + max((entry.terms.serial for entry in entries), default=0)
+    olds = {entry.sha256: repository.target_file(entry.path, entry.sha256) for entry in _in_use(entries)}
+    why = why_not_passed(bundle) or objection(bundle, olds, serial)
+    if why and not offer.accepted:
+        raise ReleaseError(f"{bundle.path}: {why}. To release it anyway, on record: --accept REASON")
+    return offer.accepted if why else ""
+
+
+def _in_use(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the releases that a new one replaces: what the channel offers, from the newest that is for all boards on.
+
+    If all are stopped, boards still have the newest.
+    """
+    offered = [entry for entry in entries if not entry.terms.stopped]
+    full = [number for number, entry in enumerate(offered) if entry.terms.share == 100]
+    return offered[full[-1] if full else 0 :] or entries[-1:]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.bundle.read import Bundle, read_bundle
-from edgecnn.bundle.verdict import AGAINST
+from edgecnn.bundle.verdict import AGAINST, verdict_of
 from edgecnn.data import DATASETS, Dataset, Progress, open_dataset
 from edgecnn.data.decoding import Decoder
 from edgecnn.data.items import Item
@@ -31,9 +31,12 @@ from edgecnn.stages.exported import existing_exports
 from edgecnn.stages.reporter import Reporter
 from edgecnn.stress.subject import model_entry
 from edgecnn.tables import Struct
-from edgecnn.verify.against import MAX_LOSS, Against, Model, judge, part, read_against
+from edgecnn.verify.against import MAX_LOSS, Against, Model, Rule, judge, part, read_against
 from edgecnn.verify.parity_report import LabelledFlip
 from edgecnn.verify.predictions import GALLERY, thumbnail, write_pictures
+
+KEPT = 100
+"""Bundles that a verdict names, in a chain of one that passed against the next."""
 
 ALIKE = "showing the same thing as a training photo of the {} model"
 
@@ -41,7 +44,8 @@ ALIKE = "showing the same thing as a training photo of the {} model"
 class Side(Struct):
     """One of the two models: its int8 `file`, and what its bundle or run records about it; `data` is the recipe's.
 
-    `taught` is the split of each photo that it had, by hash, None without a list; `held` its folds' answers, by hash.
+    `taught` is the split of each photo that it had, by hash, None without a list; `held` its folds' answers, by hash; `passed` the bundles
+    that it may itself replace.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Side(Struct):
     taught: Mapping[str, str] | None
     held: Mapping[str, str]
     earlier: Against | None
+    passed: tuple[str, ...] = ()
 
     @property
     def about(self) -> Model:
@@ -111,6 +116,7 @@ def bundle_side(bundle: Bundle) -> Side:
         taught=read_taught(bundle),
         held={digest: row["int8"] for digest, row in read_answers(bundle).items()},
         earlier=read_against(bundle),
+        passed=verdict_of(bundle).passed,
     )
 
 
@@ -135,7 +141,7 @@ def run_side(run: Run) -> Side:
 
 
 def verify_against(
-    run: Run, dataset: Dataset, old: Path, *, renamed: Mapping[str, str], confident: bool, progress: Progress
+    run: Run, dataset: Dataset, old: Path, *, renamed: Mapping[str, str], rule: Rule, progress: Progress
 ) -> Against:
     """Compare a run's int8 export with an old bundle's, and write `against.json` and the pictures of photos with two answers.
 
@@ -143,14 +149,14 @@ def verify_against(
         BundleError: if the old bundle cannot be used.
         UnknownNameError: if `renamed` names a class that a model does not have.
     """
-    made, pictures = compare_sides(bundle_side(read_bundle(old)), run_side(run), dataset, renamed, confident, progress)
+    made, pictures = compare_sides(bundle_side(read_bundle(old)), run_side(run), dataset, renamed, rule, progress)
     write_pictures(run, pictures)
     write_json(run.file(AGAINST), made)
     return made
 
 
 def compare_bundles(
-    old: Path, new: Path, data: str, *, renamed: Mapping[str, str], confident: bool, reporter: Reporter
+    old: Path, new: Path, data: str, *, renamed: Mapping[str, str], rule: Rule, reporter: Reporter
 ) -> tuple[Against, dict[int, np.ndarray]]:
     """Compare two bundles' int8 models on the photos of `data` that neither learnt from; return what `compare_sides` does."""
     one, other = bundle_side(read_bundle(old)), bundle_side(read_bundle(new))
@@ -158,11 +164,11 @@ def compare_bundles(
     dataset = open_dataset(recipe, progress=reporter.working, for_training=False, note=reporter.note)
     for line in dataset.left_out():
         reporter.note(line)
-    return compare_sides(one, other, dataset, renamed, confident, reporter.working)
+    return compare_sides(one, other, dataset, renamed, rule, reporter.working)
 
 
 def compare_sides(
-    old: Side, new: Side, dataset: Dataset, renamed: Mapping[str, str], confident: bool, progress: Progress
+    old: Side, new: Side, dataset: Dataset, renamed: Mapping[str, str], rule: Rule, progress: Progress
 ) -> tuple[Against, dict[int, np.ndarray]]:
     """Return the comparison, and pictures of the first flips by index, uint8 (height, width, channels)."""
     for name, to in renamed.items():
@@ -194,14 +200,15 @@ def compare_sides(
     ]
     order = flips_in_order(*columns)
     counts = (parts[0].lost, parts[0].gained, parts[0].n) if parts else (0, 0, 0)
-    judgement = judge(*counts, confident, float(worth.mean()) if parts else 1.0)
+    judgement = judge(*counts, rule, float(worth.mean()) if parts else 1.0)
     pictured = decoder(dataset, new.contract)
     pictures = {place: pictured.pixels(items[index]) for place, index in enumerate(order[:GALLERY])}
     return Against(
         **vars(judgement),
         old=old.about,
         new=new.about,
-        confident=confident,
+        earlier=old.passed[:KEPT],
+        rule=rule,
         margin=MAX_LOSS,
         parts=tuple(parts),
         added=tuple(label for label in new.labels if label not in shared),

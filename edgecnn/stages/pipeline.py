@@ -32,6 +32,7 @@ from edgecnn.tables import to_json
 from edgecnn.train.origin import changed_origins
 from edgecnn.train.settle import reasons, require_start, settle
 from edgecnn.verify import Gate, require_parity
+from edgecnn.verify.against import Rule
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Report
 from edgecnn.versions import library_versions
@@ -44,7 +45,7 @@ class Replacing(NamedTuple):
 
     old: Path
     renamed: Mapping[str, str]
-    confident: bool
+    rule: Rule
 
 
 class Stages:
@@ -256,19 +257,19 @@ def do_verify(
 def do_against(
     stages: Stages, dataset: Dataset, exports: Mapping[str, Any], replacing: Replacing, reporter: Reporter
 ) -> None:
-    run, (old, renamed, confident) = stages.run, replacing
+    run, (old, renamed, rule) = stages.run, replacing
     stages.do(
         "against",
         {
             "old": sha256_file(old),
             "renamed": renamed,
-            "confident": confident,
+            "rule": rule,
             "exports": exports,
             "images": dataset.hashes,
             "left_out": hashes([run.file(runs.LEFT_OUT)]),
         },
         [run.file(AGAINST), run.file(runs.AGAINST_PICTURES)],
-        lambda: verify_against(run, dataset, old, renamed=renamed, confident=confident, progress=reporter.working),
+        lambda: verify_against(run, dataset, old, renamed=renamed, rule=rule, progress=reporter.working),
     )
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 
@@ -18,23 +18,29 @@ from edgecnn.verify.parity import paired_figures
 from edgecnn.verify.parity_report import ClassDrop, LabelledFlip, Name, PairedFigures
 
 MAX_LOSS = 1.5
-"""Points: a larger estimated drop gets a model refused. With `confident`, its whole interval must lie below this margin."""
+"""Points: a larger estimated drop gets a model refused, unless it is one photo. With `confident`, its whole interval must lie below this
+margin."""
 
 WORSE = 3.0
-"""A model that is this many points worse must not pass: there must be enough photos to refuse 95 % of such models."""
+"""A model that is this many points worse must not pass `strict`: there must be enough photos to refuse 95 % of such models."""
 
 Verdict = Literal["passed", "refused", "not shown"]
+
+Rule = Literal["usual", "strict", "confident"]
+USUAL: Final = "usual"
+STRICT: Final = "strict"
+CONFIDENT: Final = "confident"
 
 
 class Judgement(Struct):
     """Whether a new model may replace an old one, why, and how many photos the verdict needs."""
 
     verdict: Verdict = described(
-        "passed; refused: it is worse; not shown: there are too few photos to decide. The last two need --accept to be put in use."
+        "passed; refused: it is worse; not shown: no photos, or too few for --strict. The last two need --accept to be put in use."
     )
     why: str
     needed: Positive = described(
-        "How many photos the verdict needs; if it is not shown, how many would be certain to be enough."
+        "How many photos a strict verdict needs; if it is not shown, how many would be certain to be enough."
     )
 
 
@@ -67,7 +73,13 @@ class Against(Judgement):
     schema: Literal["edgecnn.against/1"] = "edgecnn.against/1"
     old: Model
     new: Model
-    confident: bool = described("Whether the whole 95 % interval of the drop had to be below the margin.")
+    earlier: tuple[Sha256, ...] = described(
+        "Bundles that the old one may replace: it passed against the first, that one against the next."
+    )
+    rule: Rule = described(
+        "usual; strict: there had to be enough photos to refuse a model that is 3 points worse; confident: the whole 95 % interval of the "
+        "drop had to be below the margin as well."
+    )
     margin: Points
     parts: tuple[Part, ...] = described(
         "All photos; then the old and the new ones separately if they can be distinguished; empty without photos."
@@ -83,25 +95,38 @@ class Against(Judgement):
     looks: Positive = described("How many comparisons these test photos have decided, including this one.")
 
 
-def judge(lost: int, gained: int, n: int, confident: bool, worth: float = 1.0) -> Judgement:
+def judge(lost: int, gained: int, n: int, rule: Rule = USUAL, worth: float = 1.0) -> Judgement:
     """Judge a new model from three counts of photos: those only the old model classifies correctly, those only the new one does, and all.
 
-    Two equal models would each be right alone on the same number of photos. The smaller count estimates how often that happens, and so how
-    many photos it takes to refuse a model that is WORSE in 95 % of draws. With fewer photos, only a drop that is proved to be larger
-    is enough to refuse. `worth` is the weight of a photo: less than 1 if a fold's model answered instead of the one that ships.
+    USUAL refuses a model that is right less often by more than MAX_LOSS and by more than one photo, or is shown to be worse. STRICT and
+    CONFIDENT need enough photos. Two equal models would each be right alone on the same number of photos. The smaller count estimates how
+    often that happens, and so how many photos it takes to refuse a model that is WORSE in 95 % of draws. With fewer photos, these two
+    refuse only a drop that is proved to be larger. `worth` is the weight of a photo: less than 1 if a fold's model answered instead of
+    the one that ships.
     """
+    confident = rule == CONFIDENT
     if not n:
-        needed = photos_needed(0.0, confident)
+        needed = 1 if rule == USUAL else photos_needed(0.0, confident)
         return Judgement(
-            verdict=NOT_SHOWN, why=f"no photo can be counted for both; {needed:,} are needed", needed=needed
+            verdict=NOT_SHOWN,
+            why=f"no photo can be counted for both; {needed:,} {'is' if needed == 1 else 'are'} needed",
+            needed=needed,
         )
     fewer, drop, interval = min(lost, gained), 100 * (lost - gained) / n, drop_interval(lost, gained, n, worth)
     least, needed = (ceil(photos_needed(2 * fewer / n, sure) / worth) for sure in (False, confident))
     limits = f"95 % interval of the drop {interval.low:.2f} to {interval.high:.2f} points"
     verdict: Verdict = PASSED
     why = found = f"it {change(drop)} ({limits}) on {n:,} photos"
-    if interval.low > WORSE or (n >= least and (drop > MAX_LOSS or interval.low > 0)):
-        verdict, why = REFUSED, f"{found}; a drop of {MAX_LOSS:g} is allowed if it may be due to chance"
+    if rule == USUAL:
+        refused = interval.low > 0 or (drop > MAX_LOSS and lost - gained > 1)
+    else:
+        refused = interval.low > WORSE or (n >= least and (drop > MAX_LOSS or interval.low > 0))
+    if refused:
+        photo = " or of one photo" if rule == USUAL else ""
+        verdict, why = REFUSED, f"{found}; a drop of {MAX_LOSS:g} points{photo} is allowed if it may be due to chance"
+    elif rule == USUAL:
+        if interval.high > MAX_LOSS:
+            why = f"{found}, which do not exclude a drop of {interval.high:.1f} points"
     elif n < least:
         rate = 2 * statistics.clopper_pearson(fewer, n, side="upper").high
         verdict, needed = NOT_SHOWN, ceil(photos_needed(rate, confident) / worth)
@@ -207,7 +232,7 @@ def by_class(drops: Iterable[ClassDrop]) -> str:
 
 def require_no_harm(against: Against, bundle: str) -> None:
     """Raise WorseError or NotShownError unless the new model passed. `bundle` is the file name to print in the instructions."""
-    accept = f"To put it in use anyway: edgecnn slot add {bundle} --activate --accept"
+    accept = f"To put it in use anyway, on record: edgecnn slot add {bundle} --activate --accept REASON"
     if against.verdict == REFUSED:
         raise WorseError(f"{against.new.name} is worse than {named(against.old)}: {against.why}.\n{accept}")
     if against.verdict == NOT_SHOWN:

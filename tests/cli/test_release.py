@@ -23,7 +23,8 @@ def test_from_the_first_key_to_a_rollback(release, make_bundle, tmp_path):
     made = release("init", "--json")
     assert made.code == 0 and json.loads(made.out)["schema"] == "edgecnn.release/1"
     assert made.err.splitlines()[-1] == "trust root, for each board: releases/metadata/1.root.json"
-    one, two = (make_bundle(name, serial, passed=True) for name, serial in (("cats", 1), ("dogs", 2)))
+    one = make_bundle("cats", 1, passed=True)
+    two = make_bundle("dogs", 2, passed=True, verdict="passed", old=sha256_file(one))
     added = release("add", one, "--to", "door", "--share", 5, "--pilot", "a" * 32)
     size = one.stat().st_size
     assert added.err.startswith(
@@ -44,7 +45,7 @@ def test_from_the_first_key_to_a_rollback(release, make_bundle, tmp_path):
     table = json.loads(back.out)
     assert [entry["number"] for entry in table["channels"]["door"]] == [2, 3]
     assert table["channels"]["door"][1]["allow_older"] == {"to": sha256_file(one), "instead_of": [sha256_file(two)]}
-    three = make_bundle("eels", 3, passed=True)
+    three = make_bundle("eels", 3, passed=True, verdict="passed", old=sha256_file(one))
     release("add", three, "--to", "door", "--share", 100)
     half = release("add", two, "--to", "door", "--share", 100, "--allow-older-from", sha256_file(three)[:8])
     assert "keep it" not in half.err
@@ -76,10 +77,7 @@ def test_a_failed_gate_needs_a_reason_which_is_shown(release, make_bundle):
     bundle = make_bundle("cats", 1, passed=False)
     refused = release("add", bundle, "--to", "door", "--share", 5)
     assert refused.code == ReleaseError.exit_code == 35
-    assert (
-        "gate failed, accepted: one class"
-        in release("add", bundle, "--to", "door", "--share", 5, "--accept-gate", "one class").out
-    )
+    assert "accepted: one class" in release("add", bundle, "--to", "door", "--share", 5, "--accept", "one class").out
 
 
 TYPOS = (
@@ -90,7 +88,7 @@ TYPOS = (
     (("share", "door", "all"), "'all'"),
     (("share", "door", "9" * 5000), "from 0 to 100"),
     (("share", "door", "101"), "from 0 to 100"),
-    (("stop", "door", "--accept-gate", "x"), "only with add"),
+    (("stop", "door", "--accept", "x"), "only with add"),
     (("refresh", "snapshot"), "targets, root"),
     (("rotate",), "rotate: expected KEY..."),
     (("status", "door"), "takes no more arguments"),

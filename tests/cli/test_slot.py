@@ -6,7 +6,7 @@ import pytest
 
 from edgecnn.device.slots.record import NO_RELEASE
 from edgecnn.errors import SlotError
-from edgecnn.files import data_folder
+from edgecnn.files import data_folder, sha256_file
 from edgecnn.runtime.default import SHIPPED
 from edgecnn.runtime.engines import is_installed
 
@@ -32,7 +32,10 @@ def test_from_a_bundle_to_a_release_in_use_and_back(slot, bundle):
     known = "accuracy 86.62% of 5,000 test images; classes 10: airplane, automobile, bird, cat, deer and 5 more"
     assert active.out == f"in use  {release[:12]} {SHIPPED} pending; {known}\n"
     back = slot("rollback")
-    assert back.out.splitlines() == [NO_RELEASE, f"-       {release[:12]} {SHIPPED} pending; {known}"]
+    assert back.out.splitlines() == [
+        NO_RELEASE,
+        f"-       {release[:12]} {SHIPPED} pending: rolled back by hand; {known}",
+    ]
     assert slot("rollback").code == SlotError.exit_code
     assert slot("prune").err == "removed: none\n"
 
@@ -45,7 +48,10 @@ def test_added_and_put_in_use_immediately(slot, bundle):
 
 def test_changes_are_named_and_other_classes_need_an_option(slot, bundle, root):
     slot("add", root / "models" / "cifar10-resnet_25kb" / "cifar10-resnet_25kb.edgecnn", "--activate")
-    done = slot("add", bundle, "--activate")
+    done = slot("add", bundle, "--activate", "--accept", "a larger one")
+    assert done.out.splitlines()[0].startswith(
+        f"in use  {sha256_file(bundle)[:12]} {SHIPPED} pending; accepted: a larger one; "
+    )
     assert [" ".join(line.split()) for line in done.err.splitlines()[2:]] == [
         "classes 10: airplane, automobile, bird, cat, deer and 5 more, as before",
         "accuracy 86.62% of 5,000 test images; before: 78.46% of 5,000 test images",
@@ -59,7 +65,12 @@ def test_changes_are_named_and_other_classes_need_an_option(slot, bundle, root):
         "deer and 5 more. To put it in use anyway, add --other-classes\n"
     )
     assert f" {SHIPPED} pending" in slot("list").out.splitlines()[0]
-    assert slot("add", digits, "--activate", "--other-classes").out.splitlines()[0].split()[3] == "digits"
+    assert "digits" not in slot("list").out, "what is refused is not added"
+    uncompared = slot("add", digits, "--activate", "--other-classes")
+    assert uncompared.code == SlotError.exit_code and "nobody has compared it" in uncompared.err
+    assert "digits" not in slot("list").out
+    added = slot("add", digits, "--activate", "--other-classes", "--accept", "a test")
+    assert added.out.splitlines()[0].split()[3] == "digits"
     table = json.loads(slot("list", "--json").out)
     assert table["releases"][table["current"]]["images"] == 385
 
@@ -68,6 +79,7 @@ def test_a_typo_is_a_usage_error(slot, bundle):
     assert "add, activate, rollback, list, prune" in slot("ad", bundle).err
     assert "name a bundle" in slot("add").err
     assert "prune takes no name" in slot("prune", bundle).err
+    assert "works only with activate and add --activate" in slot("add", bundle, "--accept", "why").err
     assert slot("activate", "0000").code == SlotError.exit_code
 
 
@@ -83,9 +95,10 @@ def test_an_intended_rollback_is_reported(slot, edgecnn, bundle, tmp_path):
         slot("add", tmp_path / f"{serial}.edgecnn")
     releases = {about["serial"]: name for name, about in json.loads(slot("list", "--json").out)["releases"].items()}
     assert slot("activate", releases[2]).code == 0
-    refused = slot("activate", releases[1])
-    assert refused.code == SlotError.exit_code
-    assert slot("activate", releases[1], "--older").code == 0
+    refused = slot("activate", releases[1], "--accept", "a test")
+    assert refused.code == SlotError.exit_code and "--older" in refused.err
+    assert slot("activate", releases[1], "--accept", "a test", "--older").code == 0
+    assert f"{releases[2][:12]} {SHIPPED} serial 2 pending: rolled back by hand" in slot("list").out
 
 
 def test_names_and_reasons_cannot_move_the_cursor(slot, tmp_path):

@@ -195,7 +195,7 @@ def test_the_doctor_finds_no_problem(service_board):
 
 def test_a_new_bundle_becomes_good(service_board):
     after = len(service_board.events)
-    service_board.run("edgecnn", "slot", "add", "new.edgecnn", "--activate")
+    service_board.run("edgecnn", "slot", "add", "new.edgecnn", "--activate", "--accept", "a test")
     pending = service_board.released("new", "pending", after)
     opened = service_board.wait(lambda event: event["event"] == "camera_opened", "camera", pending)
     assert service_board.events[opened]["source"] == "/dev/video0"
@@ -239,7 +239,7 @@ def test_after_a_reboot_it_still_classifies(service_board):
 
 def test_a_bundle_whose_selftest_fails_is_rolled_back(service_board):
     after = len(service_board.events)
-    service_board.run("edgecnn", "slot", "add", "wrong.edgecnn", "--activate")
+    service_board.run("edgecnn", "slot", "add", "wrong.edgecnn", "--activate", "--accept", "a test")
     bad = service_board.released("wrong", "bad", after)
     assert "does not reproduce the bundle's answers" in service_board.events[bad]["reason"]
     service_board.classifying(service_board.released("new", "good", bad))
@@ -248,7 +248,7 @@ def test_a_bundle_whose_selftest_fails_is_rolled_back(service_board):
 def test_a_bundle_without_frames_is_rolled_back_and_the_watchdog_restarts_a_frozen_camera(service_board):
     after = len(service_board.events)
     service_board.camera(FROZEN)
-    service_board.run("edgecnn", "slot", "add", "silent.edgecnn", "--activate")
+    service_board.run("edgecnn", "slot", "add", "silent.edgecnn", "--activate", "--accept", "a test")
     bad = service_board.released("silent", "bad", after)
     assert "did not prove itself" in service_board.events[bad]["reason"]
     service_board.camera(MOVING)

@@ -20,9 +20,11 @@ def test_a_board_is_a_row():
     status = {
         "schema": SCHEMA, "channel": "door", "age_s": 300, "reason": "the server is gone",
         "in_use": {"name": "cats", "serial": 7, "state": "good"}, "bad": {"ab" * 32: "it crashed"},
+        "held_back": {"name": "dogs", "serial": 8, "reason": "rolled back by hand"},
     }  # fmt: skip
     assert row(Gathered(host="pi@a", status=read_status(json.dumps(status)))) == (
-        "pi@a", "door", "cats serial 7 good", "5 min ago", "the server is gone; abababababab is bad: it crashed",
+        "pi@a", "door", "cats serial 7 good", "5 min ago", "the server is gone; dogs serial 8 is held back: rolled back by hand; "
+        "abababababab is bad: it crashed",
     )  # fmt: skip
     fresh = {"schema": SCHEMA, "channel": "door", "age_s": 0, "reason": None, "in_use": None, "bad": {}}
     assert row(Gathered(host="b", status=fresh)) == ("b", "door", "no release", "0 s ago", "-")

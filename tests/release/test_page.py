@@ -32,8 +32,10 @@ def sections(root):
 @pytest.fixture
 def workplace(edgecnn, make_bundle, tmp_path, monkeypatch):
     """Return a function that runs a section's commands in a folder with the bundles that the page mentions."""
+    olds = []
     for name, serial in (("photos", 1), ("better", 2), ("newest", 3)):
-        make_bundle(name, serial, passed=True)
+        verdict = {"verdict": "passed", "old": olds[0], "earlier": olds[1:]} if olds else {}
+        olds.insert(0, sha256_file(make_bundle(name, serial, passed=True, **verdict)))
     secret = tmp_path / "passphrase"
     secret.write_text("correct horse battery")
     secret.chmod(0o600)

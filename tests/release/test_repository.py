@@ -98,7 +98,7 @@ def test_boards_go_back_to_the_file_that_was_released_and_to_no_other(repository
     ]
     low, old, high = sorted(bundles, key=lambda bundle: bundle.sha256)
     operations.add(repository, held(), old, operations.Offer(channel="door", share=100))
-    back = operations.Offer(channel="door", share=100, instead_of=[add(2).sha256])
+    back = operations.Offer(channel="door", share=100, instead_of=[add(2, accepted="a test").sha256])
     for bundle in (low, high):
         with pytest.raises(ReleaseError, match=r"door/photos-1\.edgecnn was released with other content"):
             operations.add(repository, held(), bundle, back)
@@ -109,8 +109,8 @@ def test_boards_go_back_to_the_file_that_was_released_and_to_no_other(repository
     ("arguments", "message"),
     [
         ({"serial": 0}, "has no serial number.*edgecnn bundle --serial 1"),
-        ({"serial": 1, "passed": False}, "its gate failed.*--accept-gate"),
-        ({"serial": 1, "verdict": "not shown"}, "is not shown: against o.*--accept-gate"),
+        ({"serial": 1, "passed": False}, "its gate failed.*--accept REASON"),
+        ({"serial": 1, "verdict": "not shown"}, "is not shown: against o.*--accept REASON"),
         ({"serial": 1, "passed": None}, "no parity report with a passed gate"),
         ({"serial": 1, "passed": "yes"}, "its gate failed"),
         ({"serial": 1, "passed": False, "accepted": "a\x1b[2J"}, "must not contain control characters"),
@@ -124,6 +124,50 @@ def test_a_bundle_that_may_not_be_released_changes_nothing(repository, add, argu
     with pytest.raises(ReleaseError, match=message):
         add(**arguments)
     assert {path: path.read_bytes() for path in repository.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_bundle_needs_a_verdict_against_what_the_channel_offers(repository, add, held):
+    """The line that makes it is printed with the file to compare with."""
+    first = add(1, verdict="")
+    with pytest.raises(
+        ReleaseError, match=rf"compared it with {first.sha256[:12]}.*--against .*/targets/door/{first.sha256}\.photos-1"
+    ):
+        add(2, verdict="")
+    with pytest.raises(ReleaseError, match=r"bundle runs/photos --serial 2 .*--accept REASON"):
+        add(2, verdict="passed", old="f" * 64)
+    assert add(1, verdict="", channel="gate").terms.accepted == "", "another channel has its own first release"
+    by_chain = add(2, 5)
+    with pytest.raises(ReleaseError, match=f"compared it with {by_chain.sha256[:12]}"):
+        add(3, verdict="passed", old=first.sha256)
+    trial = add(3, 5, verdict="refused", old=first.sha256, accepted="a new lens")
+    with pytest.raises(ReleaseError, match=f"compared it with {by_chain.sha256[:12]}"):
+        add(4, verdict="passed", old=trial.sha256)  # the boards outside the trial would get it too
+    operations.change(repository, held(), "door", share=0)
+    with pytest.raises(ReleaseError, match=f"compared it with {trial.sha256[:12]}"):
+        add(4, verdict="passed", old=by_chain.sha256)  # boards may still have it
+    operations.change(repository, held(), "door", share=100)
+    assert add(4, verdict="passed", old=trial.sha256).terms.number == 4, "the trial is for all boards now"
+
+
+def test_a_channel_whose_releases_are_all_stopped_is_not_empty(repository, add, held):
+    newest = [add(1), add(2)][-1]
+    operations.change(repository, held(), "door", stop=True)
+    with pytest.raises(ReleaseError, match="compared it with"):
+        add(3, verdict="passed", old=newest.sha256)  # boards go on with the first
+    operations.change(repository, held(), "door", stop=True)
+    with pytest.raises(ReleaseError, match=f"compared it with {newest.sha256[:12]}"):
+        add(3, verdict="")
+    assert add(3, verdict="passed", old=newest.sha256).terms.number == 3
+
+
+def test_only_a_bundle_that_the_channel_has_had_goes_back_without_a_verdict(repository, add):
+    add(1, verdict="")
+    lens = add(2, verdict="refused", old="", accepted="a new lens")
+    newest = add(3, verdict="", accepted="a test")
+    back = add(2, verdict="refused", old="", instead_of=[newest.sha256])
+    assert (back.sha256, back.terms.accepted) == (lens.sha256, "a new lens"), "with its own reason"
+    with pytest.raises(ReleaseError, match="compared it with"):
+        add(1, name="never", verdict="", instead_of=[newest.sha256])
 
 
 def test_a_release_despite_a_failed_gate_is_recorded(repository, add):

@@ -121,7 +121,7 @@ def test_old_and_new_folds_are_compared_on_their_held_out_answers(made, tmp_path
     run = Run(shutil.copytree(made[0].path, tmp_path / "run"))
     old = bundle_path(made[0])
     dataset = open_run_dataset(run)
-    against = verify_against(run, dataset, old, renamed={}, confident=False, progress=lambda *progress: None)
+    against = verify_against(run, dataset, old, renamed={}, rule="usual", progress=lambda *progress: None)
     whole, before = against.parts
     assert (whole.n, before.n, before.photos) == (1797, 1797, "old"), (
         "all images trained both, and each has a held-out answer"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import NotShownError, WorseError
-from edgecnn.evaluate.statistics import images_to_clear, images_to_refuse
+from edgecnn.evaluate.statistics import images_to_clear, images_to_refuse, paired_interval
 from edgecnn.verify.against import Against, Model, Part, against_lines, judge, part, require_no_harm
 from edgecnn.verify.parity_report import ClassDrop
 
@@ -26,25 +26,61 @@ from edgecnn.verify.parity_report import ClassDrop
         (120, 6, 300, "refused"),  # few photos, but enough proof
     ],
 )
-def test_the_verdict_follows_the_estimate_the_interval_and_the_number_of_photos(lost, gained, n, verdict):
-    made = judge(lost, gained, n, False)
+def test_a_strict_verdict_follows_the_estimate_the_interval_and_the_number_of_photos(lost, gained, n, verdict):
+    made = judge(lost, gained, n, "strict")
     assert made.verdict == verdict
     assert (made.needed > n) == (verdict == "not shown") or verdict == "refused"
 
 
+@pytest.mark.parametrize(
+    ("lost", "gained", "n", "verdict"),
+    [
+        (0, 0, 15, "passed"),
+        (1, 0, 15, "passed"),  # 6.67 points, but one photo
+        (2, 1, 15, "passed"),
+        (2, 0, 15, "refused"),
+        (4, 2, 48, "refused"),  # two photos net, 4.2 points
+        (3, 1, 133, "refused"),  # 1.504 points
+        (3, 1, 134, "passed"),  # 1.49 points
+        (30, 27, 200, "passed"),  # 1.5 points exactly
+        (31, 27, 200, "refused"),
+        (20, 20, 2_000, "passed"),
+        (29, 10, 2_000, "refused"),  # 0.95 points, which is not chance
+        (25, 12, 2_000, "refused"),  # 0.65 points, just not chance
+        (25, 13, 2_000, "passed"),
+        (2, 9, 15, "passed"),
+        (0, 0, 0, "not shown"),
+    ],
+)
+def test_usually_a_model_passes_unless_it_loses_more_than_a_photo_and_the_margin_or_is_shown_to_be_worse(
+    lost, gained, n, verdict
+):
+    made = judge(lost, gained, n)
+    assert made.verdict == verdict
+    if verdict == "passed":
+        high = paired_interval(lost, gained, n).high
+        assert ("do not exclude" in made.why) == (high > 1.5)
+        assert high <= 1.5 or f"do not exclude a drop of {high:.1f} points" in made.why
+
+
+def test_usually_folds_need_a_larger_excess_to_show_a_worse_model_but_the_same_net_photos():
+    assert [judge(40, 20, 4_000, "usual", worth).verdict for worth in (1.0, 0.5)] == ["refused", "passed"]
+    assert [judge(2, 0, 15, "usual", worth).verdict for worth in (1.0, 0.5)] == ["refused", "refused"]
+
+
 def test_answers_from_folds_count_half():
     """Twice as many photos are needed, and the interval is wider: 60 lost and 38 gained in 5,000 may then be chance."""
-    assert judge(20, 20, 1_200, False).verdict == "passed"
-    half = judge(20, 20, 1_200, False, worth=0.5)
-    assert half.verdict == "not shown" and half.needed >= 2 * judge(20, 20, 1_200, False).needed
-    assert [judge(60, 38, 5_000, False, worth).verdict for worth in (1.0, 0.5)] == ["refused", "passed"]
+    assert judge(20, 20, 1_200, "strict").verdict == "passed"
+    half = judge(20, 20, 1_200, "strict", worth=0.5)
+    assert half.verdict == "not shown" and half.needed >= 2 * judge(20, 20, 1_200, "strict").needed
+    assert [judge(60, 38, 5_000, "strict", worth).verdict for worth in (1.0, 0.5)] == ["refused", "passed"]
 
 
 def test_confident_requires_an_interval_below_the_margin():
-    assert judge(20, 20, 2_000, True).verdict == "passed"
-    doubtful = judge(40, 25, 2_000, True)
+    assert judge(20, 20, 2_000, "confident").verdict == "passed"
+    doubtful = judge(40, 25, 2_000, "confident")
     assert doubtful.verdict == "not shown" and doubtful.needed > 2_000
-    assert judge(40, 25, 2_000, False).verdict == "passed"
+    assert judge(40, 25, 2_000, "strict").verdict == "passed"
 
 
 @pytest.mark.parametrize("rate", [0.02, pytest.param(0.05, marks=pytest.mark.slow), 0.10])
@@ -55,10 +91,10 @@ def test_with_the_stated_number_of_photos_a_worse_model_is_refused_and_an_equal_
         shares = [rate / 2 + worse, rate / 2, 1 - rate - worse]
         found = []
         for counts in random.multinomial(300, shares, 1_000):
-            made = judge(*counts.tolist()[:2], 300, False)
+            made = judge(*counts.tolist()[:2], 300, "strict")
             if made.verdict == "not shown":
                 counts = counts + random.multinomial(made.needed - 300, shares)
-                made = judge(*counts.tolist()[:2], made.needed, False)
+                made = judge(*counts.tolist()[:2], made.needed, "strict")
             found.append(made.verdict)
         share[worse] = found.count("refused") / len(found)
     assert share[0.03] >= 0.95 and share[0.0] <= 0.10
@@ -74,12 +110,12 @@ def test_the_photos_needed_follow_the_formula_with_the_drawn_share():
 
 
 def test_a_drop_at_the_margin_and_a_number_that_is_just_enough_pass():
-    assert [judge(lost, 120, 2_000, False).verdict for lost in (150, 151)] == ["passed", "refused"], (
+    assert [judge(lost, 120, 2_000, "strict").verdict for lost in (150, 151)] == ["passed", "refused"], (
         "1.5 points, and more"
     )
-    enough = judge(0, 0, 10_000, False).needed
-    assert [judge(0, 0, n, False).verdict for n in (enough, enough - 1)] == ["passed", "not shown"]
-    assert [judge(6, 0, n, False).verdict for n in (enough, enough - 1)] == ["refused", "not shown"]
+    enough = judge(0, 0, 10_000, "strict").needed
+    assert [judge(0, 0, n, "strict").verdict for n in (enough, enough - 1)] == ["passed", "not shown"]
+    assert [judge(6, 0, n, "strict").verdict for n in (enough, enough - 1)] == ["refused", "not shown"]
 
 
 DROPS = (("cat", 0.0), ("dog", 2.5), ("elk", None), ("fox", 40.0), ("gnu", -10.0), ("hen", 7.25), ("owl", 1.0))
@@ -93,7 +129,7 @@ WHOLE = Part(
 )  # fmt: skip
 
 AGAINST = Against(
-    verdict="refused", why="it is", needed=500, old=MODEL, new=replace(MODEL, name="gate", serial=0, sha256=None), confident=False,
+    verdict="refused", why="it is", needed=500, old=MODEL, new=replace(MODEL, name="gate", serial=0, sha256=None), rule="usual", earlier=(),
     margin=1.5, parts=(WHOLE, replace(WHOLE, photos="new", n=41, drop=-2.5, drop_interval=(-9.5, 4.25), lost=1, gained=2)),
     added=("lynx", "newt"), gone=("cow",), renamed={}, not_counted={"were trained on": 2100}, unknown=("who knows?",), flips=(), looks=1,
 )  # fmt: skip

@@ -115,7 +115,9 @@ def main() -> None:
         with server.counted(wire["quiet"]):
             ran(update)
         times["a quiet check, both halves"] = summary([ran(update) for _ in range(arguments.n)])
-        edgecnn("release", "add", numbered(folder, 2), "--to", "door", "--share", "0", cwd=folder)
+        edgecnn(
+            "release", "add", numbered(folder, 2), "--to", "door", "--share", "0", "--accept", "a bench", cwd=folder
+        )
         with server.counted(wire["changed metadata"]):
             ran(update)
         edgecnn("release", "share", "door", "100", cwd=folder)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgecnn.bundle.read import Bundle
-from edgecnn.bundle.verdict import verdict_of
+from edgecnn.bundle.verdict import Verdict, verdict_of
 from edgecnn.errors import EngineError
 from edgecnn.region import WHOLE, Region, region_text
 from edgecnn.runtime.default import choose_model
@@ -15,10 +15,7 @@ SHOWN = 5
 
 
 class About(NamedTuple):
-    """A bundle's own description. The accuracy and its 95 % interval are for the model that this device runs, on `images` test images.
-
-    `verdict` is the result of its comparison with the previous model, such as "passed", and `why` the reason; both are "" without one.
-    """
+    """A bundle's own description. The accuracy and its 95 % interval are for the model that this device runs, on `images` test images."""
 
     labels: tuple[str, ...]
     accuracy: float | None
@@ -26,8 +23,7 @@ class About(NamedTuple):
     fit: str
     region: Region
     interval: tuple[float, float] | None = None
-    verdict: str = ""
-    why: str = ""
+    verdict: Verdict = Verdict()
 
 
 def about(bundle: Bundle) -> About:
@@ -44,8 +40,9 @@ def about(bundle: Bundle) -> About:
             accuracy, images = float(found[0]["accuracy"]), int(report["data"]["test_images"])
             low, high = map(float, found[0]["accuracy_interval"])
             interval = (low, high) if 0 <= low <= high <= 1 else None
-    verdict, why = verdict_of(bundle)
-    return About(manifest.labels, accuracy, images, manifest.input.fit, manifest.input.region, interval, verdict, why)
+    return About(
+        manifest.labels, accuracy, images, manifest.input.fit, manifest.input.region, interval, verdict_of(bundle)
+    )
 
 
 def difference(new: About, old: About) -> str:
@@ -62,7 +59,7 @@ def in_words(about: About) -> dict[str, str]:
         "accuracy": accuracy,
         "fit": about.fit,
         "region": "the whole image" if about.region == WHOLE else region_text(about.region),
-        **({"verdict": f"{about.verdict}: {about.why}"} if about.verdict else {}),
+        **({"verdict": f"{about.verdict.word}: {about.verdict.why}"} if about.verdict.word else {}),
     }
 
 

@@ -19,25 +19,38 @@ SHA256 = re.compile("[0-9a-f]{64}")  # the name of a release and its folder; not
 
 MAX_STARTS = 3  # how many times a pending release may be started
 
+ROLLED_BACK = "rolled back by hand"
+MAX_REASON = 200  # characters kept of why a release is held: the record of all of them must stay small
+
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """A bundle on this device. `serial` is 0 if it has no serial number; `reason` is why it is bad."""
+    """A bundle on this device. `serial` is 0 if it has no serial number; `reason` is why it is bad.
+
+    `accepted` is why it was put in use without a verdict that it may replace the one before.
+    """
 
     name: str
     serial: int = key(low=0)
     state: str = key(choices=STATES)
     reason: str = key("", left_out=True)
+    accepted: str = key("", left_out=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """All releases, by bundle SHA-256. `chain` is the one in use, then those to fall back on; `starts` counts the pending one's starts."""
+    """All releases, by bundle SHA-256. `chain` is the one in use, then those to fall back on; `starts` counts the pending one's starts.
+
+    `held` is why bundles that went bad here, or were left by hand for an older one, are not put in use by an update; it outlives their
+    files. `last` is the proved release that was rolled back last, to compare with if none is in use.
+    """
 
     schema: str = key(SCHEMA, choices=(SCHEMA,))
     chain: tuple[str, ...] = ()
     starts: int = key(0, low=0)
     releases: Mapping[str, Release] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
+    last: str = key("", left_out=True)
 
     @property
     def current(self) -> str | None:
@@ -55,8 +68,11 @@ def added(slots: Slots, release: str, name: str, serial: int) -> Slots:
     return dataclasses.replace(slots, releases={release: new, **slots.releases})
 
 
-def activated(slots: Slots, release: str, *, older: bool = False) -> Slots:
-    """Return the record with a release in use, pending unless it has proved itself; SlotError if it is older and `older` is False."""
+def activated(slots: Slots, release: str, *, older: bool = False, accepted: str = "", signed: bool = False) -> Slots:
+    """Return the record with a release in use, pending unless it has proved itself; SlotError if it is older and `older` is False.
+
+    Going back by hand holds the releases that are left, unless a `signed` release decided it.
+    """
     new = slots.releases[release]
     serial = slots.releases[slots.current].serial if slots.current else 0
     if 0 < new.serial < serial and not older:
@@ -68,7 +84,13 @@ def activated(slots: Slots, release: str, *, older: bool = False) -> Slots:
         return slots
     proved = [item for item in slots.chain if item != release and slots.releases[item].state == GOOD]
     judged = new if new.state == GOOD else dataclasses.replace(new, state=PENDING, reason="")
-    return dataclasses.replace(slots, chain=(release, *proved), starts=0, releases={**slots.releases, release: judged})
+    judged = dataclasses.replace(judged, accepted=accepted or new.accepted)
+    left = slots.chain[: slots.chain.index(release) if release in slots.chain else 0 < new.serial < serial]
+    held = {**slots.held, **dict.fromkeys(() if signed else left, ROLLED_BACK)}
+    held.pop(release, None)
+    return dataclasses.replace(
+        slots, chain=(release, *proved), starts=0, releases={**slots.releases, release: judged}, held=held
+    )
 
 
 def started(slots: Slots) -> Slots:
@@ -89,14 +111,17 @@ def failed(slots: Slots, release: str, reason: str) -> Slots:
     """Return the record with a release marked bad and the previous one in use, if the release was in use."""
     if slots.current != release:
         return slots
-    return dataclasses.replace(_judged(slots, release, BAD, reason), chain=slots.chain[1:])
+    held = {**slots.held, release: reason[:MAX_REASON]}
+    return dataclasses.replace(_judged(slots, release, BAD, reason), chain=slots.chain[1:], held=held)
 
 
 def rolled_back(slots: Slots) -> Slots:
     """Return the record with the previous release in use; SlotError if none is in use."""
     if not slots.chain:
         raise SlotError(f"cannot go back: {NO_RELEASE}.")
-    return dataclasses.replace(slots, chain=slots.chain[1:], starts=0)
+    left, chain = slots.chain[0], slots.chain[1:]
+    last = left if slots.releases[left].state == GOOD else slots.last
+    return dataclasses.replace(slots, chain=chain, starts=0, held={**slots.held, left: ROLLED_BACK}, last=last)
 
 
 def pruned(slots: Slots, keep: int) -> Slots:

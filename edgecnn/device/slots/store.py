@@ -8,10 +8,11 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from edgecnn.bundle.canonical import MAX_BYTES
-from edgecnn.bundle.read import parse_bundle, read_bundle
-from edgecnn.bundle.verdict import PASSED
+from edgecnn.bundle.read import Bundle, parse_bundle, read_bundle
+from edgecnn.bundle.verdict import bad_reason, objection
 from edgecnn.device.slots import RECORD, ROOT
 from edgecnn.device.slots.about import About, about, difference
 from edgecnn.device.slots.disk import Disk, read_json, replace
@@ -27,6 +28,16 @@ MAX_RECORD_BYTES = 1 << 20
 WAIT_S = 5.0
 
 SHORTEST = 4  # minimum number of SHA-256 digits that name a release
+
+
+class Use(NamedTuple):
+    """How a release is put in use: `older` allows a smaller serial number, `others` other classes, and `accept`, a reason, one without a
+    verdict that it may replace the release in use. A `signed` release of a channel needs no verdict here: its signer saw it."""
+
+    older: bool = False
+    others: bool = False
+    accept: str = ""
+    signed: bool = False
 
 
 class Store:
@@ -76,11 +87,15 @@ class Store:
 
     def about(self, release: str | None) -> About | None:
         """Return a release's own description; None if its bundle is missing or damaged."""
+        bundle = self._bundle(release)
+        return about(bundle) if bundle else None
+
+    def _bundle(self, release: str | None) -> Bundle | None:
         if release is None or not self.whole(release):
             return None
         try:
             with self._disk.open(self.path(release)) as file:
-                return about(parse_bundle(file.read(MAX_BYTES), self.path(release)))
+                return parse_bundle(file.read(MAX_BYTES), self.path(release))
         except (OSError, SlotError, BundleError):
             return None
 
@@ -89,43 +104,60 @@ class Store:
         with self._locked():
             return self._commit(transition)
 
-    def add(self, source: Path) -> tuple[str, Slots]:
-        """Copy a bundle to the releases; return its release and the record. BundleError if it is damaged, EngineError if it cannot run."""
+    def add(self, source: Path, use: Use | None = None) -> tuple[str, Slots]:
+        """Copy a bundle to the releases, and put it in use if `use` says how; return its release and the record.
+
+        Nothing is added if it may not be put in use. BundleError if it is damaged, EngineError if it cannot run here.
+        """
         bundle = read_bundle(source)
         manifest, release = bundle.manifest, bundle.sha256
         choose_model(manifest)
         with self._locked():
+
+            def transition(slots: Slots) -> Slots:
+                slots = added(slots, release, manifest.name, manifest.serial)
+                return self._used(slots, release, bundle, use) if use else slots
+
+            transition(self.read())
             if not self.whole(release):
                 path = self.path(release)
                 with output_errors(path):
                     self._make_folder(self.root / RELEASES)
                     self._make_folder(path.parent)
                     replace(self._disk, path, bundle.data)
-            return release, self._commit(lambda slots: added(slots, release, manifest.name, manifest.serial))
+            return release, self._commit(transition)
 
-    def activate(
-        self, name: str, *, older: bool = False, others: bool = False, accept: bool = False
-    ) -> tuple[str, Slots]:
-        """Put a release in use, named by the first digits of its SHA-256; return it and the record.
-
-        `older` allows a smaller serial number, `others` other classes, `accept` a release that did not pass against the previous model.
-        """
+    def activate(self, name: str, use: Use = Use()) -> tuple[str, Slots]:
+        """Put a release in use, named by the first digits of its SHA-256; return it and the record."""
         with self._locked():
-            slots = self.read()
-            release = find(slots, name)
-            new, old = self.about(release), self.about(slots.current)
-            if new is None:
+            release = find(self.read(), name)
+            bundle = self._bundle(release)
+            if bundle is None:
                 raise SlotError(f"the bundle of release {release[:12]} is missing or damaged. Add it again.")
-            if old and not others and (what := difference(new, old)):
-                raise SlotError(
-                    f"{slots.releases[release].name} has other classes than the release in use: it {what}. "
-                    "To put it in use anyway, add --other-classes"
-                )
-            if not accept and new.verdict not in ("", PASSED):
-                raise SlotError(
-                    f"{slots.releases[release].name} is {new.verdict}: {new.why}. To put it in use anyway, add --accept"
-                )
-            return release, self._commit(lambda slots: activated(slots, release, older=older))
+            return release, self._commit(lambda slots: self._used(slots, release, bundle, use))
+
+    def _used(self, slots: Slots, release: str, bundle: Bundle, use: Use) -> Slots:
+        """Return the record with a release in use; SlotError if it may not be put in use this way."""
+        new, old, accepted = about(bundle), self.about(slots.current), use.accept
+        if old and not (use.others or use.signed) and (what := difference(new, old)):
+            raise SlotError(
+                f"{bundle.manifest.name} has other classes than the release in use: it {what}. "
+                "To put it in use anyway, add --other-classes"
+            )
+        if not use.signed:
+            before = slots.current or slots.last
+            serial = slots.releases[before].serial if before in slots.releases else 0
+            why = (
+                ""
+                if release in (*slots.chain, before)
+                else objection(bundle, {before: self.path(before)} if before else {}, serial + 1)
+            )
+            if why and not accepted:
+                raise SlotError(f"{bundle.manifest.name}: {why}. To put it in use anyway, on record: --accept REASON")
+            if wrong := bad_reason(accepted):
+                raise SlotError(wrong)
+            accepted = accepted if why else ""
+        return activated(slots, release, older=use.older, accepted=accepted, signed=use.signed)
 
     def prune(self, keep: int) -> tuple[list[str], Slots]:
         """Remove the releases that `record.pruned` drops; return them and the record."""
@@ -163,8 +195,9 @@ class Store:
         busy = f"another command is changing the releases in {self.root}. Try again when it has finished."
         with contextlib.ExitStack() as held:
             with output_errors(self.root):
-                if not self.root.is_dir():
-                    self._make_folder(self.root)
+                for folder in (*reversed(self.root.parents), self.root):
+                    if not folder.is_dir():
+                        self._make_folder(folder)
                 held.enter_context(folder_lock(self.root, SlotError(busy), self._wait_s))
             yield
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from edgecnn.bundle.canonical import MAX_BYTES
 from edgecnn.bundle.manifest import NAME_CHARACTERS
+from edgecnn.bundle.verdict import LONGEST_REASON
 from edgecnn.errors import UpdateError
 from edgecnn.files import sha256
 from edgecnn.labels import unsafe
@@ -53,7 +54,7 @@ class Terms(Struct):
     stopped: bool = key(False, left_out=True)
     allow_older: AllowOlder | None = key(None, left_out=True)
     accepted: str = key("", left_out=True)
-    """Why the bundle was released even though its gate had failed."""
+    """Why the bundle was released although its gate had failed, or without a verdict that it may replace the one before."""
 
 
 class Entry(Struct):
@@ -131,17 +132,17 @@ def entries_of(targets: Mapping[str, Target], channel: str) -> tuple[Entry, ...]
     return tuple(entries)
 
 
-def choose(entries: Iterable[Entry], board_id: str, bad: Collection[str], current: str | None) -> Entry | None:
+def choose(entries: Iterable[Entry], board_id: str, held: Collection[str], current: str | None) -> Entry | None:
     """Return the release that a board should have, which may be the one in use, or None.
 
-    It is the newest that is not stopped, includes the board in its wave or pilots, and is not bad on the board. A board never goes back to
-    a release older than the one in use: to go back, the older bundle is released anew.
+    It is the newest that is not stopped, includes the board in its wave or pilots, and is not held on the board. A board never goes back
+    to a release older than the one in use: to go back, the older bundle is released anew.
 
-    `bad` has the SHA-256s of bundles that failed on this board; `current` is that of the bundle in use.
+    `held` has the SHA-256s of bundles that went bad on this board or were rolled back there; `current` is that of the bundle in use.
     """
     chosen = None
     for entry in sorted(entries, key=lambda entry: entry.terms.number):
-        if entry.sha256 == current or (entry.sha256 not in bad and is_for(entry, board_id)):
+        if entry.sha256 == current or (entry.sha256 not in held and is_for(entry, board_id)):
             chosen = entry
     return chosen
 
@@ -185,7 +186,7 @@ def _entry(path: str, target: Target) -> Entry:
             target.length,
         ),
         (_each(BOARD_ID, terms.pilots, MAX_PILOTS), f"pilots must be at most {MAX_PILOTS:,} board ids", terms.pilots),
-        (len(terms.accepted) <= 1000, "accepted must have at most 1,000 characters", terms.accepted),
+        (len(terms.accepted) <= LONGEST_REASON, "accepted must have at most 1,000 characters", terms.accepted),
         (not any(map(unsafe, terms.accepted)), "accepted must not contain control characters", terms.accepted),
         (allowed is None or allowed.to == digest, "allow_older.to must be its own SHA-256", allowed and allowed.to),
         (

@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from edgecnn.device.slots.record import BAD
-from edgecnn.device.slots.store import Store
+from edgecnn.bundle.read import read_bundle
+from edgecnn.device.slots.store import Store, Use
 from edgecnn.device.update import apart, status
 from edgecnn.device.update import trust as trusts
 from edgecnn.device.update.board import ROOT_FILE, Board, Options
@@ -29,13 +29,17 @@ ROOT_AGAIN = "Copy the repository's metadata/1.root.json there again."
 
 
 class Outcome(Struct):
-    """The outcome of a check: the channel's release for this board, whether it has just been put in use, and a sentence."""
+    """The outcome of a check: the channel's release for this board, whether it has just been put in use, and a sentence.
+
+    `held` is a sentence on a newer release that this board does not put in use, or "".
+    """
 
     entry: Entry | None
     installed: bool
     note: str
     user: str
     """The user that fetched; empty if nothing was fetched."""
+    held: str = ""
 
 
 def update(board: Board, options: Options, root_file: Path | None = None) -> Outcome:
@@ -66,9 +70,8 @@ def _check(
     before = trusts.read(board, sha256(root), root)
     store = board.slots()
     slots = store.read()
-    states = {name: release.state == BAD for name, release in slots.releases.items()}
-    trust = replace(before, bad=remembered(before.bad, states))
-    state = State(board=identity, current=slots.current, bad=trust.bad, mark=trust.marks.get(options.channel))
+    trust = replace(before, held_back=remembered(before.held_back, slots))
+    state = State(board=identity, current=slots.current, held=trust.held_back, mark=trust.marks.get(options.channel))
     ticks, clock = board.ticks(), board.clock()
     user = ""
     owned = folder = Path(options.source)
@@ -93,20 +96,28 @@ def _check(
         mark = trusts.Mark.of(decision.entry)
     if mark:
         trusts.keep(board, trust, replace(trust, marks={**trust.marks, options.channel: mark}))
-    outcome = Outcome(entry=decision.entry, installed=decision.install, note=decision.note, user=user)
-    return outcome, status.Good(entry=decision.entry, now=now, behind=behind)
+    held = decision.held
+    why = slots.held.get(held.sha256, "this board has had it, and left it") if held else ""
+    outcome = Outcome(
+        entry=decision.entry,
+        installed=decision.install,
+        note=decision.note,
+        user=user,
+        held=f"release {held.terms.number}, {held.name} serial {held.terms.serial}, is held back: {why}"
+        if held
+        else "",
+    )
+    return outcome, status.Good(entry=decision.entry, now=now, behind=behind, held=held, why=why)
 
 
 def _install(store: Store, path: Path, entry: Entry) -> None:
-    store.prune(KEPT)
-    release, slots = store.add(path)
-    about, terms = slots.releases[release], entry.terms
-    if (plain_name(about.name), about.serial) != (entry.name, terms.serial):
+    bundle, terms = read_bundle(path).manifest, entry.terms
+    if (plain_name(bundle.name), bundle.serial) != (entry.name, terms.serial):
         raise UpdateError(
-            f"{entry.path} contains {printable(about.name)} with serial number {about.serial}, which does not match its metadata."
+            f"{entry.path} contains {printable(bundle.name)} with serial number {bundle.serial}, which does not match its metadata."
         )
-    # the signer of the release has seen its verdict
-    store.activate(release, older=terms.allow_older is not None, others=True, accept=True)
+    store.prune(KEPT)
+    store.add(path, Use(older=terms.allow_older is not None, accept=terms.accepted, signed=True))
 
 
 def _read_root(path: Path) -> bytes:

@@ -16,23 +16,31 @@ LONGEST = 1000  # maximum characters kept of a reason, part of which may come fr
 
 
 class Good(Struct):
-    """A successful check: the channel's release for this board, and the time of the check; `behind` if the clock was slow."""
+    """A successful check: the channel's release for this board, and the time of the check; `behind` if the clock was slow.
+
+    `held` is a newer release that is held back on this board, and `why` the reason.
+    """
 
     entry: Entry | None
     now: datetime
     behind: bool
+    held: Entry | None = None
+    why: str = ""
 
 
 def write(board: Board, options: Options, identity: str, result: Good | str) -> None:
     """Write the result of a check, or the reason why it failed. Raises OutputError."""
     last = last_check(board.trust) or {}
-    found = {name: last.get(name) for name in ("last_good", "release")} | {"clock": last.get("clock", "ok")}
+    found = {name: last.get(name) for name in ("last_good", "release", "held_back")} | {
+        "clock": last.get("clock", "ok")
+    }
     if isinstance(result, Good):
         entry, now = result.entry, result.now
         found = {
             "last_good": f"{now:%FT%TZ}",
             "clock": "behind" if result.behind else "ok",
             "release": entry and in_short(entry),
+            "held_back": result.held and {**in_short(result.held), "reason": result.why},
         }
     else:
         now = board.clock()

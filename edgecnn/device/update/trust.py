@@ -54,7 +54,7 @@ class Trust(Struct):
     up: int = 0
     passed: int = key(0, low=0)
     marks: Mapping[str, Mark] = field(default_factory=dict)
-    bad: tuple[str, ...] = ()
+    held_back: tuple[str, ...] = ()
 
     @property
     def held(self) -> Held:

@@ -14,7 +14,7 @@ pytest.importorskip("starlette", reason="the page needs the http extra")
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
 from edgecnn.device.secrets import HTTP, MQTT
-from edgecnn.device.slots.store import Store
+from edgecnn.device.slots.store import Store, Use
 from edgecnn.runtime.default import shipped_bundle
 from edgecnn.runtime.engines import is_installed
 
@@ -55,7 +55,7 @@ def test_its_page_and_its_connection_come_back_when_another_release_is_put_in_us
         process = spawn(command, env=environment, stdout=lines)
     watcher.until("availability", b"online")
     eventually(lambda: model_of(port) == shipped.manifest.name, "the page")
-    store.activate(new)
+    store.activate(new, Use(accept="a test"))
     watcher.until("model", b"new")
     eventually(lambda: model_of(port) == "new", "the page of the next process")
     text = (tmp_path / "lines").read_text()

@@ -21,6 +21,7 @@ from edgecnn.device.service.judge import AGAIN_S, Judge
 from edgecnn.device.service.notify import notify
 from edgecnn.device.service.run import CHANGED, START_S, Surroundings, serve
 from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, NO_RELEASE, PENDING
+from edgecnn.device.slots.store import Use
 from edgecnn.device.stream.events import (
     CameraLostEvent,
     CameraOpenedEvent,
@@ -69,9 +70,7 @@ class Board:
         return [(item.name, item.state) for item in self.items if isinstance(item, ReleaseEvent)]
 
     def activate(self, path):
-        release, _ = self.store.add(path)
-        self.store.activate(release)
-        return release
+        return self.store.add(path, Use(accept="a test"))[0]
 
     def states(self):
         return {about.name: about.state for about in self.store.read().releases.values()}

@@ -12,7 +12,7 @@ import pytest
 from edgecnn.device.slots import record
 from edgecnn.device.slots.choose import approve, choose, condemn
 from edgecnn.device.slots.record import BAD, MAX_STARTS
-from edgecnn.device.slots.store import Store
+from edgecnn.device.slots.store import Store, Use
 from edgecnn.runtime.engines import is_installed
 
 pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
@@ -35,11 +35,13 @@ def bundles(make_bundle, tmp_path):
     return Bundles(make_bundle, Store(tmp_path / "other"))
 
 
+ACCEPTED = Use(accept="a test", older=True)
+
+
 def good(store, path):
-    release, _ = store.add(path)
-    store.activate(release)
+    store.add(path, ACCEPTED)
     choose(store)
-    approve(store, release)
+    approve(store, store.read().current)
 
 
 def with_old(store, bundles):
@@ -53,7 +55,7 @@ def with_new_added(store, bundles):
 
 def with_new_pending(store, bundles):
     with_new_added(store, bundles)
-    store.activate(bundles.new)
+    store.activate(bundles.new, ACCEPTED)
 
 
 def with_new_started(store, bundles):
@@ -86,13 +88,14 @@ def with_three(store, bundles):
 CHANGES = {
     "the first add": (lambda store, bundles: None, lambda store, bundles: store.add(bundles.paths[0]), {None}),
     "add": (with_old, lambda store, bundles: store.add(bundles.paths[1]), {"old"}),
-    "activate": (with_new_added, lambda store, bundles: store.activate(bundles.new), {"old", "new"}),
+    "activate": (with_new_added, lambda store, bundles: store.activate(bundles.new, ACCEPTED), {"old", "new"}),
     "a start": (with_new_pending, lambda store, bundles: choose(store), {"new", "old"}),
     "judge good": (with_new_started, lambda store, bundles: approve(store, bundles.new), {"new"}),
     "judge bad": (with_new_started, lambda store, bundles: condemn(store, bundles.new, "no"), {"new", "old"}),
     "one start too many": (with_new_spent, lambda store, bundles: choose(store), {"old"}),
     "a lost bundle": (with_new_lost, lambda store, bundles: choose(store), {"old"}),
     "a lost bundle added again": (with_new_lost, lambda store, bundles: store.add(bundles.paths[1]), {"new", "old"}),
+    "add and activate": (with_old, lambda store, bundles: store.add(bundles.paths[1], ACCEPTED), {"old", "new"}),
     "rollback": (with_both, lambda store, bundles: store.change(record.rolled_back), {"new", "old"}),
     "prune": (with_three, lambda store, bundles: store.prune(1), {"next"}),
     "add after prune": (
@@ -171,7 +174,7 @@ def require_future(store, bundles):
         last = choose(store)
     assert not last.pending
     release, _ = store.add(bundles.paths[2])
-    store.activate(release, older=True)
+    store.activate(release, ACCEPTED)
     assert choose(store).release == release and store.whole(release)
     approve(store, release)
     _, slots = store.prune(1)

@@ -5,7 +5,9 @@ import pytest
 from edgecnn.device.slots.record import (
     BAD,
     GOOD,
+    MAX_REASON,
     PENDING,
+    ROLLED_BACK,
     Release,
     Slots,
     activated,
@@ -40,6 +42,7 @@ def test_what_the_file_holds():
         "schema": "edgecnn.slots/1",
         "chain": [],
         "starts": 0,
+        "held": {},
         "releases": {NEW: {"name": "new", "serial": 0, "state": "pending"}},
     }
     assert build(Slots, to_json(slots), SlotError) == slots
@@ -107,6 +110,29 @@ def test_a_manual_rollback_keeps_the_states_and_resets_the_count_of_starts():
     assert rolled_back(back).current is None and not rolled_back(back).pending
     with pytest.raises(SlotError):
         rolled_back(rolled_back(back))
+
+
+def test_what_was_left_by_hand_or_went_bad_is_held_until_it_is_used_again():
+    slots = record(NEW, MIDDLE, OLD, new=PENDING)
+    back = rolled_back(slots)
+    assert back.held == {NEW: ROLLED_BACK}
+    failing = failed(slots, NEW, "x" * 1000)
+    assert failing.held == {NEW: "x" * MAX_REASON}
+    assert failed(activated(back, NEW), NEW, "it crashed").held == {NEW: "it crashed"}
+    assert activated(back, NEW).held == {}, "someone decided otherwise"
+    assert pruned(back, 1).held == back.held and NEW not in pruned(record(MIDDLE, new=BAD), 1).releases
+    good = record(NEW, MIDDLE, OLD)
+    assert activated(good, OLD, older=True).held == dict.fromkeys((NEW, MIDDLE), ROLLED_BACK), "two at once"
+    assert activated(record(NEW), MIDDLE, older=True).held == {NEW: ROLLED_BACK}, "not in the chain, but older"
+    assert activated(good, OLD, older=True, signed=True).held == {}, "the channel's own way back"
+    assert activated(good, NEXT).held == {}, "replaced by a newer one"
+
+
+def test_the_last_proved_release_is_known_when_none_is_in_use():
+    assert rolled_back(rolled_back(record(NEW, OLD))).last == OLD
+    assert rolled_back(record(NEW, new=PENDING)).last == "", "it never proved itself"
+    kept = rolled_back(activated(added(rolled_back(record(OLD)), "f" * 64, "other", 9), "f" * 64, accepted="why"))
+    assert (kept.last, kept.current, kept.releases["f" * 64].accepted) == (OLD, None, "why")
 
 
 def test_pruning_keeps_the_first_of_the_chain_and_untried_releases():

@@ -8,13 +8,15 @@ from dataclasses import replace
 import pytest
 
 from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.verdict import Verdict
 from edgecnn.device.slots import record
 from edgecnn.device.slots.about import about, difference, in_words
 from edgecnn.device.slots.choose import LOST, UNCOUNTED, approve, choose, condemn
 from edgecnn.device.slots.disk import Disk
 from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, PENDING
-from edgecnn.device.slots.store import Store, find
+from edgecnn.device.slots.store import Store, Use, find
 from edgecnn.errors import BundleError, EngineError, OutputError, SlotError
+from edgecnn.files import sha256_file
 from edgecnn.runtime.engines import is_installed
 
 pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
@@ -29,8 +31,7 @@ def in_use(store, make_bundle):
     """Add and activate a bundle; by default it has proved itself."""
 
     def in_use(name, serial=0, good=True):
-        release, _ = store.add(make_bundle(name, serial))
-        store.activate(release)
+        release, _ = store.add(make_bundle(name, serial), Use(accept="a test"))
         if good:
             assert choose(store).release == release
             assert approve(store, release) == []
@@ -75,31 +76,86 @@ def test_a_condemned_release_is_rolled_back_immediately_and_may_be_tried_again(s
     condemn(store, new, "the self-test failed")
     assert choose(store).release == old
     assert store.read().releases[new].reason == "the self-test failed"
-    store.activate(new)
+    store.activate(new, Use(accept="again"))
     assert states(store)["new"] == PENDING and choose(store).pending
 
 
 def test_a_release_with_other_classes_needs_an_option(store, in_use, make_bundle):
     old = in_use("old")
     new, _ = store.add(make_bundle("new", labels=("cat", "fox")))
-    with pytest.raises(SlotError):
-        store.activate(new)
+    with pytest.raises(SlotError, match="--other-classes"):
+        store.activate(new, Use(accept="a test"))
     assert store.read().current == old
-    assert store.activate(new, others=True)[1].current == new
+    assert store.activate(new, Use(accept="a test", others=True))[1].current == new
 
 
-def test_a_release_that_did_not_pass_against_its_predecessor_needs_an_option(store, in_use, make_bundle):
-    old = in_use("old")
-    for number, verdict in enumerate(("refused", "not shown", "surely passed")):
-        new, _ = store.add(make_bundle(f"new{number}", verdict=verdict))
-        with pytest.raises(SlotError, match=rf"new{number} is (refused|not shown): .*--accept"):
-            store.activate(new)
-        assert store.read().current == old
-        store.activate(new, accept=True)
-        assert store.read().current == new
-        passed, _ = store.add(make_bundle(f"passed{number}", verdict="passed"))
-        assert store.activate(passed)[1].current == passed
-        store.activate(old)
+def test_a_release_needs_a_verdict_against_the_one_in_use_or_a_reason_which_is_kept(store, in_use, make_bundle):
+    old = in_use("old", 4)
+    for verdict, against in (
+        (None, ""),
+        ("refused", old),
+        ("not shown", old),
+        ("surely passed", old),
+        ("passed", "f" * 64),
+    ):
+        path = make_bundle("new", 5, verdict=verdict, old=against)
+        for add in (lambda path=path: store.add(path, Use()), lambda path=path: store.activate(store.add(path)[0])):
+            with pytest.raises(SlotError, match=r"^new: .*--accept REASON") as refused:
+                add()
+            assert ("edgecnn verify" in str(refused.value)) == (verdict in (None, "passed")), (
+                "nobody compared these two"
+            )
+            assert store.read().current == old
+    assert store.activate(find(store.read(), sha256_file(path)), Use(accept="a moved camera"))[
+        1
+    ].current == sha256_file(path)
+    assert store.read().releases[sha256_file(path)].accepted == "a moved camera"
+    assert store.activate(old, Use(older=True))[1].current == old, "going back needs no verdict"
+    passed, _ = store.add(make_bundle("passed", 5, verdict="passed", old=old), Use(accept="needless"))
+    assert store.read().current == passed and store.read().releases[passed].accepted == ""
+    by_chain, _ = store.add(
+        make_bundle("chained", 6, verdict="passed", old="e" * 64, earlier=["d" * 64, passed]), Use()
+    )
+    assert store.read().current == by_chain
+    with pytest.raises(SlotError, match="control characters"):
+        store.add(make_bundle("next", 7), Use(accept="a\nb"))
+
+
+def test_what_is_refused_is_not_added(store, in_use, make_bundle):
+    old = in_use("old", 4)
+    for path in (make_bundle("new", 5), make_bundle("older", 3, verdict="passed", old=old)):
+        with pytest.raises(SlotError):
+            store.add(path, Use())
+        assert set(store.read().releases) == {old} == {path.name for path in (store.root / "releases").iterdir()}
+
+
+def test_a_rollback_to_none_does_not_make_the_next_one_the_first(store, in_use, make_bundle):
+    first = in_use("first", 1)
+    assert store.change(record.rolled_back).current is None
+    store.prune(1)
+    with pytest.raises(SlotError, match=f"compared it with {first[:12]}"):
+        store.add(make_bundle("other", 2), Use())
+    assert store.add(make_bundle("first", 1), Use())[1].current == first, "the same again"
+    store.change(record.rolled_back)
+    assert store.add(make_bundle("better", 2, verdict="passed", old=first), Use())[1].pending
+    untried, _ = store.add(make_bundle("untried", 3), Use(accept="a test"))
+    assert store.change(record.rolled_back).current is None, "nothing else has proved itself"
+    with pytest.raises(SlotError, match=f"compared it with {first[:12]}"):
+        store.activate(untried, Use())
+
+
+def test_a_first_release_that_never_worked_is_no_yardstick(store, in_use, make_bundle):
+    in_use("untried", good=False)
+    store.change(record.rolled_back)
+    assert store.add(make_bundle("first"), Use())[1].pending
+    condemn(store, store.read().current, "no")
+    assert store.add(make_bundle("second"), Use())[1].pending
+
+
+def test_a_folder_is_made_with_its_parents(tmp_path, make_bundle):
+    store = Store(tmp_path / "var" / "lib" / "edgecnn")
+    release, _ = store.add(make_bundle("cats"), Use())
+    assert store.whole(release) and store.read().current == release
 
 
 def test_a_bundle_describes_itself_with_the_figures_of_the_model_that_runs_here(make_bundle):
@@ -123,7 +179,7 @@ def test_a_bundle_describes_itself_with_the_figures_of_the_model_that_runs_here(
     five, six = (found._replace(labels=tuple("abcdef"[:count])) for count in (5, 6))
     assert [in_words(one)["classes"] for one in (five, six)] == ["5: a, b, c, d, e", "6: a, b, c, d, e and 1 more"]
     assert (difference(six, five), difference(five, six), difference(five, five)) == ("adds f", "lacks f", "")
-    assert in_words(five._replace(verdict="refused", why="it drops"))["verdict"] == "refused: it drops"
+    assert in_words(five._replace(verdict=Verdict("refused", "it drops")))["verdict"] == "refused: it drops"
 
 
 def test_the_first_release_rolls_back_to_none(store, in_use):
@@ -144,7 +200,7 @@ def test_manual_rollbacks_one_after_the_other(store, in_use):
     assert store.change(record.rolled_back).current == first
     assert states(store)["second"] == GOOD
     assert store.change(record.rolled_back).current is None
-    assert store.activate(second)[1].chain == (second,)
+    assert store.activate(second, Use(accept="a test"))[1].chain == (second,)
     assert choose(store)[:3] == (second, "second", False), "it has proved itself before"
 
 
@@ -152,9 +208,9 @@ def test_an_older_release_needs_an_option(store, in_use, make_bundle):
     in_use("five", 5)
     older, _ = store.add(make_bundle("four", 4))
     with pytest.raises(SlotError, match=r"serial number 4, .*older .*release in use, 5"):
-        store.activate(older)
-    assert store.activate(older, older=True)[1].current == older
-    assert store.activate(store.add(make_bundle("unnumbered"))[0])[1].pending
+        store.activate(older, Use(accept="a test"))
+    assert store.activate(older, Use(accept="a test", older=True))[1].current == older
+    assert store.add(make_bundle("unnumbered"), Use(accept="a test"))[1].pending
 
 
 def test_a_bundle_added_again_keeps_its_state_and_is_repaired(store, in_use, make_bundle):

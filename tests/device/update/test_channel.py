@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgecnn.device.slots.record import Release, Slots
 from edgecnn.device.update.channel import (
     choose,
     entries_of,
@@ -39,8 +40,8 @@ def read(*targets):
     return entries_of(dict(targets), "door")
 
 
-def chosen(entries, board=BOARD, bad=(), current=None):
-    entry = choose(entries, board, bad, current)
+def chosen(entries, board=BOARD, held=(), current=None):
+    entry = choose(entries, board, held, current)
     return entry and entry.terms.number
 
 
@@ -114,7 +115,7 @@ def test_a_board_outside_the_wave_keeps_the_newest_fully_shared_release():
 
 def test_a_failed_release_is_not_tried_again_and_a_smaller_share_takes_nothing_back():
     entries = read(target(1), target(2), target(3, share=0))
-    assert chosen(entries, bad={entries[1].sha256}, current=entries[0].sha256) == 1
+    assert chosen(entries, held={entries[1].sha256}, current=entries[0].sha256) == 1
     assert chosen(entries, current=entries[2].sha256) == 3
 
 
@@ -245,13 +246,35 @@ def test_what_a_board_does_about_its_channels_release():
     assert decided(None) == Decision(entries[1], True, None, "")
     assert decided(one, 1, 1, one) == Decision(entries[1], True, Mark.of(entries[0]), "")
     assert decided(two, 1, 1, one) == Decision(entries[1], False, new, "up to date")
-    had = "this board has had release {}, which went bad or was rolled back by hand; the channel's release for it is 2"
-    assert decided(one, 2, 2, two) == Decision(entries[1], False, new, had.format(2)), "a number is tried once"
+    had = "this board has had release {}, and left it; the channel's release for it is 2"
+    assert decided(one, 2, 2, two) == Decision(entries[1], False, new, had.format(2), entries[1]), (
+        "a number is tried once"
+    )
     assert decided(one, 5, 1, "f" * 64).note == had.format(5)
     assert decided(None, 2, 2, two).install, "its slots are empty"
     with pytest.raises(UpdateError, match=r"release 4 \(photos\) has serial number 1, but this board has had 3"):
         decided("e" * 64, 3, 3, "e" * 64, of=read(target(4, 1)))
 
 
-def test_a_bad_bundle_is_remembered_until_the_slots_say_otherwise():
-    assert remembered(("c", "b", "a"), {"a": True, "b": False, "d": True}) == ("a", "c", "d")
+def test_a_held_release_is_named_whatever_else_the_board_does():
+    """The newest is held; the board stays with what it has, or takes the one between."""
+    entries = read(target(1), target(2), target(3))
+    one, two, three = (entry.sha256 for entry in entries)
+
+    def decided(held, current, of=entries):
+        mark = Mark(number=1, serial=1, sha256=one)
+        return decide(of, State(board=BOARD, current=current, held=held, mark=mark))
+
+    assert decided((three,), one) == Decision(entries[1], True, Mark.of(entries[0]), "", entries[2])
+    assert decided((two, three), one) == Decision(entries[0], False, Mark.of(entries[0]), "up to date", entries[2])
+    assert decided((two,), one) == Decision(entries[2], True, Mark.of(entries[0]), ""), "an older one does not matter"
+    assert decided((three,), three).held is None, "it is in use"
+    assert decided((one, two, three), None) == Decision(
+        None, False, Mark.of(entries[0]), "the channel has no release for this board", entries[2]
+    )
+
+
+def test_a_held_bundle_is_remembered_until_the_slots_say_otherwise():
+    about = Release(name="photos", serial=1, state="good")
+    slots = Slots(releases={"a": about, "b": about}, held={"a": "it crashed", "d": "rolled back by hand"})
+    assert remembered(("c", "b", "a"), slots) == ("a", "c", "d")

@@ -18,6 +18,8 @@ import pytest
 
 from edgecnn import __version__
 from edgecnn.device.slots.choose import approve, choose, condemn
+from edgecnn.device.slots.record import rolled_back
+from edgecnn.device.slots.store import Use
 from edgecnn.device.update import apart, last_check, status
 from edgecnn.device.update.board import CONFIG
 from edgecnn.device.update.channel import in_wave
@@ -131,8 +133,11 @@ def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundl
     board.update(repository.folder)
     fail(board)
     assert board.current == old
-    assert "went bad or was rolled back" in board.update(repository.folder).note or board.current == old
+    assert board.update(repository.folder).held.endswith("photos2 serial 2, is held back: the self-test failed")
     found = status.read(board.board)
+    assert found["held_back"] == {
+        "name": "photos2", "serial": 2, "number": 2, "sha256": failed, "reason": "the self-test failed",
+    }  # fmt: skip
     assert found["bad"] == {failed: "the self-test failed"}
     assert found["in_use"] == {"sha256": old, "name": "photos1", "serial": 1, "state": "good"}
     board.store.prune(2)  # the slots forget it; the board does not
@@ -143,10 +148,8 @@ def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundl
     board.update(repository.folder)
     assert board.current == newest
     prove(board)
-    from edgecnn.device.slots.record import rolled_back
-
     board.store.change(rolled_back)  # someone at the board
-    assert "rolled back by hand" in board.update(repository.folder).note
+    assert "photos3 serial 3, is held back: rolled back by hand" in board.update(repository.folder).held
     assert board.current == old
 
 
@@ -169,6 +172,48 @@ def test_an_error_gives_what_happened_what_was_expected_what_to_do_and_what_stay
         assert failed.code == 34 and do in failed.err and "timestamp" in failed.err
         assert f"still in use: {board.current[:12]} photos1 serial 1\n" in failed.err
         timestamp.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_what_came_by_hand_and_was_rolled_back_by_hand_does_not_come_back_by_itself(
+    repository, board, bundles, forgotten
+):
+    """The hourly check must not undo a hand, even if the slots were pruned in between; the next release and a hand still can."""
+    old = repository.add(bundles[1], 1)
+    board.update(repository.folder)
+    prove(board)
+    by_hand, _ = board.store.add(bundles[2], Use(accept="a test"))
+    prove(board)
+    board.store.change(rolled_back)
+    if forgotten:
+        board.store.prune(1)
+    assert repository.add(bundles[2], 2) == by_hand
+    for _ in range(2):
+        outcome = board.update(repository.folder)
+        assert (outcome.installed, outcome.note, board.current) == (False, "up to date", old)
+        assert status.read(board.board)["held_back"]["reason"] == "rolled back by hand"
+    (board.store.root / "current").unlink()  # a damaged record, removed
+    board.store.add(bundles[1], Use())
+    assert (
+        board.update(repository.folder).held
+        == "release 2, photos2 serial 2, is held back: this board has had it, and left it"
+    )
+    assert board.current == old
+    board.store.add(bundles[2], Use(accept="it was the lamp"))
+    assert board.update(repository.folder).held == "" and status.read(board.board)["held_back"] is None
+    board.store.change(rolled_back)
+    newest = repository.add(bundles[3], 3)
+    outcome = board.update(repository.folder)
+    assert (outcome.installed, outcome.held, board.current) == (True, "", newest)
+
+
+def test_a_board_takes_what_the_channel_accepted_and_keeps_the_reason(repository, board, make_bundle):
+    repository.add(make_bundle("photos1", 1), 1)
+    board.update(repository.folder)
+    prove(board)
+    worse = repository.add(make_bundle("photos2", 2, verdict="refused"), 2, accepted="a new lens")
+    assert board.update(repository.folder).installed
+    assert board.store.read().releases[worse].accepted == "a new lens"
 
 
 def test_only_a_signed_rollback_from_this_release_is_followed(repository, board, bundles):

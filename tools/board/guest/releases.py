@@ -31,7 +31,7 @@ def main() -> None:
         say("add")
         release, _ = releases.add(path)
         say("activate")
-        releases.activate(release)
+        releases.activate(release, store.Use(accept="a test"))
         say("choose")
         choose(releases)
         say("approve")
