@@ -50,6 +50,7 @@ NOT_RUN = {
     r"edgecnn report runs/small runs/large .*": "needs two runs; tests/report/test_page.py has them",
     r"edgecnn run door\.toml": TRAINING + "; tests/docs/test_second_day.py runs the page",
     r"edgecnn (verify|run) .*--against .*": "needs an older bundle; tests/stages/test_against.py has one",
+    r"edgecnn bundle runs/door-1 .*": "follows such a verify; tests/stages/test_second_day.py runs the line",
     r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_matrix.py has one",
     r"edgecnn export --for .*": "needs a run of 224x224 RGB images; tests/interop/test_programs.py has one",
     r"edgecnn slot (?!list).*": "changes the releases of this machine; tests/cli/test_slot.py has a folder of its own",
