@@ -244,6 +244,8 @@ def the_status_of_a_board_and_of_one_that_never_had_a_release():
         "release": {"sha256": "e" * 64, "name": "dogs", "serial": 12, "number": 7},
         "in_use": {"sha256": "f" * 64, "name": "cats", "serial": 3, "state": "good"},
     }  # fmt: skip
+    held = {"name": "cats", "serial": 4, "number": 9, "sha256": "c" * 64, "reason": "rolled back by hand"}
+    print(*lines_of(found | {"held_back": held}), "", sep="\n")
     never = {"reason": None, "last_good": None, "release": None, "in_use": None, "clock": "", "bad": {}}
     print(*lines_of(found), "", *lines_of(found | never), sep="\n")
 
@@ -253,8 +255,12 @@ def the_end_with_a_release_with_none_that_is_new_and_with_none():
     from edgecnn.cli.update import described
 
     entry = SimpleNamespace(sha256="ab" * 32, name="cats", terms=SimpleNamespace(serial=12, number=7))
-    for installed, given in ((True, entry), (False, entry), (False, None)):
-        print(described(SimpleNamespace(entry=given, installed=installed, note="nothing new", user="")))
+    for installed, given, held in (
+        (True, entry, ""),
+        (False, entry, "release 8 is held back: it crashed"),
+        (False, None, ""),
+    ):
+        print(described(SimpleNamespace(entry=given, installed=installed, note="nothing new", user="", held=held)))
 
 
 @prints("deploy")

@@ -37,7 +37,9 @@ def repositories(tmp_path_factory):
     for number in (1, 2):
         numbered = folder / f"{number}.edgecnn"
         write_bundle(numbered, dataclasses.replace(shipped.manifest, serial=number), dict(shipped.files))
-        operations.add(repository, keys, read_bundle(numbered), operations.Offer(channel="door", share=100))
+        operations.add(
+            repository, keys, read_bundle(numbered), operations.Offer(channel="door", share=100, accepted="a test")
+        )
         if number == 1:
             shutil.copytree(repository.folder, folder / "before")
             operations.refresh(repository, keys, "root")
