@@ -4,12 +4,15 @@ import gzip
 import io
 import subprocess
 import tarfile
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from edgecnn.emulate.wheels import Platform
 from edgecnn.fleet import software
+from edgecnn.fleet.hosts import on_each
 from edgecnn.fleet.look import Look
 from edgecnn.fleet.software import Package, Wheels, package_tar, platform_of, tar
 from edgecnn.fleet.ssh import BoardError
@@ -199,3 +202,21 @@ def test_a_board_gets_the_package_for_its_architecture_unless_it_has_just_this_f
     ):
         with pytest.raises(BoardError, match=named):
             installed(**refused)
+
+
+def test_wheels_for_two_boards_are_made_one_after_the_other(monkeypatch, tmp_path):
+    monkeypatch.setattr(software, "package_tar", lambda: b"package")
+    making, most = [], []
+
+    def wheels_for(platform):
+        making.append(platform)
+        most.append(len(making))
+        time.sleep(0.2)
+        making.pop()
+        return tmp_path / f"wheels-{platform.machine}-0123" / "wheels.tar.gz"
+
+    monkeypatch.setattr(software, "wheels_for", wheels_for)
+    wheels = Wheels()
+    board = SimpleNamespace(must=lambda *step: "")
+    done = on_each(["one", "two", "three"], 3, lambda host: wheels.install(board, PI), bool)
+    assert len([*done]) == 3 and most == [1, 1, 1]

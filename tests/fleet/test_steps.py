@@ -222,6 +222,15 @@ def test_a_board_with_an_odd_status_fails_and_the_others_go_on(work):
         assert "an unexpected answer there" in outcome.problem or host == "good"
 
 
+def test_after_the_end_of_all_sessions_no_further_step_runs(here, tmp_path):
+    board = here()
+    board.run("true")
+    board._sessions.stop()
+    with pytest.raises(BoardError, match="stopped"):
+        board.run(f"touch {tmp_path}/step")
+    assert not (tmp_path / "step").exists()
+
+
 def test_a_host_whose_name_is_too_long_for_a_command_line_is_a_problem_of_that_board():
     with Sessions() as sessions:
         sessions.program = "/bin/true"

@@ -23,7 +23,7 @@ from edgecnn.device.slots.store import Use
 from edgecnn.device.update import apart, last_check, status
 from edgecnn.device.update.board import CONFIG
 from edgecnn.device.update.channel import in_wave
-from edgecnn.errors import EdgeCNNError, OutputError, UpdateError
+from edgecnn.errors import EdgeCNNError, OutputError, SlotError, UpdateError
 from edgecnn.runtime.engines import is_installed
 
 ROOT = Path(__file__).parents[3]
@@ -99,17 +99,66 @@ def test_a_partial_download_with_a_wrong_byte_is_discarded(repository, board, bu
     part = board.spool / "parts" / repository.stored(digest).name
     part.parent.mkdir(parents=True)
     part.write_bytes(b"wrong" * 100)
+    withdrawn = part.with_name(f"{'f' * 64}.photos9-9.edgecnn")
+    withdrawn.touch()
     if ranges:
         with pytest.raises(UpdateError, match="not the one that was signed"):
             board.update(server.address)
         assert board.current is None and not part.exists()
     board.update(server.address)
-    assert board.current == digest
+    assert board.current == digest and not withdrawn.exists()
     second = repository.add(bundles[2], 2)  # arrived, but nobody has looked at it yet
     (part.parent / repository.stored(second).name).write_bytes(bundles[2].read_bytes())
     server.requests.clear()
     board.update(server.address)
     assert board.current == second and not [path for path, _ in server.requests if path.startswith("/targets")]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_download_starts_over_if_a_proxy_answers_with_another_range(repository, board, bundles, serve):
+    server = serve(repository.folder)
+    digest = repository.add(bundles[1], 1)
+    part = board.spool / "parts" / repository.stored(digest).name
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bundles[1].read_bytes()[:100])
+
+    def from_the_start(handler):
+        if handler.headers["Range"]:
+            handler.headers.replace_header("Range", "bytes=0-")
+
+    server.before = from_the_start
+    with pytest.raises(UpdateError, match="206"):
+        board.update(server.address)
+    assert server.requests[-1][1] == "bytes=100-"
+    assert board.update(server.address).installed and board.current == digest, "the proxy is still there"
+
+
+def test_a_channels_old_release_does_not_replace_a_newer_one_of_a_hand(repository, board, bundles):
+    board.store.root.parent.mkdir(parents=True)
+    by_hand, _ = board.store.add(bundles[3])
+    board.store.activate(by_hand)
+    repository.add(bundles[1], 1)
+    with pytest.raises(SlotError):
+        board.update(repository.folder)
+    assert board.current == by_hand
+
+
+def test_a_board_that_returns_to_a_channel_remembers_what_it_had_there(repository, board, bundles):
+    repository.add(bundles[1], 1)
+    board.update(repository.folder)
+    other = repository.add(bundles[3], 3, channel="gate")
+    board.update(repository.folder, "gate")
+    assert not board.update(repository.folder).installed and board.current == other
+
+
+def test_a_board_whose_slots_were_lost_gets_its_release_again_and_not_the_bad_one(repository, board, bundles):
+    repository.add(bundles[1], 1)
+    board.update(repository.folder)
+    fail(board)
+    good = repository.add(bundles[2], 2)
+    board.update(repository.folder)
+    shutil.rmtree(board.store.root)
+    assert board.update(repository.folder).installed and board.current == good
 
 
 def test_a_bundle_that_is_not_the_one_its_metadata_name_is_refused(repository, board, bundles):
@@ -546,11 +595,13 @@ def test_a_damaged_record_of_trust_is_not_treated_as_missing(repository, board, 
 
 
 def test_a_new_root_of_trust_keeps_the_marks(repository, board, bundles):
+    """The channel is empty by then, so that no release can set its mark again."""
     repository.add(bundles[1], 1)
     repository.add(bundles[2], 2)
     board.update(repository.folder)
     from edgecnn.device.update.trust import read
 
+    repository.signed["targets"].targets.clear()
     repository.publish("root", "targets", "snapshot", "timestamp")
     shutil.copy(repository.folder / "metadata/2.root.json", board.board.prefix / "etc/edgecnn/root.json")
     board.update(repository.folder)
