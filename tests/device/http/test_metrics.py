@@ -60,7 +60,8 @@ def test_the_metrics_match_the_state(serve, tmp_path):
         < value(text, "edgecnn_start_time_seconds")
         <= value(text, "edgecnn_last_frame_timestamp_seconds")
     )
-    assert value(text, "edgecnn_drift_frames", of="today") == pytest.approx(value(text, "edgecnn_frames_total"), abs=30)
+    received = value(text, "edgecnn_best_score_count")  # a busy machine's loop leaves out frames for the server
+    assert value(text, "edgecnn_drift_frames", of="today") == received
     assert b"# EOF" in serving.ask("/metrics", Accept="application/openmetrics-text; version=1.0.0")[2]
     serving.until((tmp_path / "edgecnn.prom").exists)
     assert set(families((tmp_path / "edgecnn.prom").read_text())) >= set(families(text))
@@ -69,7 +70,7 @@ def test_the_metrics_match_the_state(serve, tmp_path):
     assert status == 409 and json.loads(refused)["code"] == "Conflict"
     assert serving.close() == 143
     (kept,) = (tmp_path / "state" / "edgecnn" / "drift").iterdir()
-    assert json.loads(kept.read_text())["hours"][-1]["frames"] >= before["counts"]["frames"] - 30
+    assert json.loads(kept.read_text())["hours"][-1]["frames"] >= received
 
 
 def test_a_file_without_a_server(edgecnn, bundle, tmp_path, monkeypatch):
