@@ -62,6 +62,17 @@ def test_an_image_is_decoded_once_whatever_the_stages_load(split_pets):
     assert len(counted) == 32 and set(counted.values()) == {1}
     other = dataset.load(("test",), **SIZE, stage="verify", other_resize=lambda image: np.zeros((12, 12, 3), np.uint8))
     assert not other["test"].images.any() and test.images.any(), "another program's resize is kept apart"
+    assert dataset.load(("test",), **SIZE, stage="verify")["test"] is test, "and is not what the next stage gets"
+
+
+def test_the_same_images_divided_anew_are_decoded_anew(split_pets):
+    """As each fold does; a fold that got the images of another one would train on those that test it."""
+    dataset = open_dataset(DataRecipe(source=str(split_pets)))
+    dataset.load(("train", "validation", "test"), **SIZE, stage="verify")
+    swapped = {"train": "test", "test": "train", "validation": "validation"}
+    other = dataset.redivided({item.hash: swapped[split] for split, part in dataset.items.items() for item in part})
+    for split, loaded in other.load(("train", "validation", "test"), **SIZE, stage="verify").items():
+        assert set(loaded.sources) == {item.source for item in dataset.items[swapped[split]]}
 
 
 def test_only_verify_gets_test_images(split_pets):

@@ -66,6 +66,20 @@ def test_a_photo_stays_in_its_split_if_the_user_divides_them_later(run, pets):
         require_split(run, dataset, split)
 
 
+def test_a_photo_that_was_moved_and_copied_counts_once(run, pets):
+    one = open_run_dataset(run).items["train"][0]
+    (pets / "train").mkdir()
+    for label in ("cat", "dog"):
+        (pets / label).rename(pets / "train" / label)
+    label, _, name = one.source.partition("/")
+    (pets / "test" / label).mkdir(parents=True)
+    (pets / "train" / label / name).rename(pets / "test" / label / name)
+    (pets / "test" / label / "copy.png").write_bytes((pets / "test" / label / name).read_bytes())
+    dataset = open_run_dataset(run)
+    assert [item.hash for item in dataset.items["train"]].count(one.hash) == 1
+    require_split(run, dataset, "train")
+
+
 def test_a_missing_photo_is_named(run, pets, picture):
     dataset = open_run_dataset(run)
     (gone, *_), changed = dataset.items["test"], dataset.items["train"][0]

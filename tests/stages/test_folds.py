@@ -259,7 +259,12 @@ def test_the_folds_vote(fold_info):
     assert (calibrated.qat.keep, calibrated.qat.rounding) == (0, "gptq")
     after = voted(recipe, [fold_info(method="ptq"), fold_info(method="ptq"), fold_info()])
     assert (after.qat.method, after.qat.keep) == ("ptq", None)
-    assert voted(recipe, [fold_info(network="b", epochs=90)]).train.epochs == 90, "the network was left open: all vote"
+    others = [fold_info(network="b", epochs=90, qat_epochs=9, epoch=9)] * 2
+    assert voted(recipe, others).train.epochs == 90, "the network was left open: all vote"
+    outvoted = voted(recipe, [fold_info(epochs=9, qat_epochs=4, epoch=1), *others])
+    assert (outvoted.train.epochs, outvoted.qat.epochs) == (9, 4), (
+        "folds of another network do not vote, even if they are more"
+    )
 
 
 def test_training_without_folds_ends_with_the_cost_and_benefit_of_folds(photos, finished_run, fold_info):

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,12 +15,13 @@ from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import export_path
 from edgecnn.files import canonical_json, sha256, sha256_file
 from edgecnn.recipe import DataRecipe, Recipe, build_recipe, load_recipe, merge, to_tables
-from edgecnn.runs import CARD, CONFIDENCE, PARITY
+from edgecnn.runs import CARD, CONFIDENCE, PARITY, Run
 from edgecnn.runtime import Classifier
 from edgecnn.runtime.selftest import selftest
+from edgecnn.stages import pipeline
 from edgecnn.stages.again import by_these_images, other_network
 from edgecnn.stages.bundle import bundle_path, bundle_stage
-from edgecnn.stages.pipeline import run_recipe
+from edgecnn.stages.pipeline import Replacing, Stages, run_recipe
 from edgecnn.tables import leaves
 from edgecnn.train.settle import settle
 
@@ -82,6 +84,76 @@ def test_a_damaged_output_is_made_again(own_run, tiny_recipe, reporter):
 def test_a_changed_gate_verifies_again(own_run, tiny_recipe, reporter):
     run_recipe(build_recipe(load_recipe(tiny_recipe)), own_run.path, reporter, max_drop=99.0)
     assert done(own_run, reporter.notes) == ["verify", "report", "bundle"]
+
+
+def test_each_flag_that_changes_verifies_again(own_run, tiny_recipe, reporter, monkeypatch):
+    """The first run here has the flags of the fixture's."""
+    asked = []
+    monkeypatch.setattr(
+        pipeline, "verify", lambda run, dataset, *, gate, target_error, progress: asked.append((gate, target_error))
+    )
+    recipe = build_recipe(load_recipe(tiny_recipe))
+    for flags in (
+        {},
+        {"accept_conversion": True},
+        {"target_error": 0.5},
+        {"target_error": 0.25},
+        {"target_error": 0.25},
+    ):
+        run_recipe(recipe, own_run.path, reporter, max_drop=100.0, **flags)
+    assert [(gate.accept_conversion, target) for gate, target in asked] == [(True, None), (False, 0.5), (False, 0.25)]
+
+
+def test_a_comparison_is_made_again_for_a_stricter_flag_another_bundle_or_other_images(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(pipeline, "verify_against", lambda run, dataset, old, **rest: made.append(old.name))
+    old, other = tmp_path / "old.edgecnn", tmp_path / "other.edgecnn"
+    old.write_bytes(b"1"), other.write_bytes(b"2")
+    stages = Stages(Run(tmp_path), lambda text: None)
+    images, exports = {"test": "a"}, {"int8": "b"}
+    usual = {"old": old, "renamed": {}, "rule": ""}
+    for change, one, files in (
+        ({}, images, exports),
+        ({"rule": "strict"}, images, exports),
+        ({"renamed": {"cat": "dog"}}, images, exports),
+        ({"old": other}, images, exports),
+        ({}, {"test": "c"}, exports),
+        ({}, images, {"int8": "d"}),
+    ):
+        made.clear()
+        for _ in range(2):
+            pipeline.do_against(
+                stages, SimpleNamespace(hashes=one), files, Replacing(**usual | change), SimpleNamespace(working=None)
+            )
+        assert len(made) == 1, change
+
+
+def test_a_second_run_with_folds_trains_again_for_another_recipe_or_other_images(
+    tmp_path, tiny_recipe, reporter, monkeypatch
+):
+    trained = []
+    dataset = SimpleNamespace(fingerprint="a")
+    monkeypatch.setattr(pipeline, "open_images", lambda *_: dataset)
+    monkeypatch.setattr(pipeline, "placed", lambda *_: dataset)
+    monkeypatch.setattr(pipeline, "read_folds", lambda run: SimpleNamespace(all_teach=lambda images: images))
+    monkeypatch.setattr(
+        pipeline,
+        "train_by_folds",
+        lambda images, run, *_: trained.append((images.fingerprint, run.recipe.train.epochs)),
+    )
+
+    def call(epochs, force=False):
+        train = {"train": {"epochs": epochs, "folds": 2}}
+        recipe = build_recipe(merge(load_recipe(tiny_recipe), train))
+        pipeline.trained_by_folds(recipe, tmp_path / "run", force, reporter, 1)
+
+    call(4), call(4)
+    with pytest.raises(OutputExistsError):
+        call(5)
+    call(5, force=True)
+    dataset.fingerprint = "b"
+    call(5), call(5)
+    assert trained == [("a", 4), ("a", 5), ("b", 5)]
 
 
 def test_a_different_recipe_does_not_replace_the_run_without_force(own_run, tiny_recipe, reporter):
