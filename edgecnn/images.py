@@ -15,7 +15,7 @@ from PIL import Image
 from edgecnn.errors import ImageError, ImageTooLargeError
 from edgecnn.files import open_regular
 from edgecnn.labels import plural
-from edgecnn.memory import MAX_SCANS, SMALL_PIXELS, decoding_bytes, in_one_scan, require_memory, scans
+from edgecnn.memory import SMALL_PIXELS, decoding_bytes, require_few_scans, require_memory
 from edgecnn.modes import to_mode
 from edgecnn.pixels import KEPT, resize
 from edgecnn.region import WHOLE, Region, whole_size
@@ -68,14 +68,13 @@ def decode(data: bytes, channels: int = 3, least: tuple[int, int] = (0, 0)) -> I
     Transparency is laid over white. 16-bit samples keep their upper 8 bits. `least` is the (height, width) that the whole image will be
     resized to: a much larger JPEG is decoded at a half, a quarter or an eighth of its size, at least twice `least`; zeros reduce nothing.
 
-    ImageError if the bytes are not a complete image of a known format, ImageTooLargeError above MAX_PIXELS, MAX_SIDE, MAX_SCANS or the
-    memory limit.
+    ImageError if the bytes are not a complete image of a known format, ImageTooLargeError above MAX_PIXELS, MAX_SIDE, the limits on
+    a JPEG's scans or the memory limit.
     """
     with _opened(data) as image:
         full = image.size
         if image.format == "JPEG":
-            if not in_one_scan(data) and scans(data) > MAX_SCANS:
-                raise ImageTooLargeError(f"the JPEG has {scans(data):,} scans; the limit is {MAX_SCANS}")
+            require_few_scans(data, full[0] * full[1])
             if all(least):
                 height, width = reversed(least) if orientation(image) >= 5 else least
                 image.draft(None, (KEPT * width, KEPT * height))

@@ -18,6 +18,9 @@ SMALL_PIXELS = 1_500_000
 MAX_SCANS = 100
 """Each scan of a JPEG passes over the whole image, so a small file with thousands takes minutes. Progressive files have about ten."""
 
+MAX_WORK = 600_000_000
+"""Largest number of pixels times scans: ten scans of 60 million pixels, which take two seconds (x86-64, 3 ns for each pixel of a scan)."""
+
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Pillow's bytes per pixel, by mode; 4 for all others, such as RGB and LA."""
 
@@ -73,10 +76,19 @@ def in_one_scan(data: bytes) -> bool:
     return False
 
 
-def scans(data: bytes) -> int:
-    """Return the number of scans of a JPEG; up to MAX_SCANS, pictures in its metadata or after its end may count too."""
+def require_few_scans(data: bytes, pixels: int) -> None:
+    """Raise ImageTooLargeError if a JPEG of this many pixels has more than MAX_SCANS scans, or needs more than MAX_WORK."""
+    limit = min(MAX_SCANS, MAX_WORK // pixels)
+    if not in_one_scan(data) and (count := scans(data, limit)) > limit:
+        raise ImageTooLargeError(
+            f"the JPEG has {count:,} scans; the limit is {limit} for {pixels:,} pixels. Save it again as a baseline JPEG"
+        )
+
+
+def scans(data: bytes, limit: int) -> int:
+    """Return the number of scans of a JPEG; up to `limit`, pictures in its metadata or after its end may count too."""
     most = data.count(b"\xff\xda")
-    if most <= MAX_SCANS:
+    if most <= limit:
         return most
     import re  # imported here because few files have this many scans
 

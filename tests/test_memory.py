@@ -195,6 +195,28 @@ class TestScans:
         with pytest.raises(ImageTooLargeError, match="the JPEG has 160 scans; the limit is 100"):
             images.decode(many)
 
+    def test_scans_of_a_large_image_are_limited_by_the_work_of_all(self, monkeypatch):
+        """Ten scans of 60 million pixels are allowed, an eleventh is not; one scan that has all colours is not limited."""
+        monkeypatch.setattr(memory, "MAX_WORK", 10 * 640 * 480)
+        ten, baseline = (encoded("RGB", "jpeg", (640, 480), progressive=kind) for kind in (True, False))
+        assert ten.count(b"\xff\xda") == 10 and images.decode(ten).size == images.decode(baseline * 12).size == (
+            640,
+            480,
+        )
+        preview = b"\xff\xe1" + (202).to_bytes(2, "big") + b"\xff\xda" * 100
+        assert images.decode(ten[:2] + preview + ten[2:] + ten).size == (640, 480), "a preview and a second picture"
+        eleven = ten[:-2] + ten[ten.rindex(b"\xff\xda") : -2] + ten[-2:]
+        monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", lambda image: pytest.fail("it was decoded"))
+        with pytest.raises(ImageTooLargeError, match="the JPEG has 11 scans; the limit is 10 for 307,200 pixels"):
+            images.decode(eleven, least=(32, 32))
+
+    def test_a_progressive_photo_of_a_phone_is_decoded_and_a_hundred_scans_of_its_size_are_not(self):
+        photo = encoded("L", "jpeg", (4080, 3060), progressive=True)
+        hundred = photo[:-2] + photo[photo.rindex(b"\xff\xda") : -2] * 94 + photo[-2:]
+        assert photo.count(b"\xff\xda") == 6 and images.decode(photo, 1, (96, 96)).size[0] < 4080
+        with pytest.raises(ImageTooLargeError, match="the JPEG has 100 scans; the limit is 48"):
+            images.decode(hundred, 1, (96, 96))
+
     @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
     def test_baseline(self, mode):
         assert memory.in_one_scan(encoded(mode, "jpeg", (64, 64), orientation=6))
