@@ -60,11 +60,11 @@ def objection(bundle: Bundle, olds: Mapping[str, Path], serial: int) -> str:
     unknown = [old for old in olds if old not in verdict.passed]
     if not unknown:
         return ""
-    run, old = shlex.quote(printable(f"runs/{bundle.manifest.name}")), unknown[-1]
-    line = f"edgecnn verify {run} --against {shlex.quote(str(olds[old]))} && edgecnn bundle {run} --serial {serial} --force"
+    old = unknown[-1]
+    line = f"edgecnn verify RUN --against {shlex.quote(str(olds[old]))} && edgecnn bundle RUN --serial {serial} --force"
     return (
-        f"nobody has compared it with {old[:12]}, which is in use. On the workstation, where its run and photos are, with a copy of the "
-        f"bundle in use: {line}"
+        f"nobody has compared it with {old[:12]}, which is in use. On the workstation, where its run, RUN, and the photos are, with a copy "
+        f"of the bundle in use: {line}"
     )
 
 

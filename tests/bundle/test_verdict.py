@@ -78,8 +78,8 @@ def test_a_bundle_replaces_only_what_it_passed_against_itself_or_by_a_chain():
         assert f" {last[:12]}" in text
         words = shlex.split(text.rpartition(": ")[2])
         verify, bundled = words[: words.index("&&")], words[words.index("&&") + 1 :]
-        assert verify == ["edgecnn", "verify", "runs/door", "--against", str(files[last])]
-        assert bundled == ["edgecnn", "bundle", "runs/door", "--serial", "7", "--force"]
+        assert verify == ["edgecnn", "verify", "RUN", "--against", str(files[last])]
+        assert bundled == ["edgecnn", "bundle", "RUN", "--serial", "7", "--force"]
     for word in (REFUSED, NOT_SHOWN):
         for olds in ((), (OLD,), (OTHER,)):
             assert why(GOOD | {"verdict": word}, *olds) == f"it is {word}: against door-1, 1 point better"

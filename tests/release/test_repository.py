@@ -133,7 +133,7 @@ def test_a_bundle_needs_a_verdict_against_what_the_channel_offers(repository, ad
         ReleaseError, match=rf"compared it with {first.sha256[:12]}.*--against .*/targets/door/{first.sha256}\.photos-1"
     ):
         add(2, verdict="")
-    with pytest.raises(ReleaseError, match=r"bundle runs/photos --serial 2 .*--accept REASON"):
+    with pytest.raises(ReleaseError, match=r"bundle RUN --serial 2 .*--accept REASON"):
         add(2, verdict="passed", old="f" * 64)
     assert add(1, verdict="", channel="gate").terms.accepted == "", "another channel has its own first release"
     by_chain = add(2, 5)
