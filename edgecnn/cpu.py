@@ -12,6 +12,11 @@ class CPU(NamedTuple):
     flags: frozenset[str]
 
 
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def read_cpu(root: str | PathLike[str] = "/") -> CPU:
     """Read /proc/cpuinfo below `root`; anything unreadable is empty."""
     name, flags = "", ""

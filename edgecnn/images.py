@@ -15,7 +15,7 @@ from PIL import Image
 from edgecnn.errors import ImageError, ImageTooLargeError
 from edgecnn.files import open_regular
 from edgecnn.labels import plural
-from edgecnn.memory import SMALL_PIXELS, decoding_bytes, require_few_scans, require_memory
+from edgecnn.memory import SMALL_BYTES, SMALL_PIXELS, await_memory, decoding_bytes, require_few_scans, require_memory
 from edgecnn.modes import to_mode
 from edgecnn.pixels import KEPT, resize
 from edgecnn.region import WHOLE, Region, whole_size
@@ -182,10 +182,10 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     try:
         with open_regular(path) as file:
             # a file of /proc has size 0; reading MAX_FILE_BYTES from a file would allocate that much memory each time
-            if 0 < os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES:
-                data = file.read()
-            else:
-                data = io.BufferedReader(file).read(MAX_FILE_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            if not 0 < size <= SMALL_BYTES:
+                await_memory(min(size, MAX_FILE_BYTES) or MAX_FILE_BYTES)
+            data = file.read() if 0 < size <= MAX_FILE_BYTES else io.BufferedReader(file).read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from None
     if len(data) > MAX_FILE_BYTES:

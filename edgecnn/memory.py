@@ -1,7 +1,9 @@
 """The memory that decoding an image takes, and its limit on this machine."""
 
 import contextlib
+import math
 import os
+import threading
 from collections.abc import Iterator
 
 from PIL import Image
@@ -14,6 +16,9 @@ SHARE = 0.5
 
 SMALL_PIXELS = 1_500_000
 """Images up to this size are decoded without checking the memory: they take at most 33 MB."""
+
+SMALL_BYTES = 4 << 20
+"""Encoded files up to this size are read without regard to the memory that other threads use."""
 
 MAX_SCANS = 100
 """Each scan of a JPEG passes over the whole image, so a small file with thousands takes minutes. Progressive files have about ten."""
@@ -28,20 +33,59 @@ DECODER_BYTES = {"WEBP": 12, "AVIF": 12}
 """A decoder's bytes per pixel, in addition to Pillow's image. Measured with Pillow 13.0.0 on images of 12 million pixels."""
 
 
-def require_memory(needed: int) -> None:
-    """Raise ImageTooLargeError if `needed` bytes exceed the limit: $EDGECNN_IMAGE_MIB, or half of the available memory."""
+_shares: dict[int, int] = {}
+"""The bytes for the image of each thread in `shared_memory`, by the thread's identifier."""
+
+_freed = threading.Condition()
+
+
+@contextlib.contextmanager
+def shared_memory() -> Iterator[None]:
+    """Process one image in each of several threads. If all together would exceed the limit, threads wait until others leave."""
+    thread = threading.get_ident()
+    with _freed:
+        _shares[thread] = 0
+    try:
+        yield
+    finally:
+        with _freed:
+            if _shares.pop(thread):
+                _freed.notify_all()
+
+
+def await_memory(needed: int) -> bool:
+    """In `shared_memory`, wait until `needed` more bytes fit next to the other threads' images, or until there are none.
+
+    Return True if they fit next to others.
+    """
+    thread = threading.get_ident()
+    if thread not in _shares:
+        return False
+    with _freed:
+        while (others := sum(_shares.values()) - _shares[thread]) and others + needed > limit()[0]:
+            _freed.wait()
+        _shares[thread] += needed
+        return others > 0
+
+
+def limit() -> tuple[float, str]:
+    """Return the most bytes that decoding may take, and where the limit comes from: $EDGECNN_IMAGE_MIB, or half of the available memory."""
     text = os.environ.get(MEMORY_LIMIT, "")
     if text.isascii() and text.isdigit():
-        allowed, source = int(text) << 20, f"${MEMORY_LIMIT}"
-    else:
-        available = available_bytes()
-        if available is None:
-            return
-        allowed, source = int(SHARE * available), f"{SHARE:.0%} of the available memory"
+        return int(text) << 20, f"${MEMORY_LIMIT}"
+    available = available_bytes()
+    return (math.inf, "") if available is None else (int(SHARE * available), f"{SHARE:.0%} of the available memory")
+
+
+def require_memory(needed: int) -> None:
+    """Raise ImageTooLargeError if `needed` bytes exceed the limit, however long this thread waits for others."""
+    if await_memory(needed):
+        return
+    allowed, source = limit()
     if needed > allowed:
         mib = -(-needed >> 20)
         raise ImageTooLargeError(
-            f"decoding it would take about {mib:,} MiB; the limit is {allowed >> 20:,} MiB ({source}). "
+            f"decoding it would take about {mib:,} MiB; the limit is {int(allowed) >> 20:,} MiB ({source}). "
             f"Use a smaller image, or set {MEMORY_LIMIT}={mib}"
         )
 
@@ -65,14 +109,14 @@ def decoding_bytes(image: Image.Image, full: tuple[int, int], channels: int, dat
 
 def in_one_scan(data: bytes) -> bool:
     """Return whether a JPEG is decoded line by line: a baseline JPEG whose first scan has all of its components."""
-    position, components = 2, 0
-    while position + 9 < len(data) and data[position] == 0xFF:
+    position, components, end = 2, 0, len(data) - 9
+    while position < end and data[position] == 0xFF:
         marker = data[position + 1]
         if marker in (0xC0, 0xC1):
             components = data[position + 9]
         elif marker == 0xDA:
             return components == data[position + 4]
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        position += 2 + (data[position + 2] << 8 | data[position + 3])
     return False
 
 

@@ -1,11 +1,14 @@
 """`edgecnn classify` for files: a line on standard output for each image."""
 
+import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from edgecnn.cli.console import emit_line, note
+from edgecnn.cpu import processors
 from edgecnn.device.stream.sources import Outcome, for_each_image
 from edgecnn.errors import PartialFailure
 from edgecnn.labels import printable
@@ -18,18 +21,26 @@ T = TypeVar("T")
 
 
 def classify_files(classifier: "Classifier", sources: Sequence[str], decision: "Decision", json: bool) -> None:
-    """Classify image files and print each result; `sources` and the error are as in `show_each`."""
+    """Classify image files and print each result; `sources` and the error are as in `show_each`. Uses all processors.
+
+    Paths on standard input may come one by one, and each gets its answer at once, so they are classified one by one too.
+    """
     show = functools.partial(show_json, classifier) if json else show_text
-    show_each(functools.partial(classifier.classify, **vars(decision)), sources, show, "classified")
+    single = "-" in sources or (len(sources) == 1 and os.path.isfile(sources[0]))
+    threads = 1 if single else processors()
+    show_each(functools.partial(classifier.classify, **vars(decision)), sources, show, "classified", threads)
 
 
-def show_each(work: Callable[[str], T], sources: Sequence[str], show: Callable[[Outcome[T]], None], done: str) -> None:
+def show_each(
+    work: Callable[[str], T], sources: Sequence[str], show: Callable[[Outcome[T]], None], done: str, threads: int = 1
+) -> None:
     """Do `work` on each image of the SOURCE arguments, and show the outcome; PartialFailure if one could not be `done`."""
     count = failed = 0
-    for outcome in for_each_image(work, sources, sys.stdin.buffer, note):
-        count += 1
-        failed += outcome.error is not None
-        show(outcome)
+    with contextlib.closing(for_each_image(work, sources, sys.stdin.buffer, note, threads)) as outcomes:
+        for outcome in outcomes:
+            count += 1
+            failed += outcome.error is not None
+            show(outcome)
     if failed:
         raise PartialFailure(f"{failed} of {count} images could not be {done}; each is named above.")
     if not count:

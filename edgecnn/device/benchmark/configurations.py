@@ -1,10 +1,10 @@
 """The configurations to measure: a bundle's models on the installed engines, with several thread counts."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edgecnn.bundle.manifest import PRECISIONS, Manifest
+from edgecnn.cpu import processors
 from edgecnn.errors import EngineError, UnknownNameError, nearest
 from edgecnn.labels import plural
 from edgecnn.runtime.engines import ENGINES, first_installed, is_installed, known_engine, offering
@@ -47,7 +47,7 @@ def configurations(
     chosen = [name for name in offered if is_installed(name)]
     if not chosen:
         first_installed(offered)
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = processors()
     counts = sorted(set(threads)) or [count for count in THREADS if count <= cpus]
     result = [
         Configuration(name, model.file, model.precision, count, provider)

@@ -1,11 +1,13 @@
 """From SOURCE arguments to images: a file, a folder, a glob, or `-` for a list of paths on standard input."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import starmap
 from typing import Generic, NamedTuple, TypeVar
 
 from edgecnn.errors import ImageError
 from edgecnn.images import SUFFIXES, left_out
+from edgecnn.memory import shared_memory
 
 T = TypeVar("T")
 
@@ -21,17 +23,49 @@ class Outcome(NamedTuple, Generic[T]):
 
 
 def for_each_image(
-    work: Callable[[str], T], sources: Iterable[str], stdin: Iterable[bytes], note: Callable[[str], object] = bool
-) -> Iterator[Outcome[T]]:
-    """Call `work` with each image that SOURCE arguments stand for, as in `expand`. A broken image does not end the loop."""
-    for source, error in expand(sources, stdin, note):
+    work: Callable[[str], T],
+    sources: Iterable[str],
+    stdin: Iterable[bytes],
+    note: Callable[[str], object] = bool,
+    threads: int = 1,
+) -> Generator[Outcome[T], None, None]:
+    """Call `work` with each image that SOURCE arguments stand for, as in `expand`. A broken image does not end the loop.
+
+    More than one thread looks ahead; outcomes and notes keep their order, and images in memory together stay within the memory limit.
+    """
+
+    def outcome(source: str, error: ImageError | None) -> Outcome[T]:
         result = None
         if error is None:
             try:
                 result = work(source)
             except ImageError as caught:
                 error = caught
-        yield Outcome(source, result, error)
+        return Outcome(source, result, error)
+
+    if threads == 1:
+        yield from starmap(outcome, expand(sources, stdin, note))
+        return
+    from edgecnn.device.stream.ahead import in_order  # here, since one image needs no threads and starts faster
+
+    notes: list[str] = []
+
+    def noted() -> Iterator[tuple[list[str], str | None, ImageError | None]]:
+        for source, error in expand(sources, stdin, notes.append):
+            yield [*notes], source, error
+            notes.clear()
+        yield notes, None, None
+
+    def shared(item: tuple[list[str], str | None, ImageError | None]) -> tuple[list[str], Outcome[T] | None]:
+        before, source, error = item
+        with shared_memory():
+            return before, None if source is None else outcome(source, error)
+
+    for before, found in in_order(shared, noted(), threads):
+        for text in before:
+            note(text)
+        if found is not None:
+            yield found
 
 
 def expand(sources: Iterable[str], stdin: Iterable[bytes], note: Callable[[str], object] = bool) -> Expanded:
