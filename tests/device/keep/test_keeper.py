@@ -163,6 +163,20 @@ def test_one_evening_does_not_use_up_the_day_and_strangers_do_not_crowd_out_clas
     )
 
 
+def test_a_picture_of_two_files_counts_once_before_and_after_a_restart(keeper, tmp_path):
+    settings = {
+        "cap_bytes": 10**6,
+        "keep_unsure": 30,
+        "make": lambda result, why: {".jpg": result.image, ".json": b"{}"},
+    }
+    for start in (0, 4, 8):
+        one = keeper(**settings)
+        for seq in range(start, start + 4):
+            one.offer(frame(unsure(), jpeg(10), seq, MORNING + 60 * seq))
+    kept = [int(re.search(r"Z-(\d+)\.jpg", name)[1]) for name in files(tmp_path / "kept") if name.endswith(".jpg")]
+    assert kept == [0, 1, 2, 3, 4], "five an hour"
+
+
 def test_strangers_get_a_tenth_of_the_day_and_an_hour_a_sixth_each_rounded_up(keeper, tmp_path):
     """Of 35 frames a day, 4 may be strangers, and 6 may come from one hour. The last hour of a day does not count for the next."""
     one, stranger = keeper(keep_unsure=35, cap_bytes=10**6), Result(unsure().top, "stranger", UNFAMILIAR, 0.9, {})
@@ -388,11 +402,18 @@ def test_a_frame_that_cannot_be_encoded_is_an_event_and_the_next_attempt_follows
     assert tried == [7, 10] and [(event.seq, event.count) for event in events] == [(10, 1)]
 
 
-def test_a_sampled_frame_that_cannot_be_written_is_missed(keeper, tmp_path):
+def not_encoded(result, why):
+    if len(result.image) > 1000:
+        raise ImageError("this frame cannot be encoded")
+    return as_it_is(result, why)
+
+
+@pytest.mark.parametrize("make", [as_it_is, not_encoded])
+def test_a_sampled_frame_that_cannot_be_written_is_missed(keeper, tmp_path, make):
     plan = {"2025-11-25": {"kept": 4, "missed": 2, "due": [MORNING, MORNING + 1, MORNING + 2]}}
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
-    one = keeper(keep_random=3)
+    one = keeper(keep_random=3, make=make)
     for seq, size in enumerate((10, 1001, 10)):
         assert len(one.take(frame(result(score=0.9), jpeg(size), seq, MORNING + seq))) == (size > 1000)
     assert read_counts(tmp_path / "kept") == (9, 6), (

@@ -159,6 +159,17 @@ def test_retry_for_at_the_start(feed, fake):
     )
 
 
+def test_retry_for_is_over_if_the_source_opens_each_time_and_gives_no_frame(fake):
+    now = [0.0]
+    opener = fake.Opener(fake.Source(b"a", UNPLUGGED), *(fake.Source(UNPLUGGED) for _ in range(20)))
+    one = Feed(opener, Camera(retry_for_s=31.5), clock=lambda: now[0], sleep=lambda s: now.__setitem__(0, now[0] + s))
+    one.start()
+    assert [type(item) for item in items(one, 3)] == [CameraOpenedEvent, Taken, CameraLostEvent]
+    with pytest.raises(CameraError, match=r"Gave up after 32 s and 6 attempts\."):
+        one.take(10)
+    one.close()
+
+
 def test_retry_for_is_over(fake):
     """After an hour of frames, the time counts from the loss."""
     now = [0.0]
