@@ -54,7 +54,10 @@ def stored(value: Value, axes: Sequence[int]) -> Any:
 
 
 def resized(tensor: Any, sizes: Sequence[int]) -> Any:
-    return tensor if list(tensor.shape[1:]) == list(sizes) else keras.layers.Reshape(tuple(sizes))(tensor)
+    """Return a tensor with other axes after the batch. keras.layers.Reshape would compute the batch's size at run time."""
+    if list(tensor.shape[1:]) == list(sizes):
+        return tensor
+    return keras.layers.Flatten()(tensor) if len(sizes) == 1 else tf.reshape(tensor, (-1, *sizes))
 
 
 def image(value: Value) -> Any:
