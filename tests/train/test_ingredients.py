@@ -16,7 +16,7 @@ from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes
 from edgecnn.pixels import PAD
 from edgecnn.recipe import build_recipe
-from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, Run, create_run
+from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, QAT_MODEL, Run, create_run
 from edgecnn.train import train
 from edgecnn.train.dry_run import dry_run
 from edgecnn.train.loop import Batches
@@ -59,6 +59,7 @@ def train_with(tiny_network, path, stop_after=None, network=None, method="ptq", 
     if stop_after:
         with pytest.raises(KeyboardInterrupt):
             train(recipe, open_dataset(recipe.data), run, report)
+        assert run.file(CHECKPOINT).exists(), "there is something to resume: an epoch is reported before it is saved"
     train(recipe, open_dataset(recipe.data), run, lambda progress: None)
     return run
 
@@ -85,7 +86,7 @@ def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
 @pytest.mark.guard
 def test_a_resumed_runs_averages_are_the_same_bit_for_bit(trained, tmp_path):
     whole = trained(tmp_path / "whole", schedule="averaged", learning_rate=0.003)
-    resumed = trained(tmp_path / "resumed", stop_after=1, schedule="averaged", learning_rate=0.003)
+    resumed = trained(tmp_path / "resumed", stop_after=2, schedule="averaged", learning_rate=0.003)
     constant = trained(tmp_path / "constant", schedule="constant", learning_rate=0.003)
     assert all(np.array_equal(one, other) for one, other in zip(weights(whole), weights(resumed), strict=True))
     changed = [not np.array_equal(one, other) for one, other in zip(weights(whole), weights(constant), strict=True)]

@@ -329,6 +329,25 @@ def test_the_epoch_whose_int8_file_is_best_is_kept(tmp_path, tiny):
     assert not same(stored, int8.seen[3])
 
 
+def test_a_resumed_phase_still_knows_its_best_epoch_and_the_calibrated_models_score(tmp_path, tiny):
+    """It is interrupted while a worse epoch follows the best one, and ends with another worse one."""
+    recipe = tiny(qat={"epochs": 3, "method": "qat", "rounding": "nearest"})
+    int8 = Scripted(wrong=[3, 1, 2, 2, 2], ptq_wrong=0)
+    int8.run = Run(tmp_path / "run")
+
+    def report(progress):
+        if (progress.phase, progress.epoch) == ("qat", 3) and progress.validation_accuracy is not None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(recipe, int8.run.path, int8, report)
+    train(recipe, open_dataset(recipe.data), int8.run, lambda progress: None, int8=int8)
+    chosen = int8.run.info.int8
+    assert (chosen.epoch, chosen.rounding, len(int8.seen)) == (1, "nearest", 5)
+    assert chosen.validation.qat.agreement == 1 - 1 / 206
+    assert chosen.validation.calibrated.agreement == 1 - 3 / 206
+
+
 @pytest.fixture(scope="module")
 def losses_of_nearest(tmp_path_factory, tiny):
     """The training losses without rounded kernels, which do not depend on scripted answers."""
