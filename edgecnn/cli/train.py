@@ -65,7 +65,7 @@ def train(
 ) -> None:
     """Train a network in two phases: float, then quantization-aware.
 
-    Writes a run folder with the resolved recipe, the history (CSV, TensorBoard), curves (PNG) and both models. Options override the
+    Writes a run folder with the resolved recipe, the history (CSV), curves (PNG) and both models. Options override the
     recipe, which overrides the defaults below.
 
     Ctrl-C keeps the last finished epoch, and --resume continues from it. If a worker is lost, start all of them again, worker 0 with

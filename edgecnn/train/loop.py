@@ -18,7 +18,6 @@ from edgecnn.files import write_atomic
 from edgecnn.runs import HISTORY, Run
 from edgecnn.tables import Struct
 from edgecnn.train.checkpoint import EXAMINED, HISTORY_COLUMNS, Checkpoint, damaged, save_checkpoint
-from edgecnn.train.scalars import ScalarLog
 
 PROGRESS_SECONDS = 0.25
 
@@ -129,7 +128,7 @@ def run_phase(
 ) -> History:
     """Train a phase to its end, from the run's last checkpoint if that belongs to this phase. Returns the history with a row per epoch.
 
-    Each epoch writes the checkpoint, `history.csv` and TensorBoard events to the run. Raises TrainingError if the loss is not a number, and
+    Each epoch writes the checkpoint and `history.csv` to the run. Raises TrainingError if the loss is not a number, and
     keeps the last checkpoint. Raises RunError if the checkpoint does not fit this phase's network.
     """
     first = 0
@@ -141,15 +140,13 @@ def run_phase(
             raise damaged(run, "its arrays or its epoch do not match this network")
         for variable, array in zip(phase.variables, resumed.arrays, strict=True):
             variable.assign(array)
-    scalars = ScalarLog(run, history) if run else None
     for epoch in range(first, phase.end):
         history = (*history, run_epoch(phase, batches, epoch, report))
-        if run is None or scalars is None:
+        if run is None:
             continue
         arrays = tuple(np.asarray(variable.numpy()) for variable in phase.variables)
         save_checkpoint(run, Checkpoint(phase=phase.name, epoch=epoch + 1, arrays=arrays, history=history))
         write_history(run, history)
-        scalars.add(history[-1])
     phase.finish()
     return history
 
