@@ -22,9 +22,8 @@ from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run, write_json
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.model import Model
 from edgecnn.runtime.stranger import Strangers
-from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.golden import npy
-from edgecnn.verify.strangers import known_features, stored_strangers
+from edgecnn.verify.strangers import known_features
 
 KNOWN_IMAGES = 1_000
 """Maximum number of known training images, the same number per class: each image to classify is compared with each of them."""
@@ -37,7 +36,7 @@ ENOUGH = 100
 
 
 class Choosing:
-    """The choices of a run: each is made once, with one export, and stored in the run until that, the images or the question change."""
+    """The choices of a run, made with one export and stored in the run."""
 
     def __init__(self, run: Run, dataset: Dataset, export: tuple[str, str], progress: Progress) -> None:
         self.run, self.dataset, self.progress = run, dataset, progress
@@ -54,9 +53,6 @@ class Choosing:
 
     def confidence(self, target_error: float | None) -> ChosenConfidence:
         """Choose temperature and, for a target error in (0, 1), threshold, and write `confidence.json`; ThresholdError if none fits."""
-        stored = stored_confidence(self.run)
-        if stored and self.same(stored) and target_error == (stored.choice and stored.choice.target_error):
-            return stored
         logits, _, classes = self.validation
         chosen = replace(fit_confidence(logits, classes, target_error), **self.made)
         write_json(self.run.file(CONFIDENCE), chosen)
@@ -67,10 +63,6 @@ class Choosing:
         if not self.features:
             return None
         run, rate, train_sha256 = self.run, self.run.recipe.stranger.rate, self.dataset.hashes["train"]
-        stored = stored_strangers(run)
-        asked: dict[str, Any] = {"temperature": temperature, "rate": rate, "train_sha256": train_sha256}
-        if stored and self.same(stored) and asked.items() <= vars(stored).items():
-            return stored
         codes = self.known
         logits, similar, classes = self.validation
         scores = softmax(logits / np.float32(temperature)).max(axis=1)
@@ -82,7 +74,9 @@ class Choosing:
             validation_images=len(classes),
             known_images=len(codes),
             known_sha256=sha256(known),
-            **asked,
+            temperature=temperature,
+            rate=rate,
+            train_sha256=train_sha256,
             **self.made,
         )
         write_atomic(run.file(KNOWN), known)
@@ -93,14 +87,6 @@ class Choosing:
         """Count the best scores of the validation images and a device's decisions about them, and write `validation.json`."""
         run, limit = self.run, strangers.limit if strangers else None
         threshold, temperature = confidence.threshold, confidence.temperature
-        asked: dict[str, Any] = {
-            "threshold": threshold,
-            "temperature": temperature,
-            "limit": limit.limit if limit else None,
-        }
-        stored = run.stored(VALIDATION, ValidationScores)
-        if stored and self.same(stored) and asked.items() <= vars(stored).items():
-            return
         logits, similar, _ = self.validation
         scores = softmax(logits / np.float32(temperature)).max(axis=1)
         refused = np.zeros(len(scores), bool)
@@ -114,13 +100,12 @@ class Choosing:
             below=int(np.sum(below & ~refused)),
             strangers=int(np.sum(refused)),
             strangers_below=int(np.sum(below & refused)),
-            **asked,
+            threshold=threshold,
+            temperature=temperature,
+            limit=limit.limit if limit else None,
             **self.made,
         )
         write_json(run.file(VALIDATION), found)
-
-    def same(self, stored: ChosenConfidence | ChosenStrangers | ValidationScores) -> bool:
-        return self.made.items() <= vars(stored).items()
 
     @cached_property
     def model(self) -> Model:

@@ -75,7 +75,7 @@ def verify(
     choosing.scores(confidence, strangers)
 
     test = load_test(run, dataset, progress)
-    float_, *fakes = references(run, dataset, test, progress)
+    float_, *fakes = references(run, test, progress)
     by_programs = [program_answers(run, program, dataset, test, progress) for program in programs]
     candidates, others, answers = answered(run, exports, [own for own, _ in by_programs], test, progress)
     shipped = candidates[0]

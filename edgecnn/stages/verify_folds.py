@@ -26,10 +26,9 @@ from edgecnn.stages.choose import Choosing
 from edgecnn.stages.exported import answered, existing_exports
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.other_programs import check_programs, file_answers
-from edgecnn.verify.parity import compared, data_of, judged
+from edgecnn.verify.parity import compared, data_of, judged, references
 from edgecnn.verify.parity_report import Comparison, Confidence, ModelFigures, Report, StrangerFigures
 from edgecnn.verify.predictions import write_predictions
-from edgecnn.verify.references import reference_answers
 
 SEEN = 1_000  # maximum number of training images to compare the files that ship on, the same number per class
 
@@ -52,8 +51,7 @@ def verify_by_folds(
 
     everything = load_seen(run, dataset, progress)
     seen = some(everything, SEEN, run.recipe.seed)
-    names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
-    float_, *fakes = (reference_answers(run, name, dataset.hashes["train"], seen.images, progress) for name in names)
+    float_, *fakes = references(run, seen, progress)
     candidates, _, _ = answered(run, exports, [], seen, progress)
 
     labels = run.info.data.labels

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from edgecnn.data import Dataset, Split
+from edgecnn.data import Split
 from edgecnn.errors import RunError
 from edgecnn.evaluate import statistics
 from edgecnn.evaluate.answers import REPEATS, Answers, Progress
@@ -35,10 +35,10 @@ from edgecnn.verify.references import reference_answers
 from edgecnn.versions import library_versions, processor
 
 
-def references(run: Run, dataset: Dataset, test: Split, progress: Progress) -> list[Answers]:
+def references(run: Run, split: Split, progress: Progress) -> list[Answers]:
     """Return the reference answers for the exports: the float model's, and the fake-quantized one's if int8 was made from it."""
     names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
-    return [reference_answers(run, name, dataset.hashes["test"], test.images, progress) for name in names]
+    return [reference_answers(run, name, split.images, progress) for name in names]
 
 
 def run_comparisons(

@@ -16,13 +16,11 @@ from edgecnn.calibrate.temperature import FEWEST
 from edgecnn.data import open_dataset
 from edgecnn.errors import BundleError, RunError, ThresholdError
 from edgecnn.evaluate.scores import score_figures
-from edgecnn.runs import CARD, CONFIDENCE, PARITY, write_json
+from edgecnn.runs import CARD, CONFIDENCE, PARITY
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import softmax
 from edgecnn.stages.bundle import bundle_path
-from edgecnn.stages.choose import Choosing
 from edgecnn.stages.verify import verify
-from edgecnn.verify.confidence import stored_confidence
 
 
 def drawn(n=4000, true_temperature=3.0, seed=0):
@@ -137,28 +135,6 @@ def test_scores_that_were_not_verified_are_not_bundled(own_run, edgecnn, tmp_pat
     result = edgecnn("bundle", own_run.path, "--out", "out.edgecnn")
     assert result.code == RunError.exit_code and "First: edgecnn verify" in result.err
     assert not (tmp_path / "out.edgecnn").exists()
-
-
-def test_the_choice_is_kept_until_model_images_or_target_change(own_run):
-    dataset = open_dataset(own_run.recipe.data)
-    counted = []
-
-    def chosen(target_error=None):
-        counted.clear()
-        progress = lambda what, done, total: counted.append(what)  # noqa: E731
-        found = Choosing(own_run, dataset, ("tflite", "int8"), progress).confidence(target_error)
-        return found, bool(counted)
-
-    first = stored_confidence(own_run)
-    assert first is not None and chosen() == (first, False)
-    found, worked = chosen(0.2)
-    assert worked and found.choice.target_error == 0.2
-    assert chosen(0.2) == (found, False)
-    own_run.file(CONFIDENCE).write_bytes(b"damaged")
-    assert chosen() == (first, True)
-    for of in ("model_sha256", "validation_sha256"):
-        write_json(own_run.file(CONFIDENCE), dataclasses.replace(first, temperature=9.0, **{of: "0" * 64}))
-        assert chosen() == (first, True), f"the temperature is of another {of}"
 
 
 def test_a_target_that_cannot_be_met_leaves_the_test_split_untouched(own_run, edgecnn):
