@@ -17,7 +17,6 @@ NETWORKS = {
     "resnet_100kb": "edgecnn.networks.resnet_100kb",
     "resnet_300kb": "edgecnn.networks.resnet_300kb",
     "resnet_1000kb": "edgecnn.networks.resnet_1000kb",
-    "separable_25kb": "edgecnn.networks.separable_25kb",
     "efficientnet_lite0_150kb": "edgecnn.networks.efficientnet_lite",
     "efficientnet_lite0_270kb": "edgecnn.networks.efficientnet_lite",
     "efficientnet_lite0_1200kb": "edgecnn.networks.efficientnet_lite",
@@ -25,7 +24,7 @@ NETWORKS = {
     "efficientnet_lite2_1800kb": "edgecnn.networks.efficientnet_lite",
     "efficientnet_lite2_5600kb": "edgecnn.networks.efficientnet_lite",
 }
-"""Maps each name to a module, which holds a function of that name and, if it takes options, OPTIONS (option to valid values)."""
+"""Maps each name to a module, which holds a function of that name."""
 
 
 def network_module(name: str) -> Any:
@@ -52,21 +51,18 @@ def build_network(
     """Build a network of NETWORKS, or a user's own FILE.py:FUNCTION, which is executed, with fresh random weights.
 
     Returns a tf_keras functional model from float32 (batch, height, width, channels) to logits (batch, num_classes). Raises
-    UnknownNameError, or NetworkError for an unknown option, an invalid value or an input that is too small.
+    UnknownNameError, or NetworkError for options of a network that has none, or an input that is too small.
     """
     options = options or {}
     own = own_network(name)
     if own:
         return build_own(own, height, width, channels, num_classes, options)
     module = network_module(name)
-    known = getattr(module, "OPTIONS", {})
-    for key, value in options.items():
-        if key not in known:
-            hint = nearest(key, known) if known else "It has no options."
-            raise NetworkError(f"network {name} has no option {key!r}. {hint}")
-        if value not in known[key]:
-            raise NetworkError(f"network {name}: {key} must be one of {', '.join(known[key])}; received {value!r}")
+    if options:
+        raise NetworkError(
+            f"network {name} has no options, received {', '.join(options)}. To change a network, write your own: FILE.py:FUNCTION."
+        )
     from edgecnn.networks.keras import keras
 
     keras.backend.reset_uids()  # layer names, and so exported files, must not depend on what was built before
-    return getattr(module, name)(height, width, channels, num_classes, **options)
+    return getattr(module, name)(height, width, channels, num_classes)

@@ -24,14 +24,6 @@ def convolution(x, filters: int, kernel: int = 3, strides: int = 1, *, relu: boo
     return layers.ReLU()(x) if relu else x
 
 
-def depthwise(x, filters: int, strides: int = 1):
-    """Apply a 3x3 depthwise and then a 1x1 convolution, each followed by BatchNorm and a ReLU."""
-    layers = keras.layers
-    x = layers.DepthwiseConv2D(3, strides, "same", use_bias=False, depthwise_initializer="he_normal")(x)
-    x = layers.ReLU()(layers.BatchNormalization()(x))
-    return convolution(x, filters, 1)
-
-
 def residual(x, filters: int, strides: int = 1):
     """Add two 3x3 convolutions to their input, projected if the shapes differ. Source: He et al. 2015 (arXiv:1512.03385)."""
     layers = keras.layers

@@ -36,13 +36,6 @@ def test_article_is_the_article_layer_by_layer():
     assert model.count_params() == 122_570
 
 
-def test_article_options():
-    model = build_network("article", 32, 32, 3, 10, {"activation": "sigmoid", "pooling": "average"})
-    assert kinds(model).count("AveragePooling2D") == 2
-    assert [model.layers[index].activation.__name__ for index in (1, 3, 5, 7, 8)] == ["sigmoid"] * 4 + ["linear"]
-    assert model.count_params() == 122_570
-
-
 def test_resnet8_is_mlperf_tinys():
     cost = describe(build_network("resnet8", 32, 32, 3, 10))
     assert cost.parameters == 78_666
@@ -72,7 +65,6 @@ def test_the_stem_reduces_an_inputs_shorter_side_to_about_32():
     ("name", "macs"),
     [
         ("resnet_25kb", 2.2e6),
-        ("separable_25kb", 1.3e6),
         *(
             pytest.param(name, macs, marks=pytest.mark.slow)
             for name, macs in (("resnet_100kb", 21e6), ("resnet_300kb", 21e6), ("resnet_1000kb", 56e6))
@@ -146,16 +138,10 @@ def test_articles_convolutions_are_unpadded_from_the_smallest_input_that_allows_
 def test_an_input_that_is_too_small_reports_the_smallest_size():
     with pytest.raises(NetworkError, match="at least 4x4, received 3x8"):
         build_network("article", 3, 8, 1, 10)
-    with pytest.raises(NetworkError, match="at least 18x18"):
-        build_network("article", 16, 16, 1, 10, {"padding": "valid"})
 
 
 def test_unknown_names():
     with pytest.raises(UnknownNameError, match="Did you mean 'article'"):
         build_network("artcle", 32, 32, 3, 10)
-    with pytest.raises(NetworkError, match="Did you mean 'pooling'"):
-        build_network("article", 32, 32, 3, 10, {"poling": "max"})
-    with pytest.raises(NetworkError, match="must be one of max, average; received 'min'"):
-        build_network("article", 32, 32, 3, 10, {"pooling": "min"})
-    with pytest.raises(NetworkError, match="It has no options"):
+    with pytest.raises(NetworkError, match="resnet8 has no options, received pooling"):
         build_network("resnet8", 32, 32, 3, 10, {"pooling": "max"})
