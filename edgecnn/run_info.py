@@ -154,7 +154,7 @@ class Validated(Struct):
     gained: Count = described("Images that only this model classifies correctly.")
     standard_error: NonNegative = described("Paired standard error of the difference in accuracy from the float model.")
     divergence: NonNegative | None = described(
-        "Mean Kullback-Leibler divergence from the float model's softmax, in nats; in older reports within the logits' range, or absent.",
+        "Mean Kullback-Leibler divergence from the float model's softmax, in nats; null if it was not measured.",
         default=None,
     )
 
@@ -166,11 +166,11 @@ class Validation(Struct):
     float: Validated
     qat: Validated | None
     calibrated: Validated | None = described(
-        "Epoch 0 of the quantization-aware phase: ranges calibrated, no weight trained; absent from older reports.",
+        "Epoch 0 of the quantization-aware phase: ranges calibrated, no weight trained; null if it was not measured.",
         default=None,
     )
     qat_nearest: Validated | None = described(
-        "The same epoch with every weight rounded to the nearest code; absent from older reports.", default=None
+        "`qat` with every weight rounded to the nearest code; null if it was not measured.", default=None
     )
     ptq: Validated | None
 
@@ -181,18 +181,17 @@ class Int8Method(Struct):
     asked: Asked = described("The recipe's qat.method.")
     method: Method = described("Quantization-aware training, or quantization after training.")
     decided_by: Decisive | None = described(
-        "The figure of validation images that decided between the two; null if there was no choice or no figure differed enough, absent "
-        "from older reports.",
+        "The figure of validation images that decided between the two; null if there was no choice or no figure differed enough.",
         default=None,
     )
     epoch: Count | None = described(
         "The kept epoch of the quantization-aware phase; 0 is the calibrated model, null without that phase."
     )
     rounding: Rounding | None = described(
-        "How the weights of the quantization-aware phase became codes; absent from older reports.", default=None
+        "How the weights of the quantization-aware phase became codes; null without that phase.", default=None
     )
     learning_rate: NonNegative | None = described(
-        "The peak of the quantization-aware phase's learning rate, null without that phase; absent from older reports.",
+        "The peak of the quantization-aware phase's learning rate; null without that phase.",
         default=None,
     )
     validation: Validation = described("The figures behind the choice.")

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from edgecnn.errors import BundleError, OutputExistsError, RecipeError, RunError
 from edgecnn.files import canonical_json, is_own, output_errors, write_atomic
 from edgecnn.labels import unsafe
-from edgecnn.recipe import RANDOM, Recipe, build_recipe, known, load_recipe, merge, source_kind, to_toml
+from edgecnn.recipe import RANDOM, Recipe, build_recipe, load_recipe, merge, source_kind, to_toml
 from edgecnn.run_info import RunInfo
 from edgecnn.tables import build, to_json
 
@@ -41,7 +41,6 @@ FEATURES = "features"
 IMAGES = "images.csv"
 HISTORY = "history.csv"
 CURVES = "curves.png"
-EVENTS = "tensorboard/run.tfevents"
 CHECKPOINT = "checkpoint.npz"
 FLOAT_MODEL = "float.h5"
 FLOAT_GRAPH = "float.pb"
@@ -73,7 +72,7 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        return build_recipe(known(load_recipe(self.path / RECIPE)), str(self.path / RECIPE))
+        return build_recipe(load_recipe(self.path / RECIPE), str(self.path / RECIPE))
 
     @property
     def public_recipe(self) -> Recipe:
@@ -309,7 +308,7 @@ def _run_of(path: Path) -> Path:
 
         manifest, kind = read_bundle(path).manifest, "the models of a bundle can no longer be trained"
         try:
-            tables, name = known(manifest.provenance["recipe"]), manifest.name
+            tables, name = dict(manifest.provenance["recipe"]), manifest.name
         except (KeyError, TypeError, ValueError, AttributeError):
             raise BundleError(f"{path} does not record its recipe. Name a run folder instead.") from None
     recipe = build_recipe(tables, str(path))

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 pytest.importorskip("tomli_w", reason="writing a recipe needs the train extra")
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.errors import RecipeError, RunError
+from edgecnn.errors import RecipeError
 from edgecnn.recipe import (
     Recipe,
     build_recipe,
-    known,
     load_recipe,
     merge,
     nest,
@@ -23,9 +22,7 @@ from edgecnn.recipe import (
     to_tables,
     to_toml,
 )
-from edgecnn.recipe.former import GONE, MOVED
 from edgecnn.recipe.keys import keys
-from edgecnn.runs import trained_run
 from edgecnn.tables import leaves, value_type
 
 
@@ -242,15 +239,6 @@ def test_listed_limits_are_the_enforced_ones():
                     build_recipe(tables)
 
 
-def test_a_bundles_recipe_may_have_keys_that_recipes_no_longer_have(root, tmp_path, monkeypatch):
-    """Shipped bundles hold the recipe of the version that made them."""
-    monkeypatch.chdir(tmp_path)  # no runs here
-    with pytest.raises(RunError, match=r"cifar10-resnet8\.edgecnn"):
-        trained_run(root / "models" / "cifar10-resnet8" / "cifar10-resnet8.edgecnn")
-    tables = {"seed": 2, "gone": 1, "train": {"epochs": 3, "ema": 0.9}, "network": {"options": {"padding": "same"}}}
-    assert known(tables) == {"seed": 2, "train": {"epochs": 3}, "network": {"options": {"padding": "same"}}}
-
-
 @pytest.mark.parametrize("depth", [50, 300, 5_000])
 def test_values_nested_too_deeply(tmp_path, depth):
     """One clear error at each depth, whether the TOML parser or the checks notice."""
@@ -264,15 +252,12 @@ def test_values_nested_too_deeply(tmp_path, depth):
 
 
 def test_every_shipped_bundle_has_the_recipe_next_to_it(root):
-    """Whichever version wrote it, its keys are read with today's meaning."""
     bundles = sorted(root.glob("models/*/*.edgecnn"))
     assert bundles
     for path in bundles:
-        made = build_recipe(known(read_bundle(path).manifest.provenance["recipe"]))
-        made = flat(to_tables(made))
+        made = flat(to_tables(build_recipe(read_bundle(path).manifest.provenance["recipe"])))
         for name, value in flat(load_recipe(path.with_name("recipe.toml"))).items():
-            stored = made.get(name, value)  # that version may not have had the key
-            assert stored == (Path(value).name if name in ("data.source", "teacher.run") else value), (path, name)
+            assert made[name] == (Path(value).name if name in ("data.source", "teacher.run") else value), (path, name)
 
 
 def flat(tables, prefix=""):
@@ -283,41 +268,6 @@ def flat(tables, prefix=""):
             flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) and inner else {f"{prefix}{key}": inner}
         ).items()
     }
-
-
-def test_former_words_for_an_open_value_are_read_as_left_out():
-    """An earlier recipe of a run or bundle. Its teacher is now a separate table."""
-    before = {
-        "name": "", "network": {"name": "auto", "height": 0, "input_scale": 0.0}, "init": {"source": "none"},
-        "train": {"epochs": 0, "label_smoothing": -1.0, "flip": "auto", "cutout": 0, "warm_up": 0.3, "teacher": ""},
-        "qat": {"epochs": 0, "method": "auto"}, "stranger": {"rate": 0.0},
-    }  # fmt: skip
-    assert known(before) == {"init": {"source": "random"}, "qat": {"epochs": 0}, "stranger": {"rate": 0.0}}
-    taught = {"train": {"teacher": "runs/large", "teacher_weight": 0.9, "teacher_views": 0}}
-    assert known(taught) == {"teacher": {"run": "runs/large", "weight": 0.9}}
-    assert build_recipe(known(taught)).teacher.views is None
-    said = ({"stranger": {"decide": value}} for value in ("auto", "yes", "no"))
-    assert [build_recipe(known(tables)).stranger.decide for tables in said] == [None, True, False]
-
-
-OLD = [
-    (name, entry.metadata["formerly"], "Leave it out") for name, entry in leaves(Recipe) if "formerly" in entry.metadata
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "advice"),
-    [
-        *OLD,
-        *((name, 1, f"{name} is called {new} now") for name, new in MOVED.items()),
-        *((name, 1, f"{name} is no longer a key. Leave it out") for name in GONE),
-        ("init.source", "none", '= "none" is now written "random"'),
-        ("stranger.decide", "yes", '= "yes" is now written true'),
-    ],
-)
-def test_a_users_recipe_in_the_old_form_is_answered_with_the_new_form(name, value, advice):
-    with pytest.raises(RecipeError, match=re.escape(advice)):
-        build_recipe(nest([(name, value)]), "recipe.toml")
 
 
 def test_an_empty_setting_leaves_a_key_out():

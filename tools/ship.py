@@ -11,7 +11,7 @@ from pathlib import Path
 from edgecnn.bundle.read import read_bundle
 from edgecnn.data import open_dataset
 from edgecnn.files import write_atomic
-from edgecnn.recipe import build_recipe, known, load_recipe, to_tables
+from edgecnn.recipe import build_recipe, load_recipe, to_tables
 from edgecnn.runs import CARD, open_run, without_folders
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.train.settle import settle
@@ -30,7 +30,7 @@ def ship(run_path: Path, name: str, only: Sequence[str] = ()) -> list[Path]:
     recipe = build_recipe(load_recipe(MODELS / name / "recipe.toml"))
     recipe = settle(recipe, open_dataset(recipe.data))
     bundle = read_bundle(bundle_path(run))
-    if known(bundle.manifest.provenance["recipe"]) != known(to_tables(without_folders(recipe))):
+    if bundle.manifest.provenance["recipe"] != to_tables(without_folders(recipe)):
         sys.exit(f"{run.path} was not made by models/{name}/recipe.toml")
     shipped, card = MODELS / name / f"{name}.edgecnn", MODELS / name / CARD
     if only:

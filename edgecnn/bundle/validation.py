@@ -62,7 +62,7 @@ def counted(scores: np.ndarray) -> tuple[int, ...]:
 
 
 def read_validation(files: Mapping[str, bytes]) -> ValidationScores | None:
-    """Return the scores in a bundle's `files`; None in an older bundle. BundleError if they are not valid."""
+    """Return the scores in a bundle's `files`; None if the bundle has none. BundleError if they are not valid."""
     if VALIDATION not in files:
         return None
     try:

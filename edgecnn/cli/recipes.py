@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 def resolve(recipe: Path | None, settings: list[str] | None, given: Mapping[str, Any]) -> "Recipe":
     """Merge options (by dotted key) and --set over the recipe file and the defaults, with absolute paths; RecipeError if not valid."""
     from edgecnn.recipe import build_recipe, load_recipe, merge, nest, parse_overrides, with_source_defaults
-    from edgecnn.recipe.former import refuse_former
     from edgecnn.runs import start_from
 
     if recipe:
         refuse_images(recipe)
     tables = merge(load_recipe(recipe) if recipe else {}, parse_overrides(settings or []))
     tables, where = merge(tables, nest(given.items())), str(recipe) if recipe else "the command line"
-    refuse_former(tables, where)
     return absolute(build_recipe(start_from(with_source_defaults(tables)), where), recipe)
 
 

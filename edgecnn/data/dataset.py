@@ -91,10 +91,7 @@ class Dataset:
         self.items = splits.divide(listed.items, recipe, splits_of(self.sides))
         self.known = known
         if known:
-            items = known.only(self.items, self.labels)
-            if self.sides and not known.files and not known.holds(items):  # the run began before its images had sides
-                items = known.only(splits.divide(listed.items, recipe), self.labels)
-            self.items, self.labels = items, known.labels
+            self.items, self.labels = known.only(self.items, self.labels), known.labels
             if unknown := len(listed.items) - sum(map(len, self.items.values())):
                 note(f"{self.name}: left out {plural(unknown, 'image')} added after training began")
         self._for_training = for_training

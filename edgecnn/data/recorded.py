@@ -17,7 +17,7 @@ COLUMNS = ("split", "class", "sha256", "file")
 
 def known_images(run: Run) -> Known:
     """Return a run's record of its images; RunError if `run.json` or the list of its images cannot be read."""
-    data, path = run.info.data, run.file(IMAGES)
+    path = run.file(IMAGES)
     files: dict[tuple[str, str, str], list[str]] = {}
     if path.exists():
         try:
@@ -25,7 +25,7 @@ def known_images(run: Run) -> Known:
                 files.setdefault((row["split"], row["class"], row["sha256"]), []).append(row["file"])
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise RunError(f"{path} is damaged ({error}). Remove it to continue without the list.") from None
-    return Known(labels=data.labels, hashes=data.split_hashes, sizes=data.split_sizes, files=files)
+    return Known(labels=run.info.data.labels, files=files)
 
 
 def write_known(run: Run, dataset: Dataset) -> None:

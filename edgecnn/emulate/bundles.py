@@ -13,8 +13,9 @@ from edgecnn.emulate.on_boards import OnBoards, verify_on_boards
 from edgecnn.emulate.qemu import find_qemu
 from edgecnn.errors import DatasetError, DownloadError, RecipeError, UnknownNameError
 from edgecnn.evaluate.answers import Progress, input_contract
+from edgecnn.evaluate.taught import TIED, read_taught
 from edgecnn.export import export_path
-from edgecnn.recipe import DataRecipe, build_recipe, known
+from edgecnn.recipe import DataRecipe, build_recipe, merge
 from edgecnn.runs import Run
 from edgecnn.verify.golden import golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.parity_report import BoardRow, BoardsData, BoardsReport
@@ -92,17 +93,12 @@ def recorded_data(
     """Open the data a bundle was made from, at the recipe's location or another. Raises DatasetError if the split is missing or changed."""
     provenance = bundle.manifest.provenance
     recipe, recorded = provenance.get("recipe"), provenance.get("data")
-    hashes, sizes = map(recorded.get, ("split_hashes", "split_sizes")) if isinstance(recorded, dict) else (None, None)
+    hashes = recorded.get("split_hashes") if isinstance(recorded, dict) else None
     if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
         raise DatasetError(f"the bundle {bundle.path} does not record which images it was verified with.")
     given = {} if data is None else {"source": data}
-    recipe_data: DataRecipe = build_recipe({"data": known(recipe).get("data", {}) | given}).data
-    images = Known(
-        labels=bundle.manifest.labels,
-        hashes=hashes,
-        sizes={name: size for name, size in sizes.items() if type(size) is int} if isinstance(sizes, dict) else {},
-        files={},
-    )
+    recipe_data: DataRecipe = build_recipe(merge({"data": recipe.get("data", {})}, {"data": given})).data
+    images = Known(labels=bundle.manifest.labels, files={})
     try:
         dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note, known=images)
     except UnknownNameError:
@@ -111,6 +107,8 @@ def recorded_data(
         raise DatasetError(
             f"the images that {bundle.path.name} was made from, {recipe_data.source}, are not here. Say where they are: --data photos/"
         ) from None
+    if dataset.hashes[split] != hashes[split] and (taught := read_taught(bundle)):
+        dataset = dataset.redivided({digest: "test" if part == TIED else part for digest, part in taught.items()})
     if dataset.hashes[split] != hashes[split]:
         raise DatasetError(
             f"the {split} images of {dataset.name} are not those {bundle.path.name} was verified with. Name the right ones with --data."

@@ -1,6 +1,5 @@
 """Recipes: everything that decides a model, as TOML whose tables are the dataclasses of `recipe.py`."""
 
-from edgecnn.recipe.former import known
 from edgecnn.recipe.nested import merge, nest
 from edgecnn.recipe.read import (
     build_recipe,
@@ -30,7 +29,6 @@ __all__ = [
     "Recipe",
     "TrainRecipe",
     "build_recipe",
-    "known",
     "load_recipe",
     "merge",
     "nest",

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.errors import RecipeError
-from edgecnn.recipe.former import refuse_former
 from edgecnn.recipe.nested import merge, nest
 from edgecnn.recipe.recipe import SOURCE_KINDS, Recipe
 from edgecnn.region import WHOLE, region_text
@@ -32,7 +31,6 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
 def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     """Build a checked Recipe from nested tables; RecipeError, which names `where`, for an unknown key or a wrong value."""
-    refuse_former(tables, where)
     recipe = build(Recipe, with_source_defaults(tables), RecipeError, where)
     if source_kind(recipe.data.source)[0] == "frigate" and recipe.data.region != WHOLE:
         raise RecipeError(

@@ -20,13 +20,12 @@ SOURCE_KINDS: Mapping[str, Mapping[str, Any]] = {
 """Kinds that `data.source` may name before a path, as in "frigate:PATH", and a recipe's defaults for such a source."""
 
 
-def left_open(meaning: str, formerly: Any, **limits: Any) -> Any:
+def left_open(meaning: str, **limits: Any) -> Any:
     """Return the field of a key that a recipe may leave open, as None. The type of a key that `edgecnn.train.settle` fills excludes None.
 
-    Earlier versions wrote `formerly` for this: see `edgecnn.recipe.former`. `limits` are as in `edgecnn.tables.key`; the meaning ends with
-    the value of an open key.
+    `limits` are as in `edgecnn.tables.key`; the meaning ends with the value of an open key.
     """
-    return key(None, meaning, left_out=True, formerly=formerly, **limits)
+    return key(None, meaning, left_out=True, **limits)
 
 
 class DataRecipe(Struct):
@@ -36,7 +35,7 @@ class DataRecipe(Struct):
         "cifar10",
         "A dataset's name, a folder or zip of images, or frigate:PATH, also relative to $EDGECNN_DATA.",
     )
-    title: str | None = left_open("Name of the data in cards and reports; by default the dataset's own title.", "")
+    title: str | None = left_open("Name of the data in cards and reports; by default the dataset's own title.")
     validation_fraction: float = key(
         0.1, "Fraction of the training images for validation, if the data have no such split.", low=0.01, high=0.5
     )
@@ -57,17 +56,14 @@ class DataRecipe(Struct):
 class NetworkRecipe(Struct):
     """The network and its input."""
 
-    name: str = left_open(
-        "A network's name, or FILE.py:FUNCTION for your own; by default chosen for the images.", "auto"
-    )
+    name: str = left_open("A network's name, or FILE.py:FUNCTION for your own; by default chosen for the images.")
     height: int = left_open(
         "Rows of the input; by default chosen for the images, 160 from ImageNet, their own up to 224, or 96.",
-        0,
         low=1,
         high=1024,
     )
-    width: int = left_open("Columns of the input; by default as for height.", 0, low=1, high=1024)
-    channels: int = left_open("1 for grey, 3 for RGB; by default as in the images.", 0, choices=(1, 3))
+    width: int = left_open("Columns of the input; by default as for height.", low=1, high=1024)
+    channels: int = left_open("1 for grey, 3 for RGB; by default as in the images.", choices=(1, 3))
     input_range: str = key(
         "centred",
         "What the network reads for a pixel: (pixel - 128) / 128, or the pixel itself.",
@@ -75,7 +71,6 @@ class NetworkRecipe(Struct):
     )
     input_scale: float | None = left_open(
         "With Z = input_zero_point, the network reads input_scale * (pixel - 128 - Z); default: input_range.",
-        0,
         low=1e-6,
         high=1e6,
     )
@@ -102,7 +97,8 @@ class NetworkRecipe(Struct):
         high=1e6,
     )
     options: Mapping[str, str] = field(
-        default_factory=dict, metadata={"meaning": "The network's own options, such as pooling for article."}
+        default_factory=dict,
+        metadata={"meaning": "Options of your own network, FILE.py:FUNCTION: the arguments of its function."},
     )
 
 
@@ -110,27 +106,25 @@ class InitRecipe(Struct):
     """A trained network to start from, for small datasets: its body is kept, and a new head is fitted to the images."""
 
     source: str | None = left_open(
-        "Run folder to start from, or random for random weights; by default ImageNet's if there are any.", ""
+        "Run folder to start from, or random for random weights; by default ImageNet's if there are any."
     )
 
 
 class TrainRecipe(Struct):
     """The float phase."""
 
-    epochs: int = left_open("Epochs of the float phase; by default set by the number of images.", 0, low=1, high=10_000)
+    epochs: int = left_open("Epochs of the float phase; by default set by the number of images.", low=1, high=10_000)
     batch_size: int = left_open(
-        "Images per batch; by default 32, 64 or 128, set by the number of images.", 0, low=1, high=65_536
+        "Images per batch; by default 32, 64 or 128, set by the number of images.", low=1, high=65_536
     )
     optimizer: str = key("adam", "Adam with decoupled weight decay, or SGD with momentum.", choices=("adam", "sgd"))
     learning_rate: float = left_open(
         "Peak learning rate; by default 0.003, or 0.0005 or 0.001 from trained weights.",
-        0,
         low=1e-12,
         high=100.0,
     )
     schedule: str = left_open(
         "Rise then fall, fall, constant, or constant with averaged weights; by default chosen for the images.",
-        "auto",
         choices=("one-cycle", "cosine", "constant", "averaged"),
     )
     weight_decay: float = key(
@@ -138,18 +132,15 @@ class TrainRecipe(Struct):
     )
     label_smoothing: float = left_open(
         "Fraction of each label spread over all classes; by default 0.05, or 0.1 from ImageNet.",
-        -1,
         low=0.0,
         high=0.5,
     )
     flip: str = left_open(
         "Mirror half of the images: always, never, or each half alternately; by default if the data allow it.",
-        "auto",
         choices=("yes", "no", "alternating"),
     )
     augment: str = left_open(
         "Changes to images: shifts, or a photo's crops, turns and light; by default chosen for the images.",
-        "auto",
         choices=("shift", "photo"),
     )
     shift: int = key(1, "Largest random shift of an image, in pixels.", low=0, high=64)
@@ -162,7 +153,7 @@ class TrainRecipe(Struct):
     )
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
     cutout: int | None = left_open(
-        "Side, in pixels, of a grey square at a random place in each image; by default none.", 0, low=1, high=512
+        "Side, in pixels, of a grey square at a random place in each image; by default none.", low=1, high=512
     )
     robust: bool = key(
         False, "Mix corruptions into a third of the training images, for real cameras; see edgecnn stress."
@@ -172,12 +163,11 @@ class TrainRecipe(Struct):
 class TeacherRecipe(Struct):
     """A trained network to learn from in the float phase, in addition to the labels."""
 
-    run: str = key(meaning="Run folder of the trained network.", formerly="")
+    run: str = key(meaning="Run folder of the trained network.")
     temperature: float = key(2.0, "Divides the logits of both networks in the loss.", low=0.1, high=100.0)
     weight: float = key(0.5, "The teacher's share of the loss; the rest is the labels'.", low=0.0, high=1.0)
     views: int | None = left_open(
         "Epochs whose images the teacher labels; later epochs repeat them. By default it labels every epoch.",
-        0,
         low=1,
         high=10_000,
     )
@@ -188,27 +178,23 @@ class QatRecipe(Struct):
 
     epochs: int = left_open(
         "Epochs of the quantization-aware phase, 0 to only calibrate; by default set by the number of images.",
-        -1,
         low=0,
         high=10_000,
     )
     batch_size: int = left_open(
-        "Images per batch; by default 32, 64 or 128, set by the number of images.", 0, low=1, high=65_536
+        "Images per batch; by default 32, 64 or 128, set by the number of images.", low=1, high=65_536
     )
     learning_rate: float | None = left_open(
         "Peak learning rate of SGD with momentum; by default Adam at 0.00005, which suits every network.",
-        0,
         low=1e-12,
         high=10.0,
     )
     method: str | None = left_open(
         "Quantization-aware training, or quantization after training; by default whichever validates better.",
-        "auto",
         choices=("qat", "ptq"),
     )
     rounding: str | None = left_open(
         "How weights become codes: the nearest; by default GPTQ if that validates better.",
-        "auto",
         choices=("nearest", "gptq"),
     )
     keep: int | None = key(
@@ -225,19 +211,18 @@ class StrangerRecipe(Struct):
 
     rate: float = left_open(
         "Fraction of known images that may be refused as strangers, 0 for none; by default 0.05 on photos.",
-        -1,
         low=0.0,
         high=0.5,
     )
     decide: bool | None = left_open(
-        "Whether a device makes the decision without --strangers; by default if the recipe sets the rate.", "auto"
+        "Whether a device makes the decision without --strangers; by default if the recipe sets the rate."
     )
 
 
 class Recipe(Struct):
     """A whole recipe."""
 
-    name: str | None = left_open("Names the run folder and the bundle; by default DATA-NETWORK.", "")
+    name: str | None = left_open("Names the run folder and the bundle; by default DATA-NETWORK.")
     seed: int = key(1, "Seed of weights and batches.", low=0, high=2**31 - 1)
     data: DataRecipe = field(default_factory=DataRecipe)
     network: NetworkRecipe = field(default_factory=NetworkRecipe)

@@ -13,7 +13,7 @@ from edgecnn.report.history import epochs
 from edgecnn.report.summary import summary
 from edgecnn.report.table import against_float, images_of, warnings_of
 from edgecnn.run_info import NetworkChoice
-from edgecnn.runs import CHOICE, LAYERS, PARITY, RECIPE, Run
+from edgecnn.runs import CHOICE, LAYERS, PARITY, PREDICTIONS, RECIPE, Run
 from edgecnn.stress.stress_report import best_report
 from edgecnn.tables import build
 from edgecnn.verify.against import Against, read_against
@@ -46,7 +46,7 @@ def verdict(report: Report | None) -> str:
     figures = " ".join([figures, *not_excluded(report)])
     if not report.passed:
         return f"FAILED: the exports do not answer like the float model.{figures}"
-    if report.chance and report.chance.not_better:
+    if report.chance.not_better:
         return f"AT CHANCE LEVEL: the model is not shown to be better than guessing.{figures}"
     return f"Passed: the exports answer like the float model.{figures}"
 
@@ -89,7 +89,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
     elif name is None:
         lacks(parts, "the run has no int8 export", f"{run.command('export')} --int8")
     elif predictions is None or not {"float", name} <= set(predictions.answers):
-        lacks(parts, "the run was verified with an older edgecnn", run.command("verify"))
+        lacks(parts, f"the run lacks answers to its test images ({PREDICTIONS})", run.command("verify"))
     else:
         temperature = report.confidence.temperature if report.confidence and report.confidence.model == name else None
         answers = answer_figures(predictions, name, temperature, labels)

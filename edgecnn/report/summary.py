@@ -39,10 +39,9 @@ def accuracy_line(report: Report, model: ModelFigures) -> str:
         else f"{count:,} images determine it to within {100 * max(model.accuracy - low, high - model.accuracy):.1f} points"
     )
     chance = report.chance
-    always = f" Always answering {chance.label} would be right on {chance.accuracy:.2%}." if chance else ""
     return (
         f"{model.name} is right on {model.accuracy:.2%} of the {images_of(report)} (95 % interval {low:.2%} to {high:.2%}): "
-        f"{known}.{always}"
+        f"{known}. Always answering {chance.label} would be right on {chance.accuracy:.2%}."
     )
 
 

@@ -165,8 +165,7 @@ def reason(choice: Int8Choice) -> str:
         )
     if choice.asked != "auto" or one is None or two is None:
         return "as the recipe requests"
-    near = one.divergence is not None and two.divergence is not None and two.divergence <= one.divergence
-    if choice.method == "qat" and choice.decided_by is None and near:
+    if choice.decided_by is None:
         return (
             "since the scores of post-training quantization do not diverge much less from the float model's on validation images "
             f"({two.divergence:.3g} against {one.divergence:.3g} nats)"
@@ -181,7 +180,7 @@ def reason(choice: Int8Choice) -> str:
     return {
         "agreement": "which agrees with the float model on more validation images",
         "accuracy": "which classifies more validation images correctly",
-    }.get(choice.decided_by or "", "chosen on validation images")
+    }[choice.decided_by]
 
 
 COMPARISON_HEADINGS = (
@@ -191,7 +190,7 @@ COMPARISON_HEADINGS = (
 
 def comparison_rows(report: Report) -> list[tuple[str, ...]]:
     """Return the comparisons with the float model, or the reference of two, as rows under COMPARISON_HEADINGS; drops in points."""
-    at_chance = report.chance.not_better if report.chance else ()
+    at_chance = report.chance.not_better
     first = report.comparisons[0].reference
     rows: list[tuple[str, ...]] = []
     for item in report.comparisons:

@@ -8,7 +8,7 @@ from typing import Any
 from edgecnn.bundle.read import Bundle
 from edgecnn.data import Dataset
 from edgecnn.errors import BundleError
-from edgecnn.recipe import Recipe, known, to_tables
+from edgecnn.recipe import Recipe, to_tables
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import ASKED, CHOICE, Run, without_folders
 from edgecnn.train.settle import settle
@@ -41,7 +41,7 @@ def former_tables(bundle: Bundle, key: str = ASKED_FOR) -> dict[str, Any]:
     """Return a bundle's recipe tables, as requested if it records that, else as trained; BundleError if it records neither."""
     provenance = bundle.manifest.provenance
     try:
-        return known(dict(provenance.get(key) or provenance["recipe"]))
+        return dict(provenance.get(key) or provenance["recipe"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BundleError(f"{bundle.path} does not record its recipe. Name a recipe file.") from None
 

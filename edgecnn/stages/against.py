@@ -25,7 +25,7 @@ from edgecnn.evaluate.statistics import WORTH
 from edgecnn.evaluate.taught import TIED, read_taught, taught_images
 from edgecnn.export import export_path
 from edgecnn.files import sha256
-from edgecnn.recipe import DataRecipe, build_recipe, known
+from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.runs import Run, write_json
 from edgecnn.stages.exported import existing_exports
 from edgecnn.stages.reporter import Reporter
@@ -101,7 +101,7 @@ def bundle_side(bundle: Bundle) -> Side:
     if entry is None:
         raise BundleError(f"{bundle.path} contains no int8 model.")
     try:
-        recipe = build_recipe(known(dict(manifest.provenance["recipe"])), str(bundle.path))
+        recipe = build_recipe(dict(manifest.provenance["recipe"]), str(bundle.path))
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{bundle.path} does not record its recipe: {error}.") from None
     return Side(

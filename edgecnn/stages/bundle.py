@@ -71,12 +71,14 @@ def verified_strangers(run: Run, report: Report) -> ChosenStrangers | None:
     return chosen
 
 
-def counted_with(run: Run, confidence: ChosenConfidence, strangers: ChosenStrangers | None) -> bool:
-    """Return whether a run's validation scores were counted with these choices: a run verified by an older edgecnn has no counts."""
+def verified_scores(run: Run, confidence: ChosenConfidence, strangers: ChosenStrangers | None) -> bytes:
+    """Return a run's counts of its validation scores; RunError if they were not counted with these choices."""
     limit = strangers.limit if strangers else None
     stored = run.stored(VALIDATION, ValidationScores)
     expected = (confidence.model_sha256, confidence.temperature, confidence.threshold, limit.limit if limit else None)
-    return stored is not None and expected == (stored.model_sha256, stored.temperature, stored.threshold, stored.limit)
+    if stored is None or expected != (stored.model_sha256, stored.temperature, stored.threshold, stored.limit):
+        raise RunError(f"{run.path} has no {VALIDATION} that counts its scores. First: {run.command('verify')}")
+    return run.file(VALIDATION).read_bytes()
 
 
 def verified_against(run: Run, report: Report) -> Against | None:
@@ -119,6 +121,7 @@ def bundle_stage(
     }
     models = carried_models(run, report, only)
     strangers = verified_strangers(run, report)
+    files[VALIDATION] = verified_scores(run, confidence, strangers)
     limit = strangers.limit if strangers else None
     if limit:
         limit = replace(limit, decide=bool(run.recipe.stranger.decide))
@@ -128,8 +131,6 @@ def bundle_stage(
     if against := verified_against(run, report):
         files[AGAINST] = canonical_json(to_json(against)).encode()
         serial = serial or against.old.serial + 1
-    if counted_with(run, confidence, strangers):
-        files[VALIDATION] = run.file(VALIDATION).read_bytes()
     entries, model_files = golden_models(models, contract, images, features=limit is not None)
     info, recorded = run.info, to_json(run.info)
     carried = {model.precision for model in entries}

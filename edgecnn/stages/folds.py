@@ -21,7 +21,7 @@ from edgecnn.data.folds import Folds, assign, fold_infos, read_folds, require_li
 from edgecnn.evaluate.held_out import HeldOut, joined, read_held_out, require_held_out, write_held_out
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural
-from edgecnn.recipe import Recipe, build_recipe, known, load_recipe, to_toml
+from edgecnn.recipe import Recipe, build_recipe, load_recipe, to_toml
 from edgecnn.run_info import FoldInfo, RunInfo
 from edgecnn.runs import (
     ASKED,
@@ -72,7 +72,7 @@ def asked_recipe(run: Run) -> Recipe:
     path = run.file(ASKED)
     if not path.exists():
         write_atomic(path, to_toml(run.recipe))
-    return build_recipe(known(load_recipe(path)), str(path))
+    return build_recipe(load_recipe(path), str(path))
 
 
 def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> Folds:

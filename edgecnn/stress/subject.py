@@ -15,7 +15,7 @@ from edgecnn.errors import BundleError, RunError
 from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path
 from edgecnn.files import sha256
-from edgecnn.recipe import build_recipe, known
+from edgecnn.recipe import build_recipe
 from edgecnn.runs import Run, open_run
 from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import Model
@@ -67,7 +67,7 @@ def open_subject(
         entries = {"float": model_entry(bundle, "float32"), "int8": model_entry(bundle, "int8")}
         if entries["int8"] is None:
             raise BundleError(f"{path} has no int8 model.")
-        recipe = build_recipe(known(dict(bundle.manifest.provenance["recipe"])), str(path))
+        recipe = build_recipe(dict(bundle.manifest.provenance["recipe"]), str(path))
         dataset = recorded_data(bundle, data, split, progress, note)
         models = {
             name: engine_model(name, bundle.files[entry.file], entry.format, contract)

@@ -153,18 +153,17 @@ class Best:
     def __init__(self, model: "keras.Model") -> None:
         self.model = model
         self._weights = [tf.Variable(variable, trainable=False) for variable in model.variables]
-        # the epoch kept, and two more values that checkpoints of earlier versions hold
-        self._epochs = tf.Variable(np.zeros(3, np.int64), trainable=False)
+        self._epoch = tf.Variable(np.int64(0), trainable=False)
         # score of the epoch kept; n is 0 until there is one
         self._score = score_variable()
 
     @property
     def variables(self) -> Sequence[Any]:
-        return [*self._weights, self._epochs, self._score]
+        return [*self._weights, self._epoch, self._score]
 
     @property
     def epoch(self) -> int:
-        return int(self._epochs.numpy()[0])
+        return int(self._epoch.numpy())
 
     @property
     def score(self) -> Score | None:
@@ -182,7 +181,7 @@ class Best:
         for saved, variable in zip(self._weights, self.model.variables, strict=True):
             saved.assign(variable)
         self._score.assign(astuple(found))
-        self._epochs.assign([epoch, 0, 0])
+        self._epoch.assign(epoch)
 
     def restore(self) -> None:
         for saved, variable in zip(self._weights, self.model.variables, strict=True):

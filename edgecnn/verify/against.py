@@ -52,8 +52,8 @@ class Model(Struct):
     sha256: Sha256 | None = described("Of its bundle; null for a run.")
     model_sha256: Sha256 = described("Of the int8 file that answered.")
     taught_by: Annotated[str, Limits(enum=("list", "folds", "content"))] = described(
-        "How its training photos are identified: by its list of images; by folds, whose held-out answers count; or, for an older bundle, "
-        "by a photo's content, which decides whether it was a test photo."
+        "How its training photos are identified: by its list of images; by folds, whose held-out answers count; or, without "
+        "either, by a photo's content, which decides whether it was a test photo."
     )
 
 

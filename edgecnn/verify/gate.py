@@ -51,7 +51,7 @@ class Gate(Struct):
             return ()
         if comparison.kind in ("conversion", "seen"):
             lsb, upper = comparison.largest_lsb, comparison.agreement_upper
-            if (upper is not None and upper >= MIN_AGREEMENT) or (lsb is not None and lsb <= MAX_LSB):
+            if upper >= MIN_AGREEMENT or (lsb is not None and lsb <= MAX_LSB):
                 return ()
             return ("agreement",) if lsb is None else ("largest_lsb", "agreement")
         beyond: dict[Figure, bool] = {
@@ -79,7 +79,7 @@ def measured(comparison: Comparison, figure: Figure) -> str:
     if figure == "largest_lsb":
         return f"differs by {comparison.largest_lsb} LSB"
     share = f"agrees on {comparison.agreement:.2%}"
-    if comparison.kind not in ("conversion", "seen") or comparison.agreement_upper is None:
+    if comparison.kind not in ("conversion", "seen"):
         return share
     return f"{share} of {comparison.n:,} images (at most {comparison.agreement_upper:.2%} with 95 % confidence)"
 
@@ -90,12 +90,12 @@ def gate_line(report: Report) -> str:
 
 
 def not_excluded(report: Report) -> list[str]:
-    """Return a sentence on the largest drop of the gated models that the images do not rule out; empty for an older report."""
+    """Return a sentence on the largest drop of the gated models that the images do not rule out, if there are any."""
     gated = [item for item in report.comparisons if item.kind not in ("conversion", "alternative", "seen")]
-    bounds = [(item.drop_upper, item) for item in gated if item.drop_upper is not None]
-    if not bounds:
+    if not gated:
         return []
-    upper, worst = max(bounds, key=lambda pair: pair[0])
+    worst = max(gated, key=lambda item: item.drop_upper)
+    upper = worst.drop_upper
     line = f"These {worst.n:,} images do not rule out a drop of up to {upper:.2f} points (one-sided 95 % upper bound, {worst.candidate})."
     if upper > report.max_drop:
         line += (
@@ -122,7 +122,7 @@ def require_parity(report: Report) -> None:
 def chance_warning(report: Report) -> str | None:
     """Return a warning that names the models not shown to be better than chance, and what to do; None if all are."""
     chance = report.chance
-    if chance is None or not chance.not_better:
+    if not chance.not_better:
         return None
     models = {item.name: item for item in report.models}
     figures = ", ".join(

@@ -4,7 +4,7 @@ The classes are frozen dataclasses. `parity.json` is `tables.to_json` of a `Repo
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from edgecnn.calibrate.input_range import InputRange
 from edgecnn.calibrate.threshold import Choice
@@ -24,11 +24,6 @@ Name = Annotated[str, Limits(minLength=1)]
 Format = Annotated[str, Limits(enum=("keras", "tflite", "onnx", "saved-model"))]
 RawUnit = Annotated[str, Limits(enum=("LSB", "logit"))]
 Precision = Annotated[str, Limits(pattern="^(fake-quantized|(float|u?int)[0-9]+[a-z0-9-]*)$")]
-
-
-def older(meaning: str, default: Any = None, *, left_out: bool = False) -> Any:
-    """Return a field that reports from earlier versions lack."""
-    return described(f"{meaning} absent from older reports.", default=default, left_out=left_out)
 
 
 class Data(Struct):
@@ -94,8 +89,8 @@ class PairedFigures(Struct):
     accuracy_candidate: Fraction
     drop: Points = described("Reference minus candidate, in percentage points.")
     drop_interval: PointsInterval = described("Tango's paired 95 % interval.")
-    drop_upper: Points | None = older(
-        "The largest drop that the images do not rule out: Tango's one-sided 95 % upper bound;", left_out=True
+    drop_upper: Points = described(
+        "The largest drop that the images do not rule out: Tango's one-sided 95 % upper bound."
     )
     lost: Count = described("Images that only the reference classifies correctly.")
     gained: Count = described("Images that only the candidate classifies correctly.")
@@ -137,9 +132,8 @@ class ComparisonFigures(PairedFigures):
         "all images, against its float model on some of them, by agreement and LSB only."
     )
     mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")
-    agreement_upper: Fraction | None = older(
-        "One-sided 95 % upper bound of agreement (Clopper and Pearson), which decides whether a conversion passes;",
-        left_out=True,
+    agreement_upper: Fraction = described(
+        "One-sided 95 % upper bound of agreement (Clopper and Pearson), which decides whether a conversion passes."
     )
     per_class: Annotated[tuple[ClassDrop, ...], Limits(minItems=2)]
     confidence_drift: ConfidenceDrift = described("Change in the softmax score of the reference's answer.")
@@ -158,7 +152,7 @@ class Comparison(ComparisonFigures):
 
     limit: str = described("The limit of the comparison.")
     failed: tuple[Figure, ...] = described("The figures beyond their limit.")
-    accepted: bool = older("Whether accept_conversion let it pass although figures are beyond their limit;", False)
+    accepted: bool = described("Whether accept_conversion let it pass although figures are beyond their limit.")
     passed: bool
 
 
@@ -226,10 +220,11 @@ class Confidence(ScoreFigures):
 
     model: str = described("The export used to choose them, which also gave these answers.")
     temperature: Annotated[float, Limits(exclusiveMinimum=0)]
-    not_fitted: str | None = older("Why the temperature is 1; null if it was fitted,", None)
-    choice: Choice | None = older(
+    not_fitted: str | None = described("Why the temperature is 1; null if it was fitted.", default=None)
+    choice: Choice | None = described(
         "The threshold's figures on the validation images used to choose it, and the error bound that they prove; "
-        "null without a target,"
+        "null without a target.",
+        default=None,
     )
 
 
@@ -244,8 +239,10 @@ class StrangerFigures(Struct):
     n: Positive
     refused: Count = described("Images that were refused as strangers.")
     refused_wrong: Count = described("Those of them whose best class is wrong.")
-    refused_interval: Interval | None = older("Wilson's 95 % interval of their share; null if no limit was chosen,")
-    decide: bool = older("Whether a device makes the decision unless configured otherwise;", False)
+    refused_interval: Interval | None = described(
+        "Wilson's 95 % interval of their share; null if no limit was chosen.", default=None
+    )
+    decide: bool = described("Whether a device makes the decision unless configured otherwise.")
 
 
 class Report(Struct):
@@ -263,18 +260,18 @@ class Report(Struct):
     max_drop: float = described("The gate, in percentage points of accuracy.")
     confident: bool = described("Whether the upper end of the drop's interval had to be within max_drop.")
     min_agreement: Fraction | None = described("Minimum agreement; null for no limit.")
-    accept_conversion: bool = older("Whether conversions beyond their limit passed;", False)
+    accept_conversion: bool = described("Whether conversions beyond their limit passed.")
     passed: bool = described(
         "Whether every comparison and board passed and, with confident, no model is at chance level."
     )
-    chance: Chance | None = older("The accuracy of always answering the most frequent class;", left_out=True)
+    chance: Chance = described("The accuracy of always answering the most frequent class.")
     models: Annotated[tuple[ModelFigures, ...], Limits(minItems=1)]
     comparisons: Annotated[tuple[Comparison, ...], Limits(minItems=1)]
-    int8: Int8Choice | None = older("How the int8 models were made; null if training did not choose,", None)
+    int8: Int8Choice | None = described("How the int8 models were made; null if training did not choose.", default=None)
     matrix: tuple[MatrixRow, ...] = described(
         "The int8 model on each engine, against each other engine; empty if it was not requested."
     )
-    boards: tuple[BoardRow, ...] = older("The exports on emulated boards; empty if none was requested,", ())
+    boards: tuple[BoardRow, ...] = described("The exports on emulated boards; empty if none was requested.", default=())
     confidence: Confidence | None = described(
         "Test figures of the temperature and threshold chosen on validation; null if two files were compared."
     )
@@ -288,8 +285,8 @@ class Report(Struct):
         default=None,
         left_out=True,
     )
-    strangers: StrangerFigures | None = older(
-        "Results of the decision stranger here; null if the model does not make it,"
+    strangers: StrangerFigures | None = described(
+        "Results of the decision stranger here; null if the model does not make it.", default=None
     )
     timing: str = described("How ms_per_image was measured.")
     machine: str

@@ -1,15 +1,20 @@
 """A run keeps the images that it started with, whatever is added to their folder later."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
+from edgecnn.bundle.read import read_bundle
 from edgecnn.data import open_dataset, open_run_dataset
 from edgecnn.data.recorded import require_split, write_known
-from edgecnn.errors import RunError
+from edgecnn.emulate.bundles import recorded_data
+from edgecnn.errors import DatasetError, RunError
+from edgecnn.evaluate.taught import images_csv
 from edgecnn.recipe import build_recipe
 from edgecnn.run_info import InputSize, RunInfo
 from edgecnn.runs import IMAGES, create_run
+from edgecnn.tables import to_json
 
 SPLITS = ("train", "validation", "test")
 
@@ -36,11 +41,8 @@ def grow(pets, fill, picture):
     os.utime(pets / "cat" / "copy.png", (later, later))
 
 
-@pytest.mark.parametrize("listed", [True, False], ids=["listed", "older"])
-def test_added_photos_do_not_lock_a_run(run, pets, fill, picture, listed):
+def test_added_photos_do_not_lock_a_run(run, pets, fill, picture):
     before = open_run_dataset(run).load(SPLITS, height=12, width=12, channels=3, stage="verify")
-    if not listed:
-        run.file(IMAGES).unlink()
     grow(pets, fill, picture)
     notes = []
     dataset = open_run_dataset(run, note=notes.append)
@@ -52,6 +54,21 @@ def test_added_photos_do_not_lock_a_run(run, pets, fill, picture, listed):
         assert (after[split].images == before[split].images).all()
         assert (after[split].classes == before[split].classes).all()
     assert notes == ["pets: left out 61 images added after training began"]
+
+
+def test_a_bundle_finds_its_test_photos_among_added_ones_by_its_list(run, pets, fill, picture, root):
+    info, quiet = run.info.data, (lambda *state: None, lambda text: None)
+    shipped = read_bundle(root / "models" / "digits" / "digits.edgecnn")
+    provenance = {"recipe": {"data": {"source": str(pets)}}, "data": to_json(info)}
+    manifest = replace(shipped.manifest, labels=info.labels, provenance=provenance)
+    bundle = replace(shipped, manifest=manifest, files={IMAGES: images_csv(run)})
+    fill(
+        pets,
+        {f"{label}/new{number}.png": picture(9000 + number) for label in ("aardvark", "cat") for number in range(20)},
+    )
+    assert recorded_data(bundle, None, "test", *quiet).hashes["test"] == info.split_hashes["test"]
+    with pytest.raises(DatasetError, match="the test images of pets are not those"):
+        recorded_data(replace(bundle, files={}), None, "test", *quiet)
 
 
 def test_a_photo_stays_in_its_split_if_the_user_divides_them_later(run, pets):

@@ -209,9 +209,6 @@ def test_quantization_aware_training_that_no_figure_chose_says_what_would_have_c
     (line,) = int8_lines(replace(report, int8=unclear))
     assert "training (epoch 3, kernels rounded by GPTQ), since the scores of post-training" in line
     assert figures_in(line[line.index("nats") - 20 : line.index("nats")])[-2:] == [f"{ptq.divergence:.3g}", "0.25"]
-    assert "chosen on validation images" in int8_lines(replace(report, int8=replace(CHOICE, decided_by=None)))[0]
-    older = replace(unclear, method="ptq")  # a report of a version that did not state the figure
-    assert "quantization, chosen on validation images" in int8_lines(replace(report, int8=older))[0]
 
 
 def test_what_training_gained_has_the_opposite_sign_of_a_drop(counted):

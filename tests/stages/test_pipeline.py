@@ -13,8 +13,8 @@ from edgecnn.bundle.verdict import verdict_of
 from edgecnn.data import open_dataset
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import export_path
-from edgecnn.files import canonical_json, sha256, sha256_file
-from edgecnn.recipe import DataRecipe, Recipe, build_recipe, load_recipe, merge, to_tables
+from edgecnn.files import sha256_file
+from edgecnn.recipe import DataRecipe, build_recipe, load_recipe, merge
 from edgecnn.runs import CARD, CONFIDENCE, PARITY, Run
 from edgecnn.runtime import Classifier
 from edgecnn.runtime.selftest import selftest
@@ -22,7 +22,6 @@ from edgecnn.stages import pipeline
 from edgecnn.stages.again import by_these_images, other_network
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.pipeline import Replacing, Stages, run_recipe
-from edgecnn.tables import leaves
 from edgecnn.train.settle import settle
 
 
@@ -42,26 +41,6 @@ def test_nothing_is_done_twice(own_run, tiny_recipe, reporter):
     again(own_run, tiny_recipe, reporter)
     assert [note for note in reporter.notes if not note.endswith(": nothing has changed, skipped")] == []
     assert {path.name: path.read_bytes() for path in own_run.path.rglob("*") if path.is_file()} == before
-
-
-def test_a_run_of_an_earlier_version_is_not_trained_again(own_run, tiny_recipe, reporter):
-    """Its recipe has every key, most of them 0, "" or "auto", and so does its record of the stage."""
-    import tomli_w
-
-    recipe = to_tables(own_run.recipe)
-    for name, entry in leaves(Recipe):
-        table, _, key = name.rpartition(".")
-        if table != "teacher" and "formerly" in entry.metadata:
-            (recipe[table] if table else recipe).setdefault(key, entry.metadata["formerly"])
-    recipe["train"] |= {"teacher": "", "teacher_weight": 0.5, "warm_up": 0.2, "flip": "auto"}
-    own_run.file("recipe.toml").write_text(tomli_w.dumps(recipe))
-    stages = json.loads(own_run.file("stages.json").read_text())
-    inputs = {"recipe": recipe, "fingerprint": own_run.info.data.fingerprint}
-    stages["train"]["inputs"] = sha256(canonical_json(inputs).encode())
-    stages["train"]["outputs"]["recipe.toml"] = sha256_file(own_run.file("recipe.toml"))
-    own_run.file("stages.json").write_text(canonical_json(stages))
-    again(own_run, tiny_recipe, reporter)
-    assert done(own_run, reporter.notes) == ["bundle"], "it holds the recipe"
 
 
 def test_a_missing_output_is_made_again_and_nothing_else(own_run, tiny_recipe, reporter):

@@ -1,4 +1,4 @@
-"""The report's dataclasses, JSON and schema agree, and earlier reports can still be read."""
+"""The report's dataclasses, JSON and schema agree."""
 
 import dataclasses
 import functools
@@ -19,30 +19,16 @@ def shipped(root):
     return {path.stem: json.loads(read_bundle(path).files["parity.json"]) for path in paths}
 
 
-def holds(one, other):
-    """Return whether a JSON value contains everything that another one does."""
-    if isinstance(other, dict):
-        return all(key in one and holds(one[key], value) for key, value in other.items())
-    if isinstance(other, list):
-        return len(one) == len(other) and all(map(holds, one, other))
-    return one == other
-
-
 @pytest.mark.parametrize("name", ["result", "explanation", "parity", "stress", "report", "inspection", "against"])
 def test_every_schema_is_valid(schema_of, name):
     jsonschema.Draft202012Validator.check_schema(schema_of(name))
 
 
 def test_reports_in_bundles_are_read_and_written_again(root, schema_of):
-    """Nothing in them is lost. Missing keys are added with their defaults, and the schema accepts both."""
     validator = jsonschema.Draft202012Validator(schema_of("parity"))
     for name, written in shipped(root).items():
         validator.validate(written)
-        report = build(Report, written, ValueError)
-        again = to_json(report)
-        validator.validate(again)
-        assert holds(again, written), name
-        assert build(Report, again, ValueError) == report
+        assert to_json(build(Report, written, ValueError)) == written, name
 
 
 @pytest.mark.parametrize(
