@@ -213,12 +213,12 @@ def test_the_device_refuses_images_of_no_class(run, tmp_path, edgecnn, photos):
 
 
 def test_the_bundle_counts_validation_images_by_the_devices_decisions(own, tmp_path):
+    path, _ = bundle_stage(own, force=True)
     dataset, confidence, strangers = open_dataset(own.recipe.data), stored_confidence(own), stored_strangers(own)
     confidence = dataclasses.replace(confidence, threshold=0.9)
     Choosing(own, dataset, ("tflite", "int8"), print_nothing).scores(confidence, strangers)
     stated = read_validation({VALIDATION: own.file(VALIDATION).read_bytes()})
     images = dataset.load(("validation",), **vars(own.info.input), stage="choose")["validation"].images
-    path, _ = bundle_stage(own, force=True)
     manifest = read_bundle(path).manifest
     assert (stated.images, stated.limit, stated.model) == (len(images), manifest.stranger.limit, "models/int8.tflite")
     for recognised in (True, False):

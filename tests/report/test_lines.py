@@ -107,7 +107,8 @@ def test_each_comparison_shows_its_verdict_its_differences_and_its_worst_class(c
         "": replace(failed, kind="alternative"),
     }
     for verdict, one in shown.items():
-        (row,) = comparison_rows(replace(report, chance=None, comparisons=(one,)))
+        above = replace(report.chance, not_better=())
+        (row,) = comparison_rows(replace(report, chance=above, comparisons=(one,)))
         named = dict(zip(COMPARISON_HEADINGS, row, strict=True))
         assert named["gate"] == f"{verdict}{item.limit}" and named["LSB mean, max"] == "0.38, 2"
         assert named["worst class"] == "fox -1.50", "the one that gained least"
@@ -123,8 +124,7 @@ def test_a_reader_is_warned_of_chance_level_an_accepted_conversion_an_input_rang
     (item,) = report.comparisons
     accepted = replace(item, kind="conversion", accepted=True, failed=("drop", "largest_lsb"), largest_lsb=9)
     given = ModelRange(model="m", name="unit", scale=1 / 255, zero_point=-128, text="as given", warning="is it?")
-    none = replace(report, chance=None)
-    assert warnings_of(none) == []
+    assert warnings_of(replace(report, chance=replace(report.chance, not_better=()))) == []
     warned = replace(
         report,
         chance=replace(report.chance, not_better=("tflite-int8",)),
@@ -249,7 +249,7 @@ def test_strangers_are_refused_only_if_the_decision_is_on(counted):
     report, _ = counted
     figures = StrangerFigures(
         model="tflite-int8", rate=0.05, not_fitted=None, known_images=90, validation_images=40, n=2000, refused=120,
-        refused_wrong=70, refused_interval=(0.0504, 0.0712),
+        refused_wrong=70, refused_interval=(0.0504, 0.0712), decide=False,
     )  # fmt: skip
     lines = [stranger_lines(replace(report, strangers=replace(figures, decide=decide)))[0] for decide in (False, True)]
     assert ["off without --strangers" in line for line in lines] == [True, False]

@@ -126,7 +126,7 @@ def test_the_quality_of_scores_is_stated_in_the_order_of_its_words(counted):
     )  # fmt: skip
     strangers = StrangerFigures(
         model="tflite-int8", rate=0.05, not_fitted=None, known_images=90, validation_images=40, n=2000, refused=120,
-        refused_wrong=70, refused_interval=(0.0504, 0.0712),
+        refused_wrong=70, refused_interval=(0.0504, 0.0712), decide=False,
     )  # fmt: skip
     report = replace(report, confidence=tested, strangers=strangers)
     assert figures_in(score_lines(report)[0].partition("): ")[2]) == ["7.00%", "21.00%", "0.65", "81.25%", "3.75%"]

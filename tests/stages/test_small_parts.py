@@ -16,6 +16,7 @@ from edgecnn.bundle.validation import VALIDATION, ValidationScores
 from edgecnn.data import Split
 from edgecnn.data.items import Item
 from edgecnn.data.sides import Side
+from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Answers
 from edgecnn.evaluate.held_out import HeldOut
 from edgecnn.files import sha256
@@ -23,7 +24,7 @@ from edgecnn.recipe import build_recipe
 from edgecnn.runs import KNOWN, Run
 from edgecnn.stages import compare, sides
 from edgecnn.stages.against import flips_in_order
-from edgecnn.stages.bundle import counted_with, default_model
+from edgecnn.stages.bundle import default_model, verified_scores
 from edgecnn.stages.choose import Choosing, labelled, splits_to_try
 from edgecnn.stages.folds import divided, fold_line, voted_line
 from edgecnn.stages.pipeline import STAGES, Stages, changed_keys
@@ -326,20 +327,28 @@ def test_the_default_is_int8_for_tflite_and_the_faster_one_for_onnx_of_those_tha
     assert defaults("onnx-int8", precisions=("int8",)) == ["models/int8.tflite", None]
 
 
-def test_a_bundle_has_only_counts_of_its_own_file_temperature_threshold_and_limit():
+def test_a_bundle_has_only_counts_of_its_own_file_temperature_threshold_and_limit(tmp_path):
+    (tmp_path / VALIDATION).write_bytes(b"counts")
     stored = SimpleNamespace(model_sha256="a", temperature=2.0, threshold=0.5, limit=None)
-    run = SimpleNamespace(stored=lambda name, kind: stored)
+    run = SimpleNamespace(
+        stored=lambda name, kind: stored, path=tmp_path, file=tmp_path.joinpath, command=Run(tmp_path).command
+    )
     own = {"model_sha256": "a", "temperature": 2.0, "threshold": 0.5}
-    assert counted_with(run, SimpleNamespace(**own), None)
-    assert counted_with(run, SimpleNamespace(**own), SimpleNamespace(limit=None)), "too few images for a limit"
-    for other in ({"model_sha256": "b"}, {"temperature": 1.0}, {"threshold": 0.0}):
-        assert not counted_with(run, SimpleNamespace(**own | other), None), other
+
+    def taken(strangers=None, **other):
+        return verified_scores(run, SimpleNamespace(**own | other), strangers) == b"counts"
+
+    assert taken() and taken(SimpleNamespace(limit=None)), "too few images for a limit"
     zero = SimpleNamespace(limit=SimpleNamespace(limit=0.0))
-    assert not counted_with(run, SimpleNamespace(**own), zero), "a limit of 0 is a limit"
+    for other in ({"model_sha256": "b"}, {"temperature": 1.0}, {"threshold": 0.0}, {"strangers": zero}):
+        with pytest.raises(RunError, match="First: edgecnn verify"):
+            taken(**other)
     stored.limit = 0.0
-    assert counted_with(run, SimpleNamespace(**own), zero)
-    assert not counted_with(run, SimpleNamespace(**own), None)
-    assert not counted_with(SimpleNamespace(stored=lambda name, kind: None), SimpleNamespace(**own), None)
+    assert taken(zero), "a limit of 0 is a limit"
+    for found in (stored, None):
+        run.stored = lambda name, kind, found=found: found
+        with pytest.raises(RunError, match="First: edgecnn verify"):
+            taken()
 
 
 def photos_of(splits, groups=None, **attributes):
