@@ -110,7 +110,6 @@ def inspect(
         recipe = DataRecipe(source=data, region=seen)
         dataset = open_dataset(recipe, progress=reporter.working, for_training=False, note=note)
         from edgecnn.inspect.inspection import inspect_images  # only now: a wrong folder is refused without them
-        from edgecnn.inspect.last import keep
         from edgecnn.inspect.page import write_inspection
 
         missing, answers = unsearched(no_features), answers_of(run, dataset) if run else None
@@ -121,7 +120,6 @@ def inspect(
         except KeyboardInterrupt:
             note("\nInterrupted; results so far are kept. Run the same command again to continue.")
             raise
-        keep(report)
         page = write_inspection(report, dataset, out or free_folder(dataset.name, force))
         cleaned = write_cleaned(report, dataset, fix, kinds, reporter.working) if fix else None
     if json:

@@ -127,10 +127,10 @@ def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Find
             f"{totals[worst.label]:,} images, {worst.distinct:,} different ones"
         )
         yield finding("alike", "warning", len(alike), text, "Add images from other places, days and angles.")
-    if method.tightened:
+    if method.all_alike:
         text = (
-            f"{method.alike:.0%} of randomly chosen pairs of images are as alike as copies usually are, as from a camera that never moves. "
-            "Only closer pairs are called copies"
+            "most images of a class look like one group of copies, as from a camera that never moves. Only images with the same pixels are "
+            "called copies"
         )
         advice = "Add images from other places, days and angles, unless the camera will stay there."
         yield finding("alike", "warning", 0, text, advice)

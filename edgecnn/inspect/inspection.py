@@ -35,7 +35,7 @@ from edgecnn.inspect.inspection_report import (
 )
 from edgecnn.inspect.look import Looks, look_at
 from edgecnn.inspect.odd import OddOnes, blurred, far_from_the_rest
-from edgecnn.inspect.pairs import Limits, Pictures
+from edgecnn.inspect.pairs import Pictures
 from edgecnn.inspect.wrong_labels import FEWEST, distinct, doubts, out_of_fold
 from edgecnn.region import WHOLE
 from edgecnn.runtime.decision import softmax
@@ -69,12 +69,11 @@ def inspect_images(
     if dataset.left_to_edgecnn:  # as training will divide them
         dataset = dataset.sided(dataset.sides, links_of(dataset, found))
         found = found.divided(dataset)
-    looks, features, search, groups, computed = found
+    looks, features, search, _, groups, computed = found
     method = Method(
         features=None if features is None else features_module.SOURCE.title,
         missing=missing,
-        alike=search.alike,
-        tightened=search.limits != Limits(),
+        all_alike=search.all_alike,
         skipped_pairs=search.skipped,
         uncompared=search.uncompared,
         labels_by=answers[0] if answers else None,
@@ -129,11 +128,16 @@ def inspect_images(
 
 
 class Copies(NamedTuple):
-    """The results of the search for images that show the same thing, and each group as indices and the pairs that connect them."""
+    """The results of the search for images that show the same thing.
+
+    `pairs` are copies and near copies of each other, directly. `groups` are the images that they connect, perhaps through others: their
+    indices and pairs.
+    """
 
     looks: Looks
     features: np.ndarray | None
     search: Search
+    pairs: list[Pair]
     groups: list[tuple[list[int], list[Pair]]]
     computed: dict[str, int]
 
@@ -145,11 +149,11 @@ class Copies(NamedTuple):
 
 
 def find_copies(
-    dataset: Dataset, cache: Cache, missing: str | None, progress: Progress, scenes_only: bool = False
+    dataset: Dataset, cache: Cache, missing: str | None, progress: Progress, for_links: bool = False
 ) -> Copies:
     """Search a dataset for images that show the same thing; arguments as in `inspect_images`.
 
-    With `scenes_only`, for the links of the result, no features are computed if all images are too small to compare.
+    With `for_links`, no features are computed if all images are too small to compare.
     """
     items = [item for split in SPLITS for item in dataset.items[split]]
     read: Callable[[Item], bytes | np.ndarray] = dataset.read
@@ -159,7 +163,7 @@ def find_copies(
     features, computed = None, {"hashes": looks.computed}
     network = functools.cache(features_module.open_body)  # opened when its features are first needed
     shorter = np.minimum(looks.table["width"], looks.table["height"])
-    if missing is None and (shorter >= (LEAST_SIDE if scenes_only else 0)).any():
+    if missing is None and (shorter >= (LEAST_SIDE if for_links else 0)).any():
         meter = Meter(progress, "computing features", len(looks.items))
         features, computed["features"] = features_module.compute(looks.items, read, cache, network, meter)
     search = Search(
@@ -169,23 +173,22 @@ def find_copies(
         body=None if features is None else lambda pictures: network()(pictures),
         cache=cache,
         progress=progress,
-        scenes_only=scenes_only,
     )
-    groups = list(connected(len(looks.items), search.run(SEED)))
-    return Copies(looks, features, search, groups, computed)
+    pairs = search.run()
+    return Copies(looks, features, search, pairs, list(connected(len(looks.items), pairs)), computed)
 
 
 def find_links(dataset: Dataset, *, missing: str | None, progress: Progress, note: Callable[[str], None]) -> list[Link]:
     """Return links between images that show the same thing or are of one burst; arguments as in `inspect_images`."""
     with contextlib.closing(Cache(note, dataset.region)) as cache:
-        return links_of(dataset, find_copies(dataset, cache, missing, progress, scenes_only=True))
+        return links_of(dataset, find_copies(dataset, cache, missing, progress, for_links=True))
 
 
 def links_of(dataset: Dataset, found: Copies) -> list[Link]:
     """Return links between images of one scene: copies, similar images, and frames of one burst."""
     hashes, features = [item.hash for item in found.looks.items], found.features
     links = []
-    for pair in (*(pair for _, pairs in found.groups for pair in pairs), *found.search.resembling):
+    for pair in (*found.pairs, *found.search.resembling):
         one, other = sorted((hashes[pair.first], hashes[pair.second]))
         score = pair.verdict.score
         if pair.by == "features" and features is not None:  # as for those that are not compared further

@@ -117,10 +117,9 @@ class Method(Struct):
 
     features: str | None = described("The network whose features were used; null for hashes only.")
     missing: str | None = described("What was not searched for, and what to install; null if nothing.")
-    alike: Fraction = described(
-        "Fraction of randomly chosen pairs of images that the usual limits would call the same."
+    all_alike: bool = described(
+        "Whether most of a class looked like one group, so that only images with the same pixels are called copies."
     )
-    tightened: bool = described("Whether the limits were tightened because of that.")
     skipped_pairs: Count = described("Candidates by features that were not compared, since there were too many.")
     uncompared: Count = described(
         "Images whose hashes were not compared with those of later images, since too many are alike."

@@ -21,27 +21,18 @@ from edgecnn.inspect.alignment import (
     sized,
 )
 from edgecnn.inspect.features import SIDE, Body, unit
-from edgecnn.tables import Struct
 
 KEPT_PICTURES = 512
 """Number of decoded pictures to keep for the next pairs, at FINE_SIDE: 40 MB; as many transforms at COARSE_SIDE take 180 MB."""
 
 
-class Limits(Struct):
-    """The limits within which two pictures are the same; `Search.calibrate` tightens those that other pictures of the set would pass.
+PLACE = 0.7  # smallest correlation at which a place is measured at all
 
-    `frame`: largest difference of two whole pictures, in units of what compression may change (`frame_difference`). `place`: smallest
-    correlation at which a place is measured at all. `copied`: largest difference in grey levels of two parts that show the same thing,
-    with a correlation of `copied_detail`. `burst`: smallest cosine of such parts' features, with a correlation of `burst_detail`.
-    """
+COPIED, COPIED_DETAIL = 4.0, 0.6
+"""A copy: largest difference in grey levels of two parts that show the same thing, and smallest correlation of their detail."""
 
-    frame: float = 1.0
-    place: float = 0.7
-    copied: float = 4.0
-    copied_detail: float = 0.6
-    burst: float = 0.92
-    burst_detail: float = 0.85
-
+BURST, BURST_DETAIL = 0.92, 0.85
+"""Another picture of a burst: smallest cosine of such parts' features, and smallest correlation of their detail."""
 
 MEAN, PEAK = (1.5, 0.1), (8.0, 0.6)
 """How much compression and resizing may change a picture: grey levels, and a fraction of its spread; on average, and for the worst
@@ -100,7 +91,7 @@ def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool
 
 
 def measure(
-    pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None, step: Callable[[], None], limits: Limits
+    pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None, step: Callable[[], None]
 ) -> list[Measures | None]:
     """Return the measures of each pair of images, by index; None if their detail agrees nowhere."""
     found: list[Measures | None] = []
@@ -112,19 +103,19 @@ def measure(
         ways = [
             (one, other, measured(pictures.picture(one), pictures.picture(other), match))
             for one, other in (pair, pair[::-1])
-            if (match := placed(pictures.detail(one), pictures.detail(other))).score >= limits.place
+            if (match := placed(pictures.detail(one), pictures.detail(other))).score >= PLACE
         ]
         if not ways:
             continue
         one, other, match = max(ways, key=lambda way: way[2].score)
-        if match.score < limits.copied_detail:
+        if match.score < COPIED_DETAIL:
             continue
         turned = pictures.picture(other)
         turned = turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if match.mirrored else turned
         shared = [cut_out(pictures.picture(one), match.first, SIDE), cut_out(turned, match.second, SIDE)]
         small = [cut_out(part, (0, 0, 1, 1), DIFFERENCE_SIDE) for part in shared]
         found[-1] = Measures(match.score, match.mirrored, difference(*small)[0], -1.0)
-        if body and match.score >= limits.burst_detail:
+        if body and match.score >= BURST_DETAIL:
             places.append(number)
             parts += [np.asarray(part) for part in shared]
     for number, cosine in zip(places, cosines(parts, body), strict=True):
@@ -141,11 +132,11 @@ def cosines(parts: Sequence[np.ndarray], body: Body | None) -> list[float]:
     return np.einsum("ij,ij->i", values[0::2], values[1::2]).astype(float).tolist()
 
 
-def decided(measures: Measures | None, limits: Limits) -> Verdict | None:
+def decided(measures: Measures | None) -> Verdict | None:
     """Return the verdict that two images are the same, from their measures; None if they are not."""
     if measures is None:
         return None
     detail = measures.place
-    copied = measures.levels <= limits.copied and detail >= limits.copied_detail
-    burst = measures.cosine >= limits.burst and detail >= limits.burst_detail
+    copied = measures.levels <= COPIED and detail >= COPIED_DETAIL
+    burst = measures.cosine >= BURST and detail >= BURST_DETAIL
     return Verdict(min(max(detail, measures.cosine), 1.0), measures.mirrored) if copied or burst else None

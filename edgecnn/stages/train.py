@@ -10,7 +10,7 @@ from pathlib import Path
 from edgecnn.data import Dataset, known_images, open_dataset
 from edgecnn.data.recorded import require_split
 from edgecnn.errors import DatasetError, UnknownNameError
-from edgecnn.inspect.last import worst
+from edgecnn.inspect.listing import worst
 from edgecnn.labels import plural
 from edgecnn.networks import build_network, network_module
 from edgecnn.networks.own import own_network

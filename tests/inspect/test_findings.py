@@ -17,7 +17,7 @@ from edgecnn.inspect.inspection_report import ClassFigures, Copy, Group, Lost, M
 from edgecnn.recipe import DataRecipe
 
 METHOD = Method(
-    features=None, missing=None, alike=0.0, tightened=False, skipped_pairs=0, uncompared=0, labels_by=None
+    features=None, missing=None, all_alike=False, skipped_pairs=0, uncompared=0, labels_by=None
 )  # fmt: skip
 
 
@@ -166,11 +166,11 @@ def test_classes_at_a_limit_are_not_called_small_or_alike():
 
 def test_a_camera_that_never_moves_and_copies_that_were_not_compared_are_counted():
     classes = [counted("cat", 50, 12, 62), counted("dog", 30, 11, 41)]
-    tight = replace(METHOD, alike=0.237, tightened=True)
-    left = replace(METHOD, alike=0.5, skipped_pairs=1234, uncompared=56)
+    tight = replace(METHOD, all_alike=True)
+    left = replace(METHOD, skipped_pairs=1234, uncompared=56)
     (still,) = findings.of_classes(classes, tight)
     (skipped,) = findings.of_classes(classes, left)
-    assert (still.kind, still.severity, still.images, figures(still.text)) == ("alike", "warning", 0, ["24"])
+    assert (still.kind, still.severity, still.images, figures(still.text)) == ("alike", "warning", 0, [])
     assert (skipped.kind, skipped.images, figures(skipped.text)) == ("alike", 56, ["1,234", "56"])
     assert re.search("1,234 pairs.* 56 images", skipped.text)
     for some in ({"skipped_pairs": 1}, {"uncompared": 1}):

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from edgecnn.data.items import Item
-from edgecnn.inspect import last
 from edgecnn.inspect.inspection_report import (
     ClassFigures,
     Copy,
@@ -23,9 +22,10 @@ from edgecnn.inspect.inspection_report import (
     SizeFigures,
     WrongLabel,
 )
+from edgecnn.inspect.listing import worst
 from edgecnn.inspect.page import SHOWN, pictures, render, verdict
 
-METHOD = Method(features=None, missing=None, alike=0.0, tightened=False, skipped_pairs=0, uncompared=0, labels_by=None)
+METHOD = Method(features=None, missing=None, all_alike=False, skipped_pairs=0, uncompared=0, labels_by=None)
 
 
 def found(*severities):
@@ -180,28 +180,13 @@ def listed(*parts, own=True):
     )
 
 
-def test_before_an_inspection_training_counts_copies_and_small_classes(own_cache):
-    assert last.worst(listed((0, 20, 0), (1, 30, 100), (2, 40, 200))) == ""
-    assert last.worst(listed((0, 20, 0), (1, 19, 100), (2, 40, 200))) == (
+def test_training_counts_copies_and_small_classes(own_cache):
+    assert worst(listed((0, 20, 0), (1, 30, 100), (2, 40, 200))) == ""
+    assert worst(listed((0, 20, 0), (1, 19, 100), (2, 40, 200))) == (
         "pets: 1 class has fewer than 20 training images, such as dog. To find more problems: edgecnn inspect"
     )
-    line = last.worst(listed((0, 25, 0), (1, 12, 0), (2, 19, 200)))
+    line = worst(listed((0, 25, 0), (1, 12, 0), (2, 19, 200)))
     assert "12 files are copies of" in line and "2 classes have fewer than 20" in line and "such as dog." in line
-    assert "1 file is a copy of" in last.worst(listed((0, 25, 0), (1, 30, 24), (2, 40, 200)))
-    assert last.worst(listed((0, 5, 0), (1, 5, 0), own=False)) == "", "a known data set is as it is"
+    assert "1 file is a copy of" in worst(listed((0, 25, 0), (1, 30, 24), (2, 40, 200)))
+    assert worst(listed((0, 5, 0), (1, 5, 0), own=False)) == "", "a known data set is as it is"
     assert not list(own_cache.iterdir()), "asking stores nothing"
-
-
-def test_after_an_inspection_training_names_two_findings_and_counts_the_others(own_cache):
-    data = listed((0, 2, 0), (1, 2, 0))
-    for severities, expected in (
-        (("error", "warning", "note"), "pets: inspected: fault 0; fault 1. All of them: edgecnn inspect"),
-        (("error", "error", "warning", "note"), "pets: inspected: fault 0; fault 1; and 1 more finding. All of"),
-        (("error", *["warning"] * 4), "pets: inspected: fault 0; fault 1; and 3 more findings. All of"),
-        (("warning", "note"), "pets: inspected: fault 0. All of"),
-        (("note",), ""),
-    ):
-        last.keep(report(findings=found(*severities)))
-        assert last.worst(data).startswith(expected) and bool(last.worst(data)) == bool(expected)
-    last.keep(report(fingerprint="cd" * 32, findings=found("error")))
-    assert last.worst(data) == "", "other images' findings are not these images'"

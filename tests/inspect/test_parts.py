@@ -15,7 +15,7 @@ from edgecnn.inspect.hashing import NEAR, mirrored_hash, near_pairs, perceptual_
 from edgecnn.inspect.inspection import class_figures, group_of
 from edgecnn.inspect.look import LOOK, Looks
 from edgecnn.inspect.odd import blurred, far_from_the_rest, odd_ones
-from edgecnn.inspect.pairs import Limits, Measures, Pictures, Verdict, decided, frame_difference
+from edgecnn.inspect.pairs import Measures, Pictures, Verdict, decided, frame_difference
 
 
 def bits(first, second):
@@ -228,15 +228,14 @@ def test_thumbnails_agree_up_to_a_limit_and_mirrored_ones_if_mirrored():
 
 
 def test_pairs_are_the_same_up_to_each_limit():
-    limits = Limits(copied=4.0, copied_detail=0.6, burst=0.9, burst_detail=0.8)
     cases = {
-        (0.6, 4.0, -1.0): 0.6, (0.59, 4.0, -1.0): None, (0.7, 4.01, -1.0): None, (0.8, 9.0, 0.9): 0.9,
-        (0.79, 9.0, 0.95): None, (0.85, 9.0, 0.89): None, (0.95, 2.0, 0.91): 0.95, (0.9, 2.0, 1.0000001): 1.0,
+        (0.6, 4.0, -1.0): 0.6, (0.59, 4.0, -1.0): None, (0.7, 4.01, -1.0): None, (0.85, 9.0, 0.92): 0.92,
+        (0.84, 9.0, 0.95): None, (0.85, 9.0, 0.919): None, (0.95, 2.0, 0.91): 0.95, (0.9, 2.0, 1.0000001): 1.0,
     }  # fmt: skip
     for (place, levels, cosine), score in cases.items():
-        verdict = decided(Measures(place, True, levels, cosine), limits)
+        verdict = decided(Measures(place, True, levels, cosine))
         assert verdict == (score and Verdict(score, True)), (place, levels, cosine)
-    assert decided(None, limits) is None
+    assert decided(None) is None
 
 
 def test_whole_pictures_differ_in_units_of_what_compression_may_change():

@@ -11,7 +11,7 @@ import pytest
 from edgecnn.data import open_dataset
 from edgecnn.data.sides import FILE, SOURCES, read_sides
 from edgecnn.errors import OutputError
-from edgecnn.inspect import features, groups
+from edgecnn.inspect import features
 from edgecnn.inspect.fix import USUAL, write_cleaned
 from edgecnn.inspect.inspection import inspect_images
 from edgecnn.recipe import DataRecipe, build_recipe
@@ -118,7 +118,6 @@ def test_inspection_splits_like_training_and_writes_nothing(pets):
 
 def test_frames_of_one_scene_share_a_split_even_if_they_are_not_copies(pets, monkeypatch):
     """Fake features: only photos n and n + 20 resemble each other."""
-    monkeypatch.setattr(groups, "RANDOM_PAIRS", 30)
     for copy in pets.glob("*/* copy.jpg"):
         copy.unlink()
 
@@ -142,7 +141,6 @@ def test_frames_of_one_scene_share_a_split_even_if_they_are_not_copies(pets, mon
 
 
 def test_if_everything_looks_alike_only_copies_share_a_split(pets, monkeypatch):
-    monkeypatch.setattr(groups, "RANDOM_PAIRS", 30)
     monkeypatch.setattr(features, "missing_weights", lambda: False)
     monkeypatch.setattr(
         features, "compute", lambda items, *_: (np.eye(1, 1280, dtype=np.float32).repeat(len(items), 0), 0)

@@ -91,16 +91,15 @@ def write_frames(archive: Path, folder: Path, seed: int) -> None:
 
 
 class Seen:
-    """The result of the search over all frames. Its limits are the usual ones, since few of all pairs are alike."""
+    """The result of the search over all frames."""
 
     def __init__(self, dataset: Dataset, cache: Cache) -> None:
-        self.found = find_copies(dataset, cache, None, show, scenes_only=True)
+        self.found = find_copies(dataset, cache, None, show, for_links=True)
         self.hashes = [item.hash for item in self.found.looks.items]
 
     def links(self, here: Sequence[int]) -> list[Link]:
         """Return the links that the search finds among some of the frames, as if only these existed."""
         search = self.found.search
-        search.scenes_only = True
         copies = search.near(np.array(here))
         return [
             Link(self.hashes[pair.first], self.hashes[pair.second], pair.verdict.score)
