@@ -39,11 +39,6 @@ def test_an_invalid_size_is_a_usage_error(edgecnn, text):
     assert f"received {text!r}, expected WIDTHxHEIGHT or one number, such as 160x120 or 128" in result.err
 
 
-def test_a_start_in_the_old_form_is_answered_with_the_new_form(edgecnn):
-    result = edgecnn("train", "--data", "digits", "--init", "none")
-    assert result.code == 4 and '"random"' in result.err
-
-
 def test_a_size_out_of_range_names_the_key(edgecnn):
     result = edgecnn("train", "--size", "2000")
     assert result.code == 4 and "network.width " in result.err and " 1 and 1,024" in result.err

@@ -190,10 +190,18 @@ Change = Callable[[random.Random], dict[str, bytes | None]]
 
 
 def unsigned(subject: Subject) -> Change:
-    """Return a function that changes one file without any key: its bytes, or values of its JSON."""
+    """Return a function that changes one file without any key: its bytes, or values of its JSON.
+
+    One change in five is one that only a signature can refuse: a timestamp that expires later.
+    """
     others = list(subject.files.values())
+    timestamp = subject.newest("timestamp")
+    later = json.loads(subject.files[timestamp])
+    later["signed"]["expires"] = "9999-12-31T23:59:59Z"
 
     def change(rng: random.Random) -> dict[str, bytes | None]:
+        if rng.random() < 0.2:
+            return {timestamp: json.dumps(later).encode()}
         name = rng.choice(subject.read)
         data = subject.files[name]
         if name in subject.metadata and rng.random() < 0.5:
