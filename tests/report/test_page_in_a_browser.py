@@ -1,12 +1,14 @@
 """The report page in Chromium: no error, no request, no overflow, usable by keyboard and screen reader, in light and dark."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgecnn.report.collect import bundle_figures
-from edgecnn.report.page import Shown, shown_run, write_page
+from edgecnn.report.page import Shown, shown_run, write_against_page, write_page
+from edgecnn.verify.against import Against, Model, part
 
 pytestmark = pytest.mark.needs("chromium", "chromedriver", package="chromium chromium-driver")
 
@@ -16,6 +18,8 @@ def page(drawn_run, finished_run, root, tmp_path, request):
     """The page of a run through every stage, with two classes, 1,000 classes, hostile names, a bundle or several runs; and of photos."""
     from edgecnn.bundle.read import read_bundle
 
+    if request.param == "compared":
+        return compared_page(tmp_path)
     if request.param == "inspection":
         return inspection_page(tmp_path)
     hostile = ("<script>alert(1)</script>", "\u05e9\u05dc\u05d5\u05dd", "x" * 255)
@@ -33,6 +37,25 @@ def page(drawn_run, finished_run, root, tmp_path, request):
     path = tmp_path / f"{request.param}.html"
     write_page(made[request.param](), path)
     return path
+
+
+def compared_page(folder):
+    """Return the page of two bundles with the names that `run` gives them, and figures of the usual widths."""
+    model = Model(name="door-efficientnet_lite0", serial=3, sha256="a" * 64, model_sha256="b" * 64, taught_by="list")
+    names, labels = (model.name, f"{model.name}-1"), ("automobile", "wheelbarrow")
+    classes = np.arange(4000) % 2
+    answers = (
+        np.where(np.arange(4000) % 9, classes, 1 - classes),
+        np.where(np.arange(4000) % 7, classes, 1 - classes),
+        classes,
+    )
+    parts = tuple(part(f"the {kind} photos", names, answers, labels, 1.0) for kind in ("earlier", "later"))
+    against = Against(
+        verdict="passed", why="equal", needed=500, old=model, new=replace(model, name=names[1], serial=4), rule="usual", earlier=(),
+        margin=1.5, parts=parts, added=(), gone=(), renamed={}, not_counted={}, unknown=(), flips=(), looks=1,
+    )  # fmt: skip
+    write_against_page(against, {}, folder / "compared.html")
+    return folder / "compared.html"
 
 
 def inspection_page(folder):
@@ -65,6 +88,7 @@ def inspection_page(folder):
         "finished",
         "hostile",
         "inspection",
+        "compared",
         *(
             pytest.param(page, marks=pytest.mark.slow)
             for page in ("two classes", "1,000 classes", "never verified", "bundle", "several")
@@ -99,6 +123,11 @@ def test_the_page(browser, looks, serious, page):
                 "return [...document.querySelectorAll('.wide, h1')].filter(item => item.scrollWidth > item.clientWidth)"
             )
             assert browser.execute_script(f"{cut}.map(item => item.textContent.slice(0, 200))") == []
+        if width > 1000 and page.stem == "compared":
+            scrolled = (
+                "return [...document.querySelectorAll('.wide')].filter(item => item.scrollWidth > item.clientWidth)"
+            )
+            assert browser.execute_script(f"{scrolled}.map(item => item.ariaLabel)") == []
         if (width, theme) in axed:
             assert serious() == [], (width, theme)
     if page.stem == "finished":

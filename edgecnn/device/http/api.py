@@ -32,8 +32,8 @@ def routes(site: Site) -> list[Route]:
     async def events(request: Request) -> Response:
         async def lines() -> AsyncIterator[str]:
             yield "retry: 1000\n\n"
-            async for line in board.lines():
-                yield ":\n\n" if line is None else f"data: {line}\n\n"
+            async for lines in board.lines():  # one write: asyncio reports each further one to a client that has gone
+                yield "".join(f"data: {line}\n\n" for line in lines) or ":\n\n"
 
         return streaming(request, lines(), "text/event-stream")
 

@@ -58,7 +58,7 @@ class Board:
         self.on_picture: Callable[[Picture], object] = bool
         self.on_result: list[Callable[[dict[str, Any], dict[str, int]], object]] = []
         self._clock = clock
-        self._readers: set[asyncio.Queue[str | None]] = set()
+        self._readers: set[asyncio.Queue[str]] = set()
         for line in opening.replay:
             self._event(json.loads(line))
 
@@ -112,17 +112,19 @@ class Board:
         except ImageError:
             return None
 
-    async def lines(self) -> AsyncIterator[str | None]:
-        """Yield each new line, and None after QUIET_S without one; end if the reader falls LINES behind."""
-        queue: asyncio.Queue[str | None] = asyncio.Queue(LINES)
+    async def lines(self) -> AsyncIterator[list[str]]:
+        """Yield the new lines, all that wait, or none after QUIET_S without one; end if the reader falls LINES behind."""
+        queue: asyncio.Queue[str] = asyncio.Queue(LINES)
         self._readers.add(queue)
         try:
             while queue in self._readers:
-                line = None
+                lines = []
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(QUIET_S):
-                        line = await queue.get()
-                yield line
+                        lines.append(await queue.get())
+                while not queue.empty():
+                    lines.append(queue.get_nowait())
+                yield lines
         finally:
             self._readers.discard(queue)
 

@@ -158,10 +158,13 @@ class Drift:
 
     def __init__(
         self, labels: Iterable[str], key: str, file: Path | None = None, validation: Mapping[str, Any] | None = None,
-        clock: Callable[[], float] = time.time,
+        strangers: bool = True, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """Continue with the counts in `file`, unless it is damaged. `validation` comes from `shown_validation`."""
-        self.file, self.validation = file, validation
+        """Continue with the counts in `file`, unless it is damaged. `validation` comes from `shown_validation`.
+
+        `strangers` is whether a frame may be a stranger; if not, their share is None.
+        """
+        self.file, self.validation, self._strangers = file, validation, strangers
         self._labels = {label: number for number, label in enumerate(labels)}
         self._key, self._clock = key, clock
         self.hours: list[Hour] = []
@@ -207,9 +210,9 @@ class Drift:
         since = int(self._clock() // HOUR_S) - DAY
         return {
             "bins": [0.0, *BOUNDS, 1.0],
-            "today": figures([hour for hour in self.hours if hour.hour >= since]),
+            "today": figures([hour for hour in self.hours if hour.hour >= since], self._strangers),
             "validation": self.validation,
-            "accepted": figures([hour for day in self.week for hour in day]) if self.accepted is not None else None,
+            "accepted": None if self.accepted is None else figures([*itertools.chain(*self.week)], self._strangers),
             "accepted_at": self.accepted,
             "days": len(days := self._days()),
             "can_accept": len(days) == WEEK,
@@ -289,17 +292,19 @@ def days_of(hours: list[Hour], now: int) -> list[list[Hour]]:
     ]
 
 
-def figures(hours: list[Hour]) -> dict[str, Any] | None:
-    """Summarise hours in the form of /v1/state; None without frames."""
+def figures(hours: list[Hour], strangers: bool) -> dict[str, Any] | None:
+    """Summarise hours in the form of /v1/state; None without frames. `strangers` is as in `Drift`."""
     frames = sum(hour.frames for hour in hours)
     if not frames:
         return None
     counts = np.sum([hour.counts for hour in hours], axis=0)
     abstain, stranger = (sum(getattr(hour, name) for hour in hours) / frames for name in (ABSTAIN, STRANGER))
-    return shown(frames, counts.tolist(), abstain, stranger, hours[0].hour * HOUR_S)
+    return shown(frames, counts.tolist(), abstain, stranger if strangers else None, hours[0].hour * HOUR_S)
 
 
-def shown(n: int, counts: Iterable[int], abstain: float | None, stranger: float, since: int | None) -> dict[str, Any]:
+def shown(
+    n: int, counts: Iterable[int], abstain: float | None, stranger: float | None, since: int | None
+) -> dict[str, Any]:
     histogram = [count / n for count in counts]
     return {"n": n, "histogram": histogram, "abstain": abstain, "stranger": stranger, "since": since}
 
@@ -308,4 +313,5 @@ def shown_validation(scores: ValidationScores | None, threshold: float, stranger
     """Summarise a bundle's validation images in the form of /v1/state; `threshold` and `strangers` are the device's own."""
     if scores is None:
         return None
-    return shown(scores.images, scores.counts, *scores.shares(threshold, strangers), None)
+    abstain, stranger = scores.shares(threshold, strangers)
+    return shown(scores.images, scores.counts, abstain, stranger if strangers else None, None)

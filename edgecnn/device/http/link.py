@@ -32,8 +32,8 @@ class Opening(Struct):
 
     `model` is the object in /v1/state. `classifier` and `decision` hold the arguments of `Classifier.load` and `classify`. `unsure` is the
     folder of unsure frames, and `kept` lists them, oldest first. `decisions` and `replay`, the lines of events, are those that an earlier
-    server received. `token` is None if none is required. `drift` holds a `Drift`'s key, file and validation scores. `metrics_file` is
-    the file for node_exporter. `started` is when the camera loop started.
+    server received. `token` is None if none is required. `drift` holds a `Drift`'s key, file, validation scores and
+    whether frames may be strangers. `metrics_file` is the file for node_exporter. `started` is when the camera loop started.
     """
 
     port: int

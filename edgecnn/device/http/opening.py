@@ -58,6 +58,7 @@ def drift_facts(classifier: "Classifier", settings: Settings, camera: str) -> di
     return {
         "key": sha256(canonical_json(made).encode()),
         "file": str(state_home() / "drift" / f"{sha256(camera.encode())[:16]}.json"),
+        "strangers": strangers,
         "validation": shown_validation(read_validation(classifier.bundle.files), threshold, strangers),
     }
 

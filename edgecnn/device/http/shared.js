@@ -12,6 +12,7 @@ function make(tag, text, name) {
 }
 const label = text => { const item = make("bdi", text); item.dir = "auto"; return item; };
 const write = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
+const longest = texts => Math.max(...texts.flatMap(text => text.split(/[ -]/)).map(word => word.length));  // the letters of a word: room for it prevents a break
 const percent = (share, digits = 1) => share == null ? "–" : `${(100 * share).toFixed(digits)} %`;
 const number = value => value == null ? "–" : value.toLocaleString();
 const plural = (count, what, more = `${what}s`) => `${number(count)} ${count === 1 ? what : more}`;

@@ -29,7 +29,8 @@ class Upkeep:
         self.drift: Drift | None = None
         if opening.drift is not None:
             known = opening.drift
-            drift = self.drift = Drift(opening.model["labels"], known["key"], Path(known["file"]), known["validation"])
+            file, labels = Path(known["file"]), opening.model["labels"]
+            drift = self.drift = Drift(labels, known["key"], file, known["validation"], known["strangers"])
             board.drift = drift.document
             board.on_result.append(lambda line, late: drift.take(line, seconds(line["ts"])))
         self._file = None if opening.metrics_file is None else Path(opening.metrics_file)

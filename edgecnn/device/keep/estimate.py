@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgecnn.device.keep.folder import RANDOM
+from edgecnn.labels import plural
 from edgecnn.tables import Struct
 
 HOUR_S, DAY_S = 3600, 86400
@@ -48,11 +49,12 @@ class Estimate(Struct):
 
     @property
     def text(self) -> str:
-        """The estimate as a line: "in the field 84.1 % (79 to 88), n = 212; 9 skipped: 80.7 to 85.0 %"."""
+        """The estimate as a line, such as "in the field 84.0 % right: 212 random pictures from 60 hours, 95 % interval 77 to 89 %"."""
         low, high = (100 * end for end in self.bounds)
-        skipped = f"; {self.skipped} skipped: {low:.1f} to {high:.1f} %" if self.skipped else ""
-        interval = f"{100 * self.low:.0f} to {100 * self.high:.0f}"
-        return f"in the field {100 * self.accuracy:.1f} % ({interval}), n = {self.n}{skipped}"
+        skipped = f"; with the {self.skipped} skipped, between {low:.1f} and {high:.1f} %" if self.skipped else ""
+        sample = f"{plural(self.n, 'random picture')} from {plural(self.hours, 'hour')}"
+        interval = f"95 % interval {100 * self.low:.0f} to {100 * self.high:.0f} %"
+        return f"in the field {100 * self.accuracy:.1f} % right: {sample}, {interval}{skipped}"
 
 
 def field_accuracy(answers: Sequence[Answer], planned: int, kept: int) -> Estimate | None:

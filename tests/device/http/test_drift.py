@@ -108,6 +108,17 @@ def test_an_hour_with_a_count_that_is_no_whole_number_is_ignored(tmp_path, field
         assert (today and today["n"]) == n
 
 
+@pytest.mark.parametrize("strangers", [True, False])
+def test_without_strangers_their_share_is_unknown_and_not_zero(tmp_path, strangers):
+    drift = Drift(LABELS, "model", strangers=strangers, clock=lambda: START + 10 * DAY * 3600)
+    House(drift).pass_(9 * DAY + 1, strangers=float(strangers))
+    drift.accept()
+    for of in ("today", "accepted"):
+        share = drift.document()[of]["stranger"]
+        assert share == (1.0 if strangers else None)
+        assert drift.document()[of]["abstain"] == 0
+
+
 def test_a_clock_that_was_wrong_does_not_stop_the_counting(tmp_path):
     drift = Drift(LABELS, "model", clock=lambda: START + 3600)
     line = {"top": [{"label": "owl", "score": 0.5}], "decision": "owl"}
@@ -224,8 +235,10 @@ def test_validation_images_are_counted_with_this_devices_threshold_and_another_v
         settings = replace(Settings(), camera=Camera(rotation=rotation), decision=Decision(**decision))
         return drift_facts(of, settings, camera)
 
-    without = changed(of=SimpleNamespace(**{**vars(classifier), "strangers": None}))["validation"]
-    assert (without["abstain"], without["stranger"]) == (0.25, 0)
+    without = changed(of=SimpleNamespace(**{**vars(classifier), "strangers": None}))
+    assert plain["strangers"] and not without["strangers"]
+    without = without["validation"]
+    assert (without["abstain"], without["stranger"]) == (0.25, None)
     assert changed(threshold=0.7) == changed() == plain
     assert changed(threshold=0.0)["validation"]["abstain"] is None, "0 is a threshold too"
     other = SimpleNamespace(**{**vars(classifier), "region": (0, 0, 1, 0.5)})

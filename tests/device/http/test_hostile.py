@@ -10,16 +10,21 @@ import select
 import selectors
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.request import urlopen
 
 import pytest
-from starlette.responses import StreamingResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from edgecnn.device.http import limits
+from edgecnn.device.http import api, limits
+from edgecnn.device.http.link import EVENT, Opening
+from edgecnn.device.http.serve import make_site
+from edgecnn.device.http.viewers import Viewers
 
 TOKEN = "correct-horse-battery-staple"
 
@@ -307,6 +312,40 @@ def test_64_connections_of_one_client_and_128_of_all_are_accepted_and_a_closed_o
         many[2].pop().close()
         while refused(4):
             pass
+
+
+def test_a_client_that_leaves_while_lines_wait_causes_no_warnings(serve_here, monkeypatch, caplog):
+    """The loop is busy while the client goes and fifty lines arrive; asyncio would report all but five of their writes."""
+    site = make_site(
+        Opening(port=80, model={"name": "m", "serial": 0, "labels": ["a"], "shape": [2, 2, 3]}),
+        Viewers(None, bool),
+        None,
+    )
+    busy, gone = threading.Event(), threading.Event()
+
+    async def burst(request):
+        busy.set()
+        assert gone.wait(10)
+        for _ in range(50):
+            line = {"event": "frame_damaged", "ts": "2026-11-28T10:15:02Z", "source": "door", "count": 1}
+            site.board.receive(EVENT + json.dumps(line).encode())
+        return PlainTextResponse("done")
+
+    with serve_here(*api.routes(site), Route("/burst", burst)) as port:
+        reader = socket.create_connection(("127.0.0.1", port))
+        reader.sendall(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        while b"retry: 1000" not in received:
+            received += reader.recv(4096)
+        asking = threading.Thread(target=urlopen, args=[f"http://127.0.0.1:{port}/burst"])
+        asking.start()
+        assert busy.wait(10)
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reader.close()
+        gone.set()
+        asking.join()
+    assert site.board.damaged == 50
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_a_client_that_does_not_read_is_dropped_and_one_that_reads_is_not(serve_here, monkeypatch):

@@ -436,6 +436,11 @@ def test_every_number_on_the_page_is_the_boards(serve_here, browser, page):
         )
         assert page["accept"] == "Accept the last week as normal" and page["unsure"] is None and page["outlined"]
         assert page["notices"] == "", "the page that was open before is another one"
+        without = {name: {**drift[name], "stranger": None} for name in ("today", "validation")}
+        changed.update(drift=drift | without)
+        ask("refresh()")
+        page.until("days", "5 so far")
+        off = page["drift"]
     assert (
         re.fullmatch(r"since .*, for 1 h 2 min", less["since"])
         and less["why"] == "The picture shows none of the classes."
@@ -472,12 +477,41 @@ def test_every_number_on_the_page_is_the_boards(serve_here, browser, page):
     assert re.search(r"owl\? 37.5 %, .* The two best scores are too close together. cat\? ", text["unsure"])
     assert re.search(r"Drift: the scores differ, since .* The board is throttled: under-voltage\.", text["notices"])
     assert text["days"] == "After seven days you can accept their scores as normal; 5 so far."
+    assert "stranger" not in off
     table = "above 0.9 50.0 % 80.0 % abstain 12.5 % \u2013 stranger 6.3 % 3.0 % images 1,440 385"
     assert table in text["drift"] and len(bars) == 4
     highest = 0.55
     assert bars == pytest.approx([96 * share / highest for share in (0.2, 0.3, 0.4, 0.1)])
     ends = [float(part.partition("H")[0].split()[1]) for part in re.split("[ML]", line)[1:]]
     assert ends == pytest.approx([100 - 96 * share / highest for share in (0.05, 0.15, 0.25, 0.55)])
+
+
+ROWS = """
+    const range = document.createRange();
+    return [...document.querySelectorAll(arguments[0])].map(item => {
+        range.selectNodeContents(item);
+        return [item.textContent, new Set([...range.getClientRects()].map(box => Math.round(box.top))).size];
+    });
+"""
+
+
+@chromium
+@pytest.mark.parametrize("label", ["automobile", "greenhouse-door", "a wheelbarrow"])
+def test_a_class_name_breaks_only_between_its_words(serve_here, browser, page, label):
+    state = {**recent(time.time()), "state": label}
+    words = len(re.split("[ -]", label))
+    with serve_here(*pages.routes(), Route("/v1/state", lambda request: JSONResponse(state))) as port:
+        for width in (320, 390, 900, 960, 1280):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.get(f"http://127.0.0.1:{port}/")
+            page.until("state", f"^{label}$")
+            ((text, rows),) = browser.execute_script(ROWS, "#state bdi")
+            assert text == label and rows <= words, (label, width)
+            height = browser.execute_script(
+                "return parseFloat(getComputedStyle(document.getElementById('state')).fontSize)"
+            )
+            assert height > 24, (label, width, height)
 
 
 @chromium

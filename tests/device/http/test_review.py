@@ -103,6 +103,23 @@ def test_a_key_writes_a_label_and_the_next_picture_is_already_there(review, keep
 
 
 @chromium
+def test_a_class_name_on_a_button_is_not_broken(review, keep_pictures, browser, page, looks, tmp_path):
+    keep_pictures(tmp_path / "kept", scenes=1, labels=("automobile", "wheelbarrow", "cat"))
+    serving = review()
+    rows = """
+        const range = document.createRange();
+        return [...document.querySelectorAll("#classes bdi")].map(item => {
+            range.selectNodeContents(item);
+            return [item.textContent, new Set([...range.getClientRects()].map(box => Math.round(box.top))).size];
+        });
+    """
+    for width, _ in looks():
+        browser.get(serving.page)
+        page.until("left", "^1 picture left")
+        assert browser.execute_script(rows) == [["automobile", 1], ["cat", 1], ["wheelbarrow", 1]], width
+
+
+@chromium
 def test_similar_pictures_many_and_hostile_classes_and_each_size(
     review, keep_pictures, browser, page, looks, serious, tmp_path
 ):

@@ -18,7 +18,10 @@ def test_the_line_of_text():
     found = field_accuracy(answers(178, 34, 9, hours=221), planned=230, kept=221)
     assert (found.planned, found.kept, found.skipped, found.hours) == (230, 221, 9, 212)
     assert found.bounds == pytest.approx((178 / 221, 187 / 221))
-    assert found.text == "in the field 84.0 % (77 to 89), n = 212; 9 skipped: 80.5 to 84.6 %"
+    assert found.text == (
+        "in the field 84.0 % right: 212 random pictures from 212 hours, 95 % interval 77 to 89 %; "
+        "with the 9 skipped, between 80.5 and 84.6 %"
+    )
     assert "skipped" not in field_accuracy(answers(9, 1, hours=10), 10, 10).text
 
 
