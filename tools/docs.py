@@ -297,7 +297,8 @@ def escaped(text: str) -> str:
 
 def example(name: str) -> str:
     """Return a program in docs/examples as a block of code."""
-    return f"```python\n{(DOCS / 'examples' / f'{name}.py').read_text(encoding='utf-8')}```"
+    (path,) = (DOCS / "examples").glob(f"{name}.*")
+    return f"```{ {'.py': 'python', '.sh': 'text'}[path.suffix] }\n{path.read_text(encoding='utf-8')}```"
 
 
 GENERATORS: Mapping[str, Callable[..., str]] = {

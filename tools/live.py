@@ -29,9 +29,7 @@ WHEEL = (100, 130)
 WHEELS = [(330 + 126 * place, 290) for place in range(5)]
 REGION = (WHEELS[-1][0] / SIZE[0], WHEELS[-1][1] / SIZE[1], WHEEL[0] / SIZE[0], WHEEL[1] / SIZE[1])
 TURN_S = 9.0
-SETTLED = (
-    "return document.getElementById('picture').naturalWidth > 0 && document.getElementById('state').className === ''"
-)
+SETTLED = "return document.getElementById('picture').width > 0 && document.getElementById('state').className === ''"
 VIEWS = {"wide": (1280, 900, "light", True), "narrow": (390, 844, "dark", False)}
 """Width, height and theme of each picture, and whether it shows the whole page or only the first screen."""
 

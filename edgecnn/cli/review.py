@@ -27,7 +27,8 @@ def review(
         str,
         typer.Argument(
             metavar="FOLDER|HOST",
-            help="A folder that --keep has filled, or a board, named as for ssh: NAME, USER@NAME, ssh://USER@NAME:PORT.",
+            help="A folder that --keep has filled, or one of any photos, or a board, named as for ssh: NAME, USER@NAME, "
+            "ssh://USER@NAME:PORT.",
         ),
     ],
     into: Annotated[
@@ -52,13 +53,15 @@ def review(
     browser: Annotated[bool, option("Open the page in a browser.", "off", None, "--browser")] = False,
     json: Json = False,
 ) -> None:
-    """Label kept pictures, and add them to your photos.
+    """Label kept pictures, or any photos, and add them to your photos.
 
     The page shows one picture after the other, or several that look alike: keys 1 to 9 or a press name the class. Each answer is on disk
     before the next picture is shown. Ctrl-C ends the review; the next review continues with what is left.
 
     A board's pictures are first fetched over ssh, into PHOTOS-kept next to the photos; those already there are not fetched again. Answers
     that people gave on the board's own page, /review, come along.
+
+    A folder that no board has filled works too: each of its photos is a question, without the model's guess.
 
     \b
     Examples:
@@ -70,8 +73,10 @@ def review(
 
     from edgecnn.cli.http import require_packages
     from edgecnn.device.http.door import open_door
+    from edgecnn.device.keep.folder import kept_pictures
     from edgecnn.device.review.journal import LABELS, Journal
     from edgecnn.device.review.photos import Photos
+    from edgecnn.device.review.plain import Plain
     from edgecnn.device.review.reviewing import Reviewing
     from edgecnn.errors import DatasetError, OutputError
     from edgecnn.files import folder_lock, output_errors
@@ -91,12 +96,14 @@ def review(
         into.mkdir(parents=True, exist_ok=True)
     busy = OutputError(f"another review into {into} is running. Wait until it ends, or end it.")
     with folder_lock(into, busy):
-        folder, board = located(source, into, remote_folder)
+        folder, board, plain = located(source, into, remote_folder)
         photos = Photos(into, folder, board)
-        reviewing = Reviewing(folder, photos, into=str(into))
+        listed = Plain(into) if plain and not kept_pictures(folder) else kept_pictures
+        reviewing = Reviewing(folder, photos, into=str(into), listed=listed)
         if not reviewing.pictures:
             raise DatasetError(
-                f"{folder} contains no kept pictures. edgecnn classify --keep {folder} or the service's keep writes them."
+                f"{folder} contains no kept pictures and no photos. edgecnn classify --keep {folder} or the service's keep writes "
+                "pictures."
             )
         photos.finish(reviewing.pictures.values())
         taken = photos.take(Journal(folder / LABELS).decided, reviewing.pictures.values())
@@ -106,20 +113,20 @@ def review(
         report(reviewing, taken, json)
 
 
-def located(source: str, into: Path, remote_folder: str | None) -> tuple[Path, str]:
-    """Return the folder of kept pictures, fetched first if a board has them, and the board's name."""
+def located(source: str, into: Path, remote_folder: str | None) -> tuple[Path, str, bool]:
+    """Return the folder of pictures, fetched first if a board has them, the board's name, and whether any photos in it count."""
     from edgecnn.fleet.hosts import check_host
 
     folder = Path(source)
     if folder.is_dir() or "/" in source.removeprefix("ssh://"):
         if remote_folder is not None:
             raise typer.BadParameter("is for a board: HOST, not FOLDER.", param_hint="--remote-folder")
-        return folder, folder.resolve().name
+        return folder, folder.resolve().name, True
     host = checked("FOLDER|HOST", check_host, source)
     name = host.removeprefix("ssh://").rpartition("@")[2]
     fetched = into.resolve().with_name(f"{into.resolve().name}-kept") / name
     fetch(host, remote_folder, fetched)
-    return fetched, name
+    return fetched, name, False
 
 
 def fetch(host: str, remote: str | None, folder: Path) -> None:

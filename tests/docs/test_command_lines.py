@@ -56,6 +56,7 @@ NOT_RUN = {
     r"edgecnn slot (?!list).*": "changes the releases of this machine; tests/cli/test_slot.py has a folder of its own",
     r"edgecnn update.*": "needs a repository, and changes this machine; tests/device/update has boards in folders",
     r"edgecnn release .*|(cp|mv|rsync) .*": "needs keys and bundles; tests/release/test_page.py runs the page",
+    r"edgecnn classify 'folder:more-photos.*": "needs a run; tests/device/cameras/test_folder.py plays folders",
     r"edgecnn review .*": "serves until it is stopped; tests/device/http/test_review.py stops it",
     r"edgecnn deploy .*|edgecnn release .*--hosts .*": "needs boards with ssh servers; tests/fleet has some",
     r"edgecnn service .*": "needs systemd and its options; tests/cli/test_service.py and tests/device/service have fakes of both",

@@ -1,5 +1,6 @@
 """The programs in docs/examples run, and the README's is one of them."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -52,6 +53,20 @@ def test_an_example_runs(name, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, input=LINES, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(PRINTS[name], done.stdout), done.stdout
+
+
+@pytest.mark.parametrize(("state", "asked"), [("open", 2), ("closed", 0), ("", 0)])
+def test_the_notification_is_sent_for_one_state_with_the_picture(tmp_path, state, asked):
+    (tmp_path / "curl").write_text(
+        '#!/bin/sh\necho "$*" >> asked\ncase "$*" in *frame.jpg) printf jpeg;; *) cat > sent;; esac\n'
+    )
+    (tmp_path / "curl").chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "EDGECNN_STATE": state, "NOTIFY_URL": "https://ntfy/door"}
+    subprocess.run([EXAMPLES / "notify.sh"], cwd=tmp_path, env=variables, check=True)
+    lines = (tmp_path / "asked").read_text().splitlines() if asked else []
+    assert len(lines) == asked == len(list(tmp_path.glob("asked"))) * 2
+    if asked:
+        assert (tmp_path / "sent").read_text() == "jpeg" and any(line.endswith("https://ntfy/door") for line in lines)
 
 
 def test_a_pytorch_file_becomes_onnx(tmp_path):

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from edgecnn.device.keep.folder import Kept
+from edgecnn.device.keep.folder import LAST_S, Kept
 from edgecnn.device.review.journal import LABEL, REVIEWED, Decision, Journal, append, read_lines
-from edgecnn.device.stream.pictures import why_no_folder
+from edgecnn.device.stream.pictures import stamp, why_no_folder
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import output_errors, sha256_file, sync_folder, write_atomic
 from edgecnn.labels import SPLIT_FOLDERS, printable
@@ -21,7 +21,7 @@ FIELDS = ("sha256", "path", "board", "why", "ts", "guess", "model", "labelled")
 
 HASHED = 12  # hexadecimal digits of a picture's hash in its file name
 
-NAME = re.compile(rf"\.?\d{{8}}T\d{{6}}\.\d{{6}}Z-([0-9a-f]{{{HASHED}}})\.jpg(\.[0-9a-f]+\.tmp)?")
+NAME = re.compile(rf"\.?\d{{8}}T\d{{6}}\.\d{{6}}Z-([0-9a-f]{{{HASHED}}})\.[a-z]+(\.[0-9a-f]+\.tmp)?")
 """Matches a file that this module writes: a photo, or the hidden start of an unfinished copy."""
 
 Row = Mapping[str, str]
@@ -138,7 +138,7 @@ class Photos(Journal):
 
 def file_name(kept: Kept) -> str:
     """Return a kept picture's name among the photos: from its time and content, so that two boards' pictures never clash."""
-    return f"{kept.path.name.partition('-')[0]}-{kept.picture.sha256[:HASHED]}.jpg"
+    return f"{stamp(min(kept.ts, LAST_S), 6)}-{kept.picture.sha256[:HASHED]}{kept.path.suffix.lower()}"
 
 
 def is_whole(kept: Kept) -> bool:

@@ -1,6 +1,6 @@
 """The questions of a review: the next pictures, grouped if they look alike, and the answers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,16 @@ MOST_CLASSES = 2000
 class Reviewing:
     """A review of a kept folder. Only one thread at a time may use it, except for `preview`."""
 
-    def __init__(self, folder: Path, store: Journal, labels: Iterable[str] = (), into: str | None = None) -> None:
-        """Start with the folder's current pictures; `labels` are classes that the store and the pictures' scores may lack."""
-        self._folder, self._store, self._into = folder, store, into
+    def __init__(
+        self,
+        folder: Path,
+        store: Journal,
+        labels: Iterable[str] = (),
+        into: str | None = None,
+        listed: Callable[[Path], list[Kept]] = kept_pictures,
+    ) -> None:
+        """Start with the folder's current pictures, which `listed` returns; `labels` are classes that the store and the scores may lack."""
+        self._folder, self._store, self._into, self._listed = folder, store, into, listed
         self._looks: dict[str, np.ndarray | None] = {}
         self._answers: list[tuple[Kept, ...]] = []
         self.counts = dict.fromkeys((LABEL, NONE, SKIP), 0)
@@ -47,7 +54,7 @@ class Reviewing:
 
     def refresh(self) -> None:
         """Look for new pictures. The random sample comes first, before anyone sees guesses for other pictures."""
-        self._all = kept_pictures(self._folder)
+        self._all = self._listed(self._folder)
         self._kept = {kept.picture.sha256: kept for kept in sorted(self._all, key=lambda kept: kept.why != RANDOM)}
 
     @property

@@ -110,7 +110,7 @@ def whole():
     facts = {"name": "m", "serial": 3, "sha256": "0" * 64, "engine": "litert 2", "precision": "int8", "accuracy": 0.9}
     shares = [0.25, 0.125, *[0.0] * 12, 0.375, 0.25]
     validation = {"n": 400, "histogram": shares, "abstain": 0.03, "stranger": 0.07, "since": None}
-    drift = {"key": "k", "file": "/nowhere", "validation": validation}
+    drift = {"key": "k", "file": "/nowhere", "validation": validation, "strangers": True}
     opening = Opening(port=0, model={**facts, "labels": labels}, drift=drift, started=1_800_000_000.5)
     board = Board(opening)
     upkeep = Upkeep(board, opening)
@@ -192,7 +192,7 @@ def test_the_metrics_are_written_every_15_s_the_counts_every_quarter_of_an_hour_
     now = [0.0]
     monkeypatch.setattr("edgecnn.device.http.upkeep.Seldom", functools.partial(Seldom, clock=lambda: now[0]))
     facts = {"name": "m", "serial": 3, "sha256": "", "engine": "", "precision": "", "accuracy": None, "labels": ["cat"]}
-    drift = {"key": "k", "file": str(tmp_path / "state" / "counts"), "validation": None}
+    drift = {"key": "k", "file": str(tmp_path / "state" / "counts"), "validation": None, "strangers": True}
     opening = Opening(port=0, model=facts, drift=drift, metrics_file=str(tmp_path / "m.prom"))
     upkeep = Upkeep(Board(opening), opening)
     names = {}

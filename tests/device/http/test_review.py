@@ -5,6 +5,7 @@ import csv
 import http.client
 import io
 import json
+import os
 import random
 import signal
 import threading
@@ -157,6 +158,68 @@ def test_similar_pictures_many_and_hostile_classes_and_each_size(
     assert sorted(line["path"].partition("/")[0] for line in lines(tmp_path)) == ["an owl", "class 09", "class 09"]
     assert browser.execute_script("return window.hacked") is None
     assert browser.execute_script("return document.querySelectorAll('img[src=x], [onclick]').length") == 0
+
+
+def test_a_folder_of_plain_photos_is_reviewed_without_guesses_and_keeps_its_formats(
+    serve, edgecnn, tmp_path, monkeypatch
+):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("new/b.png", "new/walk/a.JPG", "new/photos/cat/known.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (90 * number, 0, 0)).save(tmp_path / name)
+        os.utime(tmp_path / name, (1795860902.5 + number, 1795860902.5 + number))
+    (tmp_path / "new/broken.jpg").write_bytes(b"no image")
+    (tmp_path / "new/notes.txt").write_text("no photo")
+    empty = edgecnn("review", "new/photos/cat", "--into", "new/photos")
+    assert empty.code == 5 and "no photos" in empty.err
+    for left in (2, 1):
+        serving = serve("new", "--into", "new/photos", "--http-open", cwd=tmp_path, name="review")
+
+        def ask(path, serving=serving, **body):
+            status, _, answer = serving.ask(f"/v1/review{path}", json.dumps({"reviewer": "1", **body}).encode())
+            assert status == 200, answer
+            return json.loads(answer)
+
+        shown = ask("")
+        assert (shown["left"], shown["unreadable"], shown["classes"]) == (left, 1, ["cat"])
+        question = shown["next"][0]
+        assert (question["why"], question["guess"], question["score"]) == ("unsure", None, None)
+        assert serving.ask(f"/v1/review/pictures/{question['pictures'][0]}")[2].startswith(b"\xff\xd8\xff")
+        ask("/answer", pictures=question["pictures"], decision="label", label="cat")
+        serving.process.send_signal(signal.SIGINT)
+        assert serving.process.wait(10) == 0
+    files = sorted((tmp_path / "new/photos/cat").iterdir())
+    copies = [(path.name[:23], path.suffix) for path in files[:2]]
+    assert (
+        copies == [("20261128T101502.500000Z", ".png"), ("20261128T101503.500000Z", ".jpg")]
+        and files[2].name == "known.png"
+    )
+    assert [path.read_bytes() for path in files[:2]] == [
+        (tmp_path / name).read_bytes() for name in ("new/b.png", "new/walk/a.JPG")
+    ]
+    with open(tmp_path / "new/photos" / SOURCES, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["path"], row["board"], row["guess"]) for row in rows] == [
+        (f"cat/{path.name}", "new", "") for path in files[:2]
+    ]
+
+
+def test_a_plain_photo_is_read_once_and_again_after_a_change(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from edgecnn.device.review import plain
+
+    read, reader = [], plain.read_file
+    monkeypatch.setattr(plain, "read_file", lambda path: read.append(path.name) or reader(path))
+    for name, colour in (("a.png", 10), ("b.png", 20)):
+        Image.new("L", (4, 4), colour).save(tmp_path / name)
+    listed = plain.Plain(tmp_path / "photos")
+    first = [kept.picture.sha256 for kept in listed(tmp_path)]
+    Image.new("L", (5, 5), 30).save(tmp_path / "b.png")
+    assert len(set(first) & {kept.picture.sha256 for kept in listed(tmp_path)}) == 1
+    assert read == ["a.png", "b.png", "b.png"]
 
 
 def test_a_second_reviewer_and_an_answer_that_cannot_be_written_get_a_clear_error(

@@ -61,8 +61,8 @@ def test_similar_pictures_are_one_question_and_the_random_sample_comes_first_and
     assert reviewing.document()["field"] is None, "it would reveal the model's answers on open pictures"
     assert reviewing.answer(reviewing.document()["next"][0]["pictures"], "label", "dog")
     assert (
-        reviewing.document()["field"].startswith("in the field 60.0 % (")
-        and "1 skipped: 50.0" in reviewing.field().text
+        reviewing.document()["field"].startswith("in the field 60.0 % right: 5 random pictures from 1 hour, ")
+        and "1 skipped, between 50.0" in reviewing.field().text
     )
 
 
