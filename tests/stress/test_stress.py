@@ -79,6 +79,8 @@ def test_the_same_seed_gives_the_same_figures_and_another_does_not(digits):
     one, again, other = (stress(digits, Settings(names=FEW, limit=60, seed=seed)) for seed in (1, 1, 2))
     assert one.corruptions == again.corruptions != other.corruptions
     assert not one.complete
+    grey = tuple(dict.fromkeys(name for name, _ in conditions(1)))
+    assert stress(digits, Settings(names=grey, limit=2)).complete, "all that apply to grey images"
 
 
 def test_the_json_matches_its_schema(report, schema_of):
@@ -136,6 +138,8 @@ def test_the_command_writes_into_the_run_its_page_and_its_card(own_run, edgecnn,
     assert "## Under stress" in card and "## Under stress" not in kept and "FAILED" in card
     part = edgecnn("stress", own_run.path, "--limit", 2, "--corruptions", "jpeg", "--out", "here")
     assert part.code == 0 and "Some corruptions were left out" in part.out
+    counted = json.loads((own_run.path.parent.parent / "here" / "stress-validation.json").read_text())["test_uses"]
+    assert counted == 2, "validation images do not make the test split's uses forgotten"
     assert json.loads(own_run.file("stress-validation.json").read_text())["complete"]
     shutil.rmtree(own_run.path / "here", ignore_errors=True)
 
