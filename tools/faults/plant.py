@@ -1,4 +1,4 @@
-"""Does `make test` notice faults? Plants those of planted.toml one at a time, each in a git worktree of HEAD.
+"""Does `make test` notice faults? Plants those of planted.toml and crossings.toml one at a time, each in a git worktree of HEAD.
 
 A fault is caught if a test fails with it twice and passes without it. First all faults are planted at once and the tests of `make test`
 run: those that fail are suspects, which then run for each fault, the nearest ones first. All tests run with those that they miss. Results
@@ -37,9 +37,12 @@ from edgecnn.fleet.hosts import on_each
 from edgecnn.report.table import text_table
 from edgecnn.tables import build
 
-FAULTS = Path(__file__).with_name("planted.toml")
+FAULTS = tuple(Path(__file__).with_name(name) for name in ("planted.toml", "crossings.toml"))
 
-KINDS = ("limits", "order", "axes", "units", "retained", "cleanup", "sentences", "default")
+KINDS = (
+    *("limits", "order", "axes", "units", "retained", "cleanup", "sentences", "default"),
+    *("crossing", "second run", "restart", "exception", "value"),
+)
 
 CAUGHT, SURVIVED, HUNG = "caught", "survived", "hung"
 
@@ -86,7 +89,11 @@ class Fault:
 
 
 def read_faults() -> list[Fault]:
-    return [build(Fault, table, ValueError, FAULTS.name) for table in tomllib.loads(FAULTS.read_text())["fault"]]
+    return [
+        build(Fault, table, ValueError, path.name)
+        for path in FAULTS
+        for table in tomllib.loads(path.read_text())["fault"]
+    ]
 
 
 def check(faults: Sequence[Fault]) -> None:
@@ -287,7 +294,11 @@ def test_options() -> list[str]:
 def run(faults: Sequence[Fault], out: Path, jobs: int, limit_s: float) -> None:
     options = test_options()
     git("worktree", "prune")  # left by a killed run
-    context = {"commit": git("rev-parse", "HEAD"), "faults": sha256(FAULTS.read_bytes()), "options": options}
+    context = {
+        "commit": git("rev-parse", "HEAD"),
+        "faults": sha256(b"".join(path.read_bytes() for path in FAULTS)),
+        "options": options,
+    }
     results = harness.Results(out, harness.about("planted", **context))
     anyway = {test for row in results.rows for test in row["anyway"]}
     lock, trees, named = threading.Lock(), list[Worktree](), {fault.id: fault for fault in faults}
@@ -362,7 +373,7 @@ def main() -> None:
         check(faults)
         return
     if unknown := set(given.only or ()) - set(ids(faults)):
-        sys.exit(f"{FAULTS.name} has no fault {min(unknown)}")
+        sys.exit(f"no list has the fault {min(unknown)}")
     run([fault for fault in faults if given.only is None or fault.id in given.only], given.out, given.jobs, given.limit)
 
 
