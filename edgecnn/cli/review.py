@@ -53,7 +53,7 @@ def review(
     browser: Annotated[bool, option("Open the page in a browser.", "off", None, "--browser")] = False,
     json: Json = False,
 ) -> None:
-    """Label kept pictures, or any photos, and add them to your photos.
+    """Label kept pictures or any photos, and add them to yours.
 
     The page shows one picture after the other, or several that look alike: keys 1 to 9 or a press name the class. Each answer is on disk
     before the next picture is shown. Ctrl-C ends the review; the next review continues with what is left.

@@ -112,6 +112,12 @@ def test_the_defaults_of_recipe_keys_match_the_recipe(edgecnn):
     assert checked == set(options)
 
 
+def test_the_list_has_complete_sentences(edgecnn):
+    listed = edgecnn("--help").out.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == len(COMMANDS)
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed), listed
+
+
 def test_every_provider_is_documented_wherever_one_is_chosen(edgecnn):
     documented = 0
     for command in COMMANDS:
