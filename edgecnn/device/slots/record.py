@@ -125,8 +125,11 @@ def rolled_back(slots: Slots) -> Slots:
 
 
 def pruned(slots: Slots, keep: int) -> Slots:
-    """Return the record without bad releases and without good ones beyond the first `keep` (at least 1) of the chain."""
-    chain = slots.chain[:keep]
+    """Return the record without bad releases and without good ones beyond the first `keep` (at least 1) of the chain.
+
+    A pending one at its head comes in addition: if it goes bad, there is a release to go back to.
+    """
+    chain = slots.chain[: keep + slots.pending]
     kept = {item: about for item, about in slots.releases.items() if item in chain or about.state == PENDING}
     return dataclasses.replace(slots, chain=chain, releases=kept)
 

@@ -137,6 +137,7 @@ def test_the_last_proved_release_is_known_when_none_is_in_use():
 
 def test_pruning_keeps_the_first_of_the_chain_and_untried_releases():
     slots = record(NEW, MIDDLE, OLD, next=PENDING)
+    assert pruned(record(NEW, MIDDLE, OLD, new=PENDING), 1).chain == (NEW, MIDDLE), "what a pending one goes back to"
     kept = pruned(slots, 2)
     assert kept.chain == (NEW, MIDDLE) and set(kept.releases) == {NEW, MIDDLE, NEXT}
     assert set(pruned(record(NEW, OLD, next=BAD), 2).releases) == {NEW, OLD}
