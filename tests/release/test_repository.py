@@ -192,6 +192,47 @@ def test_old_releases_are_removed_but_those_a_board_may_still_fetch_stay(reposit
     board().check(repository.folder)
 
 
+def test_a_missing_bundle_of_any_release_is_a_problem(repository, add):
+    old, new = add(1), add(2)
+    files = [repository.target_file(entry.path, entry.sha256) for entry in (old, new)]
+    files[0].unlink()
+    files[1].write_bytes(b"damaged")
+    problems = status(repository)["problems"]
+    assert [text.split()[0] for text in problems] == list(map(str, files))
+
+
+def test_a_file_is_removed_only_after_nothing_offers_it_any_more(repository, add, monkeypatch):
+    """In a full channel, an add that fails while signing, and a way back to the oldest release."""
+    monkeypatch.setattr(operations, "KEPT", 2)
+    first, second = add(1), add(2)
+    oldest = repository.target_file(first.path, first.sha256)
+    with monkeypatch.context() as patch, pytest.raises(ReleaseError, match="cut"):
+        patch.setattr(Repository, "write", lambda *_, **__: (_ for _ in ()).throw(ReleaseError("cut")))
+        add(3)
+    assert oldest.is_file() and status(repository)["problems"] == []
+    back = add(1, instead_of=[second.sha256])
+    assert back.sha256 == first.sha256 and oldest.is_file() and status(repository)["problems"] == []
+    add(3)
+    assert oldest.is_file() and not repository.target_file(second.path, second.sha256).is_file()
+
+
+def test_an_interrupted_rotation_is_repeated_with_no_more_root_keys_than_must_sign(
+    quick, repository, held, tmp_path, monkeypatch
+):
+    def cut(source, target, real=os.replace):
+        if str(source).endswith("root-2.pem"):
+            raise Cut
+        real(source, target)
+
+    (tmp_path / "releases-keys" / "root-3.pem").unlink()
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(keys_module.os, "replace", cut)
+        operations.rotate(repository, held(), ["root-2"])
+    operations.rotate(repository, held(), ["root-2"])
+    operations.refresh(repository, held(), "root")
+    assert repository.read().root.version == 4
+
+
 class Cut(Exception):
     """A simulated power cut."""
 

@@ -16,8 +16,11 @@ pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
 from edgecnn.bundle.read import read_bundle
 from edgecnn.bundle.write import write_bundle
 from edgecnn.data import open_dataset
+from edgecnn.evaluate.statistics import WORTH, paired_interval
+from edgecnn.files import sha256_file
 from edgecnn.recipe import DataRecipe
 from edgecnn.stages.against import compare_bundles
+from edgecnn.tables import to_json
 from edgecnn.verify.against import against_lines
 
 EACH = 60
@@ -148,6 +151,82 @@ def test_renamed_classes_are_matched_and_added_ones_are_excluded(made, photos, r
     assert against.parts[0].n == 9 * EACH
     assert against.parts[0].lost == against.parts[0].gained == 0, "the same model answers the same"
     assert "--renamed 'other=9'" in "\n".join(against_lines(against))
+
+
+@pytest.mark.parametrize("side", ["old", "new", "neither"])
+def test_answers_of_folds_on_one_side_alone_weigh_less(made, photos, reporter, side):
+    folder, classes = photos
+    held = answers({digest: (label, label) for digest, label in classes.items()})
+    old, new = (made(name, **({"answers": held} if name == side else {"images": listed()})) for name in ("old", "new"))
+    whole = compared(old, new, folder, reporter)[0].parts[0]
+    worth = 1.0 if side == "neither" else WORTH
+    assert whole.n == len(classes)
+    expected = paired_interval(worth * whole.lost, worth * whole.gained, worth * whole.n)
+    assert tuple(whole.drop_interval) == pytest.approx(tuple(expected))
+
+
+def test_a_later_photo_of_a_scene_that_taught_folds_is_not_counted(made, photos, reporter, tmp_path):
+    """The first photo has a held-out answer, which counts; others of its scene came later, and the model that ships has seen it."""
+    folder = shutil.copytree(photos[0], tmp_path / "photos")
+    classes = photos[1]
+    hashes = list(classes)
+    sides = [("sha256", "group", "split"), *((one, "door", "train") for one in (hashes[0], *hashes[550:]))]
+    with (folder / "edgecnn-splits.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(sides)
+    old = made("old", answers=answers({digest: (classes[digest], classes[digest]) for digest in hashes[:500]}))
+    against, _ = compared(old, made("new", images=listed()), folder, reporter)
+    assert {part.photos: part.n for part in against.parts} == {"all": 550, "old": 500, "new": 50}
+    assert against.not_counted == {"showing the same thing as a training photo of the old model": 50}
+
+
+def test_the_folds_answers_of_a_renamed_class_count_as_the_new_one(made, photos, reporter):
+    folder, classes = photos
+    labels = ("zero", *map(str, range(1, 10)))
+    held = {digest: ("zero", "zero") if label == "0" else (label, label) for digest, label in classes.items()}
+    old, new = made("old", labels=labels, answers=answers(held)), made("new", images=listed())
+    whole = compared(old, new, folder, reporter, renamed={"zero": "0"})[0].parts[0]
+    assert (whole.n, whole.accuracy_reference, whole.gained) == (10 * EACH, 1.0, 0)
+
+
+def test_a_photo_with_two_labels_and_a_damaged_one_count_for_nobody(made, photos, reporter, tmp_path):
+    """The damaged one has a held-out answer of the old model, but none of the new one."""
+    folder = shutil.copytree(photos[0], tmp_path / "photos")
+    twice, damaged = folder / "3" / "7.png", folder / "5" / "9.png"
+    shutil.copy(twice, folder / "4" / "again.png")
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    held = {sha256_file(path): (path.parent.name,) * 2 for path in folder.glob("*/*.png")}
+    old, new = made("old", answers=answers(held)), made("new", images=listed())
+    against, _ = compared(old, new, folder, reporter)
+    assert against.parts[0].n == 10 * EACH - 2
+    assert against.not_counted == {"with two labels": 2, "unreadable": 1}, "the two files, and the damaged one"
+
+
+def test_each_comparison_of_either_model_counts_as_a_look_and_a_chain_of_passed_ones_is_kept(
+    made, photos, reporter, tmp_path
+):
+    folder, _ = photos
+
+    def compared_with(old, new, verdict="passed"):
+        """Return the new bundle with the comparison inside, as `edgecnn bundle` writes it."""
+        against, _ = compared(old, new, folder, reporter)
+        bundle = read_bundle(new)
+        path = new.with_name(f"{new.stem}-compared.edgecnn")
+        text = json.dumps(to_json(dataclasses.replace(against, verdict=verdict))).encode()
+        write_bundle(path, dataclasses.replace(bundle.manifest, files={}), {**bundle.files, "against.json": text})
+        return path, against
+
+    first = made("first", images=listed())
+    second, _ = compared_with(first, made("second", images=listed()))
+    third, against = compared_with(second, made("third", images=listed()))
+    assert (against.looks, against.earlier) == (2, (sha256_file(first),))
+    fourth, against = compared_with(third, made("fourth", images=listed()), "refused")
+    assert (against.looks, against.earlier) == (3, (sha256_file(second), sha256_file(first)))
+    assert compared(fourth, made("fifth", images=listed()), folder, reporter)[0].earlier == (), (
+        "the fourth passed nothing"
+    )
+    assert compared(made("sixth", images=listed()), third, folder, reporter)[0].looks == 3, (
+        "those of the new one count too"
+    )
 
 
 def test_the_command_refuses_a_worse_model_and_shows_its_photos(edgecnn, made, photos, schema_of, tmp_path):

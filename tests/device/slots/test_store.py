@@ -272,6 +272,28 @@ def test_a_bundle_that_is_removed_while_in_use(store, in_use):
         store.activate(new)
 
 
+def test_two_bundles_that_are_lost_at_once_and_one_before_them(store, in_use):
+    first, second, third = in_use("first"), in_use("second"), in_use("third", good=False)
+    for release in (second, third):
+        store.path(release).unlink()
+    choice = choose(store)
+    assert (choice.release, choice.name, list(choice.refused)) == (first, "first", [third, second])
+    assert states(store) == {"first": GOOD, "second": BAD, "third": BAD}
+    assert set(store.read().held) == {second, third}
+
+
+def test_a_spent_release_whose_predecessor_is_lost_makes_way_for_the_one_before(store, in_use):
+    first, second, third = in_use("first"), in_use("second"), in_use("third", good=False)
+    for _ in range(MAX_STARTS):
+        assert choose(store).release == third
+    store.path(second).write_bytes(b"damaged")
+    choice = choose(store)
+    assert choice.release == first and {name: about.reason for name, about in choice.refused.items()} == {
+        third: f"it was started {MAX_STARTS} times and did not prove itself",
+        second: LOST,
+    }
+
+
 class FailingDisk(Disk):
     def __init__(self, root, number):
         super().__init__(root)
@@ -307,7 +329,9 @@ def test_a_bad_release_is_not_run_again_even_with_a_full_disk(store, in_use):
     choose(store)
     broken = Store(store.root, FailingDisk(store.root, errno.ENOSPC))
     assert condemn(broken, new, "no")
-    assert choose(store, avoid={new}).release == old
+    choice = choose(store, avoid={new})
+    assert (choice.release, choice.refused, choice.problems) == (old, {}, ()), "its own reason is known already"
+    assert states(store)["new"] == PENDING, "it is not recorded as lost"
 
 
 def test_a_damaged_record(store, in_use):
