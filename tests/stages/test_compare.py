@@ -144,7 +144,10 @@ def grey(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def nearest(tmp_path_factory):
-    """Networks that answer with the level nearest to the mean pixel, each for its own range: in any other range they are wrong."""
+    """Networks that answer with the level nearest to the mean pixel, each for its own range: in any other range they are wrong.
+
+    That for raw pixels also has a size of its own.
+    """
     folder = tmp_path_factory.mktemp("nearest")
     for name, real in {
         "centred": lambda pixel: (pixel - 128) / 128,
@@ -154,7 +157,8 @@ def nearest(tmp_path_factory):
     }.items():
         levels = np.array([real(LEVELS[label]) for label in sorted(LEVELS)], np.float64)
         spread = real(140.0) - real(128.0)
-        inputs = keras.Input((12, 12, 3))
+        side = 24 if name == "raw" else 12
+        inputs = keras.Input((side, side, 3))
         last = keras.layers.Dense(3)
         model = keras.Model(inputs, last(keras.layers.GlobalAveragePooling2D()(inputs)))
         last.set_weights([np.tile(levels, (3, 1)) / 3 / spread**2, -(levels**2) / 2 / spread**2])
