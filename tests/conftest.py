@@ -92,6 +92,7 @@ def pytest_runtest_setup(item):
 
 
 FIRST = (
+    "emulated/test_service",
     "train/test_ingredients",
     "train/test_backbone",
     "train",
@@ -101,8 +102,9 @@ FIRST = (
     "stages",
     "cli",
 )
-"""The slowest files in tests/, in the order in which workers get them: short files fill the gaps at the end. The first one makes
-`finished_run` while the second one, which does not use it, keeps the other worker busy."""
+"""The slowest files in tests/, in the order in which workers get them: short files fill the gaps at the end. The emulated board
+keeps one worker busy for minutes. Without it, the next file makes `finished_run` while the one after, which does not use it, keeps the
+other worker busy."""
 
 
 def pytest_collection_modifyitems(items):
