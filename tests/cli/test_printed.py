@@ -128,10 +128,10 @@ def test_fetching_a_boards_pictures_is_noted_at_each_hundred_and_ends_with_their
         "pi@door: 100 pictures", "pi@door: 200 pictures", f"pi@door: 250 new pictures in {tmp_path}"
     ]  # fmt: skip
     into = tmp_path / "photos"
-    assert located("ssh://pi@door", into, "/srv/other") == (tmp_path / "photos-kept" / "door", "door")
+    assert located("ssh://pi@door", into, "/srv/other") == (tmp_path / "photos-kept" / "door", "door", False)
     assert asked == [("/srv/own", tmp_path), ("/srv/other", tmp_path / "photos-kept" / "door")]
     into.mkdir()
-    assert located(str(into), into, None) == (into, "photos") and len(asked) == 2
+    assert located(str(into), into, None) == (into, "photos", True) and len(asked) == 2
 
 
 def test_boards_are_listed_as_in_their_file_and_those_that_did_not_answer_are_counted(monkeypatch, capfd, tmp_path):
