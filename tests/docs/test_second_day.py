@@ -30,6 +30,6 @@ def test_the_whole_day_from_a_few_photos_to_the_next_model_in_a_slot(root, photo
     assert sum(made["kept"].values()) >= labelled >= 5 and set(made["kept"]) <= {"unsure", "stranger", "random"}
     assert labelled == made["pictures"], "each picture is answered exactly once"
     assert sum(1 for _ in (tmp_path / "photos").glob("*/*")) == len(CLASSES) * EACH + labelled
-    assert made["verdict"] == "not shown", "a dozen test photos prove nothing"
-    assert made["serial_in_use"] == 1, "the new model is in use, accepted"
+    assert made["verdict"] in ("passed", "refused"), "a dozen test photos are enough for a verdict"
+    assert made["serial_in_use"] == 1, "the new model is in use, with a reason if it was refused"
     assert made["n"] == 180 - len(CLASSES) * EACH - 60
