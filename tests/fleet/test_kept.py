@@ -166,7 +166,7 @@ def test_a_board_whose_service_keeps_pictures(boards, tmp_path, keep_pictures):
         located("kpet", photos, None)
     boards.run("door", "echo 'keep = \"/srv/kept\"' | sudo -n tee /etc/edgecnn/service.toml")
     boards.counted("door")
-    folder, board = located("pi@door", photos, None)
+    folder, board, _ = located("pi@door", photos, None)
     assert (folder, board) == (tmp_path / "photos-kept" / "door", "door")
     assert files(folder) == files(tmp_path / "remote") and boards.counted("door") > len(packed)
     assert located("pi@door", photos, "/srv/kept")[0] == folder and boards.counted("door") < 25_000
