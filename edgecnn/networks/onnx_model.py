@@ -15,8 +15,8 @@ import numpy as np
 
 from edgecnn.errors import ExportError, first_line
 from edgecnn.networks.keras import keras, tf
-from edgecnn.networks.onnx_operators import OPERATORS, Node
-from edgecnn.networks.onnx_values import Value, reshaped, stored
+from edgecnn.networks.onnx_operators import OPERATORS
+from edgecnn.networks.onnx_values import Node, Value, reshaped, stored
 
 if TYPE_CHECKING:
     import onnx

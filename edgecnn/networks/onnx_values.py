@@ -5,11 +5,12 @@ transposed only if an operator needs another order.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from edgecnn.errors import ExportError
 from edgecnn.networks.keras import keras, tf
 
 
@@ -31,6 +32,44 @@ class Value(NamedTuple):
     def axis(self, number: int) -> int:
         """Return the position of an ONNX axis in the tensor; ValueError if it is not stored."""
         return 1 + self.axes.index(number)
+
+
+Outputs = Value | Sequence[Value]
+
+
+class Node(NamedTuple):
+    """A node: its `inputs` (None if one is left out), its attributes, and the version of ONNX's operators."""
+
+    op: str
+    name: str
+    inputs: Sequence[Any]
+    attributes: Mapping[str, Any]
+    opset: int
+    outputs: int
+
+    def setting(self, name: str, index: int, default: Any = None) -> Any:
+        """Return a setting that is an attribute in older versions and the constant input `index` in newer ones."""
+        if name in self.attributes:
+            return self.attributes[name]
+        given = self.inputs[index] if index < len(self.inputs) else None
+        if given is None:
+            return default
+        if isinstance(given, Value):
+            raise ExportError(f"{self.op} {self.name!r} computes its {name} from the image, expected a constant.")
+        return given.tolist()
+
+    def weights(self, index: int) -> np.ndarray:
+        given = self.inputs[index]
+        if not isinstance(given, np.ndarray):
+            raise ExportError(f"{self.op} {self.name!r} computes its weights from the image, expected constants.")
+        return np.asarray(given, np.float32)
+
+    @property
+    def value(self) -> Value:
+        given = self.inputs[0]
+        if not isinstance(given, Value):
+            raise ExportError(f"{self.op} {self.name!r} reads a constant, expected a tensor that depends on the image.")
+        return given
 
 
 def unscrambled(value: Value) -> Value:
