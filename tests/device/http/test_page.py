@@ -131,9 +131,10 @@ def test_it_follows_the_camera_while_somebody_can_see_it_and_comes_back_after_ea
     serving.until(lambda: browser.execute_script("return noted") == [[True, False], [False, True]])
     for label in ("1", "9", "2"):
         camera.show(label)
-        assert page.until("state", f"^{label}$") < 1
+        assert page.until("state", f"^{label}$") < 3, "by an event: the page asks by itself every five seconds"
         before = page.until_picture(differs_from=before)
-    assert page["link"] == "connected" and page["say"] == "State: 2." and "2" in browser.title
+    page.until("say", r"^State: 2\.$")  # at most one in three seconds
+    assert page["link"] == "connected" and "2" in browser.title
 
     camera.unplug()
     page.until("notices", "Camera lost since")
@@ -160,7 +161,7 @@ def test_it_follows_the_camera_while_somebody_can_see_it_and_comes_back_after_ea
     page.until("notices", "edgecnn restarted")
     before = page.until_picture()
     camera.show("1")
-    assert page.until("state", "^1$") < 1, "the EventSource is back"
+    assert page.until("state", "^1$") < 3, "the EventSource is back"
     page.until_picture(differs_from=before)
 
 
@@ -196,7 +197,7 @@ def coloured(folder, count):
 
 
 @chromium
-@pytest.mark.parametrize(("fps", "frames"), [(10, 40), (1, 6), pytest.param(0.1, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("fps", "frames"), [(10, 20), (1, 5), pytest.param(0.1, 4, marks=pytest.mark.slow)])
 def test_the_picture_and_the_state_are_those_of_the_same_frame_at_any_rate(serve, browser, page, tmp_path, fps, frames):
     coloured(tmp_path / "colours", frames)
     source = f"folder:{tmp_path / 'colours'}?fps={fps}&loop=1"
@@ -204,19 +205,15 @@ def test_the_picture_and_the_state_are_those_of_the_same_frame_at_any_rate(serve
     browser.get(serving.url)
     page.until("state", "|".join(COLOURS))
     browser.execute_script(WATCH)
-    time.sleep(frames / fps * 0.8)
-    seen = [json.loads(item) for item in browser.execute_script("return noted")]
-    pairs = {label: colour for colour, label, _ in seen}
-    for colour, label, _ in seen:
-        assert max(abs(a - b) for a, b in zip(colour, COLOURS[label], strict=True)) < 60, (label, colour, seen)
-    assert pairs.keys() == COLOURS.keys() and len(seen) > frames * 0.4
-    serving.until(
-        lambda: (
-            {item[2] for item in map(json.loads, browser.execute_script("return noted"))}
-            >= {"64 \u00d7 48", "96 \u00d7 48"}
-        ),
-        15 / fps,
-    )
+
+    def seen():
+        return [json.loads(item) for item in browser.execute_script("return noted")]
+
+    sizes = {"64 \u00d7 48", "96 \u00d7 48"}
+    serving.until(lambda: len(seen()) >= frames and {size for *_, size in seen()} == sizes, 30 + 2 * frames / fps)
+    for colour, label, _ in seen():
+        assert max(abs(a - b) for a, b in zip(colour, COLOURS[label], strict=True)) < 60, (label, colour, seen())
+    assert {label for _, label, _ in seen()} == COLOURS.keys()
 
 
 @chromium
