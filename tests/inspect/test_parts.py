@@ -130,20 +130,6 @@ def test_the_label_with_the_lowest_score_is_named_first():
     assert found == [(2, 2, 0.001, 0.799), (0, 1, 0.02, 0.9), (4, 0, 0.06, 0.9)]
 
 
-def test_a_doubtful_label_keeps_its_image_if_another_class_cannot_be_judged():
-    """The first images are of a class with a single picture, twice; the label of the eleventh is wrong."""
-    features, truth = labelled(60, classes=2)
-    features, classes = np.concatenate([features[:1], features[:1], features]), [2, 2, *truth.tolist()]
-    classes[10] = 1 - classes[10]
-    looks = looked_at(*((f"{n}.jpg", "train", label, 64, 48, str(n)) for n, label in enumerate(classes)))
-    named = inspection.labels_in_doubt(
-        SimpleNamespace(labels=("ant", "bee", "cat")), looks, features, [([0, 1], [])], lambda *step: None
-    )
-    assert [(item.source, item.label, item.suggested) for item in named[:1]] == [
-        ("10.jpg", ("ant", "bee")[classes[10]], ("ant", "bee")[1 - classes[10]])
-    ]
-
-
 def test_correct_labels_are_not_named():
     features, truth = labelled()
     assert len(wrong_labels.doubts(wrong_labels.out_of_fold(features, truth, np.arange(300), 1), truth)) <= 2
