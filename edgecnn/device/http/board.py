@@ -149,6 +149,9 @@ class Board:
             "height": height,
             "inference_ms": ms,
         }
+        if self.camera == "open" and line["state"] != self.state:  # the event of the change comes after its frame
+            self.state, self.reason = line["state"], line["reason"]
+            self.since = line["state_since"] and seconds(line["state_since"])
         for listener in self.on_result:
             listener(line, late)
 

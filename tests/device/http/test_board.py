@@ -19,8 +19,12 @@ def event(kind, after_s=0.0, **fields):
     return json.dumps({"event": kind, "ts": rfc3339(NOW + after_s), "source": "cam", **fields})
 
 
-def result(dropped, **late):
-    line = {"seq": 9, "ts": rfc3339(NOW), "source": "cam", "top": [], "latency_ms": {"infer": 2.5}, "dropped": dropped}
+def result(dropped, state=None, after_s=0.0, reason=None, **late):
+    since = state and rfc3339(NOW + after_s)
+    line = {
+        "seq": 9, "ts": rfc3339(NOW), "source": "cam", "top": [], "latency_ms": {"infer": 2.5}, "dropped": dropped,
+        "state": state, "state_since": since, "reason": reason,
+    }  # fmt: skip
     return RESULT + json.dumps([[64, 48], late]).encode() + b"\n" + json.dumps(line).encode()
 
 
@@ -86,6 +90,24 @@ def test_changes_a_second_apart_are_two_and_a_camera_that_is_lost_has_no_state()
     document = board.document()
     assert document["hour"] == [(NOW, "cat"), (NOW + 1, "dog"), (NOW + 2.5, None)]
     assert (document["state"], document["since"], document["reason"]) == (None, NOW + 2.5, "camera_lost")
+
+
+def test_the_state_is_that_of_the_frame_before_its_event_arrives_and_a_late_frame_of_a_lost_camera_brings_none():
+    board = make([NOW + 9], replay=(event("camera_opened", about="a camera"),))
+    shown = []
+    for message in (
+        result(0, "cat", 1.0),
+        result(0, "abstain", 2.0, "below_threshold"),
+        EVENT + event("camera_lost", 3.0, message="gone").encode(),
+        EVENT + event("state_changed", 3.0, state=None, reason="camera_lost").encode(),
+        result(0, "cat", 2.5),
+    ):
+        board.receive(message)
+        document = board.document()
+        shown.append((document["state"], document["since"], document["reason"]))
+    lost = (None, NOW + 3, "camera_lost")
+    assert shown[:2] == [("cat", NOW + 1, None), ("abstain", NOW + 2, "below_threshold")]
+    assert shown[3:] == [lost, lost]
 
 
 def test_a_reader_of_the_lines_that_falls_a_thousand_behind_gets_no_more_and_the_others_do(monkeypatch):
