@@ -30,6 +30,7 @@ from edgecnn.networks.onnx_values import (
     Outputs,
     Value,
     aligned,
+    constant_along,
     image,
     of_image,
     stored,
@@ -72,12 +73,7 @@ def window(node: Node, sides: Sequence[int], kernel: Sequence[int]) -> Window:
     auto = node.attributes.get("auto_pad", b"NOTSET").decode()
     extent = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        missing = [
-            max(0, (math.ceil(side / stride) - 1) * stride + one - side)
-            for side, stride, one in zip(sides, strides, extent, strict=True)
-        ]
-        less = [one // 2 for one in missing]
-        more = [one - half for one, half in zip(missing, less, strict=True)]
+        less, more = same_padding(sides, strides, extent)
         pads = [*less, *more] if auto == "SAME_UPPER" else [*more, *less]
     before, after = pads[:2], pads[2:]
     if node.attributes.get("ceil_mode", 0):
@@ -92,15 +88,21 @@ def window(node: Node, sides: Sequence[int], kernel: Sequence[int]) -> Window:
     return Window(tuple(kernel), strides, dilations, tuple(before), tuple(after))  # type: ignore[arg-type]
 
 
+def same_padding(
+    sides: Sequence[int], strides: Sequence[int], extent: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return TensorFlow's "same" padding before and after each axis; `extent` is the window's, with its dilations."""
+    missing = [
+        max(0, (math.ceil(side / stride) - 1) * stride + one - side)
+        for side, stride, one in zip(sides, strides, extent, strict=True)
+    ]
+    return tuple(one // 2 for one in missing), tuple(one - one // 2 for one in missing)
+
+
 def same(one: Window, sides: Sequence[int]) -> bool:
     """Return whether a window's padding is that of TensorFlow's "same"."""
-    for side, kernel, stride, dilation, before, after in zip(
-        sides, one.kernel, one.strides, one.dilations, one.before, one.after, strict=True
-    ):
-        missing = max(0, (math.ceil(side / stride) - 1) * stride + (kernel - 1) * dilation + 1 - side)
-        if (before, after) != (missing // 2, missing - missing // 2):
-            return False
-    return True
+    extent = [(size - 1) * step + 1 for size, step in zip(one.kernel, one.dilations, strict=True)]
+    return (one.before, one.after) == same_padding(sides, one.strides, extent)
 
 
 def zero_padded(tensor: Any, one: Window) -> Any:
@@ -418,10 +420,11 @@ def layer_normalization(node: Node) -> Outputs:
     mean = tf.reduce_mean(tensor, axis=places, keepdims=True)
     centred = tensor - mean
     variance = tf.reduce_mean(centred * centred, axis=places, keepdims=True)
-    sizes = [value.shape[axis] for axis in gone]
-    result = centred * tf.math.rsqrt(variance + node.attributes.get("epsilon", 1e-5)) * scale.reshape(sizes)
+    result = (
+        centred * tf.math.rsqrt(variance + node.attributes.get("epsilon", 1e-5)) * constant_along(scale, axes, rank)
+    )
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        result = result + node.weights(2).reshape(sizes)
+        result = result + constant_along(node.weights(2), axes, rank)
     return Value(result, axes, value.shape)
 
 

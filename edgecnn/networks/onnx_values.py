@@ -125,10 +125,8 @@ def groups_of(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], l
     left, right = wide_axes(old), wide_axes(new)
     while left or right:
         mine, theirs = [left.pop(0)], [right.pop(0)]
-        while (sizes := (math.prod(old[axis] for axis in mine), math.prod(new[axis] for axis in theirs)))[0] != sizes[
-            1
-        ]:
-            if sizes[0] < sizes[1]:
+        while (here := math.prod(old[axis] for axis in mine)) != (there := math.prod(new[axis] for axis in theirs)):
+            if here < there:
                 mine.append(left.pop(0))
             else:
                 theirs.append(right.pop(0))
@@ -139,10 +137,10 @@ def groups_of(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], l
 def reshaped(value: Value, shape: Sequence[int]) -> Value:
     """Return a value in another ONNX shape with as many elements. It is transposed only if axes that do not follow each other merge."""
     shape = tuple(shape)
-    if len(wide_axes(shape)) == 1 and len(wide_axes(value.shape)) > 1 and value.scrambled is None:
-        return flat(value, shape)
-    if value.scrambled is not None and len(wide_axes(shape)) == 1:
+    if len(wide_axes(shape)) == 1 and value.scrambled is not None:
         return value._replace(axes=tuple(wide_axes(shape)), shape=shape, made=())
+    if len(wide_axes(shape)) == 1 and len(wide_axes(value.shape)) > 1:
+        return flat(value, shape)
     value = unscrambled(value)
     groups = groups_of(value.shape, shape)
     here = [axis for axis in value.axes if value.shape[axis] > 1]
@@ -184,14 +182,11 @@ def aligned(one: Any, other: Any) -> tuple[Any, Any, tuple[int, ...], tuple[int,
     first, second = (of_rank(item, rank) if isinstance(item, Value) else item for item in (one, other))
     shapes = [(*[1] * (rank - len(item.shape)), *item.shape) for item in (first, second)]
     shape = tuple(int(size) for size in np.broadcast_shapes(*shapes))
-    values = [unscrambled(item) for item in (first, second) if isinstance(item, Value)]
-    leading = max(values, key=lambda item: math.prod(item.shape))
-    axes = [axis for axis in leading.axes if shape[axis] > 1]
-    axes = [*(axis for axis in wide_axes(shape) if axis not in axes), *axes]
-    if [axis for axis in leading.axes if axis in axes or leading.shape[axis] == 1] and set(axes) <= set(leading.axes):
-        axes = list(leading.axes)  # with the axes of size 1 that it stores, such as those of a 1x1 image
+    leading = max((item for item in (first, second) if isinstance(item, Value)), key=lambda item: math.prod(item.shape))
+    # as the larger one stores them, with its axes of size 1, such as those of a 1x1 image
+    axes = [*(axis for axis in wide_axes(shape) if axis not in leading.axes), *leading.axes]
     operands = [
-        stored(unscrambled(item), axes) if isinstance(item, Value) else constant_along(np.asarray(item), axes, rank)
+        stored(item, axes) if isinstance(item, Value) else constant_along(np.asarray(item), axes, rank)
         for item in (first, second)
     ]
     return operands[0], operands[1], tuple(axes), shape

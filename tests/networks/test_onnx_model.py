@@ -155,6 +155,16 @@ def test_attention_over_pixels():
     same(file)
 
 
+def test_a_normalization_over_all_pixels_and_channels_and_a_constant_of_each():
+    file = File()
+    file.conv(3, 4, strides=[3, 3])  # 4 x 4
+    file.add("LayerNormalization", weights("ln", 4, 4, 4), weights("lnb", 4, 4, 4), axis=1)
+    file.add("Mul", weights("columns", 4))
+    file.add("Add", weights("rows", 4, 4, 1))
+    file.end(4)
+    same(file)
+
+
 def test_gelu_and_hard_swish_written_out_become_one_operator():
     file = File()
     x = file.conv(3, 4)
