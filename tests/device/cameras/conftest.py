@@ -18,6 +18,31 @@ from PIL import Image
 from edgecnn.device.cameras import v4l2_abi as abi
 
 
+class Clock(threading.Event):
+    """A clock that only waits advance."""
+
+    now = 0.0
+
+    def wait(self, timeout=None):
+        Clock.now += timeout
+        return self.is_set()
+
+    @staticmethod
+    def monotonic():
+        return Clock.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Return a function that gives a module such a clock."""
+
+    def give(module):
+        monkeypatch.setattr(module, "time", Clock)
+        monkeypatch.setattr(module.threading, "Event", Clock)
+
+    return give
+
+
 def card(width=64, height=48):
     """Return the card as an RGB array."""
     pixels = np.zeros((height, width, 3), np.uint8)

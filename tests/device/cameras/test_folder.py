@@ -1,5 +1,4 @@
 import os
-import threading
 
 import pytest
 from PIL import Image
@@ -9,25 +8,10 @@ from edgecnn.device.cameras.source import CameraLost, CameraSettings, Stalled
 from edgecnn.errors import CameraError
 
 
-class Clock(threading.Event):
-    """The clock of a folder, which only its waits advance."""
-
-    now = 0.0
-
-    def wait(self, timeout=None):
-        Clock.now += timeout
-        return self.is_set()
-
-    @staticmethod
-    def monotonic():
-        return Clock.now
-
-
 @pytest.fixture
-def photos(tmp_path, monkeypatch):
+def photos(tmp_path, clock):
     """Three images in two classes, and what is no image."""
-    monkeypatch.setattr(folder, "time", Clock)
-    monkeypatch.setattr(folder.threading, "Event", Clock)
+    clock(folder)
     for number, name in enumerate(("dog/1.png", "cat/2.jpg", "cat/1.jpg")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 6), (number, 0, 0)).save(tmp_path / name)
@@ -43,7 +27,7 @@ def times(source, count, read_s=0.0):
         assert frame.sequence == len(found) - 1
         with open(frame.name, "rb") as file:
             assert frame.image == file.read()
-        Clock.now += read_s
+        folder.time.now += read_s
     return [(name, round(at - found[0][1], 6)) for name, at in found]
 
 

@@ -1,6 +1,5 @@
 import io
 import os
-import threading
 
 import numpy as np
 import pytest
@@ -18,25 +17,10 @@ def image(seed, kind="JPEG"):
     return stream.getvalue()
 
 
-class Clock(threading.Event):
-    """The clock of a watch, which only its waits advance."""
-
-    now = 0.0
-
-    def wait(self, timeout=None):
-        Clock.now += timeout
-        return self.is_set()
-
-    @staticmethod
-    def monotonic():
-        return Clock.now
-
-
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch, clock):
     """Waits take no time; a folder's memory does not outlive a test."""
-    monkeypatch.setattr(watch, "time", Clock)
-    monkeypatch.setattr(watch.threading, "Event", Clock)
+    clock(watch)
     monkeypatch.setattr(watch, "_seen", {})
 
 
