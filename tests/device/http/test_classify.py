@@ -100,7 +100,13 @@ def test_eight_requests_may_wait_and_the_ninth_is_refused():
         with pytest.raises(Busy):
             await ninth
         assert await asyncio.gather(*waiting) == [True] * 8
+        for _ in range(9):  # failures count no longer either
+            with pytest.raises(ImageError):
+                await inference.run(fail)
         assert await inference.run(lambda _: "free again") == "free again"
+
+    def fail(_):
+        raise ImageError("not an image")
 
     asyncio.run(requests())
 

@@ -57,3 +57,20 @@ def test_open_requests_share_32_mib_and_give_them_back():
         asyncio.run(guard(scope_of(16 * MIB), None, send))
     full = [503, b"1048576", b"15728640", b"16777216"]
     assert answered == full * 2
+
+
+def test_a_request_that_fails_gives_its_room_back():
+    """As when a client leaves during an upload."""
+    statuses = []
+
+    async def app(scope, receive, send):
+        raise ConnectionResetError
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    guard, size = Guard(app, [check_shape]), [(b"content-length", str(16 * MIB).encode())]
+    for _ in range(3):
+        with pytest.raises(ConnectionResetError):
+            asyncio.run(guard(scope(size), None, send))
+    assert statuses == []
