@@ -18,7 +18,7 @@ from PIL import Image
 
 from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, write_kept
 from edgecnn.device.review.journal import LABELS, REVIEWED, Journal
-from edgecnn.device.review.photos import SOURCES, Photos
+from edgecnn.device.review.photos import SOURCES, Photos, file_name
 from edgecnn.device.review.reviewing import Reviewing, are_alike
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import sha256, sha256_file
@@ -294,6 +294,28 @@ def test_a_full_disk_leaves_nothing_of_an_answer(tmp_path, keep_pictures, monkey
             assert fails > 0 or undo
             assert reviewing.undo()
         assert reviewing.counts == {"label": 1, "none": 0, "skip": 0}
+
+
+def test_an_answer_after_a_power_cut_does_not_continue_the_torn_line(tmp_path, keep_pictures):
+    names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=3)]
+    assert review(tmp_path).answer(names[:1], "none")
+    with (tmp_path / "kept" / REVIEWED).open("a") as file:
+        file.write('{"sha256": "' + names[1])
+    assert review(tmp_path).answer(names[2:], "skip")
+    assert [question["pictures"] for question in review(tmp_path).document()["next"]] == [names[1:2]]
+
+
+def test_a_photo_that_a_killed_review_had_placed_survives_an_answer_that_fails(tmp_path, keep_pictures, monkeypatch):
+    (kept,) = keep_pictures(tmp_path / "kept", scenes=1)
+    reviewing = review(tmp_path)
+    placed = tmp_path / "photos" / "cat" / file_name(kept)
+    placed.parent.mkdir()
+    shutil.copy(kept.path, placed)
+    with monkeypatch.context() as patch, pytest.raises(OutputError):
+        patch.setattr(Photos, "_add", lambda *_: raise_if(OutputError("no space left")))
+        reviewing.answer([kept.picture.sha256], "label", "cat")
+    assert placed.is_file()
+    assert review(tmp_path).document()["left"] == 0 and labelled(tmp_path / "photos") == [("cat", kept.picture.sha256)]
 
 
 def raise_if(error):
