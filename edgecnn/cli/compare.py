@@ -44,6 +44,7 @@ def compare(
             metavar="FILE",
         ),
     ] = None,
+    full: shared.Full = False,
     json: Json = False,
 ) -> None:
     """Compare any two models on the same images.
@@ -99,7 +100,7 @@ def compare(
         from edgecnn.runs import write_json
 
         write_json(out, report)
-    show_report(report, json)
+    show_report(report, json, full)
     require_parity(report)
 
 

@@ -9,32 +9,35 @@ if TYPE_CHECKING:
     from edgecnn.verify.parity_report import Report
 
 
-def show_report(report: "Report", json: bool) -> None:
+def show_report(report: "Report", json: bool, full: bool = False) -> None:
     if json:
         emit_json(report)
         note_warnings(report)
     else:
-        print_report(report)
+        print_report(report, full)
 
 
-def print_report(report: "Report") -> None:
+def print_report(report: "Report", full: bool = False) -> None:
+    """Print what decides the next command, or with `full` all figures."""
     from edgecnn.report import table
     from edgecnn.verify.gate import gate_line
 
     width = terminal_width()
-    lines = [
-        f"{table.images_line(report.data)}; {report.timing}",
-        *table.fold_lines(report),
-        *table.range_lines(report),
-        table.text_table(table.HEADINGS, table.parity_rows(report), width),
-        table.text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report), width),
-        *table.int8_lines(report),
-        *table.conversion_lines(report),
-        *table.program_lines(report),
-        *table.flip_lines(report),
-        *table.score_lines(report),
-        gate_line(report),
-    ]
+    lines = [f"{table.images_line(report.data)}{f'; {report.timing}' if full else ''}", *table.range_lines(report)]
+    if full:
+        lines += [
+            *table.fold_lines(report),
+            table.text_table(table.HEADINGS, table.parity_rows(report), width),
+            table.text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report), width),
+            *table.int8_lines(report),
+            *table.conversion_lines(report),
+            *table.program_lines(report),
+            *table.flip_lines(report),
+            *table.score_lines(report),
+        ]
+    else:
+        lines += [*table.model_lines(report), *(line for line in table.conversion_lines(report) if "FAILED" in line)]
+    lines.append(gate_line(report))
     if report.matrix:
         lines.append(f"\n{table.matrix_table(report.matrix, width)}")
     if report.boards:

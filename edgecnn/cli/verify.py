@@ -41,6 +41,7 @@ def verify(
     out: Annotated[
         Path | None, option("Write that bundle's JSON report to this file.", "none", BOARDS, metavar="FILE")
     ] = None,
+    full: shared.Full = False,
     json: Json = False,
 ) -> None:
     """Check that exported files still answer like the float model.
@@ -112,11 +113,11 @@ def verify(
             against = verify_against(opened, dataset, old, renamed=renamed, rule=rule, progress=reporter.working)
         page = write_run_page(opened)
     if against is None:
-        show_report(report, json)
+        show_report(report, json, full)
     elif json:
         emit_json({"parity": report, "against": against})
     else:
-        show_report(report, json)
+        show_report(report, json, full)
         show_against(against)
     note(f"report: {page}") if json else print(f"report: {page}")
     require_parity(report)

@@ -29,6 +29,7 @@ Jobs = Annotated[
     int,
     options.option("Folds to train at the same time, each in its own process.", True, "Training", min=1, max=64),
 ]
+Full = Annotated[bool, options.option("Print all figures, not only those that decide.", "off", None, "--full")]
 Force = Annotated[bool, options.option("Replace existing output.", "off", None, "--force")]
 
 

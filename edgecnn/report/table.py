@@ -82,6 +82,21 @@ def parity_rows(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
+def model_lines(report: Report) -> list[str]:
+    """Return a line for each model that the gate judges: what it costs in accuracy against its reference, in bytes and in time."""
+    models = {item.name: item for item in report.models}
+    lines = []
+    for name, item in against_float(report).items():
+        if item.kind != "alternative":
+            low, high = item.drop_interval
+            lines.append(
+                f"{name}: {item.accuracy_candidate:.2%} right, {item.reference} {item.accuracy_reference:.2%}: drop {item.drop:.2f} points "
+                f"(95 % interval {low:.2f} to {high:.2f}); {item.agreement:.2%} same answers; {models[name].size_bytes:,} bytes, "
+                f"{models[name].ms_per_image:.2f} ms/image"
+            )
+    return lines
+
+
 def conversion_lines(report: Report) -> list[str]:
     accepted = "beyond its limit, ACCEPTED by --accept-conversion"
     return [

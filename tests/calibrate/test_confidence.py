@@ -63,7 +63,7 @@ def test_a_run_with_few_validation_images_reports_that_no_temperature_was_fitted
     monkeypatch.setattr("edgecnn.calibrate.confidence.FEWEST", 1000)
     own_run.file(CONFIDENCE).unlink()
     why = "no temperature was fitted (206 validation images, at least 1000 are needed)"
-    assert why in edgecnn("verify", own_run.path).out
+    assert why in edgecnn("verify", own_run.path, "--full").out
     assert why in edgecnn("bundle", own_run.path, "--force").out
     assert why in own_run.file(CARD).read_text()
     assert read_bundle(bundle_path(own_run)).manifest.temperature == 1.0
@@ -75,7 +75,7 @@ def test_a_target_that_cannot_be_proved_is_refused():
 
 
 def test_the_bundle_carries_the_choices_and_the_runtime_applies_them(own_run, edgecnn):
-    result = edgecnn("verify", own_run.path, "--target-error", 0.2)
+    result = edgecnn("verify", own_run.path, "--target-error", 0.2, "--full")
     assert result.code == 0, result.err
     assert "ignores that the epoch was chosen on the same validation images" in result.out
     result = edgecnn("bundle", own_run.path, "--force", "--json")

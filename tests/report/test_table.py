@@ -76,14 +76,31 @@ def test_the_reports_tables_fit(finished_run, width):
 
 def test_a_reports_tables_are_printed_as_wide_as_the_terminal(finished_run, capsys, monkeypatch):
     report = parity_report(finished_run)
-    print_report(report)
+    print_report(report, full=True)
     plain = capsys.readouterr().out
     assert max(len(line) for line in plain.splitlines() if "----" in line) > 100, "piped output is unchanged"
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    print_report(report)
+    print_report(report, full=True)
     rules = [line for line in capsys.readouterr().out.splitlines() if "----" in line]
     assert len(rules) >= 4 and max(map(len, rules)) <= 80
+
+
+def test_a_line_for_each_model_that_the_gate_judges_and_one_for_the_verdict(counted, capsys):
+    """One that does not ship, and a conversion within its limit, have none."""
+    report, _ = counted
+    print_report(report)
+    shown = capsys.readouterr().out.splitlines()
+    judged = [item for item in report.comparisons if item.kind not in ("alternative", "conversion", "seen")]
+    named = [line.partition(":")[0] for line in shown]
+    assert named[1 : len(judged) + 2] == [*(item.candidate for item in judged), "Gate"]
+    assert {"69.23%", "84.62%", "15.38"} <= {
+        *figures_in(shown[1])
+    } and f"{report.models[1].size_bytes:,} bytes" in shown[1]
+    failed = replace(report.comparisons[0], kind="conversion", passed=False, failed=("agreement",))
+    print_report(replace(report, comparisons=(*report.comparisons, failed), passed=False))
+    shown = capsys.readouterr().out.splitlines()
+    assert sum("FAILED" in line for line in shown) == 2
 
 
 def figures_in(line):

@@ -66,6 +66,20 @@ def test_similar_pictures_are_one_question_and_the_random_sample_comes_first_and
     )
 
 
+def test_a_picture_of_the_random_sample_is_not_asked_together_with_an_unsure_one(tmp_path, keep_pictures):
+    keep_pictures(tmp_path / "kept", scenes=1, group=2)
+    keep_pictures(tmp_path / "kept", scenes=1, sample=1)  # the first of the two again, now in the sample
+    shown = review(tmp_path).document()["next"]
+    assert [(question["why"], len(question["pictures"])) for question in shown] == [("random", 1), ("unsure", 1)]
+
+
+def test_a_repeated_answer_counts_only_the_pictures_that_it_adds(tmp_path, keep_pictures):
+    first, second = (kept.picture.sha256 for kept in keep_pictures(tmp_path / "kept", scenes=2))
+    reviewing = review(tmp_path)
+    assert reviewing.answer([first], "skip") and reviewing.answer([first, second], "skip")
+    assert reviewing.counts["skip"] == 2 and reviewing.undo() and reviewing.counts["skip"] == 1
+
+
 def test_an_answer_is_written_once_undone_and_never_asked_again(tmp_path, keep_pictures):
     kept = keep_pictures(tmp_path / "kept", scenes=3, group=2)
     names = [one.picture.sha256 for one in kept]
