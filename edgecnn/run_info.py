@@ -38,11 +38,18 @@ class Unreadable(Struct):
     reason: str
 
 
+class GroupInfo(Struct):
+    """How a user groups photos, "folder" or a pattern, and the number of groups in each split, single photos included."""
+
+    by: str
+    splits: Mapping[str, int]
+
+
 class DataInfo(Struct):
     """A run's data: enough to detect whether they have changed.
 
     `split_sizes` and `split_hashes` are from before duplicates and undecodable images were kept out, `used` from after. `sides` is the
-    SHA-256 of the list of splits and groups, if the images have one.
+    SHA-256 of the list of splits and groups, if the images have one; `groups` is set if a user knows which photos belong together.
     """
 
     name: str
@@ -57,6 +64,7 @@ class DataInfo(Struct):
     conflicts: tuple[Conflict, ...]
     unreadable: tuple[Unreadable, ...] = key((), left_out=True)
     sides: str | None = key(None, left_out=True)
+    groups: GroupInfo | None = key(None, left_out=True)
 
 
 class InputSize(Struct):

@@ -25,7 +25,7 @@ SHOWN = 80
 
 
 def key(default: Any = dataclasses.MISSING, meaning: str = "", **limits: Any) -> Any:
-    """Return a dataclass field with limits that `build` enforces: low and high inclusive, choices, or `valid` for an array.
+    """Return a dataclass field with limits that `build` enforces: low and high inclusive, choices, or `valid` for an array or text.
 
     `expected` describes what `valid` accepts; left_out=True leaves the key out of JSON while the value is the default.
     """
@@ -189,6 +189,8 @@ class _Builder:
         choices, low, high = limits.get("choices"), limits.get("low"), limits.get("high")
         if choices is not None and value not in choices:
             raise self.fail(f"{path} must be one of {', '.join(map(str, choices))}; received {shown(value)}")
+        if "valid" in limits and not limits["valid"](value):
+            raise self.fail(f"{path} must be {limits['expected']}; received {shown(value)}")
         if low is not None and not low <= value <= (math.inf if high is None else high):
             allowed = f"at least {end_text(low)}" if high is None else f"between {end_text(low)} and {end_text(high)}"
             raise self.fail(f"{path} must be {allowed}, received {shown(value)}")

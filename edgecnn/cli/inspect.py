@@ -48,6 +48,14 @@ def inspect(
             metavar="X,Y,W,H",
         ),
     ] = "0,0,1,1",
+    group_by: Annotated[
+        str | None,
+        option(
+            "Regular expression that groups photos by their names, or none: the data.group_by that you train with.",
+            "the list of splits, else folders below the class folders",
+            metavar="REGEX",
+        ),
+    ] = None,
     run: Annotated[
         Path | None,
         option(
@@ -100,15 +108,17 @@ def inspect(
     from edgecnn.files import refuse_existing
     from edgecnn.inspect.fix import emptied, require_new, write_cleaned
     from edgecnn.labels import plural, printable
-    from edgecnn.recipe import DataRecipe
+    from edgecnn.recipe import build_recipe
 
     if out:
         refuse_existing(out, force)
     if fix:
         require_new(fix, data)
     with ProgressReporter() as reporter:
-        recipe = DataRecipe(source=data, region=seen)
-        dataset = open_dataset(recipe, progress=reporter.working, for_training=False, note=note)
+        recipe = build_recipe(
+            {"data": {"source": data, "region": list(seen), "group_by": group_by}}, "the command line"
+        )
+        dataset = open_dataset(recipe.data, progress=reporter.working, for_training=False, note=note)
         from edgecnn.inspect.inspection import inspect_images  # only now: a wrong folder is refused without them
         from edgecnn.inspect.page import write_inspection
 

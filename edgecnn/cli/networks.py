@@ -108,6 +108,7 @@ def inputs_for(
     }
     with ProgressReporter() as reporter:
         dataset = open_dataset(recipes[None].data, progress=reporter.working)
+        dataset.check()
         recipes[None], choice = chosen_by(recipes[None], dataset, reporter)
     settled = {item: settle(recipe, dataset).network for item, recipe in recipes.items()}
     inputs = {item: (settled[item].height, settled[item].width, settled[item].channels) for item in names}

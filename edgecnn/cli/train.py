@@ -119,6 +119,7 @@ def train(
         if cluster is None:
             dataset = placed(dataset, reporter, run, keep=not dry_run)
         elif dataset.left_to_edgecnn:
+            dataset.check()
             reporter.note(
                 f"{dataset.name}: with several machines, there is no search for photos that show the same thing. Train once without "
                 "--workers, then copy the photos with their edgecnn-splits.csv"

@@ -97,6 +97,14 @@ class Data(Group):
         read=read_seen,
         keys=("data.region",),
     )
+    group_by: str | None = option(
+        None,
+        "Regular expression: photos with the same match, or the same first group of it, share a split and a fold. It sees a photo's path "
+        "below its class folder, without the ending. none ignores folders.",
+        shown="the list of splits, else folders below the class folders",
+        metavar="REGEX",
+        keys=("data.group_by",),
+    )
     network: str | None = option(
         None,
         "A network's name, or FILE.py:FUNCTION for your own: a function (height, width, channels, num_classes) that returns "

@@ -11,6 +11,7 @@ from edgecnn import images
 from edgecnn.data import splits
 from edgecnn.data.arrays import rooms
 from edgecnn.data.decoding import Decoder, Split, picture
+from edgecnn.data.groups import NONE, grouping
 from edgecnn.data.items import (
     NAMED,
     PASSING,
@@ -25,7 +26,19 @@ from edgecnn.data.items import (
     unreadable_text,
 )
 from edgecnn.data.known import Known
-from edgecnn.data.sides import FILE, Link, Newcomers, Sides, read_sides, sides_text, splits_of, tied, updated
+from edgecnn.data.sides import (
+    FILE,
+    Link,
+    Newcomers,
+    Sides,
+    is_former,
+    read_sides,
+    rule_of,
+    sides_text,
+    splits_of,
+    tied,
+    updated,
+)
 from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
 from edgecnn.files import sha256
 from edgecnn.labels import plural
@@ -33,7 +46,7 @@ from edgecnn.modes import as_array
 from edgecnn.pixels import resize
 from edgecnn.recipe import DataRecipe
 from edgecnn.region import whole_size
-from edgecnn.run_info import Conflict, DataInfo, Duplicate, Unreadable
+from edgecnn.run_info import Conflict, DataInfo, Duplicate, GroupInfo, Unreadable
 
 PRECEDENCE = ("test", "validation", "train")
 """An image in two splits stays in the one that comes first here."""
@@ -56,7 +69,8 @@ class Dataset:
         known: a run's or a bundle's record of its images: only these are in the splits.
         lists, place: edgecnn's own files next to the images, by name, and the folder for them; None if they cannot be written.
         sides: split and group of images by hash, if stored or computed; see `sided`.
-        tied: test images, by hash, that show the same thing as an image of another split, and that one.
+        tied: test images, by hash, that are a copy of an image of another split, and that one.
+        anew, told: whether `sided` divided listed images anew, and what it has to say about groups.
     """
 
     def __init__(
@@ -67,7 +81,7 @@ class Dataset:
         note: Note = lambda text: None,
         known: Known | None = None,
     ):
-        """Divide the images of a source; for training, DatasetError if a class has no training image, or validation or test is empty."""
+        """Divide the images of a source, by content unless a list or the source says otherwise; DatasetError as in `check`."""
         self.name = listed.name
         self.title = recipe.title or listed.title
         self.labels = listed.labels
@@ -86,6 +100,7 @@ class Dataset:
         self.given = frozenset(item.split for item in listed.items)
         self.sides: Sides = {}
         self.tied: Mapping[str, str] = {}
+        self.anew, self.told = False, ""
         if FILE in self.lists and self.left_to_edgecnn:
             self.sides = read_sides(self.lists[FILE], f"{self.name}: {FILE}")
         self.items = splits.divide(listed.items, recipe, splits_of(self.sides))
@@ -95,7 +110,8 @@ class Dataset:
             if unknown := len(listed.items) - sum(map(len, self.items.values())):
                 note(f"{self.name}: left out {plural(unknown, 'image')} added after training began")
         self._for_training = for_training
-        self._check()
+        if known or not self.left_to_edgecnn:  # else `sided` divides again
+            self.check()
         self._describe()
 
     @property
@@ -103,7 +119,8 @@ class Dataset:
         """Whether the images are a user's own, without splits."""
         return self.own and self.given == {"train"}
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """For training, raise DatasetError if a class has no training image, or validation or test is empty."""
         if self._for_training:
             splits.check(self.items, self.labels, self._recipe, self.name)
 
@@ -130,22 +147,46 @@ class Dataset:
         other._describe()
         return other
 
-    def sided(self, known: Sides, links: Sequence[Link]) -> "Dataset":
-        """Return the same images, each in the split of its group: `known` sides stay, `links` connect images that show the same thing."""
-        items = {item.hash: item for part in self.items.values() for item in part}
-        bare = [dataclasses.replace(item, split="train") for item in items.values()]
-        content = splits.divide(bare, self._recipe)
+    @property
+    def shares(self) -> dict[str, float]:
+        """The fraction of images that each split should have."""
         held_out = self._recipe.validation_fraction, self._recipe.test_fraction
-        newcomers = Newcomers(
-            classes={one: item.label for one, item in items.items()},
-            content={item.hash: split for split, part in content.items() for item in part},
-            shares=dict(zip(splits.SPLITS, (1 - sum(held_out), *held_out), strict=True)),
-        )
-        sides = updated(known, newcomers, links)
+        return dict(zip(splits.SPLITS, (1 - sum(held_out), *held_out), strict=True))
+
+    def sided(self, known: Sides, links: Sequence[Link]) -> "Dataset":
+        """Return the same images, each in the split of its group: `known` sides stay, `links` connect copies, and frames of a burst.
+
+        Known sides of other groups than the recipe's `group_by` do not stay. DatasetError if that makes no groups, or as in `check`.
+        """
+        listed = [item for part in self.items.values() for item in part]
+        items = {item.hash: item for item in sorted(listed, key=lambda item: item.source, reverse=True)}
+        groups = grouping(listed, self.labels, self._recipe.group_by, known)
+        classes = {one: items[one].label for one in sorted(items)}
+        sides = updated(groups.known, Newcomers(classes, self.shares, groups.texts, groups.rule), links)
+        if not is_former(sides):
+            sides |= {one: sides[one]._replace(path=item.source) for one, item in items.items()}
         other = self.redivided(splits_of(sides))
-        other.sides, other.tied, other.moved = sides, tied(sides, links, known), self.moved
-        other._check()
+        other.sides, other.tied, other.moved = sides, tied(sides, links, groups.known), self.moved
+        other.anew, other.told = len(groups.known) < len(known), groups.line
+        other.check()
         return other
+
+    def require_groups(self) -> None:
+        """Raise DatasetError if the recipe groups images that are not a user's own, or have splits."""
+        if self._recipe.group_by not in (None, NONE) and not self.left_to_edgecnn:
+            raise DatasetError(
+                f"{self.name} has splits of its own, so --group-by cannot divide it. Leave it out, or put all photos into one set of "
+                "class folders."
+            )
+
+    def group_of(self, item: Item) -> str:
+        return self.sides[item.hash].group if item.hash in self.sides else item.hash
+
+    def groups(self) -> GroupInfo | None:
+        """Return the number of groups in each split, if a user named them."""
+        rule = rule_of(self.sides)
+        counts = {split: len(set(map(self.group_of, items))) for split, items in self.items.items()}
+        return GroupInfo(by=rule, splits=counts) if rule else None
 
     def order_classes(self, labels: Sequence[str]) -> None:
         """Number the classes as in another list, which may have more; DatasetError if a class is not in that list."""
@@ -219,6 +260,7 @@ class Dataset:
             conflicts=self.conflicts,
             unreadable=self.unreadable,
             sides=sha256(sides_text(self.sides).encode()) if self.sides else None,
+            groups=self.groups(),
         )
 
     def load(

@@ -57,7 +57,14 @@ def open_folder(
             broken.append(found)
             continue
         items.append(
-            Item(split=image.split, label=numbers[image.label], hash=content, source=image.path, handle=image.handle)
+            Item(
+                split=image.split,
+                label=numbers[image.label],
+                hash=content,
+                source=image.path,
+                handle=image.handle,
+                below=image.below,
+            )
         )
     if too_many(broken, len(listed)):
         raise unreadable(broken, len(listed), str(path))

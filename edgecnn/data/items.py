@@ -31,13 +31,17 @@ MOST_UNREADABLE = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One labelled image: `hash` is the SHA-256 of its file or raw pixels, `handle` what the source needs to read it."""
+    """One labelled image: `hash` is the SHA-256 of its file or raw pixels, `handle` what the source needs to read it.
+
+    `below` is its path below the class folder, without the ending.
+    """
 
     split: str
     label: int
     hash: str
     source: str
     handle: Any
+    below: str = ""
 
 
 def held(item: Item) -> np.ndarray:

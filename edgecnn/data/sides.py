@@ -1,7 +1,7 @@
-"""Which split each photo is in, and which photos show the same thing: a list next to the photos, in which nothing ever moves.
+"""Which split and group each photo has: a list next to the photos, in which nothing ever moves.
 
-A new photo joins the group of the photo that it is most like, and so gets that split; two groups of the list never merge. The photos of
-a new group share a split, and a photo like no other is divided by its content.
+Photos of a group share a split. Whoever knows which photos belong together names the groups; otherwise a group is a photo with its copies,
+or frames that a board kept one after another. There are no chains: a near copy joins the first photo of a group, never another near copy.
 """
 
 import csv
@@ -9,28 +9,37 @@ import io
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from edgecnn.data.csv_text import csv_text
-from edgecnn.data.splits import SPLITS
+from edgecnn.data.splits import SPLITS, place_of
 from edgecnn.errors import DatasetError
+from edgecnn.files import sha256
 
 FILE = "edgecnn-splits.csv"
 SOURCES = "edgecnn-sources.csv"
 
-COLUMNS = ("sha256", "group", "split")
+COLUMNS = ("sha256", "group", "split", "path", "rule")
+FORMER = COLUMNS[:3]
+"""The columns of a list of 0.2.0, which joined all similar photos."""
 
-BURST_S = 60.0
-"""Frames of one board up to this many seconds apart are one burst: after that, somebody at a door is gone."""
+PHOTO, SAME, COPY, BURST = "photo", "same", "copy", "burst"
+"""Rules that make a group: a photo by itself, equal pixels, a near copy of the group's first photo, a board's frames in a row. Any other
+rule is the user's own."""
+
+MOST = 20_000
+"""With more photos, content alone decides about each group: shares are then right without counting."""
 
 
 class Side(NamedTuple):
-    """A photo's split, and its group: photos of one group show the same thing, and share the split."""
+    """A photo's group and split, its path when the list was written, for people, and the rule that put it into the group."""
 
     group: str
     split: str
+    path: str = ""
+    rule: str = ""
 
 
 Sides = Mapping[str, Side]
@@ -42,36 +51,58 @@ def splits_of(sides: Sides) -> dict[str, str]:
 
 
 class Link(NamedTuple):
-    """Two photos, by their hashes, that show the same thing, and how alike they are, 0 to 1."""
+    """Two photos, by their hashes, that belong together, how alike they are, 0 to 1, and the rule: SAME, COPY or BURST."""
 
     first: str
     second: str
     score: float
+    rule: str
 
 
 def read_sides(data: bytes, where: str) -> dict[str, Side]:
-    """Return the content of a list; DatasetError, which names `where`, if it is damaged."""
+    """Return the content of a list; DatasetError, which names `where`, if it is damaged or puts a group into two splits."""
     sides: dict[str, Side] = {}
-    splits: dict[str, str] = {}
+    lines: dict[str, tuple[int, Side]] = {}
     try:
         rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig")), strict=True))
     except (ValueError, csv.Error) as error:
         raise damaged(where, str(error)) from None
-    if not rows or tuple(rows[0]) != COLUMNS:
+    if not rows or tuple(rows[0]) not in (COLUMNS, FORMER):
         raise damaged(where, f"its first line is not {','.join(COLUMNS)}")
     for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(COLUMNS) or not re.fullmatch("[0-9a-f]{64}", row[0]) or not row[1] or row[2] not in SPLITS:
+        if len(row) != len(rows[0]) or not re.fullmatch("[0-9a-f]{64}", row[0]) or not row[1] or row[2] not in SPLITS:
             raise damaged(where, f"line {number} is not a SHA-256, a group, and train, validation or test")
-        one, side = row[0], Side(row[1], row[2])
+        one, side = row[0], Side(*row[1:])
         if one in sides:
             raise damaged(where, f"line {number} repeats a photo")
-        if splits.setdefault(side.group, side.split) != side.split:
-            raise damaged(
-                where,
-                f"line {number} puts a group into {side.split} that an earlier line puts into {splits[side.group]}",
+        first, other = lines.setdefault(side.group, (number, side))
+        if other.split != side.split:
+            raise DatasetError(
+                f"{where}: line {first} puts {named(other)} into {other.split}, and line {number} puts {named(side)} into {side.split}. "
+                "The photos of a group share a split: change one of the lines, or give one of the photos a group of its own."
             )
         sides[one] = side
+    if len(rules := {side.rule for side in sides.values() if is_users(side.rule)}) > 1:
+        raise damaged(where, f"its rules are of two ways to group photos, {' and '.join(map(repr, sorted(rules)))}")
     return sides
+
+
+def named(side: Side) -> str:
+    return f"{side.path or 'a photo'} of the group {side.group!r}"
+
+
+def is_users(rule: str) -> bool:
+    return rule not in ("", PHOTO, SAME, COPY, BURST)
+
+
+def rule_of(sides: Sides) -> str:
+    """Return the user's rule of a list, or "" if its groups are photos, copies and bursts."""
+    return next((side.rule for side in sides.values() if is_users(side.rule)), "")
+
+
+def is_former(sides: Sides) -> bool:
+    """Return whether a list is one of 0.2.0."""
+    return bool(sides) and not any(side.rule for side in sides.values())
 
 
 def damaged(where: str, what: str) -> DatasetError:
@@ -82,11 +113,12 @@ def damaged(where: str, what: str) -> DatasetError:
 
 
 def sides_text(sides: Sides) -> str:
-    return csv_text(COLUMNS, ((one, *side) for one, side in sorted(sides.items())))
+    columns = FORMER if is_former(sides) else COLUMNS
+    return csv_text(columns, ((one, *side)[: len(columns)] for one, side in sorted(sides.items())))
 
 
-def bursts(data: bytes, where: str, photos: Container[str]) -> Iterator[Link]:
-    """Yield links between photos of one burst, from the list of the photos' sources; DatasetError if that cannot be read."""
+def frames_of(data: bytes, where: str, photos: Container[str]) -> dict[str, list[tuple[float, str]]]:
+    """Return the time and hash of each board's frames, in order, from the list of the photos' sources; DatasetError if that is damaged."""
     frames: dict[str, list[tuple[float, str]]] = defaultdict(list)
     try:
         for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig"))):
@@ -94,98 +126,136 @@ def bursts(data: bytes, where: str, photos: Container[str]) -> Iterator[Link]:
                 frames[row["board"]].append((moment, row["sha256"]))
     except (ValueError, KeyError, csv.Error) as error:
         raise DatasetError(f"{where} is damaged ({error}). Put back a copy of it, or remove the line.") from None
-    for taken in frames.values():
-        for (before, one), (after, other) in pairwise(sorted(taken)):
-            if after - before <= BURST_S:
-                yield Link(one, other, 1.0)
+    return {board: sorted(taken) for board, taken in frames.items()}
 
 
 class Newcomers(NamedTuple):
-    """The basis for the sides of new photos: each one's class and split by content, and the fraction of each split."""
+    """The basis for the sides of new photos: all photos' classes, the groups and the rule that the user gave, and each split's fraction."""
 
     classes: Mapping[str, int]
-    content: Mapping[str, str]
     shares: Mapping[str, float]
+    texts: Mapping[str, str] = MappingProxyType({})
+    rule: str = ""
 
 
 def updated(known: Sides, photos: Newcomers, links: Sequence[Link]) -> dict[str, Side]:
     """Return the known sides, unchanged, and those of the other photos."""
-    groups = grouped(known, photos.classes, links)
-    splits = {side.group: side.split for side in known.values()}
-    fresh = {name: members for name, members in groups.items() if name not in splits}
-    splits |= split_of_new(fresh, known, photos)
-    return dict(known) | {one: Side(name, splits[name]) for name, members in groups.items() for one in members}
-
-
-def grouped(known: Sides, photos: Mapping[str, int], links: Sequence[Link]) -> dict[str, list[str]]:
-    """Return the new photos of each group by its name: the most alike join first, and two known groups stay separate."""
-    node = {one: f"old {side.group}" for one, side in known.items()}
-    node |= {one: one for one in photos if one not in known}
-    above = {one: one for one in node.values()}
-
-    def top(one: str) -> str:
-        while above[one] != one:
-            above[one] = one = above[above[one]]
-        return one
-
-    for link in sorted(links, key=lambda link: (-link.score, link.first, link.second)):
-        ends = sorted((top(node[link.first]), top(node[link.second])), key=lambda one: not one.startswith("old "))
-        if ends[0] != ends[1] and not ends[1].startswith("old "):
-            above[ends[1]] = ends[0]
+    found = {one: place for one, place in grouped(known, photos, links).items() if one not in known}
     members: dict[str, list[str]] = defaultdict(list)
-    for one in sorted(photos):
-        if one not in known:
-            members[top(one)].append(one)
-    names = {one: one.removeprefix("old ") if one.startswith("old ") else min(found) for one, found in members.items()}
-    return {names[one]: found for one, found in members.items()}
+    for one in sorted(found):
+        members[found[one][0]].append(one)
+    splits = {side.group: side.split for side in known.values()}
+    splits |= split_of_new({name: ones for name, ones in members.items() if name not in splits}, known, photos)
+    former = is_former(known)
+    return dict(known) | {
+        one: Side(group, splits[group], rule="" if former else rule) for one, (group, rule) in found.items()
+    }
+
+
+def grouped(known: Sides, photos: Newcomers, links: Sequence[Link]) -> dict[str, tuple[str, str]]:
+    """Return each photo's group and the rule for it: listed, the user's, frames in a row, then copies of a group's first photo."""
+    place = {one: (photos.texts[one], photos.rule) for one in photos.classes if one in photos.texts}
+    place |= {one: (side.group, side.rule) for one, side in known.items()}
+    bursts, same = ([(link.first, link.second) for link in links if link.rule == rule] for rule in (BURST, SAME))
+    backwards = [pair[::-1] for pair in reversed(bursts)]
+    spread(place, [*bursts, *backwards], BURST)
+    spread(place, bursts, BURST, begin=True)
+    spread(place, [*same, *(pair[::-1] for pair in same)], SAME)
+    equals = {second for _, second in same}  # each follows the first photo of its pixels, below
+
+    near: dict[str, list[str]] = defaultdict(list)
+    for link in sorted(links, key=lambda link: (-link.score, link.first, link.second)):
+        if link.rule == COPY:
+            near[link.first].append(link.second)
+            near[link.second].append(link.first)
+    firsts: dict[str, str] = {}
+    for one in sorted(place.keys() & photos.classes.keys(), key=lambda one: (one != place[one][0], one)):
+        firsts.setdefault(place[one][0], one)
+    joined = {one for one, (_, rule) in place.items() if rule == BURST or is_users(rule)} | {*firsts.values()}
+    left = [one for one in photos.classes if one not in place and one not in equals]
+    for one in left:
+        if other := next((other for other in near[one] if other in joined), None):
+            place[one] = place[other][0], COPY
+    for one in sorted(left, key=lambda one: (-len(near[one]), one)):
+        if one not in place:
+            copies = [other for other in near[one] if other not in place and other not in equals]
+            place[one] = one, PHOTO
+            place |= dict.fromkeys(copies, (one, COPY))
+    spread(place, same, SAME, begin=True)
+    return place
+
+
+def spread(place: dict[str, tuple[str, str]], pairs: Iterable[tuple[str, str]], rule: str, begin: bool = False) -> None:
+    """Give the second photo of each pair the group of the first, unless it has one; with `begin`, the first may begin a group."""
+    for one, other in pairs:
+        if begin and one not in place and other not in place:
+            place[one] = one, rule
+        if one in place and other not in place:
+            place[other] = place[one][0], rule
+
+
+ALL = -1  # counts photos of all classes
 
 
 def split_of_new(groups: Mapping[str, Sequence[str]], known: Sides, photos: Newcomers) -> dict[str, str]:
-    """Return the split of each new group: that of its photos' content if they agree, else the one that has too few of its class."""
-    counts = Counter((photos.classes[one], known[one].split) for one in photos.classes if one in known)
-    totals = Counter(photos.classes.values())
+    """Return the split of each new group, so that each split gets its share of all photos and of each class, as near as groups allow.
+
+    The largest group goes first, each to the split where sum(n (n + 2 h) / t) is smallest: it is what n more photos of a class, next to h
+    in the split, add to sum((h - t)² / t) over classes and all photos, with t the split's share. Above MOST photos, a hash decides.
+    """
+    if len(photos.classes) > MOST:
+        return {
+            name: split_at(place_of(name if name in photos.classes else sha256(name.encode())), photos.shares)
+            for name in groups
+        }
+    totals = Counter((*photos.classes.values(), *[ALL] * len(photos.classes)))
+    counts = Counter(
+        (label, known[one].split) for one in photos.classes if one in known for label in (photos.classes[one], ALL)
+    )
+    sizes = {
+        name: Counter((*(photos.classes[one] for one in ones), *[ALL] * len(ones))) for name, ones in groups.items()
+    }
+    order = sorted(groups, key=lambda name: (-len(groups[name]), sha256(name.encode())))
     splits: dict[str, str] = {}
 
-    def classes_of(members: Sequence[str]) -> Counter[int]:
-        return Counter(photos.classes[one] for one in members)
+    def costs(name: str, split: str) -> float:
+        aims = {label: max(photos.shares[split] * totals[label], 1e-9) for label in sizes[name]}
+        return sum(n * (n + 2 * counts[label, split]) / aims[label] for label, n in sizes[name].items())
 
     def put(name: str, split: str) -> None:
+        if name in splits:
+            counts.subtract({(label, splits[name]): n for label, n in sizes[name].items()})
         splits[name] = split
-        counts.update({(label, split): count for label, count in classes_of(groups[name]).items()})
+        counts.update({(label, split): n for label, n in sizes[name].items()})
 
-    for name, members in groups.items():
-        if len(found := {photos.content[one] for one in members}) == 1:
-            put(name, found.pop())
-    for name in sorted(groups.keys() - splits.keys(), key=lambda name: (-len(groups[name]), name)):
-        label = classes_of(groups[name]).most_common(1)[0][0]
-        put(name, max(SPLITS, key=lambda split: photos.shares[split] * totals[label] - counts[label, split]))
-    for split in SPLITS[1:]:  # few groups may leave a split empty, which would prevent training
-        if not sum(count for (_, other), count in counts.items() if other == split):
-            spare = [
-                name
-                for name in groups
-                if splits[name] == "train"
-                and all(counts[label, "train"] > count for label, count in classes_of(groups[name]).items())
-            ]
-            if spare:
-                name = min(spare, key=lambda name: (len(groups[name]), name))
-                counts.subtract({(label, "train"): count for label, count in classes_of(groups[name]).items()})
-                put(name, split)
+    for name in order:
+        put(name, min(reversed(SPLITS), key=lambda split: costs(name, split)))
+    for label, split in ((ALL, "validation"), *((label, "test") for label in sorted(totals))):
+        if counts[label, split]:
+            continue
+        spare = (
+            name for name in reversed(order)
+            if splits[name] == "train" and sizes[name][label] and all(counts[one, "train"] > n for one, n in sizes[name].items())
+        )  # fmt: skip
+        if name := next(
+            spare, ""
+        ):  # training needs validation, and each class a test, if that leaves it training photos
+            put(name, split)
     return splits
 
 
-def tied(sides: Sides, links: Sequence[Link], known: Container[str] = ()) -> dict[str, str]:
-    """Return the test photos that show the same thing as a photo of another split, directly or both as a third photo, and that photo.
+def split_at(place: float, shares: Mapping[str, float]) -> str:
+    """Return the split of a place in [0, 1), as `edgecnn.data.splits.divide` does."""
+    validation = shares["test"] + shares["validation"]
+    return "test" if place < shares["test"] else "validation" if place < validation else "train"
 
-    Of several, a `known` photo goes first, then the most direct one.
-    """
-    near: dict[str, list[str]] = defaultdict(list)
-    for link in links:
-        near[link.first].append(link.second)
-        near[link.second].append(link.first)
-    found = {}
-    for one in sorted(near):
-        others = [*near[one], *(third for second in near[one] for third in near[second])]
-        if sides[one].split == "test" and (outside := [other for other in others if sides[other].split != "test"]):
-            found[one] = next((other for other in outside if other in known), outside[0])
+
+def tied(sides: Sides, links: Sequence[Link], known: Container[str] = ()) -> dict[str, str]:
+    """Return the test photos that are linked with a photo of another split, and that photo: a `known` one, if there are several."""
+    found: dict[str, str] = {}
+    for one, other in (pair for link in links for pair in (link[:2], link[1::-1])):
+        if sides[one].split == "test" != sides[other].split and (
+            one not in found or (found[one] not in known and other in known)
+        ):
+            found[one] = other
     return found

@@ -42,11 +42,12 @@ class Fault(NamedTuple):
 
 
 class ImageFile(Struct):
-    """One image file. `path` is relative, with slashes."""
+    """One image file. `path` is relative, with slashes; `below` starts below the class folder, and ends before the ending."""
 
     split: str
     label: str
     path: str
+    below: str
     handle: Any
 
 
@@ -132,7 +133,14 @@ class _Found:
                 )
             else:
                 self.images += [
-                    ImageFile(split=split, label=label, path=place + name, handle=files[name]) for name in images
+                    ImageFile(
+                        split=split,
+                        label=label,
+                        path=place + name,
+                        below=name.rpartition(".")[0],
+                        handle=files[name],
+                    )
+                    for name in images
                 ]
                 self.skipped += [place + name for name in sorted(set(files).difference(images))]
 

@@ -6,6 +6,7 @@ import io
 from edgecnn.bundle.read import Bundle
 from edgecnn.data.csv_text import csv_text
 from edgecnn.data.recorded import known_images
+from edgecnn.data.sides import FILE, read_sides
 from edgecnn.errors import BundleError
 from edgecnn.runs import IMAGES, LEFT_OUT, Run
 
@@ -39,8 +40,15 @@ def read_taught(bundle: Bundle) -> dict[str, str] | None:
 
 
 def images_csv(run: Run) -> bytes | None:
-    """Return `taught_images` in a bundle's format; None also for more than MOST images."""
+    """Return `taught_images` in a bundle's format, with numbered groups if a user named them; None also for more than MOST images."""
     taught = taught_images(run)
     if taught is None or len(taught) > MOST:
         return None
-    return csv_text(("sha256", "split"), sorted(taught.items())).encode()
+    if run.info.data.groups is None:
+        return csv_text(("sha256", "split"), sorted(taught.items())).encode()
+    sides = read_sides(run.file(FILE).read_bytes(), str(run.file(FILE)))
+    numbers: dict[str, int] = {}
+    rows = (
+        (one, split, numbers.setdefault(sides[one].group, len(numbers) + 1)) for one, split in sorted(taught.items())
+    )
+    return csv_text(("sha256", "split", "group"), rows).encode()

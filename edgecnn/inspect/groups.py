@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -34,16 +34,9 @@ KIND = f"pair-1 {FEATURES}"  # the name of cached measures; it changes with what
 
 CHUNK = 256  # pairs to measure before the results are stored
 
-NEIGHBOURS = 3
-"""Number of nearest images by features that may be of one scene. Only the nearest is also compared as a possible copy: in eight sets of
-photos that finds 185 of the 192 planted or known near copies that comparing all three finds, in a third of the time."""
-
 LEAST_COSINE = 0.5
-"""Pairs with a smaller cosine of features are not compared: a copy cut to 60 % of each side has 0.5 or more."""
-
-RESEMBLING = 0.85
-"""Two images with at least this cosine of features are of one scene, though perhaps no copies: dim frames of a grey wall have little else
-in common. This connects each of 300 bursts of ten frames; one frame in a hundred is as near as that to one of another scene."""
+"""An image and its nearest by features with a smaller cosine are not compared: a copy cut to 60 % of each side has 0.5 or more. To compare
+the nearest three finds 192 planted or known near copies in eight sets of photos, not 185, in three times the time."""
 
 MOST_PAIRS = 20_000  # maximum number of candidates by features to compare, nearest first: about five minutes
 
@@ -77,8 +70,7 @@ class Search:
 
     The features, float32 (n, LENGTH) of length 1, and the body that computes those of picture parts are None for hashes only. At the end,
     `skipped` counts candidates by features that were not compared, `uncompared` images whose hashes were not compared with later ones.
-    `resembling` are pairs of one scene, by the features of the whole images. `all_alike` means that most of a class looked like one group,
-    so that only equal pixels make a pair.
+    `all_alike` means that most of a class looked like one group, so that only equal pixels make a pair.
     """
 
     looks: Looks
@@ -87,7 +79,6 @@ class Search:
     body: Body | None
     cache: Cache
     progress: Progress
-    resembling: list[Pair] = field(default_factory=list)
     all_alike: bool = False
     skipped: int = 0
     uncompared: int = 0
@@ -98,9 +89,7 @@ class Search:
         table = self.looks.table[distinct]
         distinct = distinct[np.minimum(table["width"], table["height"]) >= LEAST_SIDE]
         found = self.near(distinct)
-        if self.too_large(distinct, found + self.resembling, 1):
-            self.resembling = []
-            self.all_alike = self.too_large(distinct, found, FEWEST_OF_A_GROUP)
+        self.all_alike = self.too_large(distinct, found)
         return pairs if self.all_alike else pairs + found
 
     def near(self, distinct: np.ndarray) -> list[Pair]:
@@ -109,13 +98,13 @@ class Search:
             found += self.by_features(distinct, {(pair.first, pair.second) for pair in found})
         return found
 
-    def too_large(self, distinct: np.ndarray, found: Sequence[Pair], fewest: int) -> bool:
-        """Return whether one group has most of a class's different images, and at least `fewest` of them."""
+    def too_large(self, distinct: np.ndarray, found: Sequence[Pair]) -> bool:
+        """Return whether one group has most of a class's different images, and at least FEWEST_OF_A_GROUP of them."""
         labels = [item.label for item in self.looks.items]
         totals = Counter(labels[index] for index in distinct.tolist())
         groups = (Counter(labels[index] for index in indices) for indices, _ in connected(len(labels), found))
         return any(
-            count >= fewest and count > LARGEST_GROUP * totals[label]
+            count >= FEWEST_OF_A_GROUP and count > LARGEST_GROUP * totals[label]
             for group in groups
             for label, count in group.items()
         )
@@ -181,23 +170,16 @@ class Search:
         if len(distinct) < 2:
             return []
         progress = partial(self.progress, "comparing features")
-        nearest, cosines = neighbours(self.features[distinct], NEIGHBOURS, progress)
-        candidates: dict[tuple[int, int], float] = {}
-        for row, column in zip(*np.nonzero(cosines >= LEAST_COSINE), strict=True):
-            first, second = sorted((int(distinct[row]), int(distinct[nearest[row, column]])))
-            if (first, second) not in known:
-                candidates[first, second] = float(cosines[row, column])
-        self.resembling = [
-            Pair(first, second, "features", Verdict(min(cosine, 1.0), False))
-            for (first, second), cosine in candidates.items()
-            if cosine >= RESEMBLING
-        ]
-        closest = {
-            (min(pair), max(pair)) for pair in zip(distinct.tolist(), distinct[nearest[:, 0]].tolist(), strict=True)
+        nearest, cosines = neighbours(self.features[distinct], 1, progress)
+        ends = np.stack([distinct, distinct[nearest[:, 0]]], axis=1)
+        candidates = {
+            (first, second): cosine
+            for (first, second), cosine in zip(np.sort(ends, axis=1).tolist(), cosines[:, 0].tolist(), strict=True)
+            if cosine >= LEAST_COSINE and (first, second) not in known
         }
-        ordered = sorted(closest & candidates.keys(), key=lambda pair: (-candidates[pair], pair))
+        ordered = sorted(candidates, key=lambda pair: (-candidates[pair], pair))
         self.skipped = max(0, len(ordered) - MOST_PAIRS)
-        chosen = together(np.stack([distinct, distinct[nearest[:, 0]]], axis=1), ordered[:MOST_PAIRS])
+        chosen = together(ends, ordered[:MOST_PAIRS])
         meter = Meter(self.progress, "comparing pictures by their features", len(chosen))
         return [
             Pair(first, second, "features", verdict)

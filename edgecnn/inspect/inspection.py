@@ -15,11 +15,12 @@ from edgecnn.data import Dataset, Progress
 from edgecnn.data.dataset import PRECEDENCE
 from edgecnn.data.decoding import region_of
 from edgecnn.data.items import Item, Meter
-from edgecnn.data.sides import SOURCES, Link, bursts
+from edgecnn.data.sides import COPY, SAME, SOURCES, Link, frames_of
 from edgecnn.data.splits import SPLITS
 from edgecnn.evaluate.held_out import HeldOut
 from edgecnn.inspect import features as features_module
 from edgecnn.inspect import findings
+from edgecnn.inspect.bursts import bursts
 from edgecnn.inspect.cache import Cache
 from edgecnn.inspect.groups import LEAST_SIDE, Pair, Search, connected
 from edgecnn.inspect.inspection_report import (
@@ -64,6 +65,7 @@ def inspect_images(
         NetworkError: if the weights are not the expected ones.
     """
     started = time.monotonic()
+    dataset.require_groups()
     with contextlib.closing(Cache(note, dataset.region)) as cache:
         found = find_copies(dataset, cache, missing, progress)
     if dataset.left_to_edgecnn:  # as training will divide them
@@ -179,24 +181,27 @@ def find_copies(
 
 
 def find_links(dataset: Dataset, *, missing: str | None, progress: Progress, note: Callable[[str], None]) -> list[Link]:
-    """Return links between images that show the same thing or are of one burst; arguments as in `inspect_images`."""
+    """Return links between copies, and between frames of a burst; arguments as in `inspect_images`."""
     with contextlib.closing(Cache(note, dataset.region)) as cache:
         return links_of(dataset, find_copies(dataset, cache, missing, progress, for_links=True))
 
 
 def links_of(dataset: Dataset, found: Copies) -> list[Link]:
-    """Return links between images of one scene: copies, similar images, and frames of one burst."""
-    hashes, features = [item.hash for item in found.looks.items], found.features
-    links = []
-    for pair in (*found.pairs, *found.search.resembling):
-        one, other = sorted((hashes[pair.first], hashes[pair.second]))
-        score = pair.verdict.score
-        if pair.by == "features" and features is not None:  # as for those that are not compared further
-            score = float(features[pair.first] @ features[pair.second])
-        if one != other:
-            links.append(Link(one, other, score))
+    """Return links between copies, and between frames that a board kept in a row. Its other frames are alike because it does not move."""
+    hashes = [item.hash for item in found.looks.items]
+    frames = {}
     if SOURCES in dataset.lists:
-        links += bursts(dataset.lists[SOURCES], f"{dataset.name}: {SOURCES}", {*hashes, *dataset.sides})
+        frames = frames_of(dataset.lists[SOURCES], f"{dataset.name}: {SOURCES}", set(hashes))
+    boards = {one: board for board, taken in frames.items() for _, one in taken}
+    links = [
+        Link(one, other, pair.verdict.score, SAME if pair.by == "content" else COPY)
+        for pair in found.pairs
+        for one, other in [(hashes[pair.first], hashes[pair.second])]
+        if one != other and (pair.by == "content" or one not in boards or boards[one] != boards.get(other))
+    ]
+    rows = {one: row for row, one in enumerate(hashes)}
+    for taken in frames.values():
+        links += bursts(taken, rows, found.looks.table["thumb"], found.features)
     return links
 
 

@@ -1,5 +1,6 @@
 """The dataclasses of a recipe: a field's metadata holds its meaning and its limits."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
@@ -28,6 +29,13 @@ def left_open(meaning: str, **limits: Any) -> Any:
     return key(None, meaning, left_out=True, **limits)
 
 
+def is_pattern(text: str | None) -> bool:
+    try:
+        return text is None or (bool(re.compile(text)) and text != "")
+    except re.error:
+        return False
+
+
 class DataRecipe(Struct):
     """Where the images come from and how they are divided."""
 
@@ -41,6 +49,13 @@ class DataRecipe(Struct):
     )
     test_fraction: float = key(
         0.2, "Fraction of the training images for test, if the data have no such split.", low=0.01, high=0.5
+    )
+    group_by: str | None = key(
+        None,
+        "Regular expression: photos with the same match in path and name share a split; none ignores folders.",
+        left_out=True,
+        valid=is_pattern,
+        expected="a regular expression, or none",
     )
     fit: str = key(
         "crop", "How to fit an image of another aspect ratio: centre crop, grey bars, or stretched.", choices=FITS

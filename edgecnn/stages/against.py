@@ -16,6 +16,7 @@ from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.bundle.verdict import AGAINST, verdict_of
 from edgecnn.data import DATASETS, Dataset, Progress, open_dataset
 from edgecnn.data.decoding import Decoder
+from edgecnn.data.groups import texts_by
 from edgecnn.data.items import Item
 from edgecnn.data.splits import place_of
 from edgecnn.errors import BundleError, UnknownNameError, nearest
@@ -45,7 +46,7 @@ class Side(Struct):
     """One of the two models: its int8 `file`, and what its bundle or run records about it; `data` is the recipe's.
 
     `taught` is the split of each photo that it had, by hash, None without a list; `held` its folds' answers, by hash; `passed` the bundles
-    that it may itself replace.
+    that it may itself replace; `rule` is that of the groups that a user named for it, "" for none.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Side(Struct):
     held: Mapping[str, str]
     earlier: Against | None
     passed: tuple[str, ...] = ()
+    rule: str = ""
 
     @property
     def about(self) -> Model:
@@ -86,13 +88,17 @@ class Side(Struct):
         return {"test": "", TIED: ALIKE}.get(split, "in the training or validation data of the {} model")
 
     def alike(self, items: Sequence[Item], dataset: Dataset) -> set[str]:
-        """Return the hashes of photos new to the model that show the same thing as a training photo of it."""
+        """Return the hashes of photos new to the model that share a group with a training photo of it, in the list or by its own rule."""
+        texts = texts_by(self.rule, items) if self.rule else {}
 
-        def group(item: Item) -> str:
-            return dataset.sides[item.hash].group if item.hash in dataset.sides else item.hash
+        def groups(item: Item) -> set[tuple[str, str]]:
+            own = {(self.rule, texts[item.hash])} if item.hash in texts else set()
+            return {("", dataset.group_of(item))} | own
 
-        taught = {group(item) for item in items if item.hash in self.held or self.why_not(item, dataset.given)}
-        return {item.hash for item in items if not self.had(item) and group(item) in taught}
+        taught = {
+            one for item in items if item.hash in self.held or self.why_not(item, dataset.given) for one in groups(item)
+        }
+        return {item.hash for item in items if not self.had(item) and groups(item) & taught}
 
 
 def bundle_side(bundle: Bundle) -> Side:
@@ -117,6 +123,7 @@ def bundle_side(bundle: Bundle) -> Side:
         held={digest: row["int8"] for digest, row in read_answers(bundle).items()},
         earlier=read_against(bundle),
         passed=verdict_of(bundle).passed,
+        rule=str((manifest.provenance.get("data", {}).get("groups") or {}).get("by", "")),
     )
 
 
@@ -137,6 +144,7 @@ def run_side(run: Run) -> Side:
         taught=taught_images(run),
         held=held,
         earlier=run.stored(AGAINST, Against),
+        rule=run.info.data.groups.by if run.info.data.groups else "",
     )
 
 

@@ -31,7 +31,7 @@ from edgecnn.verify.parity_report import Report
 from edgecnn.verify.strangers import stored_strangers
 from edgecnn.versions import library_versions
 
-DATA_KEYS = ("name", "title", "fingerprint", "split_hashes", "split_sizes")
+DATA_KEYS = ("name", "title", "fingerprint", "split_hashes", "split_sizes", "groups")
 ORIGIN_KEYS = ("imported", "network", "init", "int8")
 
 
@@ -156,7 +156,7 @@ def bundle_stage(
         stranger=limit,
         provenance={
             "recipe": to_tables(run.public_recipe),
-            "data": {key: recorded["data"][key] for key in DATA_KEYS},
+            "data": {key: recorded["data"][key] for key in DATA_KEYS if key in recorded["data"]},
             "trained_with": recorded["versions"],
             "bundled_with": library_versions(),
             **{key: recorded[key] for key in keys if key in recorded},

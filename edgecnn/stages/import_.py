@@ -50,6 +50,7 @@ def import_stage(
     reporter.note(f"reading {path}")
     model, what, softmax_cut, check = read_model(path, size)
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
+    dataset.check()
     if stated.labels:
         dataset.order_classes(stated.labels)
     classes = model.output_shape[1]

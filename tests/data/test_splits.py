@@ -148,7 +148,7 @@ def test_an_empty_validation_split_reports_how_many_are_needed(tmp_path, fill, p
     seeds = (seed for seed in range(10_000) if int(sha256(picture(seed))[:16], 16) / 2**64 > 0.5)
     files = {f"{label}/{n}.png": picture(next(seeds)) for label in ("cat", "dog") for n in range(3)}
     with pytest.raises(DatasetError, match=r"the validation split is empty; it takes 10%.*\n.*about 66 in total"):
-        open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))
+        open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files)))).check()
 
 
 def test_an_empty_test_split_reports_how_many_are_needed(tmp_path, fill, picture):
@@ -162,4 +162,4 @@ def test_an_empty_test_split_reports_how_many_are_needed(tmp_path, fill, picture
     }
     files |= {f"cat/{seed}.png": picture(seed) for seed in validation}
     with pytest.raises(DatasetError, match=r"(?s)pets.* test .*20%.* 31 "):
-        open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))
+        open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files)))).check()

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edgecnn.data.sides import FILE, Side, sides_text
 from edgecnn.evaluate import taught
 from edgecnn.evaluate.answers import CHUNK, Answers, contract_of, in_chunks, timed
 from edgecnn.evaluate.held_out import HeldOut, answers_csv, joined, read_held_out, write_held_out
 from edgecnn.recipe import build_recipe
-from edgecnn.run_info import DataInfo, InputSize, RunInfo
+from edgecnn.run_info import DataInfo, GroupInfo, InputSize, RunInfo
 from edgecnn.runs import IMAGES, LEFT_OUT, Run, create_run
 
 
@@ -77,6 +78,17 @@ def test_the_images_that_taught_a_model_include_those_in_two_splits_and_mark_tes
         "cc,validation",
         "dd,tied",
     ]
+    info = run.info
+    groups = GroupInfo(by="(.+)_", splits={"test": 2})
+    run.write_info(replace(info, data=replace(info.data, groups=groups)))
+    names = {"aa": "pile B", "bb": "pile A", "cc": "pile B", "dd": "pile C"}
+    run.file(FILE).write_text(
+        sides_text({64 * one[0]: Side(text, "train", "", "(.+)_") for one, text in names.items()})
+    )
+    monkeypatch.setattr(taught, "taught_images", lambda run: {64 * one[0]: split for one, split in known.items()})
+    assert [line[62:] for line in taught.images_csv(run).decode().splitlines()[1:]] == [
+        "aa,train,1", "bb,test,2", "cc,validation,1", "dd,test,3",
+    ], "numbers, no names"  # fmt: skip
     monkeypatch.setattr(taught, "MOST", 3)
     assert taught.images_csv(run) is None
 

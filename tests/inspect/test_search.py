@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from edgecnn.data.items import Item, Meter
+from edgecnn.data.sides import SOURCES
 from edgecnn.inspect import groups
 from edgecnn.inspect import pairs as module
-from edgecnn.inspect.features import unit
-from edgecnn.inspect.groups import FEWEST_OF_A_GROUP, RESEMBLING, Pair, Search
+from edgecnn.inspect.groups import FEWEST_OF_A_GROUP, Pair, Search
 from edgecnn.inspect.inspection import Copies, links_of, order
 from edgecnn.inspect.inspection_report import Copy, Group
 from edgecnn.inspect.look import LOOK, Looks
@@ -40,19 +40,21 @@ def pairs_of(*ends):
     return [Pair(a, b, "hash", Verdict(1.0, False)) for a, b in ends]
 
 
-def test_a_group_is_too_large_in_its_own_class_among_different_images(search):
+def test_a_group_is_too_large_in_its_own_class_among_different_images(search, monkeypatch):
     """Images 8 and 9 are copies of others. Three of five cats are one group, which is not more than 60 %, and two of three dogs."""
     made = search([0, 0, 0, 0, 0, 1, 1, 1, 0, 1])
     cats, dogs = pairs_of((0, 1), (1, 2)), pairs_of((5, 6))
-    assert made.too_large(np.arange(8), cats + dogs, 1) and made.too_large(np.arange(8), dogs, 2)
-    assert not made.too_large(np.arange(8), dogs, 3), "of few images nobody can say that the camera never moves"
-    assert not made.too_large(np.arange(8), cats, 1) and not made.too_large(np.arange(8), [], 1)
+    monkeypatch.setattr(groups, "FEWEST_OF_A_GROUP", 2)
+    assert made.too_large(np.arange(8), cats + dogs) and made.too_large(np.arange(8), dogs)
+    assert not made.too_large(np.arange(8), cats) and not made.too_large(np.arange(8), [])
+    monkeypatch.setattr(groups, "FEWEST_OF_A_GROUP", 3)
+    assert not made.too_large(np.arange(8), dogs), "of few images nobody can say that the camera never moves"
 
 
-def test_scenes_and_then_near_copies_are_forgotten_only_if_one_group_takes_most_of_a_class(search):
-    """Of FEWEST_OF_A_GROUP cats and five more, a chain of `length` is alike, another pair is of one scene, and two files are equal."""
+def test_near_copies_are_forgotten_only_if_one_group_takes_most_of_a_class(search):
+    """Of FEWEST_OF_A_GROUP cats and five more, a chain of `length` is alike, and two files are equal."""
 
-    def ran(length, scene, cats=FEWEST_OF_A_GROUP + 5):
+    def ran(length, cats=FEWEST_OF_A_GROUP + 5):
         made = search([0] * (cats + 2))
         made.looks.table["width"], made.looks.table["height"] = 16, 30
         made.looks.table["height"][cats] = 15  # too small to compare
@@ -61,19 +63,16 @@ def test_scenes_and_then_near_copies_are_forgotten_only_if_one_group_takes_most_
 
         def near(distinct):
             assert distinct.tolist() == list(range(cats))
-            made.resembling = [Pair(*scene, "features", Verdict(0.9, False))]
             return chain
 
         made.near = near
         equal, *found = made.run()
         assert (equal.first, equal.second, equal.by) == (0, cats + 1, "content") and found in ([], chain)
-        return len(found), len(made.resembling), made.all_alike
+        return len(found), made.all_alike
 
-    assert ran(5, (7, 8)) == (4, 1, False)
-    assert ran(9, (8, 9)) == (8, 0, False), "with the scene's tenth, more than nine of fifteen"
-    assert ran(9, (12, 13)) == (8, 1, False)
-    assert ran(10, (12, 13)) == (0, 0, True)
-    assert ran(9, (9, 10), cats=12) == (8, 0, False), "nine are most of twelve, but too few"
+    assert ran(9) == (8, False)
+    assert ran(10) == (0, True)
+    assert ran(9, cats=12) == (8, False), "nine are most of twelve, but too few"
 
 
 def test_a_mirrored_pair_has_its_own_difference(search, monkeypatch):
@@ -92,11 +91,9 @@ def test_a_mirrored_pair_has_its_own_difference(search, monkeypatch):
 
 def test_the_nearest_image_by_features_is_compared_and_the_others_counted(search, monkeypatch):
     """Six photos on a circle at 0, 20, 50, 90, 150 and 155 degrees: four of the pairs up to 60 degrees apart are of nearest ones."""
-    monkeypatch.setattr(groups, "NEIGHBOURS", 2)
     turns = np.radians([0, 20, 50, 90, 150, 155])
     features = np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
     near = [(4, 5), (0, 1), (1, 2), (2, 3)]
-    assert np.cos(np.radians(30)) > RESEMBLING > np.cos(np.radians(40))
     compared = []
 
     def measures(pairs):
@@ -111,8 +108,6 @@ def test_the_nearest_image_by_features_is_compared_and_the_others_counted(search
     made, found = by_features(2)
     assert compared.pop() == [(1, 2), (4, 5)] and made.skipped == 1, "the nearest of them"
     assert found == [Pair(1, 2, "features", Verdict(0.9, True))]
-    assert [(pair.first, pair.second) for pair in made.resembling] == [(1, 2), (4, 5)]
-    assert made.resembling[1].verdict.score == pytest.approx(np.cos(np.radians(5)), abs=1e-6)
     made, _ = by_features(3)
     assert compared.pop() == sorted(near[:1] + near[2:]) and made.skipped == 0, (
         "(0, 2) and (3, 4) are not of nearest ones"
@@ -148,20 +143,29 @@ def test_a_cut_out_is_compared_with_its_own_place_whichever_image_comes_first(sc
     assert measure(opened, pairs[:1], None, lambda: None) == [None]
 
 
-def test_links_have_the_score_of_their_pair_or_that_of_the_features_and_never_join_equal_files(search):
-    features = unit(np.array([[3, 4], [4, 3], [1, 0], [0, 1]], np.float32))
-    made = search([0] * 4, features)
-    made.resembling = [Pair(2, 1, "features", Verdict(0.9, False))]
-    first = [Pair(3, 0, "hash", Verdict(0.7, True)), Pair(0, 1, "features", Verdict(0.99, False))]
+def test_links_are_of_copies_but_not_of_equal_files_nor_between_frames_of_one_board(search):
+    made = search([0] * 5)
     looks = made.looks
-    same = looks.items[2]
-    looks = Looks(items=(*looks.items[:3], same), table=looks.table, broken=(), computed=0)
-    found = Copies(looks, features, made, [*first, Pair(2, 3, "content", Verdict(1.0, False))], [], {})
-    links = links_of(SimpleNamespace(lists={}, name="pets", sides={}), found)
-    named = [(int(one, 16), int(other, 16), pytest.approx(score, abs=1e-6)) for one, other, score in links]
-    assert named == [(0, 2, 0.7), (0, 1, 0.96), (1, 2, 0.8)]
-    bare = found._replace(features=None)
-    assert [link[2] for link in links_of(SimpleNamespace(lists={}, name="", sides={}), bare)] == [0.7, 0.99, 0.9]
+    looks = Looks(items=(*looks.items[:4], looks.items[2]), table=looks.table, broken=(), computed=0)
+    near = [Pair(3, 0, "hash", Verdict(0.7, True)), Pair(0, 1, "features", Verdict(0.99, False))]
+    found = Copies(
+        looks,
+        None,
+        made,
+        [*near, Pair(1, 3, "content", Verdict(1.0, False)), Pair(2, 4, "content", Verdict(1.0, False))],
+        [],
+        {},
+    )
+
+    def linked(frames):
+        rows = "".join(f"{looks.items[index].hash},door,{1000 * index}\n" for index in frames)
+        lists = {SOURCES: f"sha256,board,ts\n{rows}".encode()} if frames else {}
+        links = links_of(SimpleNamespace(lists=lists, name="pets"), found)
+        return [(int(link.first, 16), int(link.second, 16), link.score, link.rule) for link in links]
+
+    assert linked(()) == [(3, 0, 0.7, "copy"), (0, 1, 0.99, "copy"), (1, 3, 1.0, "same")]
+    assert linked((0, 1, 3)) == [(1, 3, 1.0, "same")], "a board that does not move keeps frames that are alike"
+    assert linked((0,)) == linked(())
 
 
 def test_groups_are_shown_leaks_first_then_two_labels_exact_ones_and_the_most_alike():

@@ -47,7 +47,7 @@ def made(root, tmp_path):
     """Write the shipped model as a different bundle."""
     shipped = read_bundle(root / "models/digits/digits.edgecnn")
 
-    def made(name, labels=tuple("0123456789"), **lists):
+    def made(name, labels=tuple("0123456789"), by=None, **lists):
         texts = {}
         for file, rows in lists.items():
             buffer = io.StringIO()
@@ -55,6 +55,9 @@ def made(root, tmp_path):
             texts[{"images": "images.csv", "answers": "folds/answers.csv"}[file]] = buffer.getvalue().encode()
         path = tmp_path / f"{name}.edgecnn"
         manifest = dataclasses.replace(shipped.manifest, name=name, labels=labels, serial=3, files={})
+        if by:
+            data = manifest.provenance["data"] | {"groups": {"by": by, "splits": {"train": 1}}}
+            manifest = dataclasses.replace(manifest, provenance=manifest.provenance | {"data": data})
         write_bundle(path, manifest, {**shipped.files, **texts})
         return path
 
@@ -107,6 +110,21 @@ def test_a_new_photo_of_an_old_photos_scene_is_not_counted(made, photos, reporte
     against, _ = compared(old, new, folder, reporter)
     assert {part.photos: part.n for part in against.parts} == {"all": 549, "old": 499, "new": 50}
     assert against.not_counted["showing the same thing as a training photo of the old model"] == 50
+
+
+@pytest.mark.parametrize("side", ["old", "new"])
+def test_groups_on_one_side_only_leave_out_new_photos_of_the_groups_that_taught_it(made, photos, reporter, side):
+    """The folder has no list, and one of the bundles was divided by the tens of its photos' names."""
+    folder, _ = photos
+    names = {sha256_file(path): int(path.stem) for path in folder.glob("*/*.png")}
+    taught = [one for one, number in names.items() if number == 20]  # ten classes
+    rows = listed(train=taught, test=[one for one, number in names.items() if number >= 40])
+    old, new = (made(one, images=rows, by=r"^(\d)\d$" if one == side else None) for one in ("old", "new"))
+    against, _ = compared(old, new, folder, reporter)
+    assert against.not_counted == {
+        "in the training or validation data of the old model": 10,
+        f"showing the same thing as a training photo of the {side} model": 90,
+    }, "21 to 29 of each class"
 
 
 def test_folds_answer_for_training_photos_and_the_models_for_others(made, photos, reporter):

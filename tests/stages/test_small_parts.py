@@ -21,6 +21,7 @@ from edgecnn.evaluate.answers import Answers
 from edgecnn.evaluate.held_out import HeldOut
 from edgecnn.files import sha256
 from edgecnn.recipe import build_recipe
+from edgecnn.run_info import GroupInfo
 from edgecnn.runs import KNOWN, Run
 from edgecnn.stages import compare, sides
 from edgecnn.stages.against import flips_in_order
@@ -351,39 +352,64 @@ def test_a_bundle_has_only_counts_of_its_own_file_temperature_threshold_and_limi
             taken()
 
 
-def photos_of(splits, groups=None, **attributes):
-    """Return a dataset with a photo per letter of each split's text; a photo without a group is its own."""
-    items = {
-        split: [Item(split=split, label=0, hash=one, source=f"{one}.png", handle=None) for one in text]
-        for split, text in splits.items()
-    }
-    given = {one: Side((groups or {}).get(one, one), split) for split, text in splits.items() for one in text}
-    return SimpleNamespace(items=items, sides=given, **attributes)
+LETTERS = {"train": "abcg", "validation": "fh", "test": "de"}
 
 
-def test_the_lines_on_splits_count_photos_that_share_one_moved_stayed_or_arrived():
+def photos_of(rules=None, **changes):
+    """Return a dataset with a photo per letter, which is its class too from f on; a to c are a group, d and e another."""
     groups = dict.fromkeys("abc", "first") | dict.fromkeys("de", "second")
-    content = photos_of({"train": "ae", "validation": "cgh", "test": "bdf"})
-    before = SimpleNamespace(sided=lambda known, links: content, place=Path("/photos"))
-    after = photos_of({"train": "abcg", "validation": "fh", "test": "de"}, groups, tied={})
+    items = {
+        split: [Item(split=split, label=int(one > "e"), hash=one, source=f"{one}.png", handle=None) for one in text]
+        for split, text in LETTERS.items()
+    }
+    given = {
+        one: Side(groups.get(one, one), split, "", (rules or {}).get(one, "photo"))
+        for split, text in LETTERS.items()
+        for one in text
+    }
+    shares = {"train": 0.5, "validation": 0.25, "test": 0.25}
+    return SimpleNamespace(**{
+        "items": items, "sides": given, "labels": ("cat", "dog"), "shares": shares, "tied": {}, "anew": False, "told": "", **changes
+    })  # fmt: skip
 
-    def numbers(known, why):
-        return [re.findall(r"\d+", line) for line in sides.lines(before, after, known, why)]
+
+def test_the_lines_on_splits_count_photos_that_share_one_stayed_or_arrived():
+    after = photos_of()
+
+    def numbers(after, known, **listed):
+        return [re.findall(r"\d+", line) for line in sides.lines(after, sides.Listed(known, **listed))]
 
     def listed(text):
         return {one: after.sides[one] for one in text}
 
-    # of a to h, five share a split; b, c, e, f and g are elsewhere than by content
-    assert numbers({}, None) == [["5", "8", "5"]]
-    # f and g are single and were listed: 2; c and e arrived, each next to its group, and h alone
-    assert numbers(listed("abdfg"), None) == [["5", "3", "2"], ["2"]]
-    assert numbers(listed("abcdeh"), None) == [["6", "2", "0"]]
-    (*_, stored) = sides.lines(before, after, listed("abdf"), "")
+    off = ["0", "25", "67", "25"]  # cats in validation, dogs in validation: by more than a photo
+    assert numbers(after, {}) == [["5", "8"], off]
+    assert numbers(after, listed("abdfg")) == [["5", "3"], ["5", "8"], off]
+    (*_, stored) = sides.lines(after, sides.Listed(listed("abdf"), "/photos/edgecnn-splits.csv"))
     assert "/photos/edgecnn-splits.csv" in stored
-    assert len(list(sides.lines(before, after, listed("abcdefgh"), ""))) == 2, "no new photo, nothing was stored"
-    after.tied = {"d": "a", "e": "b"}
-    (*_, tied) = sides.lines(before, after, listed("abcdeh"), None)
-    assert " 2 test photos " in tied and tied.endswith("d.png and a.png; e.png and b.png")
-    after.tied |= {"f": "g", "h": "c"}
-    (*_, tied) = sides.lines(before, after, listed("abcdeh"), None)
+    assert len(list(sides.lines(after, sides.Listed(listed("abcdefgh"), "/photos/edgecnn-splits.csv")))) == 3, (
+        "nothing was stored"
+    )
+    after.tied = {"d": "a", "e": "b", "f": "g", "h": "c"}
+    (*_, tied) = sides.lines(after, sides.Listed(listed("abcdeh")))
     assert " 4 test photos " in tied and tied.endswith("d.png and a.png; e.png and b.png; f.png and g.png; …")
+
+
+def test_the_lines_on_splits_say_what_groups_make_impossible_and_what_was_divided_anew():
+    shares = {"train": 0.2, "validation": 0.1, "test": 0.7}
+    after = photos_of(shares=shares, told="folders are ignored")
+    before = {one: Side(one, "test", "", "(.+)_") for one in "abcdefgh"}
+    told, *others = sides.lines(after, sides.Listed(before))
+    assert told == "folders are ignored"
+    (off,) = (line for line in others if "cannot be divided" in line)
+    assert off.startswith("test has 0% of class 'dog', not 70%; ") and "of the photos" in off, (
+        "a class without a test goes first"
+    )
+    after.anew = True
+    told, anew, *_ = sides.lines(after, sides.Listed(before, former="/photos/edgecnn-splits-1.csv"))
+    assert "6 photos changed their split" in anew and "/photos/edgecnn-splits-1.csv" in anew, "all but d and e"
+    after.groups = lambda: GroupInfo(by="(.+)_", splits={"train": 2, "validation": 2, "test": 1})
+    after.sides["a"] = Side("first", "train", "", "(.+)_")
+    assert any(
+        re.findall(r"\d+", line) == ["5", "2", "2", "1", "1", "3"] for line in sides.lines(after, sides.Listed({}))
+    )

@@ -1,13 +1,12 @@
-"""The effect of bursts on a split: pairs of one scene on both sides, and the accuracy that is claimed as a result.
+"""What splits leak from bursts: pairs of one scene on both sides, and the accuracy that is claimed as a result.
 
-Real photos serve as scenes, and each becomes a burst of ten frames: cropped and shifted by up to 6 %, brighter or darker, with sensor
-noise, as JPEG. The search for photos of the same scene runs once over all frames, as in training. It does not know which frames form a
-burst.
+Real photos serve as scenes. Each becomes a burst of ten frames, once as copies (compressed and made smaller) and once as a camera would
+take them: cropped and shifted by up to 6 %, brighter or darker, with sensor noise, as JPEG. The search for copies runs as in training. It
+does not know which frames form a burst, unless a user names the scene.
 
-A draw is half of each class's scenes. They arrive on three days with each burst complete, and again with every frame on any of the days.
-Each frame's content hash is drawn too, so each draw divides anew. Logistic regression is fitted to the training frames, on the features of
-the frozen ImageNet network that the search computes, and claims its accuracy on the test frames. The truth is its accuracy on the frames of
-all scenes outside the draw. Only the first draws have accuracies, because fitting takes long.
+A draw is half of each class's scenes, whose frames arrive on three days, each on any of them. Logistic regression is fitted to the
+training frames, on the features of the frozen ImageNet network that the search computes, and claims its accuracy on the test frames. The
+truth is its accuracy on the frames of all scenes outside the draw. Only the first draws have accuracies, because fitting takes long.
 
     EDGECNN_DATA=<folder of trash-photos.zip> python tools/bench/leaks.py
 
@@ -15,15 +14,15 @@ With --work, intermediate results are kept, so that an interrupted bench can res
 """
 
 import contextlib
+import functools
 import io
 import os
 import sys
 import tempfile
-import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,8 +33,9 @@ from threadpoolctl import threadpool_limits
 
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.items import Item
-from edgecnn.data.sides import Link, Newcomers, Sides, splits_of, tied, updated
+from edgecnn.data.sides import COPY, SAME, Link, Newcomers, Sides, splits_of, tied, updated
 from edgecnn.files import write_atomic
+from edgecnn.inspect import groups
 from edgecnn.inspect.cache import Cache
 from edgecnn.inspect.inspection import find_copies
 from edgecnn.recipe import DataRecipe
@@ -46,6 +46,7 @@ DAYS = 3
 CUT = 0.06
 BRIGHTNESS, NOISE = 0.15, 3.0
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+KINDS = ("copies", "scenes")
 ITERATIONS = 100
 
 
@@ -58,8 +59,11 @@ class Frames(NamedTuple):
     features: np.ndarray
 
 
-def burst(photo: Image.Image, random: np.random.Generator) -> bytes:
-    """Return a frame of a scene."""
+def burst(photo: Image.Image, random: np.random.Generator, kind: str) -> bytes:
+    """Return a copy, or a frame of a scene."""
+    if kind == "copies":
+        small = photo.resize([round(random.uniform(0.5, 1) * side) for side in photo.size], Image.Resampling.BILINEAR)
+        return jpeg(small, int(random.integers(40, 92)))
     share = 1 - random.uniform(0, CUT)
     width, height = (round(share * side) for side in photo.size)
     left, top = (
@@ -68,12 +72,16 @@ def burst(photo: Image.Image, random: np.random.Generator) -> bytes:
     frame = photo.crop((left, top, left + width, top + height)).resize(photo.size, Image.Resampling.BILINEAR)
     frame = ImageEnhance.Brightness(frame).enhance(1 + random.uniform(-BRIGHTNESS, BRIGHTNESS))
     noisy = np.asarray(frame, np.float32) + random.normal(0, NOISE, (photo.height, photo.width, 3))
+    return jpeg(Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)), int(random.integers(75, 92)))
+
+
+def jpeg(picture: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=int(random.integers(75, 92)))
+    picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
-def write_frames(archive: Path, folder: Path, seed: int) -> None:
+def write_frames(archive: Path, folder: Path, seed: int, kind: str) -> None:
     """Write CLASS/SCENE-N.jpg unless they exist."""
     if folder.exists():
         return
@@ -87,13 +95,14 @@ def write_frames(archive: Path, folder: Path, seed: int) -> None:
             for name in (name for name in names if name in chosen):
                 photo = Image.open(io.BytesIO(file.read(name))).convert("RGB")
                 for number in range(FRAMES):
-                    write_atomic(folder / label / f"{Path(name).stem}-{number}.jpg", burst(photo, random))
+                    write_atomic(folder / label / f"{Path(name).stem}-{number}.jpg", burst(photo, random, kind))
 
 
 class Seen:
     """The result of the search over all frames."""
 
     def __init__(self, dataset: Dataset, cache: Cache) -> None:
+        groups.frame_difference = functools.cache(groups.frame_difference)  # draws repeat their pairs
         self.found = find_copies(dataset, cache, None, show, for_links=True)
         self.hashes = [item.hash for item in self.found.looks.items]
 
@@ -102,8 +111,13 @@ class Seen:
         search = self.found.search
         copies = search.near(np.array(here))
         return [
-            Link(self.hashes[pair.first], self.hashes[pair.second], pair.verdict.score)
-            for pair in (*copies, *search.resembling)
+            Link(
+                self.hashes[pair.first],
+                self.hashes[pair.second],
+                pair.verdict.score,
+                SAME if pair.by == "content" else COPY,
+            )
+            for pair in copies
         ]
 
 
@@ -120,9 +134,7 @@ def pairs_apart(
     return len(pairs), len(apart), tested
 
 
-def arrived(
-    frames: Frames, order: Sequence[int], content: Mapping[str, str], seen: Seen
-) -> tuple[dict[str, str], Mapping[str, str]]:
+def arrived(frames: Frames, order: Sequence[int], seen: Seen, named: bool) -> tuple[dict[str, str], Mapping[str, str]]:
     """Return the splits of frames that arrive on DAYS days, with an update each day, and the frames left out of comparisons."""
     sides: Sides = {}
     left_out: Mapping[str, str] = {}
@@ -130,7 +142,8 @@ def arrived(
         here = sorted(order[: len(order) * day // DAYS])
         photos = {frames.hashes[index]: int(frames.classes[index]) for index in here}
         links = seen.links(here)
-        sides = updated(sides, Newcomers(photos, {one: content[one] for one in photos}, SHARES), links)
+        scenes = {frames.hashes[index]: str(frames.scenes[index]) for index in here if named}
+        sides = updated(sides, Newcomers(photos, SHARES, scenes, "(.+)-" if named else ""), links)
         left_out = tied(sides, links)
     return splits_of(sides), left_out
 
@@ -167,13 +180,13 @@ def draw(frames: Frames, seen: Seen, seed: int, fitted: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"seed": seed}
     ways = {
         "content": (content, {}),
-        "whole": arrived(frames, whole.tolist(), content, seen),
-        "scattered": arrived(frames, scattered.tolist(), content, seen),
+        "copies": arrived(frames, scattered.tolist(), seen, False),
+        "groups": arrived(frames, scattered.tolist(), seen, True),
     }
     for way, (places, left_out) in ways.items():
         row["pairs"], row[f"{way}_apart"], row[f"{way}_tested"] = pairs_apart(frames, whole.tolist(), places, left_out)
         splits = np.array([places[frames.hashes[index]] for index in whole])
-        if fitted and way != "scattered":
+        if fitted:
             figures = accuracy(frames, whole[splits == "train"], (whole[splits == "test"], fresh))
             row[f"{way}_claimed"], row[f"{way}_true"] = figures
     return row
@@ -218,26 +231,28 @@ def main() -> None:
     made.add_argument("--work", type=Path, help="a folder for intermediate results (default: a temporary one)")
     arguments = made.parse_args()
     archive = Path(os.environ.get("EDGECNN_DATA", ".")) / arguments.data
+    rows, frames = [], None
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.work or Path(temporary)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # the search starts from scratch
-        write_frames(archive, folder / "frames", 1)
-        dataset = frames_of(folder / "frames", arguments.scenes)
-        started = time.process_time()
-        with contextlib.closing(Cache()) as cache:
-            seen = Seen(dataset, cache)
-            seconds = time.process_time() - started
-            frames = described(seen)
-            rows = [draw(frames, seen, seed, seed <= arguments.fitted) for seed in range(1, arguments.draws + 1)]
+        for kind in KINDS:
+            write_frames(archive, folder / kind, 1, kind)
+            dataset = frames_of(folder / kind, arguments.scenes)
+            with contextlib.closing(Cache()) as cache:
+                seen = Seen(dataset, cache)
+                frames = described(seen)
+                for seed in range(1, arguments.draws + 1):
+                    rows.append({"kind": kind, **draw(frames, seen, seed, seed <= arguments.fitted)})
+    assert frames
     settings = {
         "data": arguments.data, "options": f"--scenes {arguments.scenes} --draws {arguments.draws} --fitted {arguments.fitted}",
         "scenes": len(np.unique(frames.scenes)), "frames": len(frames.hashes),
-        "search_cpu_seconds": None if arguments.work else round(seconds, 1),
     }  # fmt: skip
     finish(arguments.out, {**about("leaks", **settings), "draws": rows}, HEADINGS, rows_of(rows))
 
 
 HEADINGS = (
+    "bursts of",
     "divided",
     "pairs of one scene in two splits",
     "of those, with a tested frame",
@@ -246,33 +261,30 @@ HEADINGS = (
     "difference",
 )
 
-TITLES = {
-    "content": "by content only",
-    "whole": "scenes in one split",
-    "scattered": "the same, each frame on any day",
-}
+TITLES = {"content": "by content only", "copies": "copies together", "groups": "`--group-by` the scene"}
 
 
 def rows_of(draws: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Return the rows of a table: each way of dividing, with means over all draws and the range of 95 % of the differences."""
     rows: list[tuple[str, ...]] = []
-    for way, title in TITLES.items():
-        apart, tested, pairs = (sum(row[key] for row in draws) for key in (f"{way}_apart", f"{way}_tested", "pairs"))
+    for kind, (way, title) in product(KINDS, TITLES.items()):
+        mine = [row for row in draws if row["kind"] == kind]
+        apart, tested, pairs = (sum(row[key] for row in mine) for key in (f"{way}_apart", f"{way}_tested", "pairs"))
         figures = ("-", "-", "-")
-        if fitted := [row for row in draws if f"{way}_claimed" in row]:
+        if fitted := [row for row in mine if f"{way}_claimed" in row]:
             claimed, true = (np.array([row[f"{way}_{key}"] for row in fitted]) for key in ("claimed", "true"))
             low, high = np.percentile(100 * (claimed - true), (2.5, 97.5))
             difference = f"{100 * (claimed - true).mean():+.1f} ({low:+.1f} to {high:+.1f})"
             figures = (f"{claimed.mean():.1%}", f"{true.mean():.1%}", difference)
-        rows.append((title, f"{apart:,} of {pairs:,}", f"{tested:,}", *figures))
+        rows.append((kind, title, f"{apart:,} of {pairs:,}", f"{tested:,}", *figures))
     return rows
 
 
 def sentence(report: Mapping[str, Any]) -> str:
-    fitted = sum("whole_claimed" in row for row in report["draws"])
+    fitted = sum("copies_claimed" in row for row in report["draws"]) // len(KINDS)
     return (
-        f"{len(report['draws']):,} draws of half of the {report['scenes']:,} scenes; {fitted} of them have accuracies. To measure again: "
-        f"`EDGECNN_DATA=FOLDER python tools/bench/leaks.py {report['options']}`, with {report['data']} in FOLDER."
+        f"{len(report['draws']) // len(KINDS):,} draws of half of the {report['scenes']:,} scenes; {fitted} of them have accuracies. To "
+        f"measure again: `EDGECNN_DATA=FOLDER python tools/bench/leaks.py {report['options']}`, with {report['data']} in FOLDER."
     )
 
 
