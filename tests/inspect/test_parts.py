@@ -361,7 +361,8 @@ def test_a_class_of_copies_is_not_judged_and_the_others_keep_their_names(monkeyp
 def test_a_runs_folds_judge_only_the_images_and_labels_that_they_have():
     from scipy.special import softmax
 
-    looks = looked_at(*((f"{n}.jpg", "train", label, 9, 8, "") for n, label in enumerate([0, 1, 2, 1])))
+    old = ((f"{n}.jpg", "train", label, 9, 8, "") for n, label in enumerate([0, 1, 2, 1]))
+    looks = looked_at(("added since.jpg", "train", 2, 9, 8, ""), *old)
     held = SimpleNamespace(
         hashes=np.array(["3.jpg", "9.jpg", "1.jpg", "0.jpg", "0.jpg"]), classes=np.array([1, 2, 1, 1, 0]),
         float=np.array([[0, 9, 0], [9, 0, 0], [1, 0, 4], [9, 0, 1], [2, 1, 6]], np.float32),
