@@ -52,6 +52,14 @@ def test_cut_copies_and_a_wrong_label_are_found_and_nothing_is_computed_twice(
         all(group.by == "features" for group in report.groups) and report.groups[0].leak and report.groups[0].mirrored
     )
     assert report.computed == {"hashes": len(files), "features": len(files)}
+    fill(folder, {"train/cat/low.jpg": encode(first, quality=40)})  # its pairs are new, those before are known
+    grown = run()
+    assert {copy.source for copy in grown.groups[1].copies} == {
+        "train/cat/2.jpg",
+        "train/cat/cut.jpg",
+        "train/cat/low.jpg",
+    }
+    (folder / "train/cat/low.jpg").unlink()
     monkeypatch.setattr("edgecnn.inspect.groups.measure", lambda pictures, pairs, *_: pytest.fail(f"again: {pairs}"))
     again = run()
     assert again.computed == {"hashes": 0, "features": 0} and again.groups == report.groups
