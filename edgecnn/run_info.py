@@ -98,12 +98,17 @@ class TaughtBy(Struct):
 
 
 class ImportedFrom(Struct):
-    """The file that a model was imported from, its format, whether a softmax was cut off its end, and the range of pixels that it reads."""
+    """The file that a model was imported from, its format, whether a softmax was cut off its end, and the range of pixels that it reads.
+
+    `ships` is whether the file itself ships, so that nothing is exported; `reference` is the float model that it must answer like.
+    """
 
     file: str
     format: str
     softmax_cut: bool
     range: str
+    ships: bool = key(False, left_out=True)
+    reference: str | None = key(None, left_out=True)
 
 
 class RepresentativeInfo(Struct):
@@ -181,6 +186,11 @@ class Validation(Struct):
         "`qat` with every weight rounded to the nearest code; null if it was not measured.", default=None
     )
     ptq: Validated | None
+    ptq_nearest: Validated | None = described(
+        "`ptq` with every weight rounded to the nearest code; absent unless both were measured.",
+        default=None,
+        left_out=True,
+    )
 
 
 class Int8Method(Struct):
@@ -195,9 +205,7 @@ class Int8Method(Struct):
     epoch: Count | None = described(
         "The kept epoch of the quantization-aware phase; 0 is the calibrated model, null without that phase."
     )
-    rounding: Rounding | None = described(
-        "How the weights of the quantization-aware phase became codes; null without that phase.", default=None
-    )
+    rounding: Rounding | None = described("How the weights became codes; null if nothing was chosen.", default=None)
     learning_rate: NonNegative | None = described(
         "The peak of the quantization-aware phase's learning rate; null without that phase.",
         default=None,

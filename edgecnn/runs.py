@@ -45,6 +45,8 @@ CHECKPOINT = "checkpoint.npz"
 FLOAT_MODEL = "float.h5"
 FLOAT_GRAPH = "float.pb"
 QAT_MODEL = "qat.h5"
+ROUNDED_MODEL = "rounded.h5"
+REFERENCES = ("reference.tflite", "reference.onnx")
 INIT_MODEL = "init.h5"
 NETWORK_FILE = "network.py"
 PARITY = "parity.json"
@@ -99,21 +101,29 @@ class Run:
         return self.path.name
 
     @property
-    def imported(self) -> bool:
-        """Whether the model was imported: it is then stored as FLOAT_GRAPH, and there is no fake-quantized one."""
+    def frozen(self) -> bool:
+        """Whether its float model is an imported graph without layers, stored as FLOAT_GRAPH."""
         return self.file(FLOAT_GRAPH).exists()
+
+    @property
+    def imported(self) -> bool:
+        """Whether edgecnn did not train its float model."""
+        return self.frozen or (self.file(INFO).exists() and self.info.imported is not None)
 
     @property
     def int8_method(self) -> str:
         """How its int8 models are made: "qat" from the fake-quantized model, or "ptq", quantized after training."""
-        if self.imported:
-            return "ptq"
         int8 = self.info.int8 if self.file(INFO).exists() else None
-        return int8.method if int8 else "qat"
+        return int8.method if int8 else "ptq" if self.imported else "qat"
+
+    @property
+    def reference(self) -> str | None:
+        """The float model's file, if only its own program can run it: one of REFERENCES. There are no layers and no graph of it."""
+        return next((name for name in REFERENCES if self.file(name).exists()), None)
 
     @property
     def float_model(self) -> str:
-        return FLOAT_GRAPH if self.imported else FLOAT_MODEL
+        return self.reference or (FLOAT_GRAPH if self.frozen else FLOAT_MODEL)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -156,7 +166,11 @@ def without_folders(recipe: Recipe) -> Recipe:
     kind, folder = source_kind(recipe.data.source)
     return dataclasses.replace(
         recipe,
-        data=dataclasses.replace(recipe.data, source=f"{kind}:{last(folder)}" if kind else last(folder)),
+        data=dataclasses.replace(
+            recipe.data,
+            source=f"{kind}:{last(folder)}" if kind else last(folder),
+            unseen=recipe.data.unseen and last(recipe.data.unseen),
+        ),
         network=dataclasses.replace(recipe.network, name=recipe.network.name and last(recipe.network.name)),
         init=dataclasses.replace(recipe.init, source=recipe.init.source and last(recipe.init.source)),
         teacher=recipe.teacher and dataclasses.replace(recipe.teacher, run=last(recipe.teacher.run)),

@@ -19,6 +19,9 @@ RangeName = Annotated[str, Limits(enum=("centred", "unit", "raw", "imagenet", "g
 FAR, P = 0.1, 0.001
 """Another range is far better if it classifies at least this fraction more images correctly and one-sided McNemar's p is below P."""
 
+MUCH = 0.04
+"""Another order of the outputs, or of the channels, is named if it gains at least this fraction, and p is below P."""
+
 CLOSE = 0.05
 """A range is as good as the one with the most right answers if one-sided McNemar's p is at least this."""
 
@@ -63,6 +66,9 @@ IMAGENET = per_channel((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "imagenet")
 
 RANGES = tuple(item.name for item in (*USUAL, IMAGENET))
 
+Call = Callable[[np.ndarray, Any, Any], np.ndarray]
+SHOWN = 4  # outputs that a doubt names
+
 Given = str | tuple[float, int] | PixelRange
 
 
@@ -89,10 +95,11 @@ class Labelled(Struct):
     images: np.ndarray
     classes: np.ndarray
     name: str
+    labels: tuple[str, ...] = ()
 
 
 def find_range(
-    call: Callable[[np.ndarray, Any, Any], np.ndarray],
+    call: Call,
     entry: Tensor | None,
     images: Labelled,
     given: Given = AUTO,
@@ -134,27 +141,63 @@ def find_range(
     )
     doubts = []
     before, after = (max(found, key=lambda one: one.accuracy) for found in (trials, others))
-    if after.accuracy - before.accuracy >= FAR and better(after, before) < P:
+    if after.accuracy - before.accuracy >= MUCH and better(after, before) < P:
         trials = others
         doubts.append(
             f"in another order its outputs would classify {after.accuracy:.1%} of {images.name} correctly, not {before.accuracy:.1%}: "
-            "they are probably not in the order of the classes. Set their order with --labels FILE."
+            f"they are probably not in the order of the classes ({misplaced(values[others.index(after)], images)}). "
+            "Set their order with --labels FILE."
         )
     usual = [one for one in trials if one.range in USUAL]
     top = max(usual, key=lambda one: one.accuracy)
     best = min((one for one in usual if better(top, one) >= CLOSE), key=lambda one: one.loss)
     best = next((one for one in trials if one.range == IMAGENET and better(one, top) < CLOSE), best)
+    read = best if own is None else next(one for one in trials if one.range == own)
+    if channels == 3:
+        doubts += swapped(call, images, read, labels_ordered=trials is not others)
     if own is None:
         found = ", ".join(f"{one.range.name} {one.accuracy:.1%} right (loss {one.loss:.2f})" for one in trials)
         text = f"the best of the usual ones on {images.name}: {found}"
         return InputRange(**vars(best.range), text=text, warning=" ".join(doubts) or None)
-    mine = next(one for one in trials if one.range == own)
+    mine = read
     if best.accuracy - mine.accuracy >= FAR and better(best, mine) < P:
         doubts.append(
             f"the input range is probably wrong: {mine.accuracy:.1%} of {images.name} right with {spelled(own)}, "
             f"{best.accuracy:.1%} with {spelled(best.range)}. Try --input-range {best.range.name}"
         )
     return InputRange(**vars(own), text="as given", warning=" ".join(doubts) or None)
+
+
+def swapped(call: Call, images: Labelled, read: Trial, labels_ordered: bool) -> list[str]:
+    """Return a doubt about a model that answers better if it reads blue first, in the range that it reads; else an empty list."""
+    values = call(np.ascontiguousarray(images.images[..., ::-1]), *read.range.numbers)
+    blue = trial(read.range, values if labels_ordered else reordered(values, images.classes), images.classes)
+    if blue.accuracy - read.accuracy < MUCH or better(blue, read) >= P:
+        return []
+    return [
+        f"with red and blue swapped it would classify {blue.accuracy:.1%} of {images.name} correctly, not {read.accuracy:.1%}: it was "
+        "probably trained on BGR images, as OpenCV reads them, and edgecnn gives RGB. Begin its forward() with x = x[:, [2, 1, 0]], and "
+        "export it again."
+    ]
+
+
+def misplaced(values: np.ndarray, images: Labelled) -> str:
+    """Name the outputs that answer for another class, by their numbers from 0, or by the images' labels if those are known."""
+    names = images.labels or tuple(map(str, range(values.shape[1])))
+    pairs = [(output, best) for output, best in enumerate(best_order(values, images.classes)) if output != best]
+    shown = ", ".join(f"{names[output]!r} for {names[best]!r}" for output, best in pairs[:SHOWN])
+    return f"it answers {shown}{', …' if len(pairs) > SHOWN else ''}"
+
+
+def best_order(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the class for each output that makes the most answers right. Source: Kuhn 1955, the Hungarian method."""
+    from scipy.optimize import linear_sum_assignment
+
+    table = np.zeros((values.shape[1],) * 2, np.int64)
+    np.add.at(table, (np.argmax(values, axis=1), classes), 1)
+    # an output that no image has stays where it is
+    order: np.ndarray = linear_sum_assignment(table + 1e-3 * np.eye(len(table)), maximize=True)[1]
+    return order
 
 
 def stated_range(given: Given) -> PixelRange | None:
@@ -175,16 +218,12 @@ def trial(given: PixelRange, values: np.ndarray, classes: np.ndarray) -> Trial:
 def reordered(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return outputs (n, num_classes), reordered to the class order that makes the most answers right.
 
-    The order for each half of the images is chosen on the other half, so chance cannot improve it. Source: Kuhn 1955, the Hungarian method.
+    The order for each half of the images is chosen on the other half, so chance cannot improve it.
     """
-    from scipy.optimize import linear_sum_assignment
-
-    answers, result = np.argmax(values, axis=1), np.empty_like(values)
+    result = np.empty_like(values)
     half = np.arange(len(classes)) % 2 == 0
     for chosen in (half, ~half):
-        table = np.zeros((values.shape[1],) * 2, np.int64)
-        np.add.at(table, (answers[chosen], classes[chosen]), 1)
-        order = linear_sum_assignment(table, maximize=True)[1]
+        order = best_order(values[chosen], classes[chosen])
         result[np.ix_(~chosen, order)] = values[~chosen]
     return result
 

@@ -39,6 +39,22 @@ class Calibration(Group):
         typed=None,
         read=shared.read_sides,
     )
+    qat_epochs: int | None = setting(
+        None,
+        "Make the int8 model answer more like the imported one: round its weights better, then train it for up to N epochs on the "
+        "training images, without their labels. Validation images choose what ships.",
+        shown="none",
+        metavar="N",
+        low=0,
+        keys=("qat.epochs",),
+    )
+    unseen: str | None = setting(
+        None,
+        "A folder or zip of images that did not train the model, to judge it on. The images of --calibrate then only calibrate and choose.",
+        shown="a fifth of the images of --calibrate",
+        metavar="DATA",
+        keys=("data.unseen",),
+    )
     seed: int | None = setting(None, "Seed for drawing the calibration images.", shown="1", low=0, keys=("seed",))
 
 
@@ -46,7 +62,9 @@ class Calibration(Group):
 def import_(
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="The model: an .onnx, .keras or .h5 file, or the folder of a SavedModel."),
+        typer.Argument(
+            metavar="MODEL", help="The model: an .onnx, .keras, .h5 or .tflite file, or the folder of a SavedModel."
+        ),
     ],
     calibrate: Annotated[
         str,
@@ -59,6 +77,15 @@ def import_(
     *,
     calibration: Calibration,
     foreign: shared.Foreign,
+    reference: Annotated[
+        Path | None,
+        option(
+            "The float model that a quantized MODEL must answer like: a .tflite, .onnx, .keras or .h5 file, or a SavedModel.",
+            "none",
+            None,
+            metavar="FLOAT",
+        ),
+    ] = None,
     out: Annotated[Path | None, option("The run folder to write.", "runs/MODEL")] = None,
     force: shared.Force = False,
     json: Json = False,
@@ -66,7 +93,9 @@ def import_(
     """Start a run with a model that was trained elsewhere.
 
     export, verify and bundle then work as for any other run. Its int8 files are quantized after training and calibrated with training
-    images.
+    images, or trained to answer like the model, with --qat-epochs.
+
+    A TFLite file, and a quantized ONNX file, ship as they are, except for their ends: verify and bundle follow, without export.
 
     The model's outputs must be the classes of the data in alphabetical order. A softmax at its end is removed. Unless you
     give the input range, edgecnn chooses one and prints it. If you give one, it warns when another usual range does far better.
@@ -75,7 +104,9 @@ def import_(
     \b
     Examples:
       edgecnn import model.onnx --calibrate photos/
+      edgecnn import model.onnx --calibrate photos/ --qat-epochs 8
       edgecnn import saved_model/ --calibrate photos.zip --input-range unit --out runs/mine
+      edgecnn import int8.tflite --reference model.onnx --calibrate photos/
     """
     from edgecnn.recipe import INPUT_RANGES
 
@@ -89,18 +120,32 @@ def import_(
     recipe = resolve(None, None, keys)
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.stages.import_ import import_stage
+    from edgecnn.stages.import_given import import_given, is_finished
 
+    ships = is_finished(model)
+    making = {
+        "--qat-epochs": calibration.qat_epochs,
+        "--calibrate-images": calibration.calibrate_images,
+        "--size": calibration.size,
+    }
+    if ships and (unused := [name for name, value in making.items() if value is not None]):
+        raise typer.BadParameter(f"{model} ships as it is, so {unused[0]} has no use: leave it out.")
+    if reference and not ships:
+        raise typer.BadParameter(f"--reference is for a quantized file, and {model} is a float model: leave it out.")
     with ProgressReporter() as reporter:
-        run = import_stage(
-            model,
-            recipe,
-            out,
-            reporter,
-            images=calibration.calibrate_images,
-            size=calibration.size and calibration.size[::-1],
-            stated=stated,
-            force=force,
-        )
+        if ships:
+            run = import_given(model, reference, recipe, out, reporter, stated=stated, force=force)
+        else:
+            run = import_stage(
+                model,
+                recipe,
+                out,
+                reporter,
+                images=calibration.calibrate_images,
+                size=calibration.size and calibration.size[::-1],
+                stated=stated,
+                force=force,
+            )
     info = run.info
     if json:
         emit_json({"run": str(run.path), **to_json(info)})

@@ -82,6 +82,8 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
     source = Path(where).expanduser()
     if data.source not in DATASETS and where and source.exists():
         data = dataclasses.replace(data, source=f"{kind}:{source.resolve()}" if kind else str(source.resolve()))
+    if data.unseen and data.unseen not in DATASETS and (unseen := Path(data.unseen).expanduser()).exists():
+        data = dataclasses.replace(data, unseen=str(unseen.resolve()))
     return dataclasses.replace(recipe, network=network, teacher=teacher, data=data)
 
 

@@ -15,6 +15,7 @@ from edgecnn.data.items import LabelledImages, Note, Progress
 from edgecnn.data.known import Known
 from edgecnn.data.places import VARIABLE, data_home
 from edgecnn.data.recorded import known_images
+from edgecnn.data.unseen import with_unseen
 from edgecnn.errors import DatasetError, UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe, source_kind
 from edgecnn.runs import Run
@@ -53,15 +54,22 @@ def open_dataset(
 ) -> Dataset:
     """Find, list, hash and divide a dataset; images are not decoded yet.
 
-    `recipe.source` is a name in DATASETS, or a path, with or without one of PREFIXES, also relative to $EDGECNN_DATA; a name goes first.
-    `for_training` requires a training image of every class, no empty split and no faulty folder; `note` gets lines to print; `known` are
-    the images to keep to.
+    The images of `recipe.unseen`, if set, are the test split, and those of `recipe.source` only train and validate. Both are a name in
+    DATASETS, or a path, with or without one of PREFIXES, also relative to $EDGECNN_DATA; a name goes first. `for_training` requires a
+    training image of every class, no empty split and no faulty folder; `note` gets lines to print; `known` are the images to keep to.
 
     UnknownNameError, DatasetError, UnsafeArchiveError, DownloadError or OutputError on failure.
     """
-    if recipe.source in DATASETS:
-        return Dataset(DATASETS[recipe.source](progress), recipe, for_training, note, known)
-    kind, where = source_kind(recipe.source)
+    listed = _listed(recipe.source, progress, for_training)
+    if recipe.unseen:
+        listed = with_unseen(listed, _listed(recipe.unseen, progress, for_training))
+    return Dataset(listed, recipe, for_training, note, known)
+
+
+def _listed(source: str, progress: Progress | None, for_training: bool) -> LabelledImages:
+    if source in DATASETS:
+        return DATASETS[source](progress)
+    kind, where = source_kind(source)
     path = _find(where)
     if path is None:
         home = data_home()
@@ -71,23 +79,22 @@ def open_dataset(
                 f"there is no {where or 'path'!r} here {below}: {kind}:PATH expects a folder of {kind}."
             )
         raise UnknownNameError(
-            f"{recipe.source!r} is neither a dataset's name nor a folder or zip of images here {below}.\n"
-            f"{nearest(recipe.source, DATASETS)}"
+            f"{source!r} is neither a dataset's name nor a folder or zip of images here {below}.\n"
+            f"{nearest(source, DATASETS)}"
         )
     if kind:
-        listed = pkgutil.resolve_name(PREFIXES[kind])(path, progress, not for_training)
-    elif is_cifar10(path):
-        listed = read_cifar10(path, progress)
-    elif is_fashion_mnist(path):
-        listed = read_fashion_mnist(path, progress)
-    elif path.suffix == ".edgecnn":
+        opened: LabelledImages = pkgutil.resolve_name(PREFIXES[kind])(path, progress, not for_training)
+        return opened
+    if is_cifar10(path):
+        return read_cifar10(path, progress)
+    if is_fashion_mnist(path):
+        return read_fashion_mnist(path, progress)
+    if path.suffix == ".edgecnn":
         raise DatasetError(
             f"{path} is a bundle, which holds a model and not the photos that it learnt from. Expected a folder or zip of images, "
             "with a folder for each class: name that with --data, and a bundle with --model or --against."
         )
-    else:
-        listed = open_folder(path, progress, not for_training)
-    return Dataset(listed, recipe, for_training, note, known)
+    return open_folder(path, progress, not for_training)
 
 
 def open_run_dataset(

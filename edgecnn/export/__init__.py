@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgecnn.errors import DatasetError, DownloadError, ExportError, RunError
 from edgecnn.files import refuse_existing, sha256, write_atomic
-from edgecnn.runs import QAT_MODEL, Run
+from edgecnn.runs import QAT_MODEL, ROUNDED_MODEL, Run
 from edgecnn.tables import Struct
 
 if TYPE_CHECKING:
@@ -63,9 +63,11 @@ def alternative(run: Run) -> tuple[str, str] | None:
 
 
 def source_model(run: Run, precision: str) -> str:
-    """Return the name of an export's source model: the fake-quantized one for int8 from quantization-aware training, else the float one."""
-    from_qat = precision == "int8-qat" or (precision == "int8" and run.int8_method == "qat")
-    return QAT_MODEL if from_qat else run.float_model
+    """Return the name of an export's source model: the fake-quantized one for int8 from quantization-aware training, the rounded one for
+    int8 of an imported model if it has one, else the float one."""
+    if precision == "int8-qat" or (precision == "int8" and run.int8_method == "qat"):
+        return QAT_MODEL
+    return ROUNDED_MODEL if precision == "int8" and run.file(ROUNDED_MODEL).exists() else run.float_model
 
 
 def export_path(run: Run, format_: str, precision: str, io: str | None = None) -> Path:
@@ -90,6 +92,11 @@ def convert(
         RunError: if the run is not trained, or its data have changed.
     """
     io = io_type(format_, precision, io)
+    if run.imported and (given := run.info.imported) and given.ships:
+        raise ExportError(
+            f"{given.file} was imported as a finished file, which ships as it is: nothing else can be made from it. To export other "
+            "files, import the float model that it was made from, as ONNX, Keras or SavedModel."
+        )
     source = run.read(source_model(run, precision), "train")
     from edgecnn.export import onnx, tflite
     from edgecnn.export.feature_output import with_features

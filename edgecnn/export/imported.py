@@ -34,11 +34,15 @@ LOAD_ERRORS = (
 SAME_VALUES = ("Identity", "StopGradient", "Reshape", "Squeeze")
 
 
+Layers = Callable[[tuple[np.ndarray, np.ndarray] | None], "keras.Model"]
+
+
 class SourceModel(NamedTuple):
     """A model as read: its function of float32 pixels, and the input shape and dtype.
 
     `check` compares its answers to float32 images (n, height, width, channels), as the model reads them, with those of the file's own
     program; None if the file has no other program than the one that read it. `cut` is whether a softmax or sigmoid is removed already.
+    `layers` builds it as a Keras model of layers, for pixels that it is given as a factor and an offset per channel.
     """
 
     call: Callable[[Any], Any]
@@ -47,15 +51,18 @@ class SourceModel(NamedTuple):
     what: str
     check: Callable[[np.ndarray], float] | None = None
     cut: bool = False
+    layers: Layers | None = None
 
 
 class Imported(NamedTuple):
-    """A model that edgecnn did not train, the file's format, whether a softmax was removed from its end, and `SourceModel.check`."""
+    """A model that edgecnn did not train, the file's format, whether a softmax was removed from its end, and `check` and `layers` of
+    `SourceModel`."""
 
     model: FrozenModel
     format: str
     softmax_cut: bool
     check: Callable[[np.ndarray], float] | None
+    layers: Layers | None
 
 
 def read_model(path: Path, size: tuple[int, int] | None = None) -> Imported:
@@ -75,18 +82,25 @@ def read_model(path: Path, size: tuple[int, int] | None = None) -> Imported:
             raise
         except LOAD_ERRORS as error:
             raise ExportError(
-                f"cannot read the model {path}: {first_line(error)}. Expected {KINDS} without custom layers."
+                f"cannot read the model {path}: {first_line(error)}. Expected {KINDS} without custom layers: with some, write a "
+                "SavedModel with the program that has them, model.export('saved_model'), and import that folder."
             ) from error
-    return Imported(frozen, opened.what, cut or opened.cut, opened.check)
+    return Imported(frozen, opened.what, cut or opened.cut, opened.check, opened.layers)
 
 
-def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, int]) -> FrozenModel:
-    """Return a model that reads pixels in the `given` range; a first layer converts them to the range that it `read` before.
+def conversion(read: tuple[Any, Any], given: tuple[float, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factor and the offset, per channel or one for all, that turn what a pixel is in the `given` range into the range that a
+    model `read`.
 
     Each range is S and Z, single values or one per channel: the model reads S * (pixel - 128 - Z).
     """
     (scale, zero_point), (new_scale, new_zero_point) = (tuple(map(np.float32, pair)) for pair in (read, given))
-    factor, offset = scale / new_scale, scale * (new_zero_point - zero_point)
+    return np.asarray(scale / new_scale), np.asarray(scale * (new_zero_point - zero_point))
+
+
+def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, int]) -> FrozenModel:
+    """Return a model that reads pixels in the `given` range; a first layer converts them to the range that it `read` before."""
+    factor, offset = conversion(read, given)
     source = SourceModel(lambda pixels: model(pixels * factor + offset), model.input_shape, "float32", "")
     return _freeze(source)[0]
 
@@ -138,7 +152,18 @@ def _open_onnx(path: Path, size: tuple[int, int] | None) -> SourceModel:
         f"ONNX, opset {max(item.version for item in file.opset_import if not item.domain)}",
         check=lambda images: require_same(built, file, str(path), images),
         cut=bool(built.cut),
+        layers=lambda reading: build(file, str(path), size, reading).model,
     )
+
+
+def layers_of(model: FrozenModel) -> "keras.Model":
+    """Return a frozen graph as a Keras model of layers, by way of ONNX. Raises ExportError if an operator has no layer."""
+    import onnx
+
+    from edgecnn.export.onnx import float32
+    from edgecnn.networks.onnx_model import build
+
+    return build(onnx.ModelProto.FromString(float32(model)), "the graph").model
 
 
 def _keras_version(path: Path) -> str:

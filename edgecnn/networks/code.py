@@ -15,6 +15,9 @@ TRUSTED = ("keras", "tf_keras", "tensorflow_model_optimization", "builtins")
 COMPUTING = ("math", "nn", "image", "linalg", "signal", "bitwise", "quantization", "__operators__", "keras")
 """Modules of TensorFlow whose functions only compute. Of the functions in `tf` itself, all but CALLING only compute."""
 
+OLD = ("compat.v1.transpose", "compat.v1.gather")
+"""Keras's names of tf.transpose and tf.gather."""
+
 CALLING = ("function", "numpy_function", "py_function", "load_library", "load_op_library")
 
 
@@ -27,7 +30,8 @@ def refuse_code(file: Path | bytes, name: str) -> None:
         if found := _code(part):
             raise NetworkError(
                 f"{name} holds Python code ({found}), which would run on this machine with your rights. edgecnn does not load it.\n"
-                "Build the model without it. If you trust the file, export it to ONNX or a SavedModel with the program that made it."
+                "Build the model without it. If you trust the file, export it with the program that made it, to ONNX, or to a SavedModel: "
+                "model.export('saved_model')"
             )
 
 
@@ -65,7 +69,7 @@ def _code(part: dict[str, Any]) -> str | None:
         return f"{kind} of the module {module}"
     if kind in ("TFOpLambda", "SlicingOpLambda") and isinstance(config, dict):
         function = str(config.get("function"))
-        package = function.rpartition(".")[0]
+        package = "" if function in OLD else function.rpartition(".")[0]
         if package.partition(".")[0] not in COMPUTING if package else function in CALLING:
             return f"the layer {name!r}, which calls tf.{function}"
     return None

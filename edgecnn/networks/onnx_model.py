@@ -6,6 +6,7 @@ the operators of `onnx_operators`. Values in a file next to the model are read o
 
 import math
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,7 +26,8 @@ LARGEST_BYTES = 256 * 2**20
 """Largest model, with the values next to it. The largest that a board of 1 GB can run is smaller."""
 
 MOST_NODES = 5_000
-MOST_ELEMENTS = 2**26  # of one constant
+MOST_ELEMENTS = 2**26  # of one constant in the file
+MOST_COMPUTED = 2**24  # of all constants that its nodes compute
 MOST_PIXELS = 2**24, 2**28  # elements of one tensor that depends on the image, and of all
 LARGEST_SIDE = 2048
 
@@ -148,8 +150,16 @@ def load_external(tensor: "onnx.TensorProto", path: Path) -> int:
     return count
 
 
-def build(model: "onnx.ModelProto", where: str, size: tuple[int, int] | None = None) -> Built:
+Reading = tuple[np.ndarray, np.ndarray]
+"""A factor and an offset per channel: the file reads factor * x + offset."""
+
+
+def build(
+    model: "onnx.ModelProto", where: str, size: tuple[int, int] | None = None, reading: Reading | None = None
+) -> Built:
     """Build the Keras model of a classifier; `size` is the (height, width) of an input that leaves them open.
+
+    With `reading`, a first depthwise layer gives the network what the file reads. Layers are named after the nodes.
 
     Raises:
         ExportError: names everything that is not supported at once, before anything is built.
@@ -159,7 +169,8 @@ def build(model: "onnx.ModelProto", where: str, size: tuple[int, int] | None = N
     name, shape, axes = entry_of(model, constants, where, size)
     inputs = keras.Input([shape[axis] for axis in axes])
     values: dict[str, Any] = dict(constants)
-    values[name] = Value(inputs, axes, tuple(shape))
+    first = inputs if reading is None else read_by(inputs, *reading)
+    values[name] = Value(first, axes, tuple(shape))
     try:
         walk(model, opset, values)
         tensor, cut = logits(model, values)
@@ -167,6 +178,27 @@ def build(model: "onnx.ModelProto", where: str, size: tuple[int, int] | None = N
         raise ExportError(f"{where}: {error}") from None
     built = {key: value for key, value in values.items() if isinstance(value, Value)}
     return Built(keras.Model(inputs, tensor), built, cut, channels_first=axes[2] == 1)
+
+
+def read_by(inputs: Any, factor: np.ndarray, offset: np.ndarray) -> Any:
+    layer = keras.layers.DepthwiseConv2D(1, name="input_range")
+    result = layer(inputs)
+    channels = inputs.shape[3]
+    layer.set_weights(
+        [np.resize(factor, (1, 1, channels, 1)).astype(np.float32), np.resize(offset, channels).astype(np.float32)]
+    )
+    return result
+
+
+def name_layers(results: Iterable[Value], name: str, taken: set[str]) -> None:
+    """Name the layers that made a node's outputs after the node, unless they are named already."""
+    plain = re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("_.")
+    plain = f"node_{plain}" if plain == plain.lower() and not plain.startswith("node_") else plain  # unlike Keras's own
+    for result in results:
+        layer = result.tensor._keras_history.layer
+        if plain and plain not in taken and layer.name not in taken and not isinstance(layer, keras.layers.InputLayer):
+            layer._name = plain
+            taken.add(plain)
 
 
 def require_supported(model: "onnx.ModelProto", where: str) -> int:
@@ -202,7 +234,7 @@ def require_supported(model: "onnx.ModelProto", where: str) -> int:
             for kind, nodes in sorted(unknown.items())
         )
         advice = (
-            "It is quantized already. Import its float model, and edgecnn quantizes that."
+            "It is quantized already. Import its float model, and edgecnn quantizes that, or name that as --reference."
             if any("QuantizeLinear" in kind or "Integer" in kind or "QLinear" in kind for kind in unknown)
             else "edgecnn cannot build them; use a network without them."
         )
@@ -278,7 +310,8 @@ def walk(model: "onnx.ModelProto", opset: int, values: dict[str, Any]) -> None:
     """Compute each node's outputs, constants by onnx's reference and the others as Keras tensors, into `values`."""
     import onnx
 
-    elements = 0
+    elements = computed = 0
+    taken = {"input_range"}
     for node in model.graph.node:
         missing = [name for name in node.input if name and name not in values]
         if missing:
@@ -291,6 +324,11 @@ def walk(model: "onnx.ModelProto", opset: int, values: dict[str, Any]) -> None:
             results: list[Any] = [np.array(shape, np.int64)]
         elif not any(isinstance(item, Value) for item in inputs):
             results = folded(node, inputs, opset)
+            computed += sum(np.size(item) for item in results)
+            if computed > MOST_COMPUTED:
+                raise ExportError(
+                    f"{node.op_type} {name!r}: the constants up to here have {computed:,} elements, too many."
+                )
         else:
             attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
             outputs = sum(1 for one in node.output if one)
@@ -309,6 +347,7 @@ def walk(model: "onnx.ModelProto", opset: int, values: dict[str, Any]) -> None:
             ) as error:
                 raise ExportError(f"{node.op_type} {name!r} cannot be built: {first_line(error)}") from error
             results = [made] if isinstance(made, Value) else list(made)
+            name_layers(results, name, taken)
             sizes = [math.prod(item.shape) for item in results]
             elements += sum(sizes)
             if max(sizes) > MOST_PIXELS[0] or elements > MOST_PIXELS[1]:
@@ -324,7 +363,7 @@ def folded(node: "onnx.NodeProto", inputs: list[Any], opset: int) -> list[np.nda
     from onnx.reference import ReferenceEvaluator
 
     arrays = [item for item in inputs if item is not None]
-    if expected_elements(node, arrays) > MOST_ELEMENTS:
+    if expected_elements(node, arrays) > MOST_COMPUTED:
         raise ExportError(f"{node.op_type} {node.name!r} makes a constant that is too large.")
     names = [name for name in node.input if name]
     graph = onnx.helper.make_graph(

@@ -14,11 +14,14 @@ from edgecnn.errors import ExportError
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.onnx_shapes import (
     concat,
+    expand,
     flatten,
     gather,
     pad,
+    reduce_l2,
     reduced,
     reshape,
+    resize,
     slice_,
     split,
     squeeze,
@@ -343,7 +346,17 @@ def halved_gelu(product: Value) -> Value | None:
     return None
 
 
-PATTERNS: Mapping[str, Callable[[Any, Any], Value | None]] = {"Mul": activation_of}
+def biased(one: Any, other: Any) -> Value | None:
+    """Return a dense layer with a bias, if a sum is a product by a matrix and one number for each output."""
+    for product, bias in ((one, other), (other, one)):
+        if isinstance(product, Value) and product.made[:1] == ("MatMul",) and not isinstance(bias, Value):
+            _, value, kernel = product.made
+            if np.shape(bias)[-1:] == (kernel.shape[1],) and np.size(bias) == kernel.shape[1]:
+                return dense(value, kernel, np.asarray(bias, np.float32).reshape(-1))
+    return None
+
+
+PATTERNS: Mapping[str, Callable[[Any, Any], Value | None]] = {"Add": biased, "Mul": activation_of}
 
 
 # -- dense layers ---------------------------------------------------------------------------------------------------
@@ -379,7 +392,8 @@ def gemm(node: Node) -> Outputs:
 def matmul(node: Node) -> Outputs:
     one, other = node.inputs
     if isinstance(one, Value) and isinstance(other, np.ndarray) and other.ndim == 2:
-        return dense(one, np.asarray(other, np.float32), None)
+        kernel = np.asarray(other, np.float32)
+        return dense(one, kernel, None)._replace(made=("MatMul", one, kernel))
     if not (isinstance(one, Value) and isinstance(other, Value)) or len(one.shape) != len(other.shape):
         raise ExportError(f"MatMul {node.name!r} multiplies shapes that are not supported.")
     rank = len(one.shape)
@@ -409,10 +423,10 @@ def softmax(node: Node) -> Outputs:
     return Value(scores, tuple(axes), value.shape, made=(node.op, value))
 
 
-def layer_normalization(node: Node) -> Outputs:
-    value, scale = unscrambled(node.value), node.weights(1)
+def normalized(node: Node, first: int, bias: np.ndarray | None, scale: np.ndarray) -> Value:
+    """Normalize a tensor over its axes from `first` on; scale and bias are arrays that broadcast against it."""
+    value = unscrambled(node.value)
     rank = len(value.shape)
-    first = node.attributes.get("axis", -1) % rank
     gone = [axis for axis in value.axes if axis >= first]
     axes = (*(axis for axis in value.axes if axis < first), *gone)
     tensor = stored(value, axes)
@@ -423,9 +437,20 @@ def layer_normalization(node: Node) -> Outputs:
     result = (
         centred * tf.math.rsqrt(variance + node.attributes.get("epsilon", 1e-5)) * constant_along(scale, axes, rank)
     )
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        result = result + constant_along(node.weights(2), axes, rank)
+    if bias is not None:
+        result = result + constant_along(bias, axes, rank)
     return Value(result, axes, value.shape)
+
+
+def layer_normalization(node: Node) -> Outputs:
+    first = node.attributes.get("axis", -1) % len(node.value.shape)
+    bias = node.weights(2) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    return normalized(node, first, bias, node.weights(1))
+
+
+def instance_normalization(node: Node) -> Outputs:
+    along = (-1, *[1] * (len(node.value.shape) - 2))  # the channels
+    return normalized(node, 2, node.weights(2).reshape(along), node.weights(1).reshape(along))
 
 
 def identity(node: Node) -> Outputs:
@@ -446,6 +471,7 @@ OPERATORS: Mapping[str, Callable[[Node], Outputs]] = {
     "Elu": each(tf.nn.elu),
     "Erf": each(tf.math.erf, "Erf"),
     "Exp": each(tf.exp),
+    "Expand": expand,
     "Flatten": flatten,
     "Gather": gather,
     "Gelu": gelu,
@@ -454,6 +480,7 @@ OPERATORS: Mapping[str, Callable[[Node], Outputs]] = {
     "HardSigmoid": hard_sigmoid,
     "HardSwish": lambda node: hard_swish(node.value),
     "Identity": identity,
+    "InstanceNormalization": instance_normalization,
     "LayerNormalization": layer_normalization,
     "LeakyRelu": leaky_relu,
     "LogSoftmax": softmax,
@@ -465,11 +492,13 @@ OPERATORS: Mapping[str, Callable[[Node], Outputs]] = {
     "Pad": pad,
     "Pow": binary(tf.pow),
     "Reciprocal": each(lambda x: 1 / x),
+    "ReduceL2": reduced(reduce_l2),
     "ReduceMax": reduced(tf.reduce_max),
     "ReduceMean": reduced(tf.reduce_mean),
     "ReduceSum": reduced(tf.reduce_sum),
     "Relu": relu,
     "Reshape": reshape,
+    "Resize": resize,
     "Sigmoid": each(tf.sigmoid, "Sigmoid"),
     "Slice": slice_,
     "Softmax": softmax,

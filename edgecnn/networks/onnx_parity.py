@@ -8,6 +8,7 @@ from edgecnn.errors import ExportError, first_line
 from edgecnn.networks.keras import keras
 from edgecnn.networks.onnx_model import Built
 from edgecnn.networks.onnx_values import unscrambled
+from edgecnn.networks.predict import PIXELS
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +45,8 @@ def require_same(built: Built, model: "onnx.ModelProto", where: str, images: np.
 
 
 def batches(images: np.ndarray) -> list[np.ndarray]:
-    return [images[start : start + 32] for start in range(0, len(images), 32)]
+    size = min(32, max(1, PIXELS // (images.shape[1] * images.shape[2])))
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def run(model: "onnx.ModelProto", images: np.ndarray, names: list[str], where: str) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from edgecnn.networks.onnx_values import (
     Node,
     Outputs,
     Value,
+    aligned,
     image,
     of_image,
     reshaped,
@@ -22,6 +23,8 @@ from edgecnn.networks.onnx_values import (
 )
 
 layers = keras.layers
+
+MOST = 2**24  # elements of an expanded tensor
 
 
 def reshape(node: Node) -> Outputs:
@@ -135,19 +138,21 @@ def split(node: Node) -> Outputs:
 def gather(node: Node) -> Outputs:
     value, chosen = unscrambled(node.value), node.inputs[1]
     axis = node.attributes.get("axis", 0) % len(value.shape)
-    if not isinstance(chosen, np.ndarray) or chosen.ndim > 1:
-        raise ExportError(
-            f"Gather {node.name!r} takes indices that are not supported, expected a constant number or list."
-        )
+    if not isinstance(chosen, np.ndarray):
+        raise ExportError(f"Gather {node.name!r} computes its indices from the image, expected constants.")
     if chosen.ndim == 0:
         number = int(chosen) % value.shape[axis]
         part = sliced(value, axis, number, number + 1)
         return reshaped(part, [size for place, size in enumerate(value.shape) if place != axis])
-    indices = [int(one) % value.shape[axis] for one in chosen]
+    indices = [int(one) % value.shape[axis] for one in chosen.ravel()]
     shape = (*value.shape[:axis], len(indices), *value.shape[axis + 1 :])
+    whole = (*value.shape[:axis], *chosen.shape, *value.shape[axis + 1 :])
+    if indices == list(range(value.shape[axis])):
+        return reshaped(value, whole)
     if axis not in value.axes:
         raise ExportError(f"Gather {node.name!r} repeats an axis of size 1, which is not supported.")
-    return Value(tf.gather(value.tensor, indices, axis=value.axis(axis)), value.axes, shape)
+    taken = Value(tf.gather(value.tensor, indices, axis=value.axis(axis)), value.axes, shape)
+    return taken if chosen.ndim == 1 else reshaped(taken, whole)
 
 
 def pad(node: Node) -> Outputs:
@@ -174,6 +179,45 @@ def pad(node: Node) -> Outputs:
     return Value(tensor, tuple(axes), shape)
 
 
+def expand(node: Node) -> Outputs:
+    value = unscrambled(node.value)
+    target = [int(size) for size in node.setting("shape", 1)]
+    if math.prod(target) > MOST:
+        raise ExportError(f"Expand {node.name!r} makes {target}, which is too large.")
+    rank = max(len(target), len(value.shape))
+    now, then = ([*[1] * (rank - len(sizes)), *sizes] for sizes in (value.shape, target))
+    more = [size if old == 1 else 1 for old, size in zip(now, then, strict=True)]
+    if math.prod(more) == 1:
+        return reshaped(value, now)
+    tensor, ones, axes, shape = aligned(value, np.ones(more, np.float32))
+    return Value(tensor * ones, axes, shape, positive=value.positive)
+
+
+def resize(node: Node) -> Outputs:
+    """Resize height and width: bilinear with half-pixel centres, or nearest by a whole factor. Parity is checked, as for all."""
+    value = node.value
+    scales = node.setting("scales", 1 if node.opset < 11 else 2)
+    sizes = node.setting("sizes", 3) if node.opset > 10 else None
+    target = [int(one) for one in sizes or [size * scale for size, scale in zip(value.shape, scales, strict=True)]]
+    mode = node.attributes.get("mode", b"nearest").decode()
+    place = node.attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
+    whole = all(new % old == 0 for new, old in zip(target, value.shape, strict=True))
+    if len(target) != 4 or target[:2] != list(value.shape[:2]) or min(target) < 1 or math.prod(target) > MOST:
+        raise ExportError(f"Resize {node.name!r} makes {target} of {value.shape}, expected another height and width.")
+    linear = (
+        mode == "linear" and place in ("half_pixel", "pytorch_half_pixel") and not node.attributes.get("antialias", 0)
+    )
+    if not linear and not (mode == "nearest" and whole):
+        raise ExportError(
+            f"Resize {node.name!r} is {mode} with {place}, expected linear with half_pixel, or nearest by a whole factor."
+        )
+    return of_image(tf.image.resize(image(value), target[2:], "bilinear" if linear else "nearest"), value.positive)
+
+
+def reduce_l2(tensor: Any, axis: Sequence[int]) -> Any:
+    return tf.sqrt(tf.reduce_sum(tensor * tensor, axis=axis))
+
+
 def reduced(function: Callable[..., Any]) -> Callable[[Node], Outputs]:
     """Return the operator that reduces some axes, or all."""
 
@@ -188,11 +232,19 @@ def reduced(function: Callable[..., Any]) -> Callable[[Node], Outputs]:
             result = of_image(layers.GlobalAveragePooling2D(keepdims=True)(image(value)), value.positive)
         else:
             places = [value.axis(axis) for axis in gone if axis in value.axes]
-            tensor = function(value.tensor, axis=places) if places else value.tensor
             shape = tuple(1 if axis in gone else size for axis, size in enumerate(value.shape))
+            if function is tf.reduce_mean and len(value.axes) == 3 and sorted(places) == [1, 2]:
+                pooled = layers.GlobalAveragePooling2D(keepdims=True)(value.tensor)
+                return squeezed(Value(pooled, value.axes, shape, positive=value.positive), gone, node)
+            tensor = function(value.tensor, axis=places) if places or function is reduce_l2 else value.tensor
             result = Value(tensor, tuple(axis for axis in value.axes if axis not in gone), shape)
-        if node.attributes.get("keepdims", 1):
-            return result
-        return reshaped(result, [size for axis, size in enumerate(result.shape) if axis not in gone])
+        return squeezed(result, gone, node)
 
     return apply
+
+
+def squeezed(result: Value, gone: Sequence[int], node: Node) -> Value:
+    """Return a reduced value with the axes that are gone, of size 1, or without them, as the node has it."""
+    if node.attributes.get("keepdims", 1):
+        return result
+    return reshaped(result, [size for axis, size in enumerate(result.shape) if axis not in gone])

@@ -13,6 +13,9 @@ from edgecnn.networks.keras import keras, tf
 
 HDF5_MAGIC = b"\x89HDF"
 
+PIXELS = 2**21
+"""Most pixels of a batch. A network of 224x224 pixels would take gigabytes for 500 images at once."""
+
 Numbers = float | tuple[float, ...]
 
 
@@ -31,7 +34,8 @@ def predictor(
         return tf.cast(model(real_input(images, scale, zero_point), training=False), tf.float32)
 
     def predict(images: np.ndarray) -> np.ndarray:
-        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        size = min(batch_size, max(1, PIXELS // (images.shape[1] * images.shape[2])))
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
         return np.concatenate([forward(tf.constant(batch)).numpy() for batch in batches])
 
     return predict

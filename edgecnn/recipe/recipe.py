@@ -43,6 +43,9 @@ class DataRecipe(Struct):
         "cifar10",
         "A dataset's name, a folder or zip of images, or frigate:PATH, also relative to $EDGECNN_DATA.",
     )
+    unseen: str | None = left_open(
+        "Images that did not train an imported model, for its test; by default a part of the source."
+    )
     title: str | None = left_open("Name of the data in cards and reports; by default the dataset's own title.")
     validation_fraction: float = key(
         0.1, "Fraction of the training images for validation, if the data have no such split.", low=0.01, high=0.5

@@ -44,8 +44,15 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
 def origin_lines(info: RunInfo) -> list[str]:
     sizes, used, imported = info.data.split_sizes, info.data.used, info.imported
     if imported:
+        if imported.ships:
+            against = f", verified against {imported.reference}" if imported.reference else ""
+            return [f"Imported as a finished file ({imported.format}){against}. {imported.range}."]
         drawn = info.representative_dataset.drawn if info.representative_dataset else None
         how = f", and quantized after training, calibrated on {drawn:,} training images" if drawn else ""
+        if info.int8 and info.int8.method == "qat":
+            how = (
+                f", and trained as int8 to answer as the float model, on {sizes['train']:,} images without their labels"
+            )
         return [f"Imported ({imported.format}){how}. {sizes['test']:,} images for the test below. {imported.range}."]
     started = [f"Started from {info.init.run}, licence {info.init.licence}."] if info.init and info.init.licence else []
     if info.folds:
@@ -90,7 +97,8 @@ def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
 def where_measured(report: Report) -> str:
     if report.folds:
         return plain(" ".join(table.fold_lines(report)))
-    return f"On the test split of {plain(report.data.title)}, {report.data.test_images:,} images, used once."
+    where = f"On the test split of {plain(report.data.title)}, {report.data.test_images:,} images, used once."
+    return " ".join([where, *map(plain, table.taught_lines(report))])
 
 
 def recipe_section(run: Run, report: Report) -> list[str]:

@@ -19,10 +19,11 @@ def metadata_block(name: str, report: Report) -> str:
         {"type": "accuracy", "value": model.accuracy, "name": f"accuracy, {model.name}"} for model in report.models
     )
     results = [{"task": task, "dataset": dataset, "metrics": [metric]} for metric in metrics]
+    aware = report.int8.method == "qat" if report.int8 else any(one.kind == "conversion" for one in report.comparisons)
     fields = {
         "library_name": "edgecnn",
         "pipeline_tag": TASK,
-        "tags": [TASK, *formats, "int8", "quantization-aware-training", "edge", "raspberry-pi"],
+        "tags": [TASK, *formats, "int8", *(["quantization-aware-training"] if aware else []), "edge", "raspberry-pi"],
         "model-index": [{"name": name, "results": results}],
     }
     lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())

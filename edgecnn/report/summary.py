@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgecnn.report.figures import Confusion
-from edgecnn.report.table import fold_lines, images_of, stranger_lines
+from edgecnn.report.table import fold_lines, images_of, stranger_lines, taught_lines
 from edgecnn.verify.parity_report import ModelFigures, Report
 
 WIDE = 0.1
@@ -19,6 +19,7 @@ def summary(report: Report, model: ModelFigures, matrix: Confusion | None, label
     return (
         accuracy_line(report, model),
         *fold_lines(report),
+        *taught_lines(report),
         *([weakest_line(matrix, labels)] if matrix else []),
         *(threshold_line(report) if report.confidence else []),
         *(

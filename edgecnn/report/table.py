@@ -7,6 +7,7 @@ from itertools import zip_longest
 from edgecnn.labels import plural, printable
 from edgecnn.verify.gate import chance_warning, measured
 from edgecnn.verify.parity_report import BoardRow, Comparison, Data, Int8Choice, MatrixRow, ModelRange, Report
+from edgecnn.verify.unknown import taught_line
 
 HEADINGS = (
     "model", "accuracy", "95 % interval", "calibration error", "drop", "agreement", "bytes", "ms/image", "engine"
@@ -97,6 +98,11 @@ def model_lines(report: Report) -> list[str]:
     return lines
 
 
+def taught_lines(report: Report) -> list[str]:
+    unseen = report.data.unseen
+    return [] if unseen is None else [taught_line(unseen, report.data.test_images)]
+
+
 def conversion_lines(report: Report) -> list[str]:
     accepted = "beyond its limit, ACCEPTED by --accept-conversion"
     return [
@@ -138,6 +144,7 @@ METHODS = {
     "qat": "quantization-aware training",
     "qat_nearest": "the same with every weight at its nearest code",
     "ptq": "post-training quantization",
+    "ptq_nearest": "the same with every weight at its nearest code",
 }
 
 
@@ -147,14 +154,16 @@ def int8_lines(report: Report) -> list[str]:
     if choice is None:
         return []
     validation, method, rounded = choice.validation, choice.method, choice.rounding == "gptq"
-    left_out = {"calibrated": not choice.epoch, "qat_nearest": not rounded}
+    left_out = {"calibrated": not choice.epoch, "qat_nearest": not rounded, "ptq_nearest": not rounded}
     models = {name: None if left_out.get(name) else getattr(validation, name) for name in METHODS}
     accuracies = [
         f"{METHODS[name]} {model.accuracy:.2%} ({model.agreement:.2%} agreement with float)"
         for name, model in models.items()
         if model is not None
     ]
-    epoch = f" (epoch {choice.epoch}{', kernels rounded by GPTQ' if rounded else ''})" if method == "qat" else ""
+    known = [f"epoch {choice.epoch}"] if method == "qat" else []
+    rounding = ["kernels rounded by GPTQ"] if rounded and (method == "qat" or validation.ptq_nearest) else []
+    epoch = f" ({', '.join(known + rounding)})" if known or rounding else ""
     lines = [
         f"int8 was made by {METHODS[method]}{epoch}, {reason(choice)}. Accuracy on {validation.n:,} validation images: float "
         f"{'; '.join([f'{validation.float.accuracy:.2%}', *accuracies])}."
@@ -178,6 +187,8 @@ def reason(choice: Int8Choice) -> str:
             "which agrees with the float model on every validation image, with nearly the same scores; quantization-aware training was "
             "skipped"
         )
+    if choice.validation.ptq_nearest:
+        return "since some of its layers cannot be trained as int8"
     if choice.asked != "auto" or one is None or two is None:
         return "as the recipe requests"
     if choice.decided_by is None:

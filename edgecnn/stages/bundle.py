@@ -178,7 +178,11 @@ def refresh_card(run: Run) -> None:
 
 def carried_models(run: Run, report: Report, only: Collection[str]) -> list[tuple[str, str, bytes]]:
     """Return the exports for a bundle; RunError if none of a precision was verified, or a file has changed since."""
-    exports = [item for item in report.models if (item.format, item.precision) in EXPORTS]
+    exports = [
+        item
+        for item in report.models
+        if (item.format, item.precision) in EXPORTS and item.name == f"{item.format}-{item.precision}"
+    ]
     verified = {item.precision for item in exports}
     if unknown := sorted(set(only) - verified):
         raise RunError(

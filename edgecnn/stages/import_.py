@@ -1,30 +1,47 @@
 """The stage that starts a run from a model that edgecnn did not train."""
 
+import collections
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from edgecnn.calibrate.input_range import Labelled, Stated, find_range, line
+import numpy as np
+
+from edgecnn.calibrate.input_range import InputRange, Labelled, Stated, find_range, line
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.recorded import write_known
-from edgecnn.errors import ExportError
+from edgecnn.errors import ExportError, first_line
 from edgecnn.evaluate.answers import contract_of
-from edgecnn.export.imported import read_model, refuse_scores, with_range
+from edgecnn.export.imported import LOAD_ERRORS, Imported, conversion, layers_of, read_model, refuse_scores, with_range
 from edgecnn.export.representative import IMAGES
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural
 from edgecnn.networks.frozen import FrozenModel
-from edgecnn.networks.predict import predictor, real_input
+from edgecnn.networks.onnx_parity import BOUND
+from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor, real_input
 from edgecnn.recipe import INPUT_RANGES, Recipe
-from edgecnn.run_info import ImportedFrom, InputSize, RepresentativeInfo, RunInfo
-from edgecnn.runs import FLOAT_GRAPH, Run, create_run, free_path, locked
+from edgecnn.run_info import ImportedFrom, InputSize, Int8Method, RepresentativeInfo, RunInfo
+from edgecnn.runs import FLOAT_GRAPH, FLOAT_MODEL, Run, create_run, free_path, locked
 from edgecnn.stages.choose import labelled, splits_to_try
+from edgecnn.stages.int8_files import Int8Files
 from edgecnn.stages.reporter import Reporter
+from edgecnn.train.imported import Photos, distil, round_weights
+from edgecnn.train.settle import settle
+from edgecnn.train.train import load_splits
 from edgecnn.verify.golden import golden_images
+from edgecnn.verify.quantizable import refused_layers
+from edgecnn.verify.unknown import taught_line
 from edgecnn.versions import library_versions
+
+if TYPE_CHECKING:
+    from edgecnn.networks.keras import keras
 
 IMPORTED = "imported"
 
 CHECKED = 200  # images on which an ONNX file is compared with ONNX Runtime
+COMPARED = 32  # and on which the model as layers is compared with its graph
+SHOWN = 5  # kinds of layers that a note names
 
 
 def import_stage(
@@ -48,65 +65,170 @@ def import_stage(
             cannot be removed.
     """
     reporter.note(f"reading {path}")
-    model, what, softmax_cut, check = read_model(path, size)
+    opened = read_model(path, size)
+    model = opened.model
+    dataset = open_classes(recipe, stated, model.output_shape[1], path, reporter)
+    shape = model.input_shape[1:]
+    recipe = named(recipe, path, shape)
+    tried = labelled_images(shape, dataset, reporter)
+    reading = find_range(lambda pixels, *numbers: predictor(model, *numbers)(pixels), None, tried, stated.input_range)
+    pixels = tried.images[:CHECKED]
+    require_numbers(predictor(model, *reading.numbers)(pixels), path)
+    if opened.check:
+        difference = opened.check(real_input(pixels, *reading.numbers).numpy())
+        reporter.note(
+            f"{path.name}: answers {plural(len(pixels), 'image')} as ONNX Runtime does "
+            f"(largest difference {difference:.0e} of the largest output)"
+        )
+    ranges = None
+    if reading.mean is not None:
+        ranges = reading.numbers, INPUT_RANGES[recipe.network.input_range]
+        model = with_range(model, *ranges)
+    elif reading.name in INPUT_RANGES:
+        recipe = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, input_range=reading.name))
+    reporter.note(line(path.name, reading))
+    warn(reporter, path, reading)
+    require_logits(model, recipe)
+    layers = None
+    if opened.layers or recipe.qat.epochs is not None:
+        try:
+            layers = layered(opened, model, ranges, tried, recipe)
+        except ExportError as error:
+            if recipe.qat.epochs is not None:
+                raise ExportError(f"{path}: {error} Without --qat-epochs it can be imported as a graph.") from None
+            reporter.note(f"{path.name} is stored as a graph, so edgecnn layers cannot measure it: {error}")
+    folder = out or free_path(path.stem, force)
+    with locked(folder):
+        run = create_run(recipe, folder, force=force)
+        if layers:
+            write_atomic(run.file(FLOAT_MODEL), layers)
+        else:
+            write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
+        imported = ImportedFrom(
+            file=path.name, format=opened.format, softmax_cut=opened.softmax_cut, range=line(path.name, reading)
+        )
+        info = dataclasses.replace(
+            started(dataset, shape, model.count_params(), imported),
+            representative_dataset=RepresentativeInfo(images=images or IMAGES, seed=recipe.seed),
+        )
+        run.write_info(info)
+        write_known(run, dataset)
+        run.make_latest()
+        reporter.note(taught_line(recipe.data.unseen, dataset.sizes["test"]))
+        if layers and recipe.qat.epochs is not None:
+            run.write_info(dataclasses.replace(info, int8=better_int8(run, dataset, reporter)))
+    return run
+
+
+def layered(
+    opened: Imported,
+    model: FrozenModel,
+    ranges: tuple[Any, tuple[float, int]] | None,
+    tried: Labelled,
+    recipe: Recipe,
+) -> bytes:
+    """Return an imported model built of layers, as the bytes of a file: it reads what `model` reads, and answers as it does.
+
+    Raises ExportError if it cannot be built or stored so.
+    """
+    layers = opened.layers(conversion(*ranges) if ranges else None) if opened.layers else layers_of(model)
+    pixels = tried.images[:COMPARED]
+    numbers = recipe.input_scale, recipe.input_zero_point
+    try:
+        data = model_bytes(layers)
+        mine = predictor(model_from_bytes(data), *numbers)(pixels)
+    except LOAD_ERRORS as error:
+        raise ExportError(f"its layers cannot be stored: {first_line(error)}") from error
+    other = predictor(model, *numbers)(pixels)
+    apart = float(np.abs(mine - other).max() / max(float(np.abs(other).max()), 1e-6))
+    if not apart <= BOUND:
+        raise ExportError(f"its layers differ from its graph by {apart:.2g} of the largest output, expected {BOUND:g}.")
+    return data
+
+
+def better_int8(run: Run, dataset: Dataset, reporter: Reporter) -> Int8Method:
+    """Train a run's int8 model, or, if it has layers that cannot be trained as int8, round its weights; and name those."""
+    recipe = settle(run.recipe, dataset)
+    photos = Photos(load_splits(recipe, dataset, reporter.working), recipe.seed)
+    layers = model_from_bytes(run.read(FLOAT_MODEL, "import"))
+    refused = operators_of(layers) or refused_layers(layers)
+    if not refused:
+        return distil(run, recipe, photos, Int8Files(recipe), reporter.training)
+    kinds = collections.Counter(refused.values())
+    named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(SHOWN))
+    reporter.note(
+        f"{plural(len(refused), 'layer')} of {len(layers.layers)} cannot be trained as int8 ({named}; first {next(iter(refused))!r}), "
+        "so only the weights are rounded better. It is quantized after training."
+    )
+    recipe = dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, method="ptq"))
+    return round_weights(run, recipe, photos, Int8Files(recipe))
+
+
+def operators_of(model: "keras.Model") -> dict[str, str]:
+    """Return the function of each layer that is a bare TensorFlow operator, which cannot be trained as int8, in model order."""
+    return {
+        layer.name: str(layer.get_config().get("function", "slice")).removeprefix("__operators__.")
+        for layer in model.layers
+        if type(layer).__name__ in ("TFOpLambda", "SlicingOpLambda")
+    }
+
+
+def open_classes(recipe: Recipe, stated: Stated, classes: int, path: Path, reporter: Reporter) -> Dataset:
+    """Open the recipe's data, with the classes in the order of a model's outputs; ExportError if it has another number of outputs."""
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     dataset.check()
     if stated.labels:
         dataset.order_classes(stated.labels)
-    classes = model.output_shape[1]
     if classes != len(dataset.labels):
         raise ExportError(
             f"{path} has {classes} outputs, but {dataset.name} has {len(dataset.labels)} classes: "
             f"{', '.join(dataset.labels[:8])} … Expected one output per class, in this order. "
             "If the model has more or other classes, name its outputs in order with --labels FILE."
         )
-    height, width, channels = model.input_shape[1:]
+    return dataset
+
+
+def named(recipe: Recipe, path: Path, shape: Sequence[int]) -> Recipe:
+    """Return a recipe with the name of an imported file, and its input's (height, width, channels)."""
+    height, width, channels = shape
     network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
-    recipe = dataclasses.replace(recipe, name=path.stem, network=network)
-    tried = labelled_images(model, dataset, reporter)
-    reading = find_range(lambda pixels, *numbers: predictor(model, *numbers)(pixels), None, tried, stated.input_range)
-    if check:
-        pixels = tried.images[:CHECKED]
-        difference = check(real_input(pixels, *reading.numbers).numpy())
-        reporter.note(
-            f"{path.name}: answers {plural(len(pixels), 'image')} as ONNX Runtime does "
-            f"(largest difference {difference:.0e} of the largest output)"
-        )
-    if reading.mean is not None:
-        centred = INPUT_RANGES[network.input_range]
-        model = with_range(model, reading.numbers, centred)
-    elif reading.name in INPUT_RANGES:
-        recipe = dataclasses.replace(recipe, network=dataclasses.replace(network, input_range=reading.name))
-    reporter.note(line(path.name, reading))
+    return dataclasses.replace(recipe, name=path.stem, network=network)
+
+
+def started(dataset: Dataset, shape: Sequence[int], parameters: int, imported: ImportedFrom) -> RunInfo:
+    height, width, channels = shape
+    return RunInfo(
+        state="imported",
+        data=dataset.info({}),
+        input=InputSize(height=height, width=width, channels=channels),
+        parameters=parameters,
+        versions=library_versions(),
+        imported=imported,
+    )
+
+
+def warn(reporter: Reporter, path: Path, reading: InputRange) -> None:
     if reading.warning:
         reporter.note(f"WARNING: {path.name}: {reading.warning}")
-    require_logits(model, recipe)
-    folder = out or free_path(path.stem, force)
-    with locked(folder):
-        run = create_run(recipe, folder, force=force)
-        write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
-        run.write_info(
-            RunInfo(
-                state="imported",
-                data=dataset.info({}),
-                input=InputSize(height=height, width=width, channels=channels),
-                parameters=model.count_params(),
-                versions=library_versions(),
-                imported=ImportedFrom(
-                    file=path.name, format=what, softmax_cut=softmax_cut, range=line(path.name, reading)
-                ),
-                representative_dataset=RepresentativeInfo(images=images or IMAGES, seed=recipe.seed),
-            )
-        )
-        write_known(run, dataset)
-    run.make_latest()
-    return run
 
 
-def labelled_images(model: FrozenModel, dataset: Dataset, reporter: Reporter) -> Labelled:
+def labelled_images(shape: Sequence[int], dataset: Dataset, reporter: Reporter) -> Labelled:
     """Return images outside the test split, at the model's size, to try the usual input ranges on."""
-    size = dict(zip(("height", "width", "channels"), model.input_shape[1:], strict=True))
-    return labelled(dataset.load(splits_to_try(dataset), **size, stage="import", progress=reporter.working))
+    height, width, channels = shape
+    loaded = dataset.load(
+        splits_to_try(dataset), height=height, width=width, channels=channels, stage="import", progress=reporter.working
+    )
+    tried = labelled(loaded)
+    return dataclasses.replace(tried, labels=tuple(dataset.labels))
+
+
+def require_numbers(values: np.ndarray, path: Path) -> None:
+    wrong = int(np.sum(~np.isfinite(values).all(axis=1)))
+    if wrong:
+        raise ExportError(
+            f"{path} gives outputs that are not numbers for {wrong} of {plural(len(values), 'image')}. Train it again, or set its input "
+            "range with --input-range, if it reads another one."
+        )
 
 
 def require_logits(model: FrozenModel, recipe: Recipe) -> None:

@@ -6,6 +6,7 @@ weights to compensate for the error.
 This module works around quirks of tensorflow-model-optimization 0.8.1; review them when you upgrade it.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,18 +39,19 @@ class Kernel(NamedTuple):
     step: np.ndarray
 
 
-def round_kernels(student: "keras.Model", images: np.ndarray, scale: float, zero_point: int, seed: int) -> None:
-    """Replace the kernels of a calibrated student with kernels whose weights all lie on codes. Its ranges do not change.
+def round_kernels(
+    model: "keras.Model", kernels: Sequence[Kernel], images: np.ndarray, scale: float, zero_point: int, seed: int
+) -> None:
+    """Replace kernels of a model, from `find_kernels` or `plain_kernels`, with ones whose weights all lie on codes. Ranges do not change.
 
     Depthwise convolutions, which leave little room to compensate, and kernels with more than INPUTS inputs are skipped. The seed draws
     the images and positions.
     """
     random = np.random.default_rng([seed, *b"rounding"])
     chosen = random.permutation(len(images))[:IMAGES]
-    kernels = find_kernels(student)
     if not kernels:
         return
-    observe = tf.function(keras.Model(student.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
+    observe = tf.function(keras.Model(model.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
     matrices = [kernel.variable.numpy().reshape(-1, kernel.variable.shape[-1]) for kernel in kernels]
     hessians = [np.zeros((len(matrix), len(matrix))) for matrix in matrices]
     for first in range(0, len(chosen), BATCH):
@@ -68,15 +70,31 @@ def find_kernels(student: "keras.Model") -> list[Kernel]:
     found = []
     for wrapper in student.layers:
         layer: Any = getattr(wrapper, "layer", None)
-        if type(layer) not in (keras.layers.Conv2D, keras.layers.Dense) or len(wrapper.inbound_nodes) != 1:
-            continue
-        if type(layer) is keras.layers.Conv2D and (layer.groups > 1 or layer.data_format != "channels_last"):
+        if len(wrapper.inbound_nodes) != 1 or not is_matrix(layer):
             continue
         for variable, _, ends in wrapper._weight_vars:
             if np.prod(variable.shape[:-1]) <= INPUTS:
                 step = np.maximum(ends["max_var"].numpy().astype(np.float64) / CODES, 1e-12)
                 found.append(Kernel(layer, wrapper.input, variable, step))
     return found
+
+
+def plain_kernels(model: "keras.Model") -> list[Kernel]:
+    """Return the kernels of a float model that can be rounded, with the step that post-training quantization gives each output channel."""
+    found = []
+    for layer in model.layers:
+        if is_matrix(layer) and len(layer.inbound_nodes) == 1 and np.prod(layer.kernel.shape[:-1]) <= INPUTS:
+            kernel = layer.kernel.numpy().astype(np.float64)
+            step = np.abs(kernel).reshape(-1, kernel.shape[-1]).max(axis=0) / CODES
+            found.append(Kernel(layer, layer.input, layer.kernel, np.maximum(step, 1e-12)))
+    return found
+
+
+def is_matrix(layer: Any) -> bool:
+    """Return whether a layer multiplies rows of its input by one matrix."""
+    if type(layer) is keras.layers.Conv2D:
+        return bool(layer.groups == 1 and layer.data_format == "channels_last")
+    return type(layer) is keras.layers.Dense
 
 
 def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int) -> np.ndarray:

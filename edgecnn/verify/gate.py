@@ -18,7 +18,8 @@ up. A conversion fails only if the images are evidence: if the one-sided 95 % up
 
 
 REMEDIES: dict[Kind, str] = {
-    "quantization": "Train longer with --qat-epochs, or accept more with --max-drop. Worst layers: edgecnn layers",
+    "quantization": "Train longer with --qat-epochs (if it was imported: import it again with --qat-epochs 8), or accept more with "
+    "--max-drop. Worst layers: edgecnn layers",
     "conversion": "If the file or the run has changed since the export: edgecnn export --force. Otherwise the converter or the engine "
     "rounds differently; worst layers: edgecnn layers. To ship it anyway, on record: --accept-conversion",
     "seen": "Quantization changes the answers to images used in training. Worst layers: edgecnn layers. Or ship another precision.",

@@ -111,10 +111,13 @@ def measured_split(run: Run) -> str:
 def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, done, total: None) -> LayerErrors:
     """Measure the error of each layer of a run's int8 TFLite file relative to the float model, on IMAGES images of `measured_split`.
 
-    The noise at a layer includes that of all layers before it. Raises RunError if the export is missing or the model was imported.
+    The noise at a layer includes that of all layers before it. Raises RunError if the export is missing or the model has no layers.
     """
-    if run.imported:
-        raise RunError(f"{run.path} holds an imported model, which has no Keras layers to compare with.")
+    if run.frozen:
+        raise RunError(
+            f"{run.path} holds an imported graph, which has no layers to compare with. Import the model again with --qat-epochs 0, "
+            "which builds it from layers, and rounds its weights better."
+        )
     path = export_path(run, "tflite", "int8")
     data = run.read(path.name, "export", "--format tflite --int8")
     from edgecnn.export.flatbuffer import read
@@ -215,6 +218,8 @@ def matched(model: Any, graph: Any) -> tuple[list[Pair], list[str]]:
         parts = [part.removeprefix("quant_") for part in re.split("[;/]", tensor.name)]  # without the toolkit's prefix
         named = [name for name in parts if name in order]
         layer = model.get_layer(max(named, key=order.__getitem__)) if named else None
+        if layer is None and tensor.index == graph.outputs[0].index:  # "StatefulPartitionedCall:0" if it is not fused
+            layer = model.layers[-1]
         if layer is not None and operator.name in WEIGHTED:
             layer = fused_end(layer, bool(operator.options.fusedActivationFunction))
         if layer is not None and math.prod(layer.output.shape[1:]) == math.prod(tensor.shape[1:]):

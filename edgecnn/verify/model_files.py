@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgecnn.errors import EngineError, NetworkError, first_line
+from edgecnn.export.onnx_quantization import quantization
 from edgecnn.files import sha256, sha256_file
 from edgecnn.networks.code import refuse_code
 from edgecnn.pixels import to_codes, to_real
 from edgecnn.runtime.engines import Tensor, described, open_engine
-from edgecnn.verify.onnx_quantization import quantization
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -87,7 +87,10 @@ def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choic
 def data_of(run: Run, split: SplitName, images: int, digest: str) -> Data:
     """Return a report's description of the images that tested a run: their split, count and hash."""
     recorded = run.info.data
-    return Data(name=recorded.name, title=recorded.title, split=split, test_images=images, test_sha256=digest)
+    unseen = bool(run.recipe.data.unseen) if run.imported else None
+    return Data(
+        name=recorded.name, title=recorded.title, split=split, test_images=images, test_sha256=digest, unseen=unseen
+    )
 
 
 def judged(

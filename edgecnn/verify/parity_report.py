@@ -41,6 +41,11 @@ class Data(Struct):
     own_test: bool | None = described(
         "Whether the dataset has its own test split; if two files were compared.", default=None, left_out=True
     )
+    unseen: bool | None = described(
+        "Whether the importer says that these images did not train the model; absent if edgecnn trained it.",
+        default=None,
+        left_out=True,
+    )
     test_sha256: Sha256 = described(
         "Over the sorted (label, content hash) of the test images; for all, over all images with their split."
     )

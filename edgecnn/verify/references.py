@@ -1,8 +1,10 @@
 """The Keras models' logits on the test split."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from edgecnn.evaluate.answers import Answers, Progress, in_chunks, milliseconds
+from edgecnn.evaluate.answers import Answers, Progress, export_answers, in_chunks, milliseconds, timed
 from edgecnn.files import sha256
 from edgecnn.runs import QAT_MODEL, Run
 
@@ -14,6 +16,10 @@ def reference_answers(run: Run, name: str, images: np.ndarray, progress: Progres
     from edgecnn.networks.keras import tf
     from edgecnn.networks.predict import model_from_bytes, predictor
 
+    if name == "float" and run.reference:
+        path = run.file(run.reference)
+        answers = export_answers(run, path, path.suffix[1:], PRECISIONS[name], images, progress)
+        return timed([replace(answers, name=name)], images[:1])[0]
     data = run.read(run.float_model if name == "float" else QAT_MODEL, "train")
     predict = predictor(model_from_bytes(data), run.recipe.input_scale, run.recipe.input_zero_point)
     return Answers(

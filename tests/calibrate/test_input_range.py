@@ -119,3 +119,39 @@ def test_outputs_in_another_order_are_recognised():
     assert np.array_equal(reordered(turned, IMAGES.classes).argmax(axis=1), IMAGES.classes)
     found = find_range(lambda *given: turned, None, IMAGES, PixelRange(name="given", scale=0.5, zero_point=3))
     assert "100.0% of 40 photos" in found.warning and "not 0.0%" in found.warning and "--labels" in found.warning
+
+
+def classifier(order=range(10), blue_first=False, right=0.96):
+    """Return a model of ten classes of colours, which is right on this share of images, in any input range, and the images."""
+    random = np.random.default_rng(4)
+    colours = random.integers(0, 256, (10, 3))
+    colours[:, 2] = 255 - colours[:, 0]  # red and blue differ
+    classes = np.repeat(np.arange(10), 20)
+    images = colours[classes][:, None, None].astype(np.uint8) * np.ones((1, 2, 2, 1), np.uint8)
+    wrong = random.permutation(200) >= right * 200
+
+    def call(pixels, *numbers):
+        seen = pixels[:, 0, 0, ::-1] if blue_first else pixels[:, 0, 0]
+        answers = np.argmin(np.square(seen[:, None].astype(int) - colours).sum(axis=2), axis=1)
+        answers = np.where(wrong, (answers + 3) % 10, answers)
+        return 5 * np.eye(10, dtype=np.float32)[np.asarray(order)[answers]]
+
+    names = tuple(f"class{number}" for number in range(10))
+    return call, Labelled(images=images, classes=classes, name="200 photos", labels=names)
+
+
+def test_two_swapped_outputs_of_ten_are_named():
+    call, images = classifier()
+    assert find_range(call, None, images).warning is None
+    call, images = classifier(order=[0, 1, 7, 3, 4, 5, 6, 2, 8, 9])
+    warning = find_range(call, None, images).warning
+    assert (
+        "--labels" in warning and "'class2' for 'class7', 'class7' for 'class2'" in warning and "class3" not in warning
+    )
+    assert "red and blue" not in warning
+
+
+def test_a_model_that_reads_blue_first_is_recognised():
+    call, images = classifier(blue_first=True)
+    warning = find_range(call, None, images).warning
+    assert "BGR" in warning and "96.0%" in warning

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -69,12 +70,39 @@ def test_the_notification_is_sent_for_one_state_with_the_picture(tmp_path, state
         assert (tmp_path / "sent").read_text() == "jpeg" and any(line.endswith("https://ntfy/door") for line in lines)
 
 
-def test_a_pytorch_file_becomes_onnx(tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is not in any extra")
-    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-    torch.save(torch.nn.Sequential(*layers), tmp_path / "model.pt")
-    subprocess.run([sys.executable, EXAMPLES / "to_onnx.py"], cwd=tmp_path, check=True)
-    assert (tmp_path / "model.onnx").stat().st_size > 0
+def python_with_torch():
+    """Return a Python that has PyTorch: this one, or that of EDGECNN_TORCH_PYTHON; the test is skipped without one."""
+    for program in filter(None, (os.environ.get("EDGECNN_TORCH_PYTHON"), sys.executable)):
+        if subprocess.run([program, "-c", "import torch, onnx"], capture_output=True).returncode == 0:
+            return program
+    pytest.skip("no Python with torch and onnx: neither this one nor EDGECNN_TORCH_PYTHON")
+
+
+TORCH_MODEL = """
+import torch
+torch.manual_seed(1)
+layers = torch.nn.Conv2d(3, 4, 9, 8), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2)
+torch.save(torch.nn.Sequential(*layers), "model.pt")
+"""
+
+
+def test_the_lines_from_a_pytorch_file_to_a_bundle(edgecnn, tmp_path):
+    python = python_with_torch()
+    subprocess.run([python, "-c", TORCH_MODEL], cwd=tmp_path, check=True)
+    subprocess.run([python, EXAMPLES / "to_onnx.py"], cwd=tmp_path, check=True)
+    random = np.random.default_rng(1)
+    for name, level in {"dark": 40, "light": 210}.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = np.clip(level + random.integers(-30, 31, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    page = (ROOT / "docs" / "your-model.md").read_text(encoding="utf-8").partition("## ONNX")[2]
+    lines = re.search(r"```sh\n(.*?)```", page, re.DOTALL)[1].splitlines()
+    assert lines.pop().startswith("edgecnn deploy ")
+    for line in lines:
+        result = edgecnn(*shlex.split(line)[1:], *(["--max-drop", 100] if "verify" in line else []))
+        assert result.code == 0, result.err
+    assert (tmp_path / "onnx.edgecnn").exists()
 
 
 def test_the_network_of_the_examples_is_built():

@@ -12,8 +12,9 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 import keras as keras3
 
 from edgecnn.bundle.read import read_bundle
-from edgecnn.errors import ExportError
+from edgecnn.errors import DatasetError, ExportError, NetworkError, ParityError, RunError
 from edgecnn.export import imported
+from edgecnn.export.onnx import float32
 from edgecnn.networks.frozen import FrozenModel
 from edgecnn.networks.keras import keras as keras2
 from edgecnn.networks.keras import tf
@@ -174,7 +175,7 @@ def test_a_cut_softmax_leaves_the_logits(tmp_path):
     logits = network(keras3, RANGES["-1..1"][0], softmax="")
     scores = network(keras3, RANGES["-1..1"][0], softmax="layer")
     scores.save(tmp_path / "scores.keras")
-    model, what, cut, _ = imported.read_model(tmp_path / "scores.keras")
+    model, what, cut, *_ = imported.read_model(tmp_path / "scores.keras")
     assert cut and what == f"Keras {keras3.__version__}"
     pixels = np.random.default_rng(0).uniform(-1, 1, (4, 8, 10, 3)).astype(np.float32)
     expected = logits.predict(pixels, verbose=0)
@@ -231,3 +232,221 @@ def test_a_file_that_is_not_a_model_is_refused(tmp_path, edgecnn, photos):
     network(keras2, RANGES["-1..1"][0], softmax="").save(tmp_path / "three.h5")
     result = edgecnn("import", "three.h5", "--calibrate", "digits")
     assert result.code == ExportError.exit_code and "3 outputs, but digits has 10 classes" in result.err
+
+
+def gated(model):
+    """Return a network with a product of its features, which has no layer that can be trained as int8."""
+    last = model.get_layer("last")
+    features = last.input
+    gate = keras2.layers.Dense(7, activation="sigmoid", name="gate")(features)
+    outputs = keras2.layers.Dense(3, name="after")(features * gate * 2)
+    gated = keras2.Model(model.input, outputs)
+    gated.get_layer("gate").set_weights([np.zeros((7, 7), np.float32), np.zeros(7, np.float32)])  # a half of everything
+    gated.get_layer("after").set_weights(last.get_weights())
+    return gated
+
+
+def imagenet(pixel):
+    return (pixel / 255 - 0.456) / 0.225
+
+
+def tags(run):
+    return (run / "card.md").read_text().split("tags: ")[1].split("]")[0]
+
+
+@pytest.mark.parametrize("wraps", [True, False])
+def test_an_int8_model_of_an_imported_one_is_trained_or_if_it_cannot_be_is_rounded(edgecnn, tmp_path, photos, wraps):
+    model = network(keras2, imagenet, softmax="layer")
+    model = model if wraps else gated(network(keras2, imagenet, softmax=""))
+    (tmp_path / "net.onnx").write_bytes(float32(model))
+    result = edgecnn("import", "net.onnx", "--calibrate", photos, "--input-range", "imagenet", "--qat-epochs", 2)
+    assert result.code == 0, result.err
+    run = tmp_path / "runs" / "net"
+    int8 = json.loads((run / "run.json").read_text())["int8"]
+    validated = int8["validation"]
+    if wraps:
+        assert int8["asked"] == "auto" and validated["qat"] and validated["ptq"] and (run / "qat.h5").exists()
+        assert len((run / "history.csv").read_text().splitlines()) == 3
+        assert "cannot be trained as int8" not in result.err
+    else:
+        assert "cannot be trained as int8" in result.err and not (run / "qat.h5").exists()
+        assert (int8["method"], validated["qat"]) == ("ptq", None)
+        assert (int8["rounding"] == "gptq") == (run / "rounded.h5").exists()
+        assert validated["ptq"]["divergence"] <= validated["ptq_nearest"]["divergence"]
+    for arguments in (("--int8",), ("--format", "onnx", "--int8"), ("--float32",)):
+        result = edgecnn("export", *arguments)
+        assert result.code == 0, result.err
+    result = edgecnn("verify", "--max-drop", 3)
+    assert result.code == 0, result.err
+    assert "cannot know which images trained" in result.out
+    assert json.loads((run / "parity.json").read_text())["int8"]["method"] == int8["method"]
+    result = edgecnn("layers")
+    assert result.code == 0 and "Relu_" in result.out and "not matched" not in result.out, result.err
+    assert edgecnn("bundle", "--out", "out.edgecnn").code == 0
+    assert ("quantization-aware-training" in tags(run)) == (int8["method"] == "qat")
+    assert selftest(read_bundle(tmp_path / "out.edgecnn")).passed
+    classifier = Classifier.load(tmp_path / "out.edgecnn", precision="int8")
+    random = np.random.default_rng(1)
+    assert [classifier.classify(picture(LEVELS[label], random)).decision for label in CLASSES] == list(CLASSES)
+
+
+def test_a_graph_is_rebuilt_from_layers_when_its_int8_model_is_to_be_better(edgecnn, tmp_path, photos):
+    network(keras3, RANGES["0..1"][0], softmax="dense").export(tmp_path / "saved", verbose=False)
+    assert edgecnn("import", "saved", "--calibrate", photos, "--input-range", "unit").code == 0
+    assert edgecnn("export").code == 0
+    result = edgecnn("layers")
+    assert result.code == RunError.exit_code and "--qat-epochs" in result.err
+    result = edgecnn("import", "saved", "--calibrate", photos, "--input-range", "unit", "--qat-epochs", 0, "--force")
+    assert result.code == 0, result.err
+    assert (tmp_path / "runs" / "saved" / "qat.h5").exists()
+    assert edgecnn("export").code == 0 and edgecnn("verify", "--max-drop", 3).code == 0
+    assert edgecnn("layers").code == 0
+
+
+def test_photos_that_the_model_has_not_seen_judge_it(edgecnn, tmp_path, photos):
+    (tmp_path / "net.onnx").write_bytes(float32(network(keras2, RANGES["-1..1"][0], softmax="")))
+    random = np.random.default_rng(8)
+    for name in CLASSES[:2]:
+        (tmp_path / "new" / name).mkdir(parents=True)
+        for number in range(25):
+            picture(LEVELS[name], random).save(tmp_path / "new" / name / f"{number}.png")
+    assert edgecnn("import", "net.onnx", "--calibrate", photos, "--unseen", "new").code == 0
+    assert edgecnn("export").code == 0
+    result = edgecnn("verify", "--max-drop", 3)
+    assert result.code == 0 and "--unseen" in result.out, result.err
+    data = json.loads((tmp_path / "runs" / "net" / "parity.json").read_text())["data"]
+    assert (data["unseen"], data["test_images"]) == (True, 50)
+    sizes = json.loads((tmp_path / "runs" / "net" / "run.json").read_text())["data"]["split_sizes"]
+    assert sizes["test"] == 50 and sizes["train"] + sizes["validation"] == 180, "the others only calibrate and choose"
+    (tmp_path / "new" / "dark").rename(tmp_path / "new" / "black")
+    result = edgecnn("import", "net.onnx", "--calibrate", photos, "--unseen", "new", "--force")
+    assert result.code == DatasetError.exit_code and "black" in result.err
+
+
+def test_outputs_that_are_not_numbers_are_refused(edgecnn, tmp_path, photos):
+    model = network(keras2, RANGES["-1..1"][0], softmax="")
+    keras2.Model(model.input, tf.math.log(model.output - 1e6)).save(tmp_path / "nan.h5")
+    result = edgecnn("import", "nan.h5", "--calibrate", photos)
+    assert result.code == ExportError.exit_code and "not numbers" in result.err and not (tmp_path / "runs").exists()
+
+
+def test_a_custom_layer_is_named_with_the_way_out(edgecnn, tmp_path, photos):
+    class Doubled(keras3.layers.Layer):
+        def call(self, x):
+            return x * 2
+
+    model = network(keras3, RANGES["-1..1"][0], softmax="")
+    keras3.Model(model.input, Doubled()(model.output)).save(tmp_path / "own.keras")
+    result = edgecnn("import", "own.keras", "--calibrate", photos)
+    assert result.code == NetworkError.exit_code and "Doubled" in result.err and "model.export(" in result.err
+
+
+def tflite(model, real, io):
+    """Convert a Keras 2 model as another program would: to float32 for `io` None, else to int8 with this type of input and output."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if io is not None:
+        random = np.random.default_rng(3)
+        shown = [
+            np.float32(real(np.asarray(picture(level, random))))[None] for level in LEVELS.values() for _ in range(20)
+        ]
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        first = model.input_shape[1] == 3
+        converter.representative_dataset = lambda: (
+            [image.transpose(0, 3, 1, 2) if first else image] for image in shown
+        )
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = io
+    return converter.convert()
+
+
+FINISHED = [
+    (RANGES["0..1"][0], tf.float32, "dense", "float.tflite"),
+    (RANGES["0..255"][0], tf.uint8, "", "float.onnx"),
+    (imagenet, tf.int8, "layer", "float.h5"),
+    (imagenet, tf.float32, "", "float.tflite"),
+    (RANGES["0..1"][0], tf.uint8, "", "first.tflite"),
+]
+
+
+@pytest.mark.parametrize(("real", "io", "softmax", "reference"), FINISHED)
+def test_an_int8_file_of_another_program_ships_once_it_answers_like_its_float_model(
+    edgecnn, tmp_path, photos, real, io, softmax, reference
+):
+    model = network(keras2, real, softmax=softmax)
+    if reference == "first.tflite":  # channels first, as PyTorch's converters leave them
+        pixels = keras2.Input((3, 8, 10))
+        model = keras2.Model(pixels, model(keras2.layers.Permute((2, 3, 1))(pixels)))
+    (tmp_path / "int8.tflite").write_bytes(tflite(model, real, io))
+    if reference == "float.h5":
+        model.save(tmp_path / reference)
+    else:
+        (tmp_path / reference).write_bytes(float32(model) if reference == "float.onnx" else tflite(model, real, None))
+    start = ("import", "int8.tflite", "--calibrate", photos)
+    if real is imagenet:
+        start += ("--input-mean", "0.456,0.456,0.456", "--input-std", "0.225,0.225,0.225")
+    result = edgecnn(*start)
+    assert result.code == ExportError.exit_code and "--reference" in result.err
+    result = edgecnn(*start, "--reference", reference)
+    assert result.code == 0 and ("softmax removed" in result.out) == bool(softmax), result.err
+    result = edgecnn("export", "--float32")
+    assert result.code == ExportError.exit_code and "ships as it is" in result.err
+    result = edgecnn("verify", "--max-drop", 3, "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert [item["name"] for item in report["models"]] == ["float", "tflite-int8"]
+    assert report["models"][0]["accuracy"] == 1.0 and report["comparisons"][0]["agreement"] >= 0.97
+    assert edgecnn("bundle", "--out", "out.edgecnn").code == 0
+    assert reference in (tmp_path / "runs" / "int8" / "card.md").read_text()
+    assert selftest(read_bundle(tmp_path / "out.edgecnn")).passed
+    random = np.random.default_rng(1)
+    classifier = Classifier.load(tmp_path / "out.edgecnn")
+    answers = [classifier.classify(picture(LEVELS[label], random)) for label in CLASSES]
+    assert [answer.decision for answer in answers] == list(CLASSES)
+    assert min(answer.top[0].score for answer in answers) > 0.5, "logits, of which a device makes scores once"
+
+
+def test_an_int8_onnx_file_ships_too_and_one_that_answers_otherwise_does_not_pass(edgecnn, tmp_path, photos):
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            random = np.random.default_rng(3)
+            levels = [*LEVELS.values()] * 20
+            self.images = iter([np.float32(imagenet(np.asarray(picture(level, random))))[None] for level in levels])
+
+        def get_next(self):
+            image = next(self.images, None)
+            return None if image is None else {"pixels": image}
+
+    (tmp_path / "float.onnx").write_bytes(float32(network(keras2, imagenet, softmax="layer")))
+    quantize_static(tmp_path / "float.onnx", tmp_path / "int8.onnx", Reader())
+    start = ("import", "int8.onnx", "--calibrate", photos, "--input-range", "imagenet", "--force")
+    result = edgecnn(*start, "--reference", "float.onnx")
+    assert result.code == 0, result.err
+    assert edgecnn("verify", "--max-drop", 3).code == 0
+    assert edgecnn("bundle", "--out", "out.edgecnn").code == 0
+    random = np.random.default_rng(1)
+    classifier = Classifier.load(tmp_path / "out.edgecnn")
+    assert [classifier.classify(picture(LEVELS[label], random)).decision for label in CLASSES] == list(CLASSES)
+    model = network(keras2, RANGES["0..1"][0], softmax="")
+    kernel, bias = model.get_layer("last").get_weights()
+    model.get_layer("last").set_weights([kernel, bias + np.float32([0, 1e3, 0])])  # always light
+    model.save(tmp_path / "light.h5")
+    result = edgecnn(*start, "--reference", "light.h5")
+    assert result.code == 0, result.err
+    assert edgecnn("verify", "--max-drop", 3).code == 0, "the reference is worse, so nothing dropped"
+    result = edgecnn("verify", "--max-drop", 3, "--min-agreement", 0.98)
+    assert result.code == ParityError.exit_code
+
+
+def test_a_float_tflite_file_alone_ships_as_float(edgecnn, tmp_path, photos):
+    (tmp_path / "net.tflite").write_bytes(tflite(network(keras2, RANGES["0..1"][0], softmax=""), None, None))
+    assert edgecnn("import", "net.tflite", "--calibrate", photos, "--qat-epochs", 1).code == 2
+    assert edgecnn("import", "net.tflite", "--calibrate", photos).code == 0
+    result = edgecnn("export", "--int8")
+    assert result.code == ExportError.exit_code and "import the float model" in result.err
+    assert edgecnn("verify").code == 0 and edgecnn("bundle", "--out", "out.edgecnn").code == 0
+    assert [entry.precision for entry in read_bundle(tmp_path / "out.edgecnn").manifest.models] == ["float32"]
+    random = np.random.default_rng(1)
+    classifier = Classifier.load(tmp_path / "out.edgecnn")
+    assert [classifier.classify(picture(LEVELS[label], random)).decision for label in CLASSES] == list(CLASSES)

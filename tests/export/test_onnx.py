@@ -18,6 +18,7 @@ from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path, onnx_int8
 from edgecnn.export import onnx as onnx_export
 from edgecnn.export.few_channels import FOLD, fold
+from edgecnn.export.onnx_quantization import quantization
 from edgecnn.export.tflite import int8 as tflite_int8
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
@@ -28,7 +29,6 @@ from edgecnn.train.loop import Batches
 from edgecnn.train.qat_phase import fake_quantize
 from edgecnn.train.ranges import calibrate
 from edgecnn.verify.golden import golden_images
-from edgecnn.verify.onnx_quantization import quantization
 
 layers = keras.layers
 IN_FLOAT = {

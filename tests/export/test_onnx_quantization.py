@@ -7,8 +7,8 @@ pytest.importorskip("onnx", reason="graphs are read with onnx")
 
 import onnx
 
+from edgecnn.export.onnx_quantization import quantization
 from edgecnn.verify.model_files import open_model_file
-from edgecnn.verify.onnx_quantization import quantization
 
 
 @pytest.mark.parametrize("raw", [True, False], ids=["raw data", "typed data"])
