@@ -121,7 +121,8 @@ def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progres
     requested = tuple(dict.fromkeys((*SPLITS[split], *tried)))
     loaded = dataset.load(requested, **size, stage="verify", progress=progress)
     compared_images = joined([loaded[name] for name in SPLITS[split]], dataset.name)
-    return compared_images, labelled({name: loaded[name] for name in tried}, compared_images)
+    to_try = labelled({name: loaded[name] for name in tried}, compared_images)
+    return compared_images, replace(to_try, labels=tuple(dataset.labels))
 
 
 def joined(parts: Sequence[Split], name: str) -> Split:

@@ -60,7 +60,7 @@ def round_weights(run: Run, recipe: Recipe, photos: Photos, int8: Int8) -> Int8M
     nearest = best = score(logits, reference, photos.classes)
     rounded = folded(model)
     numbers = recipe.input_scale, recipe.input_zero_point
-    round_kernels(rounded, plain_kernels(rounded), photos.train.images, *numbers, recipe.seed)
+    round_kernels(rounded, photos.train.images, *numbers, recipe.seed, plain_kernels(rounded))
     _, after = answers(rounded, recipe, photos, int8)
     assert after is not None
     found = score(after, reference, photos.classes)

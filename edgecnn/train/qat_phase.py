@@ -20,7 +20,7 @@ from edgecnn.train.distribute import stepper
 from edgecnn.train.float_phase import MOMENTUM, accuracy_on, right_answers
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
-from edgecnn.train.rounding import find_kernels, round_kernels
+from edgecnn.train.rounding import round_kernels
 from edgecnn.train.schedule import cosine, one_cycle
 
 TEMPERATURE = 2.0  # divides both networks' logits in the distillation loss
@@ -97,8 +97,7 @@ class Qat:
         self._calibrated.assign(astuple(self._offer(0)))
         if recipe.qat.rounding != "nearest" and not recipe.qat.keep:
             before = self.student.get_weights()
-            numbers = recipe.input_scale, recipe.input_zero_point
-            round_kernels(self.student, find_kernels(self.student), self._batches.images, *numbers, recipe.seed)
+            round_kernels(self.student, self._batches.images, recipe.input_scale, recipe.input_zero_point, recipe.seed)
             self._offer(0)
             self.student.set_weights(before)
 

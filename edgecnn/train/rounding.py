@@ -40,15 +40,21 @@ class Kernel(NamedTuple):
 
 
 def round_kernels(
-    model: "keras.Model", kernels: Sequence[Kernel], images: np.ndarray, scale: float, zero_point: int, seed: int
+    model: "keras.Model",
+    images: np.ndarray,
+    scale: float,
+    zero_point: int,
+    seed: int,
+    kernels: Sequence[Kernel] | None = None,
 ) -> None:
-    """Replace kernels of a model, from `find_kernels` or `plain_kernels`, with ones whose weights all lie on codes. Ranges do not change.
+    """Replace a calibrated student's kernels, or those of `plain_kernels`, with ones whose weights all lie on codes. Ranges do not change.
 
     Depthwise convolutions, which leave little room to compensate, and kernels with more than INPUTS inputs are skipped. The seed draws
     the images and positions.
     """
     random = np.random.default_rng([seed, *b"rounding"])
     chosen = random.permutation(len(images))[:IMAGES]
+    kernels = find_kernels(model) if kernels is None else kernels
     if not kernels:
         return
     observe = tf.function(keras.Model(model.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
