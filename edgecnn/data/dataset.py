@@ -182,6 +182,10 @@ class Dataset:
     def group_of(self, item: Item) -> str:
         return self.sides[item.hash].group if item.hash in self.sides else item.hash
 
+    def class_counts(self) -> list[int]:
+        counts = Counter(item.label for items in self.items.values() for item in items)
+        return [counts[number] for number in range(len(self.labels))]
+
     def groups(self) -> GroupInfo | None:
         """Return the number of groups in each split, if a user named them."""
         rule = rule_of(self.sides)

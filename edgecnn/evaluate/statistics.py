@@ -4,6 +4,7 @@ A model's answer is the first of its largest logits or scores. b counts the imag
 c those that only the candidate does (gained): drop = 100 (b - c) / n percentage points.
 """
 
+from collections.abc import Sequence
 from math import ceil, sqrt
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -113,6 +114,28 @@ contains the accuracy on other photos in at least 93 % of draws (`tools/bench/fo
 def folds_interval(successes: int, n: int) -> Interval:
     """Return the 95 % interval of the final model's accuracy, from the number of held-out images that fold models classify correctly."""
     return wilson(WORTH * successes, WORTH * n)
+
+
+def grouped_interval(right: np.ndarray, groups: Sequence[str], worth: float = 1.0) -> Interval:
+    """Return a 95 % interval of the accuracy on photos of other groups, from the photos that are `right`, bool (n,), and their groups.
+
+    With r right photos of n in each of G groups and p of all, the variance of p is v = G / (G - 1) sum((r - p n)²) / N². The N photos are
+    worth p (1 - p) / v, at most N, and G if all answers are right or all wrong. Student's quantile t with G - 1 degrees of freedom replaces
+    the normal one in Wilson's interval, which depends on z² / N only. `worth` is a factor for each photo.
+
+    Source: Cochran 1977, "Sampling Techniques", 3rd edition, sections 3.12 and 11.
+    """
+    from scipy.special import stdtrit
+
+    numbers = np.unique(groups, return_inverse=True)[1]
+    count, n, p = int(numbers.max()) + 1, len(right), float(np.mean(right))
+    if count < 2:
+        return Interval(0.0, 1.0)
+    apart = np.bincount(numbers, right - p)
+    variance = count / (count - 1) * float(apart @ apart) / n**2
+    photos = min(p * (1 - p) / variance, n) if 0 < p < 1 and variance else count
+    photos *= worth * (quantile(0.95) / float(stdtrit(count - 1, 0.975))) ** 2
+    return wilson(p * photos, photos)
 
 
 def clopper_pearson(

@@ -89,6 +89,12 @@ def of_groups(groups: Sequence[Group], own_splits: Iterable[str], sided: bool) -
             yield finding(kind, severity, len(found), text, advice)
 
 
+def of_question(sentence: str, count: int) -> Iterator[Finding]:
+    if sentence:
+        text, _, advice = sentence.partition("; ")
+        yield finding("groups", "warning", count, f"{text[0].upper()}{text[1:]}", f"{advice}.")
+
+
 def of_labels(doubts: Sequence[WrongLabel]) -> Iterator[Finding]:
     if doubts:
         first = doubts[0]

@@ -37,6 +37,7 @@ from edgecnn.inspect.inspection_report import (
 from edgecnn.inspect.look import Looks, look_at
 from edgecnn.inspect.odd import OddOnes, blurred, far_from_the_rest
 from edgecnn.inspect.pairs import Pictures
+from edgecnn.inspect.question import ask
 from edgecnn.inspect.wrong_labels import FEWEST, distinct, doubts, out_of_fold
 from edgecnn.region import WHOLE
 from edgecnn.runtime.decision import softmax
@@ -68,9 +69,11 @@ def inspect_images(
     dataset.require_groups()
     with contextlib.closing(Cache(note, dataset.region)) as cache:
         found = find_copies(dataset, cache, missing, progress)
+    question = ""
     if dataset.left_to_edgecnn:  # as training will divide them
         dataset = dataset.sided(dataset.sides, links_of(dataset, found))
         found = found.divided(dataset)
+        question = ask(dataset, found.looks.items, found.features, progress, note)
     looks, features, search, _, groups, computed = found
     method = Method(
         features=None if features is None else features_module.SOURCE.title,
@@ -107,6 +110,7 @@ def inspect_images(
                 *findings.of_folders(dataset.faults, dataset.skipped, dataset.skipped_lines()),
                 *findings.of_files(lost, len(looks.items) + len(lost)),
                 *findings.of_groups(reported, own, dataset.left_to_edgecnn),
+                *findings.of_question(question, len(looks.items)),
                 *findings.of_labels(wrong),
                 *findings.of_classes(classes, method),
                 *findings.of_sizes(looks.items, shapes, labels),
@@ -180,10 +184,13 @@ def find_copies(
     return Copies(looks, features, search, pairs, list(connected(len(looks.items), pairs)), computed)
 
 
-def find_links(dataset: Dataset, *, missing: str | None, progress: Progress, note: Callable[[str], None]) -> list[Link]:
-    """Return links between copies, and between frames of a burst; arguments as in `inspect_images`."""
+def find_links(
+    dataset: Dataset, *, missing: str | None, progress: Progress, note: Callable[[str], None]
+) -> tuple[list[Link], Copies]:
+    """Return links between copies, and between frames of a burst, and the search's result; arguments as in `inspect_images`."""
     with contextlib.closing(Cache(note, dataset.region)) as cache:
-        return links_of(dataset, find_copies(dataset, cache, missing, progress, for_links=True))
+        found = find_copies(dataset, cache, missing, progress, for_links=True)
+    return links_of(dataset, found), found
 
 
 def links_of(dataset: Dataset, found: Copies) -> list[Link]:

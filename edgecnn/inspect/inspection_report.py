@@ -15,8 +15,8 @@ Severity = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
 
 Kind = Literal[
-    "layout", "left-out", "leak", "two-labels", "unreadable", "label", "duplicate", "near-duplicate", "alike", "few", "balance", "tell",
-    "far", "blurred", "sizes",
+    "layout", "left-out", "leak", "two-labels", "unreadable", "groups", "label", "duplicate", "near-duplicate", "alike", "few", "balance",
+    "tell", "far", "blurred", "sizes",
 ]  # fmt: skip
 Same = Literal["file", "pixels", "near"]
 By = Literal["content", "hash", "features"]

@@ -97,7 +97,8 @@ def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
 def where_measured(report: Report) -> str:
     if report.folds:
         return plain(" ".join(table.fold_lines(report)))
-    where = f"On the test split of {plain(report.data.title)}, {report.data.test_images:,} images, used once."
+    count = f"{report.data.test_images:,} images{table.divided(report.data)}"
+    where = f"On the test split of {plain(report.data.title)}, {count}, used once."
     return " ".join([where, *map(plain, table.taught_lines(report))])
 
 

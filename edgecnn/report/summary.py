@@ -6,7 +6,7 @@ import numpy as np
 
 from edgecnn.report.figures import Confusion
 from edgecnn.report.table import fold_lines, images_of, stranger_lines, taught_lines
-from edgecnn.verify.parity_report import ModelFigures, Report
+from edgecnn.verify.parity_report import Data, ModelFigures, Report
 
 WIDE = 0.1
 """Width of an accuracy's 95 % interval, as a fraction, from which the summary says that there are too few images."""
@@ -42,7 +42,23 @@ def accuracy_line(report: Report, model: ModelFigures) -> str:
     chance = report.chance
     return (
         f"{model.name} is right on {model.accuracy:.2%} of the {images_of(report)} (95 % interval {low:.2%} to {high:.2%}): "
-        f"{known}. Always answering {chance.label} would be right on {chance.accuracy:.2%}."
+        f"{known}. Always answering {chance.label} would be right on {chance.accuracy:.2%}.{divided_line(report.data)}"
+    )
+
+
+FEW_GROUPS = 10
+"""With fewer groups in the test split, the summary says that the interval is wide because of them."""
+
+
+def divided_line(data: Data) -> str:
+    """Return what the accuracy holds for: photos like these, or photos of other groups; "" if edgecnn did not divide the images."""
+    if data.divided_by == "photo":
+        return " That is of photos like these, divided by photo: photos of other things, places or days may be harder."
+    if data.divided_by is None or data.test_groups is None:
+        return ""
+    few = ", which are few, so the interval is wide" if data.test_groups < FEW_GROUPS else ""
+    return (
+        f" That is by group: of {data.groups:,} groups, {data.test_groups:,} tested{few}. The interval is over groups."
     )
 
 

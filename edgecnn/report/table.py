@@ -14,14 +14,21 @@ HEADINGS = (
 )  # fmt: skip
 
 
+def divided(data: Data) -> str:
+    """Return how a user's photos were divided, such as ", divided by photo"; "" for other images."""
+    if data.divided_by == "group":
+        return f", divided by group ({plural(data.groups or 0, 'group')}, {data.test_groups or 0:,} of them tested)"
+    return ", photos like these, divided by photo" if data.divided_by else ""
+
+
 def images_line(data: Data) -> str:
     count = f"{data.test_images:,}"
     if data.split == "folds":
-        return f"{data.title}, all {count} images, each answered by a model that was not trained on it"
+        return f"{data.title}, all {count} images, each answered by a model that was not trained on it{divided(data)}"
     if data.split == "all":
         return f"{data.title}, all {count} images"
     if data.images is None:
-        return f"{data.title}, {count} test images"
+        return f"{data.title}, {count} test images{divided(data)}"
     whose = "its own test split" if data.own_test else "a test split, chosen by content; --split all uses all images"
     return f"{data.title}, {count} of {data.images:,} images ({whose})"
 

@@ -18,7 +18,7 @@ from edgecnn.stages.choose import labelled, splits_to_try
 from edgecnn.stages.reporter import Reporter, Silent
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.model_files import ModelFile, open_model_file
-from edgecnn.verify.parity import compared, judged
+from edgecnn.verify.parity import Basis, compared, judged
 from edgecnn.verify.parity_report import Data, ModelRange, Report, SplitName
 
 FAR_BELOW = 1 / 3  # of the way from guessing to perfect: below it, a reference is doubtful
@@ -84,12 +84,14 @@ def compare_models(
         own_test="test" in dataset.given,
         test_sha256=dataset.hashes["test"] if split == "test" else dataset.fingerprint,
     )
-    report = judged(None, described, gate, answers, [comparison], splits[0], dataset.labels)
+    report = judged(
+        None, described, gate, answers, [comparison], Basis(splits[0], dataset.labels, counts=dataset.class_counts())
+    )
     given = zip(answers, ranges, strict=True)
     return replace(
         report,
         input_ranges=tuple(ModelRange(model=item.name, **vars(choice)) for item, choice in given),
-        doubts=doubts(answers[0], splits[0].classes, len(dataset.labels)),
+        doubts=report.doubts + doubts(answers[0], splits[0].classes, len(dataset.labels)),
     )
 
 

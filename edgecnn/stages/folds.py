@@ -79,7 +79,7 @@ def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> F
     """Return the folds of a run, made now if it has none: images that show the same thing, even cut or mirrored, share one."""
     folds = read_folds(run)
     if folds is None:
-        sides = dataset.sides or dataset.sided({}, find(dataset, reporter)).sides
+        sides = dataset.sides or dataset.sided({}, find(dataset, reporter)[0]).sides
         assert recipe.train.folds is not None
         folds = assign(dataset, {one: side.group for one, side in sides.items()}, recipe.train.folds, recipe.seed)
         write_sides(run, dataset)

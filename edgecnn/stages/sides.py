@@ -8,7 +8,7 @@ import errno
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgecnn.data import Dataset
 from edgecnn.data.csv_text import csv_text
@@ -19,6 +19,9 @@ from edgecnn.files import folder_lock, write_atomic
 from edgecnn.labels import plural
 from edgecnn.runs import LEFT_OUT, Run
 from edgecnn.stages.reporter import Reporter
+
+if TYPE_CHECKING:
+    from edgecnn.inspect.inspection import Copies
 
 NAMED = 3  # pairs of photos, or classes, that a line names
 
@@ -53,7 +56,9 @@ def placed(dataset: Dataset, reporter: Reporter, run: Run | None = None, *, keep
         dataset.sides = kept_sides(run)
     if dataset.known or not dataset.left_to_edgecnn:
         return dataset
-    links = find(dataset, reporter)
+    from edgecnn.inspect.question import ask
+
+    links, found = find(dataset, reporter)
     listed = Listed(dataset.sides or kept_sides(run))
     if keep and dataset.place:
         result, listed = written(dataset, dataset.place, listed.known, links)
@@ -63,10 +68,12 @@ def placed(dataset: Dataset, reporter: Reporter, run: Run | None = None, *, keep
             listed = listed._replace(why="nothing is written into archives and Frigate's folders")
     for line in lines(result, listed):
         reporter.note(f"{dataset.name}: {line}")
+    if sentence := ask(result, found.looks.items, found.features, reporter.working, reporter.note):
+        reporter.note(f"{dataset.name}: {sentence}")
     return result
 
 
-def find(dataset: Dataset, reporter: Reporter) -> list[Link]:
+def find(dataset: Dataset, reporter: Reporter) -> tuple[list[Link], "Copies"]:
     """Search a dataset for copies, and for frames of a burst: by hashes only, unless the images are a user's own."""
     from edgecnn.inspect.features import missing_weights
     from edgecnn.inspect.inspection import find_links

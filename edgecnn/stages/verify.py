@@ -20,7 +20,16 @@ from edgecnn.verify.gate import Gate
 from edgecnn.verify.matrix import find_python
 from edgecnn.verify.matrix import matrix as engine_matrix
 from edgecnn.verify.other_programs import check_programs, program_answers, program_comparisons
-from edgecnn.verify.parity import compared, data_of, int8_choice, judged, references, run_comparisons
+from edgecnn.verify.parity import (
+    Basis,
+    compared,
+    data_of,
+    groups_of,
+    int8_choice,
+    judged,
+    references,
+    run_comparisons,
+)
 from edgecnn.verify.parity_report import Report
 from edgecnn.verify.predictions import write_predictions
 from edgecnn.verify.strangers import tested_strangers
@@ -87,7 +96,10 @@ def verify(
     models, recorded = (float_, *fakes, *answers), run.info.data
     data = data_of(run, "test", len(test.classes), dataset.hashes["test"])
     rows = run_on_boards(run, exports, test, boards, progress) if boards else ()
-    report = judged(run.name, data, gate, models, comparisons, test, recorded.labels)
+    hashes = {item.source: item.hash for item in dataset.items["test"]}
+    groups = groups_of(run, [hashes[source] for source in test.sources])
+    tested = Basis(test, recorded.labels, groups, dataset.class_counts())
+    report = judged(run.name, data, gate, models, comparisons, tested)
     report = replace(
         report,
         passed=report.passed and all(row.passed for row in rows),

@@ -19,15 +19,15 @@ from edgecnn.emulate.bundles import run_on_boards
 from edgecnn.emulate.on_boards import OnBoards
 from edgecnn.evaluate.answers import Answers, Progress
 from edgecnn.evaluate.held_out import HeldOut, require_held_out
-from edgecnn.evaluate.statistics import Interval, folds_interval, wilson
+from edgecnn.evaluate.statistics import WORTH, Interval, folds_interval, grouped_interval, wilson
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.runtime.decision import softmax
 from edgecnn.stages.choose import Choosing
 from edgecnn.stages.exported import answered, existing_exports
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.other_programs import check_programs, file_answers
-from edgecnn.verify.parity import compared, data_of, judged, references
-from edgecnn.verify.parity_report import Comparison, Confidence, ModelFigures, Report, StrangerFigures
+from edgecnn.verify.parity import Basis, compared, data_of, groups_of, judged, references
+from edgecnn.verify.parity_report import Comparison, Confidence, Report, StrangerFigures
 from edgecnn.verify.predictions import write_predictions
 
 SEEN = 1_000  # maximum number of training images to compare the files that ship on, the same number per class
@@ -71,10 +71,14 @@ def verify_by_folds(
     shipped = next(item for item in models if item.name == candidates[0].name)
     scores = cross_fitted_scores(shipped.values, held.classes, held.fold, confidence.threshold, target_error)
     made = {name: getattr(confidence, name) for name in ("temperature", "not_fitted", "choice")}
-    report = judged(run.name, data, gate, models, comparisons, tested, labels)
+    report = judged(run.name, data, gate, models, comparisons, Basis(tested, labels))
+    groups = groups_of(run, held.hashes.tolist())
     report = replace(
         report,
-        models=tuple(replace(item, accuracy_interval=of_folds(item, held)) for item in report.models),
+        models=tuple(
+            replace(figures, accuracy_interval=of_folds(item.values.argmax(axis=1) == held.classes, groups))
+            for figures, item in zip(report.models, models, strict=True)
+        ),
         passed=report.passed and all(row.passed for row in rows),
         boards=tuple(replace(row, accuracy=None, accuracy_here=None) for row in rows),
         folds=run.info.folds,
@@ -89,9 +93,9 @@ def verify_by_folds(
     return report
 
 
-def of_folds(model: ModelFigures, held: HeldOut) -> Interval:
-    """Return the interval of a shipped model's accuracy on photos that it did not see, from the folds' answers."""
-    return folds_interval(round(model.accuracy * len(held.classes)), len(held.classes))
+def of_folds(right: np.ndarray, groups: Sequence[str] | None = None) -> Interval:
+    """Return the interval of a shipped model's accuracy on photos that it did not see, from the folds' `right` answers, bool (n,)."""
+    return grouped_interval(right, groups, WORTH) if groups else folds_interval(int(right.sum()), len(right))
 
 
 def load_seen(run: Run, dataset: Dataset, progress: Progress) -> Split:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from edgecnn.data import Split
+from edgecnn.data.sides import FILE, read_sides
 from edgecnn.errors import RunError
 from edgecnn.evaluate import statistics
 from edgecnn.evaluate.answers import REPEATS, Answers, Progress
@@ -87,10 +89,40 @@ def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choic
 def data_of(run: Run, split: SplitName, images: int, digest: str) -> Data:
     """Return a report's description of the images that tested a run: their split, count and hash."""
     recorded = run.info.data
-    unseen = bool(run.recipe.data.unseen) if run.imported else None
+    named = recorded.groups
+    own = "train" if split == "folds" else "test"  # with folds, every image trains and tests
     return Data(
-        name=recorded.name, title=recorded.title, split=split, test_images=images, test_sha256=digest, unseen=unseen
+        name=recorded.name,
+        title=recorded.title,
+        split=split,
+        test_images=images,
+        test_sha256=digest,
+        unseen=bool(run.recipe.data.unseen) if run.imported else None,
+        divided_by="group" if named else "photo" if recorded.sides else None,
+        groups=sum(named.splits.values()) if named else None,
+        test_groups=named.splits[own] if named else None,
     )
+
+
+class Basis(NamedTuple):
+    """The images that tested, the classes' names, each image's group if a user named groups, and the images of each class in all data."""
+
+    split: Split
+    labels: Sequence[str]
+    groups: Sequence[str] | None = None
+    counts: Sequence[int] = ()
+
+
+SHARES_OFF = 0.1
+"""Nothing is at chance level if a class has another share of the test images than of the data by more: they do not show what is usual."""
+
+
+def groups_of(run: Run, hashes: Sequence[str]) -> list[str] | None:
+    """Return the group of each of a run's images, by hash, if a user named groups."""
+    if run.info.data.groups is None:
+        return None
+    sides = read_sides(run.file(FILE).read_bytes(), str(run.file(FILE)))
+    return [sides[one].group for one in hashes]
 
 
 def judged(
@@ -99,17 +131,20 @@ def judged(
     gate: Gate,
     answers: Sequence[Answers],
     comparisons: Sequence[Comparison],
-    split: Split,
-    labels: Sequence[str],
+    tested: Basis,
 ) -> Report:
     """Return the common part of the reports of a run and of two models: models, comparisons, and whether the gate passes.
 
-    A model is at chance level unless the 95 % interval of its accuracy lies wholly above the fraction of the most frequent class.
+    A model is at chance level unless the 95 % interval of its accuracy lies wholly above the fraction of the most frequent class. That is
+    judged only if the images have the data's shares of the classes.
     """
-    models = tuple(model_figures(item, split.classes) for item in answers)
-    top, share = statistics.chance_level(split.classes)
+    classes, labels = tested.split.classes, tested.labels
+    models = tuple(model_figures(item, classes, tested.groups) for item in answers)
+    top, share = statistics.chance_level(classes)
+    off = off_shares(tested)
     gated = {name for item in comparisons if item.kind != "alternative" for name in (item.reference, item.candidate)}
-    not_better = tuple(item.name for item in models if item.name in gated and item.accuracy_interval[0] <= share)
+    below = tuple(item.name for item in models if item.name in gated and item.accuracy_interval[0] <= share)
+    not_better = () if off else below
     return Report(
         schema="edgecnn.parity/1",
         run=run,
@@ -121,19 +156,38 @@ def judged(
         comparisons=tuple(comparisons),
         matrix=(),
         confidence=None,
+        doubts=(off,) if off and below else (),
         timing=f"median of {REPEATS} calls with one image, one thread, interleaved; TensorFlow unmodified",
         machine=processor(),
         versions=library_versions(),
     )
 
 
-def model_figures(answers: Answers, classes: np.ndarray) -> ModelFigures:
-    right = int(np.sum(np.argmax(answers.values, axis=1) == classes))
+def off_shares(tested: Basis) -> str:
+    """Return a line if a class has another share of the images that tested than of all data; else ""."""
+    if not sum(tested.counts):
+        return ""
+    counts = np.bincount(tested.split.classes, minlength=len(tested.labels))
+    shares, usual = counts / counts.sum(), np.array(tested.counts) / sum(tested.counts)
+    worst = int(np.abs(shares - usual).argmax())
+    if abs(shares[worst] - usual[worst]) <= SHARES_OFF:
+        return ""
+    return (
+        f"{shares[worst]:.0%} of the test images are {tested.labels[worst]!r}, and {usual[worst]:.0%} of all images: so it is not judged "
+        "whether the model is better than chance. Name smaller groups, or divide the photos anew."
+    )
+
+
+def model_figures(answers: Answers, classes: np.ndarray, groups: Sequence[str] | None = None) -> ModelFigures:
+    correct = np.argmax(answers.values, axis=1) == classes
+    right = int(np.sum(correct))
     names = ("name", "format", "precision", "engine", "size_bytes", "sha256", "ms_per_image")
     return ModelFigures(
         **{name: getattr(answers, name) for name in names},
         accuracy=right / len(classes),
-        accuracy_interval=statistics.wilson(right, len(classes)),
+        accuracy_interval=(
+            statistics.grouped_interval(correct, groups) if groups else statistics.wilson(right, len(classes))
+        ),
         calibration_error=expected_calibration_error(answers.scores, classes),
     )
 

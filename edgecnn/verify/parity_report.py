@@ -49,6 +49,13 @@ class Data(Struct):
     test_sha256: Sha256 = described(
         "Over the sorted (label, content hash) of the test images; for all, over all images with their split."
     )
+    divided_by: Literal["photo", "group"] | None = described(
+        "Whether single photos or groups that the user named were divided; absent if edgecnn did not divide them.",
+        default=None,
+        left_out=True,
+    )
+    groups: Positive | None = described("Number of groups in all splits, if named.", default=None, left_out=True)
+    test_groups: Positive | None = described("Number of groups that tested, if named.", default=None, left_out=True)
 
 
 class ModelRange(InputRange):
@@ -78,7 +85,8 @@ class ModelFigures(Struct):
     sha256: Sha256 = described("Of the file.")
     accuracy: Fraction = described("Top-1.")
     accuracy_interval: Interval = described(
-        "95 % interval, fractions: Wilson's; with folds a wider one, for the final model trained on all images."
+        "95 % interval, fractions: Wilson's, over groups if the user named some; with folds a wider one, for the final model trained on "
+        "all images."
     )
     calibration_error: Fraction = described("Expected calibration error, 15 bins.")
     ms_per_image: NonNegative = described("Median milliseconds per call with one image; see timing.")

@@ -19,6 +19,7 @@ from edgecnn.evaluate.statistics import (
     compare,
     confidence_drift,
     folds_interval,
+    grouped_interval,
     images_to_clear,
     images_to_refuse,
     lsb_difference,
@@ -326,3 +327,30 @@ def test_paired_interval_covers_the_truth_on_simulated_test_splits():
         low, high = paired_interval(int(b), int(c), 10_000)
         covered.append(low <= 100 * (p12 - p21) <= high)
     assert 0.93 < np.mean(covered) < 0.975
+
+
+def test_the_interval_over_groups_contains_the_accuracy_on_other_groups():
+    """Groups of 20 photos whose accuracies differ: 0.6 or 1.0. Wilson's interval takes each photo for new, and misses 0.8 too often."""
+    random = np.random.default_rng(1)
+    held = dict.fromkeys((6, 12, 40), 0)
+    wilsons = 0
+    for count in held:
+        for _ in range(300):
+            chances = random.choice([0.6, 1.0], count).repeat(20)
+            right = random.random(len(chances)) < chances
+            low, high = grouped_interval(right, np.arange(count).repeat(20))
+            held[count] += low <= 0.8 <= high
+            low, high = wilson(int(right.sum()), len(right))
+            wilsons += low <= 0.8 <= high
+    assert min(held.values()) >= 0.9 * 300 and wilsons < 0.8 * 900
+
+
+def test_the_interval_over_groups_is_wilsons_for_many_single_photos_and_everything_for_one_group():
+    right = np.arange(2000) % 5 > 0
+    single = grouped_interval(right, np.arange(2000))
+    assert single == pytest.approx(wilson(1600, 2000), abs=2e-4)
+    assert grouped_interval(right, np.zeros(2000, int)) == (0.0, 1.0)
+    low, high = grouped_interval(np.ones(300, bool), np.arange(300) // 100)
+    assert high == 1.0 and low < 0.3, "three groups are three, however many photos they have"
+    worth = grouped_interval(right, np.arange(2000), 0.5)
+    assert worth[0] < single[0] < single[1] < worth[1]

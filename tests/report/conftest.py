@@ -19,7 +19,7 @@ from edgecnn.runs import HISTORY, LAYERS, PARITY, Run, create_run
 from edgecnn.tables import to_json
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.layers import LayerError, LayerErrors
-from edgecnn.verify.parity import compared, judged, run_comparisons
+from edgecnn.verify.parity import Basis, compared, judged, run_comparisons
 from edgecnn.verify.parity_report import Data
 from edgecnn.verify.predictions import write_predictions
 
@@ -85,8 +85,7 @@ def drawn_run(tmp_path):
             gate,
             (float_, fake, int8),
             run_comparisons(float_, [fake], [int8], [], hold),
-            split,
-            labels,
+            Basis(split, labels),
         )
         write_atomic(run.file(PARITY), canonical_json(to_json(report)))
         write_predictions(run, split, (float_, fake, int8), int8, (int8, 0.8))
@@ -122,5 +121,5 @@ def counted():
     hold = partial(compared, split=split, labels=labels, gate=gate)
     data = Data(name="counted", title="Counted images", split="test", test_images=13, test_sha256="a" * 64)
     return judged(
-        None, data, gate, (float_, int8), run_comparisons(float_, [], [int8], [], hold), split, labels
+        None, data, gate, (float_, int8), run_comparisons(float_, [], [int8], [], hold), Basis(split, labels)
     ), (true, one, other)  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 
 from edgecnn.report.figures import Confusion
 from edgecnn.report.summary import WEAKEST, accuracy_line, summary, threshold_line, weakest_line
+from edgecnn.report.table import images_line
 from edgecnn.verify.parity_report import Confidence, StrangerFigures
 
 LABELS = ("ant", "bee", "cat", "dog", "eel", "fox")
@@ -60,6 +61,23 @@ def test_too_few_images_are_those_whose_interval_is_ten_points_wide(counted, int
     shown = [f"{accuracy:.2%}", "95", f"{interval[0]:.2%}", f"{interval[1]:.2%}"]
     assert line.startswith("tflite-int8 ") and figures_in(line.replace("int8", "", 1)) == [*shown, *expected, "53.85%"]
     assert line.endswith("Always answering cat would be right on 53.85%."), "the most frequent class"
+
+
+@pytest.mark.parametrize(
+    ("divided", "words", "figures"),
+    [
+        ({"divided_by": "photo"}, "divided by photo", []),
+        ({"divided_by": "group", "groups": 45, "test_groups": 9}, "are few", ["45", "9"]),
+        ({"divided_by": "group", "groups": 450, "test_groups": 10}, "over groups", ["450", "10"]),
+    ],
+)
+def test_the_summary_says_whether_photos_or_groups_were_divided(counted, divided, words, figures):
+    report, _ = counted
+    report = replace(report, data=replace(report.data, **divided))
+    line = accuracy_line(report, report.models[1])
+    assert words in line and figures_in(line.partition("53.85%")[2]) == figures
+    assert ("few" in line.partition("53.85%")[2]) == ("are few" in words)
+    assert all(figure in images_line(report.data) for figure in figures) and "divided by" in images_line(report.data)
 
 
 def test_the_summary_has_a_sentence_for_each_part_that_the_report_has(counted):

@@ -5,13 +5,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edgecnn.data import Split
 from edgecnn.evaluate.answers import Answers
 from edgecnn.runtime.engines import Tensor
 from edgecnn.verify import speed
+from edgecnn.verify.gate import Gate
 from edgecnn.verify.golden import tolerance_of
 from edgecnn.verify.layers import HINTS, Noise, Pair, layer_error, measured_split, within
 from edgecnn.verify.matrix import matrix_row, on_grid
 from edgecnn.verify.model_files import ModelFile
+from edgecnn.verify.parity import Basis, compared, judged
+from edgecnn.verify.parity_report import Data
 from edgecnn.verify.predictions import PICTURE_SIDE, gallery, thumbnail
 
 PIXELS = np.array([0, 51, 128, 255], np.uint8).reshape(1, 2, 2, 1)
@@ -171,3 +175,25 @@ def test_the_faster_export_is_named_and_the_ratio_is_int8s_time_by_float32s(tmp_
         made.text.startswith(f"{faster} is faster")
         and f"int8 {int8:.3f} ms, float32 2.000 ms (ratio {ratio:.2f})" in made.text
     )
+
+
+def test_nothing_is_at_chance_level_if_the_test_images_have_other_shares_than_the_data():
+    """Of ten test images, six are cats; the model answers cat always. Seven tenths of all images are dogs, or six tenths cats."""
+    classes = np.array([0] * 6 + [1] * 4)
+    split = Split(images=np.zeros((10, 1, 1, 1), np.uint8), classes=classes, sources=tuple(map(str, range(10))))
+    common = {"format": "tflite", "engine": "none", "size_bytes": 1, "sha256": "a" * 64, "ms_per_image": 1.0}
+    values = np.tile(np.array([[2.0, 0.0]], np.float32), (10, 1))
+    one, other = (Answers(name=name, precision="float32", values=values, **common) for name in ("float", "int8"))
+    data = Data(name="pets", title="Pets", split="test", test_images=10, test_sha256="a" * 64)
+    gate = Gate(max_drop=1.0)
+    comparison = compared("quantization", one, other, split, ("cat", "dog"), gate)
+
+    def report(counts, groups=None):
+        return judged(None, data, gate, [one, other], [comparison], Basis(split, ("cat", "dog"), groups, counts))
+
+    usual, none_known, off = report((60, 40)), report(()), report((30, 70))
+    for one_report in (usual, none_known):
+        assert one_report.chance.not_better == ("float", "int8") and not one_report.doubts
+    assert off.chance.not_better == () and "60% of the test images are 'cat', and 30% of all" in off.doubts[0]
+    assert usual.models[0].accuracy_interval != report((60, 40), list("aabbccddee")).models[0].accuracy_interval
+    assert report((60, 40), ["a"] * 10).models[0].accuracy_interval == (0.0, 1.0), "one group"

@@ -1,0 +1,192 @@
+"""Are new photos of new things harder than new photos of known ones? Held-out accuracy by photo, and by what names and times tell.
+
+Many pictures of few things share a pile, a module or an hour. If file names or EXIF times show such groups, and the head's accuracy by
+folds over them is lower than over groups that mean nothing, the accuracy by photo is too high for new piles, modules and hours.
+"""
+
+import contextlib
+import io
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from edgecnn.data import Dataset, Progress
+from edgecnn.data.folds import stratified
+from edgecnn.data.groups import FEWEST, texts_by
+from edgecnn.data.items import Item
+from edgecnn.data.sides import rule_of
+from edgecnn.errors import ImageError
+from edgecnn.files import sha256
+from edgecnn.inspect.cache import Cache
+from edgecnn.inspect.wrong_labels import components, standardised
+
+KIND = "question-1"  # the name of cached sentences; it changes with how they are found
+
+STEMS = (r"(.+)_\d+$", r"(.+)-\d+$", r"(.+) \d+$", r"(.*\D)\d+$")
+"""Patterns of a stem with a counter; the first that gives groups is asked about."""
+
+RUNS = r"^(\d+)\d\d$"
+"""The pattern of numbered names: a hundred numbers in a row are a group."""
+
+BREAK_S = 600.0
+"""Seconds without a photo after which the next one, by its EXIF time, begins another group."""
+
+MATCHED, LEAST, LARGEST, SIZE = 0.9, 10, 0.25, 2.0
+"""Smallest fraction of photos in groups, fewest groups, largest group as a fraction of the photos, and smallest mean size."""
+
+COMPONENTS, ITERATIONS, FOLDS, SEEDS = 128, 100, 5, (1, 2, 3)
+"""Principal components and iterations of the head; folds, and the seeds of the folds for the figures that are said."""
+
+LOWER, SHUFFLES = 0.03, 60
+"""Groups matter if accuracy over them is lower by this than the mean of shuffled groups, and lower than with every one of the SHUFFLES."""
+
+MOST = 3_000  # photos to ask about, drawn by hash
+
+
+class Candidate(NamedTuple):
+    """A way to group photos: its name, an example, each photo's group, and how to use it."""
+
+    what: str
+    example: str
+    groups: np.ndarray
+    advice: str
+
+
+def ask(
+    dataset: Dataset,
+    items: Sequence[Item],
+    features: np.ndarray | None,
+    progress: Progress,
+    note: Callable[[str], None],
+) -> str:
+    """Return a sentence if held-out accuracy is lower by groups that names or times show than by photo; else "".
+
+    It is "" if a user named groups, or without `features`, float32 (n, length). Sentences are cached by content, classes and names.
+    """
+    if features is None or rule_of(dataset.sides):
+        return ""
+    rows = sorted(range(len(items)), key=lambda row: items[row].hash)[:MOST]
+    chosen = [items[row] for row in rows]
+    key = sha256(repr([(item.hash, item.label, item.below) for item in chosen]).encode())
+    with contextlib.closing(Cache(note, dataset.region)) as cache:
+        if key in (known := cache.get(KIND, [key])):
+            return known[key].decode()
+        classes = np.unique([item.label for item in chosen], return_inverse=True)[1]
+        candidates = [one for one in found(dataset, chosen) if fits(one.groups, classes)]
+        sentence = asked(candidates, features[rows], classes, progress) if candidates else ""
+        cache.put(KIND, [(key, sentence.encode())])
+    return sentence
+
+
+def asked(candidates: Sequence[Candidate], features: np.ndarray, classes: np.ndarray, progress: Progress) -> str:
+    """Return the sentence for the candidate with the lowest accuracy, among those that matter."""
+    from threadpoolctl import threadpool_limits
+
+    from edgecnn.train.regression import choose_strength  # edgecnn.train loads TensorFlow
+
+    with threadpool_limits(1):
+        values = components(standardised(features))[:, :COMPONENTS]
+        values /= values.std()
+        strength = choose_strength(values, classes, 1)
+        answers = [
+            (right(values, classes, one.groups, strength, SEEDS), number, one)
+            for number, one in enumerate(candidates)
+            if matters(values, classes, one.groups, strength, progress)
+        ]
+        if not answers:
+            return ""
+        lowest, _, one = min(answers, key=lambda answer: answer[:2])
+        by_photo = right(values, classes, np.arange(len(classes)), strength, SEEDS)
+    return (
+        f"a head's held-out accuracy is {by_photo:.0%} by photo, and {lowest:.0%} by {one.what} ({one.example}): if new photos will come "
+        f"from others, expect the second; {one.advice}"
+    )
+
+
+def found(dataset: Dataset, items: Sequence[Item]) -> Iterator[Candidate]:
+    """Yield what names and times tell: stems with counters, numbers in runs of a hundred, and EXIF times in clusters."""
+    for what, patterns in (("file-name stem", STEMS), ("runs of a hundred numbers", (RUNS,))):
+        for pattern in patterns:
+            texts = texts_by(pattern, items)
+            if len(texts) >= MATCHED * len(items):
+                groups = numbered([texts.get(item.hash, item.hash) for item in items])
+                example = f"{min(texts.values())}…, {len(set(groups.tolist()))} groups"
+                yield Candidate(what, example, groups, f"--group-by '{pattern}' makes it the figure")
+                break
+    times = [taken(dataset, item) for item in items]
+    if sum(one is not None for one in times) >= MATCHED * len(items):
+        moments = np.array([one or 0.0 for one in times])
+        order = np.argsort(moments, kind="stable")
+        groups = np.zeros(len(items), np.int64)
+        groups[order] = np.cumsum(np.diff(moments[order], prepend=moments[order[0]]) > BREAK_S)
+        example = f"breaks of {BREAK_S / 60:.0f} minutes, {groups.max() + 1} groups"
+        yield Candidate(
+            "time in EXIF", example, groups, "a folder for each of them below the class folders makes it the figure"
+        )
+
+
+def taken(dataset: Dataset, item: Item) -> float | None:
+    """Return when a photo was taken, in seconds, by its EXIF; None if it does not say."""
+    try:
+        data = dataset.read(item)
+        if isinstance(data, np.ndarray):
+            return None
+        with Image.open(io.BytesIO(data)) as image:
+            exif = image.getexif()
+        text = exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132)  # DateTimeOriginal, DateTime
+        return datetime.strptime(str(text), "%Y:%m:%d %H:%M:%S").timestamp()
+    except (ImageError, OSError, ValueError, SyntaxError):
+        return None
+
+
+def numbered(texts: Sequence[str]) -> np.ndarray:
+    return np.unique(texts, return_inverse=True)[1]
+
+
+def fits(groups: np.ndarray, classes: np.ndarray) -> bool:
+    """Return whether groups are many, none too large, and not the classes themselves: each class has at least FEWEST."""
+    sizes = np.bincount(groups)
+    sizes = sizes[sizes > 0]
+    each = Counter(label for label, _ in set(zip(classes.tolist(), groups.tolist(), strict=True)))
+    return (
+        len(sizes) >= LEAST
+        and sizes.max() <= LARGEST * len(groups)
+        and len(groups) >= SIZE * len(sizes)
+        and len(each) > 1
+        and min(each.values()) >= FEWEST
+    )
+
+
+def matters(values: np.ndarray, classes: np.ndarray, groups: np.ndarray, strength: float, progress: Progress) -> bool:
+    """Return whether accuracy over groups is lower than over the same groups shuffled among the photos of each class."""
+    lowest, random, others = right(values, classes, groups, strength), np.random.default_rng(1), []
+    for number in range(SHUFFLES):
+        progress("asking what groups change", number + 1, SHUFFLES)
+        shuffled = groups.copy()
+        for label in range(int(classes.max()) + 1):
+            shuffled[classes == label] = random.permutation(groups[classes == label])
+        others.append(right(values, classes, shuffled, strength))
+        if others[-1] <= lowest or (number >= FOLDS and np.mean(others) - lowest < LOWER / 2):
+            return False
+    return float(np.mean(others)) - lowest >= LOWER
+
+
+def right(
+    values: np.ndarray, classes: np.ndarray, groups: np.ndarray, strength: float, seeds: Sequence[int] = (1,)
+) -> float:
+    """Return the fraction of photos that a head classifies correctly which was fitted to the other folds; a group is in one fold."""
+    from edgecnn.train.regression import regression
+
+    answers = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a head that has not converged is good enough
+        for part in (part for seed in seeds for part in stratified(classes, groups.tolist(), FOLDS, seed)):
+            kept = np.delete(np.arange(len(classes)), part)
+            fitted = regression(strength, ITERATIONS).fit(values[kept], classes[kept])
+            answers.append(fitted.predict(values[part]) == classes[part])
+    return float(np.mean(np.concatenate(answers)))
