@@ -23,7 +23,7 @@ from edgecnn.data.sides import rule_of
 from edgecnn.errors import ImageError
 from edgecnn.files import sha256
 from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.wrong_labels import components, standardised
+from edgecnn.inspect.wrong_labels import components
 
 KIND = "question-1"  # the name of cached sentences; it changes with how they are found
 
@@ -39,11 +39,15 @@ BREAK_S = 600.0
 MATCHED, LEAST, LARGEST, SIZE = 0.9, 10, 0.25, 2.0
 """Smallest fraction of photos in groups, fewest groups, largest group as a fraction of the photos, and smallest mean size."""
 
-COMPONENTS, ITERATIONS, FOLDS, SEEDS = 128, 100, 5, (1, 2, 3)
-"""Principal components and iterations of the head; folds, and the seeds of the folds for the figures that are said."""
+COMPONENTS, STRENGTH, ITERATIONS = 128, 0.01, 100
+"""Principal components, inverse regularisation strength and iterations of the head: one that is fitted often."""
 
-LOWER, SHUFFLES = 0.03, 60
-"""Groups matter if accuracy over them is lower by this than the mean of shuffled groups, and lower than with every one of the SHUFFLES."""
+FOLDS, SEEDS = 5, (1, 2, 3)
+"""Folds, and the seeds of the folds for the figures that are said."""
+
+LOWER, SHUFFLES, FIRST = 0.03, 60, 10
+"""Groups matter if accuracy over them is lower by this than the mean of shuffled groups, and lower than with every one of the SHUFFLES.
+After the FIRST of these, most that do not matter are known."""
 
 MOST = 3_000  # photos to ask about, drawn by hash
 
@@ -87,21 +91,19 @@ def asked(candidates: Sequence[Candidate], features: np.ndarray, classes: np.nda
     """Return the sentence for the candidate with the lowest accuracy, among those that matter."""
     from threadpoolctl import threadpool_limits
 
-    from edgecnn.train.regression import choose_strength  # edgecnn.train loads TensorFlow
-
     with threadpool_limits(1):
-        values = components(standardised(features))[:, :COMPONENTS]
-        values /= values.std()
-        strength = choose_strength(values, classes, 1)
+        centred = features - features.mean(axis=0)
+        # one scale for all features, as in `edgecnn.train.head`; the first components suffice
+        values = components(centred / max(float(centred.std()), 1e-12))[:, :COMPONENTS]
         answers = [
-            (right(values, classes, one.groups, strength, SEEDS), number, one)
+            (right(values, classes, one.groups, SEEDS), number, one)
             for number, one in enumerate(candidates)
-            if matters(values, classes, one.groups, strength, progress)
+            if matters(values, classes, one.groups, progress)
         ]
         if not answers:
             return ""
         lowest, _, one = min(answers, key=lambda answer: answer[:2])
-        by_photo = right(values, classes, np.arange(len(classes)), strength, SEEDS)
+        by_photo = right(values, classes, np.arange(len(classes)), SEEDS)
     return (
         f"a head's held-out accuracy is {by_photo:.0%} by photo, and {lowest:.0%} by {one.what} ({one.example}): if new photos will come "
         f"from others, expect the second; {one.advice}"
@@ -162,31 +164,29 @@ def fits(groups: np.ndarray, classes: np.ndarray) -> bool:
     )
 
 
-def matters(values: np.ndarray, classes: np.ndarray, groups: np.ndarray, strength: float, progress: Progress) -> bool:
+def matters(values: np.ndarray, classes: np.ndarray, groups: np.ndarray, progress: Progress) -> bool:
     """Return whether accuracy over groups is lower than over the same groups shuffled among the photos of each class."""
-    lowest, random, others = right(values, classes, groups, strength), np.random.default_rng(1), []
+    lowest, random, others = right(values, classes, groups), np.random.default_rng(1), []
     for number in range(SHUFFLES):
         progress("asking what groups change", number + 1, SHUFFLES)
         shuffled = groups.copy()
         for label in range(int(classes.max()) + 1):
             shuffled[classes == label] = random.permutation(groups[classes == label])
-        others.append(right(values, classes, shuffled, strength))
-        if others[-1] <= lowest or (number >= FOLDS and np.mean(others) - lowest < LOWER / 2):
+        others.append(right(values, classes, shuffled))
+        if others[-1] <= lowest or (number + 1 >= FIRST and np.mean(others) - lowest < 0.9 * LOWER):
             return False
     return float(np.mean(others)) - lowest >= LOWER
 
 
-def right(
-    values: np.ndarray, classes: np.ndarray, groups: np.ndarray, strength: float, seeds: Sequence[int] = (1,)
-) -> float:
+def right(values: np.ndarray, classes: np.ndarray, groups: np.ndarray, seeds: Sequence[int] = (1,)) -> float:
     """Return the fraction of photos that a head classifies correctly which was fitted to the other folds; a group is in one fold."""
-    from edgecnn.train.regression import regression
+    from edgecnn.train.regression import regression  # edgecnn.train loads TensorFlow
 
     answers = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a head that has not converged is good enough
         for part in (part for seed in seeds for part in stratified(classes, groups.tolist(), FOLDS, seed)):
             kept = np.delete(np.arange(len(classes)), part)
-            fitted = regression(strength, ITERATIONS).fit(values[kept], classes[kept])
+            fitted = regression(STRENGTH, ITERATIONS).fit(values[kept], classes[kept])
             answers.append(fitted.predict(values[part]) == classes[part])
     return float(np.mean(np.concatenate(answers)))
