@@ -251,7 +251,7 @@ def test_each_model_reads_images_at_its_own_size_and_the_datas_own_where_it_is_o
         return {name: splits[name] for name in names}
 
     sizes = {name: len(split.classes) for name, split in splits.items()}
-    dataset = SimpleNamespace(name="photos", shape=(24, 32, 3), sizes=sizes, load=load)
+    dataset = SimpleNamespace(name="photos", labels=("a", "b"), shape=(24, 32, 3), sizes=sizes, load=load)
     for shape, split in (((-1, 12, -1, 1), "test"), ((-1, -1, 40, -1), "all")):
         model = SimpleNamespace(input=SimpleNamespace(shape=shape))
         images, tried = compare.images_for(model, dataset, split, None)

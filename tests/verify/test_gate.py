@@ -13,7 +13,7 @@ from edgecnn.evaluate.answers import Answers
 from edgecnn.evaluate.statistics import paired_interval
 from edgecnn.report.table import comparison_rows, conversion_lines, flip_lines, warning_lines
 from edgecnn.verify.gate import Gate, chance_warning, gate_line, require_boards, require_parity
-from edgecnn.verify.parity import compared, judged
+from edgecnn.verify.parity import Basis, compared, judged
 from edgecnn.verify.parity_report import BoardRow, Chance, Data, LabelledFlip
 
 LABELS = ("ant", "bee", "cat")
@@ -59,8 +59,7 @@ def report_of(*comparisons):
         Gate(),
         [],
         comparisons,
-        of_classes(np.zeros(1, np.int64)),
-        LABELS,
+        Basis(of_classes(np.zeros(1, np.int64)), LABELS),
     )
 
 
@@ -224,7 +223,7 @@ def at_chance(classes, right, **gate):
     models = answers("float", top), answers("int8", top)
     models = [replace(model, ms_per_image=1.0) for model in models]
     item = compared("quantization", *models, split, LABELS, Gate(**gate))
-    return judged("run", data_of(split), Gate(**gate), models, [item], split, LABELS)
+    return judged("run", data_of(split), Gate(**gate), models, [item], Basis(split, LABELS))
 
 
 def test_a_model_at_chance_level_gets_a_warning():
