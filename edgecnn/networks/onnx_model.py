@@ -29,6 +29,7 @@ MOST_NODES = 5_000
 MOST_ELEMENTS = 2**26  # of one constant in the file
 MOST_COMPUTED = 2**24  # of all constants that its nodes compute
 MOST_PIXELS = 2**24, 2**28  # elements of one tensor that depends on the image, and of all
+MOST_MACS = 2 * 10**10  # multiply-accumulates of one image: ResNet-50 at 224x224 has 4.1 * 10**9
 LARGEST_SIDE = 2048
 
 FIRST_OPSET = 7  # before, operators broadcast by attributes
@@ -310,7 +311,7 @@ def walk(model: "onnx.ModelProto", opset: int, values: dict[str, Any]) -> None:
     """Compute each node's outputs, constants by onnx's reference and the others as Keras tensors, into `values`."""
     import onnx
 
-    elements = computed = 0
+    elements = computed = macs = 0
     taken = {"input_range"}
     for node in model.graph.node:
         missing = [name for name in node.input if name and name not in values]
@@ -349,12 +350,24 @@ def walk(model: "onnx.ModelProto", opset: int, values: dict[str, Any]) -> None:
             results = [made] if isinstance(made, Value) else list(made)
             name_layers(results, name, taken)
             sizes = [math.prod(item.shape) for item in results]
+            macs += macs_of(results[0])
+            if macs > MOST_MACS:
+                raise ExportError(
+                    f"{node.op_type} {name!r}: an image takes {macs:.1e} multiply-accumulates up to here, expected at most {MOST_MACS:.0e}."
+                )
             elements += sum(sizes)
             if max(sizes) > MOST_PIXELS[0] or elements > MOST_PIXELS[1]:
                 raise ExportError(
                     f"{node.op_type} {name!r} makes tensors of {elements:,} elements up to here: no board has that memory."
                 )
         values.update(zip(node.output, results, strict=False))
+
+
+def macs_of(value: Value) -> int:
+    """Return the multiply-accumulates of the layer that made a value."""
+    layer = value.tensor._keras_history.layer
+    kernel = getattr(layer, "depthwise_kernel", getattr(layer, "kernel", None))
+    return math.prod(kernel.shape) * math.prod(layer.output.shape[1:-1]) if kernel is not None else 0
 
 
 def folded(node: "onnx.NodeProto", inputs: list[Any], opset: int) -> list[np.ndarray]:
