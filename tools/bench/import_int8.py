@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from harness import about, edgecnn, finish, parser
 
-from edgecnn.calibrate.input_range import IMAGENET
+from edgecnn.calibrate.input_range import stated_range
 from edgecnn.data import open_dataset
 from edgecnn.data.balanced import balanced
 from edgecnn.evaluate.answers import input_contract, milliseconds
@@ -45,14 +45,18 @@ def quantize_static(source: Path, images: np.ndarray, path: Path) -> None:
     quantization.quantize_static(prepared, path, Reader(), per_channel=True)
 
 
-def photos(data: str, run: Run) -> np.ndarray:
-    """Return training photos as the ONNX file reads them."""
+def photos(data: str, run: Run, source: Path, range_: str) -> np.ndarray:
+    """Return training photos as the ONNX file reads them, for one of the usual ranges."""
     dataset = open_dataset(build_recipe({"data": {"source": data}}).data)
     split = dataset.load(("train",), **vars(run.info.input), stage="train")["train"]
     pixels = split.images[balanced(split.classes, IMAGES, 1)]
-    return np.ascontiguousarray(
-        ((pixels / np.float32(255) - IMAGENET.mean) / IMAGENET.std).transpose(0, 3, 1, 2).astype(np.float32)
-    )
+    given = stated_range(range_)
+    assert given
+    scale, zero_point = (np.asarray(number, np.float32) for number in given.numbers)
+    images = (pixels - (128 + zero_point)) * scale
+    shape = open_engine(None, source.read_bytes(), "onnx").input.shape
+    first = shape[1] in (1, 3) and shape[3] not in (1, 3)
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2) if first else images, np.float32)
 
 
 def verified(run: Path, *arguments: str | Path) -> dict[str, Any]:
@@ -65,15 +69,15 @@ def verified(run: Path, *arguments: str | Path) -> dict[str, Any]:
     return report
 
 
-def rows_of(source: Path, data: str, work: Path, epochs: int) -> list[dict[str, Any]]:
+def rows_of(source: Path, data: str, work: Path, epochs: int, range_: str) -> list[dict[str, Any]]:
     name, rival = source.stem, work / f"{source.stem}-static.onnx"
-    start = (source, "--calibrate", data, "--input-range", "imagenet")
+    start = (source, "--calibrate", data, "--input-range", range_)
     runs = {"after training": work / f"run-{name}", "trained": work / f"run-{name}-trained"}
     reports = {
         "after training": verified(runs["after training"], *start),
         "trained": verified(runs["trained"], *start, "--qat-epochs", str(epochs)),
     }
-    quantize_static(source, photos(data, Run(runs["trained"])), rival)
+    quantize_static(source, photos(data, Run(runs["trained"]), source, range_), rival)
     runs["quantize_static"] = work / f"run-{name}-static"
     reports["quantize_static"] = verified(runs["quantize_static"], rival, *start[1:], "--reference", source)
     rows, calls = [], {}
@@ -104,8 +108,11 @@ def main() -> None:
     arguments.add_argument("--data", required=True, help="the folder of their photos that it wrote")
     arguments.add_argument("--work", type=Path, required=True)
     arguments.add_argument("--epochs", type=int, default=4)
+    arguments.add_argument("--input-range", default="imagenet")
     given = arguments.parse_args()
-    rows = [row for file in given.files for row in rows_of(file, given.data, given.work, given.epochs)]
+    rows = [
+        row for file in given.files for row in rows_of(file, given.data, given.work, given.epochs, given.input_range)
+    ]
     report = {**about("import_int8", data=Path(given.data).name, epochs=given.epochs), "results": rows}
     headings = ("network", "how", "model", "n", "accuracy", "drop", "agreement", "bytes", "ms")
     shown = [
