@@ -25,6 +25,7 @@ PLANTED = ROOT / "tools" / "bench" / "results" / "inspect_planted.json"
 GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
 NETWORKS = ROOT / "tools" / "bench" / "results" / "networks.json"
 LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
+GROUPS = ROOT / "tools" / "bench" / "results" / "groups.json"
 GATE = ROOT / "tools" / "bench" / "results" / "gate_draws.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # for the benches' imports of each other
@@ -144,6 +145,12 @@ def leaks_table() -> str:
     return f"{markdown_table(bench.HEADINGS, bench.rows_of(report['draws']))}\n\n{bench.sentence(report)}"
 
 
+def groups_table() -> str:
+    """Return a Markdown table of what a head's held-out accuracy says, by photo and by group, and the truth."""
+    bench, report = measured(GROUPS)
+    return markdown_table(bench.HEADINGS, bench.rows_of(report["results"]))
+
+
 def gpu_figures() -> str:
     """Return the results of `tools/bench/gpu.py` on an NVIDIA GPU as a table and sentences, or a sentence if there are none yet."""
     if not GPU.exists():
@@ -199,7 +206,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
     ROOT / "docs" / "second-day.md": {"gate": gate_table, "strict": strict_table},
-    ROOT / "docs" / "splits.md": {"leaks": leaks_table},
+    ROOT / "docs" / "splits.md": {"leaks": leaks_table, "groups": groups_table},
 }
 """Each page's sections and their generators."""
 

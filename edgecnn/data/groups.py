@@ -45,7 +45,7 @@ def grouping(items: Sequence[Item], labels: Sequence[str], asked: str | None, kn
     """Return the groups of a user's photos, by the recipe's `asked`, else by the list's own rule, else by folder.
 
     Raises:
-        DatasetError: if `asked` matches no name, or puts all photos into fewer than FEWEST groups.
+        DatasetError: if `asked` matches no name, gives fewer than FEWEST groups, or each class only one.
     """
     if asked is None and known:
         rule = rule_of(known)
@@ -68,12 +68,17 @@ def grouping(items: Sequence[Item], labels: Sequence[str], asked: str | None, kn
             )
     elif not texts:
         raise DatasetError(
-            f"--group-by {asked!r} matches none of {plural(len(items), 'name')}, such as {items[0].below!r}. It sees the path below the "
+            f"--group-by '{asked}' matches none of {plural(len(items), 'name')}, such as {items[0].below!r}. It sees the path below the "
             "class folder, without the ending."
         )
     elif (count := len(set().union(*by_class))) < FEWEST:
         raise DatasetError(
-            f"--group-by {asked!r} gives {plural(count, 'group')}, such as {next(iter(texts.values()))!r}; training, validation and test "
+            f"--group-by '{asked}' gives {plural(count, 'group')}, such as {next(iter(texts.values()))!r}; training, validation and test "
             "need one each. Match the part of the name that differs from one group to the next."
+        )
+    elif max(map(len, by_class)) < 2:
+        raise DatasetError(
+            f"--group-by '{asked}' gives each class one group, such as {next(iter(texts.values()))!r} for {labels[0]!r}: it would train, "
+            "and nothing would test. Match a part of the name that differs within a class."
         )
     return Grouping(rule, texts, known if rule_of(known) == rule else {})

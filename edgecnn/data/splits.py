@@ -53,8 +53,8 @@ def check(divided: dict[str, tuple[Item, ...]], labels: Sequence[str], recipe: D
     for split, fraction in (("validation", recipe.validation_fraction), ("test", recipe.test_fraction)):
         if not divided[split]:
             raise DatasetError(
-                f"{where}: the {split} split is empty; it takes {fraction:.0%} of the images, chosen by content.\n"
-                f"Add images (an empty split is unlikely with about {_needed(1 - fraction)} in total), raise "
+                f"{where}: the {split} split is empty; it takes {fraction:.0%} of the images, in whole groups.\n"
+                f"Add images (an empty split is unlikely with about {_needed(1 - fraction)} in total), name smaller groups, raise "
                 f"data.{split}_fraction, or add a {split} folder."
             )
 

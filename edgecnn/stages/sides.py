@@ -171,7 +171,7 @@ def groups_line(after: Dataset) -> str:
         assert counts
         each = ", ".join(f"{counts.splits[split]:,} {split}" for split in SPLITS)
         return (
-            f"{len(sizes):,} groups by {rule!r} ({each}), of {min(sizes.values()):,} to {max(sizes.values()):,} photos"
+            f"{len(sizes):,} groups by '{rule}' ({each}), of {min(sizes.values()):,} to {max(sizes.values()):,} photos"
         )
     alike = sum(size for size in sizes.values() if size > 1)
     return (

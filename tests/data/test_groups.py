@@ -69,6 +69,18 @@ def test_a_pattern_that_matches_nothing_or_everything_is_a_clear_error(pattern, 
         grouping(NAMES, LABELS, pattern, {})
 
 
+def test_one_group_per_class_is_a_clear_error_and_one_class_with_one_group_trains():
+    labels = ("a", "b", "c")
+    items = [
+        Item(split="train", label=label, hash=f"{label} {n}", source=f"{label}/{n}", handle=None, below=f"{label}_{n}")
+        for label in range(3)
+        for n in range(4)
+    ]
+    with pytest.raises(DatasetError, match=r"gives each class one group, such as '0' for 'a'"):
+        grouping(items, labels, "(.+)_", {})
+    assert len(set(grouping(items, labels, r"^(0|[12]_\d)", {}).texts.values())) == 9
+
+
 def test_the_list_decides_unless_a_pattern_is_requested_and_another_rule_divides_anew():
     by_pile = {"crack/IMG_0_0": Side("IMG_0", "test", rule=r"(.+)_\d+$")}
     by_photo, former = {"crack/IMG_0_0": Side("x", "test", rule="photo")}, {"crack/IMG_0_0": Side("x", "test")}

@@ -141,7 +141,7 @@ def rows_of(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 row["name"].rpartition("/")[2].removesuffix(".zip"),
-                "; ".join(", ".join(f"{count:,}" for count in one["splits"].values()) for one in both),
+                "; ".join(", ".join(f"{one['splits'][split]:,}" for split in SPLITS) for one in both),
                 "; ".join(f"{one['off_points']:.1f}" for one in both),
                 "; ".join(f"{one['largest_groups'][0]:,}" for one in both),
                 f"{row['head_by_photo']:.1%}",
