@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from edgecnn.data.csv_text import csv_text
-from edgecnn.data.splits import SPLITS, place_of
+from edgecnn.data.splits import SPLITS, place_of, split_at
 from edgecnn.errors import DatasetError
 from edgecnn.files import sha256
 
@@ -204,9 +204,9 @@ def split_of_new(groups: Mapping[str, Sequence[str]], known: Sides, photos: Newc
     in the split, add to sum((h - t)² / t) over classes and all photos, with t the split's share. Above MOST photos, a hash decides.
     """
     if len(photos.classes) > MOST:
+        places = {name: place_of(name if name in photos.classes else sha256(name.encode())) for name in groups}
         return {
-            name: split_at(place_of(name if name in photos.classes else sha256(name.encode())), photos.shares)
-            for name in groups
+            name: split_at(place, photos.shares["test"], photos.shares["validation"]) for name, place in places.items()
         }
     totals = Counter((*photos.classes.values(), *[ALL] * len(photos.classes)))
     counts = Counter(
@@ -230,24 +230,15 @@ def split_of_new(groups: Mapping[str, Sequence[str]], known: Sides, photos: Newc
 
     for name in order:
         put(name, min(reversed(SPLITS), key=lambda split: costs(name, split)))
+    # training needs validation, and each class a test, if that leaves it training photos
     for label, split in ((ALL, "validation"), *((label, "test") for label in sorted(totals))):
-        if counts[label, split]:
-            continue
         spare = (
             name for name in reversed(order)
             if splits[name] == "train" and sizes[name][label] and all(counts[one, "train"] > n for one, n in sizes[name].items())
         )  # fmt: skip
-        if name := next(
-            spare, ""
-        ):  # training needs validation, and each class a test, if that leaves it training photos
+        if not counts[label, split] and (name := next(spare, "")):
             put(name, split)
     return splits
-
-
-def split_at(place: float, shares: Mapping[str, float]) -> str:
-    """Return the split of a place in [0, 1), as `edgecnn.data.splits.divide` does."""
-    validation = shares["test"] + shares["validation"]
-    return "test" if place < shares["test"] else "validation" if place < validation else "train"
 
 
 def tied(sides: Sides, links: Sequence[Link], known: Container[str] = ()) -> dict[str, str]:

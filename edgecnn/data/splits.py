@@ -25,15 +25,14 @@ def divide(
     items = tuple(items)
     given = {item.split for item in items}
     test = 0.0 if "test" in given else recipe.test_fraction
-    validation = test if "validation" in given else test + recipe.validation_fraction
+    validation = 0.0 if "validation" in given else recipe.validation_fraction
     divided: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for item in items:
         split = item.split
         if split == "train" and item.hash in places:
             split = places[item.hash]
         elif split == "train":
-            place = place_of(item.hash)
-            split = "test" if place < test else "validation" if place < validation else "train"
+            split = split_at(place_of(item.hash), test, validation)
         divided[split].append(item if split == item.split else replace(item, split=split))
     return {split: tuple(sorted(divided[split], key=order)) for split in SPLITS}
 
@@ -41,6 +40,11 @@ def divide(
 def place_of(content_hash: str) -> float:
     """Return an image's position in [0, 1) by its content: int(hash[:16], 16) / 2**64."""
     return int(content_hash[:16], 16) / 2**64
+
+
+def split_at(place: float, test: float, validation: float) -> str:
+    """Return the split at a place in [0, 1), by the fractions of test and validation."""
+    return "test" if place < test else "validation" if place < test + validation else "train"
 
 
 def order(item: Item) -> tuple[str, int, str]:
