@@ -175,8 +175,8 @@ class Dataset:
         """Raise DatasetError if the recipe groups images that are not a user's own, or have splits."""
         if self._recipe.group_by not in (None, NONE) and not self.left_to_edgecnn:
             raise DatasetError(
-                f"{self.name} has splits of its own, so --group-by cannot divide it. Leave it out, or put all photos into one set of "
-                "class folders."
+                f"--group-by divides your own photos in class folders, and {self.name} is a named dataset, or has splits. Leave it out, or "
+                "put all photos into one set of class folders."
             )
 
     def group_of(self, item: Item) -> str:

@@ -86,7 +86,7 @@ def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> F
         write_folds(run, folds)
         sizes = Counter(folds.groups.values())
         count = sum(size for size in sizes.values() if size > 1)
-        alike = f"; {count:,} of them show the same thing as others and share their fold" if count else ""
+        alike = f"; {count:,} of them share a group with others, and its fold" if count else ""
         reporter.note(f"{dataset.name}: {len(folds.of):,} images in {folds.count} folds{alike}")
     require_listed(run, folds, dataset)
     return folds

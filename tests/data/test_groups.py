@@ -1,12 +1,16 @@
 """Groups that a user names: by folder or by a part of the name, alike in folders, zips and Frigate's; what makes no groups is said."""
 
+import zipfile
+from itertools import product
+
 import pytest
 
+from edgecnn.data import open_dataset
 from edgecnn.data.groups import BY_FOLDER, FOLDER, NONE, grouping, texts_by
 from edgecnn.data.items import Item
 from edgecnn.data.sides import Side
 from edgecnn.errors import DatasetError
-from edgecnn.recipe import build_recipe
+from edgecnn.recipe import DataRecipe, build_recipe
 
 LABELS = ("crack", "fine")
 
@@ -100,3 +104,37 @@ def test_the_recipe_refuses_what_is_no_pattern(value):
 
     with pytest.raises(RecipeError, match=r"data\.group_by must be a"):
         build_recipe({"data": {"group_by": value}})
+
+
+def test_images_with_splits_and_named_datasets_are_not_grouped(tmp_path, fill, picture):
+    files = {
+        f"{split}/{label}/a_{n}.png": picture(n) for n, (split, label) in enumerate(product(("train", "test"), "ab"))
+    }
+    for source in (str(fill(tmp_path / "pets", files)), "digits"):
+        dataset = open_dataset(DataRecipe(source=source, group_by="(.+)_"), for_training=False)
+        with pytest.raises(DatasetError, match="--group-by divides your own photos"):
+            dataset.require_groups()
+        open_dataset(DataRecipe(source=source, group_by=NONE), for_training=False).require_groups()
+
+
+def test_zips_and_folders_have_the_same_groups(tmp_path, fill, picture):
+    files = {
+        f"{label}/part-{part}/{n}.x.png": picture(10 * part + n)
+        for label in "ab"
+        for part in range(3)
+        for n in range(2)
+    }
+    folder = fill(tmp_path / "pets", files)
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for name in files:
+            archive.write(folder / name, f"photos/pets/{name}")
+    found = []
+    for path in (folder, tmp_path / "pets.zip"):
+        items = [
+            item
+            for part in open_dataset(DataRecipe(source=str(path)), for_training=False).items.values()
+            for item in part
+        ]
+        assert {item.below for item in items} == {f"part-{part}/{n}.x" for part in range(3) for n in range(2)}
+        found.append(texts_by(FOLDER, items))
+    assert found[0] == found[1] and set(found[0].values()) == {"part-0", "part-1", "part-2"}

@@ -140,7 +140,7 @@ def test_photos_that_show_the_same_thing_are_counted_when_folds_are_made(tmp_pat
     )  # fmt: skip
     recipe = build_recipe({"train": {"folds": 3}})
     folds = divided(dataset, Run(tmp_path), recipe, SimpleNamespace(note=notes.append))
-    assert notes == ["pets: 12 images in 3 folds; 5 of them show the same thing as others and share their fold"]
+    assert notes == ["pets: 12 images in 3 folds; 5 of them share a group with others, and its fold"]
     assert divided(dataset, Run(tmp_path), recipe, SimpleNamespace(note=None)) == folds, "they are made once"
 
 
