@@ -13,8 +13,8 @@ from edgecnn.networks.keras import keras, tf
 
 HDF5_MAGIC = b"\x89HDF"
 
-PIXELS = 2**21
-"""Most pixels of a batch. A network of 224x224 pixels would take gigabytes for 500 images at once."""
+PIXELS = 2**19
+"""Most pixels of a batch: ten of 224x224. A network that makes 64 MB of one image would otherwise take gigabytes."""
 
 Numbers = float | tuple[float, ...]
 
