@@ -86,7 +86,7 @@ def test_long_helps_have_headings(edgecnn):
         assert max(lengths) <= 10, (command, lengths)
 
 
-CHOSEN = {"network", "init", "epochs", "qat_epochs", "batch_size", "learning_rate"}
+CHOSEN = {"network", "group_by", "init", "epochs", "qat_epochs", "batch_size", "learning_rate"}
 """Options whose recipe key leaves the choice to edgecnn by default."""
 
 
