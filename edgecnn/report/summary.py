@@ -6,7 +6,7 @@ import numpy as np
 
 from edgecnn.report.figures import Confusion
 from edgecnn.report.table import fold_lines, images_of, stranger_lines, taught_lines
-from edgecnn.verify.parity_report import Data, ModelFigures, Report
+from edgecnn.verify.parity_report import FEW_GROUPS, Data, ModelFigures, Report
 
 WIDE = 0.1
 """Width of an accuracy's 95 % interval, as a fraction, from which the summary says that there are too few images."""
@@ -44,10 +44,6 @@ def accuracy_line(report: Report, model: ModelFigures) -> str:
         f"{model.name} is right on {model.accuracy:.2%} of the {images_of(report)} (95 % interval {low:.2%} to {high:.2%}): "
         f"{known}. Always answering {chance.label} would be right on {chance.accuracy:.2%}.{divided_line(report.data)}"
     )
-
-
-FEW_GROUPS = 10
-"""With fewer groups in the test split, the summary says that the interval is wide because of them."""
 
 
 def divided_line(data: Data) -> str:

@@ -13,10 +13,12 @@ from edgecnn.errors import RunError
 from edgecnn.evaluate import statistics
 from edgecnn.evaluate.answers import REPEATS, Answers, Progress
 from edgecnn.evaluate.scores import expected_calibration_error
+from edgecnn.labels import plural
 from edgecnn.runs import PARITY, Run
 from edgecnn.tables import build
 from edgecnn.verify.gate import Gate
 from edgecnn.verify.parity_report import (
+    FEW_GROUPS,
     Chance,
     ClassDrop,
     Comparison,
@@ -136,12 +138,12 @@ def judged(
     """Return the common part of the reports of a run and of two models: models, comparisons, and whether the gate passes.
 
     A model is at chance level unless the 95 % interval of its accuracy lies wholly above the fraction of the most frequent class. That is
-    judged only if the images have the data's shares of the classes.
+    judged only if the images have the data's shares of the classes, and of FEW_GROUPS or more groups if a user named some.
     """
     classes, labels = tested.split.classes, tested.labels
     models = tuple(model_figures(item, classes, tested.groups) for item in answers)
     top, share = statistics.chance_level(classes)
-    off = off_shares(tested)
+    off = unjudged(tested)
     gated = {name for item in comparisons if item.kind != "alternative" for name in (item.reference, item.candidate)}
     below = tuple(item.name for item in models if item.name in gated and item.accuracy_interval[0] <= share)
     not_better = () if off else below
@@ -163,8 +165,13 @@ def judged(
     )
 
 
-def off_shares(tested: Basis) -> str:
-    """Return a line if a class has another share of the images that tested than of all data; else ""."""
+def unjudged(tested: Basis) -> str:
+    """Return why it is not judged whether a model is better than chance: few groups tested, or other shares of the classes; else ""."""
+    if tested.groups and (count := len(set(tested.groups))) < FEW_GROUPS:
+        return (
+            f"only {plural(count, 'group')} tested, too few to judge whether the model is better than chance. With --folds, all groups "
+            "test."
+        )
     if not sum(tested.counts):
         return ""
     counts = np.bincount(tested.split.classes, minlength=len(tested.labels))

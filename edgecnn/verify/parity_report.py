@@ -26,6 +26,10 @@ RawUnit = Annotated[str, Limits(enum=("LSB", "logit"))]
 Precision = Annotated[str, Limits(pattern="^(fake-quantized|(float|u?int)[0-9]+[a-z0-9-]*)$")]
 
 
+FEW_GROUPS = 10
+"""With fewer groups in the test split, the interval is wide because of them, and nothing is called at chance level."""
+
+
 class Data(Struct):
     """The images that were compared."""
 

@@ -195,5 +195,8 @@ def test_nothing_is_at_chance_level_if_the_test_images_have_other_shares_than_th
     for one_report in (usual, none_known):
         assert one_report.chance.not_better == ("float", "int8") and not one_report.doubts
     assert off.chance.not_better == () and "60% of the test images are 'cat', and 30% of all" in off.doubts[0]
+    few, enough = report((60, 40), list("aabbccddee")), report((60, 40), list("abcdefghij"))
+    assert few.chance.not_better == () and "only 5 groups tested" in few.doubts[0]
+    assert enough.chance.not_better == ("float", "int8") and not enough.doubts
     assert usual.models[0].accuracy_interval != report((60, 40), list("aabbccddee")).models[0].accuracy_interval
     assert report((60, 40), ["a"] * 10).models[0].accuracy_interval == (0.0, 1.0), "one group"
