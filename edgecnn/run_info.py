@@ -122,7 +122,7 @@ class RepresentativeInfo(Struct):
 
 
 class Candidate(Struct):
-    """A network and an input that may be chosen. Only the shortlist has figures of tuning."""
+    """A network and an input that may be chosen."""
 
     network: str
     height: Positive
@@ -130,25 +130,29 @@ class Candidate(Struct):
     whole: bool = described("Whether the network has all of its blocks and the head.")
     macs: Count
     int8_bytes: Count = described("Expected.")
-    frozen: Fraction = described("Cross-validated accuracy of logistic regressions on the frozen network's features.")
     fits: bool = described("Whether it is within the budget; true without one.")
     ms: NonNegative | None = described(
         "Median milliseconds of its int8 file on this machine; null if it was not measured.", default=None
     )
-    tuned: Fraction | None = described("Accuracy on one fold after a brief tuning on the others.", default=None)
-    behind: Annotated[float, Limits(minimum=0, maximum=1)] | None = described(
-        "How far it is behind the best of the shortlist, on the same images.", default=None
+    accuracy: Fraction = described(
+        "Accuracy of the frozen network with a fitted last layer on photos that did not fit it; the mean over classes if `balanced`.",
+        default=0.0,
     )
-    behind_error: NonNegative | None = described("The paired standard error of `behind`.", default=None)
+    log_loss: NonNegative | None = described("Its mean log loss on the same photos, in nats.", default=None)
+    behind: Annotated[float, Limits(minimum=-1, maximum=1)] = described(
+        "How far it is behind the best, on the same photos.", default=0.0
+    )
+    behind_error: NonNegative = described("The paired standard error of `behind`.", default=0.0)
+    close: bool = described("Whether it is as good as the best, as far as these photos tell.", default=False)
 
 
 class NetworkChoice(Struct):
-    """The network and input chosen on the training and validation images, and the figures for it: `choice.json`."""
+    """The network and input chosen by held-out photos, never by test images, and the figures for it: `choice.json`."""
 
-    schema: Literal["edgecnn.choice/1"] = "edgecnn.choice/1"
+    schema: Literal["edgecnn.choice/2"] = "edgecnn.choice/2"
     key: Sha256 = described("Hash of the images, the recipe and the limits of the choice.")
     images: Positive
-    judged_by: Count = described("Images of the fold on which the shortlist was judged; 0 if none was tuned.")
+    balanced: bool = described("Whether every class counts the same, because the classes are unbalanced.")
     budget: str = described("Limits of the network; empty without a limit.")
     candidates: tuple[Candidate, ...]
     network: str

@@ -35,7 +35,10 @@ def test_a_recipe_that_states_nothing_has_the_documented_values_and_leaves_the_r
         },
         "network": {"input_range": "centred", "input_zero_point": 0, "options": {}},
         "init": {},
-        "train": {"optimizer": "adam", "weight_decay": 0.01, "shift": 1, "precision": "float32", "robust": False},
+        "train": {
+            "optimizer": "adam", "weight_decay": 0.01, "shift": 1, "precision": "float32", "robust": False,
+            "class_weights": "auto", "head_only": False,
+        },
         "qat": {},
         "stranger": {},
     }  # fmt: skip

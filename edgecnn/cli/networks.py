@@ -25,7 +25,7 @@ def networks(
         str | None,
         option(
             "Images to train on, as for edgecnn train. Shows each network's input for them, their classes, and the network that photos "
-            "choose, which takes minutes.",
+            "choose.",
             "none",
             metavar="DATA",
         ),

@@ -25,6 +25,7 @@ def print_report(report: "Report", full: bool = False) -> None:
     width = terminal_width()
     lines = [f"{table.images_line(report.data)}{f'; {report.timing}' if full else ''}", *table.range_lines(report)]
     lines += table.taught_lines(report)
+    lines += table.class_lines(report, full)
     if full:
         lines += [
             *table.fold_lines(report),

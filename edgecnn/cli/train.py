@@ -76,6 +76,7 @@ def train(
       edgecnn train --data photos/ --network article --size 128 --epochs 10
       edgecnn train recipe.toml --set train.flip=no
       edgecnn train --dry-run --network resnet8
+      edgecnn train --data photos/ --quick
       edgecnn train --data photos/ --folds 5
       edgecnn train --data photos/ --init runs/cifar10-resnet8
       edgecnn train --resume
@@ -92,7 +93,7 @@ def train(
         raise typer.BadParameter("--resume uses the run's own recipe: combine it only with --out.")
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import create_run, free_path, locked, open_run, settle_run
-    from edgecnn.stages.folds import train_by_folds
+    from edgecnn.stages.head import require_pretrained, train_on_all
     from edgecnn.stages.network_choice import choose_network, images_choose
     from edgecnn.stages.reporter import Silent
     from edgecnn.stages.sides import placed
@@ -108,10 +109,9 @@ def train(
 
     run = open_run(out) if resume else None
     resolved = run.recipe if run else resolve(recipe, training.settings, given)
-    if resolved.train.folds and (cluster or dry_run):
-        raise typer.BadParameter(
-            f"--folds and {'--workers' if cluster else '--dry-run'} are mutually exclusive: give one."
-        )
+    if resolved.folds and (cluster or dry_run):
+        one, other = "--quick" if resolved.train.head_only else "--folds", "--workers" if cluster else "--dry-run"
+        raise typer.BadParameter(f"{one} and {other} are mutually exclusive: give one.")
     with ProgressReporter() as reporter, ExitStack() as held:
         if run and (cluster is None or cluster.first):
             held.enter_context(locked(run.path))
@@ -124,8 +124,9 @@ def train(
                 f"{dataset.name}: with several machines, there is no search for photos that show the same thing. Train once without "
                 "--workers, then copy the photos with their edgecnn-splits.csv"
             )
-        folds, choosing = resolved.train.folds, cluster is None and images_choose(resolved, dataset)
+        folds, choosing = resolved.folds, cluster is None and images_choose(resolved, dataset)
         named = resolved if choosing else settled(resolved, dataset, Silent() if folds else reporter)
+        require_pretrained(named)
         if not folds:
             resolved = named
         if dry_run:
@@ -142,7 +143,7 @@ def train(
         elif not folds:
             require_same_images(run, dataset)
         if run and folds:
-            info = train_by_folds(dataset, run, reporter, jobs)
+            info = train_on_all(dataset, run, reporter, jobs)
         else:
             if run and choosing:
                 with resumable(run, reporter):
@@ -153,6 +154,8 @@ def train(
         emit_json({"run": str(run.path) if run else None, **to_json(info)})
     else:
         print(result_text(run, info, cluster))
+        if run and info.folds:
+            print(held_out_line(run))
         if run and cluster is None and (line := by_folds_line(run, dataset, info)):
             print(line)
 
@@ -168,6 +171,15 @@ def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
     cluster = read_workers(workers, worker)
     cluster.announce()
     return cluster
+
+
+def held_out_line(run: "Run") -> str:
+    """Return a line on how many held-out images of each class the int8 models of a run with folds find."""
+    from edgecnn.evaluate.held_out import require_held_out
+    from edgecnn.evaluate.recall import class_line, found_by_class
+
+    held = require_held_out(run)
+    return class_line(found_by_class(held.int8.argmax(axis=1), held.classes, run.info.data.labels), "held-out images")
 
 
 def result_text(run: "Run | None", info: "RunInfo", cluster: "Workers | None") -> str:

@@ -109,7 +109,7 @@ class Data(Group):
         None,
         "A network's name, or FILE.py:FUNCTION for your own: a function (height, width, channels, num_classes) that returns "
         "a tf_keras model. The file is executed, so name only files that you trust.",
-        shown="chosen for the images, which takes minutes: see edgecnn networks --data",
+        shown="chosen for the images: see edgecnn networks --data",
         keys=("network.name",),
     )
     size: tuple[int, int] | None = option(
@@ -190,6 +190,20 @@ class Training(Group):
         low=2,
         high=20,
         keys=("train.folds",),
+    )
+    class_weights: str | None = option(
+        None,
+        "auto lets every class of photos weigh the same if the largest has at least three times as many as the smallest; with none, every "
+        "photo weighs the same.",
+        shown="auto",
+        metavar="auto|none",
+        keys=("train.class_weights",),
+    )
+    quick: bool = option(
+        False,
+        "Fit only the last layer of a network from ImageNet, on all images. Takes a minute for a thousand photos. Folds measure it: each "
+        "image is answered by a layer that was fitted without it.",
+        keys=("train.head_only",),
     )
     settings: list[str] | None = option(
         None,

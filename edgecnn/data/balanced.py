@@ -1,4 +1,6 @@
-"""Draw some images of a split: the same number per class."""
+"""Images of all classes alike: draw the same number per class, or let each class weigh the same."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,3 +26,35 @@ def some(split: Split, count: int, seed: int) -> Split:
     chosen = np.sort(balanced(split.classes, count, seed))
     sources = tuple(split.sources[index] for index in chosen)
     return Split(images=split.images[chosen], classes=split.classes[chosen], sources=sources)
+
+
+UNBALANCED = 3
+"""Classes are unbalanced if the largest has at least this many times as many images as the smallest."""
+
+
+def is_unbalanced(counts: Sequence[int] | np.ndarray) -> bool:
+    """Return whether classes of these numbers of images are unbalanced; classes without images do not count."""
+    present = [count for count in counts if count]
+    return bool(present) and max(present) >= UNBALANCED * min(present)
+
+
+def class_weights(classes: np.ndarray, rule: str = "auto") -> np.ndarray:
+    """Return a weight for each image, float64 (n,), of mean 1: each class's total is the same if the classes are unbalanced.
+
+    Otherwise, or with the rule "none", all weights are 1.
+    """
+    present, of, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    if rule == "none" or not is_unbalanced(counts):
+        return np.ones(len(classes))
+    weights: np.ndarray = (len(classes) / len(present) / counts)[of]
+    return weights
+
+
+def weight_of_class(classes: np.ndarray, count: int, rule: str) -> np.ndarray | None:
+    """Return the same by class, float64 (count,), 1 for a class without images; None if all weights are 1."""
+    weights = class_weights(classes, rule)
+    if np.all(weights == 1):
+        return None
+    found = np.ones(count)
+    found[classes] = weights
+    return found

@@ -63,8 +63,10 @@ class Folds:
 NO_FOLDS = Folds(count=0, of={}, groups={})
 
 
-def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -> Folds:
+def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int, *, validates: bool = True) -> Folds:
     """Divide all images of a dataset into folds, stratified by class; `groups` are those of images that show the same thing, by hash.
+
+    `validates` is whether each fold's model needs validation images, in addition to those that it learns from.
 
     Raises:
         DatasetError: if the source has splits of its own, or there are too few images for a fold to train, validate and test.
@@ -72,7 +74,7 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -
     if own := sorted(dataset.given - {"train"}):
         raise DatasetError(
             f"{dataset.name} has its own {' and '.join(own)} images, but with folds every image trains and tests. "
-            "Put all images into one set of class folders, or leave out --folds."
+            "Put all images into one set of class folders, or leave out --folds and --quick."
         )
     items = sorted((item for part in dataset.items.values() for item in part), key=lambda item: (item.hash, item.label))
     found = {item.hash: groups.get(item.hash, item.hash) for item in items}
@@ -80,11 +82,11 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int) -
         if len({found[item.hash] for item in items if item.label == number}) < 2:
             raise DatasetError(
                 f"{dataset.name}: the class {label!r} has fewer than two different photos: one for testing would leave none for training. "
-                "Add photos, or leave out --folds."
+                "Add photos, or leave out --folds and --quick."
             )
     classes = np.array([item.label for item in items])
     parts = stratified(classes, [found[item.hash] for item in items], count, seed)
-    if any(np.bincount(np.delete(classes, part)).max() < 2 for part in parts):
+    if validates and any(np.bincount(np.delete(classes, part)).max() < 2 for part in parts):
         raise DatasetError(
             f"{dataset.name}: without one of {len(parts)} folds, each class has only one photo left, and validation needs another. "
             "Add photos, or leave out --folds."

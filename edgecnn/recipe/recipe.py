@@ -12,6 +12,8 @@ INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -
 """The network's real input per pixel, as (scale, zero_point) of the code pixel - 128: (pixel - 128) / 128, pixel / 255, or the pixel."""
 
 
+HEAD_FOLDS = 5  # folds of train.head_only if the recipe sets none
+
 RANDOM = "random"  # the `init.source` of random weights
 
 SOURCE_KINDS: Mapping[str, Mapping[str, Any]] = {
@@ -169,6 +171,15 @@ class TrainRecipe(Struct):
         low=2,
         high=20,
     )
+    class_weights: str = key(
+        "auto",
+        "auto: classes of photos weigh the same if the largest is at least three times the smallest.",
+        choices=("auto", "none"),
+    )
+    head_only: bool = key(
+        False,
+        "Fit only the last layer of a network from ImageNet, on all images, measured with folds: --quick.",
+    )
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
     cutout: int | None = left_open(
         "Side, in pixels, of a grey square at a random place in each image; by default none.", low=1, high=512
@@ -249,6 +260,11 @@ class Recipe(Struct):
     teacher: TeacherRecipe | None = key(None, left_out=True)
     qat: QatRecipe = field(default_factory=QatRecipe)
     stranger: StrangerRecipe = field(default_factory=StrangerRecipe)
+
+    @property
+    def folds(self) -> int | None:
+        """The number of folds, if the images are divided into them."""
+        return self.train.folds or (HEAD_FOLDS if self.train.head_only else None)
 
     @property
     def input_scale(self) -> float:

@@ -86,7 +86,10 @@ def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
         "",
         plain_table(table.COMPARISON_HEADINGS, table.comparison_rows(report)),
         "",
-        *(f"- {plain(line)}" for line in (*table.int8_lines(report), *table.conversion_lines(report))),
+        *(
+            f"- {plain(line)}"
+            for line in (*table.class_lines(report), *table.int8_lines(report), *table.conversion_lines(report))
+        ),
         *(f"- {plain(line)}" for line in (confidence_line(confidence, bool(report.folds)), *table.score_lines(report))),
         f"- Times: {plain(report.timing)}; {plain(report.machine)}.",
         f"- {plain(gate_line(report))}",

@@ -2,26 +2,21 @@
 
 from edgecnn.run_info import Candidate, NetworkChoice
 
-HEADINGS = ("network", "input", "frozen", "tuned", "behind the best", "MACs", "int8 bytes (expected)", "ms here", "")
+HEADINGS = ("network", "input", "accuracy", "behind the best", "MACs", "int8 bytes (expected)", "ms here", "")
 
 
 def choice_rows(choice: NetworkChoice) -> list[tuple[str, ...]]:
-    """Return the candidates as rows of text under HEADINGS: tuned ones first, then the others by frozen accuracy."""
-    listed = sorted(choice.candidates, key=lambda one: (one.tuned is None, -(one.tuned or 0.0), -one.frozen))
-    return [_row(one, choice) for one in listed]
+    """Return the candidates as rows of text under HEADINGS, best first."""
+    return [_row(one, choice) for one in choice.candidates]
 
 
 def _row(one: Candidate, choice: NetworkChoice) -> tuple[str, ...]:
     chosen = (one.network, one.height, one.width) == (choice.network, choice.height, choice.width)
-    behind = "-"
-    if one.behind is not None and one.behind_error is not None:
-        behind = f"{100 * one.behind:.1f} ± {100 * one.behind_error:.1f}"
     return (
         one.network,
         f"{one.width}x{one.height}",
-        f"{one.frozen:.1%}",
-        "-" if one.tuned is None else f"{one.tuned:.1%}",
-        behind,
+        f"{one.accuracy:.1%}",
+        f"{100 * one.behind:.1f} ± {100 * one.behind_error:.1f}" if one.behind or one.behind_error else "-",
         f"{one.macs:,}",
         f"{one.int8_bytes:,}",
         "-" if one.ms is None else f"{one.ms:.2f}",
@@ -31,8 +26,8 @@ def _row(one: Candidate, choice: NetworkChoice) -> tuple[str, ...]:
 
 def judged_line(choice: NetworkChoice) -> str:
     limit = f", within {choice.budget}" if choice.budget else ""
-    judged = f"; those on the shortlist were tuned briefly and compared on {choice.judged_by:,} held-out images"
+    every = ", every class counting the same," if choice.balanced else ""
     return (
         f"{choice.network} at {choice.width}x{choice.height} was chosen for {choice.images:,} images{limit}: {choice.why}. "
-        f"Cross-validation on frozen features ranked the networks{judged if choice.judged_by else ''}. It took {choice.seconds:,.0f} s."
+        f"Frozen networks with a fitted last layer were compared{every} on images that did not fit it. It took {choice.seconds:,.0f} s."
     )

@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from edgecnn.data.balanced import is_unbalanced
+from edgecnn.evaluate.recall import class_line
 from edgecnn.labels import plural, printable
 from edgecnn.verify.gate import chance_warning, measured
 from edgecnn.verify.parity_report import BoardRow, Comparison, Data, Int8Choice, MatrixRow, ModelRange, Report
@@ -49,6 +51,12 @@ def fold_lines(report: Report) -> list[str]:
         f"cross-validation: {len(report.folds)} models were each tested on a part of the images that they were not trained on (int8: "
         f"{shares}).{chose} The files that ship are compared on {report.seen_images:,} training images, by agreement and LSB only."
     ]
+
+
+def class_lines(report: Report, always: bool = True) -> list[str]:
+    """Return a line on how much of each class is found; unless `always`, only if the classes are unbalanced."""
+    shown = report.found and (always or is_unbalanced([one.images for one in report.found]))
+    return [class_line(report.found, images_of(report))] if shown else []
 
 
 def range_lines(report: Report) -> list[str]:

@@ -80,8 +80,9 @@ def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> F
     folds = read_folds(run)
     if folds is None:
         sides = dataset.sides or dataset.sided({}, find(dataset, reporter)[0]).sides
-        assert recipe.train.folds is not None
-        folds = assign(dataset, {one: side.group for one, side in sides.items()}, recipe.train.folds, recipe.seed)
+        assert recipe.folds is not None
+        groups = {one: side.group for one, side in sides.items()}
+        folds = assign(dataset, groups, recipe.folds, recipe.seed, validates=not recipe.train.head_only)
         write_sides(run, dataset)
         write_folds(run, folds)
         sizes = Counter(folds.groups.values())

@@ -8,10 +8,12 @@ import numpy as np
 from edgecnn.data import Split
 from edgecnn.data.balanced import balanced
 from edgecnn.errors import ExportError
-from edgecnn.evaluate.answers import contract_of, device_model, in_chunks
+from edgecnn.evaluate.answers import Progress, contract_of, device_model, in_chunks
 from edgecnn.export import tflite
+from edgecnn.export.feature_output import with_features
 from edgecnn.export.representative import IMAGES
 from edgecnn.recipe import Recipe
+from edgecnn.runtime.model import Model
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class Int8Files:
             return None
         return self._logits(data, images)
 
+    def features(self, model: Any, images: np.ndarray, progress: Progress) -> np.ndarray:
+        """Return the features that a fake-quantized model's int8 file computes, as the values of their codes: float32 (n, length)."""
+        device = self._device(with_features(tflite.int8(model, signature=False)), images)
+        return in_chunks(lambda part: device.logits_and_features(part)[1], images, "features in int8", progress)
+
     def _logits(self, data: bytes, images: np.ndarray) -> np.ndarray:
-        model = device_model(data, "tflite", contract_of(self.recipe, images.shape[1:]))
-        return in_chunks(model.logits, images, "validation", lambda what, done, total: None)
+        return in_chunks(self._device(data, images).logits, images, "validation", lambda what, done, total: None)
+
+    def _device(self, data: bytes, images: np.ndarray) -> Model:
+        return device_model(data, "tflite", contract_of(self.recipe, images.shape[1:]))

@@ -1,12 +1,11 @@
-"""The stage that chooses a network and input for the images: it ranks candidates, tunes a shortlist briefly, and stores the results.
+"""The stage that chooses a network and an input for the photos by the head: a fitted last layer on each candidate's frozen features.
 
-It sees training and validation images, never test images. Its results are kept in the run, so that an interrupted choice can continue.
+It sees training and validation images, never test images. Features are kept in the run, so that an interrupted choice can continue.
 """
 
 import contextlib
 import dataclasses
 import json
-import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecnn.data import Dataset
+from edgecnn.data.balanced import class_weights
 from edgecnn.errors import RecipeError
-from edgecnn.files import canonical_json, sha256, write_atomic
+from edgecnn.files import canonical_json, sha256
 from edgecnn.recipe import Recipe, to_tables
 from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.runs import CHOICE, FEATURES, Run, write_json
 from edgecnn.stages.reporter import Reporter, Silent
-from edgecnn.tables import build
-from edgecnn.verify.golden import npy
 
 if TYPE_CHECKING:
     from edgecnn.train.frozen import Photos
@@ -79,7 +77,7 @@ def is_kept(recipe: Recipe, dataset: Dataset, run: Run) -> bool:
 
 
 class Choosing:
-    """A choice in progress: its inputs, and where it stores its results."""
+    """A choice in progress: its inputs, and where it stores features."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, reporter: Reporter, features: Path) -> None:
         from edgecnn.train import candidates as rules
@@ -90,66 +88,71 @@ class Choosing:
         hashes = [dataset.hashes[split] for split in ("train", "validation")]
         decisive = {"recipe": to_tables(recipe), "images": hashes, "limits": json.loads(json.dumps(limits))}
         self.key = sha256(canonical_json(decisive).encode())
-        self.ranking = features / f"ranked-{self.key[:12]}.json"
 
     def choose(self) -> NetworkChoice:
         started = time.monotonic()
         from edgecnn.train.frozen import Photos
 
-        recipe, rules, working = self.recipe, self.rules, self.reporter.working
-        photos = Photos(self.dataset, ("train", "validation"), self.channels, recipe.seed, rules.SAMPLE, working)
-        to_rank = photos.some(rules.RANKED, recipe.seed)
-        candidates = self.known_ranking() or self.ranked(to_rank)
-        listed = self.shortlisted([one for one in candidates if one.fits], len(to_rank.hashes))
-        tuned, judged_by = self.compared(listed, photos) if len(listed) > 1 else (listed, 0)
-        chosen = rules.taken(tuned) if judged_by else tuned[0]
-        measured = {(one.network, one.height, one.width): one for one in tuned}
+        recipe, rules = self.recipe, self.rules
+        splits = [split for split in ("train", "validation") if self.dataset.sizes[split]]
+        photos = Photos(self.dataset, splits, self.channels, recipe.seed, rules.MOST, self.reporter.working)
+        weights = class_weights(photos.classes, recipe.train.class_weights)
+        candidates, answers = self.answered(photos, weights)
+        chosen, ranked = self.taken(candidates, answers, photos.classes, weights)
         return NetworkChoice(
             key=self.key,
             images=len(photos.hashes),
-            judged_by=judged_by,
+            balanced=len(set(weights.tolist())) > 1,
             budget=budget(recipe),
-            candidates=tuple(measured.get((one.network, one.height, one.width), one) for one in candidates),
+            candidates=tuple(ranked),
             network=chosen.network,
             height=chosen.height,
             width=chosen.width,
-            why=why(chosen, tuned),
+            why=why(chosen, next(one for one in ranked if one.fits)),
             seconds=round(time.monotonic() - started, 1),
         )
 
-    def compared(self, shortlist: Sequence[Candidate], photos: "Photos") -> tuple[list[Candidate], int]:
-        """Tune a shortlist briefly; return it with its accuracies and distances from the best, and the number of photos that judged it."""
-        answers = np.stack([self.tuned(one, photos) for one in shortlist])
-        right = (answers[:, (answers >= 0).all(axis=0)] == 1).astype(bool)
-        return self.rules.compared(shortlist, right), right.shape[1]
-
-    def known_ranking(self) -> list[Candidate]:
-        """Return the ranking of an interrupted choice; empty if there was none, or its list cannot be used."""
-        with contextlib.suppress(OSError, ValueError):
-            ranking = json.loads(self.ranking.read_text(encoding="utf-8"))
-            return [build(Candidate, item, ValueError) for item in ranking]
-        return []
-
-    def ranked(self, photos: "Photos") -> list[Candidate]:
-        """Return every candidate with its cost and the accuracy on frozen features, best first, and store the list."""
+    def answered(self, photos: "Photos", weights: np.ndarray) -> tuple[list[Candidate], list[np.ndarray]]:
+        """Return every candidate that may be within the budget, with its logits for each photo by a layer that did not see it."""
         from edgecnn.train.frozen import frozen_features
+        from edgecnn.train.last_layer import Images, held_out
 
         recipe, rules = self.recipe, self.rules
         reading = recipe.input_scale, recipe.input_zero_point
         inputs = [(family, size) for family in rules.SIDES for size in rules.sides_of(family, recipe.network)]
         costed = [self.costed(family, size) for family, size in inputs]
         self.check_budget([one for candidates in costed for one in candidates])
-        found = []
+        folds = rules.folds_of(photos.classes, photos.groups, recipe.seed)
+        found, answers = [], []
         for number, ((family, size), candidates) in enumerate(zip(inputs, costed, strict=True), 1):
-            features_of = frozen_features(family, size, photos, reading, self.features)
-            self.reporter.working("ranking networks and inputs", number, len(inputs))
-            for one in candidates:
-                features = features_of[one.network]
-                frozen = rules.frozen_accuracy(features, photos.classes, photos.groups, recipe.seed)
-                found.append(dataclasses.replace(one, frozen=frozen))
-        ranking = rules.best_first(found)
-        write_json(self.ranking, tuple(ranking))
-        return ranking
+            if fitting := [one for one in candidates if one.fits]:
+                features_of = frozen_features(family, size, photos, reading, self.features)
+                for one in fitting:
+                    images = Images(features_of[one.network], photos.classes, weights, len(self.dataset.labels))
+                    answers.append(held_out(images, folds)[0])
+                found += fitting
+            self.reporter.working("comparing networks and inputs", number, len(inputs))
+        return found, answers
+
+    def taken(
+        self, candidates: list[Candidate], answers: list[np.ndarray], classes: np.ndarray, weights: np.ndarray
+    ) -> tuple[Candidate, list[Candidate]]:
+        """Return the chosen candidate and all of them; with a time limit, one whose int8 file is within it here."""
+        limit, over = self.recipe.network.max_ms, list[Candidate]()
+        while candidates:
+            ranked = self.rules.compared(candidates, answers, classes, weights)
+            chosen = self.rules.taken(ranked)
+            if limit is None or (chosen.ms is not None and chosen.ms <= limit):
+                return chosen, ranked + over
+            ms = milliseconds_of(chosen, self.recipe, self.channels, len(self.dataset.labels))
+            self.reporter.note(f"{chosen.network} at {chosen.width}x{chosen.height}: {ms:.2f} ms per image here")
+            candidates = [dataclasses.replace(one, ms=ms) if is_same(one, chosen) else one for one in candidates]
+            if ms > limit:  # and so would those that multiply as much or more in as many layers
+                slow = [one.whole == chosen.whole and one.macs >= chosen.macs for one in candidates]
+                over += [dataclasses.replace(one, fits=False) for one, out in zip(candidates, slow, strict=True) if out]
+                answers = [one for one, out in zip(answers, slow, strict=True) if not out]
+                candidates = [one for one, out in zip(candidates, slow, strict=True) if not out]
+        raise RecipeError(f"no network answers in {limit:g} ms here. Allow more, or name a network with --network.")
 
     def costed(self, family: str, size: tuple[int, int]) -> list[Candidate]:
         """Return a family's candidates at an input's (height, width) with their costs, not yet ranked."""
@@ -164,7 +167,6 @@ class Choosing:
                 whole=is_whole(rung),
                 macs=cost.macs,
                 int8_bytes=cost.int8_bytes,
-                frozen=0.0,
                 fits=True,
             )
             found.append(dataclasses.replace(one, fits=self.rules.within(one, self.recipe.network)))
@@ -179,52 +181,9 @@ class Choosing:
                 f"takes {least.int8_bytes:,} bytes and {least.macs:,} multiply-accumulates. Allow more, or name a network with --network."
             )
 
-    def shortlisted(self, candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-        """Return the shortlist for `count` photos; with a time limit, of those whose int8 file is within it here."""
-        limit, left, measured = self.recipe.network.max_ms, list(candidates), {}
-        while limit is not None and left:
-            unknown = [one for one in self.rules.shortlist(left, count) if one not in measured]
-            if not unknown:
-                break
-            one = unknown[0]
-            measured[one] = milliseconds_of(one, self.recipe, self.channels, len(self.dataset.labels))
-            self.reporter.note(f"{one.network} at {one.width}x{one.height}: {measured[one]:.2f} ms per image here")
-            if measured[one] > limit:  # and so would those that multiply as much or more in as many layers
-                left = [other for other in left if other.whole != one.whole or other.macs < one.macs]
-        if not left:
-            raise RecipeError(f"no network answers in {limit:g} ms here. Allow more, or name a network with --network.")
-        return [dataclasses.replace(one, ms=measured.get(one)) for one in self.rules.shortlist(left, count)]
 
-    def tuned(self, candidate: Candidate, photos: "Photos") -> np.ndarray:
-        """Tune a candidate briefly on all folds but the first; return int8 (n,): 1 for each photo of that fold that is right, else 0.
-
-        A photo has -1 if it is left out at this size, since it is then the same as another one.
-        """
-        from edgecnn.train.settle import settle
-        from edgecnn.train.train import Training
-
-        name = f"{candidate.network}-{candidate.width}x{candidate.height}"
-        path = self.features / f"tuned-{self.key[:12]}-{name}.npy"
-        if path.is_file():
-            return np.load(path, allow_pickle=False)
-        self.reporter.note(f"tuning {candidate.network} at {candidate.width}x{candidate.height} briefly")
-        kept, held = next(self.rules.folds_of(photos.classes, photos.groups, self.recipe.seed))
-        places = {photos.hashes[index]: "train" for index in kept} | {photos.hashes[i]: "validation" for i in held}
-        part = self.dataset.redivided(places)
-        network = dataclasses.replace(
-            self.recipe.network, name=candidate.network, height=candidate.height, width=candidate.width
-        )
-        recipe = settle(dataclasses.replace(self.recipe, network=network), part)
-        training = Training(recipe, part, None, self.reporter.training, self.reporter.working, None)
-        last = max(1, math.ceil(self.rules.BRIEF * recipe.train.epochs))
-        training.phase = dataclasses.replace(training.phase, last=last)
-        training.train_float()
-        judged = training.splits["validation"]
-        right = training.float_answers().argmax(axis=1) == judged.classes
-        by_place = dict(zip(judged.sources, right.tolist(), strict=True))
-        found = np.array([by_place.get(photos.places[index][1], -1) for index in held], np.int8)
-        write_atomic(path, npy(found))
-        return found
+def is_same(one: Candidate, other: Candidate) -> bool:
+    return (one.network, one.height, one.width) == (other.network, other.height, other.width)
 
 
 def milliseconds_of(candidate: Candidate, recipe: Recipe, channels: int, classes: int) -> float:
@@ -252,13 +211,11 @@ def budget(recipe: Recipe) -> str:
     return ", ".join(filter(None, limits))
 
 
-def why(chosen: Candidate, tuned: Sequence[Candidate]) -> str:
-    if chosen.behind is None:
-        return "no other is better on frozen features by more than chance"
-    best = max(tuned, key=lambda one: one.tuned or 0.0)
-    assert chosen.behind_error is not None
-    if chosen == best or not chosen.behind:
-        return "the best of the shortlist" if chosen == best else "as good as the best of the shortlist, and cheaper"
+def why(chosen: Candidate, best: Candidate) -> str:
+    if is_same(chosen, best):
+        return "the most accurate"
+    if not chosen.behind:
+        return "as accurate as any other, and cheaper"
     return (
         f"{100 * chosen.behind:.1f} points behind {best.network} at {best.width}x{best.height}, less than the standard error of "
         f"{100 * chosen.behind_error:.1f}, and cheaper"

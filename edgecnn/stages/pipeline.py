@@ -21,7 +21,8 @@ from edgecnn.report.page import write_run_page
 from edgecnn.runs import Run, create_run, locked, settle_run
 from edgecnn.stages.against import verify_against
 from edgecnn.stages.bundle import bundle_path, bundle_stage
-from edgecnn.stages.folds import asked_recipe, train_by_folds
+from edgecnn.stages.folds import asked_recipe
+from edgecnn.stages.head import require_pretrained, train_on_all
 from edgecnn.stages.network_choice import choose_network, images_choose, is_kept
 from edgecnn.stages.reporter import Reporter
 from edgecnn.stages.sides import placed
@@ -98,7 +99,7 @@ def run_recipe(
         ParityError: if the gate fails; the report is still written.
         ThresholdError: if no threshold meets the target error.
     """
-    if recipe.train.folds:
+    if recipe.folds:
         run, dataset, stages = trained_by_folds(recipe, path, force, reporter, jobs)
     else:
         run, dataset, stages = trained(recipe, path, force, reporter)
@@ -153,6 +154,8 @@ def trained_by_folds(
     """Train a recipe with its folds, as `trained` does without; the returned images are all for training."""
     dataset = open_images(recipe, Run(path) if Run(path).file(runs.RECIPE).exists() else None, reporter, None)
     dataset = placed(dataset, reporter, Run(path))
+    if not images_choose(recipe, dataset):
+        require_pretrained(settle(recipe, dataset))
     with locked(path):
         run = Run(path)
         if not (run.file(runs.RECIPE).exists() and asked_recipe(run) == recipe):
@@ -163,7 +166,7 @@ def trained_by_folds(
             "train",
             {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
             [run.file(name) for name in (*TRAINED, runs.HELD_OUT)],
-            lambda: train_by_folds(dataset, run, reporter, jobs),
+            lambda: train_on_all(dataset, run, reporter, jobs),
         )
     run, folds = Run(path), read_folds(run)
     assert folds is not None

@@ -45,7 +45,7 @@ def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Wo
     if recipe.network.name and (run is None or not run.file(NETWORK_FILE).exists()):
         network_module(recipe.network.name)
     try:
-        folds = bool(recipe.train.folds)  # they divide the images themselves
+        folds = bool(recipe.folds)  # they divide the images themselves
         images = known_images(run) if run and run.file(INFO).exists() and not folds else None
         dataset = open_dataset(
             recipe.data, progress=reporter.working, for_training=not folds, note=reporter.note, known=images

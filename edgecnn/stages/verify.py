@@ -10,6 +10,7 @@ from edgecnn.emulate.on_boards import OnBoards
 from edgecnn.emulate.qemu import find_qemu
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Progress, load_test
+from edgecnn.evaluate.recall import found_by_class
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.stages.choose import Choosing
 from edgecnn.stages.exported import answered, existing_exports
@@ -106,6 +107,7 @@ def verify(
         int8=int8_choice(run, answers, test),
         matrix=tuple(engine_matrix(run, fakes, candidates, test, tflite_python, progress)) if matrix else (),
         boards=tuple(rows),
+        found=found_by_class(shipped.values.argmax(axis=1), test.classes, recorded.labels),
         confidence=tested_confidence(confidence, shipped, test.classes),
         strangers=tested_strangers(run, strangers, shipped.name, *exports[0], test, progress) if strangers else None,
     )

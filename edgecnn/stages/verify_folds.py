@@ -19,6 +19,7 @@ from edgecnn.emulate.bundles import run_on_boards
 from edgecnn.emulate.on_boards import OnBoards
 from edgecnn.evaluate.answers import Answers, Progress
 from edgecnn.evaluate.held_out import HeldOut, require_held_out
+from edgecnn.evaluate.recall import found_by_class
 from edgecnn.evaluate.statistics import WORTH, Interval, folds_interval, grouped_interval, wilson
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.runtime.decision import softmax
@@ -83,6 +84,7 @@ def verify_by_folds(
         boards=tuple(replace(row, accuracy=None, accuracy_here=None) for row in rows),
         folds=run.info.folds,
         seen_images=len(seen.classes),
+        found=found_by_class(shipped.values.argmax(axis=1), held.classes, labels),
         confidence=Confidence(**vars(scores), **made, model=shipped.name),
         strangers=refused_strangers(run, held, strangers, shipped.name) if strangers else None,
     )

@@ -52,8 +52,10 @@ def right_answers(logits: Any, classes: Any) -> Any:
     return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
 
 
-def objective(recipe: Recipe, num_classes: int) -> Callable[[Any, Any, Any], Any]:
+def objective(recipe: Recipe, num_classes: int, weights: np.ndarray | None = None) -> Callable[[Any, Any, Any], Any]:
     """Return a function that maps (classes, logits, the teacher's logits or None) to the mean loss of a batch.
+
+    `weights` are those of the classes in the labels' term, (num_classes,).
 
     The teacher's term is the cross-entropy of softmaxes at temperature T, times T squared (Hinton et al. 2015, arXiv:1503.02531).
     """
@@ -61,6 +63,8 @@ def objective(recipe: Recipe, num_classes: int) -> Callable[[Any, Any, Any], Any
     def loss(classes, logits, taught):
         smoothing, one_hot = recipe.train.label_smoothing, tf.one_hot(classes, num_classes)
         losses = keras.losses.categorical_crossentropy(one_hot, logits, from_logits=True, label_smoothing=smoothing)
+        if weights is not None:
+            losses *= tf.gather(tf.constant(weights, tf.float32), classes)
         labelled = tf.reduce_mean(losses)
         if recipe.teacher is None or taught is None:
             return labelled
@@ -79,11 +83,12 @@ def float_phase(
     validation: tuple[np.ndarray, np.ndarray],
     teacher: Callable[[Any, Any], Any] | None = None,
     strategy: Any = None,
+    weights: np.ndarray | None = None,
 ) -> tuple["keras.Model", Phase]:
     """Build the network for inputs of shape (height, width, channels), and its float phase.
 
     Returns the model that is validated and kept, and the phase. That model is usually the one trained. With a strategy or the "averaged"
-    schedule it is a separate copy, which receives the weights before each validation.
+    schedule it is a separate copy, which receives the weights before each validation. `weights` as in `objective`.
     """
     keras.utils.set_random_seed(recipe.seed)
     build = partial(build_at, recipe.train.precision, recipe.network, shape, num_classes)
@@ -103,7 +108,7 @@ def float_phase(
     pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
     moving = {variable.ref() for variable in (model.variables if live else variables)} if averaged else set()
     means = [(mine, distribute.local(strategy, variable)) for mine, variable in pairs if variable.ref() in moving]
-    loss_of = objective(recipe, num_classes)
+    loss_of = objective(recipe, num_classes, weights)
 
     def take_start() -> None:
         for mine, copy in zip(kept.variables, distribute.copies(strategy, model.variables), strict=True):

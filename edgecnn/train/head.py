@@ -32,9 +32,16 @@ def take_body(model: "keras.Model", trained: "keras.Model") -> None:
 
 
 def fit_head(
-    model: "keras.Model", recipe: Recipe, images: np.ndarray, classes: np.ndarray, progress: Progress | None = None
+    model: "keras.Model",
+    recipe: Recipe,
+    images: np.ndarray,
+    classes: np.ndarray,
+    weights: np.ndarray | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Fit the network's last layer, if it is dense, by logistic regression on the features of uint8 images, which must cover all classes.
+
+    `weights` are those of the images, (n,); by default all weigh the same.
 
     All features share one scale. With a scale per feature, one that hardly varies would get a weight too large for int8.
     """
@@ -45,8 +52,8 @@ def fit_head(
     mean = features.mean(axis=0)
     centred = features - mean
     scale = max(float(centred.std()), 1e-12)
-    weights, bias = logistic_regression(centred / scale, classes, recipe.seed)
-    kernel = weights / scale
+    fitted, bias = logistic_regression(centred / scale, classes, recipe.seed, weights)
+    kernel = fitted / scale
     head.set_weights([kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)][: len(head.get_weights())])
 
 

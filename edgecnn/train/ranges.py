@@ -5,8 +5,9 @@ This module works around quirks of tensorflow-model-optimization 0.8.1; review t
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,34 @@ def calibrate(student: "keras.Model", recipe: Recipe, batches: Batches) -> None:
             observe(real_input(tf.constant(images), recipe.input_scale, recipe.input_zero_point))
 
 
+def measure(student: "keras.Model", model: "keras.Model", recipe: Recipe, batches: Sequence[np.ndarray]) -> None:
+    """Set a student's ranges from the activations and weights of the float model that it copies: sooner than `calibrate` does.
+
+    An activation's range is the mean over the batches, uint8 (n, height, width, channels), of the range in each.
+    """
+    wrappers = [layer for layer in student.layers if hasattr(layer, "layer")]
+    for wrapper in wrappers:
+        for variable, _, ends in wrapper._weight_vars:
+            axes = tuple(range(len(variable.shape) - len(ends["max_var"].shape)))
+            reach = np.abs(variable.numpy()).max(axis=axes)
+            ends["max_var"].assign(reach)
+            ends["min_var"].assign(-reach)
+    observed = {
+        wrapper.layer.name: ends for wrapper in wrappers if (ends := _ends(wrapper, "post_activation_", "output_"))
+    }
+    observe = keras.Model(model.inputs, [model.get_layer(name).output for name in observed])
+
+    @tf.function(reduce_retracing=True)
+    def extremes(images):
+        outputs = observe(real_input(images, recipe.input_scale, recipe.input_zero_point), training=False)
+        return [(tf.minimum(tf.reduce_min(one), 0), tf.maximum(tf.reduce_max(one), 0)) for one in outputs]
+
+    found = np.mean([extremes(tf.constant(images)) for images in batches], axis=0)
+    for ends, values in zip(observed.values(), found, strict=True):
+        for variable, value in zip(ends, values, strict=True):
+            variable.assign(value)
+
+
 def logits_range(teacher: "keras.Model", recipe: Recipe, batches: Batches) -> tuple[float, float]:
     """Return the quantization range of the int8 model's logits: the narrowest that preserves the teacher's scores, see `narrow`."""
     predict = predictor(teacher, recipe.input_scale, recipe.input_zero_point)
@@ -83,8 +112,13 @@ def narrowed(student: "keras.Model", ends: tuple[float, float]) -> Iterator[None
 
 def _logits_ends(student: "keras.Model") -> list["tf.Variable"]:
     """Return the two ends of the logits' range, lower first; an empty list if the last layer has no range of its own."""
-    named = {variable.name.rpartition("post_activation_")[2]: variable for variable in student.layers[-1].variables}
-    return [named[end] for end in ("min:0", "max:0") if end in named]
+    return _ends(student.layers[-1], "post_activation_")
+
+
+def _ends(wrapper: Any, *prefixes: str) -> list["tf.Variable"]:
+    """Return the variables of a wrapped layer's output range whose names begin with one of the prefixes, lower first."""
+    named = {variable.name.rpartition("/")[2]: variable for variable in wrapper.variables}
+    return [named[name] for end in ("min:0", "max:0") for prefix in prefixes if (name := prefix + end) in named]
 
 
 def narrow(logits: np.ndarray) -> tuple[float, float]:

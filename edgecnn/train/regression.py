@@ -40,10 +40,15 @@ def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> flo
     return float(search.fit(features[chosen], classes[chosen]).best_params_["C"])
 
 
-def logistic_regression(features: np.ndarray, classes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a multinomial logistic regression to features (n, features) of magnitude about 1 and classes (n,). Returns weights and bias."""
-    fitted = regression(choose_strength(features, classes, seed)).fit(features, classes)
-    weights, bias = fitted.coef_.T, fitted.intercept_
-    if weights.shape[1] == 1:  # for two classes scikit-learn gives the log-odds of the second
-        weights, bias = np.concatenate([-weights, weights], axis=1) / 2, np.array([-bias[0], bias[0]]) / 2
-    return weights, bias
+def logistic_regression(
+    features: np.ndarray, classes: np.ndarray, seed: int, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a multinomial logistic regression to features (n, features) of magnitude about 1 and classes (n,). Returns weights and bias.
+
+    `weights` are those of the images, (n,); by default all weigh the same.
+    """
+    fitted = regression(choose_strength(features, classes, seed)).fit(features, classes, weights)
+    kernel, bias = fitted.coef_.T, fitted.intercept_
+    if kernel.shape[1] == 1:  # for two classes scikit-learn gives the log-odds of the second
+        kernel, bias = np.concatenate([-kernel, kernel], axis=1) / 2, np.array([-bias[0], bias[0]]) / 2
+    return kernel, bias

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import real_input
 
-IMAGES, BATCH = 4096, 64  # maximum number of training images whose activations guide the rounding, and per batch
+IMAGES, BATCH = 4096, 64  # usual maximum number of training images whose activations guide the rounding, and per batch
 
 ROWS = 65_536
 """Approximate number of input rows used to round a convolution's kernel. Each image supplies the same number of output positions."""
@@ -30,58 +30,111 @@ CODES = 127  # A kernel's codes are -127 to 127
 
 
 class Kernel(NamedTuple):
-    """A kernel to round: its layer, the tensor the layer reads, the variable, and the value of one code, float64, per output
-    channel (outputs,) or for all ()."""
+    """A kernel to round: its layer, the tensor the layer reads, the variable, the value of one code, float64, per output channel (outputs,)
+    or for all (), and the toolkit's wrapper of the layer, if any."""
 
     layer: Any
     inputs: Any
     variable: Any
     step: np.ndarray
+    wrapper: Any = None
+
+    @property
+    def is_depthwise(self) -> bool:
+        return type(self.layer) is keras.layers.DepthwiseConv2D
 
 
 def round_kernels(
     model: "keras.Model",
-    images: np.ndarray,
+    pixels: np.ndarray,
     scale: float,
     zero_point: int,
     seed: int,
     kernels: Sequence[Kernel] | None = None,
+    *,
+    images: int = IMAGES,
+    rows: int = ROWS,
+    shift: bool = False,
 ) -> None:
     """Replace a calibrated student's kernels, or those of `plain_kernels`, with ones whose weights all lie on codes. Ranges do not change.
 
     Depthwise convolutions, which leave little room to compensate, and kernels with more than INPUTS inputs are skipped. The seed draws
-    the images and positions.
+    at most `images` of the training images, and the positions: about `rows` for each kernel. With `shift`, depthwise convolutions are
+    rounded too, and a kernel only has to preserve how its outputs differ between positions and images: the biases take up the rest.
     """
     random = np.random.default_rng([seed, *b"rounding"])
-    chosen = random.permutation(len(images))[:IMAGES]
-    kernels = find_kernels(model) if kernels is None else kernels
+    chosen = random.permutation(len(pixels))[:images]
+    kernels = find_kernels(model, depthwise=shift) if kernels is None else kernels
     if not kernels:
         return
     observe = tf.function(keras.Model(model.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
-    matrices = [kernel.variable.numpy().reshape(-1, kernel.variable.shape[-1]) for kernel in kernels]
-    hessians = [np.zeros((len(matrix), len(matrix))) for matrix in matrices]
+    moments = [Moments() for _ in kernels]
     for first in range(0, len(chosen), BATCH):
-        pixels = tf.constant(images[chosen[first : first + BATCH]])
-        seen = tf.nest.flatten(observe(real_input(pixels, scale, zero_point), training=False))
-        for kernel, inputs, hessian in zip(kernels, seen, hessians, strict=True):
-            rows = input_rows(kernel.layer, inputs, random, max(1, ROWS // len(chosen)))
-            hessian += rows.T @ rows
-    for kernel, matrix, hessian in zip(kernels, matrices, hessians, strict=True):
-        codes = round_matrix(matrix, kernel.step, hessian)
-        kernel.variable.assign((codes * kernel.step).reshape(kernel.variable.shape).astype(np.float32))
+        part = tf.constant(pixels[chosen[first : first + BATCH]])
+        seen = tf.nest.flatten(observe(real_input(part, scale, zero_point), training=False))
+        for kernel, inputs, moment in zip(kernels, seen, moments, strict=True):
+            drawn = input_rows(kernel.layer, inputs, random, max(1, rows // len(chosen)))
+            moment.add(drawn.reshape(len(drawn), -1, inputs.shape[-1]) if kernel.is_depthwise else drawn)
+    for kernel, moment in zip(kernels, moments, strict=True):
+        values = kernel.variable.numpy()
+        matrix = values.reshape(-1, values.shape[2] if kernel.is_depthwise else values.shape[-1])
+        rounded = round_depthwise if kernel.is_depthwise else round_matrix
+        fresh = rounded(matrix, kernel.step, moment.hessian(about_mean=shift)) * kernel.step
+        kernel.variable.assign(fresh.reshape(values.shape).astype(np.float32))
+        if shift:
+            lost = matrix - fresh
+            shift_outputs(kernel, (moment.mean * lost).sum(axis=0) if kernel.is_depthwise else moment.mean @ lost)
 
 
-def find_kernels(student: "keras.Model") -> list[Kernel]:
-    """Return the kernels of a fake-quantized model that can be rounded, in model order."""
+class Moments:
+    """Sums over rows of a kernel's inputs: (rows, inputs), or (rows, inputs, channels) for a depthwise convolution."""
+
+    count, products, total = 0, 0.0, 0.0
+
+    def add(self, rows: np.ndarray) -> None:
+        self.count += len(rows)
+        self.total = self.total + rows.sum(axis=0)
+        if rows.ndim == 2:
+            self.products = self.products + rows.T @ rows
+        else:
+            channels = rows.transpose(2, 1, 0)
+            self.products = self.products + channels @ channels.transpose(0, 2, 1)
+
+    @property
+    def mean(self) -> np.ndarray:
+        return np.asarray(self.total) / self.count
+
+    def hessian(self, about_mean: bool) -> np.ndarray:
+        """Return the sum of x x^T, (inputs, inputs), or (channels, inputs, inputs); with `about_mean` of the deviations from the mean."""
+        if not about_mean:
+            return np.asarray(self.products)
+        mean = self.mean.T
+        return np.asarray(self.products) - self.count * mean[..., :, np.newaxis] * mean[..., np.newaxis, :]
+
+
+def shift_outputs(kernel: Kernel, amounts: np.ndarray) -> None:
+    """Add amounts (outputs,) to what a kernel's layer returns: to its own bias, or behind it to that of its BatchNorm."""
+    if kernel.layer.use_bias:
+        kernel.layer.bias.assign_add(amounts.astype(np.float32))
+        return
+    norm = kernel.wrapper.outbound_nodes[0].outbound_layer.layer
+    gain = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+    norm.beta.assign_add((amounts * gain).astype(np.float32))
+
+
+def find_kernels(student: "keras.Model", depthwise: bool = False) -> list[Kernel]:
+    """Return the kernels of a fake-quantized model that can be rounded, in model order; those of depthwise convolutions if requested."""
     found = []
     for wrapper in student.layers:
         layer: Any = getattr(wrapper, "layer", None)
-        if len(wrapper.inbound_nodes) != 1 or not is_matrix(layer):
+        if len(wrapper.inbound_nodes) != 1 or not (
+            is_matrix(layer) or (depthwise and type(layer) is keras.layers.DepthwiseConv2D)
+        ):
             continue
         for variable, _, ends in wrapper._weight_vars:
             if np.prod(variable.shape[:-1]) <= INPUTS:
                 step = np.maximum(ends["max_var"].numpy().astype(np.float64) / CODES, 1e-12)
-                found.append(Kernel(layer, wrapper.input, variable, step))
+                found.append(Kernel(layer, wrapper.input, variable, step, wrapper))
     return found
 
 
@@ -144,4 +197,20 @@ def round_matrix(matrix: np.ndarray, step: np.ndarray, hessian: np.ndarray) -> n
         err = (weights[row] - quantized * step) / inv_row[row]
         weights[row:] -= np.outer(inv_row[row:], err)
         codes[permutation[row]] = quantized
+    return codes
+
+
+def round_depthwise(matrix: np.ndarray, step: np.ndarray, hessians: np.ndarray) -> np.ndarray:
+    """Do as `round_matrix` does for a depthwise kernel (inputs, channels): each channel has inputs of its own, and a Hessian of them."""
+    weights, count = matrix.astype(np.float64), len(matrix)
+    damping = DAMPING * np.maximum(np.einsum("cpp->cp", hessians).mean(axis=1), 1e-12)
+    inverse = np.linalg.inv(hessians + damping[:, np.newaxis, np.newaxis] * np.eye(count))
+    factors = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+    limits = np.where(np.abs(weights) >= (CODES - 0.5) * step, np.sign(weights) * CODES, 0)
+    codes = np.empty_like(weights)
+    for row in range(count):
+        rounded = np.clip(np.rint(weights[row] / step), -CODES, CODES)
+        codes[row] = np.where(limits[row], limits[row], rounded)
+        err = (weights[row] - codes[row] * step) / factors[:, row, row]
+        weights[row:] -= factors[:, row, row:].T * err
     return codes

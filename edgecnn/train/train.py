@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 
 from edgecnn.data import Dataset, Progress, Split
-from edgecnn.data.balanced import some
+from edgecnn.data.balanced import class_weights, some, weight_of_class
 from edgecnn.data.folds import fold_infos
 from edgecnn.data.recorded import write_known
 from edgecnn.errors import RecipeError, RunError
@@ -146,8 +146,11 @@ class Training:
         self.history: History = ()
         self.checkpoint: Checkpoint | None = None
         logits = guide.logits if guide else None
+        rule = recipe.train.class_weights if dataset.own else "none"
+        self.weights = class_weights(train.classes, rule)
+        of_class = weight_of_class(train.classes, self.num_classes, rule)
         self.model, self.phase = float_phase(
-            self.recipe, self.shape, self.num_classes, self.validation, logits, self.strategy
+            self.recipe, self.shape, self.num_classes, self.validation, logits, self.strategy, of_class
         )
         height, width, channels = self.shape
         self.info = RunInfo(
@@ -175,7 +178,8 @@ class Training:
         with distribute.cluster_errors(self.workers):
             if self.start and self.checkpoint is None:
                 self.start.give(self.model)
-                fit_head(self.model, self.recipe, self.splits["train"].images, self.batches.classes, self.data_progress)
+                training = self.splits["train"].images, self.batches.classes, self.weights
+                fit_head(self.model, self.recipe, *training, self.data_progress)
                 self.phase.take_start()
             self.run_phase(self.phase, self.batches)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from edgecnn.calibrate.input_range import InputRange
 from edgecnn.calibrate.threshold import Choice
+from edgecnn.evaluate.recall import ClassFound
 from edgecnn.evaluate.scores import ScoreFigures
 from edgecnn.run_info import FoldInfo, Int8Method
 from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
@@ -301,6 +302,9 @@ class Report(Struct):
         "On how many of these images the files that ship were compared; absent without folds.",
         default=None,
         left_out=True,
+    )
+    found: tuple[ClassFound, ...] = described(
+        "How many images of each class the first export finds; absent in older reports.", default=(), left_out=True
     )
     strangers: StrangerFigures | None = described(
         "Results of the decision stranger here; null if the model does not make it.", default=None

@@ -323,12 +323,11 @@ def test_the_page_says_where_a_model_comes_from_and_how_its_network_was_chosen(s
     """31 classes are one too many to name all."""
     report, _ = counted
     candidate = Candidate(
-        network="b", height=96, width=128, whole=False, macs=20, int8_bytes=1234, frozen=0.25, fits=False, tuned=0.5,
-        behind=0.0, behind_error=0.0,
+        network="b", height=96, width=128, whole=False, macs=20, int8_bytes=1234, accuracy=0.25, fits=False,
     )  # fmt: skip
     choice = NetworkChoice(
-        key="0" * 64, images=1_234, judged_by=247, budget="", network="b", height=96, width=96, why="cheaper", seconds=61.7,
-        candidates=(candidate, replace(candidate, width=96, fits=True, tuned=0.75)),
+        key="0" * 64, images=1_234, balanced=False, budget="", network="b", height=96, width=96, why="cheaper", seconds=61.7,
+        candidates=(replace(candidate, width=96, fits=True, accuracy=0.75), candidate),
     )  # fmt: skip
     own = shown().figures
     labels = tuple(f"class{n}" for n in range(31))

@@ -23,7 +23,8 @@ from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, create_run
 from edgecnn.train import train
 from edgecnn.train.loop import Batches
 from edgecnn.train.qat_phase import fake_quantize
-from edgecnn.train.ranges import calibrate
+from edgecnn.train.ranges import calibrate, measure
+from edgecnn.train.rounding import round_kernels
 
 NETWORK = "efficientnet_lite0_150kb"
 
@@ -144,6 +145,53 @@ def test_kernels_of_even_size_answer_as_before_and_are_quantized(pretrained, tun
     ]
     assert len(found) == 8
     np.testing.assert_allclose(np.concatenate(found), 1, rtol=1e-6)
+
+
+def test_ranges_from_the_float_model_are_those_that_calibration_would_find(pretrained):
+    """The student's own activations differ from the float model's by its rounding only."""
+    recipe = build_recipe({})
+    images = np.random.default_rng(1).integers(0, 256, (40, 32, 32, 1), np.uint8)
+    found, expected = fake_quantize(pretrained, 1 / 128, 0), fake_quantize(pretrained, 1 / 128, 0)
+    measure(found, pretrained, recipe, [images])
+    calibrate(
+        expected, recipe, Batches(images=images, classes=np.zeros(40, int), batch_size=40, seed=1, flip=False, shift=0)
+    )
+    compared = 0
+    for mine, theirs in zip(found.variables, expected.variables, strict=True):
+        if "post_activation" in mine.name or mine.name.rpartition("/")[2] in ("kernel_min:0", "kernel_max:0"):
+            reach = max(np.abs(theirs.numpy()).max(), 0.1)
+            np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=0.1 * reach, err_msg=mine.name)
+            compared += 1
+    assert compared == 20
+
+
+def test_rounding_with_shifts_keeps_the_features_nearer_to_the_float_models():
+    """Depthwise kernels are rounded too, and the mean of each channel does not move."""
+    photos = [image for image in load_sample_images().images for _ in range(20)]
+    random = np.random.default_rng(1)
+    corners = [random.integers(0, np.array(photo.shape[:2]) - 64) for photo in photos]
+    images = np.stack(
+        [photo[top : top + 64, left : left + 64] for photo, (top, left) in zip(photos, corners, strict=True)]
+    )
+    model = build_network(NETWORK, 64, 64, 3, 2)
+    load_weights(model, read_weights(SOURCES[0]))
+    body = keras.Model(model.inputs, model.layers[-1].input)
+    expected = predictor(body, 1 / 128, 0)(images)
+    student = fake_quantize(model, 1 / 128, 0)
+    measure(student, model, build_recipe({}), [images])
+    before, errors = student.get_weights(), []
+    inner = predictor(keras.Model(student.input, student.layers[-1].input), 1 / 128, 0)
+    for round_ in (
+        lambda: None,
+        lambda: round_kernels(student, images, 1 / 128, 0, 1, rows=4_000),
+        lambda: round_kernels(student, images, 1 / 128, 0, 1, rows=4_000, shift=True),
+    ):
+        student.set_weights(before)
+        round_()
+        errors.append(inner(images) - expected)
+    spread = [float(error.std(axis=0).mean()) for error in errors]
+    shifted = [float(np.abs(error.mean(axis=0)).mean()) for error in errors]
+    assert spread[2] < spread[0] and shifted[2] < 0.5 * shifted[0] and shifted[2] < shifted[1]
 
 
 @pytest.mark.slow

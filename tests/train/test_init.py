@@ -108,7 +108,7 @@ def test_the_body_is_kept_and_the_head_fitted(finished_run):
     same = [np.array_equal(one, other) for one, other in zip(drawn, given, strict=True)]
     assert all(same[:-2]) and not same[-2], "the body is kept, the head is initialised again"
     heard = []
-    fit_head(model, recipe, split.images, split.classes, lambda *progress: heard.append(progress))
+    fit_head(model, recipe, split.images, split.classes, progress=lambda *progress: heard.append(progress))
     changed = [not np.array_equal(one, other) for one, other in zip(drawn, model.get_weights(), strict=True)]
     assert changed == [False] * (len(changed) - 2) + [True, True]
     logits = predictor(model, recipe.input_scale, recipe.input_zero_point)(split.images)

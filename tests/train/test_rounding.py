@@ -13,7 +13,7 @@ from edgecnn.networks.predict import predictor
 from edgecnn.recipe import build_recipe
 from edgecnn.train.qat_phase import Qat, fake_quantize
 from edgecnn.train.ranges import calibrate
-from edgecnn.train.rounding import find_kernels, input_rows, round_kernels, round_matrix
+from edgecnn.train.rounding import Moments, find_kernels, input_rows, round_depthwise, round_kernels, round_matrix
 from edgecnn.train.train import training_batches
 
 RECIPE = {
@@ -36,6 +36,36 @@ def test_codes_keep_the_products(per_output):
         return float(np.mean((inputs @ (rounded * step - matrix)) ** 2))
 
     assert error(codes) < 0.5 * error(np.rint(matrix / step))
+
+
+def test_the_codes_of_a_depthwise_kernel_keep_each_channels_products():
+    random = np.random.default_rng(0)
+    inputs = random.normal(0, 1, (4000, 1, 5)) + random.normal(0, 0.3, (4000, 9, 5))  # neighbours are alike
+    matrix = random.uniform(-1, 1, (9, 5))
+    matrix[4] = [1, -1, 1, 1, -1]
+    step = np.array(1 / 127) * 8
+    moments = Moments()
+    for part in np.split(inputs, 4):
+        moments.add(part)
+    codes = round_depthwise(matrix, step, moments.hessian(about_mean=False))
+    assert np.array_equal(codes, np.rint(codes)) and np.abs(codes).max() <= 127
+
+    def error(rounded):
+        return float(np.mean(np.einsum("npc,pc->nc", inputs, rounded * step - matrix) ** 2))
+
+    assert error(codes) < 0.5 * error(np.rint(matrix / step))
+
+
+def test_products_about_the_mean_leave_it_out():
+    rows = np.random.default_rng(0).normal(5, 1, (300, 4))
+    moments = Moments()
+    moments.add(rows[:100])
+    moments.add(rows[100:])
+    np.testing.assert_allclose(moments.hessian(about_mean=True), 299 * np.cov(rows.T), rtol=1e-8)
+    channels = np.stack([rows, 2 * rows], axis=2)  # of two channels, the second twice the first
+    moments = Moments()
+    moments.add(channels)
+    np.testing.assert_allclose(moments.hessian(about_mean=True)[1], 4 * 299 * np.cov(rows.T), rtol=1e-8)
 
 
 def test_the_ends_of_a_range_do_not_move():

@@ -1,12 +1,14 @@
-"""What a user's photos give: `edgecnn train --folds 5` on sets of photos, next to the simplest way.
+"""What a user's photos give: `edgecnn train --folds 5` on sets of photos, or with --quick the last layer only, next to the simplest way.
 
 Every photo is classified by a model that did not learn from it. The simplest way is logistic regression on the features of the whole
 EfficientNet-Lite0 at 224x224, with the same folds; five folds inside the training photos choose its regularization. Runs are kept in
---runs, so an interrupted bench continues. Minutes are for one fold: to choose a network, and to train.
+--runs, so an interrupted bench continues. Minutes are for one fold: to choose a network, and to train. With --quick they are for all of it.
 
     python tools/bench/photo_sets.py --data trash-photos.zip grocery.zip signs.zip masks.zip --runs RUNS --seeds 1 2 3
+    … --quick --out photo_sets_quick.json
 """
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -17,8 +19,9 @@ from harness import Results, Row, about, environment, finish, parser
 from simplest import FAMILY, SIDE, fitted
 
 from edgecnn.data import open_dataset
-from edgecnn.data.folds import Folds, fold_infos, read_folds
+from edgecnn.data.folds import Folds, read_folds
 from edgecnn.evaluate.held_out import HeldOut, require_held_out
+from edgecnn.evaluate.recall import balanced_accuracy, found_by_class
 from edgecnn.evaluate.statistics import paired_interval
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import CHOICE, FEATURES, Run
@@ -36,36 +39,43 @@ def main() -> None:
     made.add_argument("--data", type=Path, nargs="+", required=True, help="zips of photos, with one folder per class")
     made.add_argument("--runs", type=Path, required=True, help="folder in which the runs are kept")
     made.add_argument("--seeds", type=int, nargs="+", default=[1], help="default: 1")
+    made.add_argument("--quick", action="store_true", help="fit only the last layer")
     made.add_argument("--jobs", type=int, default=2, help="folds to train at a time (default: 2)")
     arguments = made.parse_args()
     archives = {path.stem: path.resolve() for path in arguments.data}
-    context = about("photo_sets", jobs=arguments.jobs)
+    context = about("photo_sets", jobs=arguments.jobs, **({"quick": True} if arguments.quick else {}))
     results = Results(arguments.out, context)
     for case in results.missing(seed=arguments.seeds, data=archives):
         run = (arguments.runs / f"{case['data']}-{case['seed']}").resolve()
-        train(archives[case["data"]], run, case["seed"], arguments.jobs)
-        results.add(**case, **figures(run))
+        how = ["--quick"] if arguments.quick else ["--folds", str(FOLDS), "--jobs", str(arguments.jobs)]
+        cpu_seconds = train(archives[case["data"]], run, case["seed"], how)
+        results.add(**case, **figures(run), **({"cpu_seconds": cpu_seconds} if arguments.quick else {}))
     finish(arguments.out, {**context, "results": results.rows}, HEADINGS, map(row, results.rows))
 
 
-def train(data: Path, run: Path, seed: int, jobs: int) -> None:
-    """Train by folds with the defaults, from where it stopped."""
-    command = [sys.executable, "-m", "edgecnn", "train", "--jobs", str(jobs)]
+def train(data: Path, run: Path, seed: int, how: list[str]) -> float:
+    """Train in the given way with the defaults, from where it stopped; return the processor seconds that it took."""
+    command = [sys.executable, "-m", "edgecnn", "train"]
     if run.exists():
-        command += ["--resume", "--out", str(run)]
+        command += ["--resume", *how[2:], "--out", str(run)]
     else:
-        command += ["--data", str(data), "--folds", str(FOLDS), "--set", f"seed={seed}", "--out", str(run)]
+        command += ["--data", str(data), *how, "--set", f"seed={seed}", "--out", str(run)]
     run.parent.mkdir(parents=True, exist_ok=True)
+    before = os.times()
     subprocess.run(command, cwd=run.parent, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    return round(after.children_user + after.children_system - before.children_user - before.children_system, 1)
 
 
 def figures(path: Path) -> Row:
     """Return counts of a finished run's held-out answers and those of the simplest way, its folds' networks, and seconds."""
     run = Run(path)
-    held, infos, folds = require_held_out(run), fold_infos(run), read_folds(run)
+    held, infos, folds = require_held_out(run), run.info.folds, read_folds(run)
     assert folds is not None
     float_answers, int8_answers = held.float.argmax(axis=1), held.int8.argmax(axis=1)
-    right, simple = int8_answers == held.classes, simplest(run, folds, held)
+    simple_answers = simplest(run, folds, held)
+    answers = float_answers, int8_answers, simple_answers
+    right, simple = int8_answers == held.classes, simple_answers == held.classes
     lost, gained = int(np.sum(simple & ~right)), int(np.sum(right & ~simple))
     low, high = paired_interval(lost, gained, len(right))
     choices = [one.stored(CHOICE, NetworkChoice) for one in fold_runs(run, folds)]
@@ -76,6 +86,9 @@ def figures(path: Path) -> Row:
         "agreed": int(np.sum(float_answers == int8_answers)),
         "simplest_right": int(simple.sum()),
         "gain": [-high, -low],
+        "balanced": [
+            balanced_accuracy(found_by_class(answer, held.classes, run.info.data.labels)) for answer in answers
+        ],
         "networks": [f"{one.network} at {one.width}" for one in infos],
         "choice_seconds": [choice.seconds for choice in choices if choice],
         "train_seconds": [one.seconds for one in infos],
@@ -83,7 +96,7 @@ def figures(path: Path) -> Row:
 
 
 def simplest(run: Run, folds: Folds, held: HeldOut) -> np.ndarray:
-    """Return which of a run's held-out photos the simplest way classifies correctly, bool (n,)."""
+    """Return the simplest way's answers to a run's held-out photos, int (n,)."""
     from edgecnn.networks.efficientnet_lite import is_whole
     from edgecnn.train.frozen import Photos, frozen_features
 
@@ -94,11 +107,11 @@ def simplest(run: Run, folds: Folds, held: HeldOut) -> np.ndarray:
     features = next(values for rung, values in found.items() if is_whole(rung))
     place = {one: index for index, one in enumerate(photos.hashes)}
     features = features[[place[one] for one in held.hashes.tolist()]]
-    right = np.zeros(len(held.classes), bool)
+    answers = np.zeros(len(held.classes), int)
     for fold in range(1, FOLDS + 1):
         kept, asked = held.fold != fold, held.fold == fold
-        right[asked] = fitted(features[kept], held.classes[kept]).predict(features[asked]) == held.classes[asked]
-    return right
+        answers[asked] = fitted(features[kept], held.classes[kept]).predict(features[asked])
+    return answers
 
 
 def row(result: Row) -> tuple[str, ...]:
@@ -108,7 +121,10 @@ def row(result: Row) -> tuple[str, ...]:
     gain = 100 * (result["int8_right"] - result["simplest_right"]) / result["n"]
     chosen = Counter(map(str, result["networks"])).most_common()
     networks = ", ".join(f"{network} ({count})" for network, count in chosen)
-    minutes = [f"{np.median(result[part]) / 60:.1f}" for part in ("choice_seconds", "train_seconds")]
+    if "cpu_seconds" in result:
+        minutes = [f"{result['cpu_seconds'] / 60:.1f}"]
+    else:
+        minutes = [f"{np.median(result[part]) / 60:.1f}" for part in ("choice_seconds", "train_seconds")]
     return (result["data"], str(result["seed"]), f"{result['n']:,}", networks, *shares, f"{gain:+.2f}",
             f"{result['gain'][0]:+.2f} to {result['gain'][1]:+.2f}", " + ".join(minutes))  # fmt: skip
 

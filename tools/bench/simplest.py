@@ -6,6 +6,8 @@ import numpy as np
 
 FAMILY, SIDE = "efficientnet_lite0", 224
 
+STRENGTHS, MOST_ITERATIONS = (0.01, 0.1, 1.0), 200
+
 
 def fitted(features: np.ndarray, classes: np.ndarray) -> Any:
     """Fit the regression to features (n, length) of classes int64 (n,). Five folds choose its regularization."""
@@ -14,8 +16,6 @@ def fitted(features: np.ndarray, classes: np.ndarray) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
-
-    from edgecnn.train.candidates import MOST_ITERATIONS, STRENGTHS
 
     steps = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS))
     way = GridSearchCV(steps, {"logisticregression__C": STRENGTHS}, scoring="neg_log_loss", cv=5)
