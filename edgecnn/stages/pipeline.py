@@ -154,7 +154,7 @@ def trained_by_folds(
     """Train a recipe with its folds, as `trained` does without; the returned images are all for training."""
     dataset = open_images(recipe, Run(path) if Run(path).file(runs.RECIPE).exists() else None, reporter, None)
     dataset = placed(dataset, reporter, Run(path))
-    if not images_choose(recipe, dataset):
+    if recipe.train.head_only and not images_choose(recipe, dataset):
         require_pretrained(settle(recipe, dataset))
     with locked(path):
         run = Run(path)

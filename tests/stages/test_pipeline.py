@@ -117,7 +117,7 @@ def test_a_second_run_with_folds_trains_again_for_another_recipe_or_other_images
     monkeypatch.setattr(pipeline, "read_folds", lambda run: SimpleNamespace(all_teach=lambda images: images))
     monkeypatch.setattr(
         pipeline,
-        "train_by_folds",
+        "train_on_all",
         lambda images, run, *_: trained.append((images.fingerprint, run.recipe.train.epochs)),
     )
 
