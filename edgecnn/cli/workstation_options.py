@@ -197,6 +197,7 @@ class Training(Group):
         "photo weighs the same.",
         shown="auto",
         metavar="auto|none",
+        heading=Data.heading,
         keys=("train.class_weights",),
     )
     quick: bool = option(
