@@ -67,7 +67,7 @@ def classify(
     """Classify images, or what a camera sees.
 
     Standard error names the bundle, engine and camera in use. Unreadable image files are reported and skipped; the exit code is then 22.
-    Several files are classified at the same time, on all processors, and printed in order; the times in --json then include waiting.
+    Files that take 2 ms or more are classified on all processors and printed in order; the times in --json then include waiting.
 
     If a camera is lost, edgecnn keeps trying to reopen it, forever unless --retry-for sets a limit. If it cannot be opened at the start,
     the exit code is 24. SIGTERM and Ctrl-C close the camera; the exit codes are 143 and 130. In a terminal the current result is redrawn in

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def classify_files(classifier: "Classifier", sources: Sequence[str], decision: "Decision", json: bool) -> None:
-    """Classify image files and print each result; `sources` and the error are as in `show_each`. Uses all processors.
+    """Classify image files and print each result; `sources` and the error are as in `show_each`. May use all processors.
 
     Paths on standard input may come one by one, and each gets its answer at once, so they are classified one by one too.
     """

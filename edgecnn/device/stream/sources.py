@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import starmap
+from itertools import islice, starmap
+from time import perf_counter
 from typing import Generic, NamedTuple, TypeVar
 
 from edgecnn.errors import ImageError
@@ -10,6 +11,9 @@ from edgecnn.images import SUFFIXES, left_out
 from edgecnn.memory import shared_memory
 
 T = TypeVar("T")
+
+TIMED, WORTH_S = 16, 0.002
+"""Images to time before threads begin, and the least median: Python runs one thread at a time, so for short work threads cost more."""
 
 Expanded = Iterator[tuple[str, ImageError | None]]
 
@@ -31,8 +35,13 @@ def for_each_image(
 ) -> Generator[Outcome[T], None, None]:
     """Call `work` with each image that SOURCE arguments stand for, as in `expand`. A broken image does not end the loop.
 
-    More than one thread looks ahead; outcomes and notes keep their order, and images in memory together stay within the memory limit.
+    If the first images take long enough to be worth it, more than one thread looks ahead; outcomes and notes keep their order, and images in
+    memory together stay within the memory limit.
     """
+
+    hear = note
+    images = expand(sources, stdin, lambda text: hear(text))
+    seconds: list[float] = []
 
     def outcome(source: str, error: ImageError | None) -> Outcome[T]:
         result = None
@@ -43,15 +52,21 @@ def for_each_image(
                 error = caught
         return Outcome(source, result, error)
 
-    if threads == 1:
-        yield from starmap(outcome, expand(sources, stdin, note))
+    for image in islice(images, TIMED if threads > 1 else 0):
+        start = perf_counter()
+        found = outcome(*image)
+        seconds.append(perf_counter() - start)
+        yield found
+    if not seconds or sorted(seconds)[len(seconds) // 2] < WORTH_S:
+        yield from starmap(outcome, images)
         return
     from edgecnn.device.stream.ahead import in_order  # here, since one image needs no threads and starts faster
 
     notes: list[str] = []
+    hear = notes.append
 
     def noted() -> Iterator[tuple[list[str], str | None, ImageError | None]]:
-        for source, error in expand(sources, stdin, notes.append):
+        for source, error in images:
             yield [*notes], source, error
             notes.clear()
         yield notes, None, None
@@ -61,11 +76,11 @@ def for_each_image(
         with shared_memory():
             return before, None if source is None else outcome(source, error)
 
-    for before, found in in_order(shared, noted(), threads):
+    for before, later in in_order(shared, noted(), threads):
         for text in before:
             note(text)
-        if found is not None:
-            yield found
+        if later is not None:
+            yield later
 
 
 def expand(sources: Iterable[str], stdin: Iterable[bytes], note: Callable[[str], object] = bool) -> Expanded:

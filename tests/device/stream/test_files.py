@@ -2,9 +2,11 @@
 
 import functools
 import time
-from threading import Thread
+from pathlib import Path
+from threading import Thread, current_thread
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from edgecnn.device.stream.sources import for_each_image
@@ -46,7 +48,8 @@ def test_outcomes_come_one_by_one(fake_classifier, folder, monkeypatch):
     assert len(fake_classifier.calls) == 1
 
 
-def test_several_threads_give_the_same_outcomes_and_notes_in_the_same_order(tmp_path):
+def test_several_threads_give_the_same_outcomes_and_notes_in_the_same_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgecnn.device.stream.sources.WORTH_S", 0.0)
     for folder, count in (("a", 30), ("b", 1), ("c", 0)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "notes.txt").touch()
@@ -76,6 +79,7 @@ def test_a_folder_is_classified_on_all_processors_with_the_same_output(edgecnn, 
         Image.fromarray(rng.integers(0, 255, (20 + number, 40, 3), np.uint8)).save(tmp_path / f"{number:02}.png")
     (tmp_path / "07.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "notes.txt").touch()
+    monkeypatch.setattr("edgecnn.device.stream.sources.WORTH_S", 0.0)
     threads, results = [], []
     for processors in (1, 3):
         monkeypatch.setattr("edgecnn.cli.classify_files.processors", lambda count=processors: count)
@@ -87,3 +91,19 @@ def test_a_folder_is_classified_on_all_processors_with_the_same_output(edgecnn, 
     assert threads.count("ahead") == 3
     edgecnn("classify", tmp_path / "00.png", "--model", model)
     assert threads.count("ahead") == 3, "one image needs no threads, and starts faster without"
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.02])
+def test_threads_begin_only_if_the_first_images_take_long(tmp_path, slow):
+    for number in range(24):
+        (tmp_path / f"{number:02}.png").touch()
+    names = set()
+
+    def work(source):
+        names.add(current_thread().name)
+        time.sleep(slow)
+        return source
+
+    found = [outcome.result for outcome in for_each_image(work, [str(tmp_path)], [], threads=3)]
+    assert [Path(path).stem for path in found] == [f"{number:02}" for number in range(24)]
+    assert ("ahead" in names) == (slow > 0)
