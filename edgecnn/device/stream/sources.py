@@ -35,10 +35,9 @@ def for_each_image(
 ) -> Generator[Outcome[T], None, None]:
     """Call `work` with each image that SOURCE arguments stand for, as in `expand`. A broken image does not end the loop.
 
-    If the first images take long enough to be worth it, more than one thread looks ahead; outcomes and notes keep their order, and images in
-    memory together stay within the memory limit.
+    If the first images take long enough, more than one thread looks ahead. Outcomes and notes keep their order, and images in memory
+    together stay within the memory limit.
     """
-
     hear = note
     images = expand(sources, stdin, lambda text: hear(text))
     seconds: list[float] = []
