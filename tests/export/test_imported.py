@@ -290,6 +290,7 @@ def test_an_int8_model_of_an_imported_one_is_trained_or_if_it_cannot_be_is_round
     assert [classifier.classify(picture(LEVELS[label], random)).decision for label in CLASSES] == list(CLASSES)
 
 
+@pytest.mark.guard
 def test_a_graph_is_rebuilt_from_layers_when_its_int8_model_is_to_be_better(edgecnn, tmp_path, photos):
     network(keras3, RANGES["0..1"][0], softmax="dense").export(tmp_path / "saved", verbose=False)
     assert edgecnn("import", "saved", "--calibrate", photos, "--input-range", "unit").code == 0

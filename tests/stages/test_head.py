@@ -144,6 +144,7 @@ def test_report_bundle_and_card_treat_it_as_a_run_of_folds(made):
     assert "all 60 images" in run.file("card.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.guard
 def test_a_second_run_does_nothing_and_a_deleted_record_gives_the_same_model(made, monkeypatch):
     run, _, notes, recipe = made
     assert any("about" in line and "60 photos" in line for line in notes), "an estimate"
@@ -162,6 +163,7 @@ def test_a_second_run_does_nothing_and_a_deleted_record_gives_the_same_model(mad
     run.file("kept.json").replace(run.file(INFO))
 
 
+@pytest.mark.guard
 def test_two_photos_per_class_give_a_model_and_one_group_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(RUNGS, NETWORK, 4)
