@@ -38,7 +38,7 @@ def print_report(report: "Report", full: bool = False) -> None:
             *table.score_lines(report),
         ]
     else:
-        lines += [*table.model_lines(report), *(line for line in table.conversion_lines(report) if "FAILED" in line)]
+        lines += [*table.model_lines(report), *table.conversion_lines(report, only_failed=True)]
     lines.append(gate_line(report))
     if report.matrix:
         lines.append(f"\n{table.matrix_table(report.matrix, width)}")

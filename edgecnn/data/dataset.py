@@ -70,7 +70,7 @@ class Dataset:
         lists, place: edgecnn's own files next to the images, by name, and the folder for them; None if they cannot be written.
         sides: split and group of images by hash, if stored or computed; see `sided`.
         tied: test images, by hash, that are a copy of an image of another split, and that one.
-        anew, told: whether `sided` divided listed images anew, and what it has to say about groups.
+        anew, groups_note: whether `sided` divided listed images anew, and a line about folders that are no groups, or "".
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Dataset:
         self.given = frozenset(item.split for item in listed.items)
         self.sides: Sides = {}
         self.tied: Mapping[str, str] = {}
-        self.anew, self.told = False, ""
+        self.anew, self.groups_note = False, ""
         if FILE in self.lists and self.left_to_edgecnn:
             self.sides = read_sides(self.lists[FILE], f"{self.name}: {FILE}")
         self.items = splits.divide(listed.items, recipe, splits_of(self.sides))
@@ -167,7 +167,7 @@ class Dataset:
             sides |= {one: sides[one]._replace(path=item.source) for one, item in items.items()}
         other = self.redivided(splits_of(sides))
         other.sides, other.tied, other.moved = sides, tied(sides, links, groups.known), self.moved
-        other.anew, other.told = len(groups.known) < len(known), groups.line
+        other.anew, other.groups_note = len(groups.known) < len(known), groups.line
         other.check()
         return other
 

@@ -118,13 +118,13 @@ def taught_lines(report: Report) -> list[str]:
     return [] if unseen is None else [taught_line(unseen, report.data.test_images)]
 
 
-def conversion_lines(report: Report) -> list[str]:
+def conversion_lines(report: Report, only_failed: bool = False) -> list[str]:
     accepted = "beyond its limit, ACCEPTED by --accept-conversion"
     return [
         f"{item.candidate} against {item.reference}: {item.agreement:.2%} agreement, at most {item.largest_lsb} LSB "
         f"({accepted if item.accepted else 'passed' if item.passed else 'FAILED'}: {item.limit})"
         for item in report.comparisons
-        if item.kind in ("conversion", "seen")
+        if item.kind in ("conversion", "seen") and not (only_failed and item.passed)
     ]
 
 

@@ -52,12 +52,7 @@ def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1
         RunError: if images of the folds are gone.
     """
     with resumable(run, reporter):
-        asked = asked_recipe(run)
-        folds = divided(dataset, run, asked, reporter)
-        run.make_latest()
-        if kept := kept_sides(run):
-            dataset.sides = kept
-        whole = folds.all_teach(dataset)
+        asked, folds, whole = begun(dataset, run, reporter)
         if not run.file(INFO).exists():
             chosen = choose_network(asked, whole, run, reporter)
             train_folds(dataset, run, folds, reporter, jobs)
@@ -65,6 +60,16 @@ def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1
             run = settle_run(run, voted(settled(chosen, whole, Silent()), fold_infos(run)))
             reporter.note(voted_line(run.recipe, fold_infos(run), len(folds.of)))
     return train_run(run.recipe, whole, run, reporter, None)
+
+
+def begun(dataset: Dataset, run: Run, reporter: Reporter) -> tuple[Recipe, Folds, Dataset]:
+    """Return a run's recipe before its open keys are settled, its folds, and the dataset with every image in training."""
+    asked = asked_recipe(run)
+    folds = divided(dataset, run, asked, reporter)
+    run.make_latest()
+    if kept := kept_sides(run):
+        dataset.sides = kept
+    return asked, folds, folds.all_teach(dataset)
 
 
 def asked_recipe(run: Run) -> Recipe:

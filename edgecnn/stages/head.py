@@ -15,11 +15,10 @@ from edgecnn.recipe import Recipe
 from edgecnn.run_info import FoldInfo, InputSize, Int8Method, RunInfo, Validation
 from edgecnn.runs import FEATURES, FLOAT_MODEL, INFO, QAT_MODEL, Run, settle_run
 from edgecnn.stages.choose import KNOWN_IMAGES
-from edgecnn.stages.folds import asked_recipe, divided, train_by_folds
+from edgecnn.stages.folds import asked_recipe, begun, train_by_folds
 from edgecnn.stages.int8_files import Int8Files
 from edgecnn.stages.network_choice import choose_network
 from edgecnn.stages.reporter import Reporter, Silent
-from edgecnn.stages.sides import kept_sides
 from edgecnn.stages.train import network_name, resumable, settled
 from edgecnn.versions import library_versions
 
@@ -55,12 +54,7 @@ def train_head_only(dataset: Dataset, run: Run, reporter: Reporter) -> RunInfo:
         RunError: if images of the folds are gone.
     """
     with resumable(run, reporter):
-        asked = asked_recipe(run)
-        folds = divided(dataset, run, asked, reporter)
-        run.make_latest()
-        if kept := kept_sides(run):
-            dataset.sides = kept
-        whole = folds.all_teach(dataset)
+        asked, folds, whole = begun(dataset, run, reporter)
         if run.file(INFO).exists():
             return run.info
         started, count = time.monotonic(), whole.sizes["train"]

@@ -131,8 +131,8 @@ def lines(after: Dataset, listed: Listed) -> Iterator[str]:
     items = {item.hash: item for part in after.items.values() for item in part}
     known = {} if after.anew else listed.known
     fresh = [one for one in items if one not in known]
-    if after.told:
-        yield after.told
+    if after.groups_note:
+        yield after.groups_note
     if after.anew:
         moved = sum(one in items and after.sides[one].split != side.split for one, side in listed.known.items())
         kept = f"; the list before is now {listed.former}" if listed.former else ""

@@ -369,7 +369,7 @@ def photos_of(rules=None, **changes):
     }
     shares = {"train": 0.5, "validation": 0.25, "test": 0.25}
     return SimpleNamespace(**{
-        "items": items, "sides": given, "labels": ("cat", "dog"), "shares": shares, "tied": {}, "anew": False, "told": "", **changes
+        "items": items, "sides": given, "labels": ("cat", "dog"), "shares": shares, "tied": {}, "anew": False, "groups_note": "", **changes
     })  # fmt: skip
 
 
@@ -397,16 +397,16 @@ def test_the_lines_on_splits_count_photos_that_share_one_stayed_or_arrived():
 
 def test_the_lines_on_splits_say_what_groups_make_impossible_and_what_was_divided_anew():
     shares = {"train": 0.2, "validation": 0.1, "test": 0.7}
-    after = photos_of(shares=shares, told="folders are ignored")
+    after = photos_of(shares=shares, groups_note="folders are ignored")
     before = {one: Side(one, "test", "", "(.+)_") for one in "abcdefgh"}
-    told, *others = sides.lines(after, sides.Listed(before))
-    assert told == "folders are ignored"
+    first, *others = sides.lines(after, sides.Listed(before))
+    assert first == "folders are ignored"
     (off,) = (line for line in others if "cannot be divided" in line)
     assert off.startswith("test has 0% of class 'dog', not 70%; ") and "of the photos" in off, (
         "a class without a test goes first"
     )
     after.anew = True
-    told, anew, *_ = sides.lines(after, sides.Listed(before, former="/photos/edgecnn-splits-1.csv"))
+    _, anew, *_ = sides.lines(after, sides.Listed(before, former="/photos/edgecnn-splits-1.csv"))
     assert "6 photos changed their split" in anew and "/photos/edgecnn-splits-1.csv" in anew, "all but d and e"
     after.groups = lambda: GroupInfo(by="(.+)_", splits={"train": 2, "validation": 2, "test": 1})
     after.sides["a"] = Side("first", "train", "", "(.+)_")
