@@ -75,9 +75,9 @@ def contract_of(recipe: Recipe, shape: tuple[int, ...]) -> InputContract:
     )
 
 
-def device_model(data: bytes, format_: str, contract: InputContract) -> Model:
-    """Open a model file's bytes with the engine that a device would use, on one thread."""
-    return Model(open_engine(None, data, format_, num_threads=1), contract)
+def device_model(data: bytes, format_: str, contract: InputContract, threads: int = 1) -> Model:
+    """Open a model file's bytes with the engine that a device would use. An int8 file's answers do not depend on the threads."""
+    return Model(open_engine(None, data, format_, num_threads=threads), contract)
 
 
 def load_test(run: Run, dataset: Dataset, progress: Progress | None = None) -> Split:

@@ -113,8 +113,12 @@ def _body(rung: str, height: int, width: int, channels: int):
     return inputs, ends
 
 
+@functools.lru_cache(maxsize=8)
 def all_features(family: str, height: int, width: int, channels: int) -> tuple[tuple[str, ...], "keras.Model"]:
-    """Return a family's rungs, and a model from an input to a list of outputs: each rung's features before its dense layer."""
+    """Return a family's rungs, and a model from an input to a list of outputs: each rung's features before its dense layer.
+
+    It takes seconds to build, so the last ones are kept.
+    """
     rungs = tuple(rung for rung in RUNGS if family_of(rung) == family)
     inputs, ends = _body(max(rungs, key=RUNGS.__getitem__), height, width, channels)
     cut = [ends[-1] if is_whole(rung) else ends[RUNGS[rung] - 1] for rung in rungs]

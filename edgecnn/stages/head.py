@@ -22,7 +22,7 @@ from edgecnn.stages.reporter import Reporter, Silent
 from edgecnn.stages.train import network_name, resumable, settled
 from edgecnn.versions import library_versions
 
-START_S, PHOTO_S = 80, 0.12
+START_S, PHOTO_S = 60, 0.11
 """Seconds for the start and the int8 body, and per photo: 400 photos took 127 s, 1,465 took 256 s, on two busy cores of an Intel Xeon."""
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.cpu import processors
 from edgecnn.data import Split
 from edgecnn.data.balanced import balanced
 from edgecnn.errors import ExportError
@@ -48,4 +49,4 @@ class Int8Files:
         return in_chunks(self._device(data, images).logits, images, "validation", lambda what, done, total: None)
 
     def _device(self, data: bytes, images: np.ndarray) -> Model:
-        return device_model(data, "tflite", contract_of(self.recipe, images.shape[1:]))
+        return device_model(data, "tflite", contract_of(self.recipe, images.shape[1:]), processors())

@@ -17,9 +17,9 @@ from edgecnn.train.qat_phase import fake_quantize, set_batch_norm
 from edgecnn.train.ranges import measure, set_logits_range
 from edgecnn.train.rounding import round_kernels
 
-MEASURED, BATCH = 256, 32  # photos that set the int8 body's ranges, and per batch
+MEASURED, BATCH = 128, 32  # photos that set the int8 body's ranges, and per batch
 
-ROUNDING_IMAGES, ROWS = 128, 8_192  # photos that guide the rounding, and rows of inputs per kernel
+ROUNDING_IMAGES, ROWS = 64, 8_192  # photos that guide the rounding, and rows of inputs per kernel
 
 
 class Trained(NamedTuple):

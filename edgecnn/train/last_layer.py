@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edgecnn.cpu import processors
 from edgecnn.train.ranges import narrow, on_grid
 from edgecnn.train.regression import regression
 from edgecnn.train.rounding import CODES, round_matrix
@@ -72,18 +73,26 @@ def held_out(images: Images, folds: np.ndarray) -> tuple[np.ndarray, float]:
 
     def answered(strength: float) -> np.ndarray:
         logits = np.empty((len(folds), images.num_classes), np.float32)
-        for kept, held in parts(folds):
+
+        def answer(part: tuple[np.ndarray, np.ndarray]) -> None:
+            kept, held = part
             logits[held] = fit(images.some(kept), strength).logits(images.features[held])
+
+        list(pool.map(answer, parts(folds)))
         return logits
 
+    best, least = (np.empty(0), 0.0), np.inf
     with (
         threadpool_limits(1),
-        ThreadPoolExecutor(2) as pool,
+        ThreadPoolExecutor(processors()) as pool,
     ):  # small matrices: BLAS's own threads would wait for each other
-        answers = list(pool.map(answered, STRENGTHS))
-    losses = [float(np.mean(images.weights * log_losses(logits, images.classes))) for logits in answers]
-    best = int(np.argmin(losses))
-    return answers[best], STRENGTHS[best]
+        for strength in STRENGTHS:
+            logits = answered(strength)
+            loss = float(np.mean(images.weights * log_losses(logits, images.classes)))
+            if loss >= least:  # it falls and then rises, and the weakest regularization takes longest
+                break
+            best, least = (logits, strength), loss
+    return best
 
 
 def log_losses(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:

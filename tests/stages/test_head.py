@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.bundle.read import read_bundle
 from edgecnn.errors import DatasetError, RecipeError
 from edgecnn.evaluate.held_out import ANSWERS, require_held_out
-from edgecnn.networks.efficientnet_lite import RUNGS
+from edgecnn.networks.efficientnet_lite import RUNGS, all_features
 from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run, create_run
@@ -48,6 +48,12 @@ def recipe_of(folder, **train):
     )
 
 
+def shorten(patch):
+    """Cut the network after four blocks, in a family that was not built before."""
+    patch.setitem(RUNGS, NETWORK, 4)
+    all_features.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A run through every stage, which was killed after its features were computed, and the notes of its last start."""
@@ -55,7 +61,7 @@ def made(tmp_path_factory):
     recipe = recipe_of(draw(folder / "photos", {"temple": 40, "flower": 20}))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setitem(RUNGS, NETWORK, 4)
+        shorten(patch)
         patch.setattr("edgecnn.report.page.svg", lambda figure, name: "")
         with patch.context() as killed:
             killed.setattr(head, "Int8Files", None)
@@ -66,6 +72,7 @@ def made(tmp_path_factory):
             resumed.setattr("edgecnn.train.frozen.computed", None)
             run, report = run_recipe(recipe, folder / "run", reporter, max_drop=100.0)
         yield run, report, reporter.notes, recipe
+    all_features.cache_clear()
 
 
 class Quiet:
@@ -166,7 +173,7 @@ def test_a_second_run_does_nothing_and_a_deleted_record_gives_the_same_model(mad
 @pytest.mark.guard
 def test_two_photos_per_class_give_a_model_and_one_group_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(RUNGS, NETWORK, 4)
+    shorten(monkeypatch)
     recipe = recipe_of(draw(tmp_path / "photos", {"temple": 2, "flower": 2}))
     run = create_run(recipe, tmp_path / "run")
     info = train_on_all(open_images(recipe, run, Quiet(), None), run, Quiet())
@@ -176,6 +183,7 @@ def test_two_photos_per_class_give_a_model_and_one_group_does_not(tmp_path, monk
     other = create_run(recipe, tmp_path / "other")
     with pytest.raises(DatasetError, match="flower"):
         train_on_all(open_images(recipe, other, Quiet(), None), other, Quiet())
+    all_features.cache_clear()
 
 
 def test_a_network_without_weights_is_refused():
