@@ -1,17 +1,21 @@
 """All of training with folds: two models of digits that each lack half, the final model, its report and bundle, and kills between."""
 
+import collections
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
@@ -25,7 +29,7 @@ from edgecnn.runs import FLOAT_MODEL, FOLD, INFO, QAT_MODEL, Run, create_run
 from edgecnn.stages import folds as stage
 from edgecnn.stages.against import verify_against
 from edgecnn.stages.bundle import bundle_path
-from edgecnn.stages.folds import train_by_folds, voted
+from edgecnn.stages.folds import begun, train_by_folds, voted
 from edgecnn.stages.pipeline import run_recipe
 from edgecnn.stages.train import by_folds_line, open_images
 from edgecnn.verify.parity import parity_report
@@ -265,6 +269,40 @@ def test_the_folds_vote(fold_info):
     assert (outvoted.train.epochs, outvoted.qat.epochs) == (9, 4), (
         "folds of another network do not vote, even if they are more"
     )
+
+
+def test_photos_of_a_named_group_share_a_fold_also_when_the_rule_changes(tmp_path, monkeypatch):
+    """Piles over both classes; without the rule photos differ and piles are divided. A run keeps its folds, whatever the rule is later."""
+    monkeypatch.setattr(stage, "find", lambda dataset, reporter: ([], None))
+    random = np.random.default_rng(1)
+    for label in ("coin", "token"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for pile, number in itertools.product(range(6), range(4)):
+            pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"pile{pile}_{number}.png")
+
+    def folds_of(name, **data):
+        recipe = build_recipe(
+            {
+                "data": {"source": str(tmp_path / "photos"), **data},
+                "network": {"name": "resnet8"},
+                "train": {"folds": 3},
+            }
+        )
+        run = Run(tmp_path / name) if (tmp_path / name).exists() else create_run(recipe, tmp_path / name)
+        dataset = open_images(recipe, None, Quiet(), None)
+        folds = begun(dataset, run, Quiet())[1]
+        piles = collections.defaultdict(set)
+        for item in itertools.chain(*dataset.items.values()):
+            piles[Path(item.source).name.partition("_")[0]].add(folds.of[item.hash])
+        return folds, {len(found) for found in piles.values()}
+
+    grouped, shared = folds_of("grouped", group_by=r"(.+)_\d+$")
+    assert shared == {1} and sorted(collections.Counter(grouped.of.values()).values()) == [16, 16, 16]
+    assert set(grouped.groups.values()) == {f"pile{pile}" for pile in range(6)}
+    single, divided = folds_of("single")
+    assert max(divided) > 1 and sorted(collections.Counter(single.of.values()).values()) == [16, 16, 16]
+    assert folds_of("grouped") == (grouped, {1}) and folds_of("single", group_by=r"(.+)_\d+$") == (single, divided)
 
 
 def test_training_without_folds_ends_with_the_cost_and_benefit_of_folds(photos, finished_run, fold_info):
