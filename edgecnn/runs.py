@@ -49,6 +49,7 @@ ROUNDED_MODEL = "rounded.h5"
 REFERENCES = ("reference.tflite", "reference.onnx")
 INIT_MODEL = "init.h5"
 NETWORK_FILE = "network.py"
+BACKBONE = "backbone.onnx"
 PARITY = "parity.json"
 CONFIDENCE = "confidence.json"
 STRANGERS = "strangers.json"
@@ -190,7 +191,7 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
             raise OutputExistsError(
                 f"{path} exists. Continue it (--resume), replace it (--force), or name another folder with --out."
             )
-        for used in (recipe.init.source, (recipe.network.name or "").rpartition(":")[0]):
+        for used in (recipe.init.source, recipe.network.file):
             if used and Path(used).resolve().is_relative_to(path.resolve()):
                 raise OutputExistsError(
                     f"{path} contains {used}, which the new run needs, so it is not replaced. {ANOTHER}."
@@ -298,12 +299,13 @@ def start_from(tables: Mapping[str, Any]) -> dict[str, Any]:
         return dict(tables)
     run = trained_run(Path(source))
     network = run.recipe.network
-    own = run.file(NETWORK_FILE)
+    own, backbone = run.file(NETWORK_FILE), run.file(BACKBONE)
     function = network.name.rpartition(":")[2]
+    name = str(backbone.resolve()) if backbone.exists() else network.name
     inherited = {
         **{key: getattr(network, key) for key in ("input_range", "input_scale", "input_zero_point")},
         **vars(run.info.input),
-        "name": f"{own.resolve()}:{function}" if own.exists() else network.name,
+        "name": f"{own.resolve()}:{function}" if own.exists() else name,
         "options": dict(network.options),
     }
     given = tables.get("network", {})

@@ -70,12 +70,11 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
     from edgecnn.recipe import source_kind
 
     network, teacher, data = recipe.network, recipe.teacher, recipe.data
-    file, colon, function = (network.name or "").rpartition(":")
-    if file:
-        own = Path(file).expanduser()
+    if network.file:
+        own, function = Path(network.file).expanduser(), network.name.removeprefix(network.file)
         if path and not own.exists() and (path.parent / own).exists():
             own = path.parent / own
-        network = dataclasses.replace(network, name=f"{own.resolve()}{colon}{function}")
+        network = dataclasses.replace(network, name=f"{own.resolve()}{function}")
     if teacher:
         teacher = dataclasses.replace(teacher, run=str(Path(teacher.run).expanduser().resolve()))
     kind, where = source_kind(data.source)
@@ -96,6 +95,8 @@ def said(*groups: "Group") -> dict[str, Any]:
             if (value := getattr(group, name)) != entry.default:
                 parts = value if isinstance(value, tuple) else (value,)
                 values |= dict(zip(entry.metadata.get("keys", ()), parts, strict=False))
+    if sum(bool(getattr(group, name, None)) for group in groups for name in ("network", "backbone")) > 1:
+        raise typer.BadParameter("--network and --backbone are mutually exclusive: give one.")
     if "network.name" in values and any(key.startswith("network.max_") for key in values):
         raise typer.BadParameter(
             "--max-kb, --max-macs and --max-ms limit the choice of the network: leave --network out."

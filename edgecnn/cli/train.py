@@ -78,6 +78,7 @@ def train(
       edgecnn train --dry-run --network resnet8
       edgecnn train --data photos/ --quick
       edgecnn train --data photos/ --folds 5
+      edgecnn train --data photos/ --backbone mobilenet.onnx
       edgecnn train --data photos/ --init runs/cifar10-resnet8
       edgecnn train --resume
       edgecnn train recipe.toml --workers 10.0.0.1:2222,10.0.0.2:2222 --worker 0
@@ -93,6 +94,7 @@ def train(
         raise typer.BadParameter("--resume uses the run's own recipe: combine it only with --out.")
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import create_run, free_path, locked, open_run, settle_run
+    from edgecnn.stages.backbone import with_backbone
     from edgecnn.stages.head import require_pretrained, train_on_all
     from edgecnn.stages.network_choice import choose_network, images_choose
     from edgecnn.stages.reporter import Silent
@@ -118,6 +120,8 @@ def train(
         dataset = open_images(resolved, run, reporter, cluster)
         if cluster is None:
             dataset = placed(dataset, reporter, run, keep=not dry_run)
+            if run is None:
+                resolved = with_backbone(resolved, dataset, reporter)
         elif dataset.left_to_edgecnn:
             dataset.check()
             reporter.note(

@@ -46,6 +46,12 @@ def read_seen(text: str) -> list[float]:
     return list(read_region(text))
 
 
+def read_backbone(text: str) -> str:
+    if not text.endswith(".onnx"):
+        raise ValueError(f"received {text}, expected an ONNX file: docs/your-model.md shows how PyTorch writes one")
+    return text
+
+
 def read_channels(text: str) -> tuple[float, ...]:
     """Read one number, or one per channel, for pixels from 0 to 1; ValueError for anything else."""
     try:
@@ -111,6 +117,41 @@ class Data(Group):
         "a tf_keras model. The file is executed, so name only files that you trust.",
         shown="chosen for the images: see edgecnn networks --data",
         keys=("network.name",),
+    )
+    backbone: str | None = option(
+        None,
+        "Start from this ONNX file's network and weights, with a new last layer: see docs/your-model.md. Its input size is the file's.",
+        shown="none",
+        metavar="FILE.onnx",
+        typed=None,
+        read=read_backbone,
+        keys=("network.name",),
+    )
+    input_range: str | None = option(
+        None,
+        "How the backbone reads pixels, as for edgecnn import. auto prints and uses the range with which a fitted last layer does best.",
+        shown="auto",
+        metavar="auto|centred|unit|raw|imagenet",
+        choices=("auto", "centred", "unit", "raw", "imagenet"),
+        keys=("network.options.input_range",),
+    )
+    input_mean: str | None = option(
+        None,
+        "Mean of each channel, for pixels from 0 to 1: the backbone reads (pixel / 255 - mean) / std.",
+        shown=AS_RANGE,
+        metavar="R,G,B",
+        typed=None,
+        read=lambda text: text if read_channels(text) else "",
+        keys=("network.options.mean",),
+    )
+    input_std: str | None = option(
+        None,
+        "Deviation of each channel, for --input-mean.",
+        shown="none",
+        metavar="R,G,B",
+        typed=None,
+        read=lambda text: text if read_deviations(text) else "",
+        keys=("network.options.std",),
     )
     size: tuple[int, int] | None = option(
         None,

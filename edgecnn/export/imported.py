@@ -16,6 +16,7 @@ from edgecnn.files import quiet_stderr
 from edgecnn.networks.code import refuse_code
 from edgecnn.networks.frozen import INPUT, OUTPUT, FrozenModel
 from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.onnx_model import conversion
 
 KINDS = "an ONNX file (.onnx), a Keras file (.keras, .h5) or a SavedModel folder"
 TO_ONNX = """\
@@ -86,16 +87,6 @@ def read_model(path: Path, size: tuple[int, int] | None = None) -> Imported:
                 "SavedModel with the program that has them, model.export('saved_model'), and import that folder."
             ) from error
     return Imported(frozen, opened.what, cut or opened.cut, opened.check, opened.layers)
-
-
-def conversion(read: tuple[Any, Any], given: tuple[float, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the factor and the offset, per channel or one for all, that turn what a pixel is in the `given` range into the range that a
-    model `read`.
-
-    Each range is S and Z, single values or one per channel: the model reads S * (pixel - 128 - Z).
-    """
-    (scale, zero_point), (new_scale, new_zero_point) = (tuple(map(np.float32, pair)) for pair in (read, given))
-    return np.asarray(scale / new_scale), np.asarray(scale * (new_zero_point - zero_point))
 
 
 def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, int]) -> FrozenModel:

@@ -2,9 +2,11 @@
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.errors import NetworkError, UnknownNameError, nearest
+from edgecnn.networks.backbone import build_backbone, is_backbone
 from edgecnn.networks.own import build_own, load_function, own_network
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ def build_network(
     num_classes: int,
     options: Mapping[str, str] | None = None,
 ) -> "keras.Model":
-    """Build a network of NETWORKS, or a user's own FILE.py:FUNCTION, which is executed, with fresh random weights.
+    """Build a network of NETWORKS, or a user's own FILE.py:FUNCTION, which is executed, with fresh random weights; or that of a FILE.onnx
+    with the file's weights and a fresh last layer.
 
     Returns a tf_keras functional model from float32 (batch, height, width, channels) to logits (batch, num_classes). Raises
     UnknownNameError, or NetworkError for options of a network that has none, or an input that is too small.
@@ -57,6 +60,8 @@ def build_network(
     own = own_network(name)
     if own:
         return build_own(own, height, width, channels, num_classes, options)
+    if is_backbone(name):
+        return build_backbone(Path(name), height, width, channels, num_classes, options)
     module = network_module(name)
     if options:
         raise NetworkError(

@@ -181,6 +181,16 @@ def build(
     return Built(keras.Model(inputs, tensor), built, cut, channels_first=axes[2] == 1)
 
 
+def conversion(read: tuple[Any, Any], given: tuple[float, int]) -> Reading:
+    """Return the factor and the offset, per channel or one for all, that turn what a pixel is in the `given` range into the range that a
+    model `read`.
+
+    Each range is S and Z, single values or one per channel: the model reads S * (pixel - 128 - Z).
+    """
+    (scale, zero_point), (new_scale, new_zero_point) = (tuple(map(np.float32, pair)) for pair in (read, given))
+    return np.asarray(scale / new_scale), np.asarray(scale * (new_zero_point - zero_point))
+
+
 def read_by(inputs: Any, factor: np.ndarray, offset: np.ndarray) -> Any:
     layer = keras.layers.DepthwiseConv2D(1, name="input_range")
     result = layer(inputs)

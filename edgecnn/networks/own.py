@@ -48,7 +48,7 @@ def own_network(name: str | None) -> OwnNetwork | None:
         raise NetworkError(
             f"{name} names a file without a function. Write {name}:build if the function is called build."
         )
-    if not colon:
+    if not colon or function.endswith(".onnx"):
         return None
     if not file.endswith(".py") or not function.isidentifier():
         raise NetworkError(f"write a network of your own as FILE.py:FUNCTION; received {name!r}.")

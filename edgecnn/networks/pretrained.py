@@ -9,6 +9,7 @@ import numpy as np
 
 from edgecnn.errors import NetworkError
 from edgecnn.files import sha256
+from edgecnn.networks.backbone import is_backbone
 from edgecnn.networks.torch_file import read_state
 from edgecnn.tables import Struct
 
@@ -21,17 +22,19 @@ class Source(Struct):
 
     Fine-tuning does not change the layers before `first_tuned`. The networks `tuned_whole` have only a few of the layers that were
     trained together. All of those have to learn, at twice the rate and for twice as long.
+
+    A backbone's file is its own source, without a package: it brings its weights, and fine-tuning leaves its first FROZEN layers alone.
     """
 
     title: str
     prefix: str
-    distribution: str
-    package: str
-    file: str
-    sha256: str
-    licence: str
-    first_tuned: str
-    tuned_whole: tuple[str, ...]
+    distribution: str = ""
+    package: str = ""
+    file: str = ""
+    sha256: str = ""
+    licence: str = ""
+    first_tuned: str = ""
+    tuned_whole: tuple[str, ...] = ()
 
 
 SOURCES = (
@@ -72,13 +75,21 @@ SHIFT = 1 / 128
 """Added to the input: the network was trained on (pixel - 127) / 128 and reads (pixel - 128) / 128."""
 
 
+FROZEN = 0.18
+"""Share of a backbone's layers with weights that fine-tuning leaves alone: as of Lite0, which has 18 %, and Lite2."""
+
+
 def source_of(network: str) -> Source | None:
     """Return the weights that a network of this name can start from, or None."""
+    if is_backbone(network):
+        return Source(title=Path(network).name, prefix=network)
     return next((source for source in SOURCES if network.startswith(source.prefix)), None)
 
 
 def locate(source: Source) -> Path:
     """Return a source's file. Raises ModuleNotFoundError if its package is not installed; the command line names the extra."""
+    if not source.package:
+        return Path(source.prefix)
     spec = importlib.util.find_spec(source.package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{source.distribution} is not installed", name=source.package)
@@ -121,8 +132,9 @@ def tuned_variables(model: "keras.Model", source: Source, network: str) -> list[
     """Return the variables that fine-tuning changes in a model of the network with this name."""
     if network in source.tuned_whole:
         return list(model.trainable_variables)
-    names = [layer.name for layer in model.layers]
-    layers = model.layers[names.index(source.first_tuned) :]
+    names = [layer.name for layer in model.layers if layer.weights]
+    first = source.first_tuned or names[round(FROZEN * len(names))]
+    layers = model.layers[[layer.name for layer in model.layers].index(first) :]
     return [variable for layer in layers for variable in layer.trainable_variables]
 
 

@@ -76,7 +76,9 @@ class DataRecipe(Struct):
 class NetworkRecipe(Struct):
     """The network and its input."""
 
-    name: str = left_open("A network's name, or FILE.py:FUNCTION for your own; by default chosen for the images.")
+    name: str = left_open(
+        "A network's name, FILE.py:FUNCTION for your own, or FILE.onnx; by default chosen for the images."
+    )
     height: int = left_open(
         "Rows of the input; by default chosen for the images, 160 from ImageNet, their own up to 224, or 96.",
         low=1,
@@ -118,8 +120,16 @@ class NetworkRecipe(Struct):
     )
     options: Mapping[str, str] = field(
         default_factory=dict,
-        metadata={"meaning": "Options of your own network, FILE.py:FUNCTION: the arguments of its function."},
+        metadata={
+            "meaning": "Options of your own network: its function's arguments, or the SHA-256 and the mean of FILE.onnx."
+        },
     )
+
+    @property
+    def file(self) -> str:
+        """The file of FILE.py:FUNCTION, or FILE.onnx; "" for a network of edgecnn."""
+        name = self.name or ""
+        return name if name.endswith(".onnx") else name.rpartition(":")[0]
 
 
 class InitRecipe(Struct):

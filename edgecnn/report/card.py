@@ -54,7 +54,11 @@ def origin_lines(info: RunInfo) -> list[str]:
                 f", and trained as int8 to answer as the float model, on {sizes['train']:,} images without their labels"
             )
         return [f"Imported ({imported.format}){how}. {sizes['test']:,} images for the test below. {imported.range}."]
-    started = [f"Started from {info.init.run}, licence {info.init.licence}."] if info.init and info.init.licence else []
+    started = []
+    if info.init and info.init.licence:
+        started = [f"Started from {info.init.run}, licence {info.init.licence}."]
+    elif info.init and info.init.run.endswith(".onnx"):
+        started = [f"Started from {info.init.run}; the licence is that of the file's author."]
     if info.folds:
         seconds = (info.seconds or 0) + sum(one.seconds for one in info.folds)
         taught = (

@@ -1,6 +1,7 @@
 """The stage that trains only the last layer, on all photos: each photo also tests, answered by a layer that was fitted without its fold."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -72,20 +73,24 @@ def train_head_only(dataset: Dataset, run: Run, reporter: Reporter) -> RunInfo:
 def fitted(recipe: Recipe, whole: Dataset, run: Run, folds: Folds, reporter: Reporter, started: float) -> RunInfo:
     """Fit the last layer, write both models and the answers to held-out photos, and return the run's record."""
     from edgecnn.networks import build_network
+    from edgecnn.networks.backbone import is_backbone
     from edgecnn.networks.efficientnet_lite import family_of
     from edgecnn.networks.predict import model_bytes
     from edgecnn.train.best import score
     from edgecnn.train.frozen import Photos, frozen_features
     from edgecnn.train.head_only import train_head
     from edgecnn.train.last_layer import Images
-    from edgecnn.train.origin import open_start
+    from edgecnn.train.origin import local_recipe, open_start
     from edgecnn.train.train import input_shape
 
-    name, shape = recipe.network.name, input_shape(recipe, whole)
+    network = local_recipe(recipe, run).network
+    name, shape = network.name, input_shape(recipe, whole)
     height, width, channels = shape
     photos = Photos(whole, ("train",), channels, recipe.seed, whole.sizes["train"], reporter.working)
     reading = recipe.input_scale, recipe.input_zero_point
-    values = frozen_features(family_of(name), (height, width), photos, reading, run.file(FEATURES))[name]
+    family = name if is_backbone(name) else family_of(name)
+    found = frozen_features(family, (height, width), photos, reading, run.file(FEATURES), network.options)
+    values = found[Path(name).name]
     sources = [source for _, source in photos.places]
     pixels = whole.at_size("train", sources, shape, stage="train", progress=reporter.working)
     images = Images(
@@ -94,10 +99,10 @@ def fitted(recipe: Recipe, whole: Dataset, run: Run, folds: Folds, reporter: Rep
     fold = np.array([folds.of[one] for one in photos.hashes])
     start = open_start(recipe, run)
     assert start is not None
-    model = build_network(name, *shape, len(whole.labels))
+    model = build_network(name, *shape, len(whole.labels), network.options)
     start.give(model)
     int8_files = Int8Files(recipe)
-    found = train_head(
+    made = train_head(
         model,
         recipe,
         pixels,
@@ -106,16 +111,16 @@ def fitted(recipe: Recipe, whole: Dataset, run: Run, folds: Folds, reporter: Rep
         lambda student: int8_files.features(student, pixels, reporter.working),
         reporter.working,
     )
-    write_atomic(run.file(FLOAT_MODEL), model_bytes(found.model))
-    write_atomic(run.file(QAT_MODEL), model_bytes(found.student))
+    write_atomic(run.file(FLOAT_MODEL), model_bytes(made.model))
+    write_atomic(run.file(QAT_MODEL), model_bytes(made.student))
     held = HeldOut(
         hashes=np.array(photos.hashes, np.str_),
         sources=np.array(sources, np.str_),
         classes=photos.classes,
         fold=fold,
-        float=found.float_logits,
-        int8=found.int8_logits,
-        similarity=similarities(recipe, found.features, photos.classes, fold),
+        float=made.float_logits,
+        int8=made.int8_logits,
+        similarity=similarities(recipe, made.features, photos.classes, fold),
     )
     write_held_out(run, joined([held]))
     judged = score(held.int8, held.float, held.classes)

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.recorded import write_known
 from edgecnn.errors import ExportError, first_line
 from edgecnn.evaluate.answers import contract_of
-from edgecnn.export.imported import LOAD_ERRORS, Imported, conversion, layers_of, read_model, refuse_scores, with_range
+from edgecnn.export.imported import LOAD_ERRORS, Imported, layers_of, read_model, refuse_scores, with_range
 from edgecnn.export.representative import IMAGES
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural
 from edgecnn.networks.frozen import FrozenModel
+from edgecnn.networks.onnx_model import conversion
 from edgecnn.networks.onnx_parity import BOUND
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor, real_input
 from edgecnn.recipe import INPUT_RANGES, Recipe
@@ -151,17 +152,26 @@ def better_int8(run: Run, dataset: Dataset, reporter: Reporter) -> Int8Method:
     recipe = settle(run.recipe, dataset)
     photos = Photos(load_splits(recipe, dataset, reporter.working), recipe.seed)
     layers = model_from_bytes(run.read(FLOAT_MODEL, "import"))
-    refused = operators_of(layers) or refused_layers(layers)
+    refused = refused_by_training(layers)
     if not refused:
         return distil(run, recipe, photos, Int8Files(recipe), reporter.training)
-    kinds = collections.Counter(refused.values())
-    named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(SHOWN))
     reporter.note(
-        f"{plural(len(refused), 'layer')} of {len(layers.layers)} cannot be trained as int8 ({named}; first {next(iter(refused))!r}), "
-        "so only the weights are rounded better. It is quantized after training."
+        f"{named_layers(refused, layers)} cannot be trained as int8, so its weights are rounded better, and it is quantized after training."
     )
     recipe = dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, method="ptq"))
     return round_weights(run, recipe, photos, Int8Files(recipe))
+
+
+def refused_by_training(model: "keras.Model") -> dict[str, str]:
+    """Return the kind of each layer that cannot be trained as int8."""
+    return operators_of(model) or refused_layers(model)
+
+
+def named_layers(refused: Mapping[str, str], model: "keras.Model") -> str:
+    """Count and name layers, for a message."""
+    kinds = collections.Counter(refused.values())
+    named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(SHOWN))
+    return f"{plural(len(refused), 'layer')} of {len(model.layers)} ({named}; first {next(iter(refused))!r})"
 
 
 def operators_of(model: "keras.Model") -> dict[str, str]:

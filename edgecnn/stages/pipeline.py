@@ -20,6 +20,7 @@ from edgecnn.recipe import Recipe, load_recipe, merge, to_tables
 from edgecnn.report.page import write_run_page
 from edgecnn.runs import Run, create_run, locked, settle_run
 from edgecnn.stages.against import verify_against
+from edgecnn.stages.backbone import with_backbone
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.folds import asked_recipe
 from edgecnn.stages.head import require_pretrained, train_on_all
@@ -130,6 +131,7 @@ def trained(recipe: Recipe, path: Path, force: bool, reporter: Reporter) -> tupl
     """Train a recipe in the run at `path`, from where it stopped; return the run, its images and its stages. Errors as in `run_recipe`."""
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     dataset = placed(dataset, reporter, Run(path))
+    recipe = with_backbone(recipe, dataset, reporter, Run(path))
     if images_choose(recipe, dataset):
         recipe = chosen_network(recipe, dataset, path, force, reporter)
     given, recipe = recipe, settle(recipe, dataset)
@@ -154,6 +156,7 @@ def trained_by_folds(
     """Train a recipe with its folds, as `trained` does without; the returned images are all for training."""
     dataset = open_images(recipe, Run(path) if Run(path).file(runs.RECIPE).exists() else None, reporter, None)
     dataset = placed(dataset, reporter, Run(path))
+    recipe = with_backbone(recipe, dataset, reporter, Run(path))
     if recipe.train.head_only and not images_choose(recipe, dataset):
         require_pretrained(settle(recipe, dataset))
     with locked(path):

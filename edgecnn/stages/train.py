@@ -13,6 +13,7 @@ from edgecnn.errors import DatasetError, UnknownNameError
 from edgecnn.inspect.listing import worst
 from edgecnn.labels import plural
 from edgecnn.networks import build_network, network_module
+from edgecnn.networks.backbone import is_backbone
 from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe
 from edgecnn.report.curves import write_curves
@@ -25,7 +26,7 @@ from edgecnn.workers import Workers
 
 def network_name(recipe: Recipe) -> str:
     own = own_network(recipe.network.name)
-    return own.label if own else recipe.network.name
+    return own.label if own else Path(recipe.network.name).name
 
 
 def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Workers | None) -> Dataset:
@@ -42,7 +43,8 @@ def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Wo
     code = run.file(NETWORK_FILE) if run else Path((recipe.network.name or "").rpartition(":")[0])
     if code.name == NETWORK_FILE and code.is_file() and code.with_name(RECIPE).is_file():
         reporter.note(f"executing {code}: the network of this run is Python code")
-    if recipe.network.name and (run is None or not run.file(NETWORK_FILE).exists()):
+    backbone = is_backbone(recipe.network.name)
+    if recipe.network.name and not backbone and (run is None or not run.file(NETWORK_FILE).exists()):
         network_module(recipe.network.name)
     try:
         folds = bool(recipe.folds)  # they divide the images themselves
@@ -82,7 +84,8 @@ def settled(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> Recipe:
 def run_name(recipe: Recipe, dataset: Dataset) -> str:
     """Return the default name of the run folder: the recipe's, or that of the data, and of the network if known."""
     own = own_network(recipe.network.name)
-    network = own.short if own else recipe.network.name
+    name = recipe.network.name
+    network = own.short if own else Path(name).stem if is_backbone(name) else name
     return recipe.name or (f"{dataset.name}-{network}" if network else dataset.name)
 
 

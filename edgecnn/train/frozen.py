@@ -5,13 +5,16 @@ import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgecnn.data import Dataset, Progress
 from edgecnn.data.balanced import balanced
 from edgecnn.files import sha256, write_atomic
+from edgecnn.networks.backbone import build_backbone, is_backbone
 from edgecnn.networks.efficientnet_lite import all_features
+from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import real_input
 from edgecnn.networks.pretrained import load_weights, read_weights, source_of
 
@@ -64,21 +67,28 @@ class Photos:
 
 
 def frozen_features(
-    family: str, size: tuple[int, int], photos: Photos, reading: tuple[float, int], kept: Path
+    family: str,
+    size: tuple[int, int],
+    photos: Photos,
+    reading: tuple[float, int],
+    kept: Path,
+    options: Mapping[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return each rung's features of the photos, float32 (n, length). The folder `kept` caches them; missing ones are computed.
+
+    A backbone's file, with the `options` of its recipe, is a family of one.
 
     `size` is the input's (height, width), `reading` the scale and zero point of its code. Raises NetworkError or ModuleNotFoundError
     like `pretrained.read_weights`.
     """
-    source = source_of(f"{family}_")
+    source, label = source_of(family if is_backbone(family) else f"{family}_"), Path(family).name
     assert source is not None
-    key = sha256(f"{source.sha256} {size} {photos.channels} {reading} {BATCH}".encode())[:12]
-    path = kept / f"{family}-{size[0]}x{size[1]}-{key}.npz"
+    key = sha256(f"{source.sha256 or options} {size} {photos.channels} {reading} {BATCH}".encode())[:12]
+    path = kept / f"{label}-{size[0]}x{size[1]}-{key}.npz"
     rows, values = read_features(path)
     missing = {one: index for index, one in enumerate(photos.hashes) if one not in rows}
     if missing:
-        fresh = computed(family, size, photos, list(missing.values()), reading)
+        fresh = computed(family, size, photos, list(missing.values()), reading, options or {})
         values = {rung: np.concatenate([*([values[rung]] if rows else []), more]) for rung, more in fresh.items()}
         rows |= {one: len(rows) + number for number, one in enumerate(missing)}
         write_features(path, rows, values)
@@ -87,19 +97,21 @@ def frozen_features(
 
 
 def computed(
-    family: str, size: tuple[int, int], photos: Photos, indices: Sequence[int], reading: tuple[float, int]
+    family: str,
+    size: tuple[int, int],
+    photos: Photos,
+    indices: Sequence[int],
+    reading: tuple[float, int],
+    options: Mapping[str, str],
 ) -> dict[str, np.ndarray]:
     from edgecnn.networks.keras import tf
 
     shape = (*size, photos.channels)
-    rungs, model = all_features(family, *shape)
-    source = source_of(rungs[0])
-    assert source is not None
-    load_weights(model, read_weights(source))
+    rungs, model = trained_features(family, shape, options)
 
     @tf.function(reduce_retracing=True)
     def forward(images):
-        return model(real_input(images, *reading), training=False)
+        return tf.nest.flatten(model(real_input(images, *reading), training=False))  # a list of one is a tensor
 
     parts: list[list[np.ndarray]] = [[] for _ in rungs]
     for start in range(0, len(indices), BATCH):
@@ -110,8 +122,22 @@ def computed(
         for values, output in zip(parts, forward(tf.constant(padded)), strict=True):
             values.append(output.numpy()[: len(part)].astype(np.float16))
         if photos.progress:
-            photos.progress(f"features of {family} at {size[1]}x{size[0]}", start + len(part), len(indices))
+            photos.progress(f"features of {Path(family).name} at {size[1]}x{size[0]}", start + len(part), len(indices))
     return {rung: np.concatenate(values) for rung, values in zip(rungs, parts, strict=True)}
+
+
+def trained_features(
+    family: str, shape: tuple[int, int, int], options: Mapping[str, str]
+) -> tuple[tuple[str, ...], Any]:
+    """Return a family's rungs, and a model with trained weights from an input to a list of outputs: each rung's features."""
+    if is_backbone(family):
+        model = build_backbone(Path(family), *shape, 2, options)
+        return (Path(family).name,), keras.Model(model.inputs, [model.layers[-1].input])
+    rungs, model = all_features(family, *shape)
+    source = source_of(rungs[0])
+    assert source is not None
+    load_weights(model, read_weights(source))
+    return rungs, model
 
 
 def read_features(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:

