@@ -101,6 +101,7 @@ class ImportedFrom(Struct):
     """The file that a model was imported from, its format, whether a softmax was cut off its end, and the range of pixels that it reads.
 
     `ships` is whether the file itself ships, so that nothing is exported; `reference` is the float model that it must answer like.
+    `float_layers` stay in float in its int8 file.
     """
 
     file: str
@@ -109,6 +110,7 @@ class ImportedFrom(Struct):
     range: str
     ships: bool = key(False, left_out=True)
     reference: str | None = key(None, left_out=True)
+    float_layers: tuple[str, ...] = key((), left_out=True)
 
 
 class RepresentativeInfo(Struct):

@@ -15,6 +15,14 @@ from edgecnn.device.stream.settings import option as setting
 from edgecnn.tables import to_json
 
 
+def read_layers(text: str) -> int | tuple[str, ...]:
+    """Read a number of layers, or their names; ValueError for neither."""
+    names = tuple(filter(None, (part.strip() for part in text.split(","))))
+    if not names or text.strip() == "0":
+        raise ValueError(f"received {text!r}, expected a number of layers from 1, or names of layers")
+    return int(text) if text.strip().isdigit() else names
+
+
 class Calibration(Group):
     """How its int8 files are calibrated."""
 
@@ -47,6 +55,15 @@ class Calibration(Group):
         metavar="N",
         low=0,
         keys=("qat.epochs",),
+    )
+    float_layers: int | tuple[str, ...] = setting(
+        (),
+        "Layers of the int8 TFLite file that stay in float: their names, or the N that lose most of their input's accuracy by edgecnn "
+        "layers. For networks that training cannot help; bytes and milliseconds before and after are printed.",
+        shown="none",
+        metavar="N|NAME,…",
+        typed=None,
+        read=read_layers,
     )
     unseen: str | None = setting(
         None,
@@ -105,6 +122,7 @@ def import_(
     Examples:
       edgecnn import model.onnx --calibrate photos/
       edgecnn import model.onnx --calibrate photos/ --qat-epochs 8
+      edgecnn import model.onnx --calibrate photos/ --qat-epochs 0 --float-layers 3
       edgecnn import saved_model/ --calibrate photos.zip --input-range unit --out runs/mine
       edgecnn import int8.tflite --reference model.onnx --calibrate photos/
     """
@@ -127,6 +145,7 @@ def import_(
         "--qat-epochs": calibration.qat_epochs,
         "--calibrate-images": calibration.calibrate_images,
         "--size": calibration.size,
+        "--float-layers": calibration.float_layers or None,
     }
     if ships and (unused := [name for name, value in making.items() if value is not None]):
         raise typer.BadParameter(f"{model} ships as it is, so {unused[0]} has no use: leave it out.")
@@ -144,6 +163,7 @@ def import_(
                 images=calibration.calibrate_images,
                 size=calibration.size and calibration.size[::-1],
                 stated=stated,
+                float_layers=calibration.float_layers,
                 force=force,
             )
     info = run.info

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgecnn.verify.against import Rule
 
 GATE = "Gate"
+BACKBONE = "An ONNX file to start from"
 BY_COUNT = "by the number of images"
 AS_RANGE = "as --input-range"
 
@@ -125,6 +126,7 @@ class Data(Group):
         metavar="FILE.onnx",
         typed=None,
         read=read_backbone,
+        heading=BACKBONE,
         keys=("network.name",),
     )
     input_range: str | None = option(
@@ -133,6 +135,7 @@ class Data(Group):
         shown="auto",
         metavar="auto|centred|unit|raw|imagenet",
         choices=("auto", "centred", "unit", "raw", "imagenet"),
+        heading=BACKBONE,
         keys=("network.options.input_range",),
     )
     input_mean: str | None = option(
@@ -142,6 +145,7 @@ class Data(Group):
         metavar="R,G,B",
         typed=None,
         read=lambda text: text if read_channels(text) else "",
+        heading=BACKBONE,
         keys=("network.options.mean",),
     )
     input_std: str | None = option(
@@ -151,6 +155,7 @@ class Data(Group):
         metavar="R,G,B",
         typed=None,
         read=lambda text: text if read_deviations(text) else "",
+        heading=BACKBONE,
         keys=("network.options.std",),
     )
     size: tuple[int, int] | None = option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgecnn.errors import DatasetError, DownloadError, ExportError, RunError
 from edgecnn.files import refuse_existing, sha256, write_atomic
+from edgecnn.labels import plural
 from edgecnn.runs import QAT_MODEL, ROUNDED_MODEL, Run
 from edgecnn.tables import Struct
 
@@ -97,6 +98,11 @@ def convert(
             f"{given.file} was imported as a finished file, which ships as it is: nothing else can be made from it. To export other "
             "files, import the float model that it was made from, as ONNX, Keras or SavedModel."
         )
+    in_float = run.info.imported.float_layers if run.imported and run.info.imported else ()
+    if in_float and (format_, precision) == ("onnx", "int8"):
+        raise ExportError(
+            f"{run.path} keeps {plural(len(in_float), 'layer')} in float, which edgecnn writes only as TFLite: --format tflite --int8."
+        )
     source = run.read(source_model(run, precision), "train")
     from edgecnn.export import onnx, tflite
     from edgecnn.export.feature_output import with_features
@@ -112,7 +118,11 @@ def convert(
         return data
     if precision.startswith("int8"):
         inner = io if format_ == "tflite" else "int8"
-        data = _int8(source, inner) if images is None else tflite.int8_post_training(model(), images, inner)
+        data = (
+            _int8(source, inner)
+            if images is None
+            else tflite.int8_post_training(model(), images, inner, in_float=in_float)
+        )
     elif images is not None:
         data = tflite.int16x8(model(), images)
     else:

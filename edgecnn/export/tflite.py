@@ -1,13 +1,14 @@
 """TFLite files, made with TensorFlow's own converter."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from edgecnn.errors import ExportError, first_line
+from edgecnn.errors import ExportError, first_line, nearest
 from edgecnn.export.flatbuffer import FLOATS, read
+from edgecnn.export.layer_pairs import matched
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.frozen import FloatModel
 from edgecnn.networks.keras import keras, tf
@@ -78,15 +79,20 @@ def int8(model: "keras.Model", io: str = "int8", *, signature: bool = True) -> b
 
 
 def int8_post_training(
-    model: FloatModel, dataset: RepresentativeDataset, io: str = "int8", *, signature: bool = True
+    model: FloatModel,
+    dataset: RepresentativeDataset,
+    io: str = "int8",
+    *,
+    signature: bool = True,
+    in_float: Sequence[str] = (),
 ) -> bytes:
-    """Quantize a float model to an int8 TFLite file after training, as in `int8`.
+    """Quantize a float model to an int8 TFLite file after training, as in `int8`; the layers `in_float` of a Keras model stay in float.
 
-    Raises ExportError also if the file's input codes are not the dataset's.
+    Raises ExportError also if the file's input codes are not the dataset's, or a layer is not an operator of the file.
     """
     converter = _converter(model, signature)
     converter.representative_dataset = dataset.batches
-    data = _int8(converter, io)
+    data = _partly_int8(converter, model, io, in_float) if in_float else _int8(converter, io)
     if io != "float32":
         tensor = read(data).inputs[0]
         scale, zero_point = float(tensor.scale[0]), int(tensor.zero_point[0]) - (128 if io == "uint8" else 0)
@@ -105,6 +111,36 @@ def _int8(converter: "tf.lite.TFLiteConverter", io: str) -> bytes:
     converter.inference_output_type = IO_TYPES[io]
     data = _convert(converter, "int8")
     refuse_float(data, io)
+    return data
+
+
+def _partly_int8(converter: "tf.lite.TFLiteConverter", model: "keras.Model", io: str, in_float: Sequence[str]) -> bytes:
+    from tensorflow.lite.python.convert import (
+        mlir_quantize,  # what TensorFlow's own QuantizationDebugger calls, TensorFlow 2.21
+    )
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter._experimental_calibrate_only = True
+    calibrated = _convert(converter, "int8")
+    pairs, _ = matched(model, read(calibrated), FLOATS)
+    layers = {pair.layer: pair.tensor.name for pair in pairs}
+    if missing := [name for name in in_float if name not in layers]:
+        raise ExportError(
+            f"no layer {missing[0]!r} in the TFLite file. {nearest(missing[0], layers)} edgecnn layers names them all."
+        )
+    with quiet_stderr():
+        data: bytes = mlir_quantize(
+            calibrated,
+            fully_quantize=True,
+            input_data_type=IO_TYPES[io],
+            output_data_type=IO_TYPES[io],
+            denylisted_nodes=[layers[name] for name in in_float],
+        )
+    changing = ("QUANTIZE", "DEQUANTIZE")
+    floats = [one for one in read(data).operators if one.name not in changing and one.outputs[0].type in FLOATS]
+    if len(floats) != len(set(in_float)):
+        names = ", ".join(one.name for one in floats)
+        raise ExportError(f"the TFLite file has {len(floats)} operators in float ({names}), expected {len(in_float)}.")
     return data
 
 

@@ -53,6 +53,8 @@ def origin_lines(info: RunInfo) -> list[str]:
             how = (
                 f", and trained as int8 to answer as the float model, on {sizes['train']:,} images without their labels"
             )
+        if imported.float_layers:
+            how += f", except {plural(len(imported.float_layers), 'layer')} in float"
         return [f"Imported ({imported.format}){how}. {sizes['test']:,} images for the test below. {imported.range}."]
     started = []
     if info.init and info.init.licence:

@@ -23,8 +23,9 @@ from edgecnn.networks.onnx_parity import BOUND
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor, real_input
 from edgecnn.recipe import INPUT_RANGES, Recipe
 from edgecnn.run_info import ImportedFrom, InputSize, Int8Method, RepresentativeInfo, RunInfo
-from edgecnn.runs import FLOAT_GRAPH, FLOAT_MODEL, Run, create_run, free_path, locked
+from edgecnn.runs import FLOAT_GRAPH, FLOAT_MODEL, INFO, RECIPE, Run, create_run, free_path, locked, run_path
 from edgecnn.stages.choose import labelled, splits_to_try
+from edgecnn.stages.float_layers import keep_in_float
 from edgecnn.stages.int8_files import Int8Files
 from edgecnn.stages.reporter import Reporter
 from edgecnn.train.imported import Photos, distil, round_weights
@@ -54,12 +55,13 @@ def import_stage(
     images: int | None = None,
     size: tuple[int, int] | None = None,
     stated: Stated = Stated(),
+    float_layers: int | tuple[str, ...] = (),
     force: bool = False,
 ) -> Run:
     """Start a run from a model that edgecnn did not train. Exports, verification and bundles then work as for any other run.
 
-    `images` calibrate the int8 and int16x8 exports. A range with a mean and a deviation per channel becomes a part of the model, which
-    then reads -1 to 1.
+    `images` calibrate the int8 and int16x8 exports. `float_layers` as in `keep_in_float`. A range with a mean and a deviation per channel
+    becomes a part of the model, which then reads -1 to 1.
 
     Raises:
         ExportError: if the model cannot be read, it has another number of outputs than labels, or ends in a softmax that
@@ -91,16 +93,19 @@ def import_stage(
     warn(reporter, path, reading)
     require_logits(model, recipe)
     layers = None
-    if opened.layers or recipe.qat.epochs is not None:
+    if opened.layers or recipe.qat.epochs is not None or float_layers:
         try:
             layers = layered(opened, model, ranges, tried, recipe)
         except ExportError as error:
             if recipe.qat.epochs is not None:
                 raise ExportError(f"{path}: {error} Without --qat-epochs it can be imported as a graph.") from None
+            if float_layers:
+                raise ExportError(f"{path} has no layers to keep in float: {error} Leave out --float-layers.") from None
             reporter.note(f"{path.name} is stored as a graph, so edgecnn layers cannot measure it: {error}")
-    folder = out or free_path(path.stem, force)
+    again = out or run_path(path.stem)
+    folder = again if out or unfinished(again) else free_path(path.stem, force)
     with locked(folder):
-        run = create_run(recipe, folder, force=force)
+        run = create_run(recipe, folder, force=force or unfinished(folder))
         if layers:
             write_atomic(run.file(FLOAT_MODEL), layers)
         else:
@@ -112,13 +117,21 @@ def import_stage(
             started(dataset, shape, model.count_params(), imported),
             representative_dataset=RepresentativeInfo(images=images or IMAGES, seed=recipe.seed),
         )
-        run.write_info(info)
         write_known(run, dataset)
-        run.make_latest()
         reporter.note(taught_line(recipe.data.unseen, dataset.sizes["test"]))
         if layers and recipe.qat.epochs is not None:
-            run.write_info(dataclasses.replace(info, int8=better_int8(run, dataset, reporter)))
+            info = dataclasses.replace(info, int8=better_int8(run, dataset, reporter, train=not float_layers))
+        if layers and float_layers:
+            info = keep_in_float(run, info, float_layers, dataset, reporter)
+        run.write_info(info)  # last: without it, no other command takes the run, and the same import begins again
+        run.make_latest()
     return run
+
+
+def unfinished(path: Path) -> bool:
+    """Return whether an import into this folder was interrupted."""
+    run = Run(path)
+    return run.file(RECIPE).exists() and not run.file(INFO).exists() and run.recipe.network.name == IMPORTED
 
 
 def layered(
@@ -147,17 +160,19 @@ def layered(
     return data
 
 
-def better_int8(run: Run, dataset: Dataset, reporter: Reporter) -> Int8Method:
-    """Train a run's int8 model, or, if it has layers that cannot be trained as int8, round its weights; and name those."""
+def better_int8(run: Run, dataset: Dataset, reporter: Reporter, train: bool) -> Int8Method:
+    """Train a run's int8 model, or, without `train` or if it has layers that cannot be trained as int8, round its weights."""
     recipe = settle(run.recipe, dataset)
     photos = Photos(load_splits(recipe, dataset, reporter.working), recipe.seed)
     layers = model_from_bytes(run.read(FLOAT_MODEL, "import"))
     refused = refused_by_training(layers)
-    if not refused:
+    if train and not refused:
         return distil(run, recipe, photos, Int8Files(recipe), reporter.training)
-    reporter.note(
-        f"{named_layers(refused, layers)} cannot be trained as int8, so its weights are rounded better, and it is quantized after training."
-    )
+    if refused:
+        reporter.note(
+            f"{named_layers(refused, layers)} cannot be trained as int8, so its weights are rounded better, and it is quantized after "
+            "training. If that loses too much, --float-layers keeps the worst in float"
+        )
     recipe = dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, method="ptq"))
     return round_weights(run, recipe, photos, Int8Files(recipe))
 

@@ -1,9 +1,6 @@
 """Locating errors: the int8 TFLite file compared with the float Keras model, layer by layer, on the same images."""
 
-import math
-import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +9,7 @@ from edgecnn.data.recorded import require_split
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Progress, input_contract
 from edgecnn.export import export_path
+from edgecnn.export.layer_pairs import WEIGHTED, Pair, matched
 from edgecnn.pixels import to_codes, to_real
 from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.tables import Struct
@@ -26,23 +24,11 @@ OUTLIER = 8.0
 SATURATED = 0.001
 """Fraction of values at the end of the range from which a hint names saturation."""
 
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-NOT_COMPUTED = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "PAD", "SHAPE", "STRIDED_SLICE", "PACK")
-"""Operators that compute no values of their own; their tensors are skipped."""
-
 HINTS = {
     "per-tensor weights": "weights have one scale for all channels: quantize them per channel",
     "outlier channels": "a few channels set the range of all: equalise or prune them, or add weight decay",
     "saturated range": "values are clipped at the range's end: calibrate longer, on images of every kind",
 }
-
-
-class Pair(NamedTuple):
-    """A layer in both models: the Keras layer's name, the operator, and the TFLite tensor that it outputs."""
-
-    layer: str
-    operator: Any
-    tensor: Any
 
 
 class LayerError(Struct):
@@ -202,40 +188,3 @@ def tensors(data: bytes, indices: list[int]) -> Callable[[np.ndarray], list[np.n
         return [np.concatenate(row) for row in rows]
 
     return run
-
-
-def matched(model: Any, graph: Any) -> tuple[list[Pair], list[str]]:
-    """Match a graph's operators with a model's layers. Returns the pairs in execution order, and tensors without a layer."""
-    # The converter names a tensor after the layers it fused, "net/quant_conv2d/Relu;net/…". The last of them in the Keras model counts,
-    # followed by the BatchNorm and activation that were fused without being named. If the shape differs, it is not a match.
-    order = {layer.name: number for number, layer in enumerate(model.layers)}
-    pairs: list[Pair] = []
-    unmatched: list[str] = []
-    for operator in graph.operators:
-        tensor = operator.outputs[0]
-        if operator.name in NOT_COMPUTED or tensor.type not in ("INT8", "UINT8"):
-            continue
-        parts = [part.removeprefix("quant_") for part in re.split("[;/]", tensor.name)]  # without the toolkit's prefix
-        named = [name for name in parts if name in order]
-        layer = model.get_layer(max(named, key=order.__getitem__)) if named else None
-        if layer is None and tensor.index == graph.outputs[0].index:  # "StatefulPartitionedCall:0" if it is not fused
-            layer = model.layers[-1]
-        if layer is not None and operator.name in WEIGHTED:
-            layer = fused_end(layer, bool(operator.options.fusedActivationFunction))
-        if layer is not None and math.prod(layer.output.shape[1:]) == math.prod(tensor.shape[1:]):
-            pairs.append(Pair(layer.name, operator, tensor))
-        else:
-            unmatched.append(tensor.name)
-    return pairs, unmatched
-
-
-def fused_end(layer: Any, activated: bool) -> Any:
-    """Follow a weighted layer to the last layer fused with it: BatchNorm, and the activation if there is one."""
-    while True:
-        followers = [node.outbound_layer for node in layer.outbound_nodes]
-        if len(followers) != 1:
-            return layer
-        kind = type(followers[0]).__name__
-        if not (kind == "BatchNormalization" or (activated and kind in ("ReLU", "Activation"))):
-            return layer
-        layer = followers[0]

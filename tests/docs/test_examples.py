@@ -37,7 +37,7 @@ ARGUMENTS = {"camera.py": ["synthetic:64x48?frames=40"]}
 
 
 def test_every_example_is_known():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*PRINTS, "net.py", "to_onnx.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*PRINTS, "lite1.py", "net.py", "to_onnx.py"}
 
 
 @pytest.mark.parametrize("name", PRINTS)

@@ -14,6 +14,7 @@ import keras as keras3
 from edgecnn.bundle.read import read_bundle
 from edgecnn.errors import DatasetError, ExportError, NetworkError, ParityError, RunError
 from edgecnn.export import imported
+from edgecnn.export.flatbuffer import read
 from edgecnn.export.onnx import float32
 from edgecnn.networks.frozen import FrozenModel
 from edgecnn.networks.keras import keras as keras2
@@ -288,6 +289,48 @@ def test_an_int8_model_of_an_imported_one_is_trained_or_if_it_cannot_be_is_round
     classifier = Classifier.load(tmp_path / "out.edgecnn", precision="int8")
     random = np.random.default_rng(1)
     assert [classifier.classify(picture(LEVELS[label], random)).decision for label in CLASSES] == list(CLASSES)
+
+
+def test_layers_can_stay_in_float_at_a_price_that_is_named(edgecnn, tmp_path, photos):
+    (tmp_path / "net.onnx").write_bytes(float32(gated(network(keras2, imagenet, softmax=""))))
+    start = ("import", "net.onnx", "--calibrate", photos, "--input-range", "imagenet", "--force")
+    assert edgecnn(*start, "--float-layers", "nothing").code == ExportError.exit_code
+    assert edgecnn("export", "runs/net", "--int8").code == RunError.exit_code  # the import did not end
+    floats = {}
+    for asked in ("1", "3"):
+        result = edgecnn(*start, "--qat-epochs", 0, "--float-layers", asked)
+        assert result.code == 0 and " ms per image on this machine, not " in result.err, result.err
+        info = json.loads((tmp_path / "runs" / "net" / "run.json").read_text())
+        assert len(info["imported"]["float_layers"]) == int(asked) and info["int8"]["method"] == "ptq"
+        assert edgecnn("export", "--int8").code == 0
+        graph = read((tmp_path / "runs" / "net" / "model-int8.tflite").read_bytes())
+        floats[asked] = [
+            one.name for one in graph.operators if one.outputs[0].type == "FLOAT32" and "QUANTIZE" not in one.name
+        ]
+        assert len(floats[asked]) == int(asked) and graph.inputs[0].type == "INT8" == graph.outputs[0].type
+    assert "TFLite" in edgecnn("export", "--format", "onnx", "--int8").err
+    assert edgecnn("export", "--float32").code == 0 and edgecnn("verify", "--max-drop", 3).code == 0
+    assert (
+        edgecnn("bundle", "--out", "out.edgecnn").code == 0 and selftest(read_bundle(tmp_path / "out.edgecnn")).passed
+    )
+    assert "3 layers in float" in (tmp_path / "runs" / "net" / "card.md").read_text()
+
+
+def test_an_interrupted_import_leaves_no_run_and_begins_again(edgecnn, tmp_path, photos, monkeypatch):
+    (tmp_path / "net.onnx").write_bytes(float32(network(keras2, imagenet, softmax="layer")))
+    start = ("import", "net.onnx", "--calibrate", photos, "--input-range", "imagenet", "--qat-epochs", 1)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgecnn.stages.import_.distil", killed)
+        assert edgecnn(*start).code != 0
+    assert edgecnn("export", "runs/net", "--int8").code == RunError.exit_code
+    assert not (tmp_path / "runs" / "latest").exists()
+    result = edgecnn(*start)
+    assert result.code == 0, result.err
+    assert [path.name for path in sorted((tmp_path / "runs").iterdir())] == ["latest", "net"]
 
 
 @pytest.mark.guard
