@@ -10,6 +10,7 @@ Asked = Literal["auto", "qat", "ptq"]
 Method = Literal["qat", "ptq"]
 Rounding = Literal["nearest", "gptq"]
 Decisive = Literal["agreement", "accuracy", "divergence"]
+TuningFigure = Literal["accuracy", "log loss"]
 
 
 class Duplicate(Struct):
@@ -224,6 +225,20 @@ class Int8Method(Struct):
         return self.asked == "auto" and self.validation.qat is None
 
 
+class Tuning(Struct):
+    """The fine-tuned model and the head that it began with, both in float on validation photos, which decided between them."""
+
+    n: Positive
+    balanced: bool = described("Whether every class counts the same, because the classes are unbalanced.")
+    epochs: Count = described("Epochs of fine-tuning, which ended when the log loss no longer improved.")
+    head_accuracy: Fraction
+    tuned_accuracy: Fraction
+    head_log_loss: NonNegative = described("In nats, at the best temperature.")
+    tuned_log_loss: NonNegative = described("In nats, at the best temperature.")
+    decided_by: TuningFigure | None = described("The figure that differed beyond noise; null if none did.")
+    ships: Literal["head", "fine-tuned"]
+
+
 class FoldInfo(Struct):
     """A model that was trained without one fold of the images, and its accuracy on that fold."""
 
@@ -259,7 +274,13 @@ class RunInfo(Struct):
     flip: bool | None = key(None, left_out=True)
     seconds: float | None = key(None, left_out=True)
     validation_accuracy: float | None = key(None, left_out=True)
+    tuning: Tuning | None = key(None, left_out=True)
     int8: Int8Method | None = key(None, left_out=True)
     imported: ImportedFrom | None = key(None, left_out=True)
     folds: tuple[FoldInfo, ...] = key((), left_out=True)
     representative_dataset: RepresentativeInfo | None = key(None, left_out=True)
+
+    @property
+    def head_ships(self) -> bool:
+        """Whether fine-tuning has lost: the model is the head, which learnt from the validation photos too."""
+        return self.tuning is not None and self.tuning.ships == "head"

@@ -182,8 +182,11 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, canonical_json(to_json(value)))
 
 
-def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
-    """Make a run folder with the resolved recipe; OutputExistsError if one exists, unless `force` replaces its files."""
+def create_run(recipe: Recipe, path: Path, *, force: bool = False, keep_features: bool = False) -> Run:
+    """Make a run folder with the resolved recipe; OutputExistsError if one exists, unless `force` replaces its files.
+
+    `keep_features` is whether the features that frozen networks computed from its photos stay.
+    """
     run = Run(path)
     require_run_folder(path)
     if run.file(RECIPE).exists():
@@ -196,7 +199,7 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False) -> Run:
                 raise OutputExistsError(
                     f"{path} contains {used}, which the new run needs, so it is not replaced. {ANOTHER}."
                 )
-        for folder in (run.file(ASKED).parent, run.file(FEATURES)):
+        for folder in (run.file(ASKED).parent, *(() if keep_features else (run.file(FEATURES),))):
             shutil.rmtree(folder, ignore_errors=True)
         for file in path.iterdir():
             if file.name != LOCK:

@@ -62,4 +62,4 @@ def bundle(
         from edgecnn.report.card import confidence_line
 
         print(f"{path}  {size:,} bytes  SHA-256 {digest}")
-        print(confidence_line(confidence, bool(report.folds)))
+        print(confidence_line(confidence, bool(report.folds) or opened.info.head_ships))

@@ -95,7 +95,7 @@ def train(
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import create_run, free_path, locked, open_run, settle_run
     from edgecnn.stages.backbone import with_backbone
-    from edgecnn.stages.head import require_pretrained, train_on_all
+    from edgecnn.stages.head import beyond_quick, require_pretrained, train_on_all
     from edgecnn.stages.network_choice import choose_network, images_choose
     from edgecnn.stages.reporter import Silent
     from edgecnn.stages.sides import placed
@@ -117,6 +117,8 @@ def train(
     with ProgressReporter() as reporter, ExitStack() as held:
         if run and (cluster is None or cluster.first):
             held.enter_context(locked(run.path))
+            run = beyond_quick(run, reporter)
+            resolved = run.recipe
         dataset = open_images(resolved, run, reporter, cluster)
         if cluster is None:
             dataset = placed(dataset, reporter, run, keep=not dry_run)
@@ -146,6 +148,8 @@ def train(
             run = create_run(resolved, path, force=force)
         elif not folds:
             require_same_images(run, dataset)
+            if not choosing and run.recipe != resolved:
+                run = settle_run(run, resolved)
         if run and folds:
             info = train_on_all(dataset, run, reporter, jobs)
         else:
@@ -195,6 +199,11 @@ def result_text(run: "Run | None", info: "RunInfo", cluster: "Workers | None") -
         return (
             f"{run.path}: with {len(info.folds)} folds, int8 models classify {right:.2%} of {images:,} images correctly, each image with a "
             "model that never saw it; the model that ships learnt from all of them"
+        )
+    if info.head_ships:
+        return (
+            f"{run.path}: accuracy of int8 on {info.int8.validation.n:,} photos, each answered by a layer that was fitted without it: "
+            f"{info.validation_accuracy:.2%}"
         )
     how = f"quantization-aware, epoch {info.int8.epoch}" if info.int8.method == "qat" else "quantized after training"
     return f"{run.path}: validation accuracy of int8 ({how}): {info.validation_accuracy:.2%}"

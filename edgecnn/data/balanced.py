@@ -43,9 +43,14 @@ def class_weights(classes: np.ndarray, rule: str = "auto") -> np.ndarray:
 
     Otherwise, or with the rule "none", all weights are 1.
     """
-    present, of, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    if rule == "none" or not is_unbalanced(counts):
+    if rule == "none" or not is_unbalanced(np.bincount(classes)):
         return np.ones(len(classes))
+    return equal_weights(classes)
+
+
+def equal_weights(classes: np.ndarray) -> np.ndarray:
+    """Return a weight for each image, float64 (n,), of mean 1, so that each class's total is the same."""
+    present, of, counts = np.unique(classes, return_inverse=True, return_counts=True)
     weights: np.ndarray = (len(classes) / len(present) / counts)[of]
     return weights
 

@@ -11,6 +11,8 @@ from edgecnn.recipe.read import (
     with_source_defaults,
 )
 from edgecnn.recipe.recipe import (
+    ALWAYS,
+    IF_BETTER,
     INPUT_RANGES,
     RANDOM,
     DataRecipe,
@@ -21,6 +23,8 @@ from edgecnn.recipe.recipe import (
 )
 
 __all__ = [
+    "ALWAYS",
+    "IF_BETTER",
     "INPUT_RANGES",
     "RANDOM",
     "DataRecipe",

@@ -14,6 +14,8 @@ INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -
 
 HEAD_FOLDS = 5  # folds of train.head_only if the recipe sets none
 
+IF_BETTER, ALWAYS = "if-better", "always"
+
 RANDOM = "random"  # the `init.source` of random weights
 
 SOURCE_KINDS: Mapping[str, Mapping[str, Any]] = {
@@ -189,6 +191,10 @@ class TrainRecipe(Struct):
     head_only: bool = key(
         False,
         "Fit only the last layer of a network from ImageNet, on all images, measured with folds: --quick.",
+    )
+    tuning: str | None = left_open(
+        "if-better: the fitted head ships unless fine-tuning wins on validation photos; by default for photos.",
+        choices=(IF_BETTER, ALWAYS),
     )
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
     cutout: int | None = left_open(

@@ -6,7 +6,7 @@ from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.labels import plural, printable
 from edgecnn.recipe import to_toml
 from edgecnn.report import table
-from edgecnn.report.choice import judged_line
+from edgecnn.report.choice import judged_line, tuning_line
 from edgecnn.report.markdown import plain, plain_table
 from edgecnn.report.metadata import metadata_block
 from edgecnn.report.stress import HEADINGS as STRESS_HEADINGS
@@ -33,7 +33,7 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
         *map(plain, origin_lines(info)),
         *([plain(judged_line(choice))] if (choice := run.stored(CHOICE, NetworkChoice)) else []),
         "",
-        *measured_section(report, confidence),
+        *measured_section(report, confidence, bool(report.folds) or info.head_ships),
         *boards_section(report.boards),
         *stress_section(run),
         *recipe_section(run, report),
@@ -78,10 +78,13 @@ def origin_lines(info: RunInfo) -> list[str]:
     if kept_out:
         trained += f"; {plural(kept_out, 'exact duplicate')} across splits kept out of training"
     trained += "."
-    return [trained, *started, f"Training took {info.seconds:,.0f} s."]
+    tuned = [f"Verdict on fine-tuning: {tuning_line(info.tuning)}."] if info.tuning else []
+    if info.head_ships:
+        tuned.append("The head was then fitted to the photos of training and validation.")
+    return [trained, *started, *tuned, f"Training took {info.seconds:,.0f} s."]
 
 
-def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
+def measured_section(report: Report, confidence: ChosenConfidence, held_out: bool) -> list[str]:
     return [
         "## Measured",
         "",
@@ -96,7 +99,7 @@ def measured_section(report: Report, confidence: ChosenConfidence) -> list[str]:
             f"- {plain(line)}"
             for line in (*table.class_lines(report), *table.int8_lines(report), *table.conversion_lines(report))
         ),
-        *(f"- {plain(line)}" for line in (confidence_line(confidence, bool(report.folds)), *table.score_lines(report))),
+        *(f"- {plain(line)}" for line in (confidence_line(confidence, held_out), *table.score_lines(report))),
         f"- Times: {plain(report.timing)}; {plain(report.machine)}.",
         f"- {plain(gate_line(report))}",
         "",

@@ -1,6 +1,6 @@
 """The network chosen for the images, and the figures behind the choice, as a table and a sentence."""
 
-from edgecnn.run_info import Candidate, NetworkChoice
+from edgecnn.run_info import Candidate, NetworkChoice, Tuning
 
 HEADINGS = ("network", "input", "accuracy", "behind the best", "MACs", "int8 bytes (expected)", "ms here", "")
 
@@ -31,3 +31,15 @@ def judged_line(choice: NetworkChoice) -> str:
         f"{choice.network} at {choice.width}x{choice.height} was chosen for {choice.images:,} images{limit}: {choice.why}. "
         f"Frozen networks with a fitted last layer were compared{every} on images that did not fit it. It took {choice.seconds:,.0f} s."
     )
+
+
+def tuning_line(tuning: Tuning) -> str:
+    """Return the verdict between head and fine-tuned model as one line."""
+    every = ", every class counting the same" if tuning.balanced else ""
+    photos = (
+        f"{tuning.head_accuracy:.1%}, fine-tuned {tuning.tuned_accuracy:.1%} of {tuning.n:,} validation photos{every}"
+    )
+    if not tuning.epochs:
+        return f"head {tuning.head_accuracy:.1%} of {tuning.n:,} validation photos: head ships, fine-tuning cannot win"
+    why = {"accuracy": "", "log loss": " by log loss", None: ", since the difference may be chance"}[tuning.decided_by]
+    return f"head {photos}: {tuning.ships} ships{why}"

@@ -8,6 +8,7 @@ from edgecnn.bundle.read import Bundle
 from edgecnn.bundle.verdict import AGAINST
 from edgecnn.errors import BundleError
 from edgecnn.recipe import to_toml
+from edgecnn.report.choice import tuning_line
 from edgecnn.report.figures import NO_ANSWERS, AnswerFigures, Missing, Origin, RunFigures, answer_figures
 from edgecnn.report.history import epochs
 from edgecnn.report.summary import summary
@@ -144,6 +145,7 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
             validation_images=sizes.get("validation"),
             seconds=None,
             imported=None,
+            tuning=None,
             recipe=bundle.files.get(RECIPE, b"").decode("utf-8", "replace"),
         ),
         choice=None,
@@ -170,5 +172,6 @@ def run_origin(run: Run) -> Origin:
         validation_images=data.used.get("validation"),
         seconds=info.seconds,
         imported=info.imported.format if info.imported else None,
+        tuning=tuning_line(info.tuning) if info.tuning else None,
         recipe=to_toml(run.public_recipe),
     )

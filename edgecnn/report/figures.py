@@ -97,6 +97,7 @@ class Origin(Struct):
     validation_images: int | None
     seconds: float | None
     imported: str | None
+    tuning: str | None = described("The verdict between head and fine-tuned model; null if there was none.")
     recipe: str
 
 

@@ -32,7 +32,7 @@ from edgecnn.verify.strangers import stored_strangers
 from edgecnn.versions import library_versions
 
 DATA_KEYS = ("name", "title", "fingerprint", "split_hashes", "split_sizes", "groups")
-ORIGIN_KEYS = ("imported", "network", "init", "int8")
+ORIGIN_KEYS = ("imported", "network", "init", "tuning", "int8")
 
 
 def bundle_path(run: Run) -> Path:

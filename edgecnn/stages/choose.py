@@ -42,7 +42,7 @@ class Choosing:
         self.run, self.dataset, self.progress = run, dataset, progress
         self.format, precision = export
         self.bytes = export_path(run, *export).read_bytes()
-        self.held = require_held_out(run) if run.info.folds else None
+        self.held = require_held_out(run) if run.info.folds or run.info.head_ships else None
         validation = self.held.sha256 if self.held else dataset.hashes["validation"]
         self.made: dict[str, Any] = {
             "model": f"models/{precision}.{self.format}",
@@ -126,7 +126,8 @@ class Choosing:
     def validation(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Logits, float32 (n, num_classes), similarities to the known images, (n,), and true classes (n,) of the images to choose on.
 
-        These are the validation split, or with folds all images, each answered by a model that never saw it.
+        These are the validation split, or with folds all images, each answered by a model that never saw it. If the head ships, these are
+        the photos of training and validation, answered in the same way.
         """
         if self.held:
             return self.held.int8, self.held.similarity, self.held.classes

@@ -21,7 +21,7 @@ from edgecnn.data.folds import Folds, assign, fold_infos, read_folds, require_li
 from edgecnn.evaluate.held_out import HeldOut, joined, read_held_out, require_held_out, write_held_out
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural
-from edgecnn.recipe import Recipe, build_recipe, load_recipe, to_toml
+from edgecnn.recipe import ALWAYS, Recipe, build_recipe, load_recipe, to_toml
 from edgecnn.run_info import FoldInfo, RunInfo
 from edgecnn.runs import (
     ASKED,
@@ -148,7 +148,8 @@ def train_fold(dataset: Dataset, run: Run, folds: Folds, fold: int, reporter: Re
     part = folds.without(dataset, fold, asked.seed)
     one = Run(run.file(FOLD.format(fold=fold)))
     if not one.file(RECIPE).exists():
-        one = create_run(dataclasses.replace(asked, train=dataclasses.replace(asked.train, folds=None)), one.path)
+        train_recipe = dataclasses.replace(asked.train, folds=None, tuning=ALWAYS)
+        one = create_run(dataclasses.replace(asked, train=train_recipe), one.path)
     recipe = settled(choose_network(one.recipe, part, one, reporter, run.file(FEATURES)), part, Silent())
     one = settle_run(one, recipe)
     info = train(recipe, part, one, reporter.training, reporter.working, Int8Files(recipe))

@@ -124,7 +124,7 @@ def run_recipe(
     return run, report
 
 
-TRAINED = (runs.RECIPE, runs.FLOAT_MODEL, runs.QAT_MODEL, runs.HISTORY, runs.CURVES)
+TRAINED = (runs.RECIPE, runs.FLOAT_MODEL, runs.QAT_MODEL, runs.HISTORY, runs.CURVES, runs.HELD_OUT)
 
 
 def trained(recipe: Recipe, path: Path, force: bool, reporter: Reporter) -> tuple[Run, Dataset, "Stages"]:
@@ -168,7 +168,7 @@ def trained_by_folds(
         stages.do(
             "train",
             {"recipe": to_tables(recipe), "fingerprint": dataset.fingerprint},
-            [run.file(name) for name in (*TRAINED, runs.HELD_OUT)],
+            [run.file(name) for name in TRAINED],
             lambda: train_on_all(dataset, run, reporter, jobs),
         )
     run, folds = Run(path), read_folds(run)

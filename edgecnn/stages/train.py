@@ -16,6 +16,7 @@ from edgecnn.networks import build_network, network_module
 from edgecnn.networks.backbone import is_backbone
 from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe
+from edgecnn.report.choice import tuning_line
 from edgecnn.report.curves import write_curves
 from edgecnn.run_info import NetworkChoice, RunInfo
 from edgecnn.runs import CHOICE, INFO, NETWORK_FILE, RECIPE, Run
@@ -123,9 +124,10 @@ def by_folds_line(run: Run, dataset: Dataset, info: RunInfo) -> str:
         return ""
     choice = run.stored(CHOICE, NetworkChoice)
     minutes = (FOLDS + 1) * (info.seconds + (choice.seconds if choice else 0)) / 60
+    duration = "" if info.tuning else f", about {max(1, round(minutes)):,} min here"  # folds train all epochs
     sizes, count = info.data.split_sizes, sum(info.data.split_sizes.values())
     return (
-        f"With --folds {FOLDS}, about {max(1, round(minutes)):,} min here, all {count:,} photos would train the model, not "
+        f"With --folds {FOLDS}{duration}, all {count:,} photos would train the model, not "
         f"{sizes['train']:,}, and all would test it, not {sizes['test']:,}."
     )
 
@@ -158,6 +160,7 @@ def train_stage(
     """Train a run and plot its curves; `run` is None for a worker that is not the first, and `why` from `settle.reasons`."""
     from edgecnn.stages.int8_files import Int8Files
     from edgecnn.train import train
+    from edgecnn.train.settle import settle
     from edgecnn.train.train import input_line
 
     for line in (*dataset.summary(), worst(dataset), *why, input_line(recipe, dataset)):
@@ -166,6 +169,12 @@ def train_stage(
     if run:
         write_sides(run, dataset)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
+    if info.tuning:
+        reporter.note(tuning_line(info.tuning))
+    if run and info.head_ships:
+        from edgecnn.stages.head import ship_head
+
+        info = ship_head(settle(recipe, dataset), dataset, run, info, reporter)
     if info.int8 and info.int8.skipped:
         reporter.note(
             f"int8: post-training quantization agrees with the float model on all {info.int8.validation.n:,} validation images, with "
@@ -176,6 +185,6 @@ def train_stage(
     if dataset.duplicates:
         where = f"; all are in {run.path}/run.json" if run else ""
         reporter.note(f"{plural(len(dataset.duplicates), 'exact duplicate')} across splits kept out{where}")
-    if run:
+    if run and not (info.tuning and not info.tuning.epochs):
         write_curves(run)
     return info

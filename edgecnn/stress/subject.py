@@ -83,6 +83,10 @@ def open_subject(
                 f"the model of {run.path} was trained on all images, so stress could only measure it on images that it has seen. "
                 "Stress a run that was trained without --folds."
             )
+        if run.info.head_ships and split == "validation":
+            raise RunError(
+                f"the model of {run.path} learnt from the validation photos too, so stress cannot measure it on them. Use --split test."
+            )
         name, contract = recipe.name or run.name, input_contract(run)
         exports = {format_: export_path(run, format_, "int8") for format_ in INT8_FORMATS}
         int8 = next((format_ for format_, file in exports.items() if file.exists()), None)

@@ -51,7 +51,8 @@ class Int8(Protocol):
 class Score:
     """A model's results on n images: counts, and mean divergences in nats. `within` is the divergence within the int8 model's range.
 
-    Only the float model classifies the `lost` images correctly, and only this model the `gained` ones.
+    Only the float model classifies the `lost` images correctly, and only this model the `gained` ones. `credit` is the weight of the images
+    that are right, and `spread` the sum of squared weights of the lost and gained ones. Without weights they are `right` and a count.
     """
 
     n: int
@@ -61,6 +62,8 @@ class Score:
     gained: int
     divergence: float
     within: float
+    credit: float
+    spread: float
 
     @classmethod
     def read(cls, values: np.ndarray) -> "Score | None":
@@ -89,13 +92,12 @@ class Score:
         """Return this model's lead over another (negative if it is behind) and the deciding figure; (0, None) in a tie."""
         leads = {
             "agreement": self.agreed - other.agreed,
-            "accuracy": self.right - other.right,
+            "accuracy": self.credit - other.credit,
             "divergence": other.divergence - self.divergence,
             "within": other.within - self.within,
         }
         # McNemar's test, corrected for continuity; an answer that both changed counts twice
-        changed = self.lost + self.gained + other.lost + other.gained
-        if abs(leads["accuracy"]) - 1 > CHANCE * sqrt(changed):
+        if abs(leads["accuracy"]) - 1 > CHANCE * sqrt(self.spread + other.spread):
             figures = ("accuracy",)
         elif self.n < FEW:
             figures = figures[-1:]
@@ -113,26 +115,39 @@ def score_variable() -> Any:
 
 
 def score(
-    logits: np.ndarray, reference: np.ndarray, classes: np.ndarray, ends: tuple[float, float] = (-inf, inf)
+    logits: np.ndarray,
+    reference: np.ndarray,
+    classes: np.ndarray,
+    ends: tuple[float, float] = (-inf, inf),
+    weights: np.ndarray | None = None,
 ) -> Score:
-    """Score logits (n, num_classes) against the float model's and the true classes (n,). `ends` is the range for `Score.within`."""
+    """Score logits (n, num_classes) against the float model's and the true classes (n,). `ends` is the range for `Score.within`.
+
+    `weights` are those of the images, (n,), of mean 1; by default all weigh the same.
+    """
     answers, wanted = np.argmax(logits, axis=1), np.argmax(reference, axis=1)
     right, right_before = answers == classes, wanted == classes
+    of_each = np.ones(len(classes)) if weights is None else weights
     return Score(
         n=len(classes),
         right=int(np.sum(right)),
         agreed=int(np.sum(answers == wanted)),
         lost=int(np.sum(right_before & ~right)),
         gained=int(np.sum(right & ~right_before)),
-        divergence=divergence(reference, logits),
-        within=divergence(np.clip(reference, *ends), np.clip(logits, *ends)),
+        divergence=divergence(reference, logits, of_each),
+        within=divergence(np.clip(reference, *ends), np.clip(logits, *ends), of_each),
+        credit=float(np.sum(of_each[right])),
+        spread=float(np.sum(of_each[right != right_before] ** 2)),
     )
 
 
-def divergence(reference: np.ndarray, logits: np.ndarray) -> float:
-    """Return the mean Kullback-Leibler divergence of softmax(logits) from softmax(reference), in nats; both shape (n, num_classes)."""
+def divergence(reference: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> float:
+    """Return the mean Kullback-Leibler divergence of softmax(logits) from softmax(reference), in nats; both shape (n, num_classes).
+
+    `weights`, (n,), as in `score`.
+    """
     expected, found = (tf.nn.log_softmax(values.astype(np.float64)).numpy() for values in (reference, logits))
-    return max(float(np.mean(np.sum(np.exp(expected) * (expected - found), axis=1))), 0.0)
+    return max(float(np.mean(weights * np.sum(np.exp(expected) * (expected - found), axis=1))), 0.0)
 
 
 def better_method(asked: Asked, qat: Score | None, ptq: Score | None) -> tuple[Method, Decisive | None]:

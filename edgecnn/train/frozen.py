@@ -56,11 +56,13 @@ class Photos:
         self.groups = [self.groups[index] for index in drawn]
         self.classes = self.classes[drawn]
 
-    def at_size(self, places: Sequence[tuple[str, str]], shape: tuple[int, int, int]) -> np.ndarray:
+    def at_size(
+        self, places: Sequence[tuple[str, str]], shape: tuple[int, int, int], progress: Progress | None = None
+    ) -> np.ndarray:
         """Decode photos as uint8, each of `shape` (height, width, channels), in the given order."""
         by_split = {split: [source for one, source in places if one == split] for split, _ in places}
         pixels = {
-            split: iter(self.dataset.at_size(split, sources, shape, stage="train"))
+            split: iter(self.dataset.at_size(split, sources, shape, stage="train", progress=progress))
             for split, sources in by_split.items()
         }
         return np.stack([next(pixels[split]) for split, _ in places])

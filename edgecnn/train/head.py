@@ -3,13 +3,17 @@
 import numpy as np
 
 from edgecnn.data import Progress
+from edgecnn.data.balanced import balanced
 from edgecnn.errors import NetworkError
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import predictor
 from edgecnn.recipe import Recipe
-from edgecnn.train.regression import logistic_regression
+from edgecnn.train.candidates import folds_of
+from edgecnn.train.last_layer import STRENGTHS, Images, fit, held_out
 
 BATCH = 100
+
+SAMPLE = 2_000  # images, at most, that choose the regularization; balanced by class
 
 
 def take_body(model: "keras.Model", trained: "keras.Model") -> None:
@@ -43,18 +47,19 @@ def fit_head(
 
     `weights` are those of the images, (n,); by default all weigh the same.
 
-    All features share one scale. With a scale per feature, one that hardly varies would get a weight too large for int8.
+    The regularization is that with the highest likelihood on held-out images, as in `edgecnn.train.last_layer`.
     """
     head = model.layers[-1]
     if type(head) is not keras.layers.Dense:
         return
     features = compute_features(keras.Model(model.inputs, head.input), recipe, images, progress)
-    mean = features.mean(axis=0)
-    centred = features - mean
-    scale = max(float(centred.std()), 1e-12)
-    fitted, bias = logistic_regression(centred / scale, classes, recipe.seed, weights)
-    kernel = fitted / scale
-    head.set_weights([kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)][: len(head.get_weights())])
+    shares = np.ones(len(classes)) if weights is None else weights
+    everything = Images(features, classes, shares, head.units)
+    drawn, strength = everything.some(np.sort(balanced(classes, SAMPLE, recipe.seed))), STRENGTHS[1]
+    if np.bincount(classes).max() > 1:  # otherwise no class can be divided
+        _, strength = held_out(drawn, folds_of(drawn.classes, list(map(str, range(len(drawn.classes)))), recipe.seed))
+    layer = fit(everything, strength)
+    head.set_weights([layer.weights.astype(np.float32), layer.bias.astype(np.float32)][: len(head.get_weights())])
 
 
 def compute_features(body: "keras.Model", recipe: Recipe, images: np.ndarray, progress: Progress | None) -> np.ndarray:

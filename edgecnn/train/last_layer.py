@@ -43,7 +43,7 @@ class Images(NamedTuple):
 
 
 def fit(images: Images, strength: float) -> Layer:
-    """Fit the layer. All features share one scale, as in `edgecnn.train.head.fit_head`."""
+    """Fit the layer. All features share one scale: otherwise one that hardly varies would get a weight too large for int8."""
     features, classes, shares, count = images
     mean = features.mean(axis=0)
     centred = (features - mean).astype(np.float64)

@@ -101,9 +101,9 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
 class Phase(Struct):
     """One phase of training. `step(images, classes, learning_rate)` returns the mean loss and the count of right answers.
 
-    The phase may stop early, after the epoch `last`. `variables` holds everything that a resume needs. `learning_rate` maps the fraction
-    done, in [0, 1), to the rate. `examine(epoch)`, from 1, returns figures of EXAMINED. After loading trained weights into the model, call
-    `take_start()`. The phase ends with `finish()`.
+    The phase may stop early: after the epoch `last`, or before an epoch if `ended()`. `variables` holds everything that a resume needs.
+    `learning_rate` maps the fraction done, in [0, 1), to the rate. `examine(epoch)`, from 1, returns figures of EXAMINED. After loading
+    trained weights into the model, call `take_start()`. The phase ends with `finish()`.
     """
 
     name: str
@@ -115,6 +115,7 @@ class Phase(Struct):
     examine: Callable[[int], Mapping[str, float]] = lambda epoch: {}
     take_start: Callable[[], None] = lambda: None
     finish: Callable[[], None] = lambda: None
+    ended: Callable[[], bool] = lambda: False
     last: int | None = None
 
     @property
@@ -141,6 +142,8 @@ def run_phase(
         for variable, array in zip(phase.variables, resumed.arrays, strict=True):
             variable.assign(array)
     for epoch in range(first, phase.end):
+        if phase.ended():
+            break
         history = (*history, run_epoch(phase, batches, epoch, report))
         if run is None:
             continue

@@ -22,6 +22,7 @@ from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.ranges import calibrate, logits_range, narrowed, set_logits_range
 from edgecnn.train.rounding import round_kernels
 from edgecnn.train.schedule import cosine, one_cycle
+from edgecnn.train.settle import starts_trained
 
 TEMPERATURE = 2.0  # divides both networks' logits in the distillation loss
 
@@ -43,6 +44,12 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras
     return quantized
 
 
+def is_enough(recipe: Recipe, found: Score | None) -> bool:
+    """Return whether quantization-aware epochs can be left out: they are not requested, the float model comes from trained weights, and an
+    int8 file that answers like it exists."""
+    return recipe.qat.method is None and starts_trained(recipe) and found is not None and found.like_float
+
+
 def set_batch_norm(model: "keras.Model", *, trainable: bool) -> None:
     """Freeze or unfreeze BatchNorm. For a frozen wrapped layer Keras would store weights twice, which HDF5 rejects."""
     for layer in model.layers:
@@ -62,9 +69,11 @@ class Qat:
         reference: np.ndarray,
         batches: Batches,
         int8: Int8 | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         scale, zero_point = recipe.input_scale, recipe.input_zero_point
         images, self._classes = validation
+        self._weights = weights
         self._recipe, self._teacher, self._batches, self._reference = recipe, teacher, batches, reference
         self.student = fake_quantize(teacher, scale, zero_point)
         predict = predictor(self.student, scale, zero_point)
@@ -84,6 +93,7 @@ class Qat:
             variables=[*self.student.variables, *optimizer.variables, *self.best.variables, self._calibrated],
             examine=self.examine,
             last=recipe.qat.keep,
+            ended=self.is_enough,
         )
 
     @cached_property
@@ -101,6 +111,10 @@ class Qat:
             self._offer(0)
             self.student.set_weights(before)
 
+    def is_enough(self) -> bool:
+        """Return whether the best epoch makes further ones useless."""
+        return self._recipe.qat.keep is None and is_enough(self._recipe, self.best.score)
+
     def examine(self, epoch: int) -> dict[str, float]:
         found = self._offer(epoch)
         return {"int8_accuracy": found.accuracy, "int8_agreement": found.agreement}
@@ -108,7 +122,7 @@ class Qat:
     def _offer(self, epoch: int) -> Score:
         with narrowed(self.student, self._logits_range):
             logits = self._answer()
-        found = score(logits, self._reference, self._classes, self._logits_range)
+        found = score(logits, self._reference, self._classes, self._logits_range, self._weights)
         keep = self._recipe.qat.keep
         if keep is None:
             self.best.offer(epoch, found)

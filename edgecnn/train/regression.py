@@ -21,7 +21,10 @@ def regression(strength: float, iterations: int = 500) -> "LogisticRegression":
 
 
 def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> float:
-    """Return the value of STRENGTHS with the best log-likelihood in stratified cross-validation. Arguments as in `logistic_regression`."""
+    """Return the value of STRENGTHS with the best log-likelihood in stratified cross-validation.
+
+    `features` are float (n, length) of magnitude about 1, `classes` int (n,).
+    """
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShuffleSplit
 
     strength = STRENGTHS[1]
@@ -38,17 +41,3 @@ def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> flo
         scoring="neg_log_loss",
     )  # fmt: skip
     return float(search.fit(features[chosen], classes[chosen]).best_params_["C"])
-
-
-def logistic_regression(
-    features: np.ndarray, classes: np.ndarray, seed: int, weights: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a multinomial logistic regression to features (n, features) of magnitude about 1 and classes (n,). Returns weights and bias.
-
-    `weights` are those of the images, (n,); by default all weigh the same.
-    """
-    fitted = regression(choose_strength(features, classes, seed)).fit(features, classes, weights)
-    kernel, bias = fitted.coef_.T, fitted.intercept_
-    if kernel.shape[1] == 1:  # for two classes scikit-learn gives the log-odds of the second
-        kernel, bias = np.concatenate([-kernel, kernel], axis=1) / 2, np.array([-bias[0], bias[0]]) / 2
-    return kernel, bias

@@ -7,7 +7,7 @@ from edgecnn.data import Dataset
 from edgecnn.errors import RecipeError
 from edgecnn.labels import STRANGER
 from edgecnn.networks.pretrained import Source, locate, source_of
-from edgecnn.recipe import RANDOM, Recipe
+from edgecnn.recipe import ALWAYS, IF_BETTER, RANDOM, Recipe
 from edgecnn.train.schedule import AVERAGED, ONE_CYCLE
 
 BACKBONE = "efficientnet_lite0_1200kb"  # the network for a user's own photos when no candidates were compared
@@ -83,6 +83,9 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     )
     if source and network.name in source.tuned_whole:
         steps, rate = WHOLE_TUNING_STEPS, WHOLE_TUNING_RATE
+    tuning = train.tuning or (IF_BETTER if may_lose(recipe, dataset) else None)
+    if tuning == IF_BETTER:
+        steps //= 2
     suitable = next((size for below, size in BATCHES if count < below), LARGEST_BATCH)
     if not dataset.own and not trained:
         steps, suitable = 0, LARGEST_BATCH
@@ -100,7 +103,12 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
         else train.label_smoothing,
         flip=train.flip or ("yes" if dataset.mirror else "no"),
         augment=train.augment or ("photo" if photo else "shift"),
+        tuning=tuning,
     )
+    if train.tuning == IF_BETTER and (source is None or recipe.folds):
+        raise RecipeError(
+            f"train.tuning is {IF_BETTER}: it needs a network from ImageNet, and no folds. Name such a network, or use {ALWAYS}."
+        )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
     if qat.epochs is None:
         qat_limits = TUNED_QAT_EPOCHS if trained else QAT_EPOCHS
@@ -119,6 +127,13 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
             "folder, or set stranger.rate to 0."
         )
     return dataclasses.replace(recipe, network=network, train=train, qat=qat, stranger=stranger)
+
+
+def may_lose(recipe: Recipe, dataset: Dataset) -> bool:
+    """Return whether the head ships by default unless fine-tuning wins: on a user's photos, with validation photos, and with a network
+    from ImageNet. With train.robust or a given int8 method, all of the training is what the user requested."""
+    trained = own_weights(recipe) is not None and dataset.own and dataset.sizes["validation"] > 0
+    return trained and not (recipe.folds or recipe.train.robust or recipe.qat.method)
 
 
 def require_start(recipe: Recipe) -> None:
@@ -161,7 +176,8 @@ def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
             "Set network.width and network.height to change it."
         )
     if not (before.train.epochs and before.train.batch_size):
+        most = "at most " if after.train.tuning == IF_BETTER else ""
         lines.append(
-            f"training: {after.train.epochs} epochs in batches of {after.train.batch_size}, chosen for {count:,} images"
+            f"training: {most}{after.train.epochs} epochs in batches of {after.train.batch_size}, chosen for {count:,} images"
         )
     return lines

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 
 from edgecnn.data import Dataset, Progress, Split
-from edgecnn.data.balanced import class_weights, some, weight_of_class
+from edgecnn.data.balanced import class_weights, equal_weights, some, weight_of_class
 from edgecnn.data.folds import fold_infos
 from edgecnn.data.recorded import write_known
 from edgecnn.errors import RecipeError, RunError
@@ -14,17 +14,18 @@ from edgecnn.files import write_atomic
 from edgecnn.labels import plural
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
-from edgecnn.recipe import Recipe
-from edgecnn.run_info import Asked, InputSize, Int8Method, RunInfo, Validation
+from edgecnn.recipe import IF_BETTER, Recipe
+from edgecnn.run_info import Asked, InputSize, Int8Method, RunInfo, Tuning, Validation
 from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run
 from edgecnn.train import distribute
 from edgecnn.train.best import Int8, Score, better_method, score
 from edgecnn.train.checkpoint import Checkpoint, load_checkpoint
-from edgecnn.train.float_phase import float_phase, to_float32
+from edgecnn.train.float_phase import float_phase, to_float32, trained_shape
 from edgecnn.train.head import fit_head
 from edgecnn.train.loop import Batches, History, Phase, Report, run_phase, write_history
 from edgecnn.train.origin import local_recipe, open_start, own_file
-from edgecnn.train.qat_phase import Qat
+from edgecnn.train.qat_phase import Qat, is_enough
+from edgecnn.train.rival import Rival
 from edgecnn.train.settle import settle, starts_trained
 from edgecnn.train.teacher import open_teacher, remembered
 from edgecnn.versions import library_versions
@@ -67,7 +68,8 @@ def train(
     """Train a run to its end, from its checkpoint if it has one. The weights equal those of an uninterrupted run.
 
     Writes `run.json` and the list of images, a checkpoint and the history after each epoch, `float.h5`, and finally `qat.h5`: the best
-    epoch by the rule of `edgecnn.train.best`. `run` is None for every worker but the first: they write nothing and return after the float
+    epoch by the rule of `edgecnn.train.best`. If fine-tuning has lost to the head (`RunInfo.head_ships`), it ends without either of these
+    models: `edgecnn.stages.head` makes them. `run` is None for every worker but the first: they write nothing and return after the float
     phase. Without `int8` the fake-quantized model itself is scored. `workers` share the float phase; call `announce` before TensorFlow is
     imported.
 
@@ -84,6 +86,11 @@ def train(
     training.train_float()
     if run is None:
         return info
+    if tuning := training.tuning:
+        info = dataclasses.replace(info, tuning=tuning)
+        run.write_info(info)
+    if info.head_ships:
+        return dataclasses.replace(info, flip=training.batches.flip, seconds=training.seconds)
     chosen = training.train_int8(run, int8)
     write_history(run, training.history)
     shipped = chosen.validation.qat if chosen.method == "qat" else chosen.validation.ptq
@@ -91,7 +98,7 @@ def train(
         info,
         state="trained",
         flip=training.batches.flip,
-        seconds=round(sum(row["seconds"] for row in training.history), 1),
+        seconds=training.seconds,
         validation_accuracy=(shipped or chosen.validation.float).accuracy,
         int8=chosen,
     )
@@ -134,11 +141,12 @@ class Training:
         own = own_file(recipe, run)
         self.recipe = local_recipe(recipe, run)
         train = self.splits["train"]
-        images, rows_columns = train.images, source_size(self.recipe, self.shape)
+        size = trained_shape(self.recipe, self.shape)
+        images, rows_columns = train.images, source_size(self.recipe, size)
         if rows_columns != self.shape[:2]:
-            size = (*rows_columns, self.shape[2])
-            images = dataset.at_size("train", train.sources, size, stage="train", progress=data_progress)
-        self.batches = training_batches(self.recipe, images, train.classes, self.shape[:2])
+            source = (*rows_columns, self.shape[2])
+            images = dataset.at_size("train", train.sources, source, stage="train", progress=data_progress)
+        self.batches = training_batches(self.recipe, images, train.classes, size[:2])
         guide = open_teacher(self.recipe, self.shape, tuple(dataset.labels))
         if guide and self.batches.views and not self.strategy:
             steps, count = self.batches.views * self.batches.count, min(self.batches.batch_size, len(images))
@@ -149,8 +157,14 @@ class Training:
         rule = recipe.train.class_weights if dataset.own else "none"
         self.weights = class_weights(train.classes, rule)
         of_class = weight_of_class(train.classes, self.num_classes, rule)
+        balanced = not np.all(self.weights == 1)
+        self.of_validation = equal_weights(self.validation[1]) if balanced else np.ones(len(self.validation[1]))
+        compared = self.recipe.train.tuning == IF_BETTER and used["validation"]
+        self.rival = (
+            Rival(self.validation[1], self.of_validation, self.num_classes, self.batches.count) if compared else None
+        )
         self.model, self.phase = float_phase(
-            self.recipe, self.shape, self.num_classes, self.validation, logits, self.strategy, of_class
+            self.recipe, self.shape, self.num_classes, self.validation, logits, self.strategy, of_class, self.rival
         )
         height, width, channels = self.shape
         self.info = RunInfo(
@@ -164,6 +178,18 @@ class Training:
             teacher=guide.described if guide else None,
             folds=fold_infos(run) if run and recipe.train.folds else (),
         )
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """The verdict between fine-tuned model and head, after the float phase; None if there is no rival."""
+        if self.rival and self.float_is_done:  # the checkpoint of the next phase does not hold their answers
+            assert self.run
+            return self.run.info.tuning
+        return self.rival.verdict() if self.rival else None
+
+    @property
+    def seconds(self) -> float:
+        return round(sum(row["seconds"] for row in self.history), 1)
 
     def train_float(self) -> None:
         """Train the float phase to its end, from the run's checkpoint, from trained weights and a fitted head, or from random weights."""
@@ -181,6 +207,8 @@ class Training:
                 training = self.splits["train"].images, self.batches.classes, self.weights
                 fit_head(self.model, self.recipe, *training, self.data_progress)
                 self.phase.take_start()
+                if self.rival:
+                    self.rival.begin(self.float_answers())
             self.run_phase(self.phase, self.batches)
 
     def train_int8(self, run: Run, int8: Int8 | None) -> Int8Method:
@@ -193,11 +221,11 @@ class Training:
             write_atomic(run.file(FLOAT_MODEL), model_bytes(teacher))
         reference = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(images)
         logits = int8.post_training(teacher, self.splits["train"], images) if int8 else None
-        ptq = None if logits is None else score(logits, reference, classes)
+        ptq = None if logits is None else score(logits, reference, classes, weights=self.of_validation)
         qat = None
         if recipe.qat.method != "ptq" and not is_enough(recipe, ptq):
             batches = qat_batches(recipe, self.batches, self.splits["train"].images)
-            qat = Qat(recipe, teacher, self.validation, reference, batches, int8)
+            qat = Qat(recipe, teacher, self.validation, reference, batches, int8, self.of_validation)
             if not self.float_is_done:
                 qat.begin()
             self.run_phase(qat.phase, batches)
@@ -210,12 +238,6 @@ class Training:
 
     def run_phase(self, phase: Phase, batches: Batches) -> None:
         self.history = run_phase(phase, batches, self.run, self.history, self.checkpoint, self.report)
-
-
-def is_enough(recipe: Recipe, ptq: Score | None) -> bool:
-    """Return whether quantization-aware training can be skipped: it is not requested, the float model comes from trained weights, and the
-    int8 file from post-training quantization is like it."""
-    return recipe.qat.method is None and starts_trained(recipe) and ptq is not None and ptq.like_float
 
 
 def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:
@@ -256,6 +278,8 @@ def begin(run: Run, info: RunInfo) -> None:
             f"the teacher of {run.path} has changed since the run began (then {one}; now {other}). "
             "Restore the first one, or train a new run."
         )
+    if run.file(INFO).exists():
+        info = dataclasses.replace(info, tuning=run.info.tuning)
     run.write_info(info)
     run.make_latest()
 

@@ -73,7 +73,7 @@ def parity_report(run: Run) -> Report:
 def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choice | None:
     """Return how the run's int8 models were made, and the test gain of quantization-aware training if both methods were measured."""
     recorded = run.info.int8
-    if recorded is None:
+    if recorded is None or run.info.head_ships:
         return None
     choice = Int8Choice(**vars(recorded))
     named = {item.name: item for item in answers}

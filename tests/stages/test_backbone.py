@@ -134,6 +134,8 @@ def test_fine_tuning_starts_from_the_file_and_resumes_without_it(photos, tmp_pat
         "3",
         "--qat-epochs",
         "1",
+        "--set",
+        "train.tuning=always",
     )
     assert edgecnn(*train, "--out", out).code == 0
     run, before = Run(out), [numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer]

@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from edgecnn.data.balanced import equal_weights
 from edgecnn.networks.keras import keras
 from edgecnn.train.best import Best, Score, better_method, score
 
@@ -14,7 +15,10 @@ N = 1000
 def scored(agreed, lost, gained, n=N, divergence=0.01, within=0.01):
     """A score to compare with a float model that classifies four fifths of the images correctly."""
     right = n * 4 // 5 - lost + gained
-    return Score(n=n, right=right, agreed=agreed, lost=lost, gained=gained, divergence=divergence, within=within)
+    return Score(
+        n=n, right=right, agreed=agreed, lost=lost, gained=gained, divergence=divergence, within=within,
+        credit=right, spread=lost + gained,
+    )  # fmt: skip
 
 
 def better(asked, qat, ptq):
@@ -26,7 +30,10 @@ def test_a_score_compares_the_answers_of_two_models():
     reference = np.eye(3)[[0, 1, 2, 0, 1]]
     logits = np.eye(3)[[0, 1, 1, 2, 0]]
     found = score(logits, reference, np.array([0, 2, 2, 2, 1]))
-    assert found == Score(n=5, right=2, agreed=2, lost=2, gained=1, divergence=found.divergence, within=found.within)
+    expected = Score(
+        n=5, right=2, agreed=2, lost=2, gained=1, divergence=found.divergence, within=found.within, credit=2, spread=3
+    )
+    assert found == expected
     one = np.e / (np.e + 2)  # the softmax at logit 1
     assert found.divergence == pytest.approx(3 / 5 * (one - 1 / (np.e + 2)))
     assert score(9 * reference, 9 * reference, np.array([0, 2, 2, 2, 1])).divergence == 0
@@ -36,6 +43,21 @@ def test_a_score_compares_the_answers_of_two_models():
     assert (found.accuracy, found.agreement) == (0.4, 0.4)
     assert found.standard_error == pytest.approx(np.sqrt(3 - 1 / 5) / 5)
     assert found.standard_error == pytest.approx(np.std([1, 1, -1, 0, 0]) / np.sqrt(5))
+
+
+def test_with_weights_every_class_counts_the_same():
+    """Two int8 models of a float model that is always right: one loses 20 of 180 frequent images, the other all 20 rare ones."""
+    classes = np.repeat([0, 1], [180, 20])
+    reference = 9 * np.eye(2)[classes]
+    frequent, rare = reference.copy(), reference.copy()
+    frequent[:20] = frequent[:20, ::-1]
+    rare[180:] = rare[180:, ::-1]
+    plain = [score(one, reference, classes) for one in (frequent, rare)]
+    assert plain[0].lead(plain[1], ("accuracy",))[0] == 0
+    equal = [score(one, reference, classes, weights=equal_weights(classes)) for one in (frequent, rare)]
+    assert equal[0].better_than(equal[1]) and equal[0].divergence < equal[1].divergence
+    assert [one.credit / 200 for one in equal] == pytest.approx([(160 / 180 + 1) / 2, 0.5])
+    assert [one.accuracy for one in equal] == [0.9, 0.9], "the figures stay plain"
 
 
 def test_agreement_decides_if_accuracy_differs_by_chance():

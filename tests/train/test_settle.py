@@ -211,3 +211,34 @@ def test_the_epoch_to_keep_may_be_the_last_or_none_but_no_later_one():
         assert settled_for(dataset, 70, qat={"epochs": 3, "keep": keep})[0].qat.keep == keep
     with pytest.raises(RecipeError, match=r"qat\.keep is 4, expected at most 3"):
         settled_for(dataset, 70, qat={"epochs": 3, "keep": 4})
+
+
+def test_fine_tuning_has_to_win_on_photos_from_imagenet(photos):
+    source, network = photos(40, (120, 90)), {"name": "efficientnet_lite0_1200kb"}
+
+    def tuning(**tables):
+        return settled(source, **({"network": network} | tables))[0].train.tuning
+
+    assert tuning() == "if-better"
+    assert tuning(train={"tuning": "always"}) == "always"
+    for other in (
+        {"train": {"folds": 5}},
+        {"train": {"robust": True}},
+        {"qat": {"method": "ptq"}},
+        {"network": {"name": "resnet8"}},
+    ):
+        assert tuning(**other) is None, other
+    for wrong in ({"folds": 5}, {}):
+        with pytest.raises(RecipeError, match=r"train\.tuning"):
+            name = network if wrong else {"name": "resnet8"}
+            settled(source, network=name, train={"tuning": "if-better", **wrong})
+
+
+def test_then_it_has_half_of_the_steps_at_smaller_inputs(photos):
+    from edgecnn.train.float_phase import trained_shape
+
+    source = photos(100, (120, 90))
+    half, whole = (settled(source, train={"tuning": tuning, "batch_size": 10})[0] for tuning in ("if-better", "always"))
+    assert 2 * half.train.epochs == pytest.approx(whole.train.epochs, abs=1)
+    assert trained_shape(whole, (224, 260, 3)) == (224, 260, 3)
+    assert [trained_shape(half, (side, side, 3))[0] for side in (64, 96, 160, 224, 260)] == [64, 96, 128, 192, 224]
