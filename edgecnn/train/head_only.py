@@ -12,7 +12,7 @@ from edgecnn.data import Progress
 from edgecnn.data.balanced import balanced
 from edgecnn.networks.keras import keras
 from edgecnn.recipe import Recipe
-from edgecnn.train.last_layer import Images, Int8Layer, fit, held_out, parts, quantize
+from edgecnn.train.last_layer import Images, Int8Layer, Layer, fit, held_out, moved, parts, quantize
 from edgecnn.train.qat_phase import fake_quantize, set_batch_norm
 from edgecnn.train.ranges import measure, set_logits_range
 from edgecnn.train.rounding import round_kernels
@@ -67,19 +67,19 @@ def train_head(
     )
     progress("int8 body", 2, 3)
     codes = features_of(student)
-    in_int8 = images._replace(features=codes)
     progress("int8 body", 3, 3)
     int8_logits = np.empty_like(float_logits)
     for kept, held in parts(folds):
-        int8_logits[held] = int8_layer(in_int8.some(kept), strength).logits(codes[held])
-    set_int8_layer(student, int8_layer(in_int8, strength))
+        of_fold = int8_layer(fit(images.some(kept), strength), images.features[kept], codes[kept])
+        int8_logits[held] = of_fold.logits(codes[held])
+    set_int8_layer(student, int8_layer(layer, images.features, codes))
     set_batch_norm(student, trainable=True)
     return Trained(model, student, float_logits, int8_logits, codes)
 
 
-def int8_layer(images: Images, strength: float) -> Int8Layer:
-    """Fit the layer to the features that the int8 body computes, and round it: it learns to live with the body's errors."""
-    return quantize(fit(images, strength), images.features)
+def int8_layer(layer: Layer, features: np.ndarray, codes: np.ndarray) -> Int8Layer:
+    """Return the layer that gives a float layer's logits on the values of the int8 body's codes, both (n, length), rounded."""
+    return quantize(moved(layer, features, codes), codes)
 
 
 def set_int8_layer(student: "keras.Model", int8: Int8Layer) -> None:

@@ -16,6 +16,8 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 
 MOST_ITERATIONS = 200
 
+MOVED_DAMPING = 0.1  # how strongly moved weights stay near the others, as a share of the features' mean sum of squares
+
 ABSENT = 20.0  # how far below all others the logit of a class stays that has no image in training
 
 
@@ -59,6 +61,21 @@ def fit(images: Images, strength: float) -> Layer:
     absent = np.setdiff1d(np.arange(count), present)
     bias[absent] = (features @ weights + bias).min() - ABSENT
     return Layer(weights, bias)
+
+
+def moved(layer: Layer, before: np.ndarray, after: np.ndarray) -> Layer:
+    """Return the layer nearest to `layer` whose logits for some features differ least from its own for these photos' features `before`.
+
+    Features are (n, length). Another logistic regression on the same photos would agree with this layer on fewer others.
+    """
+    mean = after.mean(axis=0, dtype=np.float64)
+    centred = after - mean
+    logits = before @ layer.weights
+    products = centred.T @ centred
+    damping = MOVED_DAMPING * max(float(np.mean(np.diag(products))), 1e-12)
+    missing = centred.T @ (logits - logits.mean(axis=0)) - products @ layer.weights
+    weights = layer.weights + np.linalg.solve(products + damping * np.eye(len(mean)), missing)
+    return Layer(weights, layer.bias + logits.mean(axis=0) - mean @ weights)
 
 
 def parts(folds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.data.balanced import class_weights
-from edgecnn.train.last_layer import Images, fit, held_out, log_losses, quantize
+from edgecnn.train.last_layer import Images, fit, held_out, log_losses, moved, quantize
 
 
 def made(features, classes, weights=None):
@@ -51,6 +51,25 @@ def test_weights_find_more_of_a_rare_class():
     )
     found = [int(np.sum(answer[classes == 1])) for answer in (plain, weighed)]
     assert found[0] <= 5 and found[1] >= 12
+
+
+def test_a_moved_layer_gives_its_answers_on_changed_features_of_photos_that_it_did_not_see():
+    random = np.random.default_rng(1)
+    features = random.normal(size=(600, 40)).astype(np.float32)
+    classes = (features[:, :3] + 0.5 * random.normal(size=(600, 3))).argmax(axis=1)
+    changed = features * random.uniform(0.7, 1.1, 40) + random.normal(size=40) + 0.1 * random.normal(size=(600, 40))
+    seen, new = np.split(np.arange(600), [300])
+    images = made(features, classes)
+    layer = fit(images.some(seen), 0.1)
+    expected = layer.logits(features[new]).argmax(axis=1)
+    refitted = fit(images._replace(features=changed).some(seen), 0.1)
+    agreement = [
+        float(np.mean(one.logits(changed[new]).argmax(axis=1) == expected))
+        for one in (layer, refitted, moved(layer, features[seen], changed[seen]))
+    ]
+    assert agreement[0] < 0.85 and agreement[2] > max(agreement[1], 0.93)
+    same = moved(layer, features[seen], features[seen])
+    assert np.allclose(same.weights, layer.weights) and np.allclose(same.bias, layer.bias)
 
 
 def test_int8_weights_lie_on_codes_and_the_answers_stay():
