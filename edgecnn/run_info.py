@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from edgecnn.schema import Count, Fraction, Limits, NonNegative, Positive, Sha256, described
-from edgecnn.tables import Struct, key
+from edgecnn.tables import Count, Fraction, Limits, NonNegative, Positive, Sha256, Struct, described, key
 
 Asked = Literal["auto", "qat", "ptq"]
 Method = Literal["qat", "ptq"]

@@ -323,7 +323,7 @@ def _run_of(path: Path) -> Path:
     if path.suffix == ".toml":
         tables, kind = load_recipe(path), "a recipe has no weights"
     else:
-        from edgecnn.bundle.read import read_bundle
+        from edgecnn.bundle.file import read_bundle
 
         manifest, kind = read_bundle(path).manifest, "the models of a bundle can no longer be trained"
         try:

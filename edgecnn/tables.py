@@ -2,7 +2,7 @@
 
 A field's type is the required type of its value: `str`, `int`, `float`, `bool`, a `Literal`, another dataclass, `tuple[X, ...]`,
 `tuple[X, X]`, `dict[str, X]` or `Mapping[str, X]`, or one of these `| None`; `Any` is not checked. Its limits are metadata, which `key`
-sets; additions of `Annotated` are for schemas (`edgecnn.schema`).
+sets; additions of `Annotated` are for schemas (`edgecnn.tables`).
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import MISSING
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 from edgecnn.errors import nearest
@@ -220,3 +221,28 @@ def shown(value: Any) -> str:
     """Return a value for a message: in ASCII, shortened."""
     text = ascii(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+class Limits(Struct):
+    """Limits of a value, under JSON Schema's own keys; for `Annotated`."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusiveMinimum: float | None = None
+    minLength: int | None = None
+    minItems: int | None = None
+    pattern: str | None = None
+    enum: tuple[str, ...] | None = None
+
+
+Count = Annotated[int, Limits(minimum=0)]
+Positive = Annotated[int, Limits(minimum=1)]
+Fraction = Annotated[float, Limits(minimum=0, maximum=1)]
+Points = Annotated[float, Limits(minimum=-100, maximum=100)]
+NonNegative = Annotated[float, Limits(minimum=0)]
+Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
+
+
+def described(meaning: str, *, default: Any = MISSING, left_out: bool = False) -> Any:
+    """Return a field of a document: its description, the value if the key is missing, and whether the default is left out on writing."""
+    return key(default, meaning, left_out=left_out)

@@ -406,8 +406,7 @@ def ssh_config(tmp_path, monkeypatch):
 def release(edgecnn, tmp_path, monkeypatch):
     """Release the shipped bundle under a name and a serial number, in the repository `releases`."""
     pytest.importorskip("tuf", reason="releases need the release extra")
-    from edgecnn.bundle.read import read_bundle
-    from edgecnn.bundle.write import write_bundle
+    from edgecnn.bundle.file import read_bundle, write_bundle
     from edgecnn.runtime.default import shipped_bundle
 
     (tmp_path / "passphrase").write_text("a long passphrase\n")
@@ -487,8 +486,8 @@ def onnx_model(
 def make_bundle(tmp_path):
     """Write a bundle of 2 kB with a meaningless model, which reading the bundle does not reveal. `passed` is the result of its gate,
     `verdict` its verdict against the bundle with the SHA-256 `old`, which passed against those in `earlier`."""
+    from edgecnn.bundle.file import write_bundle
     from edgecnn.bundle.manifest import InputContract, Manifest, ModelEntry
-    from edgecnn.bundle.write import write_bundle
     from edgecnn.files import sha256
 
     def npy(array):

@@ -1,4 +1,4 @@
-"""Atomic writes, hashes, and the folders that travel with the package."""
+"""Files, names from outside, errors and the processor."""
 
 import errno
 import hashlib
@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from edgecnn import files
-from edgecnn.errors import OutputError, OutputExistsError
+from edgecnn.errors import OutputError, OutputExistsError, first_line
 from edgecnn.files import canonical_json, data_folder, output_errors, quiet_stderr, refuse_existing, write_atomic
+from edgecnn.labels import plural, printable, printable_lines, why_not_a_label
+from edgecnn.versions import read_cpu
 
 
 def test_writes_bytes_and_text(tmp_path):
@@ -225,3 +227,74 @@ def test_data_folder(root, tmp_path, monkeypatch):
     assert data_folder("targets") == tmp_path / "site" / "targets"
     (package / "_data" / "targets").mkdir(parents=True)
     assert data_folder("targets") == package / "_data" / "targets", "a wheel's own data come first"
+
+
+SEEN = ("dög", "Katze 2", "猫", "قط", "חתול", "T-shirt/top", "👩\u200d🚀", "it's", "e\u0301", "a\u00a0b")
+
+
+def test_ordinary_text_is_shown_unmodified():
+    for text in SEEN:
+        assert printable(text) == text and why_not_a_label(text) == "", text
+
+
+def test_control_characters_are_shown_as_escapes():
+    for text, shown in (
+        ("a\x1b[2J", r"a\x1b[2J"),
+        ("a\nb", r"a\nb"),
+        ("a\0", r"a\x00"),
+        ("\x1f", r"\x1f"),
+        ("\x9b2J", r"\x9b2J"),
+        ("\x9f", r"\x9f"),
+        ("\x7f", r"\x7f"),
+        ("\u202egpj.exe", r"\u202egpj.exe"),
+        ("\u2028", r"\u2028"),
+        ("caf\udce9", r"caf\udce9"),
+        ("👩\u200d🚀\n", "👩\u200d🚀\\n"),
+    ):
+        assert printable(text) == shown and why_not_a_label(text), text
+        shown.encode()
+    assert printable_lines("one\ntwo\x1b[1A\r") == "one\ntwo\\x1b[1A\\r", "lines stay lines"
+
+
+def test_a_class_has_a_name_of_at_most_255_bytes_that_is_no_decision():
+    for label in ("", "abstain", "x" * 256, "é" * 128):
+        assert why_not_a_label(label), label
+    for label in ("abstained", "x" * 255, "é" * 127 + "x"):
+        assert why_not_a_label(label) == "", label
+
+
+def test_one_of_a_thing_is_singular_and_thousands_have_a_comma():
+    counts = [plural(count, "picture") for count in (0, 1, 2, 1234)]
+    assert counts == ["0 pictures", "1 picture", "2 pictures", "1,234 pictures"]
+
+
+def test_a_librarys_error_is_shown_as_its_first_line_or_its_type():
+    assert first_line(ValueError("\nno such layer\nat line 3")) == "no such layer"
+    assert first_line(KeyError()) == "KeyError"
+
+
+X86 = """processor\t: 0
+model name\t: AMD EPYC 7B13
+flags\t\t: fpu sse2 avx2
+
+processor\t: 1
+model name\t: Another
+flags\t\t: fpu
+"""
+ARM = "processor\t: 0\nFeatures\t: fp asimd atomics\nCPU part\t: 0xd08\n\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n"
+
+
+def test_the_first_processor_counts(tmp_path):
+    (tmp_path / "proc").mkdir()
+    for text, expected in ((X86, ("AMD EPYC 7B13", {"fpu", "sse2", "avx2"})), (ARM, ("", {"fp", "asimd", "atomics"}))):
+        (tmp_path / "proc" / "cpuinfo").write_text(text)
+        assert read_cpu(tmp_path) == expected
+
+
+def test_a_system_without_the_file(tmp_path):
+    assert read_cpu(tmp_path) == ("", frozenset())
+
+
+def test_no_other_module_reads_the_file(root):
+    readers = [str(path) for path in (root / "edgecnn").rglob("*.py") if "/cpuinfo" in path.read_text(encoding="utf-8")]
+    assert readers == [str(root / "edgecnn" / "versions.py")]

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from edgecnn import images, modes
+from edgecnn import images
+from edgecnn import pixels as modes
 from edgecnn.errors import ImageError, ImageTooLargeError
 from edgecnn.pixels import FITS, PAD, ROTATIONS, crop_box, mean_of_rows, resize, to_codes, to_real
 
@@ -213,7 +214,7 @@ class TestDecode:
         if mode == "P":
             image.info["transparency"] = 7
         whole = np.asarray(images.to_mode(image, channels))
-        monkeypatch.setattr("edgecnn.modes.BAND_PIXELS", 100)
+        monkeypatch.setattr("edgecnn.pixels.BAND_PIXELS", 100)
         assert np.array_equal(images.to_mode(image, channels), whole)
         assert np.array_equal(modes.as_array(Image.fromarray(whole)), whole)
 

@@ -62,7 +62,7 @@ def test_the_rules_refuse_a_chooser_that_reads_a_dataset(root, tmp_path):
     """This tries the rule out; `make lint` runs it on the real package."""
     shutil.copytree(root / "edgecnn", tmp_path / "edgecnn", ignore=shutil.ignore_patterns("__pycache__", "_data"))
     shutil.copy(root / "pyproject.toml", tmp_path)
-    chooser = tmp_path / "edgecnn/calibrate/threshold.py"
+    chooser = tmp_path / "edgecnn/calibrate/confidence.py"
     chooser.write_text(chooser.read_text(encoding="utf-8") + "\nfrom edgecnn.data import Dataset\n", encoding="utf-8")
     linter = Path(sys.executable).parent / "lint-imports"
     result = subprocess.run(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from edgecnn import images, memory
+from edgecnn import images
 from edgecnn.errors import ImageTooLargeError
 
 MIB = 1 << 20
@@ -31,8 +31,8 @@ def encoded(mode, format_, size=PHOTO, orientation=1, **options):
 @pytest.fixture
 def board(monkeypatch):
     """Make this machine appear to have this much memory available, in MiB."""
-    monkeypatch.delenv(memory.MEMORY_LIMIT, raising=False)
-    return lambda mib: monkeypatch.setattr(memory, "available_bytes", lambda: None if mib is None else mib * MIB)
+    monkeypatch.delenv(images.MEMORY_LIMIT, raising=False)
+    return lambda mib: monkeypatch.setattr(images, "available_bytes", lambda: None if mib is None else mib * MIB)
 
 
 PHOTOS = {
@@ -103,30 +103,30 @@ def test_the_message_says_how_to_allow_it(board, monkeypatch):
 
 def test_half_of_the_available_memory_may_be_taken_to_the_last_byte(board, monkeypatch):
     board(100)
-    memory.require_memory(50 * MIB)
+    images.require_memory(50 * MIB)
     with pytest.raises(
         ImageTooLargeError, match=r"take about 51 MiB; the limit is 50 MiB \(50% of .*EDGECNN_IMAGE_MIB=51$"
     ):
-        memory.require_memory(50 * MIB + 1)
+        images.require_memory(50 * MIB + 1)
     for text, allowed in (("7", 7), ("0", 0), ("", 50), ("-1", 50), ("2.5", 50)):
-        monkeypatch.setenv(memory.MEMORY_LIMIT, text)
-        memory.require_memory(allowed * MIB)
+        monkeypatch.setenv(images.MEMORY_LIMIT, text)
+        images.require_memory(allowed * MIB)
         with pytest.raises(ImageTooLargeError):
-            memory.require_memory(allowed * MIB + 1)
+            images.require_memory(allowed * MIB + 1)
 
 
 def test_threads_that_share_the_memory_stay_below_the_limit_together_and_refuse_what_one_would(monkeypatch):
     """Images of 60, 30 and 101 MiB in four threads, with 100 MiB: the last ones are refused, the others wait until they fit."""
-    monkeypatch.setenv(memory.MEMORY_LIMIT, "100")
+    monkeypatch.setenv(images.MEMORY_LIMIT, "100")
     sizes = [60, 30, 101] * 8
     lock, now, most, outcomes = threading.Lock(), [0], [0], []
 
     def work():
         while sizes:
             size = sizes.pop()
-            with memory.shared_memory():
+            with images.shared_memory():
                 try:
-                    memory.require_memory(size * MIB)
+                    images.require_memory(size * MIB)
                 except ImageTooLargeError as error:
                     assert "about 101 MiB; the limit is 100 MiB" in str(error)
                     outcomes.append(None)
@@ -145,22 +145,22 @@ def test_threads_that_share_the_memory_stay_below_the_limit_together_and_refuse_
     for thread in threads:
         thread.join(20)
     assert [outcomes.count(size) for size in (60, 30, None)] == [8, 8, 8] and most[0] == 90
-    memory.require_memory(100 * MIB)  # nothing is held any more, nor by this thread afterwards
-    memory.require_memory(100 * MIB)
+    images.require_memory(100 * MIB)  # nothing is held any more, nor by this thread afterwards
+    images.require_memory(100 * MIB)
 
 
 def test_a_large_file_counts_among_threads_before_it_is_read(monkeypatch, tmp_path):
-    monkeypatch.setenv(memory.MEMORY_LIMIT, "10")
+    monkeypatch.setenv(images.MEMORY_LIMIT, "10")
     (tmp_path / "large.jpg").write_bytes(bytes(6 * MIB))
     read = threading.Event()
 
     def work():
-        with memory.shared_memory():
+        with images.shared_memory():
             images.read_file(tmp_path / "large.jpg")
             read.set()
 
-    with memory.shared_memory():
-        memory.require_memory(5 * MIB)
+    with images.shared_memory():
+        images.require_memory(5 * MIB)
         other = threading.Thread(target=work)
         other.start()
         assert not read.wait(0.1)
@@ -175,7 +175,7 @@ def test_a_machine_that_reports_no_available_memory(board):
 
 def test_small_images_do_not_check_the_memory(monkeypatch):
     """Frames are decoded thirty times per second."""
-    monkeypatch.setattr(memory, "available_bytes", lambda: pytest.fail("it was looked at"))
+    monkeypatch.setattr(images, "available_bytes", lambda: pytest.fail("it was looked at"))
     images.load(encoded("RGB", "jpeg", (1280, 960)), 32, 32, 3)
     images.load(encoded("RGBA", "png", (640, 480)), 32, 32, 3)
 
@@ -183,7 +183,7 @@ def test_small_images_do_not_check_the_memory(monkeypatch):
 PEAK = """
 import io, json, sys
 from PIL import Image
-from edgecnn import images, memory
+from edgecnn import images
 
 def status(key):
     with open("/proc/self/status") as file:
@@ -194,7 +194,7 @@ least = (224, 224)
 with Image.open(io.BytesIO(data)) as image:  # imports the decoder
     full = image.size
     image.draft(None, (448, 448))
-    estimate = memory.decoding_bytes(image, full, 3, data, images.orientation(image) > 1)
+    estimate = images.decoding_bytes(image, full, 3, data, images.orientation(image) > 1)
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the peak starts again
 before = status("VmRSS")
@@ -252,7 +252,7 @@ class TestScans:
 
     def test_scans_of_a_large_image_are_limited_by_the_work_of_all(self, monkeypatch):
         """Ten scans of 60 million pixels are allowed, an eleventh is not; one scan that has all colours is not limited."""
-        monkeypatch.setattr(memory, "MAX_WORK", 10 * 640 * 480)
+        monkeypatch.setattr(images, "MAX_WORK", 10 * 640 * 480)
         ten, baseline = (encoded("RGB", "jpeg", (640, 480), progressive=kind) for kind in (True, False))
         assert ten.count(b"\xff\xda") == 10 and images.decode(ten).size == images.decode(baseline * 12).size == (
             640,
@@ -274,18 +274,18 @@ class TestScans:
 
     @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
     def test_baseline(self, mode):
-        assert memory.in_one_scan(encoded(mode, "jpeg", (64, 64), orientation=6))
-        assert not memory.in_one_scan(encoded(mode, "jpeg", (64, 64), progressive=True))
+        assert images.in_one_scan(encoded(mode, "jpeg", (64, 64), orientation=6))
+        assert not images.in_one_scan(encoded(mode, "jpeg", (64, 64), progressive=True))
 
     def test_one_scan_per_colour_takes_as_much_as_a_progressive_image(self):
         data = bytearray(encoded("RGB", "jpeg", (64, 64)))
         data[data.index(b"\xff\xda") + 4] = 1
-        assert not memory.in_one_scan(bytes(data))
+        assert not images.in_one_scan(bytes(data))
 
     def test_a_file_that_cannot_be_parsed_counts_as_the_worst_case(self):
         data = encoded("RGB", "jpeg", (64, 64))
         for damaged in (b"", data[:30], data[:2] + b"\0" + data[2:], b"\xff\xd8" + b"\xff\xc0\0\0" * 4):
-            assert not memory.in_one_scan(damaged)
+            assert not images.in_one_scan(damaged)
 
 
 class TestAvailable:
@@ -295,14 +295,14 @@ class TestAvailable:
             for name, text in {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4000 kB\n", **files}.items():
                 (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / name).write_text(text)
-            return memory.available_bytes(str(tmp_path))
+            return images.available_bytes(str(tmp_path))
 
         return make
 
     def test_memory_on_linux_and_a_system_that_reports_nothing(self, machine, tmp_path):
-        assert memory.available_bytes(str(tmp_path)) is None
+        assert images.available_bytes(str(tmp_path)) is None
         assert machine({}) == 4000 * 1024
-        assert memory.available_bytes() is None or memory.available_bytes() > 0
+        assert images.available_bytes() is None or images.available_bytes() > 0
 
     def test_a_service_with_a_limit(self, machine):
         group = {"proc/self/cgroup": "0::/system.slice/edgecnn.service\n"}

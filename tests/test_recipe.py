@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tomli_w", reason="writing a recipe needs the train extra")
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.errors import RecipeError
 from edgecnn.recipe import (
     Recipe,
     build_recipe,
+    keys,
     load_recipe,
     merge,
     nest,
@@ -22,7 +23,6 @@ from edgecnn.recipe import (
     to_tables,
     to_toml,
 )
-from edgecnn.recipe.keys import keys
 from edgecnn.tables import leaves, value_type
 
 

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from edgecnn import images
+from edgecnn.bundle.file import read_bundle, write_bundle
 from edgecnn.bundle.manifest import Manifest
-from edgecnn.bundle.read import read_bundle
-from edgecnn.bundle.write import write_bundle
 from edgecnn.errors import BundleError, RecipeError
 from edgecnn.pixels import FITS, ROTATIONS, resize
 from edgecnn.recipe import build_recipe, parse_overrides, to_toml

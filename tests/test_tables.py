@@ -1,13 +1,16 @@
-"""Tables become dataclasses, or one line names the wrong key and its fault."""
+"""Nested tables, and the machines that train together."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import pytest
 
+from edgecnn.errors import ClusterError
 from edgecnn.tables import Struct, build, key, leaves, to_json
+from edgecnn.workers import TF_CONFIG, Workers, read_workers
 
 
 class Lens(Struct):
@@ -132,3 +135,30 @@ def test_a_struct_is_a_frozen_dataclass():
         Lens(focal=24)
     with pytest.raises(ValueError, match="no lens has that"):
         replace(lens, focal_mm=13)
+
+
+@pytest.mark.parametrize(
+    ("text", "index", "message"),
+    [
+        ("localhost:1", 0, "two or more different addresses"),
+        ("a:1,a:1", 0, "two or more different addresses"),
+        ("a:1,b", 0, "received 'b'"),
+        ("a:1,:2", 0, "received ':2'"),
+        ("a:1,b:99999", 0, "received 'b:99999'"),
+        ("a:1,b:2", 2, "0 to 1; received 2"),
+        ("a:1,b:2", -1, "received -1"),
+        ("a:1,b:2", None, "received None"),
+    ],
+)
+def test_wrong_addresses(text, index, message):
+    with pytest.raises(ClusterError, match=message):
+        read_workers(text, index)
+
+
+def test_workers_are_announced(monkeypatch):
+    monkeypatch.setenv(TF_CONFIG, "")
+    assert read_workers("a:1,b:2", 0).first
+    workers = read_workers("a:1, b:2", 1)
+    assert workers == Workers(addresses=("a:1", "b:2"), index=1) and not workers.first
+    workers.announce()
+    assert os.environ[TF_CONFIG] == '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}'

@@ -23,7 +23,7 @@ from typing import Any
 from edgecnn import __version__
 from edgecnn.cli import COMMANDS
 from edgecnn.device.service.manage import PACKAGED, UNITS, USERS, unit_text, users_text
-from edgecnn.emulate import wheels
+from edgecnn.emulate import packages
 
 ROOT = Path(__file__).parent.parent
 PARTS = Path(__file__).parent / "debian"
@@ -90,10 +90,17 @@ def project_wheel(folder: Path) -> Path:
 
 def litert_wheel(architecture: str, folder: Path) -> Path:
     """Download LiteRT's wheel for an architecture and return its path."""
-    command = [*wheels.pip(), "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    command = [
+        *packages.pip_command(),
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+    ]
     command += ["--dest", str(folder), "--implementation", "cp", "--python-version", PYTHON[0]]
-    command += [f"--platform={tag}" for tag in wheels.platform_of(RELEASE, MACHINES[architecture]).tags]
-    (requirement,) = wheels.requirements("litert", PYTHON[0]).alone
+    command += [f"--platform={tag}" for tag in packages.release_platform(RELEASE, MACHINES[architecture]).tags]
+    (requirement,) = packages.requirements("litert", PYTHON[0]).alone
     subprocess.run([*command, requirement], check=True)
     return next(folder.glob("ai_edge_litert-*.whl"))
 

@@ -20,13 +20,12 @@ from typing import Any
 import schema as json_schema
 
 from edgecnn import errors
-from edgecnn.boards.targets import list_targets
+from edgecnn.boards import list_targets
 from edgecnn.cli import COMMANDS, app
 from edgecnn.cli.help import sections
 from edgecnn.device.service.config import Config
 from edgecnn.device.stream.loop import OPTIONS
-from edgecnn.recipe import Recipe
-from edgecnn.recipe.keys import default, range_text
+from edgecnn.recipe import Recipe, default, range_text
 from edgecnn.report.table import markdown_table
 from edgecnn.runtime.engines import ENGINES
 from edgecnn.stress.corruptions import CORRUPTIONS, value_text

@@ -139,7 +139,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.camera:
         show()
-    from edgecnn.cli.http import listen, make_live
+    from edgecnn.cli.consumers import listen, make_live
     from edgecnn.cli.options import load_classifier
     from edgecnn.device.keep.keeper import make_keepers
     from edgecnn.device.stream.ends import Ends

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.report.table import markdown_table
 from edgecnn.tables import build
 from edgecnn.verify.parity_report import Report
@@ -201,9 +201,8 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "figures": model_table,
         "speed": speed_table,
     },
-    ROOT / "docs" / "networks.md": {"ladder": ladder_table},
-    ROOT / "docs" / "which-network.md": {"networks": networks_table},
-    ROOT / "docs" / "engines.md": {"gpu": gpu_figures},
+    ROOT / "docs" / "networks.md": {"ladder": ladder_table, "networks": networks_table},
+    ROOT / "docs" / "boards.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
     ROOT / "docs" / "second-day.md": {"gate": gate_table, "strict": strict_table},
     ROOT / "docs" / "splits.md": {"leaks": leaks_table, "groups": groups_table},

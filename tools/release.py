@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 TRY = """
 import json, subprocess, sys
 from pathlib import Path
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.runtime.default import find_bundle
 
 bundle = read_bundle(find_bundle().path)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from edgecnn.inspect import inspection_report as inspection
+from edgecnn.inspect import findings as inspection
 from edgecnn.report import figures
 from edgecnn.stress import stress_report as stress
 from edgecnn.tables import fields_of, to_json

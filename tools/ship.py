@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.data import open_dataset
 from edgecnn.files import write_atomic
 from edgecnn.recipe import build_recipe, load_recipe, to_tables

@@ -67,7 +67,7 @@ ASCENDING = "two or more numbers, none smaller than the one before"
 
 
 class StrangerLimit(Struct):
-    """How `edgecnn.runtime.stranger` recognises an image that shows none of the classes, chosen on validation images.
+    """How `edgecnn.runtime.decision` recognises an image that shows none of the classes, chosen on validation images.
 
     `known` is a file with the features of training images, int8 (images, length). `scores` and `similarities` are ascending values from
     validation images. An image less familiar than `limit` is a stranger. For an image like the validation images, the probability of that

@@ -11,8 +11,7 @@ from edgecnn.evaluate.statistics import mcnemar_exact
 from edgecnn.recipe import INPUT_RANGES
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Tensor
-from edgecnn.schema import Limits, described
-from edgecnn.tables import Struct
+from edgecnn.tables import Limits, Struct, described
 
 AUTO = "auto"
 RangeName = Annotated[str, Limits(enum=("centred", "unit", "raw", "imagenet", "given", "codes"))]

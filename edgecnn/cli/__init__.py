@@ -142,7 +142,7 @@ def main(leave: Callable[[int], object] = sys.exit) -> None:
     except EdgeCNNError as error:
         code = failed(error)
     except ModuleNotFoundError as error:
-        from edgecnn.cli.extras import missing_extra
+        from edgecnn.cli.help import missing_extra
 
         lacking = missing_extra(error)
         if lacking is None:

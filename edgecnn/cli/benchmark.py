@@ -1,21 +1,21 @@
-"""`edgecnn benchmark`."""
+"""`edgecnn benchmark`, and its results as text."""
 
+import dataclasses
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.benchmark_text import print_table, sustained_line, window_line
-from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, Model, check_choice, option
+from edgecnn.cli.options import Json, Model, check_choice, emit_json, note, option
 from edgecnn.device.stream.settings import Engine
 
 if TYPE_CHECKING:
-    from edgecnn.bundle.read import Bundle
-    from edgecnn.device.benchmark.images import BenchImages
-    from edgecnn.device.benchmark.sustained import Window
+    from edgecnn.bundle.file import Bundle
+    from edgecnn.device.benchmark import BenchmarkRow, Configuration, Sustained, Sweep, Window
+    from edgecnn.device.probe import BenchImages
     from edgecnn.runtime.classifier import Classifier
+
 
 INTERRUPTED = 130
 CALLS = "Calls"
@@ -82,7 +82,7 @@ def benchmark(
         for name, values in {"--engine": engine, "--precision": precision, "--threads": threads}.items():
             if len(values or ()) > 1:
                 raise typer.BadParameter(f"--sustained runs one configuration: give {name} once.")
-    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.file import read_bundle
     from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.engines import PROVIDERS
 
@@ -90,7 +90,7 @@ def benchmark(
     choice = default_bundle(model)
     bundle = read_bundle(choice.path)
     note(f"{choice.path} ({choice.reason}), SHA-256 {bundle.sha256[:12]}")
-    from edgecnn.device.benchmark.images import bench_images
+    from edgecnn.device.probe import bench_images
 
     images = bench_images(bundle, source or (), n, note)
     note(f"images: {images.about}")
@@ -106,8 +106,7 @@ def benchmark(
         )
         print_sustained(bundle, images, classifier, sustained, warmup, json)
         return
-    from edgecnn.device.benchmark.configurations import configurations
-    from edgecnn.device.benchmark.sweep import sweep
+    from edgecnn.device.benchmark import configurations, sweep
 
     note_load()
     if n < 100:
@@ -119,9 +118,9 @@ def benchmark(
     for item, reason in measured.failed.items():
         note(f"{item.name} cannot run here: {reason}")
     if json:
-        from edgecnn.device.benchmark.benchmark_report import document
+        from edgecnn.device.benchmark import sweep_document
 
-        emit_json(document(bundle, images, measured, warmup))
+        emit_json(sweep_document(bundle, images, measured, warmup))
     else:
         print_table(measured)
     if measured.interrupted:
@@ -160,7 +159,7 @@ def note_load() -> None:
 def print_sustained(
     bundle: "Bundle", images: "BenchImages", classifier: "Classifier", minutes: float, warmup: int, json: bool
 ) -> None:
-    from edgecnn.device.benchmark.sustained import sustain
+    from edgecnn.device.benchmark import sustain
     from edgecnn.device.system import System
 
     note(classifier.about)
@@ -171,7 +170,7 @@ def print_sustained(
     system = System(packages={})
     done = sustain(classifier, images, minutes=minutes, warmup=warmup, system=system, report=report)
     if json:
-        from edgecnn.device.benchmark.benchmark_report import sustained_document
+        from edgecnn.device.benchmark import sustained_document
 
         emit_json(sustained_document(bundle, images, classifier.about, done))
     else:
@@ -180,3 +179,63 @@ def print_sustained(
         print(sustained_line(done))
     if done.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def print_table(measured: "Sweep") -> None:
+    from edgecnn.device.benchmark import ELIGIBLE, RULE, hardware, winner
+
+    if not measured.rows:
+        print("nothing was measured")
+        return
+    counts = sorted({row.parts["whole"].n for row in measured.rows})
+    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))  # an interruption leaves fewer for some
+    print(f"{hardware()}; ms, n = {n}; fastest first by infer p50\n")
+    print(f"{'':34} {'infer':^26} {'whole':^26} {'peak':>6}")
+    print(f"{'configuration':34}{'p50':>9}{'p90':>9}{'p99':>9}{'p50':>9}{'p90':>9}{'p99':>9}{'MiB':>7}  gate")
+    for row in measured.rows:
+        print(table_line(row))
+    print()
+    for part in ("decode", "preprocess"):
+        p50, p90, p99, _ = dataclasses.astuple(measured.rows[0].parts[part])
+        print(f"{part}: p50 {p50:.3f}, p90 {p90:.3f}, p99 {p99:.3f} ms (of the first row)")
+    best = winner(measured.rows)
+    print(f"winner: {best.configuration.name if best else 'none'} ({RULE};\n{ELIGIBLE})")
+    if best:
+        print(f"to use it: edgecnn classify {' '.join(options(best.configuration))}")
+
+
+def options(chosen: "Configuration") -> list[str]:
+    """Return the options of `edgecnn classify` that select a configuration."""
+    provider = ["--provider", chosen.provider] if chosen.provider else []
+    return ["--engine", chosen.engine, *provider, "--precision", chosen.precision, "--threads", f"{chosen.threads}"]
+
+
+def table_line(row: "BenchmarkRow") -> str:
+    infer, whole = row.parts["infer"], row.parts["whole"]
+    figures = "".join(f"{value:9.3f}" for part in (infer, whole) for value in dataclasses.astuple(part)[:3])
+    verdict = {True: "passed", False: "FAILED", None: "unknown"}[row.gate]
+    here = f"; GOLDEN VECTORS FAILED: {row.probed.golden}" if row.probed.golden else ""
+    return f"{row.configuration.name:34}{figures}{row.probed.peak_mib:7.0f}  {verdict}{here}"
+
+
+def window_line(window: "Window") -> str:
+    from edgecnn.device.system import throttle_words
+
+    sensors = window.sensors
+    whole = window.whole
+    line = f"{window.start_s:6.0f} s  p50 {whole.p50_ms:.3f} ms  p90 {whole.p90_ms:.3f} ms  n = {whole.n:,}"
+    line += f"  {sensors.mhz:,} MHz" if sensors.mhz is not None else ""
+    line += f"  {sensors.celsius:.1f} °C" if sensors.celsius is not None else ""
+    if sensors.throttled is not None:
+        line += f"  {', '.join(throttle_words(sensors.throttled)[0]) or 'not throttled'}"
+    return line
+
+
+def sustained_line(done: "Sustained") -> str:
+    drift = "the drift is unknown with fewer than two windows"
+    if done.drift is not None:
+        first, last = (done.windows[index].whole.p50_ms for index in (0, -1))
+        drift = f"drift of p50: {done.drift:+.1%}, from {first:.3f} ms to {last:.3f} ms"
+    if done.throttled is None:
+        return f"{drift}; throttling is unknown: this machine has no sensor for it"
+    return f"{drift}; {'it throttled: ' + ', '.join(done.throttled) if done.throttled else 'it did not throttle'}"

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, option
+from edgecnn.cli.options import Json, emit_json, note, option
 from edgecnn.cli.workstation_options import Force, RunArgument
 
 

@@ -1,7 +1,6 @@
 """`edgecnn cameras`."""
 
-from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json
+from edgecnn.cli.options import Json, emit_json, note
 
 
 def cameras(json: Json = False) -> None:

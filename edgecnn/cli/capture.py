@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import secret
+from edgecnn.cli.options import emit_line, note, secret
 from edgecnn.device.secrets import CAMERA
 from edgecnn.device.stream.settings import Camera, Pictures
 from edgecnn.labels import plural

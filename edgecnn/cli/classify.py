@@ -89,7 +89,7 @@ def classify(
     if mqtt.address is None:
         refuse_options(context, MQTT_OPTIONS, "needs --mqtt ADDRESS.")
     elif mqtt_forget:
-        from edgecnn.cli.mqtt import forget_device
+        from edgecnn.cli.consumers import forget_device
 
         if source or camera:
             raise typer.BadParameter(
@@ -131,7 +131,7 @@ def classify(
         )
         classify_stream(streams[0] if streams else None, chosen, load, json)
     elif not source:
-        from edgecnn.cli.http import serve_api
+        from edgecnn.cli.consumers import serve_api
 
         serve_api(settings.Settings(decision=decision, http=http), load)
     else:

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from edgecnn.cli.console import emit_line, note
-from edgecnn.cpu import processors
-from edgecnn.device.stream.sources import Outcome, for_each_image
+from edgecnn.cli.options import emit_line, note
+from edgecnn.device.stream.sources import ImageOutcome, for_each_image
 from edgecnn.errors import PartialFailure
 from edgecnn.labels import printable
+from edgecnn.versions import processors
 
 if TYPE_CHECKING:
     from edgecnn.device.stream.settings import Decision
@@ -32,7 +32,11 @@ def classify_files(classifier: "Classifier", sources: Sequence[str], decision: "
 
 
 def show_each(
-    work: Callable[[str], T], sources: Sequence[str], show: Callable[[Outcome[T]], None], done: str, threads: int = 1
+    work: Callable[[str], T],
+    sources: Sequence[str],
+    show: Callable[[ImageOutcome[T]], None],
+    done: str,
+    threads: int = 1,
 ) -> None:
     """Do `work` on each image of the SOURCE arguments, and show the outcome; PartialFailure if one could not be `done`."""
     count = failed = 0
@@ -47,8 +51,8 @@ def show_each(
         raise PartialFailure("standard input did not name an image.")
 
 
-def show_json(classifier: "Classifier", outcome: Outcome["Result"]) -> None:
-    from edgecnn.device.stream.lines import error_line, file_line
+def show_json(classifier: "Classifier", outcome: ImageOutcome["Result"]) -> None:
+    from edgecnn.device.stream.events import error_line, file_line
 
     if outcome.result is None:
         emit_line(error_line(outcome.source, str(outcome.error)))
@@ -57,7 +61,7 @@ def show_json(classifier: "Classifier", outcome: Outcome["Result"]) -> None:
         emit_line(file_line(outcome.source, outcome.result, model, classifier.region))
 
 
-def show_text(outcome: Outcome["Result"]) -> None:
+def show_text(outcome: ImageOutcome["Result"]) -> None:
     source, result = printable(outcome.source), outcome.result
     if result is None:
         note(f"{source}: {outcome.error}")

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import checked, secret
+from edgecnn.cli.options import checked, emit_line, note, secret
 from edgecnn.cli.stream import event_text, state_text, stopping_output
 from edgecnn.device.secrets import CAMERA
 from edgecnn.device.stream.ends import Ends, Stopped, reader_gone, takes_output
-from edgecnn.device.stream.events import SIGNAL, Seldom, StateChangedEvent
+from edgecnn.device.stream.events import (
+    SIGNAL,
+    FrameResult,
+    RateLimiter,
+    StateChangedEvent,
+    event_line,
+    result_line,
+    rfc3339,
+)
 from edgecnn.device.stream.loop import Consumer, Item, open_stream
-from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
 
 if TYPE_CHECKING:
     from edgecnn.device.keep.keeper import Keeper
@@ -45,12 +51,12 @@ def classify_stream(
         consumers.append(checked("--on-change", OnChange, chosen.on_change))
     door = None
     if settings.http.address is not None:
-        from edgecnn.cli.http import listen
+        from edgecnn.cli.consumers import listen
 
         door = listen(settings.http)
     broker = None
     if settings.mqtt.address is not None:
-        from edgecnn.cli.mqtt import make_publisher, read_settings
+        from edgecnn.cli.consumers import make_publisher, read_settings
 
         broker = read_settings(settings.mqtt, settings.camera.rotation)
     secret("--camera-password-file", CAMERA, settings.camera.password_file)
@@ -65,11 +71,11 @@ def classify_stream(
         if broker:
             consumers.append(make_publisher(broker, classifier))
         if door:
-            from edgecnn.cli.http import make_live
+            from edgecnn.cli.consumers import make_live
 
             consumers.append(make_live(door, settings, classifier, load.keywords, source, keepers))
         elif settings.metrics.file is not None:
-            from edgecnn.cli.http import make_metrics_file
+            from edgecnn.cli.consumers import make_metrics_file
 
             consumers.append(make_metrics_file(settings, classifier, source))
         stream = open_stream(source, classifier, settings, consumers=consumers)
@@ -89,23 +95,23 @@ def classify_stream(
 def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
     """Yield the sink for results: JSON lines, a drawing in a terminal, or plain lines."""
     if not json and sys.stdout.isatty():
-        from edgecnn.cli.view import View
+        from edgecnn.cli.stream import View
 
         with View(model=classifier.name) as view:
             yield view.show
     elif json:
-        yield functools.partial(show_json, classifier, Seldom(READER_EVERY_S))
+        yield functools.partial(show_json, classifier, RateLimiter(READER_EVERY_S))
     else:
-        yield functools.partial(show_text, Seldom(READER_EVERY_S))
+        yield functools.partial(show_text, RateLimiter(READER_EVERY_S))
 
 
-def check_reader(due: Seldom) -> None:
+def check_reader(due: RateLimiter) -> None:
     """Raise BrokenPipeError if nobody reads standard output any more; check only now and then."""
     if due.count() and reader_gone():
         raise BrokenPipeError
 
 
-def show_json(classifier: "Classifier", due: Seldom, item: Item | None) -> None:
+def show_json(classifier: "Classifier", due: RateLimiter, item: Item | None) -> None:
     if item is None:
         check_reader(due)
     elif isinstance(item, FrameResult):
@@ -114,7 +120,7 @@ def show_json(classifier: "Classifier", due: Seldom, item: Item | None) -> None:
         emit_line(event_line(item))
 
 
-def show_text(due: Seldom, item: Item | None) -> None:
+def show_text(due: RateLimiter, item: Item | None) -> None:
     if item is None or isinstance(item, FrameResult):
         check_reader(due)
     elif isinstance(item, StateChangedEvent):

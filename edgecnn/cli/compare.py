@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
-from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, check_choice, option
+from edgecnn.cli.options import Json, check_choice, emit_json, note, option
 
 if TYPE_CHECKING:
     from edgecnn.verify.against import Rule

@@ -1,7 +1,6 @@
 """`edgecnn datasets`."""
 
-from edgecnn.cli.console import emit_json
-from edgecnn.cli.options import Json
+from edgecnn.cli.options import Json, emit_json
 
 
 def datasets(json: Json = False) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.console import emit_line, note
-from edgecnn.cli.options import checked, option
+from edgecnn.cli.options import checked, emit_line, note, option
 from edgecnn.errors import PartialFailure
 from edgecnn.labels import plural, printable
 
 if TYPE_CHECKING:
-    from edgecnn.fleet.deploy import Outcome
+    from edgecnn.fleet.deploy import DeployOutcome
+
 
 SETUP = "What the boards get"
 
@@ -81,9 +81,8 @@ def deploy(
     """
     from edgecnn.device.update.board import Options
     from edgecnn.fleet.deploy import Offer, Plan, deploy
-    from edgecnn.fleet.hosts import check_host, on_each, read_hosts
     from edgecnn.fleet.software import Package, Wheels
-    from edgecnn.fleet.ssh import Sessions
+    from edgecnn.fleet.ssh import Sessions, check_host, on_each, read_hosts
     from edgecnn.tables import to_json
 
     named = [checked("HOST", check_host, host) for host in hosts or ()]
@@ -114,7 +113,7 @@ def deploy(
             if json:
                 emit_line(json_.dumps(to_json(outcome), sort_keys=True))
             elif not outcome.problem:
-                emit_line(printable(described(outcome)))
+                emit_line(printable(board_outcome_text(outcome)))
     if failed:
         raise PartialFailure(f"{failed} of {total} boards failed, for the reasons above; the others are done.")
 
@@ -126,12 +125,12 @@ def read_options(path: Path) -> bytes:
 
     if not path.exists():
         raise ServiceError(f"the file {path} does not exist.")
-    text = config.read(path)
+    text = config.read_options_file(path)
     config.parse(text, str(path))
     return text.encode()
 
 
-def described(outcome: "Outcome") -> str:
+def board_outcome_text(outcome: "DeployOutcome") -> str:
     from edgecnn.fleet.status import in_use
 
     done = [outcome.installed and f"installed {outcome.installed}", outcome.files and plural(outcome.files, "file")]

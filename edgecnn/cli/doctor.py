@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from edgecnn.cli.console import emit_json
-from edgecnn.cli.options import Json, Model, option
+from edgecnn.cli.options import Json, Model, emit_json, option
 from edgecnn.labels import printable_lines
 
 if TYPE_CHECKING:
-    from edgecnn.device.doctor.finding import Finding
+    from edgecnn.device.doctor import Finding
 
 
 def doctor(
@@ -25,7 +24,7 @@ def doctor(
       edgecnn doctor
       edgecnn doctor --quiet --model cats.edgecnn
     """
-    from edgecnn.device.doctor.checks import examine, require_healthy
+    from edgecnn.device.doctor import examine, require_healthy
     from edgecnn.device.system import System
 
     diagnosis = examine(System(model=str(model or "")))

@@ -1,23 +1,62 @@
-"""`edgecnn train --dry-run`: an estimate of what training costs."""
+"""What training would do, shown without training: the network that suits the images, what training costs (`--dry-run`), and a recipe's keys
+(`--keys`).
+"""
 
 import dataclasses
+import json
 import time
 from typing import TYPE_CHECKING
 
-from edgecnn.cli.console import emit_json
+from edgecnn.cli.options import emit_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgecnn.data import Dataset
     from edgecnn.recipe import Recipe
+    from edgecnn.run_info import NetworkChoice
     from edgecnn.stages.reporter import Reporter
     from edgecnn.train.dry_run import PhaseCost
 
 
+def chosen_by(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "tuple[Recipe, NetworkChoice | None]":
+    """Choose the network for the images if the recipe leaves it open; return the recipe and the choice. Nothing is saved."""
+    from edgecnn.run_info import NetworkChoice
+    from edgecnn.runs import CHOICE
+    from edgecnn.stages.network_choice import choose_network, unkept
+
+    with unkept() as run:
+        return choose_network(recipe, dataset, run, reporter), run.stored(CHOICE, NetworkChoice)
+
+
+def print_choice(choice: "NetworkChoice") -> None:
+    from edgecnn.cli.options import terminal_width
+    from edgecnn.report.table import CHOICE_HEADINGS, choice_rows, judged_line, text_table
+
+    print(text_table(CHOICE_HEADINGS, choice_rows(choice), terminal_width()))
+    print(judged_line(choice))
+
+
+def show_keys(as_json: bool) -> None:
+    from edgecnn.recipe import keys
+
+    items = keys()
+    if as_json:
+        emit_json([dataclasses.asdict(key) for key in items])
+        return
+    width = max(len(key.name) for key in items)
+    for key in items:
+        limits = f"; {key.limits}" if key.limits else ""
+        default = "" if key.default is None else f", default {json.dumps(key.default)}"
+        print(f"{key.name:{width}}  {key.type}{default}{limits}")
+        print(f"    {key.meaning}")
+    print(
+        "\nIn a recipe file the part before the dot is a table: [train] with epochs = 20. On the command line: --set train.epochs=20."
+    )
+
+
 def show_dry_run(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
     """Choose an open network for the images, time a few training steps, and print the costs and the estimated time."""
-    from edgecnn.cli.choice import chosen_by, print_choice
     from edgecnn.cli.progress import clock
     from edgecnn.stages.train import network_name, settled
     from edgecnn.tables import to_json

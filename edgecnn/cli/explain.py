@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.console import emit_line, note
 from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Model, load_classifier
+from edgecnn.cli.options import Model, emit_line, load_classifier, note
 from edgecnn.cli.workstation_options import Force
 from edgecnn.device.stream import settings
 from edgecnn.labels import printable, utf8
 from edgecnn.region import WHOLE, Region, region_text
 
 if TYPE_CHECKING:
-    from edgecnn.device.stream.sources import Outcome
+    from edgecnn.device.stream.sources import ImageOutcome
     from edgecnn.runtime.occlusion import Occlusion
 
 SCHEMA = "edgecnn.explanation/1"
@@ -98,7 +97,7 @@ def picture_path(source: str, folder: Path, force: bool, given: set[Path]) -> Pa
     return path
 
 
-def show(region: Region, json: bool, outcome: "Outcome[tuple[Path, Occlusion]]") -> None:
+def show(region: Region, json: bool, outcome: "ImageOutcome[tuple[Path, Occlusion]]") -> None:
     from edgecnn.device.explain import picture
     from edgecnn.files import write_atomic
 

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, check_choice, option
+from edgecnn.cli.options import Json, check_choice, emit_json, note, option
 from edgecnn.cli.workstation_options import Force, RunArgument
 
 PRECISION = "Precision (one of)"

@@ -32,7 +32,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         made = {}
         for name, (kind, entries) in settings.items():
-            taken = {field: take(entry, values.pop(typed_name(entry))) for field, entry in entries.items()}
+            taken = {field: convert_setting(entry, values.pop(typed_name(entry))) for field, entry in entries.items()}
             made[name] = kind(**taken) if kind else taken[name]
         command(**values, **made)
 
@@ -60,7 +60,7 @@ def flag(entry: dataclasses.Field, heading: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
-def take(entry: dataclasses.Field, value: Any) -> Any:
+def convert_setting(entry: dataclasses.Field, value: Any) -> Any:
     """Convert the value typed for a flag to its setting; an invalid value is a usage error (typer.BadParameter)."""
     about, name = entry.metadata, option_name(typed_name(entry))
     check_choice(name, value, about.get("choices", (value,)))

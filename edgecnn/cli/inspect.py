@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgecnn.cli.console import emit_json, emit_line, note
-from edgecnn.cli.options import Json, checked, option
+from edgecnn.cli.options import Json, checked, emit_json, emit_line, note, option
 from edgecnn.cli.workstation_options import Force
 from edgecnn.region import read_region
 
 if TYPE_CHECKING:
     from edgecnn.data import Dataset
     from edgecnn.evaluate.held_out import HeldOut
-    from edgecnn.inspect.inspection_report import Inspection
+    from edgecnn.inspect.findings import Inspection
 
 CLEANED = "A cleaned copy"
 FOLDER = Path("inspections")
@@ -119,8 +118,10 @@ def inspect(
             {"data": {"source": data, "region": list(seen), "group_by": group_by}}, "the command line"
         )
         dataset = open_dataset(recipe.data, progress=reporter.working, for_training=False, note=note)
-        from edgecnn.inspect.inspection import inspect_images  # only now: a wrong folder is refused without them
-        from edgecnn.inspect.page import write_inspection
+        from edgecnn.inspect.inspection import (
+            inspect_images,  # only now: a wrong folder is refused without them
+            write_inspection,
+        )
 
         missing, answers = unsearched(no_features), answers_of(run, dataset) if run else None
         try:
@@ -179,8 +180,8 @@ def stated_kinds(text: str | None, fix: Path | None) -> tuple[str, ...]:
 
 def unsearched(no_features: bool) -> str | None:
     """Return a line on what the search misses without features, and note it unless requested; None if they can be computed."""
-    from edgecnn.inspect.features import missing_weights
-    from edgecnn.install import install_command
+    from edgecnn.inspect.look import missing_weights
+    from edgecnn.versions import install_command
 
     if no_features:
         return "Hashes only (--no-features): no search for cut copies, wrong labels and images unlike the others."
@@ -203,7 +204,7 @@ def free_folder(name: str, force: bool) -> Path:
 
 
 def print_report(report: "Inspection") -> None:
-    from edgecnn.inspect.page import verdict
+    from edgecnn.inspect.inspection import verdict
     from edgecnn.labels import printable
 
     splits = ", ".join(f"{count:,} {split}" for split, count in report.splits.items() if count)
@@ -214,7 +215,7 @@ def print_report(report: "Inspection") -> None:
 
 def fail(report: "Inspection", fail_on: FailOn) -> None:
     from edgecnn.errors import FindingsError
-    from edgecnn.inspect.inspection_report import SEVERITIES
+    from edgecnn.inspect.findings import SEVERITIES
 
     if fail_on == "never":
         return

@@ -1,7 +1,6 @@
 """`edgecnn layers`."""
 
-from edgecnn.cli.console import emit_json, note, terminal_width
-from edgecnn.cli.options import Json
+from edgecnn.cli.options import Json, emit_json, note, terminal_width
 from edgecnn.cli.workstation_options import RunArgument
 
 

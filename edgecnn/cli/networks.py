@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
-from edgecnn.cli.choice import chosen_by, print_choice
-from edgecnn.cli.console import emit_json
+from edgecnn.cli.dry_run import chosen_by, print_choice
 from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, option
+from edgecnn.cli.options import Json, emit_json, option
 
 if TYPE_CHECKING:
     from edgecnn.networks.describe import NetworkCost

@@ -11,7 +11,7 @@ import typer
 from edgecnn.tables import fields_of
 
 if TYPE_CHECKING:
-    from edgecnn.bundle.read import Bundle
+    from edgecnn.bundle.file import Bundle
     from edgecnn.device.stream.settings import Group
     from edgecnn.recipe import Recipe
     from edgecnn.stages.reporter import Reporter

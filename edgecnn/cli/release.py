@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.console import emit_json, note, terminal_width
-from edgecnn.cli.options import Json, check_choice, checked, note_if_shared, option
+from edgecnn.cli.options import Json, check_choice, checked, emit_json, note, note_if_shared, option, terminal_width
 from edgecnn.errors import PartialFailure, ReleaseError, first_line
 from edgecnn.labels import plural, printable
 
 if TYPE_CHECKING:
-    from edgecnn.device.update.channel import Entry
+    from edgecnn.bundle.channel import Entry
     from edgecnn.release.keys import Keys
     from edgecnn.release.repository import Repository
 
@@ -141,7 +140,7 @@ def release(
         note(f"keys: {held.own}. Keep the root keys offline, each in a different place, and a copy of each.")
         note(f"trust root, for each board: {repository.metadata / '1.root.json'}")
     elif action == "add":
-        from edgecnn.bundle.read import read_bundle
+        from edgecnn.bundle.file import read_bundle
 
         offer = operations.Offer(
             channel=to,
@@ -223,9 +222,9 @@ def show_entry(repository: "Repository", entry: "Entry") -> None:
 
 
 def show(repository: "Repository", keys: "Keys", json: bool) -> None:
-    from edgecnn.release.status import status
+    from edgecnn.release.repository import repository_status
 
-    table = status(repository, keys.known())
+    table = repository_status(repository, keys.known())
     if json:
         emit_json(table)
         return
@@ -256,15 +255,16 @@ def count(pilots: Sized) -> str:
 
 def show_boards(file: Path, jobs: int, json: bool) -> None:
     """Print what boards report about their updates; PartialFailure if some do not."""
-    from edgecnn.fleet.hosts import on_each, read_hosts
-    from edgecnn.fleet.ssh import Sessions
-    from edgecnn.fleet.status import HEADINGS, gather, row
+    from edgecnn.fleet.ssh import Sessions, on_each, read_hosts
+    from edgecnn.fleet.status import HEADINGS, ask_status, row
     from edgecnn.report.table import text_table
     from edgecnn.tables import to_json
 
     hosts = checked("--hosts", read_hosts, file)
     with Sessions() as sessions:
-        found = {item.host: item for item in on_each(hosts, jobs, lambda host: gather(host, sessions), sessions.stop)}
+        found = {
+            item.host: item for item in on_each(hosts, jobs, lambda host: ask_status(host, sessions), sessions.stop)
+        }
     boards = [found[host] for host in dict.fromkeys(hosts)]
     if json:
         emit_json(to_json(tuple(boards)))

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.console import emit_json, emit_line, note
-from edgecnn.cli.options import Json, option
+from edgecnn.cli.options import Json, emit_json, emit_line, note, option
 from edgecnn.cli.workstation_options import Force
 
 if TYPE_CHECKING:
@@ -65,9 +64,8 @@ def show(path: Path | None) -> "tuple[Shown, Path]":
     from edgecnn.runs import PAGE, open_run
 
     if path is not None and path.is_file():
-        from edgecnn.bundle.read import read_bundle
-        from edgecnn.report.collect import bundle_figures
-        from edgecnn.report.pairs import bundle_answers
+        from edgecnn.bundle.file import read_bundle
+        from edgecnn.report.collect import bundle_answers, bundle_figures
 
         bundle = read_bundle(path)
         shown = Shown(figures=bundle_figures(bundle), pictures={}, answers=bundle_answers(bundle))

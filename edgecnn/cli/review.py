@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.console import emit_json, emit_line, note
 from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, checked, option
+from edgecnn.cli.options import Json, checked, emit_json, emit_line, note, option
 from edgecnn.device.stream import settings
 from edgecnn.labels import plural
 
 if TYPE_CHECKING:
-    from edgecnn.device.http.door import Door
-    from edgecnn.device.review.reviewing import Reviewing
+    from edgecnn.device.address import Listener
+    from edgecnn.device.review import Reviewing
+
 
 BOARD = "A board's pictures"
 
@@ -71,19 +71,16 @@ def review(
     """
     import secrets
 
-    from edgecnn.cli.http import require_packages
-    from edgecnn.device.http.door import open_door
+    from edgecnn.cli.consumers import require_packages
+    from edgecnn.device.address import open_listener
     from edgecnn.device.keep.folder import kept_pictures
-    from edgecnn.device.review.journal import LABELS, Journal
-    from edgecnn.device.review.photos import Photos
-    from edgecnn.device.review.plain import Plain
-    from edgecnn.device.review.reviewing import Reviewing
+    from edgecnn.device.review import LABELS, Journal, Photos, Plain, Reviewing
     from edgecnn.errors import DatasetError, OutputError
     from edgecnn.files import folder_lock, output_errors
 
     require_packages("starlette", "uvicorn")
     options = settings.Http(address=address or "127.0.0.1:0", token_file=token_file, open=open, hosts=hosts)
-    door = checked("--http", open_door, options)
+    door = checked("--http", open_listener, options)
     url = f"{door.url}review"
     if not (door.token or open):
         door = door._replace(token=secrets.token_urlsafe())
@@ -115,7 +112,7 @@ def review(
 
 def located(source: str, into: Path, remote_folder: str | None) -> tuple[Path, str, bool]:
     """Return the folder of pictures, fetched first if a board has them, the board's name, and whether any photos in it count."""
-    from edgecnn.fleet.hosts import check_host
+    from edgecnn.fleet.ssh import check_host
 
     folder = Path(source)
     if folder.is_dir() or "/" in source.removeprefix("ssh://"):
@@ -125,11 +122,11 @@ def located(source: str, into: Path, remote_folder: str | None) -> tuple[Path, s
     host = checked("FOLDER|HOST", check_host, source)
     name = host.removeprefix("ssh://").rpartition("@")[2]
     fetched = into.resolve().with_name(f"{into.resolve().name}-kept") / name
-    fetch(host, remote_folder, fetched)
+    fetch_from_board(host, remote_folder, fetched)
     return fetched, name, False
 
 
-def fetch(host: str, remote: str | None, folder: Path) -> None:
+def fetch_from_board(host: str, remote: str | None, folder: Path) -> None:
     from edgecnn.errors import PartialFailure
     from edgecnn.fleet.kept import fetch_kept, remote_folder
     from edgecnn.fleet.ssh import BoardError, Sessions
@@ -148,14 +145,14 @@ def fetch(host: str, remote: str | None, folder: Path) -> None:
     note(f"{host}: {plural(done, 'new picture')} in {folder}")
 
 
-def serve(door: "Door", url: str, reviewing: "Reviewing", browser: bool) -> None:
+def serve(door: "Listener", url: str, reviewing: "Reviewing", browser: bool) -> None:
     """Serve until Ctrl-C; other signals are raised as Stopped."""
     import asyncio
     import signal
     import tempfile
     import webbrowser
 
-    from edgecnn.device.http.auth import Gate
+    from edgecnn.device.http.access import AccessControl
     from edgecnn.device.http.serve import serve_review
     from edgecnn.device.stream.ends import Stopped
 
@@ -166,7 +163,7 @@ def serve(door: "Door", url: str, reviewing: "Reviewing", browser: bool) -> None
             page.flush()
             webbrowser.open(f"file://{page.name}")
         try:
-            asyncio.run(serve_review(Gate(door.token, door.hosts, door.address[1]), door.listener, reviewing))
+            asyncio.run(serve_review(AccessControl(door.token, door.hosts, door.address[1]), door.listener, reviewing))
         except Stopped as stopped:
             if stopped.code != Stopped(signal.SIGINT).code:
                 raise

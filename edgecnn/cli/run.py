@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
-from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, option
+from edgecnn.cli.options import Json, emit_json, note, option
 from edgecnn.cli.recipes import former_recipe, resolve, said
 from edgecnn.labels import printable
 
@@ -57,7 +56,7 @@ def run(
       edgecnn run models/digits/recipe.toml
       edgecnn run --against old.edgecnn --data photos/
     """
-    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.file import read_bundle
 
     if replacing.against is None and (recipe is None or replacing.renamed or replacing.strict or confident):
         expected = (
@@ -103,7 +102,7 @@ def run(
 
         for line in other_network(old, finished):
             note(printable(line))
-    from edgecnn.bundle.verdict import AGAINST
+    from edgecnn.bundle.evidence import AGAINST
     from edgecnn.cli.parity import note_warnings, print_report, show_against
     from edgecnn.verify.against import Against, require_no_harm
 

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, Model, option
+from edgecnn.cli.options import Json, Model, emit_json, note, option
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
-    from edgecnn.runtime.selftest import Row
+    from edgecnn.runtime.selftest import SelftestRow
 
 
 def selftest(
@@ -32,7 +31,7 @@ def selftest(
       edgecnn selftest
       edgecnn selftest --model cats.edgecnn --engine litert --json
     """
-    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.file import read_bundle
     from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.selftest import require_pass
     from edgecnn.runtime.selftest import selftest as run_selftest
@@ -53,7 +52,7 @@ def selftest(
     require_pass(report)
 
 
-def selftest_line(row: "Row") -> str:
+def selftest_line(row: "SelftestRow") -> str:
     verdict = {True: "passed", False: "FAILED", None: "-"}[row.passed]
     where = f" on {row.engine}" if row.engine else ""
     where += f" {row.version} ({row.provider})" if row.version else ""

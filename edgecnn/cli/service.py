@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.console import emit_json, emit_line, note
-from edgecnn.cli.options import Json, SlotsFolder, check_choice, option
+from edgecnn.cli.options import Json, SlotsFolder, check_choice, emit_json, emit_line, note, option
 from edgecnn.errors import OutputError, ServiceError
 from edgecnn.labels import printable
 
@@ -69,7 +68,7 @@ def service(
         path = config or options.CONFIG
         if config is not None and not config.exists():
             raise ServiceError(f"the file {config} does not exist.")
-        options.parse(options.read(path), str(path))
+        options.parse(options.read_options_file(path), str(path))
         note(f"{path}: {'valid' if path.exists() else 'does not exist, so the defaults apply'}")
     elif action == "install":
         from edgecnn.cli.options import note_if_shared
@@ -86,7 +85,7 @@ def service(
         command = manage.logs_command(manage.Host(), lines, follow)
         os.execvp(command[0], command)
     else:
-        show_status(manage.status(manage.Host()), root, json)
+        show_status(manage.unit_properties(manage.Host()), root, json)
 
 
 def show_status(state: dict[str, Any], root: Path, json: bool) -> None:
@@ -105,13 +104,13 @@ def show_status(state: dict[str, Any], root: Path, json: bool) -> None:
 
 
 def run(path: Path, root: Path) -> None:
-    from edgecnn.device.service.config import take
-    from edgecnn.device.service.run import CHANGED, Surroundings, serve
+    from edgecnn.device.service.config import take_options
+    from edgecnn.device.service.run import CHANGED, Surroundings, run_service
     from edgecnn.device.slots.store import Store
     from edgecnn.device.stream.ends import Ends
 
     environment = dict(os.environ)  # the next process needs the broker's password, which reading the options removes
-    taken = take(path, root)
+    taken = take_options(path, root)
     config = taken.config
     with Ends() as ends:
         around = Surroundings(
@@ -121,7 +120,7 @@ def run(path: Path, root: Path) -> None:
             around.problem("configuration", taken.problem)
         if not fit_network(config, around):
             return
-        outcome = serve(Store(root), config, around)
+        outcome = run_service(Store(root), config, around)
     if outcome == CHANGED:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
@@ -141,8 +140,7 @@ def fit_network(config: "Config", around: "Surroundings") -> bool:
 
 def print_item(item: "Item") -> None:
     """Print an event as a JSON line, but no frames: they would fill the journal."""
-    from edgecnn.device.stream.events import Event
-    from edgecnn.device.stream.results import event_line
+    from edgecnn.device.stream.events import Event, event_line
 
     if isinstance(item, Event):
         emit_line(event_line(item))
@@ -172,7 +170,7 @@ def pages(
     settings, source = config.settings, config.source
     if settings.http.address is None and settings.metrics.file is None:
         return []
-    from edgecnn.cli.http import listen, make_live, make_metrics_file
+    from edgecnn.cli.consumers import listen, make_live, make_metrics_file
 
     try:
         if settings.http.address is None:
@@ -182,7 +180,7 @@ def pages(
     except typer.BadParameter as error:
         around.problem("configuration", f"no page: {error.message}")
     except ModuleNotFoundError as error:
-        from edgecnn.install import install_command
+        from edgecnn.versions import install_command
 
         packages = "python3-starlette python3-uvicorn python3-prometheus-client"
         around.problem(
@@ -196,14 +194,14 @@ def brokers(config: "Config", classifier: "Classifier", around: "Surroundings") 
     settings = config.settings
     if settings.mqtt.address is None:
         return []
-    from edgecnn.cli.mqtt import make_publisher, read_settings
+    from edgecnn.cli.consumers import make_publisher, read_settings
 
     try:
         return [make_publisher(read_settings(settings.mqtt, settings.camera.rotation), classifier)]
     except typer.BadParameter as error:
         around.problem("configuration", f"no MQTT: {error.message}")
     except ModuleNotFoundError as error:
-        from edgecnn.install import install_command
+        from edgecnn.versions import install_command
 
         what = f"no MQTT: {error}. Install it: apt install python3-paho-mqtt, or {install_command('mqtt')}"
         around.problem("configuration", what)

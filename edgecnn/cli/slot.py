@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.options import Json, SlotsFolder, check_choice, option
+from edgecnn.cli.options import Json, SlotsFolder, check_choice, emit_json, note, option
 from edgecnn.labels import printable
 from edgecnn.tables import to_json
 
 if TYPE_CHECKING:
     from edgecnn.device.slots.record import Slots
     from edgecnn.device.slots.store import Store
+
 
 ACTIONS = {"add": "BUNDLE", "activate": "RELEASE", "rollback": "", "list": "", "prune": ""}
 
@@ -80,7 +80,7 @@ def slot(
     before, use = slots.current, Use(older=older, others=other_classes, accept=accept)
     if action == "add":
         name, slots = store.add(Path(name or ""), use if activate else None)
-        note(f"added: {described(slots, name)}")
+        note(f"added: {slot_text(slots, name)}")
     elif action == "activate":
         _, slots = store.activate(name or "", use)
     if action == "activate" or activate:
@@ -95,23 +95,23 @@ def slot(
 
 
 def note_change(store: "Store", slots: "Slots", before: str | None) -> None:
-    from edgecnn.device.slots.about import difference, in_words
+    from edgecnn.device.slots.store import about_text, class_difference
 
     if slots.current is None:
         return
-    note(f"in use: {described(slots, slots.current)}")
+    note(f"in use: {slot_text(slots, slots.current)}")
     new, old = store.about(slots.current), store.about(before)
-    words, former = in_words(new) if new else {}, in_words(old) if old else {}
+    words, former = about_text(new) if new else {}, about_text(old) if old else {}
     for name, text in words.items():
         changed = former.get(name, text) != text and f"before: {former[name]}"
         if new and old and name == "classes":
-            changed = difference(new, old)
+            changed = class_difference(new, old)
         note(f"  {name:8} {text}{f'; {changed}' if changed else ', as before' if old else ''}")
 
 
 def show(store: "Store", slots: "Slots", json: bool) -> None:
-    from edgecnn.device.slots.about import in_words
     from edgecnn.device.slots.record import NO_RELEASE
+    from edgecnn.device.slots.store import about_text
 
     if json:
         emit_json(table(store, slots))
@@ -121,14 +121,14 @@ def show(store: "Store", slots: "Slots", json: bool) -> None:
     for release in dict.fromkeys((*slots.chain, *slots.releases)):
         place = "in use" if release == slots.current else "before" if release in slots.chain else "-"
         about = store.about(release)
-        words = in_words(about) if about else {}
+        words = about_text(about) if about else {}
         rest = (
             "accuracy {accuracy}; classes {classes}".format_map(words) if words else "its bundle is missing or damaged"
         )
-        print(f"{place:7} {described(slots, release)}; {rest}")
+        print(f"{place:7} {slot_text(slots, release)}; {rest}")
 
 
-def described(slots: "Slots", release: str) -> str:
+def slot_text(slots: "Slots", release: str) -> str:
     about = slots.releases[release]
     serial = f" serial {about.serial}" if about.serial else ""
     reason = about.reason or slots.held.get(release)

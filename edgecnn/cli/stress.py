@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.console import emit_json, note, terminal_width
-from edgecnn.cli.options import Json, check_choice, option
+from edgecnn.cli.options import Json, check_choice, emit_json, note, option, terminal_width
 from edgecnn.cli.workstation_options import GATE
 
 if TYPE_CHECKING:
     from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.stress.measure import Subject
     from edgecnn.stress.stress_report import StressReport, StressSplit
-    from edgecnn.stress.subject import Subject
 
 NOTE_S = 30.0  # seconds between two progress lines if standard error is not a terminal
 
@@ -81,9 +80,8 @@ def stress(
     check_choice("--split", split, SPLITS)
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.stress.corruptions import CORRUPTIONS
-    from edgecnn.stress.measure import Settings, require_passed
+    from edgecnn.stress.measure import Settings, open_subject, require_passed
     from edgecnn.stress.measure import stress as measure
-    from edgecnn.stress.subject import open_subject
 
     names = tuple(CORRUPTIONS) if corruptions is None else tuple(name.strip() for name in corruptions.split(","))
     with ProgressReporter() as reporter:
@@ -142,10 +140,9 @@ def keep_report(report: "StressReport", subject: "Subject", out: Path | None) ->
 
 
 def print_report(report: "StressReport") -> None:
-    from edgecnn.report.stress import HEADINGS, images_line, stress_lines, stress_rows
-    from edgecnn.report.table import text_table
+    from edgecnn.report.table import STRESS_HEADINGS, stress_images_line, stress_lines, stress_rows, text_table
 
-    print(images_line(report))
-    print(text_table(HEADINGS, stress_rows(report), terminal_width()))
+    print(stress_images_line(report))
+    print(text_table(STRESS_HEADINGS, stress_rows(report), terminal_width()))
     for line in stress_lines(report):
         print(line)

@@ -1,7 +1,6 @@
 """`edgecnn targets`."""
 
-from edgecnn.cli.console import emit_json
-from edgecnn.cli.options import Json
+from edgecnn.cli.options import Json, emit_json
 
 
 def targets(json: Json = False) -> None:
@@ -11,7 +10,7 @@ def targets(json: Json = False) -> None:
     Example:
       edgecnn targets --json
     """
-    from edgecnn.boards.targets import list_targets
+    from edgecnn.boards import list_targets
 
     known = list_targets()
     if json:

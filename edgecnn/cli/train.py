@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
-from edgecnn.cli.console import emit_json
 from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, option
+from edgecnn.cli.options import Json, emit_json, option
 from edgecnn.cli.recipes import resolve, said
 from edgecnn.tables import to_json
 
@@ -84,7 +83,7 @@ def train(
       edgecnn train recipe.toml --workers 10.0.0.1:2222,10.0.0.2:2222 --worker 0
     """
     if keys:
-        from edgecnn.cli.keys import show_keys
+        from edgecnn.cli.dry_run import show_keys
 
         show_keys(json)
         return

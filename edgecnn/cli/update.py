@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.console import emit_json, note
-from edgecnn.cli.extras import missing_extra
-from edgecnn.cli.options import Json, check_choice, option
+from edgecnn.cli.help import missing_extra
+from edgecnn.cli.options import Json, check_choice, emit_json, note, option
 from edgecnn.errors import EdgeCNNError, UpdateError
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
     from edgecnn.device.update.board import Board
-    from edgecnn.device.update.run import Outcome
+    from edgecnn.device.update.run import UpdateOutcome
+
 
 ACTIONS = {"status": ""}
 
@@ -62,8 +62,7 @@ def update(
     """
     if action is not None:
         check_choice("ACTION", action, ACTIONS)
-    from edgecnn.device.update import status
-    from edgecnn.device.update.board import CONFIG, Board, Options, read_options
+    from edgecnn.device.update.board import CONFIG, Board, Options, note_failure, read_options, read_status
 
     board = Board(prefix=prefix)
     if action is None:
@@ -79,7 +78,7 @@ def update(
                 )
                 problem = UpdateError(f"python-tuf cannot be loaded, perhaps because {certificates}")
             if board.path(CONFIG).exists():
-                status.note_failure(board, options, str(problem or error))
+                note_failure(board, options, str(problem or error))
             note_unchanged(board)
             raise problem or error from None
         try:
@@ -90,9 +89,9 @@ def update(
         if outcome.user == "root":
             note("root fetched the files: this machine has no user edgecnn-update")
         if not json:
-            print(described(outcome))
+            print(outcome_text(outcome))
             return
-    found = status.read(board)
+    found = read_status(board)
     if json:
         emit_json(found)
     elif found is None:
@@ -116,7 +115,7 @@ def note_unchanged(board: "Board") -> None:
         note("whatever release is in use here stays in use")
 
 
-def described(outcome: "Outcome") -> str:
+def outcome_text(outcome: "UpdateOutcome") -> str:
     entry = outcome.entry
     release = (
         f"{entry.sha256[:12]} {entry.name} serial {entry.terms.serial}, release {entry.terms.number}" if entry else ""
@@ -125,7 +124,7 @@ def described(outcome: "Outcome") -> str:
     return f"{text}\n{outcome.held}" if outcome.held else text
 
 
-def in_words(release: dict[str, Any]) -> str:
+def release_text(release: dict[str, Any]) -> str:
     return "{sha256:.12} {name} serial {serial}, release {number}".format_map(release)
 
 
@@ -135,7 +134,7 @@ def lines_of(found: dict[str, Any]) -> list[str]:
         f"from     {found['from']}, channel {found['channel']}, board {found['board']}",
         f"checked  {found['last_check']}: {found['reason'] or 'good'}",
         f"good     {found['last_good'] or 'never'}",
-        f"release  {in_words(release) if release else 'none for this board'}",
+        f"release  {release_text(release) if release else 'none for this board'}",
         "in use   "
         + (
             "{sha256:.12} {name} serial {serial} {state}".format_map(in_use)
@@ -144,7 +143,7 @@ def lines_of(found: dict[str, Any]) -> list[str]:
         ),
         *(["clock    behind: the date is taken from the newest signed metadata"] if found["clock"] == "behind" else []),
         *(
-            [f"held     {in_words(held)}, is not put in use here: {held['reason']}"]
+            [f"held     {release_text(held)}, is not put in use here: {held['reason']}"]
             if (held := found.get("held_back"))
             else []
         ),

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
-from edgecnn.cli.boards import BOARDS, BoardModel, Engines, On, Release, Sample, boards_of, last_run, verify_bundle
-from edgecnn.cli.console import emit_json, note
 from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, option
+from edgecnn.cli.options import Json, emit_json, note, option
+from edgecnn.cli.parity import BOARDS, BoardModel, Engines, On, Release, Sample, boards_of, last_run, verify_bundle
 
 ENGINES = "Other engines"
 

@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from edgecnn.data.cifar10 import is_cifar10, open_cifar10, read_cifar10
-from edgecnn.data.dataset import Conflict, Dataset, Duplicate, Split
-from edgecnn.data.digits import open_digits
-from edgecnn.data.fashion_mnist import is_fashion_mnist, open_fashion_mnist, read_fashion_mnist
-from edgecnn.data.folder import open_folder
+from edgecnn.data.dataset import Conflict, Dataset, Duplicate, Known, Split, known_images
+from edgecnn.data.folder import open_folder, with_unseen
 from edgecnn.data.items import LabelledImages, Note, Progress
-from edgecnn.data.known import Known
-from edgecnn.data.places import VARIABLE, data_home
-from edgecnn.data.recorded import known_images
-from edgecnn.data.unseen import with_unseen
+from edgecnn.data.named import (
+    VARIABLE,
+    data_home,
+    is_cifar10,
+    is_fashion_mnist,
+    open_cifar10,
+    open_digits,
+    open_fashion_mnist,
+    read_cifar10,
+    read_fashion_mnist,
+)
 from edgecnn.errors import DatasetError, UnknownNameError, nearest
 from edgecnn.recipe import DataRecipe, source_kind
 from edgecnn.runs import Run

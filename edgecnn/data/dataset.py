@@ -1,7 +1,13 @@
-"""A dataset: divided, fingerprinted, and decoded split by split on request."""
+"""A dataset: divided, fingerprinted, and decoded split by split on request; and a run's record of it.
+
+The record is the list of images, written when the run begins, and read and checked when it continues. The images that a run or a bundle
+began with are looked for among those in the folder now, so adding photos does not lock a run.
+"""
 
 import copy
+import csv
 import dataclasses
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -9,9 +15,7 @@ import numpy as np
 
 from edgecnn import images
 from edgecnn.data import splits
-from edgecnn.data.arrays import rooms
-from edgecnn.data.decoding import Decoder, Split, picture
-from edgecnn.data.groups import NONE, grouping
+from edgecnn.data.decoding import Decoder, Split, picture, rooms
 from edgecnn.data.items import (
     NAMED,
     PASSING,
@@ -25,13 +29,17 @@ from edgecnn.data.items import (
     unreadable,
     unreadable_text,
 )
-from edgecnn.data.known import Known
-from edgecnn.data.sides import (
+from edgecnn.data.splits import (
     FILE,
+    NONE,
+    SPLITS,
     Link,
     Newcomers,
     Sides,
+    csv_text,
+    grouping,
     is_former,
+    order,
     read_sides,
     rule_of,
     sides_text,
@@ -39,14 +47,61 @@ from edgecnn.data.sides import (
     tied,
     updated,
 )
-from edgecnn.errors import DatasetError, ImageError, SplitError, UnknownNameError, nearest
-from edgecnn.files import sha256
-from edgecnn.labels import plural
-from edgecnn.modes import as_array
-from edgecnn.pixels import resize
+from edgecnn.errors import DatasetError, ImageError, RunError, SplitError, UnknownNameError, nearest
+from edgecnn.files import sha256, write_atomic
+from edgecnn.labels import plural, printable
+from edgecnn.pixels import as_array, resize
 from edgecnn.recipe import DataRecipe
 from edgecnn.region import whole_size
 from edgecnn.run_info import Conflict, DataInfo, Duplicate, GroupInfo, Unreadable
+from edgecnn.runs import IMAGES, Run
+from edgecnn.tables import Struct
+
+Divided = dict[str, tuple[Item, ...]]
+
+
+class Known(Struct):
+    """The record of the images: the classes, and each file by (split, class, SHA-256), if a list was stored."""
+
+    labels: tuple[str, ...]
+    files: Mapping[tuple[str, str, str], list[str]]
+
+    def only(self, divided: Divided, labels: Sequence[str]) -> Divided:
+        """Return the known items in their splits; without a list, all items of the known classes."""
+        numbers = {labels.index(label): number for number, label in enumerate(self.labels) if label in labels}
+        items = [
+            dataclasses.replace(item, label=numbers[item.label])
+            for part in divided.values()
+            for item in part
+            if item.label in numbers
+        ]
+        if self.files:
+            items = list(self._listed(items))
+        return {split: tuple(sorted((item for item in items if item.split == split), key=order)) for split in SPLITS}
+
+    def missing(self, divided: Divided, split: str) -> list[str]:
+        """Return the listed files of a split that are not among the items."""
+        found = Counter((split, self.labels[item.label], item.hash) for item in divided[split])
+        return [file for key, files in self.files.items() if key[0] == split for file in files[found[key] :]]
+
+    def _listed(self, items: Sequence[Item]) -> Iterator[Item]:
+        left = {key: len(files) for key, files in self.files.items()}
+        moved = []
+        for item in items:
+            key = (item.split, self.labels[item.label], item.hash)
+            if left.get(key):
+                left[key] -= 1
+                yield item
+            else:
+                moved.append(item)
+        for item in moved:
+            for split in SPLITS:
+                key = (split, self.labels[item.label], item.hash)
+                if left.get(key):
+                    left[key] -= 1
+                    yield dataclasses.replace(item, split=split)
+                    break
+
 
 PRECEDENCE = ("test", "validation", "train")
 """An image in two splits stays in the one that comes first here."""
@@ -396,4 +451,50 @@ def find_conflicts(divided: Mapping[str, Sequence[Item]], labels: Sequence[str])
         Conflict(source=item.source, label=labels[item.label], other_source=same.source, other_label=labels[same.label])
         for item, same in pairs
         if item.label != same.label
+    )
+
+
+COLUMNS = ("split", "class", "sha256", "file")
+
+
+def known_images(run: Run) -> Known:
+    """Return a run's record of its images; RunError if `run.json` or the list of its images cannot be read."""
+    path = run.file(IMAGES)
+    files: dict[tuple[str, str, str], list[str]] = {}
+    if path.exists():
+        try:
+            for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+                files.setdefault((row["split"], row["class"], row["sha256"]), []).append(row["file"])
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise RunError(f"{path} is damaged ({error}). Remove it to continue without the list.") from None
+    return Known(labels=run.info.data.labels, files=files)
+
+
+def write_known(run: Run, dataset: Dataset) -> None:
+    """Write the list of a run's images, if they are a user's own or in other splits: a named dataset does not change."""
+    if not (dataset.own or dataset.moved):
+        return
+    rows = (
+        (split, dataset.labels[item.label], item.hash, item.source)
+        for split, items in dataset.items.items()
+        for item in items
+    )
+    write_atomic(run.file(IMAGES), csv_text(COLUMNS, rows))
+
+
+def require_split(run: Run, dataset: Dataset, split: str) -> None:
+    """Raise RunError if a split is not the one recorded when the run began; the message names what is missing."""
+    recorded, received = run.info.data, dataset.hashes[split]
+    if received == recorded.split_hashes[split]:
+        return
+    size, advice = recorded.split_sizes[split], "Put the original images back, or train again."
+    if dataset.known and (missing := dataset.known.missing(dataset.items, split)):
+        named = ", ".join(map(printable, missing[:NAMED])) + (", …" if len(missing) > NAMED else "")
+        raise RunError(
+            f"{dataset.name} lacks or has changed {len(missing):,} of the {size:,} {split} images that {run.path} began with: "
+            f"{named}\n{advice}"
+        )
+    raise RunError(
+        f"the {split} split of {dataset.name} is not the one that {run.path} began with: it had {size:,} images, now it has "
+        f"{dataset.sizes[split]:,} (SHA-256 {received[:12]}, recorded {recorded.split_hashes[split][:12]}).\n{advice}"
     )

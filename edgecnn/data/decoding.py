@@ -1,22 +1,112 @@
-"""Decode items to pixels at one size: find damaged ones and duplicates, and keep the others."""
+"""Decode items to pixels at one size: find damaged ones and duplicates, and keep the others in memory, or in a mapped file if there are
+many.
+
+Images of all classes can count alike: the same number is drawn per class, or each class weighs the same.
+"""
 
 import hashlib
+import math
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from edgecnn import images
 from edgecnn.data.items import Item, Meter
-from edgecnn.errors import ImageError, ImageTooLargeError
-from edgecnn.files import sha256
-from edgecnn.modes import as_array, as_image, to_mode
-from edgecnn.pixels import resize
+from edgecnn.errors import DatasetError, ImageError, ImageTooLargeError, OutputError
+from edgecnn.files import cache_home, sha256
+from edgecnn.images import available_bytes
+from edgecnn.pixels import as_array, as_image, resize, to_mode
 from edgecnn.recipe import DataRecipe
 from edgecnn.region import Region, pixel_box
 from edgecnn.run_info import Duplicate, Unreadable
 from edgecnn.tables import Struct
+
+SHARE = 0.25
+"""Fraction of the available memory that decoded images may take. Beyond it, they go to a mapped file, whose pages the system writes out and
+reads again as it needs memory; the rest is for the network, its gradients and batches.
+"""
+
+
+def rooms(
+    name: str, counts: Sequence[int], shape: tuple[int, int, int], note: Callable[[str], None] = lambda text: None
+) -> list[np.ndarray]:
+    """Return an uninitialised uint8 array (count, height, width, channels) for each count; OutputError if their file cannot be made.
+
+    They are in memory if together they take at most SHARE of what is available, else in a temporary file that disappears with the process.
+    """
+    (height, width, channels), count = shape, sum(counts)
+    size, available = count * math.prod(shape), available_bytes()
+    about = f"{name}: {count:,} images of {height}x{width}x{channels} take {_gib(size)}"
+    if available is None or size <= SHARE * available:
+        try:
+            return [np.empty((each, *shape), np.uint8) for each in counts]
+        except (MemoryError, ValueError):  # ValueError: more than can be addressed
+            raise DatasetError(f"{about}, more than this machine has. Choose a smaller input.") from None
+    limit, folder = f"more than {SHARE:.0%} of the available memory ({_gib(available)})", cache_home()
+    whole = _mapped(folder, (count, *shape), f"{about}, {limit}, so they need a file")
+    kind, memory = file_system(folder), ""
+    if kind in ("tmpfs", "ramfs"):
+        memory = f" WARNING: it is in memory ({kind}); set XDG_CACHE_HOME to a folder on a disk."
+    note(
+        f"{name}: {_gib(size)} of decoded images, {limit}, are in a temporary file in {folder}, "
+        f"which is gone when the command ends.{memory}"
+    )
+    return np.split(whole, np.cumsum(counts)[:-1])
+
+
+def _mapped(folder: Path, shape: tuple[int, ...], need: str) -> np.ndarray:
+    """Return an array in an unnamed temporary file; if that fails, the message begins with `need`."""
+    size = math.prod(shape)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise OutputError(
+                f"{need}; {folder} has {_gib(free)} left.\n"
+                "Free some space, set XDG_CACHE_HOME to a folder on a larger disk, or choose a smaller input."
+            )
+        with tempfile.TemporaryFile(dir=folder) as file:
+            _reserve(file.fileno(), size)
+            return np.memmap(file, np.uint8, "r+", shape=shape).view(np.ndarray)
+    except OutputError:
+        raise
+    except (OSError, ValueError, OverflowError) as error:
+        raise OutputError(
+            f"{need}, which cannot be made in {folder}: {getattr(error, 'strerror', None) or error}.\n"
+            "Set XDG_CACHE_HOME to a folder with that much space, or choose a smaller input."
+        ) from None
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Reserve a file's space on the disk; without it, a mapped page could later find no space, which ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    block = bytes(1 << 20)  # macOS has no such call
+    for start in range(0, size, len(block)):
+        os.pwrite(descriptor, block[: size - start], start)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB"
+
+
+def file_system(path: Path, mounts: str = "/proc/self/mountinfo") -> str:
+    """Return the kind of file system that a path is on, such as "ext4" or "tmpfs"; "" if the system does not report it."""
+    try:
+        device = os.stat(path).st_dev
+        lines = Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    kinds = [line.partition(" - ")[2].split()[:1] for line in lines if line.split()[2:3] == [number]]
+    return kinds[-1][0] if kinds and kinds[-1] else ""
 
 
 class Split(Struct):
@@ -116,3 +206,61 @@ class Decoder:
         if self.other_resize is not None:
             return self.other_resize(as_array(image))
         return resize(image, height, width, fit, region=region)
+
+
+def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw the indices of `count` images, the same number per class while they last, interleaved.
+
+    `classes` is an int array, shape (n,), of images in an order that does not depend on where they are stored.
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(classes))
+    turn = np.empty(len(order), np.int64)  # 0 for the first image drawn of its class, 1 for the second, …
+    for label in np.unique(classes):
+        of_class = classes[order] == label
+        turn[of_class] = np.arange(np.sum(of_class))
+    return order[np.lexsort((classes[order], turn))][:count]
+
+
+def some(split: Split, count: int, seed: int) -> Split:
+    """Return `count` images of a split, `balanced`, in their order."""
+    chosen = np.sort(balanced(split.classes, count, seed))
+    sources = tuple(split.sources[index] for index in chosen)
+    return Split(images=split.images[chosen], classes=split.classes[chosen], sources=sources)
+
+
+UNBALANCED = 3
+"""Classes are unbalanced if the largest has at least this many times as many images as the smallest."""
+
+
+def is_unbalanced(counts: Sequence[int] | np.ndarray) -> bool:
+    """Return whether classes of these numbers of images are unbalanced; classes without images do not count."""
+    present = [count for count in counts if count]
+    return bool(present) and max(present) >= UNBALANCED * min(present)
+
+
+def class_weights(classes: np.ndarray, rule: str = "auto") -> np.ndarray:
+    """Return a weight for each image, float64 (n,), of mean 1: each class's total is the same if the classes are unbalanced.
+
+    Otherwise, or with the rule "none", all weights are 1.
+    """
+    if rule == "none" or not is_unbalanced(np.bincount(classes)):
+        return np.ones(len(classes))
+    return equal_weights(classes)
+
+
+def equal_weights(classes: np.ndarray) -> np.ndarray:
+    """Return a weight for each image, float64 (n,), of mean 1, so that each class's total is the same."""
+    present, of, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    weights: np.ndarray = (len(classes) / len(present) / counts)[of]
+    return weights
+
+
+def weight_of_class(classes: np.ndarray, count: int, rule: str) -> np.ndarray | None:
+    """Return the same by class, float64 (count,), 1 for a class without images; None if all weights are 1."""
+    weights = class_weights(classes, rule)
+    if np.all(weights == 1):
+        return None
+    found = np.ones(count)
+    found[classes] = weights
+    return found

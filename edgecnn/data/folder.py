@@ -1,17 +1,102 @@
-"""A user's own images: a folder or a zip with one subfolder per class."""
+"""A user's own images: a folder or a zip with one subfolder per class, and photos that a model's own training never saw as the test split.
 
+A zip is read in place: nothing is unpacked to the disk.
+"""
+
+import dataclasses
 import os
+import re
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgecnn import images
-from edgecnn.data.archive import open_zip
-from edgecnn.data.items import NAMED, PASSING, Item, LabelledImages, Meter, Progress, emptied, too_many, unreadable
-from edgecnn.data.tree import LAYOUT, Folder, find_images, hidden
-from edgecnn.errors import DatasetError, ImageError, ImageTooLargeError
+from edgecnn.data.items import (
+    LAYOUT,
+    NAMED,
+    PASSING,
+    Folder,
+    Item,
+    LabelledImages,
+    Meter,
+    Progress,
+    emptied,
+    find_images,
+    hidden,
+    insert,
+    too_many,
+    unreadable,
+)
+from edgecnn.errors import DatasetError, ImageError, ImageTooLargeError, UnsafeArchiveError
 from edgecnn.files import sha256
+from edgecnn.images import MAX_FILE_BYTES
 from edgecnn.run_info import Unreadable
+
+MAX_ARCHIVE_BYTES = 16 * 1024**3
+"""Maximum bytes that a zip's members may claim in total."""
+
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Compression methods that unpack piece by piece, so that a false size cannot fill the memory."""
+
+
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError, OverflowError)
+"""Errors that zipfile raises on damaged and hostile archives."""
+
+
+def open_zip(path: Path) -> tuple[Folder, Callable[[zipfile.ZipInfo], bytes]]:
+    """List a zip's files except hidden ones; return their tree and a function that reads one, which raises ImageError.
+
+    UnsafeArchiveError for a path that leads outside or sizes above the limits, DatasetError for unreadable data.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise DatasetError(f"{path} is not a zip file, or it is damaged: {error}. Make the zip again.") from None
+    root = Folder()
+    total = 0
+    for member in archive.infolist():
+        name = member.filename.replace("\\", "/")
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if name.startswith("/") or ".." in parts or re.match("[A-Za-z]:", name):
+            raise UnsafeArchiveError(
+                f"{path}: the member {member.filename!r} points outside the archive. Nothing was read; "
+                "make the zip again from a folder that you trust."
+            )
+        total += member.file_size
+        if member.file_size > MAX_FILE_BYTES or total > MAX_ARCHIVE_BYTES:
+            raise UnsafeArchiveError(
+                f"{path}: the member {member.filename!r} claims {member.file_size:,} bytes, which brings the total to {total:,}. "
+                f"The limits are {MAX_FILE_BYTES:,} for one and {MAX_ARCHIVE_BYTES:,} for all. Nothing was read."
+            )
+        if not parts or any(map(hidden, parts)):
+            continue
+        if member.flag_bits & 1 or member.compress_type not in METHODS:
+            raise DatasetError(
+                f"{path}: the member {member.filename!r} is encrypted or uses an unsupported compression method. "
+                "Make the zip again, stored or deflated, without a password."
+            )
+        try:
+            insert(root, parts, None if name.endswith("/") else member)
+        except ValueError as error:
+            raise DatasetError(f"{path} is not a valid zip: {error}. Make the zip again.") from None
+
+    def read(member: zipfile.ZipInfo) -> bytes:
+        try:
+            with archive.open(member) as file:
+                data = file.read(member.file_size)  # not read(), which would unpack more than the claimed size
+        except DAMAGE as error:
+            raise ImageError(f"it is damaged in the zip: {error}") from None
+        if len(data) != member.file_size:
+            raise ImageError(f"the zip contains only {len(data):,} of its {member.file_size:,} bytes")
+        return data
+
+    return root, read
+
 
 SAMPLE = 256
 """Number of training images that the native shape is taken from: those with the smallest hashes."""
@@ -141,3 +226,44 @@ def list_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
     except OSError as error:
         raise DatasetError(f"cannot list the folder {error.filename or path}: {error.strerror or error}.") from None
     return root
+
+
+def with_unseen(listed: LabelledImages, unseen: LabelledImages) -> LabelledImages:
+    """Return the images of a source for training and validation, and those of another for test.
+
+    Raises DatasetError if the other has a class that the source lacks.
+    """
+    if more := sorted(set(unseen.labels) - set(listed.labels)):
+        raise DatasetError(
+            f"{unseen.name} has classes that {listed.name} lacks: {', '.join(map(repr, more[:4]))}. "
+            "Expected photos of the same classes, in folders of the same names."
+        )
+    numbers = [listed.labels.index(label) for label in unseen.labels]
+    known = [item for item in listed.items if item.split != "test"]
+    sources = [(listed.read, item) for item in known] + [(unseen.read, item) for item in unseen.items]
+    items = [dataclasses.replace(item, handle=pair) for item, pair in zip(known, sources[: len(known)], strict=True)]
+    for pair in sources[len(known) :]:
+        item = pair[1]
+        items.append(
+            dataclasses.replace(
+                item,
+                split="test",
+                label=numbers[item.label],
+                source=f"{unseen.name}/{item.source}",
+                handle=pair,
+            )
+        )
+    return dataclasses.replace(
+        listed,
+        items=tuple(items),
+        read=read_item,
+        unreadable=(*listed.unreadable, *unseen.unreadable),
+        lists={},
+        place=None,
+    )
+
+
+def read_item(item: Item) -> bytes | np.ndarray:
+    own_read, own = item.handle
+    found: bytes | np.ndarray = own_read(own)
+    return found

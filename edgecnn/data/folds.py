@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgecnn.data.csv_text import csv_text
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.items import NAMED
+from edgecnn.data.splits import csv_text
 from edgecnn.errors import DatasetError, RunError
 from edgecnn.files import write_atomic
 from edgecnn.labels import printable

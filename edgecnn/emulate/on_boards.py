@@ -1,12 +1,14 @@
 """A bundle's models in a board's runtime and packages, on an emulated processor, compared code by code with this machine's answers.
 
+The bundle is a run's exports, or an existing one, with its test images if available.
+
 The same wheels must compute the same on another processor, within the one code that the bundle allows. Emulation cannot measure speed.
 """
 
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,21 +16,35 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import edgecnn
-from edgecnn.boards.targets import RELEASES, Target
+from edgecnn.boards import RELEASES, Target
+from edgecnn.bundle.file import Bundle, read_bundle, write_bundle
 from edgecnn.bundle.manifest import Manifest, ModelEntry
-from edgecnn.bundle.read import Bundle
-from edgecnn.data import Split
-from edgecnn.emulate.qemu import LIMIT_S, Emulations, find_qemu
-from edgecnn.emulate.sysroot import System, make_system
-from edgecnn.emulate.wheels import engines_on, package_name
-from edgecnn.errors import EmulatorError, EngineError, UnknownNameError, nearest
-from edgecnn.evaluate.answers import Progress, in_chunks
+from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.data.dataset import Known
+from edgecnn.emulate.machine import LIMIT_S, Emulations, System, find_qemu, make_system
+from edgecnn.emulate.packages import engines_on, package_name
+from edgecnn.errors import (
+    DatasetError,
+    DownloadError,
+    EmulatorError,
+    EngineError,
+    RecipeError,
+    UnknownNameError,
+    nearest,
+)
+from edgecnn.evaluate.answers import Progress, in_chunks, input_contract
+from edgecnn.evaluate.taught import TIED, read_taught
+from edgecnn.export import export_path
+from edgecnn.recipe import DataRecipe, build_recipe, merge
+from edgecnn.runs import Run
 from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import ENGINES, described, is_installed, open_engine
 from edgecnn.runtime.model import bundle_model
-from edgecnn.runtime.selftest import Layer, Report, Row, failure
+from edgecnn.runtime.selftest import Layer, SelftestReport, SelftestRow, failure
 from edgecnn.tables import Struct
-from edgecnn.verify.parity_report import BoardFigure, BoardRow
+from edgecnn.verify.golden import golden_images, golden_models, golden_photos, npy
+from edgecnn.verify.parity_report import BoardFigure, BoardRow, BoardsData, BoardsReport
+from edgecnn.versions import library_versions, processor
 
 SAMPLE = 1000
 SEED = 0
@@ -91,7 +107,7 @@ def verify_on_boards(
         EmulatorError: if QEMU is missing or a board's files are unavailable.
         EngineError: if the bundle has no model for a requested engine.
     """
-    sample = drawn(split, boards.sample) if split is not None else None
+    sample = draw_images(split, boards.sample) if split is not None else None
     pixels = sample.images if sample is not None else bundle.golden_inputs()
     chosen = {target.name: cases(target, boards, bundle.manifest) for target in boards.targets}
     distinct = list(dict.fromkeys(case for items in chosen.values() for case in items))
@@ -121,7 +137,7 @@ def verify_on_boards(
     ]
 
 
-def drawn(split: Split, count: int) -> Split:
+def draw_images(split: Split, count: int) -> Split:
     """Draw `count` of a split's images, always the same ones; all if there are fewer or `count` is 0."""
     if not 0 < count < len(split.classes):
         return split
@@ -190,8 +206,8 @@ def emulate(
         ended = call("edgecnn", "selftest", "--model", bundle, *how)
         if not ended.table:
             return result._replace(error=f"the self-test fails on {case.cpu}: {ended.failure}")
-        report = Report(
-            tuple(Row(**row) for row in ended.table["rows"]),
+        report = SelftestReport(
+            tuple(SelftestRow(**row) for row in ended.table["rows"]),
             bool(ended.table["passed"]),
             tuple(Layer(**layer) for layer in ended.table["layers"]),
         )
@@ -258,3 +274,97 @@ def differences(outputs: np.ndarray | None, expected: np.ndarray | None, sample:
 def qemu_version() -> str:
     printed = subprocess.run([find_qemu(), "--version"], capture_output=True, text=True).stdout
     return (printed.splitlines() or ["unknown"])[0].partition(" version ")[2] or "unknown"
+
+
+def run_on_boards(
+    run: Run, exports: Sequence[tuple[str, str]], split: Split, boards: OnBoards, progress: Progress
+) -> list[BoardRow]:
+    """Run a run's exports (format, precision) like `verify_on_boards`, in a bundle without a report."""
+    contract = input_contract(run)
+    images = golden_images(contract)
+    models = [(*export, export_path(run, *export).read_bytes()) for export in exports]
+    entries, files = golden_models(models, contract, images)
+    encoded, golden_encoded = golden_photos(contract)
+    manifest = Manifest(
+        name=run.name,
+        title=run.info.data.title,
+        labels=run.info.data.labels,
+        input=contract,
+        models=entries,
+        defaults={},
+        golden_images=golden_encoded,
+        provenance={"run": run.name},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{run.name}.edgecnn"
+        write_bundle(path, manifest, {"golden/inputs.npy": npy(images)} | files | encoded)
+        return verify_on_boards(read_bundle(path), split, boards, progress)
+
+
+def bundle_on_boards(
+    path: Path, boards: OnBoards, data: str | None, note: Callable[[str], None], progress: Progress
+) -> BoardsReport:
+    """Run a bundle on boards, on the test images it was verified with if they are available, else on its golden images."""
+    find_qemu()
+    bundle = read_bundle(path)
+    try:
+        split, described = test_images(bundle, data, progress, note)
+    except (DatasetError, DownloadError, RecipeError, UnknownNameError) as error:
+        if data is not None:
+            raise
+        note(f"{error}\nusing only the golden images of {path.name}. Give its test images with --data.")
+        split, described = None, None
+    rows = verify_on_boards(bundle, split, boards, progress)
+    return BoardsReport(
+        schema="edgecnn.boards/1",
+        bundle=bundle.manifest.name,
+        bundle_sha256=bundle.sha256,
+        data=described,
+        boards=tuple(rows),
+        passed=all(row.passed for row in rows),
+        machine=processor(),
+        versions=library_versions(),
+    )
+
+
+def test_images(
+    bundle: Bundle, data: str | None, progress: Progress, note: Callable[[str], None]
+) -> tuple[Split, BoardsData]:
+    """Load the test images that a bundle was verified with, and describe them. Errors as in `recorded_data`."""
+    size = bundle.manifest.input
+    dataset = recorded_data(bundle, data, "test", progress, note)
+    split = dataset.load(
+        ("test",), height=size.height, width=size.width, channels=size.channels, stage="verify", progress=progress
+    )["test"]
+    return split, BoardsData(
+        name=dataset.name, title=dataset.title, test_images=len(split.classes), test_sha256=dataset.hashes["test"]
+    )
+
+
+def recorded_data(
+    bundle: Bundle, data: str | None, split: str, progress: Progress, note: Callable[[str], None]
+) -> Dataset:
+    """Open the data a bundle was made from, at the recipe's location or another. Raises DatasetError if the split is missing or changed."""
+    provenance = bundle.manifest.provenance
+    recipe, recorded = provenance.get("recipe"), provenance.get("data")
+    hashes = recorded.get("split_hashes") if isinstance(recorded, dict) else None
+    if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
+        raise DatasetError(f"the bundle {bundle.path} does not record which images it was verified with.")
+    given = {} if data is None else {"source": data}
+    recipe_data: DataRecipe = build_recipe(merge({"data": recipe.get("data", {})}, {"data": given})).data
+    images = Known(labels=bundle.manifest.labels, files={})
+    try:
+        dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note, known=images)
+    except UnknownNameError:
+        if data is not None:
+            raise
+        raise DatasetError(
+            f"the images that {bundle.path.name} was made from, {recipe_data.source}, are not here. Say where they are: --data photos/"
+        ) from None
+    if dataset.hashes[split] != hashes[split] and (taught := read_taught(bundle)):
+        dataset = dataset.redivided({digest: "test" if part == TIED else part for digest, part in taught.items()})
+    if dataset.hashes[split] != hashes[split]:
+        raise DatasetError(
+            f"the {split} images of {dataset.name} are not those {bundle.path.name} was verified with. Name the right ones with --data."
+        )
+    return dataset

@@ -10,14 +10,13 @@ import numpy as np
 
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, Split
-from edgecnn.data.recorded import require_split
+from edgecnn.data.dataset import require_split
 from edgecnn.files import sha256
 from edgecnn.recipe import Recipe
 from edgecnn.runs import Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import described, open_engine
-from edgecnn.runtime.model import Model
-from edgecnn.runtime.timing import measure_interleaved
+from edgecnn.runtime.model import Model, measure_interleaved
 
 WARM_UP = 10
 REPEATS = 100

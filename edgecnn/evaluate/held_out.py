@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from edgecnn.bundle.read import Bundle
-from edgecnn.data.csv_text import csv_text
+from edgecnn.bundle.file import Bundle
+from edgecnn.data.splits import csv_text
 from edgecnn.errors import BundleError, RunError
 from edgecnn.files import sha256, write_atomic
 from edgecnn.runs import HELD_OUT, Run

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgecnn.labels import printable
-from edgecnn.schema import Count, described
-from edgecnn.tables import Struct
+from edgecnn.tables import Count, Struct, described
 
 NAMED = 3  # weakest classes that a line names
 

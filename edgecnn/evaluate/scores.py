@@ -3,8 +3,7 @@
 import numpy as np
 
 from edgecnn.runtime.decision import softmax
-from edgecnn.schema import Count, Fraction, Positive, described
-from edgecnn.tables import Struct
+from edgecnn.tables import Count, Fraction, Positive, Struct, described
 
 BINS = 15
 SUM_TOLERANCE = 1e-3

@@ -3,10 +3,9 @@
 import csv
 import io
 
-from edgecnn.bundle.read import Bundle
-from edgecnn.data.csv_text import csv_text
-from edgecnn.data.recorded import known_images
-from edgecnn.data.sides import FILE, read_sides
+from edgecnn.bundle.file import Bundle
+from edgecnn.data.dataset import known_images
+from edgecnn.data.splits import FILE, csv_text, read_sides
 from edgecnn.errors import BundleError
 from edgecnn.runs import IMAGES, LEFT_OUT, Run
 

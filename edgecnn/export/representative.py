@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from edgecnn.data import Dataset, Progress, open_run_dataset
-from edgecnn.data.balanced import balanced
-from edgecnn.data.recorded import require_split
+from edgecnn.data.dataset import require_split
+from edgecnn.data.decoding import balanced
 from edgecnn.export.tflite import RepresentativeDataset
 from edgecnn.files import sha256
 from edgecnn.run_info import RepresentativeInfo

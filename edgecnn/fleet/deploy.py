@@ -7,13 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgecnn.device.update.channel import entries_of, is_for
+from edgecnn.bundle.channel import entries_of, is_for
 from edgecnn.errors import ReleaseError
 from edgecnn.files import sha256, sha256_file
-from edgecnn.fleet.look import CONFIGURED, REPOSITORY, Look, look
 from edgecnn.fleet.software import Software, tar
 from edgecnn.fleet.ssh import Board, BoardError, Sessions, last_line
-from edgecnn.fleet.status import read_status
+from edgecnn.fleet.status import CONFIGURED, REPOSITORY, Look, look, read_status
 from edgecnn.release.keys import ANCHOR, default_folder
 from edgecnn.release.repository import Repository
 from edgecnn.tables import Struct
@@ -127,7 +126,7 @@ class Plan(Struct):
 NO_SERVICE = "it has no systemd, so nothing runs the model there; start edgecnn service run yourself, at each boot"
 
 
-class Outcome(Struct):
+class DeployOutcome(Struct):
     """The outcome for a board: `problem` is why it failed, or ""; `warning` is what it does not do although nothing failed, or "".
 
     `status` is the output of its `edgecnn update status`.
@@ -144,7 +143,7 @@ class Outcome(Struct):
     status: Mapping[str, Any] | None = None
 
 
-def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, str], object]) -> Outcome:
+def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, str], object]) -> DeployOutcome:
     """Carry out a plan on one board, and return the outcome. `progress` receives the host and the step."""
     started = time.monotonic()
     made: dict[str, Any] = {}
@@ -163,12 +162,12 @@ def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, s
                 made["warning"] = NO_SERVICE
             elif made["installed"] or SERVICE in brought or found.service in ("inactive", "failed"):
                 board.must("starting the service", "edgecnn service install >&2")
-            made["status"] = update(board)
+            made["status"] = update_board(board)
     except BoardError as error:
         made["problem"] = str(error)
     if board is not None:
         made |= {"sent_bytes": board.sent, "received_bytes": board.received}
-    return Outcome(host=host, seconds=round(time.monotonic() - started, 3), **made)
+    return DeployOutcome(host=host, seconds=round(time.monotonic() - started, 3), **made)
 
 
 def bring(board: Board, found: Look, plan: Plan, configuration: Mapping[str, bytes]) -> Collection[str]:
@@ -187,7 +186,7 @@ def bring(board: Board, found: Look, plan: Plan, configuration: Mapping[str, byt
     return files.keys()
 
 
-def update(board: Board) -> dict[str, Any]:
+def update_board(board: Board) -> dict[str, Any]:
     """Run `edgecnn update` on a board from its copy, and return its status afterwards. BoardError with the board's reason if it fails."""
     done = board.run(RUN_UPDATE.format(repository=REPOSITORY))
     if done.code:

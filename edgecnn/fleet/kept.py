@@ -9,15 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from edgecnn.device.keep.folder import FILE_MODE, make_folder
-from edgecnn.device.keep.sample import FILE
-from edgecnn.device.review.journal import LABELS
+from edgecnn.device.keep.folder import FILE_MODE, SAMPLE_FILE, make_folder
+from edgecnn.device.review import LABELS
 from edgecnn.device.service.config import CONFIG
 from edgecnn.files import write_atomic
 from edgecnn.fleet.ssh import Board, BoardError
 
 PICTURE = re.compile(r"\./\d{4}-\d\d-\d\d/\d{8}T\d{6}\.\d{6}Z-\d+\.(?:jpg|json)", re.ASCII)
-CHANGING = {f"./{FILE}", f"./{LABELS}"}
+CHANGING = {f"./{SAMPLE_FILE}", f"./{LABELS}"}
 
 ODD = (ValueError, OverflowError, LookupError, RecursionError)
 """What `tarfile` raises, apart from its own errors, for headers that nobody has written by accident."""
@@ -66,7 +65,7 @@ def fetch_kept(board: Board, remote: str, folder: Path, progress: Callable[[int]
         bounded = Bounded(stream)
         with tarfile.open(fileobj=bounded, mode="r|", errorlevel=2) as archive:  # type: ignore[call-overload]
             for entry in archive:
-                if take(archive, entry, folder):
+                if take_entry(archive, entry, folder):
                     count += 1
                     progress(count)
                 bounded.left = MOST_BYTES
@@ -92,7 +91,7 @@ class Bounded:
         return data
 
 
-def take(archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> bool:
+def take_entry(archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> bool:
     """Write an entry of the archive if it is an expected one; return whether it completes a picture."""
     match = PICTURE.fullmatch(entry.name)
     if not entry.isreg() or entry.issparse() or not (match or entry.name in CHANGING):  # a sparse file has no limit

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import edgecnn
 from edgecnn import __version__
-from edgecnn.emulate import wheels
-from edgecnn.emulate.sysroot import keep
+from edgecnn.emulate import packages
+from edgecnn.emulate.machine import keep
 from edgecnn.errors import EmulatorError
 from edgecnn.files import cache_home, data_folder, sha256, sha256_file
-from edgecnn.fleet.look import CONFIGURED, LINK, REPOSITORY, VERSIONS, Look
 from edgecnn.fleet.ssh import Board, BoardError
+from edgecnn.fleet.status import CONFIGURED, LINK, REPOSITORY, VERSIONS, Look
 from edgecnn.runtime.default import SHIPPED
 
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -154,7 +154,7 @@ class Wheels:
         return f"{__version__} for {platform}"
 
 
-def platform_of(look: Look) -> wheels.Platform:
+def platform_of(look: Look) -> packages.Platform:
     """Return the platform of a board's wheels. BoardError if edgecnn cannot run on it from wheels."""
     if not look.python:
         raise BoardError("it has no Python 3: apt-get install python3, or deploy the Debian package (--deb)")
@@ -167,15 +167,15 @@ def platform_of(look: Look) -> wheels.Platform:
     libc = re.fullmatch(r"glibc 2\.(\d{1,3})(?:\.\d+)?", look.libc, re.ASCII)
     if libc is None:
         raise BoardError(f"its C library is {look.libc or 'not the GNU one'}, but the wheels need glibc")
-    return wheels.Platform(look.python, int(libc[1]), look.machine)
+    return packages.Platform(look.python, int(libc[1]), look.machine)
 
 
-def wheels_for(platform: wheels.Platform) -> Path:
+def wheels_for(platform: packages.Platform) -> Path:
     """Return an archive of the packages that a board needs, from the cache or made now. EmulatorError if pip cannot get them."""
-    needed = wheels.requirements("litert", platform.python, wheels.EXTRAS)
+    needed = packages.requirements("litert", platform.python, packages.EXTRAS)
 
     def make(folder: Path) -> dict[str, Any]:
-        versions = wheels.install(needed, platform, folder / "site")
+        versions = packages.install_wheels(needed, platform, folder / "site")
         with gzip.GzipFile(folder / WHEELS, "wb", 6, mtime=0) as packed:
             packed.write(tar(files_below(folder / "site")))
         subprocess.run(["rm", "-rf", str(folder / "site")], check=True)

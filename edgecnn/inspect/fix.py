@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from edgecnn.data import Dataset, Progress
-from edgecnn.data.items import Item, Meter
-from edgecnn.data.sides import FILE, SOURCES
-from edgecnn.data.tree import LEFT_OUT
+from edgecnn.data.items import LEFT_OUT, Item, Meter
+from edgecnn.data.splits import FILE, SOURCES
 from edgecnn.errors import DatasetError, ImageError, OutputExistsError
 from edgecnn.files import canonical_json, output_errors, sha256
 from edgecnn.images import SUFFIXES, suffix_of
-from edgecnn.inspect.inspection_report import Cleaned, Copy, Group, Inspection, LeftOut
+from edgecnn.inspect.findings import Cleaned, Copy, Group, Inspection, LeftOut
 from edgecnn.labels import unsafe
-from edgecnn.modes import as_image
+from edgecnn.pixels import as_image
 from edgecnn.tables import to_json
 
 LEAVE_OUT = ("unreadable", "copies", "near", "labels", "far", "blurred")
@@ -143,7 +142,7 @@ def write_items(items: Sequence[Item], dataset: Dataset, folder: Path, meter: Me
     taken: set[tuple[str, str, str]] = set()
     for item in items:
         data = encoded(item, dataset)
-        split, label, own = place_of(item, dataset, data)
+        split, label, own = destination_of(item, dataset, data)
         name, number = own, len(taken)
         while (split, label, name.lower()) in taken:  # another image may have the new name too
             name, number = f"{number}-{own}", number + 1
@@ -168,7 +167,7 @@ def encoded(item: Item, dataset: Dataset) -> bytes:
     return data
 
 
-def place_of(item: Item, dataset: Dataset, data: bytes) -> tuple[str, str, str]:
+def destination_of(item: Item, dataset: Dataset, data: bytes) -> tuple[str, str, str]:
     """Return the destination of an item: its split's folder ("" without splits), its class's folder, and its name."""
     split = item.split if item.split in dataset.given else "train"
     name = item.source.rpartition("/")[2]

@@ -1,11 +1,14 @@
-"""The inspection itself, which runs each part in turn."""
+"""The inspection itself, which runs each part in turn, and its result as JSON and as one self-contained HTML file with pictures."""
 
+import base64
 import contextlib
 import dataclasses
 import functools
+import io
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,17 +16,15 @@ import numpy as np
 from edgecnn import __version__
 from edgecnn.data import Dataset, Progress
 from edgecnn.data.dataset import PRECEDENCE
-from edgecnn.data.decoding import region_of
+from edgecnn.data.decoding import picture, region_of
 from edgecnn.data.items import Item, Meter
-from edgecnn.data.sides import COPY, SAME, SOURCES, Link, frames_of
-from edgecnn.data.splits import SPLITS
+from edgecnn.data.splits import COPY, SAME, SOURCES, SPLITS, Link, frames_of
+from edgecnn.errors import ImageError
 from edgecnn.evaluate.held_out import HeldOut
-from edgecnn.inspect import features as features_module
+from edgecnn.files import canonical_json, write_atomic
 from edgecnn.inspect import findings
-from edgecnn.inspect.bursts import bursts
-from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.groups import LEAST_SIDE, Pair, Search, connected
-from edgecnn.inspect.inspection_report import (
+from edgecnn.inspect.findings import (
+    SEVERITIES,
     ClassFigures,
     Copy,
     Group,
@@ -34,13 +35,15 @@ from edgecnn.inspect.inspection_report import (
     SizeFigures,
     WrongLabel,
 )
-from edgecnn.inspect.look import Looks, look_at
-from edgecnn.inspect.odd import OddOnes, blurred, far_from_the_rest
+from edgecnn.inspect.groups import LEAST_SIDE, OddOnes, Pair, Search, blurred, bursts, connected, far_from_the_rest
+from edgecnn.inspect.look import SOURCE, Cache, Looks, compute, look_at, open_body, scaled
 from edgecnn.inspect.pairs import Pictures
-from edgecnn.inspect.question import ask
-from edgecnn.inspect.wrong_labels import FEWEST, distinct, doubts, out_of_fold
+from edgecnn.inspect.question import FEWEST_IMAGES, ask, distinct, doubts, out_of_fold
+from edgecnn.labels import plural
 from edgecnn.region import WHOLE
+from edgecnn.report.page import templates
 from edgecnn.runtime.decision import softmax
+from edgecnn.tables import to_json
 
 SEED = 1
 SIZES = 20  # sizes to list, most frequent first
@@ -76,7 +79,7 @@ def inspect_images(
         question = ask(dataset, found.looks.items, found.features, progress, note)
     looks, features, search, _, groups, computed = found
     method = Method(
-        features=None if features is None else features_module.SOURCE.title,
+        features=None if features is None else SOURCE.title,
         missing=missing,
         all_alike=search.all_alike,
         skipped_pairs=search.skipped,
@@ -167,11 +170,11 @@ def find_copies(
         read = functools.partial(region_of, read=dataset.read, region=dataset.region)
     looks = look_at(items, read, cache, Meter(progress, f"looking at {dataset.name}", len(items)))
     features, computed = None, {"hashes": looks.computed}
-    network = functools.cache(features_module.open_body)  # opened when its features are first needed
+    network = functools.cache(open_body)  # opened when its features are first needed
     shorter = np.minimum(looks.table["width"], looks.table["height"])
     if missing is None and (shorter >= (LEAST_SIDE if for_links else 0)).any():
         meter = Meter(progress, "computing features", len(looks.items))
-        features, computed["features"] = features_module.compute(looks.items, read, cache, network, meter)
+        features, computed["features"] = compute(looks.items, read, cache, network, meter)
     search = Search(
         looks=looks,
         pictures=Pictures(looks.items, read),
@@ -226,7 +229,7 @@ def labels_in_doubt(
     together = np.arange(len(labels))
     for indices, _ in groups:
         together[indices] = indices[0]
-    usable = np.flatnonzero(distinct(labels, together)[labels] >= FEWEST)
+    usable = np.flatnonzero(distinct(labels, together)[labels] >= FEWEST_IMAGES)
     present = np.unique(labels[usable])
     if len(present) < 2:
         return ()
@@ -331,3 +334,49 @@ def odd_of(looks: Looks, found: OddOnes, labels: Sequence[str]) -> tuple[Odd, ..
         Odd(**photo(looks.items[index], labels), value=float(found.values[index]), usual=found.usual)
         for index in found.indices
     )
+
+
+PAGE, FIGURES = "inspection.html", "inspection.json"
+
+SIDE = 128  # longer side of a picture on the page
+
+QUALITY = 75
+
+
+SHOWN = {"lost": 100, "groups": 60, "copies": 6, "labels": 100, "odd": 40}
+"""Maximum number of entries of each kind on the page; the JSON has all. All pictures together take about 2 MB."""
+
+
+def verdict(report: Inspection) -> str:
+    counts = Counter(item.severity for item in report.findings)
+    parts = [plural(counts[name], name) for name in reversed(SEVERITIES) if counts[name]]
+    return ", ".join(parts) or "Nothing was detected"
+
+
+def pictures(report: Inspection, dataset: Dataset) -> dict[str, str]:
+    """Return the pictures of the page by source, as data URLs; images that have changed since are left out."""
+    copies = (copy for group in report.groups[: SHOWN["groups"]] for copy in group.copies[: SHOWN["copies"]])
+    odd = (*report.far[: SHOWN["odd"]], *report.blurred[: SHOWN["odd"]])
+    needed = {item.source for item in (*copies, *report.wrong_labels[: SHOWN["labels"]], *odd)}
+    result = {}
+    for item in (item for items in dataset.items.values() for item in items if item.source in needed):
+        with contextlib.suppress(ImageError):
+            buffer = io.BytesIO()
+            scaled(picture(item, dataset.read, 3, (SIDE, SIDE)), SIDE).save(buffer, "JPEG", quality=QUALITY)
+            result[item.source] = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return result
+
+
+def render(report: Inspection, dataset: Dataset) -> str:
+    """Return the page: HTML that makes no request and has no script."""
+    template = templates("edgecnn.inspect").get_template("inspection.html.j2")
+    worst = report.findings[0].severity if report.findings else ""
+    shown = pictures(report, dataset)
+    return template.render(report=report, verdict=verdict(report), worst=worst, pictures=shown, limits=SHOWN)
+
+
+def write_inspection(report: Inspection, dataset: Dataset, folder: Path) -> Path:
+    """Write the page and the JSON into a folder, and return the page's path. Raises OutputError if one cannot be written."""
+    write_atomic(folder / PAGE, render(report, dataset).encode())
+    write_atomic(folder / FIGURES, canonical_json(to_json(report)))
+    return folder / PAGE

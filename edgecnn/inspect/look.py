@@ -1,8 +1,16 @@
-"""The result of one look at each image: whether it can be read, its size, the hash of its pixels, and its fingerprints."""
+"""One look at each image: whether it can be read, its size, the hash of its pixels, its fingerprints and its features.
 
+Perceptual hashes are 64 bits that barely change when a picture is compressed or resized. In the features of an ImageNet network, copies
+lie
+close, even cut and mirrored ones. Results are stored by content: a second or resumed inspection computes nothing twice.
+"""
+
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +20,134 @@ from edgecnn import images
 from edgecnn.data.decoding import picture
 from edgecnn.data.items import Item, Meter
 from edgecnn.errors import ImageError
-from edgecnn.files import sha256
-from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.hashing import mirrored_hash, perceptual_hash
+from edgecnn.files import cache_home, sha256
+from edgecnn.networks.pretrained import SOURCES, locate
+from edgecnn.region import WHOLE, Region, region_text
 from edgecnn.tables import Struct
 
-KIND = "look-1"  # the name of cached looks; it changes with what is computed
+FILE = "inspect-1.sqlite"  # in the user's cache folder; may be deleted to free space
+
+ASKED = 500  # keys of one query: below SQLite's own limit in every version
+
+
+class Cache:
+    """Bytes by kind and content hash, in one file. The key of a pair is the hashes of both, one after the other.
+
+    Values of one region of the images are kept apart from those of whole images. A file that cannot be used is replaced by memory, and
+    `note` is called with a line that says so.
+    """
+
+    def __init__(
+        self, note: Callable[[str], None] = lambda text: None, region: Region = WHOLE, path: Path | None = None
+    ) -> None:
+        self._path = path or cache_home() / FILE
+        self._part = "" if region == WHOLE else f" {region_text(region)}"
+        try:
+            self._database = self._opened(self._path)
+        except (OSError, sqlite3.Error) as error:
+            note(f"{self._path} cannot be used ({error}), so results are not kept for next time.")
+            self._database = self._opened(":memory:")
+
+    @staticmethod
+    def _opened(path: Path | str) -> sqlite3.Connection:
+        if isinstance(path, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(path, timeout=30)
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS entries (kind TEXT, hash TEXT, value BLOB, PRIMARY KEY (kind, hash)) WITHOUT ROWID"
+        )
+        database.commit()
+        return database
+
+    def get(self, kind: str, hashes: Sequence[str], size: int | None = None) -> dict[str, bytes]:
+        """Return the stored values of some hashes, by hash, except those that do not have `size` bytes."""
+        known: dict[str, bytes] = {}
+        for start in range(0, len(hashes), ASKED):
+            part = hashes[start : start + ASKED]
+            query = f"SELECT hash, value FROM entries WHERE kind = ? AND hash IN ({','.join('?' * len(part))})"
+            with contextlib.suppress(sqlite3.Error):  # the entries of a damaged file are computed again
+                rows = self._database.execute(query, (kind + self._part, *part)).fetchall()
+                known.update((key, value) for key, value in rows if size is None or len(value) == size)
+        return known
+
+    def put(self, kind: str, values: Iterable[tuple[str, bytes]]) -> None:
+        """Store values by hash, safely even if the process is killed next. A full disk stores nothing, silently."""
+        with contextlib.suppress(sqlite3.Error), self._database:
+            rows = [(kind + self._part, key, value) for key, value in values]
+            self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+HASH_SIDE = 32  # side, in pixels, of the grey picture whose frequencies make the hash
+
+KEPT = 8  # lowest frequencies to keep on each axis
+
+NEAR = 8
+"""Maximum number of the 64 bits in which hashes of candidates differ. Candidates are compared as pictures before they are called copies."""
+
+BLOCK = 64
+"""Hashes to compare with all others in one block: 31 MB of differences for 60,000. Larger blocks exceed the caches and are slower."""
+
+MOST_CANDIDATES = 2_000_000
+"""Maximum number of candidates: only pictures without content have more, and the pixels still give their copies."""
+
+
+COSINES = np.cos(np.pi * np.arange(KEPT)[:, np.newaxis] * (2 * np.arange(HASH_SIDE)[np.newaxis] + 1) / (2 * HASH_SIDE))
+"""The first KEPT rows of the DCT-II of SIDE values, float64 (KEPT, SIDE)."""
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """Return the 64-bit hash of an image of mode "L": which of its 8x8 lowest frequencies are above their median.
+
+    Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1 (DCT based hash).
+    """
+    return _hash(_small(image))
+
+
+def mirrored_hash(image: Image.Image) -> int:
+    return _hash(_small(image)[:, ::-1])
+
+
+def _small(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BOX), np.float64)
+
+
+def _hash(pixels: np.ndarray) -> int:
+    frequencies = COSINES @ pixels @ COSINES.T
+    bits = (frequencies > np.median(frequencies)).ravel()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def near_pairs(
+    hashes: np.ndarray, mirrored: np.ndarray, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the pairs of images whose hashes, uint64 (n,), differ in at most NEAR bits, also with one of them mirrored.
+
+    Returns:
+            int64 (pairs, 2), the smaller index first; bool (pairs,): whether the second had to be mirrored; and the number of images not
+            compared with later ones, since there were more than MOST_CANDIDATES pairs.
+    """
+    pairs, flags = [np.empty((0, 2), np.int64)], [np.empty(0, bool)]
+    found = compared = 0
+    for start in range(0, len(hashes), BLOCK):
+        block = hashes[start : start + BLOCK, np.newaxis]
+        for flag, others in ((False, hashes[start:]), (True, mirrored[start:])):
+            first, second = np.nonzero(np.bitwise_count(block ^ others) <= NEAR)
+            later = second > first
+            pairs.append(np.stack([first[later], second[later]], axis=1) + start)
+            flags.append(np.full(int(later.sum()), flag))
+            found += len(pairs[-1])
+        compared = min(start + BLOCK, len(hashes))
+        progress(compared, len(hashes))
+        if found > MOST_CANDIDATES:
+            break
+    return np.concatenate(pairs), np.concatenate(flags), len(hashes) - compared
+
+
+LOOK_KIND = "look-1"  # the name of cached looks; it changes with what is computed
 
 THUMB = 16  # side of the small picture for comparing candidates for copies
 
@@ -45,7 +175,7 @@ class Looks(Struct):
 
 def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, meter: Meter) -> Looks:
     """Look at all items of a dataset; those that are not in the cache are decoded."""
-    known = cache.get(KIND, list(dict.fromkeys(item.hash for item in items)), LOOK.itemsize)
+    known = cache.get(LOOK_KIND, list(dict.fromkeys(item.hash for item in items)), LOOK.itemsize)
     table = np.zeros(len(items), LOOK)
     reasons: dict[int, str] = {}
     missing = []
@@ -65,7 +195,7 @@ def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, me
                 else:
                     table[index] = looked
                     fresh.append((items[index].hash, looked.tobytes()))
-            cache.put(KIND, fresh)
+            cache.put(LOOK_KIND, fresh)
     good = [index for index in range(len(items)) if index not in reasons]
     return Looks(
         items=tuple(items[index] for index in good),
@@ -111,3 +241,95 @@ def scaled(image: Image.Image, side: int) -> Image.Image:
         return image
     width, height = (max(round(factor * length), min(8, length)) for length in image.size)
     return image.resize((width, height), Image.Resampling.BOX)
+
+
+SOURCE = SOURCES[0]
+FEATURES_SIDE = 160  # side of the square that the whole image is resized to
+
+LENGTH = 1280
+STORED = np.dtype("<f2")
+BATCH = 64
+FEATURES_KIND = f"features-1 {SOURCE.sha256[:12]} {FEATURES_SIDE}"
+"""The name under which features are cached; it changes with the weights and the size."""
+
+Body = Callable[[np.ndarray], np.ndarray]
+
+
+def missing_weights() -> bool:
+    """Return whether the weights' package is missing."""
+    try:
+        locate(SOURCE)
+    except ModuleNotFoundError:
+        return True
+    return False
+
+
+def open_body(side: int = FEATURES_SIDE) -> Body:
+    """Build the network, and return a function from uint8 (n, side, side, 3) to float32 features (n, LENGTH)."""
+    from edgecnn.networks.efficientnet_lite import efficientnet_lite0_4000kb
+    from edgecnn.networks.keras import keras
+    from edgecnn.networks.predict import predictor
+    from edgecnn.networks.pretrained import load_weights, read_weights
+
+    model = efficientnet_lite0_4000kb(side, side, 3, 2)
+    load_weights(model, read_weights(SOURCE))
+    return predictor(keras.Model(model.inputs, model.layers[-1].input), 1 / 128, 0, BATCH)
+
+
+def compute(
+    items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, body: Callable[[], Body], meter: Meter
+) -> tuple[np.ndarray, int]:
+    """Return each image's features, of length 1, and how many were computed; the others come from the cache."""
+    known = cache.get(FEATURES_KIND, list(dict.fromkeys(item.hash for item in items)), LENGTH * STORED.itemsize)
+    missing = list({item.hash: item for item in items if item.hash not in known}.values())
+    meter.advance(len(items) - len(missing))
+    if missing:
+        network, size = body(), min(BATCH, len(missing))
+        with ThreadPoolExecutor(2) as pool:
+            for part in chunks(missing, BATCH):
+                pictures = np.stack(list(pool.map(lambda item: square(item, read), part)))
+                # one batch shape, so that the network is traced only once
+                padded = np.concatenate(
+                    [pictures, np.zeros((size - len(part), FEATURES_SIDE, FEATURES_SIDE, 3), np.uint8)]
+                )
+                values = network(padded)[: len(part)].astype(STORED)
+                fresh = [(item.hash, row.tobytes()) for item, row in zip(part, values, strict=True)]
+                cache.put(FEATURES_KIND, fresh)
+                known.update(fresh)
+                meter.advance(len(part))
+    rows = np.stack([np.frombuffer(known[item.hash], STORED) for item in items])
+    return unit(rows.astype(np.float32)), len(missing)
+
+
+def square(item: Item, read: Callable[[Item], Any]) -> np.ndarray:
+    """Return an item's pixels for the network, uint8 (SIDE, SIDE, 3)."""
+    from edgecnn.pixels import resize
+
+    try:
+        return resize(picture(item, read, 3, (FEATURES_SIDE, FEATURES_SIDE)), FEATURES_SIDE, FEATURES_SIDE, "stretch")
+    except ImageError as error:
+        raise ImageError(f"{item.source}: {error}. Inspect the images again.") from None
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Return rows divided by their lengths, float32; zero rows stay."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.maximum(lengths, 1e-12)).astype(np.float32)
+
+
+def neighbours(features: np.ndarray, count: int, progress: Callable[[int, int], None]) -> tuple[np.ndarray, np.ndarray]:
+    """Return each image's nearest others by cosine of the features, float32 (n, LENGTH) of length 1, nearest first."""
+    total = len(features)
+    count = min(count, total - 1)
+    indices, cosines = np.empty((total, count), np.int64), np.empty((total, count), np.float32)
+    for start in range(0, total, 512):
+        block = features[start : start + 512] @ features.T
+        rows = np.arange(len(block))
+        block[rows, rows + start] = -2.0
+        chosen = np.argpartition(-block, count - 1, axis=1)[:, :count]
+        values = np.take_along_axis(block, chosen, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        indices[start : start + 512] = np.take_along_axis(chosen, order, axis=1)
+        cosines[start : start + 512] = np.take_along_axis(values, order, axis=1)
+        progress(min(start + 512, total), total)
+    return indices, cosines

@@ -1,26 +1,184 @@
-"""Decide pairs of images: is one a copy of the other, perhaps cut, mirrored or compressed, or another picture of a burst?"""
+"""Decide pairs of images: is one a copy of the other, perhaps cut, mirrored or compressed, or another picture of a burst?
+
+One picture is laid over the other, and moved, enlarged and mirrored to fit.
+
+Photos of a set share background, light and kinds of objects. The detail of a copy agrees at one place; that of another photo does not. So
+slow changes of brightness are removed first, and the detail of one picture is searched for in the other.
+"""
 
 import struct
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy import fft
+from scipy.ndimage import gaussian_filter
 
 from edgecnn.data.decoding import picture
 from edgecnn.data.items import Item
-from edgecnn.inspect.alignment import (
-    COARSE_SIDE,
-    FINE_SIDE,
-    Detail,
-    cut_out,
-    difference,
-    measured,
-    placed,
-    sized,
-)
-from edgecnn.inspect.features import SIDE, Body, unit
+from edgecnn.inspect.look import FEATURES_SIDE, Body, unit
+
+COARSE_SIDE, FINE_SIDE = 64, 160
+"""Longer side, in pixels, for the search of a place, and for its measurement."""
+
+SCALES = (1.1, 1.0, 0.93, 0.86, 0.8, 0.74, 0.69, 0.64, 0.59, 0.55)
+"""Sizes that one picture may have within the other: they cover a copy that keeps 60 % of each side, in both directions."""
+
+FINE_STEPS = (0.94, 0.97, 1.0, 1.03, 1.06)  # scales to try around the best of those
+
+MIDDLE = 0.7
+"""Fraction of each side to search for: the middle of a cut or moved copy is still in the other picture."""
+
+COARSE_BLURS, FINE_BLURS = (0.7, 3.0), (1.0, 4.0)
+"""Standard deviations, in pixels, of the two blurs whose difference is a picture's detail."""
+
+NOISE = 2.0  # grey levels of detail to ignore: a compressed empty wall has as many
+
+Box = tuple[float, float, float, float]  # left, top, right and bottom, as fractions of an upright picture
+
+
+class Match(NamedTuple):
+    """How well one picture fits onto another, and where.
+
+    `score` is the correlation of their detail, -1 to 1. `mirrored` means that the second is mirrored left to right first; `scale` is its
+    size within the first. The two boxes show the same thing: one in the first, one in the second after mirroring.
+    """
+
+    score: float
+    mirrored: bool
+    scale: float
+    first: Box = (0.0, 0.0, 1.0, 1.0)
+    second: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+class Detail:
+    """The detail of a picture in mode "L" with longer side COARSE_SIDE, and the Fourier transform of its middle at each scale."""
+
+    def __init__(self, grey: Image.Image) -> None:
+        self.grey = grey
+        self.whole = detail(np.asarray(grey), COARSE_BLURS)
+
+    @cached_property
+    def spectrum(self) -> np.ndarray:
+        return fft.rfft2(self.whole, (COARSE_SIDE, COARSE_SIDE))
+
+    @cached_property
+    def energy(self) -> np.ndarray:
+        return energy_sums(self.whole)
+
+    @cached_property
+    def middles(self) -> tuple[np.ndarray, list[tuple[int, ...]], np.ndarray]:
+        """Transforms of the middle at each of SCALES, then of those mirrored; their sizes (rows, columns), and their norms."""
+        cuts = []
+        for scale in SCALES:
+            size = [max(8, round(scale * side)) for side in self.grey.size]
+            resized = np.asarray(self.grey.resize((size[0], size[1]), Image.Resampling.BILINEAR))
+            cuts.append(middle(detail(resized, COARSE_BLURS)))
+        cuts += [cut[:, ::-1] for cut in cuts]
+        spectra = np.stack([fft.rfft2(cut, (COARSE_SIDE, COARSE_SIDE)) for cut in cuts])
+        return spectra, [cut.shape for cut in cuts], np.array([norm(cut) for cut in cuts])
+
+
+def detail(pixels: np.ndarray, blurs: tuple[float, float]) -> np.ndarray:
+    """Remove slow changes from pixels (height, width[, channels]): one blur minus a wider one, float32, same shape."""
+    real = pixels.astype(np.float32)
+    narrow, wide = ((blur, blur, 0.0)[: pixels.ndim] for blur in blurs)
+    return gaussian_filter(real, narrow) - gaussian_filter(real, wide)
+
+
+def middle(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    rows, columns = max(min(6, height), round(MIDDLE * height)), max(min(6, width), round(MIDDLE * width))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return pixels[top : top + rows, left : left + columns]
+
+
+def norm(cut: np.ndarray) -> float:
+    return float(np.sqrt(np.square(cut, dtype=np.float64).sum() + NOISE**2 * cut.size))
+
+
+def energy_sums(pixels: np.ndarray) -> np.ndarray:
+    """Return the sums of squares over all rectangles that start at the origin, float64 (height + 1, width + 1)."""
+    squares = np.square(pixels, dtype=np.float64)
+    squares = squares.sum(axis=2) if squares.ndim == 3 else squares
+    return np.pad(np.cumsum(np.cumsum(squares, 0), 1), ((1, 0), (1, 0)))
+
+
+def correlations(sums: np.ndarray, energy: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
+    """Return a cut's products with the whole, over the whole's norm, wherever the cut lies fully inside; None if it is too large."""
+    rows, columns = shape[:2]
+    down, across = energy.shape[0] - rows, energy.shape[1] - columns
+    if down < 1 or across < 1:
+        return None
+    local = energy[rows:, columns:] - energy[:down, columns:] - energy[rows:, :across] + energy[:down, :across]
+    return sums[:down, :across] / np.sqrt(np.maximum(local, 0) + NOISE**2 * np.prod(shape))
+
+
+def best_fit(first: Detail, second: Detail) -> Match:
+    """Return the best fit of the second picture's middle in the first; the boxes are not set."""
+    spectra, shapes, norms = second.middles
+    sums = fft.irfft2(first.spectrum * spectra.conj(), (COARSE_SIDE, COARSE_SIDE))
+    best = Match(-1.0, False, 1.0)
+    for index, shape in enumerate(shapes):
+        scores = correlations(sums[index], first.energy, shape)
+        if scores is not None and (score := float(scores.max()) / norms[index]) > best.score:
+            best = Match(score, index >= len(SCALES), SCALES[index % len(SCALES)])
+    return best
+
+
+def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
+    """Measure a match of `placed` again in colour, around its scale, and set its boxes."""
+    size = (FINE_SIDE, FINE_SIDE)
+    whole = detail(np.asarray(first), FINE_BLURS)
+    spectrum, energy = fft.rfft2(whole, size, axes=(0, 1)), energy_sums(whole)
+    turned = second.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if found.mirrored else second
+    best = found._replace(score=-1.0)
+    for step in FINE_STEPS:
+        scale = step * found.scale
+        width, height = (max(8, round(scale * side)) for side in turned.size)
+        pixels = detail(np.asarray(turned.resize((width, height), Image.Resampling.BILINEAR)), FINE_BLURS)
+        cut = middle(pixels)
+        if cut.shape[0] > FINE_SIDE or cut.shape[1] > FINE_SIDE:
+            continue
+        products = spectrum * fft.rfft2(cut, size, axes=(0, 1)).conj()
+        scores = correlations(fft.irfft2(products.sum(axis=2), size), energy, cut.shape)
+        if scores is None or (score := float(scores.max()) / norm(cut)) <= best.score:
+            continue
+        row, column = np.unravel_index(int(scores.argmax()), scores.shape)
+        top, left = int(row) - (height - cut.shape[0]) // 2, int(column) - (width - cut.shape[1]) // 2
+        best = Match(score, found.mirrored, scale, *overlap(first.size, (left, top, left + width, top + height)))
+    return best
+
+
+def overlap(size: tuple[int, int], place: tuple[int, int, int, int]) -> tuple[Box, Box]:
+    """Return the part that two pictures share, as fractions of each."""
+    (width, height), (left, top, right, bottom) = size, place
+    ends = (max(0, left), max(0, top), min(width, right), min(height, bottom))
+    across, down = right - left, bottom - top
+    return (ends[0] / width, ends[1] / height, ends[2] / width, ends[3] / height), (
+        (ends[0] - left) / across, (ends[1] - top) / down, (ends[2] - left) / across, (ends[3] - top) / down,
+    )  # fmt: skip
+
+
+def sized(image: Image.Image, side: int) -> Image.Image:
+    factor = side / max(image.size)
+    width, height = (max(8, round(factor * length)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BOX if factor <= 1 else Image.Resampling.BILINEAR)
+
+
+def cut_out(image: Image.Image, box: Box, side: int) -> Image.Image:
+    pixels = (box[0] * image.width, box[1] * image.height, box[2] * image.width, box[3] * image.height)
+    return image.resize((side, side), Image.Resampling.BOX, box=pixels)
+
+
+def grey_difference(first: Image.Image, second: Image.Image) -> tuple[float, float]:
+    """Return the difference, in grey levels, of two pictures of one size with equalised mean colours: mean, and 99th percentile."""
+    levels = np.asarray(first, np.float32) - np.asarray(second, np.float32)
+    levels = np.abs(levels - levels.mean(axis=(0, 1)))
+    return float(levels.mean()), float(np.percentile(levels, 99))
+
 
 KEPT_PICTURES = 512
 """Number of decoded pictures to keep for the next pairs, at FINE_SIDE: 40 MB; as many transforms at COARSE_SIDE take 180 MB."""
@@ -42,7 +200,7 @@ DIFFERENCE_SIDE = 32
 """Side at which two parts are compared in colour: as much of a photo survives compression and a place that is half a pixel off."""
 
 
-class Verdict(NamedTuple):
+class PairVerdict(NamedTuple):
     """Two images are the same; how alike they are, 0 to 1, and whether one is `mirrored` left to right."""
 
     score: float
@@ -85,12 +243,12 @@ def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool
     if mirrored:
         other = other.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     spread = sum(float(np.asarray(image.convert("L")).std()) for image in (one, other)) / 2
-    differences = difference(one, other)
+    differences = grey_difference(one, other)
     allowed = (levels + share * spread for levels, share in (MEAN, PEAK))
     return max(levels / most for levels, most in zip(differences, allowed, strict=True))
 
 
-def measure(
+def measure_pairs(
     pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None, step: Callable[[], None]
 ) -> list[Measures | None]:
     """Return the measures of each pair of images, by index; None if their detail agrees nowhere."""
@@ -103,7 +261,7 @@ def measure(
         ways = [
             (one, other, measured(pictures.picture(one), pictures.picture(other), match))
             for one, other in (pair, pair[::-1])
-            if (match := placed(pictures.detail(one), pictures.detail(other))).score >= PLACE
+            if (match := best_fit(pictures.detail(one), pictures.detail(other))).score >= PLACE
         ]
         if not ways:
             continue
@@ -112,9 +270,12 @@ def measure(
             continue
         turned = pictures.picture(other)
         turned = turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if match.mirrored else turned
-        shared = [cut_out(pictures.picture(one), match.first, SIDE), cut_out(turned, match.second, SIDE)]
+        shared = [
+            cut_out(pictures.picture(one), match.first, FEATURES_SIDE),
+            cut_out(turned, match.second, FEATURES_SIDE),
+        ]
         small = [cut_out(part, (0, 0, 1, 1), DIFFERENCE_SIDE) for part in shared]
-        found[-1] = Measures(match.score, match.mirrored, difference(*small)[0], -1.0)
+        found[-1] = Measures(match.score, match.mirrored, grey_difference(*small)[0], -1.0)
         if body and match.score >= BURST_DETAIL:
             places.append(number)
             parts += [np.asarray(part) for part in shared]
@@ -132,11 +293,11 @@ def cosines(parts: Sequence[np.ndarray], body: Body | None) -> list[float]:
     return np.einsum("ij,ij->i", values[0::2], values[1::2]).astype(float).tolist()
 
 
-def decided(measures: Measures | None) -> Verdict | None:
+def decided(measures: Measures | None) -> PairVerdict | None:
     """Return the verdict that two images are the same, from their measures; None if they are not."""
     if measures is None:
         return None
     detail = measures.place
     copied = measures.levels <= COPIED and detail >= COPIED_DETAIL
     burst = measures.cosine >= BURST and detail >= BURST_DETAIL
-    return Verdict(min(max(detail, measures.cosine), 1.0), measures.mirrored) if copied or burst else None
+    return PairVerdict(min(max(detail, measures.cosine), 1.0), measures.mirrored) if copied or burst else None

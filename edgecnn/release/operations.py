@@ -10,9 +10,7 @@ from pathlib import Path
 
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from edgecnn.bundle.read import Bundle
-from edgecnn.bundle.verdict import bad_reason, objection
-from edgecnn.device.update.channel import (
+from edgecnn.bundle.channel import (
     CUSTOM,
     SHA256,
     AllowOlder,
@@ -23,10 +21,12 @@ from edgecnn.device.update.channel import (
     plain_name,
     target_path,
 )
+from edgecnn.bundle.evidence import bad_reason, objection
+from edgecnn.bundle.file import Bundle
 from edgecnn.errors import ReleaseError, UpdateError, nearest
 from edgecnn.files import output_errors
 from edgecnn.release.keys import ONLINE, TARGETS, Keys, make_folder, name_of, occupied, refuse_inside
-from edgecnn.release.repository import ONLINE_ROLES, Repository, State
+from edgecnn.release.repository import ONLINE_ROLES, Repository, RepositoryState
 from edgecnn.tables import Struct, to_json
 
 KEPT = 100
@@ -71,7 +71,7 @@ def init(folder: Path, keys: Keys, *, root_keys: int = 3, threshold: int = 2) ->
     with repository.locked():
         metadata = Metadata(root)
         repository.write_root(metadata, keys, previous=None)
-        state = State((metadata,), Metadata(Targets()), Metadata(Snapshot()), Metadata(Timestamp()))
+        state = RepositoryState((metadata,), Metadata(Targets()), Metadata(Snapshot()), Metadata(Timestamp()))
         for part in (state.targets, state.snapshot, state.timestamp):
             part.signed.version = 0  # the first write makes it 1
         repository.write(state, keys, targets=True)
@@ -226,7 +226,7 @@ def _in_use(entries: Sequence[Entry]) -> Sequence[Entry]:
 
 
 @contextlib.contextmanager
-def _changing(repository: Repository, keys: Keys) -> Iterator[State]:
+def _changing(repository: Repository, keys: Keys) -> Iterator[RepositoryState]:
     """Lock a repository and read it; an invalid release raises ReleaseError."""
     refuse_inside(keys.folders, repository.folder)
     with repository.locked():
@@ -236,11 +236,11 @@ def _changing(repository: Repository, keys: Keys) -> Iterator[State]:
             raise ReleaseError(f"{error}.") from None
 
 
-def _channel(state: State, channel: str) -> tuple[Entry, ...]:
+def _channel(state: RepositoryState, channel: str) -> tuple[Entry, ...]:
     return entries_of(state.targets.signed.targets, channel)
 
 
-def _put(state: State, entry: Entry) -> None:
+def _put(state: RepositoryState, entry: Entry) -> None:
     """Put a release into the targets, and read it back like a board: what a board would refuse is not signed."""
     custom = {"custom": {CUSTOM: to_json(entry.terms)}}
     state.targets.signed.targets[entry.path] = TargetFile(entry.length, {"sha256": entry.sha256}, entry.path, custom)
@@ -322,8 +322,8 @@ def _pilots(pilots: Sequence[str]) -> tuple[str, ...]:
 
 
 def _next_root(
-    repository: Repository, keys: Keys, state: State, change: Callable[[Root], None] = lambda root: None
-) -> State:
+    repository: Repository, keys: Keys, state: RepositoryState, change: Callable[[Root], None] = lambda root: None
+) -> RepositoryState:
     """Write the next version of the root metadata, with a change; return the state with it."""
     metadata = copy.deepcopy(state.roots[-1])
     metadata.signed.version += 1

@@ -1,4 +1,7 @@
-"""The folder of signed metadata: read with every signature checked, and written so that boards accept it after every single write."""
+"""The folder of signed metadata: read with every signature checked, and written so that boards accept it after every single write.
+
+Its status is what it offers, and how long that is valid.
+"""
 
 import contextlib
 import errno
@@ -14,10 +17,12 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from edgecnn.device.update.channel import DATE, MAX_METADATA, target_file
+from edgecnn.bundle.channel import DATE, MAX_METADATA, entries_of, target_file
 from edgecnn.errors import ReleaseError
-from edgecnn.files import folder_lock, sync_folder, write_atomic
+from edgecnn.files import folder_lock, sha256_file, sync_folder, write_atomic
+from edgecnn.labels import plural
 from edgecnn.release.keys import ANCHOR, Keys, name_of
+from edgecnn.tables import to_json
 
 DAYS = {"root": 3 * 365, "targets": 365, "snapshot": 30, "timestamp": 30}
 """How long metadata is valid after it was signed."""
@@ -31,7 +36,7 @@ T = TypeVar("T", Root, Targets, Snapshot, Timestamp)
 
 
 @dataclass(frozen=True)
-class State:
+class RepositoryState:
     """The metadata of a repository, all of it verified; `roots` has each version in the folder, newest last."""
 
     roots: tuple[Metadata[Root], ...]
@@ -66,7 +71,7 @@ class Repository:
                 raise self._foreign(error.strerror) from None
             yield
 
-    def read(self, anchor: bytes | None = None) -> State:
+    def read(self, anchor: bytes | None = None) -> RepositoryState:
         """Read the metadata, and check that the root's keys signed each part, and that the root follows from the root metadata `anchor`.
 
         ReleaseError if not. Expired metadata is no error here.
@@ -77,7 +82,7 @@ class Repository:
         snapshot = self._signed(Snapshot, f"{timestamp.signed.snapshot_meta.version}.snapshot.json", root)
         named = snapshot.signed.meta["targets.json"]
         targets = self._signed(Targets, f"{named.version}.targets.json", root, named)
-        return State(roots, targets, snapshot, timestamp)
+        return RepositoryState(roots, targets, snapshot, timestamp)
 
     def write_root(self, root: Metadata[Root], keys: Keys, *, previous: Root | None) -> None:
         """Sign and write a version of the root metadata, with enough keys of the previous version and of its own."""
@@ -89,7 +94,7 @@ class Repository:
         sync_folder(self.metadata)
         write_atomic(keys.own / ANCHOR, data)
 
-    def write(self, state: State, keys: Keys, *, targets: bool) -> None:
+    def write(self, state: RepositoryState, keys: Keys, *, targets: bool) -> None:
         """Sign and write the next snapshot and timestamp, and with `targets` these as well. timestamp.json is written last."""
         now, root = self._now(state), state.root
         online = _only_signer(root, "timestamp", keys)
@@ -177,7 +182,7 @@ class Repository:
             "edgecnn release init DIR"
         )
 
-    def _now(self, state: State) -> datetime:
+    def _now(self, state: RepositoryState) -> datetime:
         """Return the time; ReleaseError if it is before that of the last signature, or the root metadata has expired."""
         now, last = utc_now(), state.timestamp.signed.unrecognized_fields.get(DATE)
         if last is not None and now < datetime.fromisoformat(str(last)):
@@ -231,7 +236,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def metadata_sizes(folder: Path, state: State) -> Mapping[str, int]:
+def metadata_sizes(folder: Path, state: RepositoryState) -> Mapping[str, int]:
     """Return the bytes of the metadata files that a board downloads after a change, by role."""
     names = {
         "timestamp": "timestamp.json",
@@ -244,3 +249,69 @@ def metadata_sizes(folder: Path, state: State) -> Mapping[str, int]:
 def _only_signer(root: Root, role: str, keys: Keys) -> Any:
     """Return the signer of a role's newest key: while a key is being replaced, there are two."""
     return keys.signer(root.keys[root.roles[role].keyids[-1]])
+
+
+SCHEMA = "edgecnn.release/1"
+
+SOON_DAYS = {"root": 90, "targets": 30, "snapshot": 7, "timestamp": 7}
+"""Days before a role's metadata expires from which that is a problem."""
+
+
+def repository_status(repository: Repository, anchor: bytes | None = None) -> dict[str, Any]:
+    """Return what a repository offers, as JSON: roles with their keys and expiry, channels with their releases, and problems as text.
+
+    ReleaseError if it is not a repository, a signature in it is not valid, or it does not follow from the root metadata `anchor`.
+    """
+    state, now = repository.read(anchor), utc_now()
+    channels = sorted({path.partition("/")[0] for path in state.targets.signed.targets})
+    releases = {channel: entries_of(state.targets.signed.targets, channel) for channel in channels}
+    problems = [text for role in state.root.roles if (text := _expiry(state, role, now))]
+    for entry in [entry for entries in releases.values() for entry in entries]:
+        file = repository.target_file(entry.path, entry.sha256)
+        if not file.is_file() or sha256_file(file) != entry.sha256:
+            problems.append(f"{file} is missing or damaged: put the bundle there again")
+    return {
+        "schema": SCHEMA,
+        "folder": str(repository.folder),
+        "signed": state.timestamp.signed.unrecognized_fields.get(DATE),
+        "roles": {role: _role(state, role) for role in state.root.roles},
+        "channels": {
+            channel: [
+                {
+                    "name": entry.name,
+                    "sha256": entry.sha256,
+                    "length": entry.length,
+                    **{field: to_json(value) for field, value in vars(entry.terms).items()},
+                }
+                for entry in entries
+            ]
+            for channel, entries in releases.items()
+        },
+        "problems": problems,
+    }
+
+
+def _role(state: RepositoryState, role: str) -> dict[str, Any]:
+    signed, known = _signed(state, role), state.root.roles[role]
+    return {
+        "version": signed.version,
+        "expires": signed.expires.isoformat().replace("+00:00", "Z"),
+        "threshold": known.threshold,
+        "keys": [name_of(state.root.keys[keyid]) for keyid in known.keyids],
+    }
+
+
+def _expiry(state: RepositoryState, role: str, now: datetime) -> str:
+    """Return a line if a role's metadata has expired or soon will, with what to do; "" otherwise."""
+    expires = _signed(state, role).expires
+    days = (expires - now).days
+    if days > SOON_DAYS[role]:
+        return ""
+    command = "edgecnn release refresh" + (f" {role}" if role in ("root", "targets") else "")
+    if expires <= now:
+        return f"{role} expired on {expires:%Y-%m-%d}: boards keep what they have and take nothing new. Now: {command}"
+    return f"{role} expires in {plural(days, 'day')}, on {expires:%Y-%m-%d}: {command}"
+
+
+def _signed(state: RepositoryState, role: str) -> Any:
+    return state.root if role == "root" else getattr(state, role).signed

@@ -1,21 +1,72 @@
-"""The model card: what a model is, how well it does, and how to reproduce it."""
+"""The model card: what a model is, how well it does, and how to reproduce it.
 
+It shows names that an attacker may have chosen: classes, files, folders. The block at its top is what the Hugging Face Hub reads: YAML,
+whose
+values are written as JSON.
+"""
+
+import json
+import re
 from collections.abc import Sequence
 
 from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.labels import plural, printable
 from edgecnn.recipe import to_toml
 from edgecnn.report import table
-from edgecnn.report.choice import judged_line, tuning_line
-from edgecnn.report.markdown import plain, plain_table
-from edgecnn.report.metadata import metadata_block
-from edgecnn.report.stress import HEADINGS as STRESS_HEADINGS
-from edgecnn.report.stress import images_line, stress_lines, stress_rows
+from edgecnn.report.table import (
+    STRESS_HEADINGS,
+    judged_line,
+    markdown_table,
+    stress_images_line,
+    stress_lines,
+    stress_rows,
+    tuning_line,
+)
 from edgecnn.run_info import NetworkChoice, RunInfo
 from edgecnn.runs import CHOICE, Run
 from edgecnn.stress.stress_report import best_report
 from edgecnn.verify.gate import gate_line
 from edgecnn.verify.parity_report import BoardRow, Report
+
+MARKUP = re.compile(r"[&<>|\\`*\[\]~$]|(?<!\w)_|_(?!\w)")
+"""Characters that start HTML, an entity, a cell, code, emphasis, a link or a formula. An underscore within a word starts nothing."""
+
+
+def plain(text: str) -> str:
+    """Return one line of text that every Markdown renderer shows literally: markup characters become entities."""
+    return MARKUP.sub(lambda found: f"&#{ord(found[0])};", printable(text))
+
+
+def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out rows under headings as a Markdown table that shows each cell literally. Use this for any table that prints names."""
+    return markdown_table([plain(heading) for heading in headings], [[plain(cell) for cell in row] for row in rows])
+
+
+TASK = "image-classification"
+
+
+def metadata_block(name: str, report: Report) -> str:
+    """Return a card's metadata: library, task, tags, and the accuracy of each model on the test split.
+
+    Source: the Hub's model card specification; `huggingface_hub.ModelCardData` reads it.
+    """
+    formats = sorted({model.format for model in report.models if model.format in ("tflite", "onnx")})
+    task = {"type": TASK, "name": "Image classification"}
+    dataset = {"type": report.data.name, "name": report.data.title, "split": "test"}
+    metrics = (
+        {"type": "accuracy", "value": model.accuracy, "name": f"accuracy, {model.name}"} for model in report.models
+    )
+    results = [{"task": task, "dataset": dataset, "metrics": [metric]} for metric in metrics]
+    aware = report.int8.method == "qat" if report.int8 else any(one.kind == "conversion" for one in report.comparisons)
+    fields = {
+        "library_name": "edgecnn",
+        "pipeline_tag": TASK,
+        "tags": [TASK, *formats, "int8", *(["quantization-aware-training"] if aware else []), "edge", "raspberry-pi"],
+        "model-index": [{"name": name, "results": results}],
+    }
+    lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
+    # some renderers treat the block as Markdown, and its content as HTML
+    return f"---\n{lines}\n---\n".replace("<", r"\u003c").replace("&", r"\u0026")
 
 
 def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
@@ -143,7 +194,8 @@ def stress_section(run: Run) -> list[str]:
     report = best_report(run)
     if report is None:
         return []
-    text = f"{images_line(report)}. Columns 1 to 5 are the int8 model's accuracy by strength; the others are means over the strengths."
+    columns = "Columns 1 to 5 are the int8 model's accuracy by strength; the others are means over the strengths."
+    text = f"{stress_images_line(report)}. {columns}"
     rows = plain_table(STRESS_HEADINGS, stress_rows(report))
     lines = (f"- {plain(line)}" for line in stress_lines(report))
     return ["## Under stress", "", plain(text), "", rows, "", *lines, ""]

@@ -1,18 +1,41 @@
-"""Collects from a run folder or a bundle what the report shows."""
+"""Collects from a run folder or a bundle what the report shows: the figures, the answer in sentences, and a comparison with another run.
+
+Two runs are compared on the photos that both have answers for: each run's own test photos cannot show which of them is better.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from edgecnn.bundle.read import Bundle
-from edgecnn.bundle.verdict import AGAINST
+import numpy as np
+
+from edgecnn.bundle.evidence import AGAINST
+from edgecnn.bundle.file import Bundle
+from edgecnn.data.dataset import known_images
 from edgecnn.errors import BundleError
+from edgecnn.evaluate.held_out import read_answers, read_held_out
+from edgecnn.evaluate.statistics import mcnemar_exact
 from edgecnn.recipe import to_toml
-from edgecnn.report.choice import tuning_line
-from edgecnn.report.figures import NO_ANSWERS, AnswerFigures, Missing, Origin, RunFigures, answer_figures
-from edgecnn.report.history import epochs
-from edgecnn.report.summary import summary
-from edgecnn.report.table import against_float, images_of, warnings_of
+from edgecnn.report.figures import (
+    NO_ANSWERS,
+    AnswerFigures,
+    Confusion,
+    Missing,
+    Origin,
+    Pair,
+    RunFigures,
+    answer_figures,
+    epochs,
+)
+from edgecnn.report.table import (
+    against_float,
+    fold_lines,
+    images_of,
+    stranger_lines,
+    taught_lines,
+    tuning_line,
+    warnings_of,
+)
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import CHOICE, LAYERS, PARITY, PREDICTIONS, RECIPE, Run
 from edgecnn.stress.stress_report import best_report
@@ -20,9 +43,129 @@ from edgecnn.tables import build
 from edgecnn.verify.against import Against, read_against
 from edgecnn.verify.gate import not_excluded
 from edgecnn.verify.layers import LayerErrors
-from edgecnn.verify.parity import parity_report
-from edgecnn.verify.parity_report import Report
+from edgecnn.verify.parity import paired_figures, parity_report
+from edgecnn.verify.parity_report import FEW_GROUPS, Data, ModelFigures, Report
 from edgecnn.verify.predictions import Predictions
+
+WIDE = 0.1
+"""Width of an accuracy's 95 % interval, as a fraction, from which the summary says that there are too few images."""
+
+WEAKEST = 3
+
+
+def summary(report: Report, model: ModelFigures, matrix: Confusion | None, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the essentials of a model: accuracy, weakest classes, and how a device handles uncertain and out-of-distribution images."""
+    return (
+        accuracy_line(report, model),
+        *fold_lines(report),
+        *taught_lines(report),
+        *([weakest_line(matrix, labels)] if matrix else []),
+        *(threshold_line(report) if report.confidence else []),
+        *(
+            stranger_lines(report)
+            or [
+                "Strangers: the device assigns every image to one of the classes; this model does not detect strangers."
+            ]
+        ),
+    )
+
+
+def accuracy_line(report: Report, model: ModelFigures) -> str:
+    low, high = model.accuracy_interval
+    count = report.data.test_images
+    known = (
+        f"{count:,} images are too few to tell {low:.0%} from {high:.0%}"
+        if high - low >= WIDE
+        else f"{count:,} images determine it to within {100 * max(model.accuracy - low, high - model.accuracy):.1f} points"
+    )
+    chance = report.chance
+    return (
+        f"{model.name} is right on {model.accuracy:.2%} of the {images_of(report)} (95 % interval {low:.2%} to {high:.2%}): "
+        f"{known}. Always answering {chance.label} would be right on {chance.accuracy:.2%}.{divided_line(report.data)}"
+    )
+
+
+def divided_line(data: Data) -> str:
+    """Return what the accuracy holds for: photos like these, or photos of other groups; "" if edgecnn did not divide the images."""
+    if data.divided_by == "photo":
+        return " That is of photos like these, divided by photo: photos of other things, places or days may be harder."
+    if data.divided_by is None or data.test_groups is None:
+        return ""
+    few = ", which are few, so the interval is wide" if data.test_groups < FEW_GROUPS else ""
+    return (
+        f" That is by group: of {data.groups:,} groups, {data.test_groups:,} tested{few}. The interval is over groups."
+    )
+
+
+def weakest_line(matrix: Confusion, labels: Sequence[str]) -> str:
+    shown, right = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
+    for true, answer, images in matrix.cells:
+        shown[true] += images
+        right[true] += images * (true == answer)
+    wrong = [index for index in range(len(labels)) if right[index] < shown[index]]
+    worst = sorted(wrong, key=lambda index: (right[index] / shown[index], -shown[index]))[:WEAKEST]
+    named = ", ".join(f"{labels[index]} ({right[index]:,} of {shown[index]:,} right)" for index in worst)
+    line = f"Weakest classes: {named}." if worst else "There are no mistakes in any class."
+    missing = int(np.sum(shown == 0))
+    lack = "has" if missing == 1 else "have"
+    return f"{line} {missing:,} of {len(labels):,} classes {lack} no test images." if missing else line
+
+
+def threshold_line(report: Report) -> list[str]:
+    tested = report.confidence
+    assert tested
+    if not tested.threshold:
+        return [
+            "The device always answers with a class, however low its score: no threshold was chosen (verify --target-error)."
+        ]
+    error = "no errors" if tested.error is None else f"{tested.error:.2%} errors"
+    return [
+        f"Below a score of {tested.threshold:.2f} the device abstains: it answers {tested.share_answered:.2%} of the "
+        f"{images_of(report)}, with {error}."
+    ]
+
+
+Answered = Mapping[str, tuple[str, str]]
+"""Maps a photo's hash, or a named dataset's name for it, to the true class and int8's answer."""
+
+
+def run_answers(run: Run, predictions: Predictions | None, int8: str | None) -> Answered:
+    """Return the answers to a run's test photos, or to all photos if it has folds; empty if it was not verified."""
+    labels, data = run.info.data.labels, run.info.data
+    if run.info.folds and (held := read_held_out(run)):
+        names, true, answers = held.hashes.tolist(), held.classes, held.int8.argmax(axis=1)
+    elif predictions is None or int8 is None or int8 not in predictions.answers:
+        return {}
+    else:
+        listed = known_images(run).files.items()
+        hashes = {file: digest for (split, _, digest), files in listed if split == "test" for file in files}
+        names = [hashes.get(source, f"{data.name}: {source}") for source in predictions.sources]
+        true, answers = predictions.true, predictions.answers[int8]
+    return {name: (labels[one], labels[two]) for name, one, two in zip(names, true, answers, strict=True)}
+
+
+def bundle_answers(bundle: Bundle) -> Answered:
+    """Return the answers of a bundle's folds; empty if it was made without folds."""
+    return {digest: (row["class"], row["int8"]) for digest, row in read_answers(bundle).items()}
+
+
+def pairs(runs: Sequence[tuple[str, Answered]]) -> Iterator[Pair | str]:
+    """Yield the first run paired with each other one on their common photos with the same true class, or why that is impossible."""
+    (first, one), *others = runs or [("", {})]
+    for name, other in others:
+        both = [key for key in one if key in other and one[key][0] == other[key][0]]
+        if both:
+            rows = np.array([(one[key][0], one[key][1], other[key][1]) for key in both])
+            numbers = np.unique(rows, return_inverse=True)[1].reshape(rows.shape)
+            figures = paired_figures(first, name, numbers[:, 1], numbers[:, 2], numbers[:, 0])
+            yield Pair(**vars(figures), mcnemar_p=mcnemar_exact(figures.lost, figures.gained))
+            continue
+        lacking = [run for run, answers in ((first, one), (name, other)) if not answers]
+        why = f"there are no per-photo answers for {' and '.join(lacking)}" if lacking else "no photo tested both"
+        yield (
+            f"{first} and {name} cannot be compared: {why}, and their own photos may differ in how hard they are. "
+            "To compare two bundles on the same photos: edgecnn compare OLD.edgecnn NEW.edgecnn --data DATA"
+        )
 
 
 def int8_name(report: Report) -> str | None:

@@ -1,20 +1,55 @@
-"""The report's figures as frozen dataclasses. `report.json` is their JSON, and the page shows nothing else."""
+"""The report's figures as frozen dataclasses, and a run's epochs, read from `history.csv`.
 
+`report.json` is the figures' JSON, and the page shows nothing else.
+"""
+
+import csv
+import io
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from edgecnn.evaluate.scores import BINS, bins_of
-from edgecnn.report.history import Epoch
 from edgecnn.run_info import NetworkChoice
-from edgecnn.schema import Fraction, described
+from edgecnn.runs import HISTORY, Run
 from edgecnn.stress.stress_report import StressReport
-from edgecnn.tables import Struct
+from edgecnn.tables import Fraction, Struct, described
 from edgecnn.verify.against import Against
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity_report import PairedFigures, Report
 from edgecnn.verify.predictions import GALLERY, Predictions, gallery
+
+NUMBERS = ("loss", "accuracy", "validation_accuracy", "learning_rate", "int8_accuracy", "int8_agreement")
+
+
+class Epoch(Struct):
+    """One training epoch. Accuracies are fractions, None if not measured."""
+
+    phase: str
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_accuracy: float
+    learning_rate: float
+    int8_accuracy: float | None
+    int8_agreement: float | None
+
+
+def epochs(run: Run) -> tuple[Epoch, ...]:
+    """Return a run's epochs; an imported model has none."""
+    if not run.file(HISTORY).exists():
+        return ()
+    rows = csv.DictReader(io.StringIO(run.read(HISTORY, "train").decode()))
+    return tuple(
+        Epoch(
+            phase=row["phase"],
+            epoch=int(row["epoch"]),
+            **{name: float(row[name]) if row[name] else None for name in NUMBERS},  # type: ignore[arg-type]
+        )
+        for row in rows
+    )
+
 
 CONFUSED = 20
 """Most pairs of confused classes that are listed."""

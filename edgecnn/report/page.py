@@ -12,14 +12,11 @@ import numpy as np
 
 from edgecnn.files import write_atomic
 from edgecnn.labels import printable
-from edgecnn.modes import as_image
-from edgecnn.report.choice import HEADINGS, choice_rows, judged_line
-from edgecnn.report.collect import run_figures
+from edgecnn.pixels import as_image
+from edgecnn.report.collect import Answered, pairs, run_answers, run_figures
 from edgecnn.report.figures import PageFigures, Pair, RunFigures
-from edgecnn.report.pairs import Answered, pairs, run_answers
 from edgecnn.report.plots import Plots, drop_of, plots, png, side_by_side, svg
-from edgecnn.report.stress import ROBUST_KIN
-from edgecnn.report.table import against_float, images_of
+from edgecnn.report.table import CHOICE_HEADINGS, ROBUST_KIN, against_float, choice_rows, images_of, judged_line
 from edgecnn.runs import PAGE, Run, write_json
 from edgecnn.tables import Struct
 from edgecnn.verify.against import Against, against_lines
@@ -150,7 +147,13 @@ def int8_of(figures: RunFigures) -> dict[str, Comparison | ModelFigures | None]:
 def choice_texts(figures: RunFigures) -> dict[str, Any]:
     if figures.choice is None:
         return {"chosen": None}
-    return {"chosen": {"rows": choice_rows(figures.choice), "line": judged_line(figures.choice), "headings": HEADINGS}}
+    return {
+        "chosen": {
+            "rows": choice_rows(figures.choice),
+            "line": judged_line(figures.choice),
+            "headings": CHOICE_HEADINGS,
+        }
+    }
 
 
 def drawn(figures: Plots, prefix: str) -> dict[str, dict[str, Any]]:

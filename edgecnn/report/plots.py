@@ -1,4 +1,4 @@
-"""The report's plots, drawn with matplotlib: as SVG in the page's colours, and as PNG."""
+"""The report's plots, drawn with matplotlib: as SVG in the page's colours, and as PNG, the training curves among them."""
 
 import io
 import re
@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgecnn.files import write_atomic
 from edgecnn.labels import printable
-from edgecnn.report.figures import Confusion, RunFigures
+from edgecnn.report.figures import Confusion, RunFigures, epochs
 from edgecnn.report.table import against_float
+from edgecnn.runs import CURVES, Run
 from edgecnn.stress.stress_report import StressReport
 from edgecnn.verify.parity_report import ClassDrop
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 INK, FAINT = "#101010", "#d1d1d1"
 FLOAT, INT8, GOOD, BAD = "#1b6ca8", "#d9730d", "#2e7d32", "#b3261e"
@@ -278,3 +281,35 @@ def stress_plot(report: StressReport) -> "Figure":
     figure.supylabel("accuracy, %", fontsize=8, color=INK)
     figure.supxlabel("strength", fontsize=8, color=INK)
     return figure
+
+
+def write_curves(run: Run) -> None:
+    """Plot loss and accuracies over the epochs of all phases, from the run's history, to `curves.png`."""
+    rows = list(enumerate(epochs(run), 1))
+    figure = empty(9, 4)
+    loss, accuracy = figure.subplots(1, 2)
+    float_epochs = sum(row.phase != "qat" for _, row in rows)
+    for phase, colour in (("float", "C0"), ("qat", "C1")):
+        points = [(epoch, row.loss) for epoch, row in rows if row.phase == phase]
+        if points:
+            loss.plot(*zip(*points, strict=True), f"{colour}.-", label=phase)
+    for column, style, label in (
+        ("accuracy", "C2.--", "accuracy"),
+        ("validation_accuracy", "C3.-", "validation accuracy"),
+        ("int8_accuracy", "C4x", "validation accuracy, int8"),
+    ):
+        values = [(epoch, getattr(row, column)) for epoch, row in rows]
+        points = [(epoch, 100 * value) for epoch, value in values if value is not None]
+        if points:
+            accuracy.plot(*zip(*points, strict=True), style, label=label)
+    for axes, title in ((loss, "training loss (qat: distillation)"), (accuracy, "accuracy, %")):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        if float_epochs < len(rows):
+            axes.axvline(float_epochs + 0.5, color="grey", linewidth=0.8, linestyle=":")
+        axes.legend()
+    figure.suptitle(run.name)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    write_atomic(run.file(CURVES), buffer.getvalue())

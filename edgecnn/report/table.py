@@ -1,12 +1,15 @@
-"""The tables of a parity report: models, comparisons, flipped images, the matrix and the boards."""
+"""The tables and sentences of reports: models, comparisons, flipped images, the matrix, boards, the chosen network, and stress."""
 
 import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from edgecnn.data.balanced import is_unbalanced
+from edgecnn.data.decoding import is_unbalanced
 from edgecnn.evaluate.recall import class_line
 from edgecnn.labels import plural, printable
+from edgecnn.run_info import Candidate, NetworkChoice, Tuning
+from edgecnn.stress.corruptions import STRENGTHS
+from edgecnn.stress.stress_report import Mean, Measured, Stressed, StressReport
 from edgecnn.verify.gate import chance_warning, measured
 from edgecnn.verify.parity_report import BoardRow, Comparison, Data, Int8Choice, MatrixRow, ModelRange, Report
 from edgecnn.verify.unknown import taught_line
@@ -33,6 +36,18 @@ def images_line(data: Data) -> str:
         return f"{data.title}, {count} test images{divided(data)}"
     whose = "its own test split" if data.own_test else "a test split, chosen by content; --split all uses all images"
     return f"{data.title}, {count} of {data.images:,} images ({whose})"
+
+
+def tuning_line(tuning: Tuning) -> str:
+    """Return the verdict between head and fine-tuned model as one line."""
+    every = ", every class counting the same" if tuning.balanced else ""
+    photos = (
+        f"{tuning.head_accuracy:.1%}, fine-tuned {tuning.tuned_accuracy:.1%} of {tuning.n:,} validation photos{every}"
+    )
+    if not tuning.epochs:
+        return f"head {tuning.head_accuracy:.1%} of {tuning.n:,} validation photos: head ships, fine-tuning cannot win"
+    why = {"accuracy": "", "log loss": " by log loss", None: ", since the difference may be chance"}[tuning.decided_by]
+    return f"head {photos}: {tuning.ships} ships{why}"
 
 
 def images_of(report: Report) -> str:
@@ -393,3 +408,96 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: in
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+CHOICE_HEADINGS = ("network", "input", "accuracy", "behind the best", "MACs", "int8 bytes (expected)", "ms here", "")
+
+
+def choice_rows(choice: NetworkChoice) -> list[tuple[str, ...]]:
+    """Return the candidates as rows of text under HEADINGS, best first."""
+    return [_row(one, choice) for one in choice.candidates]
+
+
+def _row(one: Candidate, choice: NetworkChoice) -> tuple[str, ...]:
+    chosen = (one.network, one.height, one.width) == (choice.network, choice.height, choice.width)
+    return (
+        one.network,
+        f"{one.width}x{one.height}",
+        f"{one.accuracy:.1%}",
+        f"{100 * one.behind:.1f} ± {100 * one.behind_error:.1f}" if one.behind or one.behind_error else "-",
+        f"{one.macs:,}",
+        f"{one.int8_bytes:,}",
+        "-" if one.ms is None else f"{one.ms:.2f}",
+        "chosen" if chosen else "" if one.fits else "over the budget",
+    )
+
+
+def judged_line(choice: NetworkChoice) -> str:
+    limit = f", within {choice.budget}" if choice.budget else ""
+    every = ", every class counting the same," if choice.balanced else ""
+    return (
+        f"{choice.network} at {choice.width}x{choice.height} was chosen for {choice.images:,} images{limit}: {choice.why}. "
+        f"Frozen networks with a fitted last layer were compared{every} on images that did not fit it. It took {choice.seconds:,.0f} s."
+    )
+
+
+STRESS_HEADINGS = ("corruption", *map(str, STRENGTHS), "int8", "float", "agreement", "points lost")
+
+ROBUST_KIN = (
+    "Training mixed corruptions into its images (train.robust). None of them is among those measured here, but noise, blur, light and "
+    "colour are related to them."
+)
+
+
+def stress_rows(report: StressReport) -> list[tuple[str, ...]]:
+    """Return a report as rows of text under HEADINGS: int8 at each strength, then the means over the strengths."""
+    clean, mean, none = report.clean, report.mean_int8.accuracy, ["-"] * len(STRENGTHS)
+    float_clean = share(clean.float.accuracy if clean.float else None)
+    float_mean = share(report.mean_float.accuracy if report.mean_float else None)
+    lost = 100 * (clean.int8.accuracy - mean)
+    return [
+        ("none", *none, f"{clean.int8.accuracy:.2%}", float_clean, share(clean.agreement), "-"),
+        *map(stressed_row, report.corruptions),
+        ("mean", *none, f"{mean:.2%}", float_mean, "-", f"{lost:.2f}"),
+    ]
+
+
+def stressed_row(item: Stressed) -> tuple[str, ...]:
+    by_strength = {entry.strength: f"{entry.int8.accuracy:.2%}" for entry in item.strengths}
+    strengths = (by_strength.get(strength, "-") for strength in STRENGTHS)
+    return item.corruption, *strengths, f"{item.int8:.2%}", share(item.float), share(item.agreement), f"{item.lost:.2f}"
+
+
+def stress_images_line(report: StressReport) -> str:
+    data = report.data
+    count = f"{data.images:,}" if data.images == data.of else f"{data.images:,} of {data.of:,}"
+    size = (
+        f"at a shorter side of at most {report.largest_side} pixels, with the strengths for photos"
+        if report.largest_side
+        else "at their own size, with the strengths for small images"
+    )
+    uses = ""
+    if data.split == "test":
+        uses = f"; stress has measured this test split {plural(report.test_uses, 'time')}"
+    return f"{data.title}, {count} {data.split} images, corrupted before the resize {size}, seed {report.seed}{uses}"
+
+
+def mean_line(report: StressReport) -> str:
+    int8, clean = with_interval(report.mean_int8), with_interval(report.clean.int8)
+    text = f"mean corrupted accuracy of int8: {int8}, {clean} without corruption"
+    if report.mean_float:
+        text += f"; of float: {with_interval(report.mean_float)}"
+    if report.at_least is not None:
+        text += f". Pass line {report.at_least:.2%}: {'passed' if report.passed else 'FAILED'}"
+    return text if report.complete else f"{text}. Some corruptions were left out"
+
+
+def with_interval(figure: Mean | Measured) -> str:
+    return f"{figure.accuracy:.2%} ({figure.interval[0]:.2%} to {figure.interval[1]:.2%})"
+
+
+def stress_lines(report: StressReport) -> list[str]:
+    """Return the lines below a report's table."""
+    worst = report.costliest
+    costs = f"{worst.corruption} costs the most accuracy: {worst.lost:.2f} points."
+    return [mean_line(report), costs, *([ROBUST_KIN] if report.trained_robust else [])]

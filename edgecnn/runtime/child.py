@@ -1,14 +1,91 @@
-"""edgecnn's helper programs, which run in a separate process. Each prints one JSON object, with the key `error` if it failed."""
+"""Work in a separate process, so that a crash or a hang does not affect this one: one function, or one of edgecnn's helper programs.
 
+Each program prints one JSON object, with the key `error` if it failed.
+"""
+
+import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from edgecnn import files
-from edgecnn.errors import EdgeCNNError
-from edgecnn.runtime.isolated import signal_words
+from edgecnn.errors import EdgeCNNError, EngineError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+
+T = TypeVar("T")
+OUT_OF_MEMORY = 101
+"""The exit code of a separate process in which Python raised MemoryError."""
+
+
+MEMORY_BYTES = 2 << 30
+"""The most memory that a separate process may take on top of what it inherits: four times that of a Raspberry Pi Zero 2 W.
+
+What it inherits includes memory that this process has freed but not returned to the system; the separate process may use that too.
+"""
+
+
+def isolated(work: Callable[[], T], limit_s: float, what: str = "this model", victim: str = "the engine") -> T:
+    """Call a function in a fork of this process and return its result. This process must not have opened an engine.
+
+    The function's output goes to stderr. EngineError, about `what` and its `victim`, if the call crashed, took longer than `limit_s`,
+    exceeded MEMORY_BYTES or ended without a result.
+    """
+    import multiprocessing  # here, since it is slow to import and `signal_words` does not need it
+
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(work, limit_s, sender))
+    process.start()
+    sender.close()  # so that the wait ends when the process does
+    with receiver:
+        try:
+            result: T = receiver.recv()
+        except EOFError:
+            process.join()
+            raise EngineError(f"{what} {_how(process.exitcode or 0, limit_s, victim)}") from None
+    process.join()
+    return result
+
+
+def _call(work: Callable[[], Any], limit_s: float, sender: "Connection") -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)  # without a handler, SIGALRM ends the process even inside an engine
+    os.dup2(2, 1)
+    _limit_memory()
+    try:
+        sender.send(work())
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+
+
+def _limit_memory() -> None:
+    """Limit this process to MEMORY_BYTES more than it has, if the system reports that."""
+    import resource
+
+    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
+        has = int(file.read().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (has + MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def _how(code: int, limit_s: float, victim: str) -> str:
+    if code == -signal.SIGALRM:
+        return f"hangs {victim}: no answer in {limit_s:g} s"
+    if code in (OUT_OF_MEMORY, -signal.SIGABRT):  # C++ aborts where Python raises MemoryError
+        return f"ends {victim}'s process, which is limited to {MEMORY_BYTES >> 20:,} MiB of memory"
+    if code < 0:
+        return f"crashes {victim}: {signal_words(-code)}"
+    return f"ends {victim}'s process with exit code {code}"
+
+
+def signal_words(number: int) -> str:
+    """Return a signal in words, such as "segmentation fault (SIGSEGV)"."""
+    return f"{(signal.strsignal(number) or 'signal').lower()} ({signal.Signals(number).name})"
 
 
 def run_program(work: Callable[[], dict[str, Any]]) -> None:

@@ -11,17 +11,16 @@ import numpy as np
 from PIL import Image
 
 from edgecnn import images
+from edgecnn.bundle.file import Bundle, read_bundle
 from edgecnn.bundle.manifest import InputContract
-from edgecnn.bundle.read import Bundle, read_bundle
 from edgecnn.errors import ImageError
 from edgecnn.labels import plural
 from edgecnn.pixels import resize
 from edgecnn.region import EXPECTED, WHOLE, Region, is_region, region_text, whole_size
-from edgecnn.runtime.decision import Decision, Score, decide, softmax
+from edgecnn.runtime.decision import Decision, Score, Strangers, decide, softmax
 from edgecnn.runtime.default import BundleChoice, choose_model, find_bundle
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model, bundle_model
-from edgecnn.runtime.stranger import Strangers
 
 Picture = str | PathLike[str] | bytes | np.ndarray | Image.Image
 """A path, an encoded image's bytes, a uint8 array (height, width, channels) in RGB or (height, width) in grey, or a Pillow image."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.runtime.child import run_program
 from edgecnn.runtime.engines import described, open_engine
 from edgecnn.runtime.model import bundle_model

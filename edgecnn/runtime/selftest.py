@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgecnn import images
+from edgecnn.bundle.file import Bundle
 from edgecnn.bundle.manifest import ModelEntry
-from edgecnn.bundle.read import Bundle
 from edgecnn.errors import EngineError, ImageError, SelftestError
 from edgecnn.files import sha256
 from edgecnn.pixels import resize
 from edgecnn.region import whole_size
+from edgecnn.runtime.child import isolated
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, is_installed, known_engine, open_engine
-from edgecnn.runtime.isolated import isolated
 from edgecnn.runtime.model import bundle_model
 
 OTHER_KERNELS = 2.0
@@ -29,7 +29,7 @@ TOTAL = 5
 """The time limit for all of a bundle's models and images in separate processes, as a multiple of the limit for one model."""
 
 
-class Row(NamedTuple):
+class SelftestRow(NamedTuple):
     """One model on one engine.
 
     `passed` is None if nothing was checked. `note` explains that, or why the engine could not run the model. `largest_difference`
@@ -61,10 +61,10 @@ class Layer(NamedTuple):
     passed: bool
 
 
-class Report(NamedTuple):
+class SelftestReport(NamedTuple):
     """A self-test's result: `passed` if at least one model was checked and every check passed."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[SelftestRow, ...]
     passed: bool
     layers: tuple[Layer, ...] = ()
 
@@ -75,7 +75,7 @@ def selftest(
     num_threads: int = 1,
     apart: bool = False,
     limit_s: float = LIMIT_S,
-) -> Report:
+) -> SelftestReport:
     """Run every model of a bundle over the golden images, on every installed engine for its format or only on `engines`.
 
     `apart` opens each model and decodes the photos in a separate process. A crash there, or exceeding the memory or `limit_s` seconds
@@ -86,7 +86,7 @@ def selftest(
         first_installed([name])
     chosen = list(engines or ENGINES)
     end = time.monotonic() + TOTAL * limit_s
-    rows: list[Row] = []
+    rows: list[SelftestRow] = []
     for model in bundle.manifest.models:
         able = [name for name in engines_for(model.format) if name in chosen]
         installed = [name for name in able if is_installed(name)]
@@ -101,7 +101,7 @@ def selftest(
             rows.append(_row(model, note=f"not checked: {reason}"))
     checked = [row.passed for row in rows if row.passed is not None]
     layers = layers_apart(bundle, end) if apart and bundle.manifest.golden_images else check_layers(bundle)
-    return Report(tuple(rows), bool(checked) and all(checked) and all(layer.passed for layer in layers), layers)
+    return SelftestReport(tuple(rows), bool(checked) and all(checked) and all(layer.passed for layer in layers), layers)
 
 
 def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
@@ -125,7 +125,7 @@ def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
     return tuple(Layer(name, checked_images[name], tuple(files), not files) for name, files in wrong.items() if count)
 
 
-def failure(report: Report) -> str | None:
+def failure(report: SelftestReport) -> str | None:
     """Return the first failed layer or model in words, and how many models failed; None if none did."""
     for layer in report.layers:
         if not layer.passed:
@@ -141,7 +141,7 @@ def failure(report: Report) -> str | None:
     return f"{row.model} on {row.engine} does not reproduce the bundle's answers: {reason} ({len(failed)} failed)"
 
 
-def require_pass(report: Report) -> None:
+def require_pass(report: SelftestReport) -> None:
     """Raise SelftestError if a self-test failed, naming the first layer that did: decode, resize, or a model."""
     if words := failure(report):
         remedy = "Do not use this engine here; try another one, or another version."
@@ -154,7 +154,9 @@ def require_pass(report: Report) -> None:
         )
 
 
-def check_apart(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, end: float, limit_s: float) -> Row:
+def check_apart(
+    bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, end: float, limit_s: float
+) -> SelftestRow:
     """Check a model in a separate process, for at most `limit_s` seconds and until `end`. A crash also gives a failed row."""
     left = end - time.monotonic()
     if left <= 0:
@@ -175,7 +177,9 @@ def layers_apart(bundle: Bundle, end: float) -> tuple[Layer, ...]:
         raise SelftestError(f"the golden images cannot be decoded here: {error}") from None
 
 
-def check_model(bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, provider: str | None = None) -> Row:
+def check_model(
+    bundle: Bundle, entry: ModelEntry, engine: str, num_threads: int, provider: str | None = None
+) -> SelftestRow:
     """Replay the golden vectors of one model on one engine. An engine that refuses the model gives a failed row, not an error."""
     try:
         opened = open_engine(engine, bundle.files[entry.file], entry.format, num_threads=num_threads, provider=provider)
@@ -216,5 +220,5 @@ def allowed(entry: ModelEntry, provider: str) -> float:
     return entry.tolerance + (OTHER_KERNELS if other else 0.0)
 
 
-def _row(entry: ModelEntry, **values: Any) -> Row:
-    return Row(entry.file, unit=entry.tolerance_unit, allowed=entry.tolerance)._replace(**values)
+def _row(entry: ModelEntry, **values: Any) -> SelftestRow:
+    return SelftestRow(entry.file, unit=entry.tolerance_unit, allowed=entry.tolerance)._replace(**values)

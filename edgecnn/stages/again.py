@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from edgecnn.bundle.read import Bundle
+from edgecnn.bundle.file import Bundle
 from edgecnn.data import Dataset
 from edgecnn.errors import BundleError
 from edgecnn.recipe import Recipe, to_tables

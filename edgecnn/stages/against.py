@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecnn.bundle.evidence import AGAINST, verdict_of
+from edgecnn.bundle.file import Bundle, read_bundle
 from edgecnn.bundle.manifest import InputContract
-from edgecnn.bundle.read import Bundle, read_bundle
-from edgecnn.bundle.verdict import AGAINST, verdict_of
 from edgecnn.data import DATASETS, Dataset, Progress, open_dataset
 from edgecnn.data.decoding import Decoder
-from edgecnn.data.groups import texts_by
 from edgecnn.data.items import Item
-from edgecnn.data.splits import place_of
+from edgecnn.data.splits import position_of, texts_by
 from edgecnn.errors import BundleError, UnknownNameError, nearest
 from edgecnn.evaluate.answers import CHUNK, device_model, input_contract
 from edgecnn.evaluate.held_out import read_answers, require_held_out
@@ -30,7 +29,7 @@ from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.runs import Run, write_json
 from edgecnn.stages.exported import existing_exports
 from edgecnn.stages.reporter import Reporter
-from edgecnn.stress.subject import model_entry
+from edgecnn.stress.measure import model_entry
 from edgecnn.tables import Struct
 from edgecnn.verify.against import MAX_LOSS, Against, Model, Rule, judge, part, read_against
 from edgecnn.verify.parity_report import LabelledFlip
@@ -82,7 +81,7 @@ class Side(Struct):
             return ""
         if self.taught is None and not self.held:
             by_source = "test" in given
-            tested = item.split == "test" if by_source else place_of(item.hash) < self.data.test_fraction
+            tested = item.split == "test" if by_source else position_of(item.hash) < self.data.test_fraction
             return "" if tested else "possibly in the training data of the {} model"
         split = (self.taught or {}).get(item.hash, "test")
         return {"test": "", TIED: ALIKE}.get(split, "in the training or validation data of the {} model")

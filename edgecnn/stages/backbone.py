@@ -92,7 +92,7 @@ def best_range(body: "keras.Model", recipe: Recipe, dataset: Dataset, reporter: 
     import numpy as np
 
     from edgecnn.calibrate.input_range import IMAGENET, USUAL, spelled
-    from edgecnn.data.balanced import class_weights
+    from edgecnn.data.decoding import class_weights
     from edgecnn.networks.predict import predictor
     from edgecnn.train.candidates import folds_of
     from edgecnn.train.frozen import Photos

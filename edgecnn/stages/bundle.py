@@ -4,12 +4,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from edgecnn.bundle.evidence import AGAINST, VALIDATION, ValidationScores
+from edgecnn.bundle.file import write_bundle
 from edgecnn.bundle.manifest import Manifest
-from edgecnn.bundle.validation import VALIDATION, ValidationScores
-from edgecnn.bundle.verdict import AGAINST
-from edgecnn.bundle.write import write_bundle
-from edgecnn.calibrate.confidence import ChosenConfidence
-from edgecnn.calibrate.strangers import ChosenStrangers
+from edgecnn.calibrate.confidence import ChosenConfidence, ChosenStrangers
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import input_contract
 from edgecnn.evaluate.held_out import ANSWERS, answers_csv, require_held_out

@@ -6,22 +6,28 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.bundle.validation import BOUNDS, VALIDATION, ValidationScores, counted
-from edgecnn.calibrate.confidence import ChosenConfidence, fit_confidence
+from edgecnn.bundle.evidence import BOUNDS, VALIDATION, ValidationScores, counted
+from edgecnn.calibrate.confidence import (
+    ChosenConfidence,
+    ChosenStrangers,
+    fit_confidence,
+    known_codes,
+    least_count,
+    limit_of,
+    similar_to,
+)
 from edgecnn.calibrate.input_range import Labelled
-from edgecnn.calibrate.strangers import ChosenStrangers, known_codes, least_count, limit_of, similar_to
 from edgecnn.data import Dataset, Split
-from edgecnn.data.balanced import balanced
-from edgecnn.data.recorded import require_split
+from edgecnn.data.dataset import require_split
+from edgecnn.data.decoding import balanced
 from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_contract
 from edgecnn.evaluate.held_out import require_held_out
 from edgecnn.export import export_path
 from edgecnn.files import sha256, write_atomic
 from edgecnn.labels import plural
 from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run, write_json
-from edgecnn.runtime.decision import softmax
+from edgecnn.runtime.decision import Strangers, softmax
 from edgecnn.runtime.model import Model
-from edgecnn.runtime.stranger import Strangers
 from edgecnn.verify.golden import npy
 from edgecnn.verify.strangers import known_features
 

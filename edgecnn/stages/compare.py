@@ -9,7 +9,7 @@ import numpy as np
 
 from edgecnn.calibrate.input_range import InputRange, Labelled, Stated, find_range
 from edgecnn.data import Dataset, Split, open_dataset
-from edgecnn.data.arrays import rooms
+from edgecnn.data.decoding import rooms
 from edgecnn.errors import DatasetError
 from edgecnn.evaluate.answers import Answers, Progress, in_chunks, timed
 from edgecnn.evaluate.scores import is_scores

@@ -176,7 +176,7 @@ def train_fold(dataset: Dataset, run: Run, folds: Folds, fold: int, reporter: Re
 
 def answers(one: Run, part: Dataset, fold: int, reporter: Reporter) -> HeldOut:
     """Run a fold's float model and its int8 file on the fold, which they never saw."""
-    from edgecnn.calibrate.strangers import similar_to
+    from edgecnn.calibrate.confidence import similar_to
     from edgecnn.evaluate.answers import in_chunks, load_test
     from edgecnn.export import export
     from edgecnn.networks.predict import model_from_bytes, predictor

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edgecnn.data import Dataset
-from edgecnn.data.balanced import balanced, class_weights
+from edgecnn.data.dataset import write_known
+from edgecnn.data.decoding import balanced, class_weights
 from edgecnn.data.folds import Folds
-from edgecnn.data.recorded import write_known
 from edgecnn.errors import RecipeError
 from edgecnn.evaluate.held_out import HeldOut, joined, write_held_out
 from edgecnn.files import write_atomic
@@ -221,7 +221,7 @@ def input_channels(recipe: Recipe, dataset: Dataset) -> int:
 
 def similarities(recipe: Recipe, features: np.ndarray, classes: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Return each photo's similarity to known photos of the other folds, float64 (n,); NaN if strangers are not detected."""
-    from edgecnn.calibrate.strangers import known_codes, similar_to
+    from edgecnn.calibrate.confidence import known_codes, similar_to
     from edgecnn.train.last_layer import parts
 
     found = np.full(len(classes), np.nan)

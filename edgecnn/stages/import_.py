@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecnn.calibrate.input_range import InputRange, Labelled, Stated, find_range, line
 from edgecnn.data import Dataset, open_dataset
-from edgecnn.data.recorded import write_known
+from edgecnn.data.dataset import write_known
 from edgecnn.errors import ExportError, first_line
 from edgecnn.evaluate.answers import contract_of
 from edgecnn.export.imported import LOAD_ERRORS, Imported, layers_of, read_model, refuse_scores, with_range

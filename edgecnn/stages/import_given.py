@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgecnn.calibrate.input_range import InputRange, Labelled, Stated, find_range, line
-from edgecnn.data.recorded import write_known
+from edgecnn.data.dataset import write_known
 from edgecnn.errors import ExportError
 from edgecnn.evaluate.answers import contract_of, device_model
 from edgecnn.export import export_path, given

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.cpu import processors
 from edgecnn.data import Split
-from edgecnn.data.balanced import balanced
+from edgecnn.data.decoding import balanced
 from edgecnn.errors import ExportError
 from edgecnn.evaluate.answers import Progress, contract_of, device_model, in_chunks
 from edgecnn.export import tflite
@@ -15,6 +14,7 @@ from edgecnn.export.feature_output import with_features
 from edgecnn.export.representative import IMAGES
 from edgecnn.recipe import Recipe
 from edgecnn.runtime.model import Model
+from edgecnn.versions import processors
 
 
 @dataclass(frozen=True)

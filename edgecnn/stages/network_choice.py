@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecnn.data import Dataset
-from edgecnn.data.balanced import class_weights
+from edgecnn.data.decoding import class_weights
 from edgecnn.errors import RecipeError
 from edgecnn.files import canonical_json, sha256
 from edgecnn.recipe import Recipe, to_tables

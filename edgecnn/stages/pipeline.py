@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgecnn import runs
-from edgecnn.bundle.validation import VALIDATION
-from edgecnn.bundle.verdict import AGAINST
+from edgecnn.bundle.evidence import AGAINST, VALIDATION
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.folds import read_folds
 from edgecnn.errors import OutputExistsError

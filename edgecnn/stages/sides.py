@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecnn.data import Dataset
-from edgecnn.data.csv_text import csv_text
-from edgecnn.data.sides import FILE, Link, Sides, is_former, read_sides, rule_of, sides_text
-from edgecnn.data.splits import SPLITS
+from edgecnn.data.splits import FILE, SPLITS, Link, Sides, csv_text, is_former, read_sides, rule_of, sides_text
 from edgecnn.errors import DatasetError, OutputError
 from edgecnn.files import folder_lock, write_atomic
 from edgecnn.labels import plural
@@ -75,8 +73,8 @@ def placed(dataset: Dataset, reporter: Reporter, run: Run | None = None, *, keep
 
 def find(dataset: Dataset, reporter: Reporter) -> tuple[list[Link], "Copies"]:
     """Search a dataset for copies, and for frames of a burst: by hashes only, unless the images are a user's own."""
-    from edgecnn.inspect.features import missing_weights
     from edgecnn.inspect.inspection import find_links
+    from edgecnn.inspect.look import missing_weights
 
     missing = None
     if not dataset.own:

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgecnn.data import Dataset, known_images, open_dataset
-from edgecnn.data.recorded import require_split
+from edgecnn.data.dataset import require_split
 from edgecnn.errors import DatasetError, UnknownNameError
-from edgecnn.inspect.listing import worst
+from edgecnn.inspect.findings import worst
 from edgecnn.labels import plural
 from edgecnn.networks import build_network, network_module
 from edgecnn.networks.backbone import is_backbone
 from edgecnn.networks.own import own_network
 from edgecnn.recipe import Recipe
-from edgecnn.report.choice import tuning_line
-from edgecnn.report.curves import write_curves
+from edgecnn.report.plots import write_curves
+from edgecnn.report.table import tuning_line
 from edgecnn.run_info import NetworkChoice, RunInfo
 from edgecnn.runs import CHOICE, INFO, NETWORK_FILE, RECIPE, Run
 from edgecnn.stages.reporter import Reporter

@@ -5,9 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from edgecnn.data import Dataset
-from edgecnn.emulate.bundles import run_on_boards
-from edgecnn.emulate.on_boards import OnBoards
-from edgecnn.emulate.qemu import find_qemu
+from edgecnn.emulate.machine import find_qemu
+from edgecnn.emulate.on_boards import OnBoards, run_on_boards
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Progress, load_test
 from edgecnn.evaluate.recall import found_by_class

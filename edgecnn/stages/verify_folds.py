@@ -10,13 +10,11 @@ from functools import partial
 
 import numpy as np
 
-from edgecnn.calibrate.cross_fitted import cross_fitted_scores, cross_fitted_strangers
-from edgecnn.calibrate.strangers import ChosenStrangers
+from edgecnn.calibrate.confidence import ChosenStrangers, cross_fitted_scores, cross_fitted_strangers
 from edgecnn.data import Dataset, Split
-from edgecnn.data.balanced import some
-from edgecnn.data.recorded import require_split
-from edgecnn.emulate.bundles import run_on_boards
-from edgecnn.emulate.on_boards import OnBoards
+from edgecnn.data.dataset import require_split
+from edgecnn.data.decoding import some
+from edgecnn.emulate.on_boards import OnBoards, run_on_boards
 from edgecnn.evaluate.answers import Answers, Progress
 from edgecnn.evaluate.held_out import HeldOut, require_held_out
 from edgecnn.evaluate.recall import found_by_class

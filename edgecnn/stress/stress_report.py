@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 
 from edgecnn.errors import RunError
 from edgecnn.runs import STRESS, Run
-from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
 from edgecnn.stress.corruptions import SizeClass
-from edgecnn.tables import Struct, build
+from edgecnn.tables import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, Struct, build, described
 
 Interval = tuple[Fraction, Fraction]
 StressSplit = Literal["validation", "test"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgecnn.data import Dataset, Progress
-from edgecnn.data.balanced import balanced
+from edgecnn.data.decoding import balanced
 from edgecnn.files import sha256, write_atomic
 from edgecnn.networks.backbone import build_backbone, is_backbone
 from edgecnn.networks.efficientnet_lite import all_features

@@ -3,7 +3,7 @@
 import numpy as np
 
 from edgecnn.data import Progress
-from edgecnn.data.balanced import balanced
+from edgecnn.data.decoding import balanced
 from edgecnn.errors import NetworkError
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import predictor

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgecnn.data import Progress
-from edgecnn.data.balanced import balanced
+from edgecnn.data.decoding import balanced
 from edgecnn.networks.keras import keras
 from edgecnn.recipe import Recipe
 from edgecnn.train.last_layer import Images, Int8Layer, Layer, fit, held_out, moved, parts, quantize

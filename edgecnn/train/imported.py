@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgecnn.data import Split
-from edgecnn.data.balanced import some
+from edgecnn.data.decoding import some
 from edgecnn.files import write_atomic
 from edgecnn.networks.fold import folded
 from edgecnn.networks.keras import keras

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgecnn.cpu import processors
 from edgecnn.train.ranges import narrow, on_grid
 from edgecnn.train.regression import regression
 from edgecnn.train.rounding import CODES, round_matrix
+from edgecnn.versions import processors
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse regularization strengths (scikit-learn's C). The one with the highest held-out likelihood is used."""

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.data.augment import augment, augment_photos
-from edgecnn.data.robust import mix_corruptions
+from edgecnn.data.augment import augment, augment_photos, mix_corruptions
 from edgecnn.errors import TrainingError
 from edgecnn.files import write_atomic
 from edgecnn.runs import HISTORY, Run

@@ -6,9 +6,9 @@ from typing import cast
 import numpy as np
 
 from edgecnn.data import Dataset, Progress, Split
-from edgecnn.data.balanced import class_weights, equal_weights, some, weight_of_class
+from edgecnn.data.dataset import write_known
+from edgecnn.data.decoding import class_weights, equal_weights, some, weight_of_class
 from edgecnn.data.folds import fold_infos
-from edgecnn.data.recorded import write_known
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural

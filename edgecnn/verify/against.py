@@ -8,12 +8,11 @@ from typing import Annotated, Final, Literal
 
 import numpy as np
 
-from edgecnn.bundle.read import Bundle
-from edgecnn.bundle.verdict import AGAINST, NOT_SHOWN, PASSED, REFUSED
+from edgecnn.bundle.evidence import AGAINST, NOT_SHOWN, PASSED, REFUSED
+from edgecnn.bundle.file import Bundle
 from edgecnn.errors import BundleError, NotShownError, WorseError
 from edgecnn.evaluate import statistics
-from edgecnn.schema import Count, Fraction, Limits, Points, Positive, Sha256, described
-from edgecnn.tables import Struct, build
+from edgecnn.tables import Count, Fraction, Limits, Points, Positive, Sha256, Struct, build, described
 from edgecnn.verify.parity import paired_figures
 from edgecnn.verify.parity_report import ClassDrop, LabelledFlip, Name, PairedFigures
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgecnn.data import Dataset
-from edgecnn.data.recorded import require_split
+from edgecnn.data.dataset import require_split
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Progress, input_contract
 from edgecnn.export import export_path

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgecnn.data import Split
-from edgecnn.data.sides import FILE, read_sides
+from edgecnn.data.splits import FILE, read_sides
 from edgecnn.errors import RunError
 from edgecnn.evaluate import statistics
 from edgecnn.evaluate.answers import REPEATS, Answers, Progress

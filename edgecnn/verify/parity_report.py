@@ -6,13 +6,12 @@ The classes are frozen dataclasses. `parity.json` is `tables.to_json` of a `Repo
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
+from edgecnn.calibrate.confidence import Choice
 from edgecnn.calibrate.input_range import InputRange
-from edgecnn.calibrate.threshold import Choice
 from edgecnn.evaluate.recall import ClassFound
 from edgecnn.evaluate.scores import ScoreFigures
 from edgecnn.run_info import FoldInfo, Int8Method
-from edgecnn.schema import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, described
-from edgecnn.tables import Struct
+from edgecnn.tables import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, Struct, described
 
 Kind = Literal["quantization", "conversion", "alternative", "models", "program", "seen"]
 SplitName = Annotated[str, Limits(enum=("test", "all", "folds"))]

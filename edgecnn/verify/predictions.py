@@ -10,7 +10,7 @@ import numpy as np
 from edgecnn.data import Split
 from edgecnn.evaluate.answers import Answers
 from edgecnn.files import write_atomic
-from edgecnn.modes import as_image
+from edgecnn.pixels import as_image
 from edgecnn.runs import AGAINST_PICTURES, PREDICTIONS, Run
 from edgecnn.runtime.decision import softmax
 

@@ -7,9 +7,8 @@ from edgecnn.errors import EngineError
 from edgecnn.evaluate.answers import device_model, input_contract
 from edgecnn.export import export_path
 from edgecnn.runs import Run
-from edgecnn.runtime.timing import measure_interleaved
-from edgecnn.schema import described
-from edgecnn.tables import Struct
+from edgecnn.runtime.model import measure_interleaved
+from edgecnn.tables import Struct, described
 from edgecnn.verify.golden import golden_images
 from edgecnn.versions import processor
 

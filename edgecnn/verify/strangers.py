@@ -2,15 +2,14 @@
 
 import numpy as np
 
-from edgecnn.calibrate.strangers import ChosenStrangers
+from edgecnn.calibrate.confidence import ChosenStrangers
 from edgecnn.data import Split
 from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_contract
 from edgecnn.evaluate.statistics import wilson
 from edgecnn.export import export_path
 from edgecnn.files import sha256_file
 from edgecnn.runs import KNOWN, STRANGERS, Run
-from edgecnn.runtime.decision import softmax
-from edgecnn.runtime.stranger import Strangers
+from edgecnn.runtime.decision import Strangers, softmax
 from edgecnn.verify.parity_report import StrangerFigures
 
 

@@ -56,7 +56,7 @@ def content():
 @pytest.fixture
 def bundle_path(tmp_path, content):
     """The small bundle as a file."""
-    from edgecnn.bundle.write import write_bundle
+    from edgecnn.bundle.file import write_bundle
 
     path = tmp_path / "small.edgecnn"
     write_bundle(path, *content)

@@ -1,13 +1,34 @@
-"""The manifest is checked key by key, type by type."""
+"""What a bundle says of itself: the manifest, the scores on validation images, and the verdict."""
 
 import dataclasses
 import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from edgecnn.bundle.evidence import (
+    AGAINST,
+    BINS,
+    BOUNDS,
+    NOT_SHOWN,
+    REFUSED,
+    VALIDATION,
+    ValidationScores,
+    bad_reason,
+    bin_of,
+    counted,
+    objection,
+    read_validation,
+    verdict_of,
+)
 from edgecnn.bundle.manifest import Manifest, safe_name
 from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json, sha256
+from edgecnn.tables import to_json
 
 
 @pytest.fixture
@@ -201,3 +222,123 @@ def test_safe_names(name):
 )
 def test_unsafe_names(name):
     assert not safe_name(name)
+
+
+SCORES = [0.0, 0.1, 0.1000001, 0.2, 0.95, 0.951, 0.999, 0.9991, 1.0]
+IN_BINS = [0, 0, 1, 1, 9, 10, 14, 15, 15]
+
+
+def test_a_score_at_a_bound_is_in_the_lower_bin_and_both_counts_agree():
+    assert [bin_of(score) for score in SCORES] == IN_BINS
+    counts = counted(np.array(SCORES))
+    assert counts == (2, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 2) and len(counts) == BINS
+    assert counted(np.array([0.3])) == (0, 0, 1, *[0] * 13), "bins without scores at the end are counted too"
+
+
+SCORES_OF_50 = ValidationScores(
+    model="m", model_sha256="a", validation_sha256="b", temperature=1.0, threshold=0.5, limit=-3.0, images=50, bounds=BOUNDS,
+    counts=(20, *[0] * (BINS - 2), 30), below=4, strangers=7, strangers_below=2,
+)  # fmt: skip
+
+
+def test_a_device_that_does_not_recognise_strangers_abstains_on_those_below_the_threshold():
+    assert SCORES_OF_50.shares(0.5, strangers=True) == (4 / 50, 7 / 50)
+    assert SCORES_OF_50.shares(0.5, strangers=False) == (6 / 50, 0)
+    assert SCORES_OF_50.shares(0.75, strangers=True) == (None, 7 / 50), "another threshold than the counted one"
+
+
+def test_scores_of_more_images_than_there_are_are_refused():
+    def read(**change):
+        return read_validation({VALIDATION: json.dumps(to_json(replace(SCORES_OF_50, **change))).encode()})
+
+    assert read() == SCORES_OF_50 and read_validation({}) is None
+    read(below=43), read(strangers=46), read(strangers_below=50)
+    for wrong in ({"below": 44}, {"strangers": 47}, {"strangers_below": 51}, {"images": 51}, {"images": 49}):
+        with pytest.raises(BundleError):
+            read(**wrong)
+    none = [0] * (BINS - 2)
+    for counts in ((20, 30), (20, *none[1:], 30), (20, 0, *none, 30), (20, -1, 1, *none[2:], 30)):
+        with pytest.raises(BundleError):
+            read(counts=counts)
+
+
+OLD, OLDER, OTHER, MODEL = (digit * 64 for digit in "abcd")
+GOOD = {
+    "verdict": "passed",
+    "why": "1 point better",
+    "old": {"name": "door-1", "sha256": OLD},
+    "new": {"model_sha256": MODEL},
+    "earlier": [OLDER],
+}
+
+
+def bundle(against):
+    files = (
+        {} if against is None else {AGAINST: against if isinstance(against, bytes) else json.dumps(against).encode()}
+    )
+    manifest = SimpleNamespace(name="door", files={"models/float32.tflite": OTHER, "models/int8.tflite": MODEL})
+    return SimpleNamespace(files=files, manifest=manifest)
+
+
+@pytest.mark.parametrize("word", ["passed", "refused", "not shown"])
+def test_a_verdict_is_given_with_the_old_models_name_and_without_control_characters(word):
+    found = verdict_of(bundle(GOOD | {"verdict": word, "why": "1 point\x1b[2J"}))
+    assert found[:2] == (word, "against door-1, 1 point\\x1b[2J")
+    assert found.passed == ((OLD, OLDER) if word == "passed" else ()), (
+        "only who passed may replace, itself or by a chain"
+    )
+    assert verdict_of(bundle(None)) == ("", "", ()), "not compared"
+
+
+UNREADABLE = ({}, [GOOD], b"{", b"[" * 100_000, b"\xff")
+CHANGED = (
+    {"verdict": "PASSED"},
+    {"verdict": None},
+    {"why": 1},
+    {"old": "a"},
+    {"earlier": 1},
+    {"new": {}},
+    {"old": {"name": "door"}},
+)
+
+
+@pytest.mark.parametrize("against", [*(GOOD | wrong for wrong in CHANGED), *UNREADABLE])
+def test_whatever_else_it_says_nothing_was_shown(against):
+    assert verdict_of(bundle(against)) == (NOT_SHOWN, "its against.json cannot be read", ())
+
+
+def test_a_verdict_on_a_model_that_the_bundle_does_not_contain_does_not_count():
+    stale = verdict_of(bundle(GOOD | {"new": {"model_sha256": "e" * 64}}))
+    assert stale.word == NOT_SHOWN and "does not contain" in stale.why and stale.passed == ()
+
+
+def test_a_bundle_replaces_only_what_it_passed_against_itself_or_by_a_chain():
+    files = {digest: Path(f"old files/{digest[0]}") for digest in (OLD, OLDER, OTHER)}
+
+    def why(against, *olds):
+        return objection(bundle(against), {old: files[old] for old in olds}, 7)
+
+    assert [why(GOOD, *olds) for olds in ((), (OLD,), (OLDER,), (OLD, OLDER))] == [""] * 4
+    assert why(None) == "", "the first model needs no comparison"
+    for against, olds in (
+        (None, (OLD,)),
+        (GOOD, (OTHER,)),
+        (GOOD, (OTHER, OLD)),
+        (GOOD | {"earlier": []}, (OLDER, OLD)),
+    ):
+        last = next(old for old in reversed(olds) if against is None or old != OLD)
+        text = why(against, *olds)
+        assert f" {last[:12]}" in text
+        words = shlex.split(text.rpartition(": ")[2])
+        verify, bundled = words[: words.index("&&")], words[words.index("&&") + 1 :]
+        assert verify == ["edgecnn", "verify", "RUN", "--against", str(files[last])]
+        assert bundled == ["edgecnn", "bundle", "RUN", "--serial", "7", "--force"]
+    for word in (REFUSED, NOT_SHOWN):
+        for olds in ((), (OLD,), (OTHER,)):
+            assert why(GOOD | {"verdict": word}, *olds) == f"it is {word}: against door-1, 1 point better"
+
+
+def test_a_reason_is_a_line():
+    assert [bool(bad_reason(text)) for text in ("the camera was moved", "x" * 1000, "x" * 1001, "a\nb", "\x1b[2J")] == [
+        False, False, True, True, True,
+    ]  # fmt: skip

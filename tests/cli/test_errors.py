@@ -1,8 +1,19 @@
-"""Every user error ends in one clear message and its own exit code."""
+"""Each error has its exit code, a text with a next step, and Ctrl-C is quiet."""
 
+import ast
+import csv
 import dataclasses
 import io
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +21,12 @@ from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+import typer
+
 from edgecnn import errors
-from edgecnn.bundle.read import read_bundle
-from edgecnn.bundle.write import write_bundle
+from edgecnn.bundle.file import read_bundle, write_bundle
+from edgecnn.cli import COMMANDS, app
+from edgecnn.runtime.engines import engines_for, is_installed
 from edgecnn.stages.bundle import bundle_path
 
 
@@ -224,7 +238,7 @@ def test_no_network_for_a_download(edgecnn, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("EDGECNN_DATA", raising=False)
-    monkeypatch.setattr("edgecnn.data.download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("edgecnn.data.named.time.sleep", lambda seconds: None)
     result = edgecnn("train", "--data", "cifar10")
     failed(result, errors.DownloadError, "cifar-10-binary.tar.gz", "EDGECNN_DATA")
 
@@ -277,3 +291,214 @@ def test_a_review_into_a_new_folder_says_that_it_is_new(edgecnn, tmp_path):
     (tmp_path / "photos").mkdir()
     assert "photso is a new folder" in edgecnn("review", "kept", "--into", "photso").err
     assert "new folder" not in edgecnn("review", "kept", "--into", "photos").err
+
+
+PACKAGE = Path(errors.__file__).parent
+OTHER_PROGRAMS = {"--codec", "--upgrade"}  # options of rpicam-vid and pip
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+
+
+def texts():
+    """Yield each constant text in a call that creates an error, with its location."""
+    names = {kind.__name__ for kind in KINDS}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in names:
+                for part in ast.walk(call):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        yield f"{path.relative_to(PACKAGE)}:{part.lineno}", part.value
+
+
+def test_options_that_errors_name_exist():
+    group = typer.main.get_command(app)
+    known = {option for name in COMMANDS for item in group.get_command(None, name).params for option in item.opts}
+    named = {(place, option) for place, text in texts() for option in re.findall(r"(?<![\\w-])--[a-z][a-z0-9-]+", text)}
+    assert len(named) > 20
+    assert not [(place, option) for place, option in sorted(named) if option not in known | OTHER_PROGRAMS]
+
+
+def test_an_error_keeps_its_text_through_a_pickle():
+    for kind in KINDS:
+        assert str(pickle.loads(pickle.dumps(kind("x.tflite exists.")))) == "x.tflite exists.", kind
+
+
+EPOCHS = 12
+"""300 batches each, so that an epoch lasts long enough to be interrupted in time on a busy machine."""
+
+
+@pytest.fixture
+def start(spawn, tmp_path):
+    """Start `edgecnn train …` with its own temporary folder, in which Python leaves no bytecode of TensorFlow's generated code."""
+
+    def call(*arguments, temporary):
+        command = [sys.executable, "-m", "edgecnn", "train", *arguments]
+        temporary.mkdir()
+        environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return spawn(command, cwd=tmp_path, env=environment, **pipes)
+
+    return call
+
+
+def epochs(folder):
+    try:
+        with (folder / "run" / "history.csv").open() as file:
+            return [(row["phase"], int(row["epoch"])) for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+
+
+@pytest.mark.guard  # tests/stages/test_pipeline.py interrupts `edgecnn run` by default
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_training_keeps_its_last_epoch_and_resumes(start, tmp_path, tiny_network, signal_):
+    few = (
+        "--data",
+        "digits",
+        "--network",
+        tiny_network,
+        "--epochs",
+        str(EPOCHS),
+        "--qat-epochs",
+        "0",
+        "--batch-size",
+        "4",
+        "--set",
+        "qat.rounding=nearest",
+    )
+    process = start(*few, "--out", "run", temporary=tmp_path / "interrupted")
+    deadline = time.monotonic() + 120
+    while len(epochs(tmp_path)) < 3:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no epoch was finished"
+        time.sleep(0.02)
+    process.send_signal(signal_)
+    _, err = process.communicate(timeout=60)
+    kept = epochs(tmp_path)
+    assert 3 <= len(kept) < EPOCHS
+    assert "Traceback" not in err
+    if signal_ == signal.SIGINT:
+        assert process.returncode == 130
+        assert "edgecnn train --resume --out run" in err
+    resumed = start("--resume", "--out", "run", temporary=tmp_path / "resumed")
+    _, err = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, err
+    assert list((tmp_path / "resumed").iterdir()) == [], (
+        "the process ends immediately, but files that libraries delete at exit are deleted"
+    )
+    assert epochs(tmp_path) == [("float", number) for number in range(1, EPOCHS + 1)]
+    first = next(line for line in err.splitlines() if line.startswith("float epoch"))
+    # the checkpoint is written before the history: a kill between the two may leave it one epoch ahead
+    assert first.split()[2] in (f"{len(kept) + 1}/{EPOCHS}", f"{len(kept) + 2}/{EPOCHS}")
+
+
+INTERRUPT = """
+import os, runpy, signal, sys
+
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(100):
+        pass
+
+class Dropped:
+    __del__ = interrupt
+
+class Name:
+    __set_name__ = interrupt
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.stderr.write("now\\n")
+            sys.stderr.flush()
+            {act}
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["edgecnn", *{arguments!r}]
+{start}
+"""
+AT_ONCE = "os.kill(os.getpid(), signal.SIGINT)"
+AS_MODULE = 'runpy.run_module("edgecnn", run_name="__main__", alter_sys=True)'
+
+
+@pytest.fixture(scope="module")
+def as_script(root):
+    """The code that an installed `edgecnn` runs."""
+    scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["edgecnn"].partition(":")
+    return f"from {module} import {function}\nsys.exit({function}())"
+
+
+MODULES = (
+    "edgecnn.cli", "typer", "typer.core", "edgecnn.errors", "edgecnn.cli.classify", "edgecnn.runtime.classifier", "numpy", "PIL.Image",
+    "ai_edge_litert",
+)  # fmt: skip
+
+
+@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
+@pytest.mark.parametrize(
+    ("module", "script"),
+    [("edgecnn.cli", False), *((name, True) for name in MODULES)],
+)
+def test_ctrl_c_while_it_starts_is_quiet(tmp_path, as_script, module, script):
+    if module == "ai_edge_litert" and not is_installed("litert"):
+        pytest.skip("LiteRT is not installed")
+    code = INTERRUPT.format(
+        module=module,
+        act=AT_ONCE,
+        arguments=["classify", "synthetic:64x48?frames=1", "--json"],
+        start=as_script if script else AS_MODULE,
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 130, result.stderr
+    assert result.stderr.startswith("now\n")
+    assert "Traceback" not in result.stderr and "KeyboardInterrupt" not in result.stderr, result.stderr
+
+
+@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
+@pytest.mark.parametrize("module", ["edgecnn.cli", "edgecnn.cli.classify", "edgecnn.runtime.classifier"])
+@pytest.mark.parametrize("act", ["Dropped()", "type('Settings', (), {'name': Name()})"])
+def test_ctrl_c_is_not_lost_if_python_ignores_or_wraps_it(tmp_path, as_script, module, act):
+    """It ignores one in a destructor, as in the callbacks with which imports free their locks, and wraps one in `__set_name__`."""
+    arguments = ["classify", "synthetic:64x48", "--json"]
+    code = INTERRUPT.format(module=module, act=act, arguments=arguments, start=as_script)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 130, result.stderr
+    assert "Traceback" not in result.stderr and "KeyboardInterrupt" not in result.stderr, result.stderr
+
+
+AT_A_CALL = """
+import os, signal, sys
+from edgecnn.__main__ import run
+
+def count(frame, event, argument):
+    global left
+    left -= event == "call"
+    if not left:
+        sys.setprofile(None)
+        sys.stderr.write("now\\n")
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGINT)
+
+left = {call}
+sys.argv = ["edgecnn", *{arguments!r}]
+sys.setprofile(count)
+run()
+"""
+
+
+@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["classify", "synthetic:64x48?frames=50"]])
+@pytest.mark.parametrize("call", [2, 300, 10_000])
+def test_ctrl_c_at_one_call_after_another_is_quiet(tmp_path, arguments, call):
+    """From the first line of `edgecnn` on; Python's own start is outside our control."""
+    code = AT_A_CALL.format(call=call, arguments=arguments)
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.stderr.startswith("now\n") and result.returncode == 130, result.stderr
+    assert "Traceback" not in result.stderr and "KeyboardInterrupt" not in result.stderr, result.stderr

@@ -32,7 +32,7 @@ def prints(command):
 @pytest.mark.parametrize("command", ["edgecnn", *COMMANDS])
 def test_a_command_prints_what_its_golden_file_says(command, edgecnn, capfd, monkeypatch, request):
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("edgecnn.device.benchmark.benchmark_report.hardware", lambda: "a machine, 2 CPUs")
+    monkeypatch.setattr("edgecnn.device.benchmark.hardware", lambda: "a machine, 2 CPUs")
     text = edgecnn(*[command] * (command != "edgecnn"), "--help").out
     for sample in SAMPLES[command]:
         sample()
@@ -53,8 +53,7 @@ def test_each_golden_file_has_a_command():
 
 
 def benchmark_row(threads, infer, n, golden="", gate=None):
-    from edgecnn.device.benchmark.configurations import Configuration
-    from edgecnn.device.benchmark.figures import Percentiles, Probed, Row
+    from edgecnn.device.benchmark import BenchmarkRow, Configuration, Percentiles, Probed
 
     parts = {
         "decode": Percentiles(1.25, 1.5, 1.75, n),
@@ -64,13 +63,13 @@ def benchmark_row(threads, infer, n, golden="", gate=None):
     }
     item = Configuration("litert", "models/int8.tflite", "int8", threads, None)
     probed = Probed(version="2", computes="cpu", peak_mib=41.6, golden=golden)
-    return Row(configuration=item, probed=probed, parts=parts, gate=gate)
+    return BenchmarkRow(configuration=item, probed=probed, parts=parts, gate=gate)
 
 
 @prints("benchmark")
 def a_table():
-    from edgecnn.cli.benchmark_text import print_table
-    from edgecnn.device.benchmark.figures import Sweep
+    from edgecnn.cli.benchmark import print_table
+    from edgecnn.device.benchmark import Sweep
 
     slow = benchmark_row(2, 3.0, 40, gate=False)
     damaged = benchmark_row(4, 3.25, 40, golden="3 images differ")
@@ -79,18 +78,17 @@ def a_table():
 
 @prints("benchmark")
 def a_table_without_a_winner():
-    from edgecnn.cli.benchmark_text import print_table
-    from edgecnn.device.benchmark.figures import Sweep
+    from edgecnn.cli.benchmark import print_table
+    from edgecnn.device.benchmark import Sweep
 
     print_table(Sweep((benchmark_row(2, 3.0, 40, gate=False),), {}, False, 0.0))
 
 
 @prints("benchmark")
 def windows_and_the_drift_between_them():
-    from edgecnn.cli.benchmark_text import sustained_line, window_line
-    from edgecnn.device.benchmark.figures import Percentiles
-    from edgecnn.device.benchmark.sustained import Sustained, Window
-    from edgecnn.device.sensors import Sensors
+    from edgecnn.cli.benchmark import sustained_line, window_line
+    from edgecnn.device.benchmark import Percentiles, Sustained, Window
+    from edgecnn.device.system import Sensors
 
     idle = Sensors(mhz=None, celsius=None, throttled=None, throttle_count=None)
     hot = Sensors(mhz=1500, celsius=81.25, throttled=0b101, throttle_count=None)
@@ -168,8 +166,8 @@ def models():
     from edgecnn.cli.selftest import selftest_line
     from edgecnn.runtime import selftest
 
-    row = functools.partial(selftest.Row, "m.tflite", "litert", "2.3", "XNNPACK", 8, 2.5, "LSB", 1.0, 3)
-    for one in (row(False), row(True), selftest.Row("m.onnx", note="no engine")):
+    row = functools.partial(selftest.SelftestRow, "m.tflite", "litert", "2.3", "XNNPACK", 8, 2.5, "LSB", 1.0, 3)
+    for one in (row(False), row(True), selftest.SelftestRow("m.onnx", note="no engine")):
         print(selftest_line(one))
 
 
@@ -252,7 +250,7 @@ def the_status_of_a_board_and_of_one_that_never_had_a_release():
 
 @prints("update")
 def the_end_with_a_release_with_none_that_is_new_and_with_none():
-    from edgecnn.cli.update import described
+    from edgecnn.cli.update import outcome_text
 
     entry = SimpleNamespace(sha256="ab" * 32, name="cats", terms=SimpleNamespace(serial=12, number=7))
     for installed, given, held in (
@@ -260,23 +258,23 @@ def the_end_with_a_release_with_none_that_is_new_and_with_none():
         (False, entry, "release 8 is held back: it crashed"),
         (False, None, ""),
     ):
-        print(described(SimpleNamespace(entry=given, installed=installed, note="nothing new", user="", held=held)))
+        print(outcome_text(SimpleNamespace(entry=given, installed=installed, note="nothing new", user="", held=held)))
 
 
 @prints("deploy")
 def boards():
     pytest.importorskip("tuf", reason="releases need the release extra")
-    from edgecnn.cli.deploy import described
-    from edgecnn.fleet.deploy import Outcome
+    from edgecnn.cli.deploy import board_outcome_text
+    from edgecnn.fleet.deploy import DeployOutcome
 
     status = {"in_use": {"name": "cats", "serial": 7, "state": "pending"}}
     sent = {"files": 3, "sent_bytes": 2_345_678, "received_bytes": 99, "seconds": 12.34}
     for outcome in (
-        Outcome(host="pi@a", installed="1.2 for x", status=status, **sent),
-        Outcome(host="b", files=1, sent_bytes=512, seconds=0.96),
-        Outcome(host="c"),
+        DeployOutcome(host="pi@a", installed="1.2 for x", status=status, **sent),
+        DeployOutcome(host="b", files=1, sent_bytes=512, seconds=0.96),
+        DeployOutcome(host="c"),
     ):
-        print(described(outcome))
+        print(board_outcome_text(outcome))
 
 
 @prints("targets")

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgecnn.data import arrays, open_dataset
-from edgecnn.data.arrays import file_system, rooms
+from edgecnn.data import decoding, open_dataset
+from edgecnn.data.decoding import file_system, rooms
 from edgecnn.errors import OutputError
-from edgecnn.memory import available_bytes
+from edgecnn.images import available_bytes
 from edgecnn.recipe import DataRecipe
 
 SIZE = {"height": 12, "width": 12, "channels": 3}
@@ -35,7 +35,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def small_machine(monkeypatch):
     """A machine without memory for even one image."""
-    monkeypatch.setattr(arrays, "SHARE", 1e-9)
+    monkeypatch.setattr(decoding, "SHARE", 1e-9)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_file_holds_the_same_pixels_and_goes_with_them(pets, cache, monkeypa
     before = len(mapped_files())
     _, plain = load(pets, notes)
     assert notes == [] and len(mapped_files()) == before, "few images stay in memory"
-    monkeypatch.setattr(arrays, "SHARE", 1e-9)
+    monkeypatch.setattr(decoding, "SHARE", 1e-9)
     dataset, mapped = load(pets, notes)
     assert len(mapped_files()) == before + 1
     for split, loaded in mapped.items():
@@ -79,7 +79,7 @@ def test_the_file_holds_the_same_pixels_and_goes_with_them(pets, cache, monkeypa
 
 
 def test_the_share_covers_all_splits_together(cache, monkeypatch):
-    monkeypatch.setattr(arrays, "available_bytes", lambda: 4 * 300)
+    monkeypatch.setattr(decoding, "available_bytes", lambda: 4 * 300)
     notes = []
     fits = rooms("pets", [20, 0, 5], (2, 2, 3), notes.append)
     assert [len(array) for array in fits] == [20, 0, 5] and notes == []
@@ -87,7 +87,7 @@ def test_the_share_covers_all_splits_together(cache, monkeypatch):
     assert (one.shape, none.shape, other.shape) == ((20, 2, 2, 3), (0, 2, 2, 3), (6, 2, 2, 3)) and len(notes) == 1
     one[:], other[:] = 1, 2
     assert one.min() == one.max() == 1 and other.min() == other.max() == 2
-    monkeypatch.setattr(arrays, "available_bytes", lambda: None)
+    monkeypatch.setattr(decoding, "available_bytes", lambda: None)
     assert rooms("pets", [26], (2, 2, 3), notes.append)[0].shape == (26, 2, 2, 3) and len(notes) == 1, (
         "if the system does not report it"
     )
@@ -107,7 +107,7 @@ def test_a_system_that_cannot_reserve_space_writes_it(cache, small_machine, monk
 
 
 def test_a_full_disk_is_an_error_before_a_photo_is_decoded(pets, cache, small_machine, monkeypatch):
-    monkeypatch.setattr(arrays.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    monkeypatch.setattr(decoding.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     with pytest.raises(OutputError) as error:
         load(pets)
     first, second = str(error.value).splitlines()
@@ -142,7 +142,7 @@ def test_which_file_system(tmp_path):
 
 
 def test_a_file_in_memory_gets_a_warning(pets, cache, small_machine, monkeypatch):
-    monkeypatch.setattr(arrays, "file_system", lambda path: "tmpfs")
+    monkeypatch.setattr(decoding, "file_system", lambda path: "tmpfs")
     notes = []
     load(pets, notes)
     assert notes[0].endswith("WARNING: it is in memory (tmpfs); set XDG_CACHE_HOME to a folder on a disk.")
@@ -152,9 +152,9 @@ def test_a_file_in_memory_gets_a_warning(pets, cache, small_machine, monkeypatch
 def test_nothing_is_left_behind_by_a_process_that_is_killed(pets, cache, root, spawn):
     code = (
         "import signal, sys\n"
-        "from edgecnn.data import open_dataset, arrays\n"
+        "from edgecnn.data import decoding, open_dataset\n"
         "from edgecnn.recipe import DataRecipe\n"
-        "arrays.SHARE = 1e-9\n"
+        "decoding.SHARE = 1e-9\n"
         "loaded = open_dataset(DataRecipe(source=sys.argv[1])).load(('train',), height=12, width=12, channels=3, stage='train')\n"
         "print('loaded', flush=True)\n"
         "signal.pause()\n"
@@ -177,7 +177,7 @@ def test_the_weights_are_the_same_bit_for_bit(edgecnn, tmp_path, pets, cache, ti
     command = ("train", "--data", pets, "--network", tiny_network, "--epochs", 2, "--qat-epochs", 1, "--batch-size", 16)
     settings = ("--set", "qat.batch_size=16", "--set", "train.shift=1")
     plain = edgecnn(*command, *settings, "--out", "plain")
-    monkeypatch.setattr(arrays, "SHARE", 1e-9)
+    monkeypatch.setattr(decoding, "SHARE", 1e-9)
     mapped = edgecnn(*command, *settings, "--out", "mapped")
     assert plain.code == mapped.code == 0, mapped.err
     assert "in a temporary file in" in mapped.err and "in a temporary file in" not in plain.err

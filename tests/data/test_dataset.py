@@ -1,16 +1,37 @@
-"""Loading: sizes, order, duplicates across splits, the test split's lock, and the source that a name refers to."""
+"""A dataset: divided, decoded, with damaged images left out, and recorded."""
 
+import dataclasses
+import json
+import os
 import zipfile
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgecnn import images
-from edgecnn.data import DATASETS, Duplicate, open_dataset
-from edgecnn.errors import DatasetError, ImageError, OutputError, SplitError, UnknownNameError
+from edgecnn.bundle.file import read_bundle
+from edgecnn.data import DATASETS, Duplicate, items, open_dataset, open_run_dataset
+from edgecnn.data.dataset import require_split, write_known
+from edgecnn.data.decoding import Split, balanced, some
+from edgecnn.data.items import MOST_UNREADABLE, Meter, array_items, too_many, unreadable_text
+from edgecnn.emulate.on_boards import recorded_data
+from edgecnn.errors import (
+    DatasetError,
+    ImageError,
+    ImageTooLargeError,
+    OutputError,
+    RunError,
+    SplitError,
+    UnknownNameError,
+)
+from edgecnn.evaluate.taught import images_csv
 from edgecnn.files import sha256
-from edgecnn.recipe import DataRecipe
+from edgecnn.recipe import DataRecipe, build_recipe
+from edgecnn.run_info import InputSize, RunInfo, Unreadable
+from edgecnn.runs import IMAGES, create_run
+from edgecnn.tables import to_json
 
 SIZE = {"height": 12, "width": 12, "channels": 3}
 
@@ -170,7 +191,7 @@ def test_more_pixels_than_memory_and_disk_are_an_error(split_pets, monkeypatch):
     dataset.sizes["train"] = 10**12
     with pytest.raises(OutputError, match=r"1,000,000,000,016 images of 12x12x3 take 402,331.4 GiB, more than 25% of"):
         dataset.load(("train",), **SIZE, stage="train")
-    monkeypatch.setattr("edgecnn.data.arrays.available_bytes", lambda: None)  # as on macOS
+    monkeypatch.setattr("edgecnn.data.decoding.available_bytes", lambda: None)  # as on macOS
     with pytest.raises(DatasetError, match=r"take 402,331.4 GiB, more than this machine has"):
         dataset.load(("train",), **SIZE, stage="train")
 
@@ -247,3 +268,357 @@ def test_the_same_images_at_another_size(split_pets):
     assert seen[-1][1:] == (len(train.classes), len(train.classes)) and "12x16" in seen[-1][0]
     with pytest.raises(SplitError):
         dataset.at_size("test", ("any",), (8, 10, 3), stage="train")
+
+
+@pytest.fixture
+def broken(picture):
+    """Files that people have among their photos, by name: incomplete copies, an empty file, and a text."""
+    whole = picture(7001, 60, 60, "JPEG")
+    return {
+        "cat/cut.jpg": whole[: len(whole) // 2],
+        "cat/empty.jpg": b"",
+        "dog/notes.jpg": b"Dear diary, today I photographed a dog.",
+        "dog/cut.png": picture(7002, 60, 60)[:-40],
+    }
+
+
+@pytest.fixture
+def good(pictures):
+    return pictures("cat", 0, 50) | pictures("dog", 500, 50)
+
+
+def opened(path, notes=None, **options):
+    return open_dataset(DataRecipe(source=str(path)), note=(notes if notes is not None else []).append, **options)
+
+
+def loaded(dataset, *splits, stage="verify"):
+    return dataset.load(splits, **SIZE, stage=stage)
+
+
+def test_a_few_are_named_and_the_same_ones_are_left_out_everywhere(tmp_path, fill, good, broken):
+    folder, notes = fill(tmp_path / "pets", good | broken), []
+    dataset = opened(folder, notes)
+    everything = loaded(dataset, "train", "validation", "test")
+    sources = {source for split in everything.values() for source in split.sources}
+    assert sources == set(good), "exactly the undamaged ones"
+    (line,) = notes
+    assert line.startswith("pets: 4 of 104 images cannot be read: ") and line.endswith("); left out")
+    for name, reason in (
+        ("cat/cut.jpg", "the image is damaged: image file is truncated"),
+        ("cat/empty.jpg", "the image is empty"),
+        ("dog/notes.jpg", "not an image of a known format"),
+        ("dog/cut.png", "the image is damaged: "),
+    ):
+        assert f"{name} ({reason}" in line
+    recorded = {item.source: item.split for item in dataset.info({}).unreadable}
+    assert set(recorded) == set(broken) and set(recorded.values()) <= {"train", "validation", "test"}
+
+    for split in ("train", "validation", "test"):
+        alone = loaded(opened(folder), split)[split]
+        assert alone.sources == everything[split].sources
+        assert np.array_equal(alone.images, everything[split].images)
+        assert np.array_equal(alone.classes, everything[split].classes)
+    loaded(dataset, "train", "validation")
+    assert len(notes) == 1, "said once"
+
+
+def test_the_others_keep_their_split_and_the_fingerprint_is_the_same_each_time(tmp_path, fill, good, broken):
+    without = opened(fill(tmp_path / "without" / "pets", good))
+    folder = fill(tmp_path / "with" / "pets", good | broken)
+    one, other = opened(folder), opened(folder)
+    assert (one.fingerprint, one.hashes) == (other.fingerprint, other.hashes)
+    loaded(one, "train")
+    assert one.fingerprint == other.fingerprint, "loading does not change the data that a resumed run compares"
+    for split in ("train", "validation", "test"):
+        assert loaded(without, split)[split].sources == loaded(other, split)[split].sources
+
+
+def test_a_file_whose_bytes_cannot_be_read(tmp_path, fill, good):
+    folder = fill(tmp_path / "pets", good)
+    (folder / "dog" / "gone.png").symlink_to(tmp_path / "gone")
+    dataset = opened(folder)
+    (line,) = [line for line in dataset.summary() if "cannot" in line]
+    assert (
+        line.startswith("pets: 1 of 101 images ") and "dog/gone.png (" in line and "No such file or directory" in line
+    )
+    assert loaded(dataset, "train")["train"].sources and [item.split for item in dataset.unreadable] == [None]
+    assert dataset.fingerprint == opened(fill(tmp_path / "same", good)).fingerprint
+
+
+def test_a_damaged_member_of_a_zip(tmp_path, good, picture):
+    path = tmp_path / "pets.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in good.items():
+            archive.writestr(name, data)
+    data = bytearray(path.read_bytes())
+    data[data.index(good["dog/5.png"]) + 100] ^= 1
+    path.write_bytes(data)
+    dataset = opened(path)
+    assert "1 of 100 images" in dataset.summary()[1] and "dog/5.png (" in dataset.summary()[1]
+    sources = {source for split in loaded(dataset, "train", "validation", "test").values() for source in split.sources}
+    assert sources == set(good) - {"dog/5.png"}
+
+
+def test_comparing_models_names_them_too(edgecnn, tmp_path, fill, good, broken, root):
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    from edgecnn.bundle.file import read_bundle
+
+    model = read_bundle(root / "models" / "cifar10-resnet8" / "cifar10-resnet8.edgecnn").files["models/int8.tflite"]
+    (tmp_path / "model.tflite").write_bytes(model)
+    classes = {f"{label}/{name.replace('/', '-')}": good[name] for label in "cdefghijkl" for name in list(good)[:12]}
+    folder = fill(
+        tmp_path / "pets", classes | {name.replace("cat", "c").replace("dog", "d"): broken[name] for name in broken}
+    )
+    (folder / "c" / "gone.png").symlink_to(tmp_path / "gone")
+    result = edgecnn("compare", "model.tflite", "model.tflite", "--data", "pets", "--split", "all", "--max-drop", "100")
+    assert result.code == 0, result.err
+    gone, damaged = (line for line in result.err.splitlines() if line.startswith("pets"))
+    assert "c/gone.png" in gone and "d/cut.png" in damaged
+
+
+def test_more_than_the_allowed_share_is_an_error_that_names_five(tmp_path, fill, good):
+    most = int(MOST_UNREADABLE * 105)
+    assert most == 5
+    few = {f"cat/broken{n}.jpg": b"%d" % n for n in range(most)}
+    assert loaded(opened(fill(tmp_path / "few", good | few)), "train")
+    many = opened(fill(tmp_path / "many", good | few | {"dog/one-more.jpg": b"x"}))
+    with pytest.raises(DatasetError) as error:
+        loaded(many, "train")
+    first, second = str(error.value).splitlines()
+    assert first.startswith("many: 6 of 106 images cannot be read: ") and first.endswith("; and 1 more.")
+    assert second == (
+        "Up to 5% of the images are left out if they cannot be read; these are too many. Replace or remove them, then run again."
+    )
+
+
+def test_links_and_damage_count_together(tmp_path, fill, good):
+    folder = fill(tmp_path / "pets", good | {f"cat/broken{n}.jpg": b"%d" % n for n in range(3)})
+    for number in range(3):
+        (folder / "dog" / f"gone{number}.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(DatasetError, match=r"6 of 106 images cannot be read: dog/gone0\.png"):
+        loaded(opened(folder), "train")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_whole_class_is_never_left_out(tmp_path, fill, good, pictures, count):
+    files = good | pictures("fox", 2000, 100) | {f"owl/{n}.jpg": b"no owl %d" % n for n in range(count)}
+    if count == 1:  # its hash puts it into training
+        dataset = opened(fill(tmp_path / "pets", files))
+        with pytest.raises(DatasetError, match=r"owl/0.jpg .*\nNo image would be left in 'owl'\. Replace or remove"):
+            loaded(dataset, "train", "validation")
+        return
+    folder = fill(tmp_path / "pets", good | pictures("fox", 2000, 100))
+    (folder / "owl").mkdir()
+    for number in range(count):
+        (folder / "owl" / f"{number}.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(DatasetError, match=r"3 of 203 images .*\nNo image would be left in 'owl'\. Replace or remove"):
+        opened(folder)
+
+
+def test_a_whole_split_is_never_left_out(tmp_path, fill, pictures):
+    files = pictures("train/cat", 0, 40) | pictures("train/dog", 500, 40) | pictures("test/cat", 900, 3)
+    dataset = opened(fill(tmp_path / "pets", files | {"val/dog/0.jpg": b"no dog"}))
+    with pytest.raises(DatasetError, match="No image would be left in 'validation'"):
+        loaded(dataset, "train", "validation")
+
+
+def test_images_that_another_machine_could_read_are_always_an_error(tmp_path, fill, good, picture, monkeypatch):
+    folder = fill(tmp_path / "pets", good)
+    changed = opened(folder)
+    (folder / "dog" / "3.png").write_bytes(picture(12345))
+    with pytest.raises(DatasetError, match=r"1 of 100 .*dog/3.png \(.*\)\.\nAn image that is"):
+        loaded(changed, "train")
+
+    def refuse(data, *args, load=images.load, **options):
+        if data == good["cat/3.png"]:
+            raise ImageTooLargeError("decoding it would take about 9,000 MiB; set EDGECNN_IMAGE_MIB=9000")
+        return load(data, *args, **options)
+
+    large = opened(fill(tmp_path / "large", good))
+    monkeypatch.setattr(images, "load", refuse)
+    with pytest.raises(DatasetError, match=r"1 of 100 .*cat/3.png \(decoding it .*\)\.\nAn image that is too large"):
+        loaded(large, "train")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_plots")
+def test_from_training_to_the_bundle(edgecnn, tmp_path, fill, good, broken, tiny_network):
+    pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+    fill(tmp_path / "pets", good | broken)
+    (tmp_path / "pets" / "cat" / "gone.jpg").symlink_to(tmp_path / "gone")
+    command = ("train", "--data", "pets", "--network", tiny_network, "--epochs", 1, "--qat-epochs", 1, "--out", "run")
+    trained = edgecnn(*command)
+    assert trained.code == 0, trained.err
+    assert "pets: 1 of 105 images cannot be read: cat/gone.jpg" in trained.err
+    assert "pets: 4 of 105 images cannot be read: " in trained.err
+    data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert {item["source"] for item in data["unreadable"]} == {*broken, "cat/gone.jpg"}
+    assert edgecnn("train", "--resume", "--out", "run").code == 0
+    for arguments in (("--format", "tflite", "--int8"), ("--format", "tflite", "--int16x8")):
+        assert edgecnn("export", "run", *arguments).code == 0
+    assert edgecnn("verify", "run", "--max-drop", "100", "--accept-conversion").code == 0
+    assert edgecnn("bundle", "run", "--out", "pets.edgecnn").code == 0
+    assert "; 5 unreadable files were left out" in (tmp_path / "run" / "card.md").read_text()
+
+
+def test_a_run_without_unreadable_images_records_nothing(tmp_path, fill, good):
+    from edgecnn.tables import to_json
+
+    dataset = opened(fill(tmp_path / "pets", good))
+    loaded(dataset, "train")
+    info = dataset.info({})
+    assert info.unreadable == () and "unreadable" not in to_json(info)
+    assert dataclasses.replace(info, unreadable=()) == info
+
+
+def broken_items(count):
+    return [Unreadable(source=f"{n}.jpg", split="train", reason=f"cut {n}") for n in range(count)]
+
+
+def test_one_image_in_twenty_may_be_unreadable_and_five_are_named():
+    assert [too_many(broken_items(count), 60) for count in (0, 3, 4)] == [False, False, True]
+    one, five, seven = (unreadable_text(broken_items(count), 1200) for count in (1, 5, 7))
+    assert one == "1 of 1,200 images cannot be read: 0.jpg (cut 0)"
+    assert five.endswith("3.jpg (cut 3); 4.jpg (cut 4)") and "more" not in five
+    assert seven.startswith("7 of 1,200 images") and seven.endswith("4.jpg (cut 4); and 2 more")
+
+
+def test_progress_is_shown_at_once_ten_times_a_second_and_at_the_end(monkeypatch):
+    now, steps = [50.0], []
+    monkeypatch.setattr(items.time, "monotonic", lambda: now[0])
+    meter = Meter(lambda *step: steps.append(step), "reading", 9)
+    for moment, amount in ((50.0, 1), (50.05, 2), (50.125, 1), (50.2, 1), (50.25, 3), (50.26, 1)):
+        now[0] = moment
+        meter.advance(amount)
+    assert steps == [("reading", 1, 9), ("reading", 4, 9), ("reading", 8, 9), ("reading", 9, 9)]
+
+
+def test_images_of_an_array_are_numbered_and_hashed_one_by_one():
+    pixels = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4, 1)
+    first, second = array_items("test", "x", pixels, np.array([4, 1]))
+    assert (first.source, first.label, second.source, second.label) == ("x[0]", 4, "x[1]", 1)
+    assert first.split == "test" and first.hash != second.hash and np.array_equal(second.handle, pixels[1])
+    with pytest.raises(ValueError):
+        list(array_items("test", "x", pixels, [1]))
+
+
+def test_as_many_of_each_class_are_drawn_while_they_last():
+    """Three, nine and five images; drawn are 1 to 17."""
+    classes = np.array([0, 1, 1, 2, 1, 0, 2, 1, 1, 2, 1, 1, 2, 0, 1, 2, 1])
+    for count, expected in {
+        3: [1, 1, 1],
+        7: [3, 2, 2],
+        9: [3, 3, 3],
+        11: [3, 4, 4],
+        15: [3, 7, 5],
+        40: [3, 9, 5],
+    }.items():
+        drawn = balanced(classes, count, 1)
+        assert len(set(drawn.tolist())) == min(count, 17)
+        assert sorted(np.bincount(classes[drawn], minlength=3)) == sorted(expected), count
+    assert classes[balanced(classes, 9, 2)].tolist() == [0, 1, 2] * 3, "interleaved"
+    assert balanced(classes, 9, 1).tolist() != balanced(classes, 9, 2).tolist()
+    whole = Split(images=np.arange(17), classes=classes, sources=tuple(map(str, range(17))))
+    part = some(whole, 6, 1)
+    assert part.images.tolist() == sorted(balanced(classes, 6, 1).tolist()) == [int(one) for one in part.sources]
+    assert part.classes.tolist() == classes[part.images].tolist()
+
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture
+def run(pets, tmp_path):
+    """A run on the folder of pets as it was when training began."""
+    recipe = build_recipe({"data": {"source": str(pets)}})
+    run, dataset = create_run(recipe, tmp_path / "run"), open_dataset(recipe.data)
+    size = InputSize(height=12, width=12, channels=3)
+    run.write_info(RunInfo(state="trained", data=dataset.info({}), input=size, parameters=1, versions={}))
+    write_known(run, dataset)
+    return run
+
+
+def grow(pets, fill, picture):
+    """Add photos of both classes, a copy, and a new class that sorts first; all are newer than the others."""
+    names = [f"{label}/new{number}.png" for label in ("aardvark", "cat", "dog") for number in range(20)]
+    fill(pets, {name: picture(9000 + number) for number, name in enumerate(names)})
+    fill(pets, {"cat/copy.png": (pets / "cat" / "0.png").read_bytes()})
+    for path in pets.glob("*/new*.png"):
+        os.utime(path, (path.stat().st_mtime + 60,) * 2)
+    later = (pets / "cat" / "copy.png").stat().st_mtime + 90
+    os.utime(pets / "cat" / "copy.png", (later, later))
+
+
+def test_added_photos_do_not_lock_a_run(run, pets, fill, picture):
+    before = open_run_dataset(run).load(SPLITS, height=12, width=12, channels=3, stage="verify")
+    grow(pets, fill, picture)
+    notes = []
+    dataset = open_run_dataset(run, note=notes.append)
+    for split in SPLITS:
+        require_split(run, dataset, split)
+    after = dataset.load(SPLITS, height=12, width=12, channels=3, stage="verify")
+    assert dataset.labels == run.info.data.labels == ("cat", "dog") and dataset.fingerprint == run.info.data.fingerprint
+    for split in SPLITS:
+        assert (after[split].images == before[split].images).all()
+        assert (after[split].classes == before[split].classes).all()
+    assert notes == ["pets: left out 61 images added after training began"]
+
+
+def test_a_bundle_finds_its_test_photos_among_added_ones_by_its_list(run, pets, fill, picture, root):
+    info, quiet = run.info.data, (lambda *state: None, lambda text: None)
+    shipped = read_bundle(root / "models" / "digits" / "digits.edgecnn")
+    provenance = {"recipe": {"data": {"source": str(pets)}}, "data": to_json(info)}
+    manifest = replace(shipped.manifest, labels=info.labels, provenance=provenance)
+    bundle = replace(shipped, manifest=manifest, files={IMAGES: images_csv(run)})
+    fill(
+        pets,
+        {f"{label}/new{number}.png": picture(9000 + number) for label in ("aardvark", "cat") for number in range(20)},
+    )
+    assert recorded_data(bundle, None, "test", *quiet).hashes["test"] == info.split_hashes["test"]
+    with pytest.raises(DatasetError, match="the test images of pets are not those"):
+        recorded_data(replace(bundle, files={}), None, "test", *quiet)
+
+
+def test_a_photo_stays_in_its_split_if_the_user_divides_them_later(run, pets):
+    (pets / "train").mkdir()
+    for label in ("cat", "dog"):
+        (pets / label).rename(pets / "train" / label)
+        (pets / "test" / label).mkdir(parents=True)
+        os.link(pets / "train" / label / "0.png", pets / "test" / label / "0.png")
+        (pets / "train" / label / "0.png").unlink()
+    dataset = open_run_dataset(run)
+    for split in SPLITS:
+        require_split(run, dataset, split)
+
+
+def test_a_photo_that_was_moved_and_copied_counts_once(run, pets):
+    one = open_run_dataset(run).items["train"][0]
+    (pets / "train").mkdir()
+    for label in ("cat", "dog"):
+        (pets / label).rename(pets / "train" / label)
+    label, _, name = one.source.partition("/")
+    (pets / "test" / label).mkdir(parents=True)
+    (pets / "train" / label / name).rename(pets / "test" / label / name)
+    (pets / "test" / label / "copy.png").write_bytes((pets / "test" / label / name).read_bytes())
+    dataset = open_run_dataset(run)
+    assert [item.hash for item in dataset.items["train"]].count(one.hash) == 1
+    require_split(run, dataset, "train")
+
+
+def test_a_missing_photo_is_named(run, pets, picture):
+    dataset = open_run_dataset(run)
+    (gone, *_), changed = dataset.items["test"], dataset.items["train"][0]
+    (pets / gone.source).unlink()
+    (pets / changed.source).write_bytes(picture(4242))
+    dataset = open_run_dataset(run)
+    count = run.info.data.split_sizes["test"]
+    with pytest.raises(
+        RunError, match=f"pets lacks .* 1 of the {count} test images that .*run began with: {gone.source}"
+    ):
+        require_split(run, dataset, "test")
+    with pytest.raises(RunError, match=f"train images .*: {changed.source}"):
+        require_split(run, dataset, "train")
+    require_split(run, dataset, "validation")
+    run.file(IMAGES).unlink()
+    with pytest.raises(RunError, match=f"it had {count} images, now it has {count - 1}"):
+        require_split(run, open_run_dataset(run), "test")

@@ -1,19 +1,31 @@
-"""Folders of images: layouts, formats, shapes, and the faults of a folder that cannot be used."""
+"""A user's own images: folders, zips and Frigate's folders."""
 
+import contextlib
+import io
 import os
+import random
 import re
 import struct
+import tracemalloc
+import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from edgecnn import images
+from edgecnn.cli.recipes import resolve
+from edgecnn.data import folder as archive_module
 from edgecnn.data import open_dataset
 from edgecnn.data.folder import open_folder
-from edgecnn.errors import DatasetError
-from edgecnn.recipe import DataRecipe
+from edgecnn.errors import DatasetError, EdgeCNNError, RecipeError, UnknownNameError, UnsafeArchiveError
+from edgecnn.interop.frigate_data import find_dataset
+from edgecnn.recipe import DataRecipe, build_recipe
+from edgecnn.runs import without_folders
+from edgecnn.train.candidates import sides_of
+from edgecnn.train.settle import images_choose, settle
 
 
 def sources(listing, split):
@@ -380,3 +392,329 @@ def test_no_readable_header_at_all(tmp_path, fill):
     files = {f"{label}/{n}.png": b"broken %d" % n + label.encode() for label in ("cat", "dog") for n in range(4)}
     with pytest.raises(DatasetError, match="8 of 8 images cannot be read"):
         open_folder(fill(tmp_path / "data", files))
+
+
+SHARED_ZIP = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.zip"
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """Write a zip of the given members and return its path."""
+
+    def packed(files, compression=zipfile.ZIP_DEFLATED):
+        path = tmp_path / "pets.zip"
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, data in files.items():
+                archive.writestr(zipfile.ZipInfo(name) if compression == zipfile.ZIP_STORED else name, data)
+        return path
+
+    return packed
+
+
+@pytest.fixture
+def good(pictures):
+    return pictures("cat", 0, 30) | pictures("dog", 100, 30)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_with_an_enclosing_folder_and_macos_entries(pack, pictures, compression):
+    files = {}
+    for number, split in enumerate(("train", "test")):
+        files |= pictures(f"outer/{split}/cat", 1000 * number, 20)
+        files |= pictures(f"outer/{split}/dog", 1000 * number + 500, 20)
+    for junk in ("__MACOSX/outer/train/cat/._0.png", "outer/.DS_Store", "outer/train/cat/.x.png"):
+        files[junk] = b"junk"
+    listing = open_folder(pack(files, compression))
+    assert (listing.name, listing.labels, len(listing.items)) == ("pets", ("cat", "dog"), 80)
+    assert {item.split for item in listing.items} == {"train", "test"}
+    assert all(listing.read(item) == files[item.source] for item in listing.items)
+    assert listing.skipped == ()
+
+
+def test_folder_entries_and_backslashes(pack, pictures):
+    files = {"cat/": b"", "dog/": b""} | pictures("cat", 0, 2)
+    files |= {name.replace("/", "\\"): data for name, data in pictures("dog", 9, 2).items()}
+    assert len(open_folder(pack(files)).items) == 4
+    with pytest.raises(DatasetError, match="the class folder empty/ has no images"):
+        open_folder(pack(files | {"empty/": b""}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.png",
+        "cat/../../evil.png",
+        "/etc/evil.png",
+        "..\\evil.png",
+        "\\evil.png",
+        "C:\\evil.png",
+        "c:evil.png",
+        "cat/..",
+    ],
+)
+def test_paths_that_lead_outside_are_refused(pack, good, picture, name):
+    with pytest.raises(UnsafeArchiveError, match=r"points outside the archive. Nothing was read") as failure:
+        open_dataset(DataRecipe(source=str(pack(good | {name: picture(1)}))))
+    assert repr(name) in str(failure.value)
+    assert failure.value.exit_code == 6
+
+
+def lie(path: Path, name: str, size: int) -> None:
+    """Change the unpacked size that the central directory claims for a member."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        place = archive.start_dir
+    while data[place : place + 4] == b"PK\1\2":
+        length, extra, comment = struct.unpack_from("<HHH", data, place + 28)
+        if data[place + 46 : place + 46 + length] == name.encode():
+            struct.pack_into("<I", data, place + 24, size)
+        place += 46 + length + extra + comment
+    path.write_bytes(data)
+
+
+def test_a_member_that_claims_too_much_is_refused(pack, good):
+    path = pack(good)
+    lie(path, "cat/3.png", 256 * 1024 * 1024 + 1)
+    with pytest.raises(UnsafeArchiveError, match=r"'cat/3.png'.*268,435,457.*268,435,456"):
+        open_folder(path)
+
+
+def test_members_that_claim_too_much_together_are_refused(pack, good, monkeypatch):
+    path = pack(good)
+    for number in range(30):
+        lie(path, f"cat/{number}.png", 256 * 1024 * 1024)
+        lie(path, f"dog/{number}.png", 256 * 1024 * 1024)
+    open_limit = archive_module.MAX_ARCHIVE_BYTES
+    assert open_limit == 60 * 2**28 + 2**30
+    lie(path, "dog/29.png", 256 * 1024 * 1024)
+    monkeypatch.setattr(archive_module, "MAX_ARCHIVE_BYTES", 60 * 2**28 - 1)
+    with pytest.raises(
+        UnsafeArchiveError, match=r"brings the total to 16,106,127,360. The limits are 268,435,456 for one and"
+    ):
+        open_folder(path)
+
+
+def test_a_member_that_unpacks_to_more_than_it_claims_does_not_fill_the_memory(pack, good):
+    path = pack(good | {"cat/bomb.png": bytes(60_000_000)})
+    lie(path, "cat/bomb.png", 1000)
+    tracemalloc.start()
+    try:
+        (item,) = open_folder(path).unreadable
+        assert item.source == "cat/bomb.png" and item.reason
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_unusual_packing_is_refused(pack, good, compression):
+    with pytest.raises(DatasetError, match=r"'cat/0.png' is encrypted or uses an unsupported compression method"):
+        open_folder(pack(good, compression))
+
+
+def test_encrypted_members_are_refused(pack, good):
+    path = pack(good)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"PK\1\2")
+    data[place + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"'cat/0.png'"):
+        open_folder(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_duplicate_name_is_refused(tmp_path, good, picture):
+    path = tmp_path / "pets.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in [*good.items(), ("cat/0.png", picture(999))]:
+            archive.writestr(name, data)
+    with pytest.raises(DatasetError, match=r"'cat/0.png' is in it twice"):
+        open_folder(path)
+
+
+def test_a_name_that_is_both_file_and_folder_is_refused(pack, good, picture):
+    with pytest.raises(DatasetError, match="'cat' is both a file and a folder"):
+        open_folder(pack({"cat": picture(1)} | good))
+    with pytest.raises(DatasetError, match="'cat' is "):
+        open_folder(pack(good | {"cat": picture(1)}))
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
+def test_truncated_zips_are_refused(pack, good, kept):
+    path = pack(good)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
+    with pytest.raises(DatasetError, match="is not a zip file, or it is damaged"):
+        open_folder(path)
+
+
+def test_a_damaged_member_is_named(pack, good):
+    path = pack(good, zipfile.ZIP_STORED)
+    data = bytearray(path.read_bytes())
+    data[data.index(good["dog/5.png"]) + 100] ^= 1
+    path.write_bytes(data)
+    (item,) = open_folder(path).unreadable
+    assert item.source == "dog/5.png" and item.reason.startswith("it is damaged in the zip: Bad CRC")
+
+
+def test_random_damage_raises_nothing_else(pack, pictures):
+    path = pack(pictures("cat", 0, 4) | pictures("dog", 100, 4))
+    data = path.read_bytes()
+    chance = random.Random(1)
+    failures = 0
+    for _ in range(200):
+        damaged = bytearray(data)
+        for _ in range(chance.choice((1, 4, 40))):
+            damaged[chance.randrange(len(data))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(DatasetError):
+            open_folder(path)
+            continue
+        failures += 1
+    assert failures > 50
+
+
+def test_random_damage_to_the_directory_raises_nothing_else(pack, pictures):
+    path = pack(pictures("cat", 0, 4) | pictures("dog", 100, 4))
+    data = path.read_bytes()
+    start = data.index(b"PK\1\2")
+    chance = random.Random(2)
+    for _ in range(300):
+        damaged = bytearray(data)
+        damaged[chance.randrange(start, len(data))] = chance.choice((0, 1, 255, chance.randrange(256)))
+        path.write_bytes(damaged)
+        with contextlib.suppress(EdgeCNNError):
+            open_folder(path)
+
+
+@pytest.mark.slow  # 55,000 files
+def test_the_jpeg_copy_of_cifar10():
+    if not SHARED_ZIP.is_file():
+        pytest.skip(f"needs {SHARED_ZIP.name} in ../shared/data next to the project")
+    dataset = open_dataset(DataRecipe(source=str(SHARED_ZIP)))
+    assert dataset.name == "cifar10-jpeg" and dataset.shape == (32, 32, 3)
+    assert dataset.labels[:3] == ("airplane", "automobile", "bird") and len(dataset.labels) == 10
+    assert dataset.sizes["test"] == 5000 and sum(dataset.sizes.values()) == 55_000
+    assert 4500 < dataset.sizes["validation"] < 5500
+    test = dataset.load(("test",), height=32, width=32, channels=3, stage="verify")["test"]
+    assert test.images.shape == (5000, 32, 32, 3) and np.bincount(test.classes).tolist() == [500] * 10
+    with zipfile.ZipFile(SHARED_ZIP) as archive:
+        from PIL import Image
+
+        first = np.asarray(Image.open(io.BytesIO(archive.read(test.sources[0]))))
+    assert (test.images[0] == first).all()
+
+
+@pytest.fixture
+def media(tmp_path, fill, pictures):
+    """Frigate's media folder with one classifier, `door`; the class none has no images, and some images have no class yet."""
+    dataset = "frigate/clips/door/dataset"
+    files = pictures(f"{dataset}/open", 0, 30) | pictures(f"{dataset}/closed", 100, 30)
+    files |= {f"{dataset}/none/": b"", "frigate/clips/door/train/1-2-none-0.5.webp": b"x", "frigate/recordings/": b""}
+    files |= {"frigate/clips/door/.training_metadata.json": b"{}", "frigate/clips/previews/front/": b""}
+    return fill(tmp_path / "media", files)
+
+
+def recipe_of(path, **data):
+    return build_recipe({"data": {"source": f"frigate:{path}", **data}})
+
+
+@pytest.mark.parametrize("below", ["", "frigate", "frigate/clips", "frigate/clips/door", "frigate/clips/door/dataset"])
+def test_every_folder_that_leads_to_the_dataset_is_accepted(media, below):
+    dataset = open_dataset(recipe_of(media / below).data)
+    assert (dataset.name, dataset.labels, dataset.shape) == ("door", ("closed", "open"), (224, 224, 3))
+    assert sum(dataset.sizes.values()) == 60 and min(dataset.sizes.values()) > 0
+
+
+def test_a_dataset_that_was_copied_away(media, tmp_path):
+    copy = tmp_path / "doors"
+    (media / "frigate/clips/door/dataset").rename(copy)
+    assert open_dataset(recipe_of(copy).data).name == "doors"
+
+
+def test_classes_of_frigates_own_folder_names(tmp_path, fill, pictures):
+    files = pictures("x/dataset/clips", 0, 20) | pictures("x/dataset/dataset", 100, 20)
+    assert open_dataset(recipe_of(fill(tmp_path, files) / "x/dataset").data).labels == ("clips", "dataset")
+
+
+def test_none_is_a_class_if_it_has_images(media, fill, pictures):
+    fill(media, pictures("frigate/clips/door/dataset/none", 200, 30))
+    assert open_dataset(recipe_of(media).data).labels == ("closed", "none", "open")
+
+
+def test_another_class_without_images_is_an_error(media, fill):
+    fill(media, {"frigate/clips/door/dataset/ajar/": b""})
+    with pytest.raises(DatasetError, match=r"the class folder ajar/ has no images"):
+        open_dataset(recipe_of(media).data)
+
+
+def test_several_classifiers_are_named(media, fill, pictures):
+    fill(media, pictures("frigate/clips/cat/dataset/leo", 300, 3))
+    with pytest.raises(DatasetError, match=r"2 classifiers: cat, door\. Name one, such as frigate:.*clips/cat"):
+        open_dataset(recipe_of(media).data)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["clips/"], "expected NAME/dataset/CLASS"),
+        (["clips/previews/front/a.webp"], "expected NAME/dataset/CLASS"),
+        (["a.png"], "expected NAME/dataset/CLASS"),
+        (["clips/door/dataset/"], "has no class folders"),
+        (["clips/door/dataset/", "clips/door/train/a.webp"], "has no class folders"),
+        (["clips/door/dataset/open/a.png"], "has only one class, 'open'"),
+    ],
+)
+def test_missing_parts_are_named(tmp_path, fill, picture, files, message):
+    fill(tmp_path / "media", {name: picture(1) for name in files})
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(recipe_of(tmp_path / "media").data)
+
+
+def test_a_file_or_no_folder_at_all(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DatasetError, match="is not a folder"):
+        find_dataset(tmp_path / "file")
+    with pytest.raises(UnknownNameError, match=r"frigate:PATH expects a folder of frigate"):
+        open_dataset(recipe_of(tmp_path / "nowhere").data)
+
+
+def test_the_input_is_frigates_but_the_images_choose_the_network(media):
+    source = f"frigate:{media}"
+    dataset = open_dataset(recipe_of(media).data)
+    small = "efficientnet_lite0_270kb"
+    for stated, expected in (({}, "efficientnet_lite0_1200kb"), ({"name": small}, small)):
+        recipe = settle(build_recipe({"data": {"source": source}, "network": stated}), dataset)
+        network = recipe.network
+        assert (recipe.data.fit, network.height, network.width, network.channels) == ("stretch", 224, 224, 3)
+        assert network.name == expected
+    left_open = build_recipe({"data": {"source": source}})
+    assert images_choose(left_open, dataset)
+    assert sides_of("efficientnet_lite2", left_open.network) == ((224, 224),), "only the cut of the network is chosen"
+
+
+def test_a_recipe_overrides_frigates_input(media):
+    assert recipe_of(media, fit="crop").data.fit == "crop"
+    assert build_recipe({"data": {"source": f"frigate:{media}"}, "network": {"width": 96}}).network.width == 96
+    assert build_recipe({"data": {"source": str(media)}}).data.fit == "crop"
+    with pytest.raises(RecipeError, match="data"):
+        build_recipe({"data": "frigate:x"})
+
+
+def test_a_run_to_start_from_does_not_change_frigates_input(media, finished_run):
+    network = resolve(None, None, {"data.source": f"frigate:{media}", "init.source": str(finished_run.path)}).network
+    assert (network.name, network.height, network.width, network.channels) == ("article", 224, 224, 3)
+
+
+def test_a_run_keeps_the_full_path_and_a_bundle_omits_it(media, monkeypatch):
+    monkeypatch.chdir(media.parent)
+    recipe = resolve(None, None, {"data.source": "frigate:media/frigate/clips/door"})
+    assert recipe.data.source == f"frigate:{media.resolve()}/frigate/clips/door"
+    assert without_folders(recipe).data.source == "frigate:door"
+
+
+@pytest.mark.slow
+def test_the_command_line_reads_it(edgecnn, media, tiny_network):
+    result = edgecnn("train", "--data", f"frigate:{media}", "--network", tiny_network, "--dry-run")
+    assert result.code == 0, result.err
+    assert "input (224, 224, 3), 2 classes" in result.out

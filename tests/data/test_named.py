@@ -1,15 +1,21 @@
-"""digits and Fashion-MNIST: content, locations and refusals."""
+"""The named datasets and their downloads."""
 
+import errno
+import functools
 import gzip
+import io
+import re
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgecnn.data import fashion_mnist, open_dataset
-from edgecnn.data.fashion_mnist import FILES
-from edgecnn.errors import DatasetError, DownloadError
+from edgecnn.data import named, open_dataset
+from edgecnn.data.named import BATCHES, FILES, download, read_batch
+from edgecnn.errors import DatasetError, DownloadError, OutputError
 from edgecnn.files import sha256
 from edgecnn.recipe import DataRecipe
 
@@ -28,9 +34,9 @@ def clothes(monkeypatch, tmp_path):
         "t10k-images-idx3-ubyte": idx(pick.integers(0, 256, (50, 28, 28), np.uint8)),
         "t10k-labels-idx1-ubyte": idx(np.arange(50, dtype=np.uint8) % 10),
     }
-    monkeypatch.setattr(fashion_mnist, "FILES", {name: sha256(data) for name, data in files.items()})
-    monkeypatch.setattr(fashion_mnist, "SYSTEM", tmp_path / "not installed")
-    monkeypatch.setattr("edgecnn.data.download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(named, "FILES", {name: sha256(data) for name, data in files.items()})
+    monkeypatch.setattr(named, "SYSTEM", tmp_path / "not installed")
+    monkeypatch.setattr("edgecnn.data.named.time.sleep", lambda seconds: None)
     return files
 
 
@@ -71,14 +77,14 @@ def test_digits_larger_and_in_colour():
 
 def test_opening_digits_imports_neither_scikit_learn_nor_tensorflow():
     heavy = ("sklearn", "tensorflow", "tf_keras", "keras")
-    opened = "import sys; from edgecnn.data.digits import open_digits; open_digits()"
+    opened = "import sys; from edgecnn.data.named import open_digits; open_digits()"
     code = f"{opened}; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.slow  # 70,000 images
 def test_the_real_fashion_mnist():
-    if not fashion_mnist.is_fashion_mnist(fashion_mnist.SYSTEM):
+    if not named.is_fashion_mnist(named.SYSTEM):
         pytest.skip("needs Debian's package dataset-fashion-mnist")
     dataset = open_dataset(DataRecipe(source="fashion-mnist"))
     assert dataset.labels[0] == "T-shirt/top" and dataset.labels[9] == "Ankle boot" and len(dataset.labels) == 10
@@ -109,14 +115,14 @@ def test_fashion_mnist_from_the_data_folder(clothes, tmp_path, fill, monkeypatch
 def test_fashion_mnist_from_a_path_and_from_the_system(clothes, tmp_path, fill, monkeypatch):
     folder = fill(tmp_path / "clothes", packed(clothes))
     by_path = open_dataset(DataRecipe(source=str(folder)))
-    monkeypatch.setattr(fashion_mnist, "SYSTEM", folder)
+    monkeypatch.setattr(named, "SYSTEM", folder)
     by_name = open_dataset(DataRecipe(source="fashion-mnist"))
     assert by_path.name == by_name.name == "fashion-mnist"
     assert by_path.fingerprint == by_name.fingerprint
 
 
 def test_fashion_mnist_is_downloaded_once(clothes, elsewhere, server, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "URL", server.url)
+    monkeypatch.setattr(named, "FASHION_URL", server.url)
     server.files = packed(clothes)
     server.cuts = [100]
     for _ in range(2):
@@ -127,7 +133,7 @@ def test_fashion_mnist_is_downloaded_once(clothes, elsewhere, server, monkeypatc
 
 
 def test_fashion_mnist_with_wrong_bytes_from_the_server(clothes, elsewhere, server, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "URL", server.url)
+    monkeypatch.setattr(named, "FASHION_URL", server.url)
     server.files = packed(clothes) | {"train-labels-idx1-ubyte.gz": b"<html>Please log in</html>"}
     with pytest.raises(DownloadError, match=r"train-labels-idx1-ubyte.gz"):
         open_dataset(DataRecipe(source="fashion-mnist"))
@@ -135,7 +141,7 @@ def test_fashion_mnist_with_wrong_bytes_from_the_server(clothes, elsewhere, serv
 
 
 def test_fashion_mnist_without_a_network(clothes, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(named, "FASHION_URL", "http://127.0.0.1:9/")
     with pytest.raises(DownloadError) as failure:
         open_dataset(DataRecipe(source="fashion-mnist"))
     first, advice = str(failure.value).splitlines()
@@ -168,7 +174,7 @@ def test_a_copy_of_fashion_mnist_that_is_wrong_or_incomplete(clothes, tmp_path, 
 
 def test_a_packed_file_is_not_unpacked_beyond_its_size(clothes, tmp_path, fill, monkeypatch):
     monkeypatch.setenv("EDGECNN_DATA", str(tmp_path))
-    monkeypatch.setattr(fashion_mnist, "MAX_BYTES", 200_000)
+    monkeypatch.setattr(named, "MAX_BYTES", 200_000)
     fill(tmp_path, packed(clothes))
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(50_000_000)))
     received = sha256(bytes(200_000))
@@ -188,10 +194,326 @@ def test_a_packed_file_is_not_unpacked_beyond_its_size(clothes, tmp_path, fill, 
 )
 def test_files_that_are_not_idx(clothes, tmp_path, fill, monkeypatch, name, data, message):
     files = clothes | {name: data}
-    monkeypatch.setattr(fashion_mnist, "FILES", {name: sha256(data) for name, data in files.items()})
+    monkeypatch.setattr(named, "FILES", {name: sha256(data) for name, data in files.items()})
     with pytest.raises(DatasetError, match=message):
         open_dataset(DataRecipe(source=str(fill(tmp_path / "data", packed(files)))))
 
 
 def test_the_files_are_four():
     assert len(FILES) == 4 and all(len(value) == 64 for value in FILES.values())
+
+
+def batch(pixels: np.ndarray, labels: list[int]) -> bytes:
+    """Return images in CIFAR-10's binary format: the class of each, then its red, green and blue planes."""
+    return b"".join(
+        bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in zip(pixels, labels, strict=True)
+    )
+
+
+@pytest.fixture
+def photos(monkeypatch):
+    """A small CIFAR-10 that passes for the real one: {batch: (pixels, labels)}, and its files as {batch: bytes}."""
+    pick = np.random.default_rng(1)
+    arrays = {name: (pick.integers(0, 256, (20, 32, 32, 3), np.uint8), [*range(10)] * 2) for name in BATCHES}
+    files = {name: batch(*content) for name, content in arrays.items()}
+    pass_for_real(monkeypatch, files)
+    monkeypatch.setattr("edgecnn.data.named.time.sleep", lambda seconds: None)
+    return arrays, files
+
+
+def pass_for_real(monkeypatch, files):
+    monkeypatch.setattr(named, "BATCHES", {name: sha256(data) for name, data in files.items()})
+
+
+def archive(monkeypatch, files, folder="cifar-10-batches-bin"):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, data in {"readme.html": b"<html>", **files}.items():
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    monkeypatch.setattr(named, "ARCHIVE_SHA256", sha256(buffer.getvalue()))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["archive", "unpacked", "unpacked itself"])
+@pytest.mark.parametrize("by", ["name", "path"])
+def test_a_local_copy(photos, monkeypatch, tmp_path, fill, form, by):
+    arrays, files = photos
+    if form == "archive":
+        fill(tmp_path, {named.ARCHIVE: archive(monkeypatch, files)})
+        path = tmp_path / named.ARCHIVE
+    else:
+        path = fill(tmp_path / named.FOLDER, files)
+    monkeypatch.setenv("EDGECNN_DATA", str(path if form == "unpacked itself" else tmp_path))
+    dataset = open_dataset(DataRecipe(source="cifar10" if by == "name" else str(path)))
+    assert (dataset.name, dataset.title, dataset.shape, dataset.mirror) == ("cifar10", "CIFAR-10", (32, 32, 3), True)
+    assert dataset.labels[0] == "airplane" and dataset.labels[9] == "truck"
+    assert dataset.sizes["test"] == 20 and dataset.sizes["train"] + dataset.sizes["validation"] == 100
+    loaded = dataset.load(("train", "validation", "test"), height=32, width=32, channels=3, stage="verify")
+    for split in loaded.values():
+        for image, label, source in zip(split.images, split.classes, split.sources, strict=True):
+            name, _, number = source[:-1].partition("[")
+            name += ".bin"
+            assert (image == arrays[name][0][int(number)]).all() and label == arrays[name][1][int(number)]
+    assert {source.partition("[")[0] for source in loaded["test"].sources} == {"test_batch"}
+
+
+def test_the_archive_is_downloaded_once_and_resumed(photos, monkeypatch, server, elsewhere):
+    server.files = {named.ARCHIVE: archive(monkeypatch, photos[1])}
+    server.cuts = [5000]
+    monkeypatch.setattr(named, "CIFAR10_URL", server.url + named.ARCHIVE)
+    for _ in range(2):
+        assert open_dataset(DataRecipe(source="cifar10")).sizes["test"] == 20
+    assert [wish for _, wish in server.asked] == [None, "bytes=5000-"]
+    assert [path.name for path in (elsewhere / "edgecnn").iterdir()] == [named.ARCHIVE]
+
+
+def test_wrong_bytes_from_the_server(photos, monkeypatch, server, elsewhere):
+    server.files = {named.ARCHIVE: archive(monkeypatch, photos[1])[:-1] + b"!"}
+    monkeypatch.setattr(named, "CIFAR10_URL", server.url + named.ARCHIVE)
+    with pytest.raises(DownloadError, match=r"cifar-10-binary\.tar\.gz[\s\S]*Without a network: put"):
+        open_dataset(DataRecipe(source="cifar10"))
+    assert list((elsewhere / "edgecnn").iterdir()) == []
+
+
+def test_without_a_network(monkeypatch):
+    monkeypatch.setattr(named, "CIFAR10_URL", "http://127.0.0.1:9/cifar-10-binary.tar.gz")
+    monkeypatch.setattr("edgecnn.data.named.time.sleep", lambda seconds: None)
+    with pytest.raises(DownloadError) as failure:
+        open_dataset(DataRecipe(source="cifar10"))
+    first, advice = str(failure.value).splitlines()
+    assert "http://127.0.0.1:9/cifar-10-binary.tar.gz: Connection refused" in first
+    assert advice == (
+        "Without a network: put cifar-10-binary.tar.gz (or cifar-10-batches-bin/, unpacked) into a folder and set "
+        "EDGECNN_DATA to that folder."
+    )
+
+
+def test_a_different_archive(photos, monkeypatch, tmp_path, fill):
+    data = archive(monkeypatch, photos[1])
+    fill(tmp_path, {named.ARCHIVE: data + b"x"})
+    with pytest.raises(DatasetError, match=r"cifar-10-binary.tar.gz is not https://www.*: its SHA-256 is"):
+        open_dataset(DataRecipe(source=str(tmp_path / named.ARCHIVE)))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (lambda files: {k: v for k, v in files.items() if k != "data_batch_3.bin"}, "lacks data_batch_3.bin"),
+        (
+            lambda files: files | {"data_batch_2.bin": files["data_batch_1.bin"]},
+            "data_batch_2.bin is not CIFAR-10's: its SHA-256 is",
+        ),
+    ],
+)
+def test_incomplete_and_wrong_batches(photos, monkeypatch, tmp_path, fill, files, message):
+    content = files(photos[1])
+    fill(tmp_path, {named.ARCHIVE: archive(monkeypatch, content)})
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(DataRecipe(source=str(tmp_path / named.ARCHIVE)))
+    message = message.replace("lacks data_batch_3.bin", "data_batch_3.bin: No such file or directory")
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(DataRecipe(source=str(fill(tmp_path / "unpacked", content))))
+
+
+def test_an_archive_that_is_not_a_tar(monkeypatch, tmp_path, fill):
+    for data in (b"not gzip", b"\x1f\x8b\x08\0truncated"):
+        monkeypatch.setattr(named, "ARCHIVE_SHA256", sha256(data))
+        fill(tmp_path, {named.ARCHIVE: data})
+        with pytest.raises(DatasetError, match=r"cifar-10-binary.tar.gz is damaged"):
+            open_dataset(DataRecipe(source=str(tmp_path / named.ARCHIVE)))
+
+
+def test_members_elsewhere_in_the_archive_are_not_read(photos, monkeypatch, tmp_path, fill):
+    fill(tmp_path, {named.ARCHIVE: archive(monkeypatch, photos[1], folder="../cifar-10-batches-bin")})
+    with pytest.raises(DatasetError, match=r"data_batch_1\.bin, data_batch_2\.bin"):
+        open_dataset(DataRecipe(source=str(tmp_path / named.ARCHIVE)))
+
+
+def test_a_record_is_a_class_and_three_planes():
+    data = bytes([3]) + bytes([10]) * 1024 + bytes([20]) * 1024 + bytes([30]) * 1023 + bytes([31])
+    images, labels = read_batch(data + bytes([9]) + bytes(range(256)) * 12, "batch")
+    assert images.shape == (2, 32, 32, 3) and images.dtype == np.uint8 and images.flags.c_contiguous
+    assert labels == [3, 9]
+    assert (images[0, :-1] == (10, 20, 30)).all() and images[0, 31, 31].tolist() == [10, 20, 31]
+    assert images[1, 0, :, 0].tolist() == list(range(32)) and images[1, 1, 0].tolist() == [32, 32, 32]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"x", bytes(3072), bytes(3074), bytes(3073) + bytes([10]) + bytes(3072)], ids=len
+)
+def test_batches_with_another_format(data):
+    with pytest.raises(DatasetError, match=r"^batch is not a batch of CIFAR-10: .*received [\d,]+ bytes"):
+        read_batch(data, "batch")
+
+
+def test_an_invalid_batch_is_refused_even_with_the_right_hash(photos, monkeypatch, tmp_path, fill):
+    """A matching hash is no reason to trust a file's content."""
+    files = photos[1] | {"data_batch_1.bin": b"\xff" * 3073}
+    pass_for_real(monkeypatch, files)
+    fill(tmp_path, {named.ARCHIVE: archive(monkeypatch, files)})
+    with pytest.raises(DatasetError, match=r"data_batch_1\.bin .*3,073"):
+        open_dataset(DataRecipe(source=str(tmp_path / named.ARCHIVE)))
+
+
+DATA = bytes(range(256)) * 4096  # 1 MiB
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Record the pauses between attempts instead of waiting."""
+    taken = []
+    monkeypatch.setattr(named.time, "sleep", taken.append)
+    return taken
+
+
+@pytest.fixture
+def remote(server):
+    server.files["file.bin"] = DATA
+
+    def check(path: Path) -> None:
+        if path.read_bytes() != DATA:
+            raise DatasetError(f"{path} is something else")
+
+    return functools.partial(
+        download, f"{server.url}file.bin", check=check, offline="Offline: put file.bin into a folder."
+    )
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_download_is_complete_and_shows_progress(server, remote, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgecnn.data.items.PROGRESS_S", 0.0)
+    calls = []
+    remote(tmp_path / "new" / "file.bin", lambda *call: calls.append(call))
+    assert (tmp_path / "new" / "file.bin").read_bytes() == DATA
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.bin"]
+    assert calls[0] == ("downloading file.bin", 0, len(DATA))
+    assert calls[-1] == ("downloading file.bin", len(DATA), len(DATA))
+    assert [call[1] for call in calls] == sorted(call[1] for call in calls)
+    assert len(calls) > 2
+
+
+@pytest.mark.usefixtures("pauses")
+def test_progress_is_called_at_most_ten_times_per_second(remote, tmp_path, monkeypatch):
+    monkeypatch.setattr(named, "BLOCK_BYTES", 64)
+    monkeypatch.setattr("edgecnn.data.items.PROGRESS_S", 3600.0)
+    calls = []
+    remote(tmp_path / "file.bin", lambda *call: calls.append(call))
+    assert [call[1] for call in calls] == [0, len(DATA)]
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_cut_connection_is_resumed_where_it_stopped(server, remote, tmp_path, pauses):
+    server.cuts = [300_000, 200_000]
+    remote(tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == DATA
+    assert [wish for _, wish in server.asked] == [None, "bytes=300000-", "bytes=500000-"]
+    assert pauses == [1.0, 2.0]
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_part_file_of_an_earlier_command_is_resumed(server, remote, tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(DATA[:1000])
+    remote(tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == DATA
+    assert server.asked == [("file.bin", "bytes=1000-")]
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_complete_part_file_needs_no_more_bytes(server, remote, tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(DATA)
+    remote(tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == DATA
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_server_without_ranges_starts_over(server, remote, tmp_path):
+    server.ranges = False
+    (tmp_path / "file.bin.part").write_bytes(DATA[:1000])
+    remote(tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == DATA
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_passing_server_error_is_retried(server, remote, tmp_path, pauses):
+    server.statuses = [503, 500]
+    remote(tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == DATA
+    assert pauses == [1.0, 2.0]
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_missing_file_is_not_retried(server, remote, tmp_path, pauses):
+    del server.files["file.bin"]
+    with pytest.raises(DownloadError, match="HTTP 404 Not Found"):
+        remote(tmp_path / "file.bin")
+    assert len(server.asked) == 1 and pauses == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("pauses")
+def test_attempts_end_and_the_part_stays_for_the_next_command(server, remote, tmp_path):
+    server.cuts = [1000] * named.ATTEMPTS
+    with pytest.raises(DownloadError, match=r"4,000 of 1,048,576 bytes"):
+        remote(tmp_path / "file.bin")
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin.part"]
+    remote(tmp_path / "file.bin")
+    assert server.asked[-1] == ("file.bin", "bytes=4000-")
+
+
+@pytest.mark.usefixtures("pauses")
+def test_wrong_bytes_are_deleted(server, remote, tmp_path):
+    server.files["file.bin"] = DATA[:-1] + b"!"
+    with pytest.raises(DownloadError, match="did not send the expected file; what it sent was deleted") as failure:
+        remote(tmp_path / "file.bin")
+    assert failure.value.exit_code == 9
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_wrong_part_is_deleted_so_that_the_next_command_succeeds(remote, tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(b"x" * 1000)
+    with pytest.raises(DownloadError):
+        remote(tmp_path / "file.bin")
+    remote(tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == DATA
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_part_longer_than_the_file_is_deleted(remote, tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(DATA + b"more")
+    with pytest.raises(DownloadError):
+        remote(tmp_path / "file.bin")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("pauses")
+def test_no_server_is_a_download_error_with_reason_and_advice(server, remote, tmp_path, pauses):
+    closed = functools.partial(download, "http://127.0.0.1:9/file.bin", **remote.keywords)
+    with pytest.raises(DownloadError) as failure:
+        closed(tmp_path / "file.bin")
+    assert str(failure.value) == (
+        "cannot download http://127.0.0.1:9/file.bin: Connection refused.\nOffline: put file.bin into a folder."
+    )
+    assert pauses == [1.0, 2.0, 4.0]
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_full_disk_is_an_output_error_and_the_download_resumes_later(server, remote, tmp_path, file_limit):
+    with file_limit(500_000), pytest.raises(OutputError, match=re.escape(f"{tmp_path}/file.bin.part: File too large")):
+        remote(tmp_path / "file.bin")
+    assert len(server.asked) == 1  # a full disk is not retried
+    assert (tmp_path / "file.bin.part").stat().st_size == 500_000
+    remote(tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == DATA
+    assert server.asked[-1] == ("file.bin", "bytes=500000-")
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_folder_that_cannot_be_made_is_an_output_error(server, remote, tmp_path):
+    (tmp_path / "taken").write_bytes(b"a file")
+    with pytest.raises(OutputError, match="Not a directory") as failure:
+        remote(tmp_path / "taken" / "deeper" / "file.bin")
+    assert failure.value.__cause__.errno == errno.ENOTDIR
+    assert server.asked == []

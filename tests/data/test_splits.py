@@ -1,17 +1,47 @@
-"""Images are split by content: membership, hashes and fingerprints depend on nothing else."""
+"""Which photos share a split, a group and a fold."""
 
 import dataclasses
 import os
 import shutil
+import zipfile
+from collections import Counter
+from itertools import pairwise, product
 
+import numpy as np
 import pytest
 
 from edgecnn.data import open_dataset
+from edgecnn.data.folds import Folds, assign, fold_infos, read_folds, require_listed, stratified, write_folds
 from edgecnn.data.items import Item
-from edgecnn.data.splits import SPLITS, divide
-from edgecnn.errors import DatasetError
+from edgecnn.data.splits import (
+    BURST,
+    BY_FOLDER,
+    COPY,
+    FILE,
+    FOLDER,
+    NONE,
+    SAME,
+    SOURCES,
+    SPLITS,
+    Link,
+    Newcomers,
+    Side,
+    divide,
+    frames_of,
+    grouping,
+    position_of,
+    read_sides,
+    rule_of,
+    sides_text,
+    splits_of,
+    texts_by,
+    tied,
+    updated,
+)
+from edgecnn.errors import DatasetError, RunError
 from edgecnn.files import sha256
-from edgecnn.recipe import DataRecipe
+from edgecnn.recipe import DataRecipe, build_recipe
+from edgecnn.runs import FOLD, FOLD_INFO, FOLDS, create_run, write_json
 
 
 def item(number: int, split: str = "train") -> Item:
@@ -163,3 +193,429 @@ def test_an_empty_test_split_reports_how_many_are_needed(tmp_path, fill, picture
     files |= {f"cat/{seed}.png": picture(seed) for seed in validation}
     with pytest.raises(DatasetError, match=r"(?s)pets.* test .*20%.* 31 "):
         open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files)))).check()
+
+
+SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+
+def name(text: object) -> str:
+    return sha256(str(text).encode())
+
+
+def divided(sides, photos):
+    return Counter((photos[one], side.split) for one, side in sides.items())
+
+
+def test_each_split_gets_its_share_of_each_class_and_nothing_moves_as_copies_arrive():
+    """Ten frames of each scene are near copies of the first, and arrive on three days, the first one first."""
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        frames = {(scene, number): name((seed, scene, number)) for scene in range(60) for number in range(10)}
+        links = [Link(frames[scene, 0], frames[scene, n], 0.9, COPY) for scene in range(60) for n in range(1, 10)]
+        days = random.integers(3, 10, (60, 2))
+        sides, photos = {}, {}
+        for day in range(3):
+            known = sides
+            photos |= {
+                frames[scene, number]: scene % 3 // 2
+                for scene in range(60)
+                for number in range((*sorted(days[scene].tolist()), 10)[day])
+            }
+            here = [link for link in links if {link.first, link.second} <= photos.keys()]
+            sides = updated(known, Newcomers(photos, SHARES), here)
+            assert {one: sides[one] for one in known} == dict(known) and sides.keys() == photos.keys()
+            assert not tied(sides, here)
+        for scene in range(60):
+            assert len({sides[frames[scene, number]] for number in range(10)}) <= 2, "the first, and its copies"
+            assert len({sides[frames[scene, number]].split for number in range(10)}) == 1
+    whole = updated({}, Newcomers(photos, SHARES), links)
+    counts = divided(whole, photos)
+    assert {key: counts[key] for key in counts if key[0] == 0} == {
+        (0, "train"): 280,
+        (0, "validation"): 40,
+        (0, "test"): 80,
+    }
+    assert {key: counts[key] for key in counts if key[0] == 1} == {
+        (1, "train"): 140,
+        (1, "validation"): 20,
+        (1, "test"): 40,
+    }
+
+
+def test_without_groups_the_shares_are_exact_to_a_photo_and_later_photos_fill_what_lacks():
+    photos = {name(number): int(number >= 57) for number in range(91)}
+    sides = updated({}, Newcomers(photos, SHARES), [])
+    for label, total in ((0, 57), (1, 34)):
+        for split, share in SHARES.items():
+            assert abs(divided(sides, photos)[label, split] - share * total) <= 1
+    listed = {one: Side(one, "train") for one in photos}
+    photos |= {name(("later", number)): 0 for number in range(30)}
+    later = updated(listed, Newcomers(photos, SHARES), [])
+    assert {later[one].split for one in photos if one not in listed} == {"validation", "test"}
+
+
+def test_a_near_copy_joins_the_first_photo_of_a_group_and_never_another_near_copy():
+    chain = [name(number) for number in range(30)]
+    photos = dict.fromkeys(chain, 0)
+    sides = updated({}, Newcomers(photos, SHARES), [Link(one, other, 0.9, COPY) for one, other in pairwise(chain)])
+    assert max(Counter(side.group for side in sides.values()).values()) == 3, "a photo and its two neighbours"
+    same = updated({}, Newcomers(photos, SHARES), [Link(chain[0], other, 1.0, SAME) for other in chain[1:]])
+    assert len({side.group for side in same.values()}) == 1
+
+
+def test_a_copy_of_equal_pixels_follows_them_into_the_group_of_a_near_copy():
+    first, near, equal, other = map(name, ("first", "near", "equal", "other"))
+    links = [Link(first, near, 0.9, COPY), Link(first, other, 0.9, COPY), Link(near, equal, 1.0, SAME)]
+    sides = updated({}, Newcomers(dict.fromkeys((first, near, equal, other), 0), SHARES), links)
+    assert {side.group for side in sides.values()} == {first}
+    assert [sides[one].rule for one in (first, near, equal)] == ["photo", "copy", "same"]
+
+
+def test_a_new_photo_joins_the_most_alike_and_two_groups_stay_two():
+    test, train, new, far = map(name, ("test", "train", "new", "far"))
+    known = {test: Side(test, "test", rule="photo"), train: Side(train, "train", rule="photo")}
+    links = [Link(test, new, 0.9, COPY), Link(new, train, 0.8, COPY), Link(new, far, 0.7, COPY)]
+    sides = updated(known, Newcomers(dict.fromkeys((test, train, new, far), 0), SHARES), links)
+    assert sides[new] == Side(test, "test", rule="copy") and sides[far].group == far
+    assert {one: sides[one] for one in known} == known
+    assert tied(sides, links)[new] == train and test not in tied(sides, links), "directly, not through the new photo"
+
+
+def test_few_groups_leave_no_split_empty_and_each_class_with_training_and_test_photos():
+    for sizes in ((10, 10, 10), (100, 2, 1), (50, 50), (1, 1), (3, 40, 7, 7)):
+        groups = {(label, number): size for label in range(2) for number, size in enumerate(sizes)}
+        photos = {name((key, n)): key[0] for key, size in groups.items() for n in range(size)}
+        texts = {name((key, n)): f"pile {key}" for key, size in groups.items() for n in range(size)}
+        sides = updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), [])
+        counts = divided(sides, photos)
+        assert all(counts[label, "train"] for label in range(2)), sizes
+        assert len(sizes) < 3 or all(counts[label, "test"] for label in range(2)), sizes
+        assert len(sizes) < 3 or {side.split for side in sides.values()} == set(SHARES), sizes
+        assert len({(side.group, side.split) for side in sides.values()}) == len(groups)
+
+
+def test_named_groups_come_before_copies_and_take_in_later_photos_of_their_text():
+    photos = {name(number): 0 for number in range(40)}
+    texts = {name(number): f"pile {number // 8}" for number in range(32)}
+    links = [Link(name(0), name(31), 0.95, COPY), Link(name(1), name(39), 0.95, COPY)]
+    sides = updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), links)
+    assert sides[name(0)].group == "pile 0" and sides[name(31)].group == "pile 3", "a copy does not join two piles"
+    assert sides[name(39)][::3] == ("pile 0", "copy") and rule_of(sides) == "(.+)_"
+    later = photos | {name("later"): 0}
+    again = updated(sides, Newcomers(later, SHARES, texts | {name("later"): "pile 3"}, "(.+)_"), [])
+    assert again[name("later")].split == sides[name(31)].split
+
+
+def test_of_many_photos_content_alone_decides(monkeypatch):
+    monkeypatch.setattr("edgecnn.data.splits.MOST", 50)
+    photos = {name(number): 0 for number in range(60)}
+    texts = {name(number): "one pile" for number in range(30)}
+    sides = splits_of(updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), []))
+    assert len({sides[name(number)] for number in range(30)}) == 1
+    assert all((position_of(one) < 0.2) == (sides[one] == "test") for one in photos if one not in texts)
+
+
+def test_frames_in_a_row_are_one_group_and_join_a_listed_one():
+    a, b, c, d, copy = map(name, "abcde")
+    links = [Link(one, other, 0.9, BURST) for one, other in pairwise((a, b, c, d))]
+    photos = dict.fromkeys((a, b, c, d), 0)
+    assert {side.group for side in updated({}, Newcomers(photos, SHARES), links).values()} == {a}
+    known = {c: Side(c, "test", rule="photo")}
+    links.append(Link(b, copy, 0.9, COPY))
+    sides = updated(known, Newcomers(photos | {copy: 0}, SHARES), links)
+    assert set(splits_of(sides).values()) == {"test"} and {side.group for side in sides.values()} == {c}
+
+
+def test_a_tied_photo_is_named_with_a_known_photo():
+    test, near, far = map(name, ("test", "near", "far"))
+    sides = {test: Side("t", "test"), near: Side("n", "train"), far: Side("f", "validation")}
+    links = [Link(test, near, 0.9, COPY), Link(far, test, 0.8, COPY)]
+    assert tied(sides, links) == {test: near}
+    assert tied(sides, links, {far}) == {test: far}, "a photo that the list has"
+
+
+def test_the_frames_of_each_board_are_read_in_order():
+    a, b, c, d = map(name, "abcd")
+    rows = [(a, "door", 9), (b, "door", 3), (c, "shed", 1), (d, "", ""), (name("gone"), "door", 2)]
+    table = "sha256,path,board,ts\n" + "".join(f"{one},x,{board},{ts}\n" for one, board, ts in rows) + d
+    assert frames_of(table.encode(), SOURCES, {a, b, c, d}) == {"door": [(3, b), (9, a)], "shed": [(1, c)]}
+    with pytest.raises(DatasetError, match=r"edgecnn-sources.csv is damaged \(could not convert"):
+        frames_of(b"sha256,board,ts\n%s,door,soon" % a.encode(), SOURCES, {a})
+
+
+def test_a_list_is_read_back_and_a_damaged_one_is_refused(pets):
+    sides = {name(number): Side(f"pile {number // 2}", "test", f"cat/{number}.jpg", "(.+)_") for number in range(4)}
+    text = sides_text(sides)
+    assert (
+        read_sides(text.encode(), FILE)
+        == read_sides(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(), FILE)
+        == sides
+    )
+    first, line = text.splitlines()[:2]
+    for broken, why in {
+        "": "its first line is not sha256,group,split",
+        f"{first}\n{line.replace('test', 'trial')}": "line 2 is not a SHA-256",
+        f"{first}\n{line[:40]}": "line 2 is not a SHA-256",
+        f"{text}{line}": "line 6 repeats a photo",
+        f"{text}{name('x')},p,train,cat/x.jpg,folder": r"its rules are of two ways to group photos, '\(\.\+\)_' and 'folder'",
+        f"{first}\n\0{line}": "line 2",
+        f'{first}\n"{line}': "unexpected end of data",
+    }.items():
+        (pets / FILE).write_text(broken)
+        with pytest.raises(DatasetError, match=f"pets: {FILE} is damaged: .*{why}.*\nPut back a copy of it"):
+            open_dataset(DataRecipe(source=str(pets)))
+
+
+def test_a_group_in_two_splits_is_an_error_that_names_both():
+    text = "sha256,group,split,path,rule\n"
+    text += "".join(f"{name(n)},pile,{split},cat/{n}.jpg,folder\n" for n, split in enumerate(("test", "test", "train")))
+    with pytest.raises(
+        DatasetError, match=r"line 2 puts cat/0\.jpg .* into test, and line 4 puts cat/2\.jpg .* into train"
+    ):
+        read_sides(text.encode(), FILE)
+
+
+def test_a_list_of_the_version_before_keeps_its_columns():
+    former = {name(number): Side("door", "train") for number in range(3)}
+    text = sides_text(former)
+    assert text.startswith("sha256,group,split\n") and read_sides(text.encode(), FILE) == former
+    photos = dict.fromkeys([*former, name("new")], 0)
+    sides = updated(former, Newcomers(photos, SHARES), [])
+    assert sides[name("new")].rule == "" and sides_text(sides).startswith("sha256,group,split\n")
+
+
+def test_listed_photos_keep_their_splits_and_the_list_is_not_a_photo(pets):
+    before = open_dataset(DataRecipe(source=str(pets)))
+    moved = before.items["test"][0]
+    (pets / FILE).write_text(sides_text({moved.hash: Side(moved.hash, "train")}))
+    (pets / SOURCES).write_text("sha256,path,board,why,ts,guess,model,labelled\n")
+    (pets / moved.source).rename(pets / "cat" / "moved by its owner.png")
+    after = open_dataset(DataRecipe(source=str(pets)))
+    assert after.skipped == () and after.place == pets
+    assert {item.hash for item in after.items["train"]} == {item.hash for item in before.items["train"]} | {moved.hash}
+    assert not before.info({}).sides and after.info({}).sides == sha256((pets / FILE).read_bytes())
+
+
+LABELS = ("crack", "fine")
+
+
+def items_of(*names):
+    """Return an item of each "CLASS/PATH"."""
+    return [
+        Item(
+            split="train", label=LABELS.index(name.partition("/")[0]), hash=name, source=f"{name}.jpg", handle=None,
+            below=name.partition("/")[2],
+        )
+        for name in names
+    ]  # fmt: skip
+
+
+PARTS = items_of(*(f"{label}/part-{part}/{n}" for label in LABELS for part in range(3) for n in range(2)))
+NAMES = items_of(*(f"{label}/IMG_{pile}_{n}" for label in LABELS for pile in range(4) for n in range(2)), "fine/loose")
+
+
+def test_a_group_is_the_folder_below_the_class_folder_and_equal_in_two_classes():
+    groups = grouping(PARTS, LABELS, None, {})
+    assert groups.rule == FOLDER and set(groups.texts.values()) == {"part-0", "part-1", "part-2"}
+    assert groups.texts["crack/part-1/0"] == groups.texts["fine/part-1/1"] and not groups.line
+    deep = items_of("crack/day/part/1", "crack/day/other/1", "fine/x")
+    assert texts_by(FOLDER, deep) == {"crack/day/part/1": "day/part", "crack/day/other/1": "day/other"}
+    assert texts_by(BY_FOLDER, PARTS) == groups.texts
+
+
+def test_folders_that_leave_a_class_few_groups_are_ignored_with_a_line():
+    images = items_of(*(f"crack/images/{n}" for n in range(9)), *(f"fine/part-{n}/1" for n in range(9)))
+    groups = grouping(images, LABELS, None, {})
+    assert not groups.rule and not groups.texts and "'crack' has 1 group" in groups.line
+    assert not grouping(items_of("crack/1", "fine/1"), LABELS, None, {}).line, "there are no folders"
+    assert grouping(PARTS, LABELS, NONE, {}) == ("", {}, {}, "")
+
+
+def test_a_pattern_gives_its_first_group_or_the_whole_match_and_may_leave_photos_single():
+    for pattern in (r"(.+)_\d+$", r"IMG_\d+(?=_)", r"^(IMG_\d)(_.)?"):
+        groups = grouping(NAMES, LABELS, pattern, {})
+        assert set(groups.texts.values()) == {f"IMG_{pile}" for pile in range(4)} and "fine/loose" not in groups.texts
+    assert texts_by(r"x*", NAMES) == {}, "an empty match is no group"
+    assert texts_by(r"(y)?IMG", NAMES) == {}, "neither is a group that did not take part"
+    same = [*items_of("crack/a_1"), *(Item(**{**vars_of(one), "hash": "crack/a_1"}) for one in items_of("fine/b_1"))]
+    assert texts_by("(.+)_", same) == {"crack/a_1": "a"}, "one file has one group"
+
+
+def vars_of(item):
+    return {name: getattr(item, name) for name in ("split", "label", "hash", "source", "handle", "below")}
+
+
+@pytest.mark.parametrize(
+    "pattern, said",
+    [("page", "matches none of 17 names, such as 'IMG_0_0'"), ("IMG", "gives 2 groups, such as 'IMG'"), (".*", None)],
+)
+def test_a_pattern_that_matches_nothing_or_everything_is_a_clear_error(pattern, said):
+    if said is None:
+        assert len(set(grouping(NAMES, LABELS, pattern, {}).texts.values())) == 9, "every name is a group of its own"
+        return
+    with pytest.raises(DatasetError, match=f"--group-by '{pattern}' {said}"):
+        grouping(NAMES, LABELS, pattern, {})
+
+
+def test_one_group_per_class_is_a_clear_error_and_one_class_with_one_group_trains():
+    labels = ("a", "b", "c")
+    items = [
+        Item(split="train", label=label, hash=f"{label} {n}", source=f"{label}/{n}", handle=None, below=f"{label}_{n}")
+        for label in range(3)
+        for n in range(4)
+    ]
+    with pytest.raises(DatasetError, match=r"gives each class one group, such as '0' for 'a'"):
+        grouping(items, labels, "(.+)_", {})
+    assert len(set(grouping(items, labels, r"^(0|[12]_\d)", {}).texts.values())) == 9
+
+
+def test_the_list_decides_unless_a_pattern_is_requested_and_another_rule_divides_anew():
+    by_pile = {"crack/IMG_0_0": Side("IMG_0", "test", rule=r"(.+)_\d+$")}
+    by_photo, former = {"crack/IMG_0_0": Side("x", "test", rule="photo")}, {"crack/IMG_0_0": Side("x", "test")}
+    listed = grouping(NAMES, LABELS, None, by_pile)
+    assert listed.rule == r"(.+)_\d+$" and listed.known == by_pile and listed.texts["crack/IMG_0_1"] == "IMG_0"
+    assert grouping(NAMES, LABELS, r"(.+)_\d+$", by_pile).known == by_pile
+    assert grouping(NAMES, LABELS, r"(\d)_\d+$", by_pile).known == {} == grouping(NAMES, LABELS, NONE, by_pile).known
+    for known in (by_photo, former):
+        assert grouping(PARTS, LABELS, None, known) == ("", {}, known, ""), "folders do not divide a list anew"
+        assert grouping(PARTS, LABELS, NONE, known).known == known
+        assert grouping(NAMES, LABELS, "(.+)_", known).known == {}
+
+
+@pytest.mark.parametrize("value", ["(", "", 3])
+def test_the_recipe_refuses_what_is_no_pattern(value):
+    from edgecnn.errors import RecipeError
+
+    with pytest.raises(RecipeError, match=r"data\.group_by must be a"):
+        build_recipe({"data": {"group_by": value}})
+
+
+def test_images_with_splits_and_named_datasets_are_not_grouped(tmp_path, fill, picture):
+    files = {
+        f"{split}/{label}/a_{n}.png": picture(n) for n, (split, label) in enumerate(product(("train", "test"), "ab"))
+    }
+    for source in (str(fill(tmp_path / "pets", files)), "digits"):
+        dataset = open_dataset(DataRecipe(source=source, group_by="(.+)_"), for_training=False)
+        with pytest.raises(DatasetError, match="--group-by divides your own photos"):
+            dataset.require_groups()
+        open_dataset(DataRecipe(source=source, group_by=NONE), for_training=False).require_groups()
+
+
+def test_zips_and_folders_have_the_same_groups(tmp_path, fill, picture):
+    files = {
+        f"{label}/part-{part}/{n}.x.png": picture(10 * part + n)
+        for label in "ab"
+        for part in range(3)
+        for n in range(2)
+    }
+    folder = fill(tmp_path / "pets", files)
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for name in files:
+            archive.write(folder / name, f"photos/pets/{name}")
+    found = []
+    for path in (folder, tmp_path / "pets.zip"):
+        items = [
+            item
+            for part in open_dataset(DataRecipe(source=str(path)), for_training=False).items.values()
+            for item in part
+        ]
+        assert {item.below for item in items} == {f"part-{part}/{n}.x" for part in range(3) for n in range(2)}
+        found.append(texts_by(FOLDER, items))
+    assert found[0] == found[1] and set(found[0].values()) == {"part-0", "part-1", "part-2"}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_dataset(DataRecipe(source="digits"), for_training=False)
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    """Forty images of each digit."""
+    items = [item for part in digits.items.values() for item in part]
+    kept = [item.hash for label in range(10) for item in [item for item in items if item.label == label][:40]]
+    return digits.redivided(dict.fromkeys(kept, "train"))
+
+
+def hashes(dataset, *splits):
+    return {item.hash for split in splits for item in dataset.items[split]}
+
+
+def test_every_image_tests_once_and_similar_images_share_a_fold(few):
+    everything = sorted(hashes(few, "train"))
+    groups = {one: everything[index // 4 * 4] for index, one in enumerate(everything[:100])}
+    folds = assign(few, groups, 5, 1)
+    assert folds == assign(few, groups, 5, 1)
+    assert sorted(folds.of) == everything and folds.count == 5
+    for first in range(0, 100, 4):
+        assert len({folds.of[one] for one in everything[first : first + 4]}) == 1
+    parts = [folds.without(few, fold, 1) for fold in range(1, 6)]
+    assert sorted(one for part in parts for one in hashes(part, "test")) == everything
+    for part in parts:
+        taught, validated, tested = (hashes(part, split) for split in ("train", "validation", "test"))
+        assert taught | validated | tested == set(everything)
+        assert not taught & tested and not validated & tested and not taught & validated
+        assert len(validated) == pytest.approx(len(everything) * 0.8 / 10, rel=0.15)
+        for first in range(0, 100, 4):
+            alike = set(everything[first : first + 4])
+            assert sum(bool(alike & some) for some in (taught, validated, tested)) == 1
+        classes = np.bincount([item.label for item in part.items["test"]], minlength=10)
+        assert classes.min() > 0.7 * classes.mean(), "each fold has every class"
+    whole = folds.all_teach(parts[0])
+    assert hashes(whole, "train") == set(everything) and not whole.sizes["validation"] + whole.sizes["test"]
+    assert whole.fingerprint != parts[0].fingerprint
+
+
+def test_every_class_keeps_a_training_image(few):
+    """With two images of a class, one tests and the other trains, whatever the size of the validation part."""
+    of = {label: [item.hash for item in few.items["train"] if item.label == label] for label in range(10)}
+    rare, others = of[3][:2], [one for label in of if label != 3 for one in of[label][:4]]
+    small = few.redivided(dict.fromkeys([*rare, *others], "train"))
+    folds = assign(small, {}, 5, 1)
+    for fold in range(1, folds.count + 1):
+        assert any(item.label == 3 for item in folds.without(small, fold, 1).items["train"])
+    with pytest.raises(DatasetError, match="the class '3' has fewer than two different photos"):
+        assign(small, dict.fromkeys(rare, rare[0]), 5, 1)
+    pairs = few.redivided(dict.fromkeys([one for label in of for one in of[label][:2]], "train"))
+    with pytest.raises(DatasetError, match="each class has only one photo left"):
+        assign(pairs, {}, 2, 1)
+
+
+def test_fewer_images_than_folds():
+    parts = stratified(np.array([0, 0, 1]), ["a", "b", "c"], 10, 1)
+    assert sorted(np.concatenate(parts).tolist()) == [0, 1, 2] and len(parts) == 2
+
+
+def test_the_list_is_stored_and_missing_images_are_noticed(digits, tmp_path):
+    run = create_run(build_recipe({"data": {"source": "digits"}}), tmp_path / "run")
+    assert read_folds(run) is None
+    folds = assign(digits, {}, 3, 1)
+    write_folds(run, folds)
+    assert read_folds(run) == folds
+    require_listed(run, folds, digits)
+    fewer = digits.redivided(dict.fromkeys(sorted(folds.of)[2:], "train"))
+    with pytest.raises(RunError, match=r"digits lacks .* 2 of the 1,797 images"):
+        require_listed(run, folds, fewer)
+    run.file(FOLDS).write_text("sha256,fold\nx,many\n")
+    with pytest.raises(RunError, match="is damaged"):
+        read_folds(run)
+
+
+def test_the_records_of_finished_folds_are_read_in_order_with_the_last(tmp_path, fold_info):
+    run = create_run(build_recipe({"data": {"source": "digits"}}), tmp_path / "run")
+    assert fold_infos(run) == ()
+    write_folds(run, Folds(count=3, of={"a": 1, "b": 3, "c": 2}, groups=dict(zip("abc", "abc", strict=True))))
+    infos = [fold_info(images=600 - fold) for fold in (1, 3)]
+    for fold, info in zip((1, 3), infos, strict=True):
+        write_json(run.file(FOLD.format(fold=fold)) / FOLD_INFO, info)
+    assert fold_infos(run) == tuple(infos)
+
+
+def test_data_with_its_own_test_split_is_refused(photos, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for label in photos.iterdir():
+            (tmp_path / split / label.name).symlink_to(label)
+    dataset = open_dataset(DataRecipe(source=str(tmp_path)), for_training=False)
+    with pytest.raises(DatasetError, match="has its own test images"):
+        assign(dataset, {}, 3, 1)

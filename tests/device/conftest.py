@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
-from edgecnn.device.stream.results import FrameResult
+from edgecnn.device.stream.events import FrameResult
 from edgecnn.device.system import Space, System
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.runtime.child import Finished
@@ -229,7 +229,7 @@ def gone():
 @pytest.fixture(scope="session")
 def digits(root):
     """A picture for each class of the digits model, by label."""
-    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.file import read_bundle
 
     bundle = read_bundle(root / "models" / "digits" / "digits.edgecnn")
     outputs = bundle.golden_outputs(bundle.manifest.models[0])

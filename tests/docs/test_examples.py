@@ -1,5 +1,7 @@
-"""The programs in docs/examples run, and the README's is one of them."""
+"""The programs of the documents run."""
 
+import argparse
+import importlib
 import os
 import re
 import shlex
@@ -11,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.runtime.default import SHIPPED
 
@@ -127,10 +131,36 @@ def test_the_network_of_the_examples_is_built():
 
 
 def test_python_in_the_pages_is_an_example():
-    """README repeats the first example, `python tools/docs.py` writes those of the pages. `docs/style.md` shows a docstring."""
+    """README repeats the first example, `python tools/docs.py` writes those of the pages. `docs/design.md` shows a docstring."""
     examples = {path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
     readme = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert readme == [(EXAMPLES / "first.py").read_text(encoding="utf-8")]
-    for page in set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "style.md"}:
+    for page in set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "design.md"}:
         blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
         assert set(blocks) <= examples, page.name
+
+
+TINY = "--network resnet_25kb --size 32 --epochs 1 --qat-epochs 1 --set init.source=random"
+CLASSES, EACH = ("blue", "green", "red"), 12
+
+
+@pytest.mark.slow
+def test_the_whole_day_from_a_few_photos_to_the_next_model_in_a_slot(root, photos, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    bench = importlib.import_module("second_day")
+    for path in photos.glob("*/*.png"):
+        jpeg = tmp_path / "colours" / path.parent.name / f"{path.stem}.jpg"
+        jpeg.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize((64, 48)).save(jpeg)
+    archive = shutil.make_archive(str(tmp_path / "colours"), "zip", tmp_path, "colours")
+    given = argparse.Namespace(
+        data=archive, each=EACH, stream=60, hold=0.3, keep_unsure=6_000, keep_random=10_000, train=TINY
+    )
+    made = bench.day(given, tmp_path, 1)
+    labelled = made["labelled"]
+    assert sum(made["kept"].values()) >= labelled >= 5 and set(made["kept"]) <= {"unsure", "stranger", "random"}
+    assert labelled == made["pictures"], "each picture is answered exactly once"
+    assert sum(1 for _ in (tmp_path / "photos").glob("*/*")) == len(CLASSES) * EACH + labelled
+    assert made["verdict"] in ("passed", "refused"), "a dozen test photos are enough for a verdict"
+    assert made["serial_in_use"] == 1, "the new model is in use, with a reason if it was refused"
+    assert made["n"] == 180 - len(CLASSES) * EACH - 60

@@ -1,17 +1,21 @@
-"""Real board systems on emulated processors. This needs apt, pip and QEMU, and once a few minutes for files that stay in the cache."""
+"""Real board systems on emulated processors."""
 
+import importlib.util
 import json
+import resource
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from edgecnn.boards.targets import RELEASES, emulated_targets
-from edgecnn.bundle.read import read_bundle
-from edgecnn.emulate import sysroot
+import edgecnn as package
+from edgecnn.boards import RELEASES, emulated_targets
+from edgecnn.bundle.file import read_bundle
+from edgecnn.emulate import machine as systems
+from edgecnn.emulate.machine import NAMES, Emulations
 from edgecnn.emulate.on_boards import OnBoards, verify_on_boards
-from edgecnn.emulate.qemu import NAMES, Emulations
 from edgecnn.errors import EmulatorError
 from edgecnn.verify.gate import require_boards
 
@@ -41,7 +45,7 @@ __version__ = "0.0.1"
 @pytest.fixture(scope="session")
 def system():
     """Debian 13's files with LiteRT, from the user's cache."""
-    return sysroot.make_system("trixie", "litert")
+    return systems.make_system("trixie", "litert")
 
 
 @pytest.fixture
@@ -105,9 +109,9 @@ def test_a_run_on_a_board_is_in_its_report_and_card(edgecnn, own_run, system, sc
 
 
 def test_the_boards_own_python_compiles_if_this_machine_has_none(system, tmp_path, monkeypatch):
-    monkeypatch.setattr(sysroot, "host_python", lambda python: None)
+    monkeypatch.setattr(systems, "host_python", lambda python: None)
     (tmp_path / "module.py").write_text("answer = 42\n")
-    sysroot.compile_all(tmp_path, system.root, system.python, lambda *state: None)
+    systems.compile_all(tmp_path, system.root, system.python, lambda *state: None)
     assert [path.name for path in tmp_path.rglob("*.pyc")] == ["module.cpython-313.pyc"]
 
 
@@ -117,4 +121,71 @@ def test_nothing_of_this_machine_is_on_the_boards_path(system, tmp_path):
         ended = emulations.run(system.machine("cortex-a53"), ["-c", code], tmp_path)
     machine, *paths = ended.out.split()
     assert machine == "aarch64"
-    assert all(Path(path).is_relative_to(sysroot.boards_home()) for path in paths)
+    assert all(Path(path).is_relative_to(systems.boards_home()) for path in paths)
+
+
+TIMED = """
+import sys, time
+begun = time.process_time()
+import edgecnn.device.update.run
+print(time.process_time() - begun, "cryptography" in sys.modules, "requests" in sys.modules)
+"""
+
+
+@pytest.fixture
+def releases(tmp_path):
+    """A repository like that of the update tests, dated today."""
+    pytest.importorskip("cryptography", reason="releases are signed with the release extra")
+    path = Path(__file__).parents[1] / "device/update/conftest.py"
+    spec = importlib.util.spec_from_file_location("of_updates", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Repository(tmp_path / "releases", now=datetime.now(UTC).replace(microsecond=0))
+
+
+@pytest.fixture
+def board(tmp_path, releases):
+    """Run the board's Python; return its output and the processor seconds used."""
+    system = systems.make_system("trixie", "litert", packages=("python3-tuf",))
+    packages = tmp_path / "packages"
+    shutil.copytree(
+        Path(package.__file__).parent, packages / "edgecnn", ignore=shutil.ignore_patterns("__pycache__", "_data")
+    )
+    systems.compile_all(packages, system.root, system.python, lambda what, done, total: None)
+    (tmp_path / "board/etc/edgecnn").mkdir(parents=True)
+    shutil.copy(releases.folder / "metadata/1.root.json", tmp_path / "board/etc/edgecnn/root.json")
+    machine = system.machine("cortex-a72", (packages, system.root / "usr/lib/python3/dist-packages"))
+    with Emulations() as emulations:
+
+        def run(*arguments):
+            begun = resource.getrusage(resource.RUSAGE_CHILDREN)
+            done = emulations.run(machine, arguments, tmp_path)
+            ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return done, ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
+
+        yield run
+
+
+def test_a_board_with_debians_python3_tuf(board, releases, make_bundle, tmp_path):
+    update = ("-m", "edgecnn", "update", "--from", "releases", "--channel", "door", "--prefix", "board")
+    imported, _ = board("-c", TIMED)
+    seconds, *modules = imported.out.split()
+    assert modules[0] == "False", "Ed25519 by Python's own code"
+    _, idle = board("-c", "pass")
+    old = tmp_path / "old"
+    first = releases.add(make_bundle("photos", 1), 1)
+    shutil.copytree(releases.folder, old)
+    done, took = board(*update)
+    assert done.code == 0 and f"in use: {first[:12]} photos serial 1" in done.out, done.err
+    second = releases.add(make_bundle("better", 2), 2)
+    assert board(*update)[0].code == 0
+    status = json.loads(board(*update[:3], "status", "--prefix", "board", "--json")[0].out)
+    assert status["reason"] is None and status["in_use"]["sha256"] == second and status["release"]["number"] == 2
+    refused, _ = board(*update[:4], str(old), *update[5:])
+    assert refused.code == 34 and "older than what this board has already verified" in refused.err
+    quiet, quick = board(*update)
+    assert "up to date" in quiet.out
+    print(
+        f"emulated cortex-a72, seconds of the processor: Python starts in {idle:.1f}, imports in {float(seconds):.1f}, "
+        f"an update takes {took:.1f} and a quiet one {quick:.1f}"
+    )

@@ -10,13 +10,12 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="the models are TFLite files")
 
-from edgecnn.boards.targets import emulated_targets
-from edgecnn.bundle.read import read_bundle
+from edgecnn.boards import emulated_targets
+from edgecnn.bundle.file import read_bundle
 from edgecnn.data import Split
 from edgecnn.emulate import on_boards as module
-from edgecnn.emulate.bundles import recorded_data
-from edgecnn.emulate.on_boards import OnBoards, differences, drawn, model_for, verify_on_boards
-from edgecnn.emulate.sysroot import System
+from edgecnn.emulate.machine import System
+from edgecnn.emulate.on_boards import OnBoards, differences, draw_images, model_for, recorded_data, verify_on_boards
 from edgecnn.errors import DatasetError, EmulatorError, EngineError, ParityError, UnknownNameError
 from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
 from edgecnn.tables import to_json
@@ -195,10 +194,10 @@ def test_requests_are_checked():
 
 def test_the_sample_is_the_same_each_time():
     split = Split(images=np.arange(50), classes=np.arange(50), sources=tuple(map(str, range(50))))
-    one, other = drawn(split, 20), drawn(split, 20)
+    one, other = draw_images(split, 20), draw_images(split, 20)
     assert one.sources == other.sources and len(set(one.sources)) == 20
     assert [int(name) for name in one.sources] == one.classes.tolist() == one.images.tolist()
-    assert drawn(split, 0) is split and drawn(split, 50) is split
+    assert draw_images(split, 0) is split and draw_images(split, 50) is split
 
 
 def test_differences():
@@ -215,7 +214,7 @@ def test_differences():
 )
 def test_a_bundle_that_claims_anything_about_its_images(bundle, said):
     """Its description of itself is free JSON, which an attacker may have written."""
-    from edgecnn.emulate.bundles import test_images as images_of
+    from edgecnn.emulate.on_boards import test_images as images_of
 
     forged = replace(bundle, manifest=replace(bundle.manifest, provenance=said))
     with pytest.raises(DatasetError, match="does not record which images"):

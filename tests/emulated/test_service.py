@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecnn.bundle.read import read_bundle
-from edgecnn.bundle.write import write_bundle
+from edgecnn.bundle.file import read_bundle, write_bundle
 from edgecnn.device.slots.record import NO_RELEASE
 from edgecnn.errors import EmulatorError
 from edgecnn.runtime.default import shipped_bundle

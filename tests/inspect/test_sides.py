@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from edgecnn.data import open_dataset
-from edgecnn.data.sides import FILE, SOURCES, read_sides
+from edgecnn.data.splits import FILE, SOURCES, read_sides
 from edgecnn.errors import DatasetError, OutputError
 from edgecnn.files import sha256_file
-from edgecnn.inspect import features
+from edgecnn.inspect import look
 from edgecnn.inspect.fix import USUAL, write_cleaned
 from edgecnn.inspect.inspection import inspect_images
 from edgecnn.recipe import DataRecipe, build_recipe
@@ -39,7 +39,7 @@ class Quiet:
 
 @pytest.fixture(autouse=True)
 def by_hashes(monkeypatch):
-    monkeypatch.setattr(features, "missing_weights", lambda: True)
+    monkeypatch.setattr(look, "missing_weights", lambda: True)
 
 
 @pytest.fixture
@@ -127,9 +127,9 @@ def test_photos_that_only_resemble_each_other_are_divided_as_others(pets, monkey
             row[item.label], row[100 + int(item.source[4:-4])] = 0.95**0.5, 0.05**0.5
         return rows, 0
 
-    monkeypatch.setattr(features, "missing_weights", lambda: False)
-    monkeypatch.setattr(features, "compute", forged)
-    monkeypatch.setattr(features, "open_body", lambda: lambda parts: np.eye(len(parts), 1280, dtype=np.float32))
+    monkeypatch.setattr(look, "missing_weights", lambda: False)
+    monkeypatch.setattr(look, "compute", forged)
+    monkeypatch.setattr(look, "open_body", lambda: lambda parts: np.eye(len(parts), 1280, dtype=np.float32))
     report = inspect_images(open_dataset(DataRecipe(source=str(pets)), for_training=False))
     dataset, _ = train(pets)
     assert dataset.sizes == {"train": 28, "validation": 4, "test": 8}

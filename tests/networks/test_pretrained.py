@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgecnn import images
-from edgecnn.cli.extras import missing_extra
+from edgecnn.cli.help import missing_extra
 from edgecnn.errors import NetworkError
 from edgecnn.networks import pretrained, torch_file
 from edgecnn.networks.pretrained import SOURCES, read_weights, source_of

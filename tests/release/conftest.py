@@ -87,7 +87,7 @@ def repository(tmp_path, held):
 @pytest.fixture
 def add(repository, held, make_bundle):
     """Release a small bundle with a serial number to the channel door."""
-    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.file import read_bundle
 
     made = {}
 

@@ -7,9 +7,8 @@ import subprocess
 import pytest
 from tuf.api.exceptions import RepositoryError
 
-from edgecnn.device.update.channel import entries_of
-from edgecnn.device.update.decide import State, decide
-from edgecnn.device.update.trust import Mark
+from edgecnn.bundle.channel import entries_of
+from edgecnn.device.update.board import BoardState, Mark, decide
 from edgecnn.files import sha256_file
 from edgecnn.release import operations
 from edgecnn.release.repository import Repository
@@ -17,9 +16,10 @@ from edgecnn.release.repository import Repository
 
 @pytest.fixture
 def sections(root):
-    """Return the page's commands that need no server, by heading."""
+    """Return the commands of the page's first part that need no server, by heading."""
     result, heading, within = {}, "", False
-    for line in (root / "docs" / "releases.md").read_text(encoding="utf-8").splitlines():
+    page = (root / "docs" / "releases.md").read_text(encoding="utf-8")
+    for line in page.partition("\n## A board that updates itself")[0].splitlines():
         if line.startswith("#"):
             heading = line.strip("# ")
         elif line.startswith("```"):
@@ -98,6 +98,6 @@ def test_the_page_from_the_first_key_to_the_drill(sections, workplace, tmp_path,
     workplace([f"{last[0]} --repo drill"])
     assert "door/newest-3.edgecnn" in early.check(drill)
     thiefs = last[0].rpartition(" ")[2]
-    deceived = State(board="0" * 32, current=thiefs, mark=Mark(number=2**53, serial=2**53, sha256=thiefs))
+    deceived = BoardState(board="0" * 32, current=thiefs, mark=Mark(number=2**53, serial=2**53, sha256=thiefs))
     decision = decide(entries_of(Repository(drill).read().targets.signed.targets, "door"), deceived)
     assert decision.install and decision.entry.name == "newest", "the board recovers from the thief's release"

@@ -8,16 +8,15 @@ import pytest
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Targets
 
-from edgecnn.bundle.read import read_bundle
-from edgecnn.device.update.channel import entries_of
+from edgecnn.bundle.channel import entries_of
+from edgecnn.bundle.file import read_bundle
 from edgecnn.errors import OutputError, ReleaseError
 from edgecnn.files import sha256_file
 from edgecnn.release import keys as keys_module
 from edgecnn.release import operations
 from edgecnn.release import repository as repository_module
 from edgecnn.release.keys import Keys
-from edgecnn.release.repository import Repository, utc_now
-from edgecnn.release.status import status
+from edgecnn.release.repository import Repository, repository_status, utc_now
 
 
 def terms(repository):
@@ -173,7 +172,7 @@ def test_only_a_bundle_that_the_channel_has_had_goes_back_without_a_verdict(repo
 def test_a_release_despite_a_failed_gate_is_recorded(repository, add):
     assert add(1, passed=False, accepted="two classes moved").terms.accepted == "two classes moved"
     assert add(2, accepted="not needed").terms.accepted == ""
-    assert status(repository)["channels"]["door"][0]["accepted"] == "two classes moved"
+    assert repository_status(repository)["channels"]["door"][0]["accepted"] == "two classes moved"
 
 
 def test_a_name_that_is_not_a_valid_path_is_encoded(add):
@@ -197,7 +196,7 @@ def test_a_missing_bundle_of_any_release_is_a_problem(repository, add):
     files = [repository.target_file(entry.path, entry.sha256) for entry in (old, new)]
     files[0].unlink()
     files[1].write_bytes(b"damaged")
-    problems = status(repository)["problems"]
+    problems = repository_status(repository)["problems"]
     assert len(problems) == len(files) and all(map(str.startswith, problems, map(str, files)))
 
 
@@ -209,9 +208,9 @@ def test_a_file_is_removed_only_after_nothing_offers_it_any_more(repository, add
     with monkeypatch.context() as patch, pytest.raises(ReleaseError, match="cut"):
         patch.setattr(Repository, "write", lambda *_, **__: (_ for _ in ()).throw(ReleaseError("cut")))
         add(3)
-    assert oldest.is_file() and status(repository)["problems"] == []
+    assert oldest.is_file() and repository_status(repository)["problems"] == []
     back = add(1, instead_of=[second.sha256])
-    assert back.sha256 == first.sha256 and oldest.is_file() and status(repository)["problems"] == []
+    assert back.sha256 == first.sha256 and oldest.is_file() and repository_status(repository)["problems"] == []
     add(3)
     assert oldest.is_file() and not repository.target_file(second.path, second.sha256).is_file()
 
@@ -373,7 +372,7 @@ def test_missing_files_are_named(repository, add, held, tmp_path):
         operations.refresh(repository, held())
     for folder in (tmp_path / "nowhere", keys):
         with pytest.raises(ReleaseError, match="is not a repository of releases, or is damaged"):
-            status(Repository(folder))
+            repository_status(Repository(folder))
     short = "123456789012345"
     with pytest.raises(ReleaseError, match="at least 16 characters, such as five random words; received 15"):
         operations.init(tmp_path / "short", held(tmp_path / "short-keys", ask=lambda name, new: short))
@@ -385,34 +384,36 @@ def test_missing_files_are_named(repository, add, held, tmp_path):
 def test_the_clock_is_checked(repository, add, held, monkeypatch):
     add(1)
     now = utc_now()
-    assert status(repository)["problems"] == []
+    assert repository_status(repository)["problems"] == []
 
     def at(days):
         monkeypatch.setattr(repository_module, "utc_now", lambda: now + timedelta(days=days))
-        monkeypatch.setattr("edgecnn.release.status.utc_now", lambda: now + timedelta(days=days))
+        monkeypatch.setattr("edgecnn.release.repository.utc_now", lambda: now + timedelta(days=days))
 
     at(-1)
     with pytest.raises(ReleaseError, match=r"this machine's clock says .* Set the clock"):
         operations.refresh(repository, held())
     at(25)
-    assert {text.split()[0] for text in status(repository)["problems"]} == {"timestamp", "snapshot"}
+    assert {text.split()[0] for text in repository_status(repository)["problems"]} == {"timestamp", "snapshot"}
     at(31)
-    assert any(text.startswith("timestamp expired on") for text in status(repository)["problems"])
+    assert any(text.startswith("timestamp expired on") for text in repository_status(repository)["problems"])
     operations.refresh(repository, held())
-    assert status(repository)["problems"] == []
+    assert repository_status(repository)["problems"] == []
     at(3 * 365 + 1)
-    assert any(text.startswith("root expired on") for text in status(repository)["problems"])
+    assert any(text.startswith("root expired on") for text in repository_status(repository)["problems"])
     with pytest.raises(ReleaseError, match=r"the root metadata expired on .*: edgecnn release refresh root"):
         operations.refresh(repository, held())
     operations.refresh(repository, held(), "root")
     operations.refresh(repository, held(), "targets")
-    assert status(repository)["problems"] == []
+    assert repository_status(repository)["problems"] == []
 
 
 def test_the_days_before_an_expiry_are_counted(repository, monkeypatch):
     def problem(before):
-        monkeypatch.setattr("edgecnn.release.status.utc_now", lambda: expires - before)
-        return [text.removeprefix(f"{role} ") for text in status(repository)["problems"] if text.startswith(role)]
+        monkeypatch.setattr("edgecnn.release.repository.utc_now", lambda: expires - before)
+        return [
+            text.removeprefix(f"{role} ") for text in repository_status(repository)["problems"] if text.startswith(role)
+        ]
 
     for role, days, more in (
         ("root", 90, " root"),
@@ -420,7 +421,7 @@ def test_the_days_before_an_expiry_are_counted(repository, monkeypatch):
         ("snapshot", 7, ""),
         ("timestamp", 7, ""),
     ):
-        expires = datetime.fromisoformat(status(repository)["roles"][role]["expires"])
+        expires = datetime.fromisoformat(repository_status(repository)["roles"][role]["expires"])
         command, date = f"edgecnn release refresh{more}", f"{expires:%Y-%m-%d}"
         assert problem(timedelta(days=days + 1)) == []
         assert problem(timedelta(days=days + 1, seconds=-1)) == [f"expires in {days} days, on {date}: {command}"]
@@ -433,7 +434,7 @@ def test_a_lost_or_damaged_bundle_is_reported(repository, add):
     entry = add(1)
     file = repository.target_file(entry.path, entry.sha256)
     file.write_bytes(b"damaged")
-    assert status(repository)["problems"] == [f"{file} is missing or damaged: put the bundle there again"]
+    assert repository_status(repository)["problems"] == [f"{file} is missing or damaged: put the bundle there again"]
 
 
 def test_a_board_deceived_with_a_stolen_online_key_accepts_the_repository_after_a_rotation(
@@ -499,7 +500,7 @@ def test_a_lost_key_is_replaced_using_the_others(repository, add, board, held, t
         == board().check(repository.folder)
         == ["door/photos-1.edgecnn", "door/photos-2.edgecnn"]
     )
-    assert status(repository)["roles"]["root"]["threshold"] == 2
+    assert repository_status(repository)["roles"]["root"]["threshold"] == 2
 
 
 @pytest.mark.parametrize("names", [["root-1", "root-2"], ["root-3", "root-2"]])
@@ -534,7 +535,7 @@ def test_either_of_two_root_keys_is_enough_if_init_says_so(tmp_path, held):
     operations.rotate(Repository(folder), held(keys), ["root-1"])
     (keys / "root-2.pem").unlink()
     operations.refresh(Repository(folder), held(keys), "root")
-    assert status(Repository(folder))["roles"]["root"]["version"] == 3
+    assert repository_status(Repository(folder))["roles"]["root"]["version"] == 3
     with pytest.raises(ReleaseError, match="3 of 2 root keys cannot sign"):
         operations.init(tmp_path / "other", held(tmp_path / "other-keys"), root_keys=2, threshold=3)
     for root_keys, threshold in ((1, 0), (10, 2)):
@@ -542,7 +543,7 @@ def test_either_of_two_root_keys_is_enough_if_init_says_so(tmp_path, held):
             operations.init(tmp_path / "other", held(tmp_path / "other-keys"), root_keys=root_keys, threshold=threshold)
     assert not (tmp_path / "other").exists() and not (tmp_path / "other-keys").exists()
     operations.init(tmp_path / "other", held(tmp_path / "other-keys"), root_keys=1, threshold=1)
-    assert status(Repository(tmp_path / "other"))["roles"]["root"]["keys"] == ["root-1"]
+    assert repository_status(Repository(tmp_path / "other"))["roles"]["root"]["keys"] == ["root-1"]
 
 
 def test_the_nightly_refresh_needs_only_the_online_key_and_the_root(repository, add, board, held, tmp_path):

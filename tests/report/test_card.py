@@ -1,5 +1,6 @@
-"""The card: whatever the name of a class, file or dataset, Markdown renderers show it and do nothing else with it."""
+"""The model card."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -7,25 +8,27 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the workstation side needs the train extra")
 
-from edgecnn.calibrate.confidence import ChosenConfidence
-from edgecnn.calibrate.threshold import Choice
+from edgecnn.bundle.file import read_bundle
+from edgecnn.calibrate.confidence import Choice, ChosenConfidence
 from edgecnn.evaluate.scores import ScoreFigures
 from edgecnn.files import canonical_json
-from edgecnn.report.card import card, confidence_line, origin_lines
-from edgecnn.report.markdown import plain
-from edgecnn.report.stress import stress_lines
+from edgecnn.report.card import card, confidence_line, metadata_block, origin_lines, plain
+from edgecnn.report.table import CHOICE_HEADINGS, choice_rows, judged_line, stress_lines
 from edgecnn.run_info import (
+    Candidate,
     Duplicate,
     ImportedFrom,
     InputSize,
+    NetworkChoice,
     RepresentativeInfo,
     StartedFrom,
     Unreadable,
 )
 from edgecnn.stress.stress_report import Condition, Mean, Measured, StressData, Stressed, StressedModel, StressReport
-from edgecnn.tables import to_json
+from edgecnn.tables import build, to_json
 from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.parity import parity_report
+from edgecnn.verify.parity_report import Report
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
@@ -199,3 +202,70 @@ def test_the_card_of_an_input_that_is_not_square(drawn_run, counted, root):
     (failed, _, robust) = stress_lines(replace(stressed, passed=False, complete=False, trained_robust=True))
     assert "FAILED" in failed and "left out" in failed and "train.robust" in robust
     assert "of float: 81.00%" in stress_lines(replace(stressed, mean_float=Mean(accuracy=0.81, interval=(0.8, 0.9))))[0]
+
+
+huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is in the dev extra")
+
+
+def test_a_card_is_read_by_the_hubs_own_class(finished_run):
+    report = parity_report(finished_run)
+    read = huggingface_hub.ModelCard(card(finished_run, report, stored_confidence(finished_run)))
+    assert (read.data.pipeline_tag, read.data.library_name, read.data.model_name) == (
+        "image-classification", "edgecnn", "tiny",
+    )  # fmt: skip
+    assert {result.metric_name: result.metric_value for result in read.data.eval_results} == {
+        f"accuracy, {model.name}": model.accuracy for model in report.models
+    }
+    assert read.text.startswith("\n# tiny\n")
+
+
+def test_names_that_yaml_would_misread(finished_run):
+    report = parity_report(finished_run)
+    for name in ("yes", "1e3", 'a: "b"', "- x", "---\nb: c", "\u2028", "{x}"):
+        data = replace(report.data, name=name, title=name)
+        read = huggingface_hub.ModelCard(metadata_block(name, replace(report, data=data)))
+        assert read.data.model_name == name and read.data.eval_results[0].dataset_name == name
+
+
+def test_shipped_cards_begin_with_their_own_figures(root):
+    cards = sorted((root / "models").glob("*/card.md"))
+    assert len(cards) == 8
+    for path in cards:
+        name = path.parent.name
+        report = build(
+            Report, json.loads(read_bundle(path.parent / f"{name}.edgecnn").files["parity.json"]), ValueError
+        )
+        assert path.read_text(encoding="utf-8").startswith(metadata_block(name, report)), f"{name}: ship it again"
+
+
+def candidate(network, accuracy, **more):
+    return Candidate(
+        network=network, height=96, width=128, whole=False, macs=20_000_000, int8_bytes=1_234_567, accuracy=accuracy,
+        fits=more.pop("fits", True), **more,
+    )  # fmt: skip
+
+
+CHOICE = NetworkChoice(
+    key="0" * 64, images=1_234, balanced=True, budget="7.5 ms here", network="b", height=96, width=128, why="cheaper",
+    seconds=61.7,
+    candidates=(
+        candidate("c", 0.6, ms=9.0), candidate("b", 0.4, behind=0.2, behind_error=0.031, ms=7.456), candidate("e", 0.7, fits=False),
+    ),
+)  # fmt: skip
+
+
+def test_each_network_has_a_row_with_its_distance_from_the_best():
+    rows = [dict(zip(CHOICE_HEADINGS, row, strict=True)) for row in choice_rows(CHOICE)]
+    assert [row["network"] for row in rows] == ["c", "b", "e"]
+    assert [row[""] for row in rows] == ["", "chosen", "over the budget"]
+    assert rows[1] == {
+        "network": "b", "input": "128x96", "accuracy": "40.0%", "behind the best": "20.0 ± 3.1",
+        "MACs": "20,000,000", "int8 bytes (expected)": "1,234,567", "ms here": "7.46", "": "chosen",
+    }  # fmt: skip
+    assert (rows[0]["behind the best"], rows[2]["ms here"]) == ("-", "-")
+
+
+def test_the_sentence_counts_the_photos_that_chose():
+    line = judged_line(CHOICE)
+    assert line.startswith("b at 128x96 was chosen for 1,234 images, within 7.5 ms here: cheaper.")
+    assert "every class counting the same" in line and line.endswith("It took 62 s.")

@@ -1,17 +1,33 @@
-"""What the report collects from a run or a bundle: whose answers, which threshold, where the model comes from, and what is missing."""
+"""What the report shows."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
+from scipy.stats import binomtest
 
-from edgecnn.bundle.read import read_bundle
-from edgecnn.report.collect import bundle_figures, int8_name, run_figures
-from edgecnn.report.figures import CONFUSED, answer_figures, confusion
+from edgecnn.bundle.file import read_bundle
+from edgecnn.evaluate.held_out import HeldOut, write_held_out
+from edgecnn.report.collect import (
+    WEAKEST,
+    accuracy_line,
+    bundle_figures,
+    int8_name,
+    pairs,
+    run_answers,
+    run_figures,
+    summary,
+    threshold_line,
+    weakest_line,
+)
+from edgecnn.report.figures import CONFUSED, Confusion, Pair, answer_figures, confusion
+from edgecnn.report.table import images_line
 from edgecnn.run_info import ImportedFrom, InputSize
-from edgecnn.runs import FLOAT_GRAPH, LAYERS, PARITY, write_json
+from edgecnn.runs import FLOAT_GRAPH, IMAGES, LAYERS, PARITY, write_json
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.parity_report import Confidence
+from edgecnn.verify.parity_report import Confidence, StrangerFigures
 from edgecnn.verify.predictions import Predictions, read_predictions
 
 LABELS = ("cat", "dog", "fox")
@@ -106,3 +122,173 @@ def test_a_bundles_figures_have_its_own_size_and_images(root):
     origin = found.origin
     assert (origin.input, origin.training_images, origin.validation_images) == ("8x20x1", 900, 80)
     assert (found.kind, found.name, found.passed, found.flips_in_all) == ("bundle", "digits", True, None)
+
+
+ONE = {
+    "a": ("cat", "cat"),
+    "b": ("cat", "cat"),
+    "c": ("dog", "dog"),
+    "d": ("dog", "cat"),
+    "e": ("fox", "fox"),
+    "g": ("fox", "fox"),
+}
+
+OTHER = {
+    "a": ("cat", "dog"),
+    "b": ("cat", "dog"),
+    "c": ("dog", "fox"),
+    "d": ("dog", "dog"),
+    "e": ("dog", "dog"),
+    "h": ("cat", "cat"),
+}
+"""Of the common photos a to e, e has another true class here."""
+
+
+def test_only_common_photos_with_the_same_class_are_counted_and_the_first_run_is_the_reference():
+    (pair,) = pairs([("one", ONE), ("other", OTHER)])
+    assert (pair.reference, pair.candidate, pair.n) == ("one", "other", 4)
+    assert (pair.accuracy_reference, pair.accuracy_candidate) == (0.75, 0.25)
+    assert (pair.lost, pair.gained, pair.drop, pair.agreement) == (3, 1, 50.0, 0.0)
+    assert pair.mcnemar_p == pytest.approx(binomtest(1, 4).pvalue)
+
+
+def test_each_later_run_is_paired_with_the_first_or_the_reason_names_who_lacks_answers():
+    apart = {"x": ("cat", "cat")}
+    made = list(pairs([("one", ONE), ("other", OTHER), ("empty", {}), ("apart", apart)]))
+    assert isinstance(made[0], Pair) and [isinstance(item, str) for item in made] == [False, True, True]
+    assert "for empty" in made[1] and "one and apart" in made[2] and "no photo tested both" in made[2]
+    (both,) = pairs([("one", {}), ("other", {})])
+    assert "for one and other" in both
+    assert list(pairs([])) == list(pairs([("one", ONE)])) == []
+
+
+def test_a_users_test_photos_are_known_by_their_content_and_those_of_a_named_dataset_by_name(drawn_run):
+    run = drawn_run(verified=False)
+    made = Predictions(
+        true=np.array([0, 1, 2]), sources=["1.jpg", "2.jpg", "3.jpg"], answers={"int8": np.array([0, 2, 1]), "float": np.array([1, 1, 1])},
+        scores={}, tempered=np.empty(0), pictures={},
+    )  # fmt: skip
+    named = {"drawn: 1.jpg": ("cat", "cat"), "drawn: 2.jpg": ("dog", "fox"), "drawn: 3.jpg": ("fox", "dog")}
+    assert run_answers(run, made, "int8") == named
+    listed = [
+        "split,class,sha256,file",
+        f"train,cat,{'1' * 64},1.jpg",
+        f"test,cat,{'2' * 64},1.jpg",
+        f"test,dog,{'3' * 64},2.jpg",
+    ]
+    run.file(IMAGES).write_text("\n".join(listed) + "\n")
+    assert list(run_answers(run, made, "int8")) == ["2" * 64, "3" * 64, "drawn: 3.jpg"]
+    assert run_answers(run, made, "onnx-int8") == run_answers(run, None, "int8") == run_answers(run, made, None) == {}
+
+
+def test_with_folds_the_held_out_answers_of_int8_count(drawn_run, fold_info):
+    run = drawn_run(verified=False)
+    fold = fold_info()
+    run.write_info(replace(run.info, folds=(fold,)))
+    eye = np.eye(3, dtype=np.float32)
+    held = HeldOut(
+        hashes=np.array(["1" * 64, "2" * 64]), sources=np.array(["1.jpg", "2.jpg"]), classes=np.array([2, 0]), fold=np.array([1, 2]),
+        float=eye[[1, 1]], int8=eye[[0, 2]], similarity=np.zeros(2),
+    )  # fmt: skip
+    write_held_out(run, held)
+    assert run_answers(run, None, None) == {"1" * 64: ("fox", "cat"), "2" * 64: ("cat", "fox")}
+
+
+LABELS_SUMMARY = ("ant", "bee", "cat", "dog", "eel", "fox")
+
+CELLS = ((0, 0, 3), (0, 5, 1), (1, 1, 5), (2, 2, 1), (2, 0, 1), (3, 1, 2), (3, 3, 3), (3, 4, 1), (5, 5, 9), (5, 0, 1))
+"""Ants are right 3 times of 4, bees 5 of 5, cats 1 of 2, dogs 3 of 6 and foxes 9 of 10; no image shows an eel."""
+
+TESTED = Confidence(
+    n=13, answered=11, errors=1, share_answered=0.8125, error=0.0375, threshold=0.65, nll=0.9, nll_after=0.8,
+    calibration_error=0.21, calibration_error_after=0.07, model="tflite-int8", temperature=1.5,
+)  # fmt: skip
+
+
+def matrix(*cells):
+    return Confusion(model="m", cells=cells, most_confused=())
+
+
+def figures_in(line):
+    return re.findall(r"\d[\d.,]*\d%?|\d%?", line)
+
+
+def test_the_weakest_classes_are_the_three_of_lowest_accuracy_and_the_larger_comes_first():
+    """Dogs and cats tie at one half; bees have no mistake, and eels no images."""
+    line = weakest_line(matrix(*CELLS), LABELS_SUMMARY)
+    named = re.findall(r"(\w+) \((\d+) of (\d+) ", line)
+    assert named == [("dog", "3", "6"), ("cat", "1", "2"), ("ant", "3", "4")] and len(named) == WEAKEST
+    assert figures_in(line)[-2:] == ["1", "6"] and " has no test images" in line, "the eels"
+    assert " have no test images" in weakest_line(matrix(*CELLS), (*LABELS_SUMMARY, "gnu")), "the eels and gnus"
+
+
+def test_a_class_without_a_mistake_is_never_weak():
+    line = weakest_line(matrix((0, 0, 1200), (0, 1, 34), (1, 1, 7), (2, 2, 5)), LABELS_SUMMARY[:3])
+    assert re.findall(r"(\w+) \(([\d,]+) of ([\d,]+)", line) == [("ant", "1,200", "1,234")]
+    assert "test images" not in line, "every class has some"
+    perfect = weakest_line(matrix((0, 0, 4), (1, 1, 7)), LABELS_SUMMARY[:2])
+    assert "no mistakes" in perfect and not figures_in(perfect)
+
+
+@pytest.mark.parametrize(
+    ("interval", "accuracy", "expected"),
+    [
+        ((0.0, 0.1), 0.04, ["13", "0%", "10%"]),  # as wide as the limit: too few images
+        ((0.0, 0.0999), 0.04, ["13", "6.0"]),
+        ((0.61, 0.66), 0.645, ["13", "3.5"]),  # the end that is farther away
+    ],
+)
+def test_too_few_images_are_those_whose_interval_is_ten_points_wide(counted, interval, accuracy, expected):
+    report, _ = counted
+    model = replace(report.models[1], accuracy=accuracy, accuracy_interval=interval)
+    line = accuracy_line(report, model)
+    shown = [f"{accuracy:.2%}", "95", f"{interval[0]:.2%}", f"{interval[1]:.2%}"]
+    assert line.startswith("tflite-int8 ") and figures_in(line.replace("int8", "", 1)) == [*shown, *expected, "53.85%"]
+    assert line.endswith("Always answering cat would be right on 53.85%."), "the most frequent class"
+
+
+@pytest.mark.parametrize(
+    ("divided", "words", "figures"),
+    [
+        ({"divided_by": "photo"}, "divided by photo", []),
+        ({"divided_by": "group", "groups": 45, "test_groups": 9}, "are few", ["45", "9"]),
+        ({"divided_by": "group", "groups": 450, "test_groups": 10}, "over groups", ["450", "10"]),
+    ],
+)
+def test_the_summary_says_whether_photos_or_groups_were_divided(counted, divided, words, figures):
+    report, _ = counted
+    report = replace(report, data=replace(report.data, **divided))
+    line = accuracy_line(report, report.models[1])
+    assert words in line and figures_in(line.partition("53.85%")[2]) == figures
+    assert ("few" in line.partition("53.85%")[2]) == ("are few" in words)
+    assert all(figure in images_line(report.data) for figure in figures) and "divided by" in images_line(report.data)
+
+
+def test_the_summary_has_a_sentence_for_each_part_that_the_report_has(counted):
+    report, _ = counted
+    model = report.models[1]
+    first, last = summary(report, model, None, LABELS_SUMMARY[:3])
+    assert first.startswith("tflite-int8 is right on 69.23%") and last.startswith("Strangers: the device assigns")
+    strangers = StrangerFigures(
+        model="tflite-int8", rate=0.05, not_fitted=None, known_images=90, validation_images=40, n=2000, refused=120,
+        refused_wrong=70, refused_interval=(0.0504, 0.0712), decide=False,
+    )  # fmt: skip
+    report = replace(report, confidence=TESTED, strangers=strangers)
+    first, weakest, threshold, last = summary(
+        report, model, matrix((0, 0, 6), (0, 2, 1), (1, 1, 4)), LABELS_SUMMARY[:3]
+    )
+    assert weakest.startswith("Weakest classes: ant (6 of 7") and threshold.startswith("Below a score of 0.65")
+    assert last.startswith("Strangers (tflite-int8)")
+
+
+def test_the_threshold_is_given_with_the_share_answered_and_then_its_errors(counted):
+    report, _ = counted
+
+    def line(**values):
+        (text,) = threshold_line(replace(report, confidence=replace(TESTED, **values)))
+        return text
+
+    assert figures_in(line()) == ["0.65", "81.25%", "3.75%"]
+    assert figures_in(line(threshold=0.01, error=0.0)) == ["0.01", "81.25%", "0.00%"], "0 errors are a figure"
+    assert figures_in(line(share_answered=0.0, error=None)) == ["0.65", "0.00%"]
+    assert figures_in(line(threshold=0.0)) == [], "it always answers"

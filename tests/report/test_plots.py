@@ -11,10 +11,20 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from edgecnn.report import plots as drawing
-from edgecnn.report.curves import write_curves
-from edgecnn.report.figures import Bin, Coverage, Reliability
-from edgecnn.report.history import Epoch, epochs
-from edgecnn.report.plots import BAD, FLOAT, GOOD, INT8, MOST_NAMED, classes_plot, one_plot, plots, short, side_by_side
+from edgecnn.report.figures import Bin, Coverage, Epoch, Reliability, epochs
+from edgecnn.report.plots import (
+    BAD,
+    FLOAT,
+    GOOD,
+    INT8,
+    MOST_NAMED,
+    classes_plot,
+    one_plot,
+    plots,
+    short,
+    side_by_side,
+    write_curves,
+)
 from edgecnn.runs import CURVES, HISTORY
 from edgecnn.stress.stress_report import Condition, Measured, Stressed
 from edgecnn.verify.parity_report import ClassDrop

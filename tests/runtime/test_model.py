@@ -1,6 +1,7 @@
-"""From pixels to logits under the input contract, for all model types."""
+"""A model behind its input contract, and the timing of calls."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from edgecnn.errors import EngineError, ImageError
 from edgecnn.pixels import to_codes, to_real
 from edgecnn.runtime.engines import open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import Model, interleave, measure_interleaved
 
 
 def test_int8_input_is_codes(fake_engine, contract, pixels):
@@ -101,3 +102,41 @@ def test_codes_and_reals_agree():
     assert np.array_equal(to_codes(every), every.astype(np.int16) - 128)
     assert np.array_equal(to_real(every, 1.0, -128), every.astype(np.float32))
     assert np.array_equal(to_real(every, 1 / 128, 0), (every.astype(np.float32) - 128) / 128)
+
+
+def test_interleaved():
+    seen = []
+    timings = measure_interleaved({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, warmup=2, repeats=3)
+    rounds = ["".join(seen[start : start + 2]) for start in range(0, 10, 2)]
+    assert set(rounds) == {"ab", "ba"} and len(rounds) == 5
+    assert timings["a"].n == 3
+    assert 0 <= timings["a"].p50_ms <= timings["a"].p90_ms
+
+
+def test_which_runs_count(monkeypatch):
+    """The first call, of 99 ms, is the warm-up. The others take 10 to 1 ms."""
+    durations = iter([0.099, *(number / 1000 for number in range(10, 0, -1))])
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def call():
+        now[0] += next(durations)
+
+    timing = measure_interleaved({"a": call}, warmup=1, repeats=10)["a"]
+    assert (timing.p50_ms, timing.p90_ms, timing.n) == (pytest.approx(5.5), pytest.approx(9.1), 10)
+
+
+def test_no_repetitions():
+    with pytest.raises(ValueError, match="received 0"):
+        measure_interleaved({}, warmup=1, repeats=0)
+
+
+def test_each_block_has_a_new_random_order():
+    turns = list(interleave(["a", "b", "c"], 25, 10))
+    assert [(len(calls), calls[0]) for _, calls in turns] == [(10, 0)] * 3 + [(10, 10)] * 3 + [(5, 20)] * 3
+    rounds = [[name for name, _ in turns[start : start + 3]] for start in (0, 3, 6)]
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+    assert turns == list(interleave(["a", "b", "c"], 25, 10)), "the same seed draws the same orders"
+    names = [name for name, _ in interleave(["a", "b", "c"], 50, 1)]
+    many = {tuple(names[start : start + 3]) for start in range(0, 150, 3)}
+    assert len(many) == 6, "every order comes up"

@@ -1,8 +1,10 @@
-"""Golden vectors: correct outputs pass, too large a difference fails, and anything unchecked is reported."""
+"""Golden vectors are replayed, and helper programs answer in JSON."""
 
 import io
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.bundle.file import Bundle
 from edgecnn.bundle.manifest import GoldenImage, Manifest, ModelEntry
-from edgecnn.bundle.read import Bundle
-from edgecnn.errors import EngineError, SelftestError, UnknownNameError
+from edgecnn.errors import BundleError, EngineError, SelftestError, UnknownNameError
 from edgecnn.files import sha256
 from edgecnn.pixels import FITS, resize
+from edgecnn.runtime.child import Finished
 from edgecnn.runtime.selftest import allowed, failure, require_pass, selftest
 
 ENGINE = "litert"
@@ -244,7 +247,7 @@ def test_a_photo_that_cannot_be_decoded_here_fails_the_decoding(replay, right, p
 
 
 def test_a_model_that_uses_too_much_memory_or_time_fails(replay, right, fake_engine, monkeypatch):
-    monkeypatch.setattr("edgecnn.runtime.isolated.MEMORY_BYTES", 64 << 20)
+    monkeypatch.setattr("edgecnn.runtime.child.MEMORY_BYTES", 64 << 20)
     greedy = fake_engine()
     too_much = 4 << 30  # bytes: more than this process can have freed, and nothing writes to them
     greedy.run = lambda batch: np.empty(too_much, np.uint8)
@@ -266,3 +269,26 @@ def test_golden_photos_are_decoded_in_the_separate_process(replay, right, photos
     monkeypatch.setattr("edgecnn.images.decode", lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(SelftestError, match="cannot be decoded here: one of them crashes the decoder: killed"):
         replay(right, photos=photos, apart=True)
+
+
+HEAD = "import os\nfrom edgecnn.errors import BundleError\nfrom edgecnn.runtime.child import run_program\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "table"),
+    [
+        ("print('loud')\n    os.write(1, b'engine')\n    return {'a': 1}", 0, {"a": 1}),
+        ("print('loud')\n    raise BundleError('no\\nbundle')", BundleError.exit_code, {"error": "no\nbundle"}),
+    ],
+)
+def test_the_object_is_alone_on_standard_output(body, code, table):
+    program = f"{HEAD}def work():\n    {body}\nrun_program(work)\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    ended = Finished(done.returncode, done.stdout, done.stderr)
+    assert (ended.code, ended.table) == (code, table) and "loud" in ended.err
+
+
+def test_a_failure_reports_the_programs_error_or_the_last_line():
+    assert Finished(15, '{"error": "no bundle"}', "a warning").failure == "exit code 15: no bundle"
+    assert Finished(1, "", "Traceback\nImportError: no numpy\n\n").failure == "exit code 1: ImportError: no numpy"
+    assert Finished(-9, "", "").failure == "killed (SIGKILL)"

@@ -13,8 +13,7 @@ from PIL import Image
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
 
-from edgecnn.bundle.read import read_bundle
-from edgecnn.bundle.write import write_bundle
+from edgecnn.bundle.file import read_bundle, write_bundle
 from edgecnn.data import open_dataset
 from edgecnn.evaluate.statistics import WORTH, paired_interval
 from edgecnn.files import sha256_file

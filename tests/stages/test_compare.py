@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.calibrate.input_range import Stated
 from edgecnn.data import open_dataset
-from edgecnn.emulate.bundles import test_images as images_of_bundle
+from edgecnn.emulate.on_boards import test_images as images_of_bundle
 from edgecnn.errors import DatasetError, EngineError
 from edgecnn.evaluate.scores import is_scores
 from edgecnn.networks.keras import keras, tf

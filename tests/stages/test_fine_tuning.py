@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.evaluate.held_out import require_held_out
 from edgecnn.networks.efficientnet_lite import RUNGS, all_features
 from edgecnn.networks.predict import model_from_bytes
@@ -132,7 +132,7 @@ def test_a_head_without_mistakes_ships_and_nothing_is_fine_tuned(head):
 
 def test_no_test_photo_teaches_the_head_or_chooses(head):
     run, *_ = head
-    from edgecnn.data.recorded import known_images
+    from edgecnn.data.dataset import known_images
 
     of_split = {}
     for split, _, digest in known_images(run).files:

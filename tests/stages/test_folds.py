@@ -19,7 +19,7 @@ from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.data import open_run_dataset
 from edgecnn.evaluate.held_out import ANSWERS, require_held_out
 from edgecnn.evaluate.statistics import compare
@@ -187,7 +187,7 @@ def test_a_second_run_does_nothing(made):
 
 def test_inspect_judges_labels_by_the_folds_answers(made, edgecnn, monkeypatch):
     run = made[0]
-    monkeypatch.setattr("edgecnn.inspect.wrong_labels.ODDS", 1.0)  # so that every error of the tiny network is named
+    monkeypatch.setattr("edgecnn.inspect.question.ODDS", 1.0)  # so that every error of the tiny network is named
     result = edgecnn("inspect", "digits", "--no-features", "--run", run.path, "--fail-on", "never", "--json")
     assert result.code == 0, result.err
     report = json.loads(result.out)

@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_images
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.errors import DatasetError, RecipeError
 from edgecnn.evaluate.held_out import ANSWERS, require_held_out
 from edgecnn.networks.efficientnet_lite import RUNGS, all_features

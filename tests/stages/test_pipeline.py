@@ -7,9 +7,8 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.bundle.read import read_bundle
-from edgecnn.bundle.validation import read_validation
-from edgecnn.bundle.verdict import verdict_of
+from edgecnn.bundle.evidence import read_validation, verdict_of
+from edgecnn.bundle.file import read_bundle
 from edgecnn.data import open_dataset
 from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import export_path

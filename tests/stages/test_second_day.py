@@ -11,8 +11,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
 pytest.importorskip("tuf", reason="releases need the release extra")
 
-from edgecnn.device.slots.choose import approve, choose
-from edgecnn.device.slots.store import Store
+from edgecnn.device.slots.store import Store, approve, choose_for_start
 from edgecnn.errors import ReleaseError, SlotError, WorseError
 from edgecnn.files import sha256_file
 
@@ -46,7 +45,7 @@ def test_from_the_first_model_to_the_third_release(edgecnn, tiny_network, tmp_pa
         return done("update", *where, "--prefix", board)
 
     def proved():
-        approve(slots, choose(slots).release)
+        approve(slots, choose_for_start(slots).release)
 
     def in_use():
         return slots.read().current

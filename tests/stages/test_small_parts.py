@@ -12,10 +12,10 @@ from scipy.stats import binomtest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.bundle.validation import VALIDATION, ValidationScores
+from edgecnn.bundle.evidence import VALIDATION, ValidationScores
 from edgecnn.data import Split
 from edgecnn.data.items import Item
-from edgecnn.data.sides import Side
+from edgecnn.data.splits import Side
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Answers
 from edgecnn.evaluate.held_out import HeldOut

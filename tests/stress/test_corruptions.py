@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecnn.stress.corruptions import CORRUPTIONS, conditions, corrupt, generator, occlusion
-from edgecnn.stress.filters import from_light, to_light
+from edgecnn.stress.corruptions import CORRUPTIONS, conditions, corrupt, from_light, generator, occlusion, to_light
 
 GOLDEN = Path(__file__).with_name("golden.npz")
 SEED = 7

@@ -12,11 +12,10 @@ from scipy.stats import binomtest, norm, sem
 from edgecnn.data import open_dataset
 from edgecnn.errors import SplitError, StressError
 from edgecnn.recipe import DataRecipe
-from edgecnn.report.stress import mean_line
+from edgecnn.report.table import mean_line
 from edgecnn.stress import measure
 from edgecnn.stress.corruptions import conditions
-from edgecnn.stress.measure import Settings, require_passed, stress
-from edgecnn.stress.subject import open_subject
+from edgecnn.stress.measure import Settings, open_subject, require_passed, stress
 from edgecnn.tables import to_json
 
 FEW = ("jpeg", "low-light", "scale")

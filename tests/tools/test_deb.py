@@ -11,7 +11,7 @@ pytest.importorskip("hatchling", reason="building needs the dev extra")
 
 from edgecnn import __version__
 from edgecnn.cli import COMMANDS
-from edgecnn.device.doctor.page import PACKAGES
+from edgecnn.device.doctor import PAGE_PACKAGES
 
 pytestmark = pytest.mark.needs("dpkg-deb", package="dpkg")
 
@@ -90,7 +90,7 @@ def test_it_depends_on_debians_packages_and_names_its_architecture(package):
     assert field("Architecture") == "arm64" and field("Version") == __version__
     needed = {item.split(" ")[0] for item in field("Depends").split(", ")}
     assert needed == {"python3", "python3-numpy", "python3-pil", "python3-typer", "libc6", "libgcc-s1", "libstdc++6"}
-    assert set(field("Recommends").split(", ")) == {f"python3-{name}" for name in PACKAGES}, "for the page"
+    assert set(field("Recommends").split(", ")) == {f"python3-{name}" for name in PAGE_PACKAGES}, "for the page"
     listing = subprocess.run(["dpkg-deb", "--contents", package], check=True, capture_output=True, text=True).stdout
     assert all("root/root" in line for line in listing.splitlines())
 

@@ -1,10 +1,28 @@
-import importlib
-import json
-import runpy
-import sys
+"""The maintainers' scripts."""
 
+import gzip
+import importlib
+import io
+import json
+import lzma
+import runpy
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
+
+pytest.importorskip("hatchling", reason="building needs the dev extra")
+
+from edgecnn import __version__
+from edgecnn.data import open_dataset
+from edgecnn.data.items import LabelledImages, array_items
+from edgecnn.recipe import DataRecipe
 
 
 def load_bench(root, monkeypatch, name, folder="bench"):
@@ -76,7 +94,7 @@ def test_speed_of_another_bundle_is_refused(readme, tmp_path, monkeypatch):
 def test_a_mutant_runs_the_tests_of_its_modules_name_and_then_those_of_its_room(root, monkeypatch):
     mutants, tests = load_bench(root, monkeypatch, "mutants", "faults"), root / "tests"
     rooms = mutants.modules(root)
-    assert {".", "runtime", "device/slots", "recipe"} <= rooms.keys() and not rooms.keys() & {
+    assert {".", "runtime", "device/slots", "bundle"} <= rooms.keys() and not rooms.keys() & {
         "cli",
         "train",
         "networks",
@@ -93,5 +111,153 @@ def test_a_mutant_runs_the_tests_of_its_modules_name_and_then_those_of_its_room(
     assert run("edgecnn/runtime/decision.py") == [[named], [one for one in files(tests / "runtime") if one != named]]
     assert run("edgecnn/device/slots/disk.py") == [files(tests / "device" / "slots")]
     assert run("edgecnn/device/__init__.py") == [files(tests / "device")], "not those of all rooms inside"
-    assert run("edgecnn/recipe/read.py") == [[str(tests / "test_recipe.py")]]
+    assert run("edgecnn/recipe.py")[0] == [str(tests / "test_recipe.py")]
     assert run("edgecnn/pixels.py") == [files(tests)]
+
+
+Q75_FIRST_ROW = [8, 6, 5, 8, 12, 20, 26, 31]
+"""From the luminance table at quality 75: half of the values of table K.1 in ITU-T T.81, rounded up."""
+
+
+def test_the_zip_has_the_splits_and_the_quality(root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(root / "tools" / "data")
+    tool = importlib.import_module("cifar10_jpeg")
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    classes = np.arange(20) % 2
+    items = [
+        *array_items("train", "data_batch_1", pixels, classes),
+        *array_items("test", "test_batch", 255 - pixels, classes),
+    ]
+    images = LabelledImages(
+        name="cifar10", title="CIFAR-10", labels=("cat", "dog"), shape=(32, 32, 3), mirror=True, items=tuple(items)
+    )
+    path = tmp_path / "small.zip"
+    assert tool.write_zip(images, path) == 30
+
+    with zipfile.ZipFile(path) as archive:
+        tests = [name for name in archive.namelist() if "/test/" in name]
+        assert tests == [
+            f"small/test/{label}/{number:04d}.jpg" for label in ("cat", "dog") for number in (0, 2, 4, 6, 8)
+        ]
+        decoded = Image.open(io.BytesIO(archive.read("small/test/dog/0002.jpg")))
+    assert decoded.quantization[0][:8] == Q75_FIRST_ROW
+    assert JpegImagePlugin.get_sampling(decoded) == 2
+    distances = [np.abs(np.asarray(decoded, int) - (255 - other)).mean() for other in pixels]
+    assert np.argmin(distances) == 5  # JPEG preserves noise badly, but this is still the best match
+
+    dataset = open_dataset(DataRecipe(source=str(path)))
+    assert dataset.labels == ("cat", "dog")
+
+
+@pytest.fixture(scope="module")
+def release(root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root / "tools")
+        yield importlib.import_module("release")
+
+
+@pytest.fixture
+def committed(release, root, tmp_path, monkeypatch):
+    """The project as a separate repository with one commit, since the tests may run in a copy without a repository."""
+    copy = tmp_path / "project"
+    shutil.copytree(
+        root,
+        copy,
+        ignore=shutil.ignore_patterns(".git", ".venv*", ".*_cache", ".hypothesis", "runs", "site", "demo", "dist"),
+    )
+    for command in (("init",), ("add", "--all"), ("commit", "--message", "The project")):
+        person = ("-c", "user.name=edgecnn", "-c", "user.email=edgecnn@example.org")
+        subprocess.run(["git", *person, *command], cwd=copy, check=True, capture_output=True)
+    monkeypatch.setattr(release, "ROOT", copy)
+
+
+@pytest.mark.needs("git")
+@pytest.mark.usefixtures("committed")
+@pytest.mark.slow
+def test_two_builds_from_clean_copies_have_the_same_bytes(release, tmp_path, capsys):
+    (tmp_path / "dist").mkdir()
+    files = release.build_twice(tmp_path / "dist")
+    assert [path.name for path in files] == [f"edgecnn-{__version__}-py3-none-any.whl", f"edgecnn-{__version__}.tar.gz"]
+    assert capsys.readouterr().out.count("identical in both builds") == 2
+    epoch = int(release.git("log", "-1", "--format=%ct"))
+    with tarfile.open(next(path for path in files if path.name.endswith(".tar.gz"))) as archive:
+        assert {member.mtime for member in archive} == {epoch}
+        assert any(member.name.endswith("docs/tutorial.md") for member in archive)
+    assert zipfile.ZipFile(next(path for path in files if path.suffix == ".whl")).testzip() is None
+
+
+def test_builds_that_differ_are_not_released(release, tmp_path, monkeypatch):
+    builds = iter([{"a.whl": b"1", "b.tar.gz": b"2"}, {"a.whl": b"1", "b.tar.gz": b"3"}])
+    monkeypatch.setattr(release, "build", lambda out: next(builds))
+    with pytest.raises(SystemExit, match=r"two builds differ: b\.tar\.gz"):
+        release.build_twice(tmp_path)
+
+
+def test_uncommitted_changes_are_not_released(release, monkeypatch):
+    monkeypatch.setattr(release, "git", lambda *arguments: b" M edgecnn/__init__.py\n")
+    with pytest.raises(SystemExit, match="uncommitted"):
+        release.release(["python3"])
+
+
+@pytest.fixture(scope="module")
+def initramfs(root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "tools" / "board"))
+        import initramfs
+
+        yield initramfs
+        sys.modules.pop("initramfs")
+
+
+def unpacked(archive):
+    """Read a "newc" archive: names to (mode, content)."""
+    entries, start = {}, 0
+    while True:
+        assert archive[start : start + 6] == b"070701" and start % 4 == 0
+        fields = [int(archive[start + 6 + 8 * number : start + 14 + 8 * number], 16) for number in range(13)]
+        mode, size, name_size = fields[1], fields[6], fields[11]
+        name = archive[start + 110 : start + 110 + name_size - 1].decode()
+        content = -(-(start + 110 + name_size) // 4) * 4
+        if name == "TRAILER!!!":
+            return entries
+        entries[name] = mode, archive[content : content + size]
+        start = -(-(content + size) // 4) * 4
+
+
+def test_an_archive_reads_back_with_the_folders_that_its_files_need(initramfs):
+    files = {
+        "init": initramfs.file(b"#!/bin/sh\n", 0o755),
+        "usr/bin/tool": initramfs.file(b"x" * 5),
+        "usr/lib/empty": initramfs.file(b""),
+    }
+    archive = initramfs.cpio(files)
+    found = unpacked(archive)
+    assert {name: found[name] for name in files} == files
+    folders = {name: entry for name, entry in found.items() if name not in files}
+    assert folders == dict.fromkeys(("usr", "usr/bin", "usr/lib"), (stat.S_IFDIR | 0o755, b""))
+    assert list(found).index("usr") < list(found).index("usr/bin") < list(found).index("usr/bin/tool")
+    assert gzip.decompress(initramfs.compressed(archive)) == archive
+    assert initramfs.compressed(archive) == initramfs.compressed(initramfs.cpio(files)), (
+        "the same files, the same bytes"
+    )
+
+
+def test_modules_follow_their_dependencies_and_appear_once(initramfs, tmp_path):
+    def module(name, needs):
+        return b"\x7fELF\0license=GPL\0depends=" + needs.encode() + b"\0name=" + name.encode() + b"\0"
+
+    contents = {"fs/9p": module("9p", "9pnet,netfs"), "net/9pnet": module("9pnet", ""), "fs/netfs": module("netfs", "")}
+    contents["media/v4l2-tpg"] = module("v4l2_tpg", "")
+    contents["media/vivid"] = module("vivid", "v4l2-tpg,netfs")
+    for name, content in contents.items():
+        path = tmp_path / "kernel" / f"{name}.ko"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.startswith("media"):
+            path.with_suffix(".ko.xz").write_bytes(lzma.compress(content))
+        else:
+            path.write_bytes(content)
+    modules = initramfs.read_modules(tmp_path, ["9p", "vivid"])
+    assert list(modules) == ["9pnet", "netfs", "9p", "v4l2_tpg", "vivid"]
+    assert modules["vivid"] == contents["media/vivid"]
+    with pytest.raises(FileNotFoundError, match="no module overlay"):
+        initramfs.read_modules(tmp_path, ["overlay"])

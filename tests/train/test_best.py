@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.data.balanced import equal_weights
+from edgecnn.data.decoding import equal_weights
 from edgecnn.networks.keras import keras
 from edgecnn.train.best import Best, Score, better_method, score
 

@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.data import open_dataset
 from edgecnn.errors import RecipeError
 from edgecnn.recipe import NetworkRecipe, build_recipe
-from edgecnn.report.choice import choice_rows, judged_line
+from edgecnn.report.table import choice_rows, judged_line
 from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.runs import CHOICE, FEATURES, create_run
 from edgecnn.stages import network_choice
@@ -64,7 +64,7 @@ def test_a_candidate_with_as_many_right_answers_but_unsure_ones_is_not_as_good()
 
 
 def test_rare_classes_count_as_much_as_common_ones():
-    from edgecnn.data.balanced import class_weights
+    from edgecnn.data.decoding import class_weights
 
     classes = np.repeat([0, 1], [360, 40])
     blind = answers(np.arange(360, 400), classes)  # never finds the rare class: 90 % right

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.data.balanced import equal_weights
+from edgecnn.data.decoding import equal_weights
 from edgecnn.train import rival as rules
 from edgecnn.train.rival import Rival
 

@@ -10,7 +10,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.data import Split
 from edgecnn.data.items import Item
-from edgecnn.data.sides import Side
+from edgecnn.data.splits import Side
 from edgecnn.networks.keras import tf
 from edgecnn.recipe import build_recipe
 from edgecnn.train import frozen

@@ -8,8 +8,8 @@ from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from edgecnn.calibrate.confidence import choose_threshold
 from edgecnn.calibrate.input_range import Stated
-from edgecnn.calibrate.threshold import choose_threshold
 from edgecnn.data import Split, open_dataset
 from edgecnn.errors import EngineError, ParityError
 from edgecnn.evaluate.answers import export_answers, load_test

@@ -7,8 +7,8 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn import images
+from edgecnn.bundle.file import read_bundle
 from edgecnn.bundle.manifest import InputContract
-from edgecnn.bundle.read import read_bundle
 from edgecnn.errors import SelftestError
 from edgecnn.runtime.selftest import require_pass, selftest
 from edgecnn.stages.bundle import bundle_path

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.data import open_dataset
 from edgecnn.evaluate.answers import export_answers
 from edgecnn.evaluate.statistics import mcnemar_exact

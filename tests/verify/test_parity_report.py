@@ -7,7 +7,7 @@ import json
 import jsonschema
 import pytest
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.file import read_bundle
 from edgecnn.tables import build, to_json
 from edgecnn.verify.parity_report import Report
 

@@ -72,9 +72,9 @@ def measure(features: np.ndarray, classes: np.ndarray, n: int, draws: int) -> Ro
 
 
 def one_draw(features: np.ndarray, classes: np.ndarray, n: int, seed: int) -> Row:
-    from edgecnn.calibrate.strangers import known_codes, limit_of, similar_to
+    from edgecnn.calibrate.confidence import known_codes, limit_of, similar_to
     from edgecnn.data.folds import stratified
-    from edgecnn.runtime.stranger import Strangers
+    from edgecnn.runtime.decision import Strangers
 
     order = np.random.default_rng([seed, n]).permutation(len(classes))
     mine, others = order[:n], order[n:]

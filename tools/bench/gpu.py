@@ -10,7 +10,7 @@ Photos are drawn, and a network is trained on them, exported, verified and bundl
     matrix     `edgecnn verify --matrix`: agreement of this device with every other engine
 
 The bench fails if a session or TensorFlow silently runs on the CPU, if engines disagree, or if it takes over eight minutes.
-docs/engines.md explains what to install.
+docs/boards.md explains what to install.
 
     python tools/bench/gpu.py
     python tools/bench/gpu.py --provider cpu --network resnet_25kb --side 32 --photos 200 --out /tmp/cpu.json    # without a GPU
@@ -38,7 +38,7 @@ from photos import write_photos
 from edgecnn.export import export_path
 from edgecnn.runs import HISTORY, open_run
 from edgecnn.runtime.engines import Engine, open_engine
-from edgecnn.runtime.timing import measure_interleaved
+from edgecnn.runtime.model import measure_interleaved
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 PRECISIONS = ("int8", "float32", "float16")

@@ -18,14 +18,12 @@ from harness import Results, about, finish, parser
 from threadpoolctl import threadpool_limits
 
 from edgecnn.data import Dataset, open_dataset
-from edgecnn.data.groups import texts_by
 from edgecnn.data.items import Item, Meter
-from edgecnn.data.sides import is_users
-from edgecnn.data.splits import SPLITS
+from edgecnn.data.splits import SPLITS, is_users, texts_by
 from edgecnn.evaluate.statistics import grouped_interval
-from edgecnn.inspect import features as module
-from edgecnn.inspect.cache import Cache
+from edgecnn.inspect import look as module
 from edgecnn.inspect.inspection import find_links
+from edgecnn.inspect.look import Cache
 from edgecnn.inspect.question import SEEDS, STRENGTH, ask, numbered, right
 from edgecnn.recipe import DataRecipe
 from edgecnn.train.regression import regression
@@ -160,7 +158,7 @@ def main() -> None:
     made = parser(__doc__, "groups")
     made.add_argument("--sets", nargs="*", default=list(SETS), help="some of the sets (default: all)")
     arguments = made.parse_args()
-    results = Results(arguments.out, about("groups", side=module.SIDE))
+    results = Results(arguments.out, about("groups", side=module.FEATURES_SIDE))
     for case in results.missing(name=arguments.sets):
         print(case["name"], file=sys.stderr, flush=True)
         results.add(**case, **measured(case["name"], SETS[case["name"]]))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from edgecnn.bundle.read import Bundle
+from edgecnn.bundle.file import Bundle
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.report.table import text_table
 from edgecnn.versions import library_versions, processor

@@ -21,8 +21,8 @@ from harness import about, finish, parser
 from PIL import Image
 
 from edgecnn.data import open_dataset
+from edgecnn.inspect.findings import Inspection
 from edgecnn.inspect.inspection import inspect_images
-from edgecnn.inspect.inspection_report import Inspection
 from edgecnn.recipe import DataRecipe
 
 NEAR = Path(__file__).with_name("inspect_near.txt")

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness import ROOT, parser
 
-from edgecnn.bundle.read import Bundle, read_bundle
+from edgecnn.bundle.file import Bundle, read_bundle
 from edgecnn.errors import EdgeCNNError
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.networks import NETWORKS

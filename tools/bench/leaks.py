@@ -33,11 +33,11 @@ from threadpoolctl import threadpool_limits
 
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.items import Item
-from edgecnn.data.sides import COPY, SAME, Link, Newcomers, Sides, splits_of, tied, updated
+from edgecnn.data.splits import COPY, SAME, Link, Newcomers, Sides, splits_of, tied, updated
 from edgecnn.files import write_atomic
 from edgecnn.inspect import groups
-from edgecnn.inspect.cache import Cache
 from edgecnn.inspect.inspection import find_copies
+from edgecnn.inspect.look import Cache
 from edgecnn.recipe import DataRecipe
 from edgecnn.train.regression import regression
 

@@ -149,7 +149,7 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
 def measure_simplest(data: Path, seed: int) -> Row:
     """Fit the simplest way to all photos of train, and classify the test split. Returns counts of photos, and seconds."""
     from edgecnn.data import open_dataset
-    from edgecnn.inspect.features import open_body
+    from edgecnn.inspect.look import open_body
     from edgecnn.recipe import build_recipe
 
     recipe = build_recipe({"data": {"source": str(data)}, "seed": seed})

@@ -23,7 +23,7 @@ from PIL import Image
 from edgecnn import images
 from edgecnn.pixels import resize
 from edgecnn.runtime import Classifier
-from edgecnn.runtime.timing import Timing, measure_interleaved
+from edgecnn.runtime.model import Timing, measure_interleaved
 
 FRAME, PHOTO = (640, 480), (4000, 3000)
 WARMUP = 50

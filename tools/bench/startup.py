@@ -17,7 +17,7 @@ import numpy as np
 from harness import about, by_hand, edgecnn_command, finish, interleaved, parser, ran
 from PIL import Image
 
-from edgecnn.bundle.read import Bundle, read_bundle
+from edgecnn.bundle.file import Bundle, read_bundle
 from edgecnn.runtime.default import find_bundle
 
 ENGINES = {"litert": "ai_edge_litert", "tflite_runtime": "tflite_runtime"}

@@ -21,15 +21,14 @@ from pathlib import Path
 
 from harness import Ran, about, edgecnn, edgecnn_command, finish, parser, ran
 
-from edgecnn.bundle.read import read_bundle
-from edgecnn.bundle.write import write_bundle
+from edgecnn.bundle.file import read_bundle, write_bundle
 from edgecnn.runtime.default import shipped_bundle
 
 IMPORTS = {
     "what the service imports of it": "import edgecnn.device.update",
     "the slots, which an update needs anyway": "import edgecnn.device.slots.store",
     "the half of root": "import edgecnn.device.update.run",
-    "the half that fetches": "import edgecnn.device.update.fetch",
+    "the half that fetches": "import edgecnn.device.update.client",
 }
 
 

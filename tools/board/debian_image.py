@@ -13,8 +13,8 @@ from typing import Any
 from image import KERNEL, RELEASE, make_kernel
 from initramfs import compressed, cpio, file
 
-from edgecnn.boards.targets import RELEASES
-from edgecnn.emulate import debian, sysroot
+from edgecnn.boards import RELEASES
+from edgecnn.emulate import machine, packages
 
 PACKAGES = (
     "apt", "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "dash", "debianutils", "diffutils", "dpkg",
@@ -82,14 +82,14 @@ class DebianImage:
     root: Path
 
 
-def build(progress: debian.Progress = lambda what, done, total: None, home: Path | None = None) -> DebianImage:
+def build(progress: packages.Progress = lambda what, done, total: None, home: Path | None = None) -> DebianImage:
     """Return the image, made if it does not exist. Args and errors as in `image.build`."""
-    home = home or sysroot.boards_home()
+    home = home or machine.boards_home()
     asked = {"release": RELEASE, "package": KERNEL, "early": EARLY, "camera": CAMERA}
-    kernel = sysroot.keep(
+    kernel = machine.keep(
         home / f"kernel-{RELEASE}", asked, lambda fresh: make_kernel(fresh, home, progress, EARLY, CAMERA)
     )
-    root = sysroot.keep(
+    root = machine.keep(
         home / f"debian-{RELEASE}",
         {"release": RELEASE, "packages": PACKAGES, "alternatives": ALTERNATIVES, "certificates": CERTIFICATES},
         lambda fresh: make_root(fresh, home, progress),
@@ -97,15 +97,15 @@ def build(progress: debian.Progress = lambda what, done, total: None, home: Path
     return DebianImage(kernel=kernel / "vmlinuz", modules=kernel / "modules.cpio.gz", root=root)
 
 
-def make_root(folder: Path, home: Path, progress: debian.Progress) -> dict[str, Any]:
+def make_root(folder: Path, home: Path, progress: packages.Progress) -> dict[str, Any]:
     """Unpack Debian's packages into a folder, compile their Python files, and write dpkg's database."""
     python = PYTHON
-    debs = debian.fetch(PACKAGES, RELEASE, home, progress)
+    debs = packages.fetch_debs(PACKAGES, RELEASE, home, progress)
     for number, deb in enumerate(debs):
         progress(f"unpack Debian {RELEASE} with systemd", number, len(debs))
-        debian.unpack([deb], folder)
+        packages.unpack_debs([deb], folder)
     for modules in (f"usr/lib/python{python}", "usr/lib/python3/dist-packages"):
-        sysroot.compile_all(folder / modules, folder, python, progress)
+        machine.compile_all(folder / modules, folder, python, progress)
     for name in ALTERNATIVES:
         for library in sorted((folder / "usr/lib/aarch64-linux-gnu" / name).glob("*.so.3")):
             (folder / "usr/lib/aarch64-linux-gnu" / library.name).symlink_to(f"{name}/{library.name}")
@@ -139,7 +139,7 @@ def write_database(debs: Sequence[Path], folder: Path) -> None:
 
 def run(*command: str) -> str:
     """Run one of Debian's tools and return its output."""
-    return subprocess.run([debian.tool(command[0]), *command[1:]], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([packages.tool(command[0]), *command[1:]], check=True, capture_output=True, text=True).stdout
 
 
 def make_initramfs(image: DebianImage, authorized_key: bytes) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 from initramfs import compressed, cpio, file, read_modules
 
-from edgecnn.emulate import debian, sysroot
+from edgecnn.emulate import machine, packages
 from edgecnn.errors import EmulatorError
 from edgecnn.runtime.default import SHIPPED
 
@@ -62,23 +62,23 @@ class Image:
     versions: Mapping[str, str]
 
 
-def build(progress: debian.Progress = lambda what, done, total: None, home: Path | None = None) -> Image:
+def build(progress: packages.Progress = lambda what, done, total: None, home: Path | None = None) -> Image:
     """Return the board's image, made if it does not exist.
 
     Args:
         progress: receives the current step, how much of it is done, and its total.
-        home: where images are stored; `edgecnn.emulate.sysroot.boards_home()` by default.
+        home: where images are stored; `edgecnn.emulate.machine.boards_home()` by default.
 
     Raises:
         EmulatorError: if packages or wheels are unavailable; nothing half-made is left.
     """
-    home = home or sysroot.boards_home()
-    system = sysroot.make_system(RELEASE, ENGINE, progress, packages=PACKAGES, home=home)
+    home = home or machine.boards_home()
+    system = machine.make_system(RELEASE, ENGINE, progress, packages=PACKAGES, home=home)
     asked = {"release": RELEASE, "package": KERNEL, "early": EARLY, "camera": CAMERA}
-    folder = sysroot.keep(
+    folder = machine.keep(
         home / f"kernel-{RELEASE}", asked, lambda fresh: make_kernel(fresh, home, progress, EARLY, CAMERA)
     )
-    made = json.loads((folder / sysroot.MADE).read_text(encoding="utf-8"))
+    made = json.loads((folder / machine.MADE).read_text(encoding="utf-8"))
     return Image(
         kernel=folder / "vmlinuz",
         modules=folder / "modules.cpio.gz",
@@ -90,7 +90,7 @@ def build(progress: debian.Progress = lambda what, done, total: None, home: Path
 
 
 def make_kernel(
-    folder: Path, home: Path, progress: debian.Progress, first: Sequence[str], then: Sequence[str]
+    folder: Path, home: Path, progress: packages.Progress, first: Sequence[str], then: Sequence[str]
 ) -> dict[str, Any]:
     """Fetch Debian's current kernel: the kernel itself, and an archive of the modules in loading order.
 
@@ -103,7 +103,7 @@ def make_kernel(
     Raises:
         EmulatorError: if there is no kernel.
     """
-    with debian.private_apt(RELEASE, home, progress) as apt:
+    with packages.private_apt(RELEASE, home, progress) as apt:
         listed = apt.run("apt-cache", ["depends", "--important", KERNEL])
         names = re.findall(r"^ *Depends: (linux-image-[^<\s]+)$", listed, re.MULTILINE)
         if not names:
@@ -112,7 +112,7 @@ def make_kernel(
             )
         (deb,) = apt.download([package for package in apt.resolve(names[:1]) if package.name == names[0]], progress)
     unpacked = folder / "unpacked"
-    debian.unpack([deb], unpacked)
+    packages.unpack_debs([deb], unpacked)
     (image,) = (unpacked / "boot").glob("vmlinuz-*")
     (tree,) = (unpacked / "usr/lib/modules").iterdir()
     early = read_modules(tree, first)
@@ -151,4 +151,4 @@ def install_project(project: Path, image: Image, folder: Path) -> None:
     shutil.copytree(project / "edgecnn", package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(project / "targets", package / "_data/targets")
     shutil.copytree(project / "models" / SHIPPED, package / "_data/models" / SHIPPED)
-    sysroot.compile_all(folder, image.root, image.python, lambda what, done, total: None)
+    machine.compile_all(folder, image.root, image.python, lambda what, done, total: None)

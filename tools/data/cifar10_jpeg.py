@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgecnn.data.cifar10 import open_cifar10
 from edgecnn.data.items import LabelledImages, held
+from edgecnn.data.named import open_cifar10
 
 
 def write_zip(images: LabelledImages, out: Path) -> int:

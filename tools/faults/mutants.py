@@ -35,7 +35,7 @@ import harness
 from plant import CAUGHT, HUNG, SURVIVED, Worktree, git, test_options, tried, worktree
 
 from edgecnn.evaluate.statistics import clopper_pearson
-from edgecnn.fleet.hosts import on_each
+from edgecnn.fleet.ssh import on_each
 from edgecnn.report.table import text_table
 from edgecnn.tables import build
 
@@ -99,11 +99,9 @@ class Survivor:
 def nearby(file: str, root: Path) -> list[list[str]]:
     """Return the tests next to a module, in the order in which they run: those of its name, then the others in its room's folder."""
     module, tests = Path(file).relative_to("edgecnn").with_suffix(""), root / "tests"
-    folders = [tests / folder for folder in module.parents if folder.name]
-    modules = [tests / f"test_{folder}.py" for folder in module.parents if folder.name]
-    place = next((path for path in folders + modules if path.exists()), tests)
-    named = (place if place.is_dir() else tests) / f"test_{module.name}.py"
-    others = [path for path in (sorted(place.glob("test_*.py")) if place.is_dir() else [place]) if path != named]
+    place = next((path for folder in module.parents if (path := tests / folder).exists()), tests)
+    named = place / f"test_{module.name}.py"
+    others = [path for path in sorted(place.glob("test_*.py")) if path != named]
     return [[str(path) for path in part] for part in ([named] if named.exists() else [], others) if part]
 
 

@@ -33,7 +33,7 @@ import harness
 
 from edgecnn.evaluate.statistics import clopper_pearson
 from edgecnn.files import sha256
-from edgecnn.fleet.hosts import on_each
+from edgecnn.fleet.ssh import on_each
 from edgecnn.report.table import text_table
 from edgecnn.tables import build
 

@@ -1,8 +1,10 @@
-"""Cameras and other streams of frames: one file per source. A source's module is imported when that source is opened."""
+"""Cameras and other streams of frames. A source's module is imported when that source is opened."""
 
 import importlib
 import os
+import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecnn.errors import CameraError
@@ -10,12 +12,28 @@ from edgecnn.errors import CameraError
 if TYPE_CHECKING:
     from edgecnn.device.cameras.source import CameraSettings, Source
 
+
+def video_nodes(dev: Path = Path("/dev")) -> list[str]:
+    """Return each V4L2 node as its /dev/videoN: first those with a stable name in `by-id`, then the others by number."""
+    numbered = [path for path in dev.iterdir() if re.fullmatch(r"video\d+", path.name)] if dev.is_dir() else []
+    numbered.sort(key=lambda path: int(path.name[5:]))
+    return list(dict.fromkeys([*names_by_id(dev), *(os.path.realpath(path) for path in numbered)]))
+
+
+def names_by_id(dev: Path = Path("/dev")) -> dict[str, list[str]]:
+    by_id = dev / "v4l" / "by-id"
+    names: dict[str, list[str]] = {}
+    for path in sorted(by_id.iterdir()) if by_id.is_dir() else ():
+        names.setdefault(os.path.realpath(path), []).append(str(path))
+    return names
+
+
 SOURCES = {
-    "rpicam": "edgecnn.device.cameras.rpicam:Rpicam",
+    "rpicam": "edgecnn.device.cameras.process:Rpicam",
     "v4l2": "edgecnn.device.cameras.v4l2:V4L2Camera",
     "ffmpeg": "edgecnn.device.cameras.ffmpeg:Ffmpeg",
-    "exec": "edgecnn.device.cameras.command:CommandSource",
-    "watch": "edgecnn.device.cameras.watch:Watch",
+    "exec": "edgecnn.device.cameras.process:CommandSource",
+    "watch": "edgecnn.device.cameras.folder:Watch",
     "folder": "edgecnn.device.cameras.folder:Folder",
     "synthetic": "edgecnn.device.cameras.synthetic:Synthetic",
 }
@@ -79,7 +97,6 @@ PROOF_S = {"rpicam": 10.0, "v4l2": 5.0, "ffmpeg": 10.0}
 
 def find_camera(settings: "CameraSettings") -> "Source":
     """Open the first camera that delivers a frame, which is dropped. CameraError lists each attempt and why it failed."""
-    from edgecnn.device.cameras.nodes import video_nodes
     from edgecnn.device.cameras.source import CameraLost, UnreadableFormatError
 
     failures = []
@@ -87,7 +104,7 @@ def find_camera(settings: "CameraSettings") -> "Source":
     candidates = [("rpicam", ""), *(("v4l2", node) for node in nodes)]
     for name, text in candidates:
         try:
-            return proved(name, text, settings)
+            return open_proved(name, text, settings)
         except (CameraError, CameraLost) as error:
             failures.append(str(error))
             if isinstance(error, UnreadableFormatError):
@@ -97,7 +114,7 @@ def find_camera(settings: "CameraSettings") -> "Source":
     raise CameraError("no camera found; tried:" + "".join(f"\n  {failure}" for failure in failures))
 
 
-def proved(name: str, text: str, settings: "CameraSettings") -> "Source":
+def open_proved(name: str, text: str, settings: "CameraSettings") -> "Source":
     """Open a camera and read one frame, which is dropped. Raises CameraError or CameraLost."""
     source = make(name, text, settings)
     given = False

@@ -9,7 +9,7 @@ import os
 import re
 from urllib.parse import quote, urlsplit
 
-from edgecnn.device.cameras.ppm import PpmSplitter
+from edgecnn.device.cameras.frames import PpmSplitter
 from edgecnn.device.cameras.process import ProcessSource
 from edgecnn.device.cameras.source import CameraSettings
 from edgecnn.device.secrets import masked

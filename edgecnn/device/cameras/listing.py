@@ -6,8 +6,7 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-from edgecnn.device.cameras import ffmpeg, rpicam
-from edgecnn.device.cameras.nodes import names_by_id, video_nodes
+from edgecnn.device.cameras import ffmpeg, names_by_id, process, video_nodes
 from edgecnn.errors import CameraError
 
 ASK_S = 10.0
@@ -63,12 +62,12 @@ def camera_json(camera: Camera) -> dict[str, Any]:
 
 def list_cameras() -> CameraList:
     """Look for cameras without streaming from them or changing their settings."""
-    programs = {name: shutil.which(name) for name in (*rpicam.PROGRAMS, ffmpeg.PROGRAM)}
+    programs = {name: shutil.which(name) for name in (*process.PROGRAMS, ffmpeg.PROGRAM)}
     notes = []
     cameras: list[Camera] = []
-    program = rpicam.program()
+    program = process.program()
     if program is None:
-        notes.append(f"CSI cameras: {' and '.join(rpicam.PROGRAMS)} are not installed. {rpicam.MISSING}")
+        notes.append(f"CSI cameras: {' and '.join(process.PROGRAMS)} are not installed. {process.MISSING}")
     else:
         listed, problem = csi_cameras(program)
         cameras += listed
@@ -88,8 +87,7 @@ def list_cameras() -> CameraList:
 
 def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> Camera:
     """Describe a V4L2 node, or why it cannot be used. `names` are its other paths; `kernel` is as in `v4l2_device.Device`."""
-    from edgecnn.device.cameras.v4l2_abi import fourcc
-    from edgecnn.device.cameras.v4l2_device import READABLE, Device, why_in_use, why_not_opened
+    from edgecnn.device.cameras.v4l2_device import READABLE, Device, fourcc, why_in_use, why_not_opened
 
     try:
         device = Device(path, kernel)

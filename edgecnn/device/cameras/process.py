@@ -1,10 +1,16 @@
-"""A process that writes frames to its standard output, and the source that reads them."""
+"""Programs that write frames to their standard output: the process and its source, `rpicam-vid` and any command.
+
+`rpicam-vid` (called `libcamera-vid` before 2023) reads a Raspberry Pi's CSI camera, and `exec:COMMAND` is any program that writes Motion
+JPEG.
+"""
 
 import contextlib
 import os
 import re
 import resource
 import select
+import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -14,7 +20,8 @@ from typing import Protocol
 
 import numpy as np
 
-from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
+from edgecnn.device.cameras.frames import MjpegSplitter
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Stalled
 from edgecnn.device.secrets import environment, masked
 from edgecnn.errors import CameraError
 
@@ -215,3 +222,53 @@ def size_of(image: bytes | np.ndarray) -> str:
     except ImageError:
         return "size unknown"
     return f"{width}x{height}"
+
+
+PROGRAMS = ("rpicam-vid", "libcamera-vid")
+MISSING = "Install it: `sudo apt install rpicam-apps` (Raspberry Pi OS)."
+QUALITY = 90
+
+
+def program() -> str | None:
+    return next((name for name in PROGRAMS if shutil.which(name)), None)
+
+
+class Rpicam(ProcessSource):
+    """The CSI camera with a given number, 0 if the text is empty."""
+
+    def __init__(self, text: str, settings: CameraSettings) -> None:
+        if not (text or "0").isdecimal():
+            raise CameraError(f"csi:{text}: expected a camera's number, such as csi:0. `edgecnn cameras` lists them.")
+        name = f"csi:{text or 0}"
+        installed = program()
+        if installed is None:
+            raise CameraError(f"{name}: neither {' nor '.join(PROGRAMS)} is installed. {MISSING}")
+        super().__init__(name, "", [installed, *arguments(text, settings)], MjpegSplitter(), live=True, missing=MISSING)
+        self.about = f"CSI camera {text or 0} through {installed}, MJPEG"
+
+
+def arguments(camera: str, settings: CameraSettings) -> list[str]:
+    result = ["-t", "0", "-n", "--codec", "mjpeg", "-q", str(QUALITY), "--flush", "-o", "-"]
+    if camera:
+        result += ["--camera", camera]
+    for option, value in (("--width", settings.width), ("--height", settings.height), ("--framerate", settings.fps)):
+        if value:
+            result += [option, f"{value:g}"]
+    return result
+
+
+class CommandSource(ProcessSource):
+    """Frames from a command, split as a shell would but run without one. It is live: its end is a loss, whatever the exit code."""
+
+    def __init__(self, text: str, settings: CameraSettings) -> None:
+        try:
+            command = shlex.split(text)
+        except ValueError as error:
+            text = masked(text)
+            raise CameraError(f"exec:{text}: cannot be split into words: {error}. Close the quotes.") from None
+        if not command:
+            raise CameraError(
+                "exec: has no command; expected a program that writes MJPEG, such as 'exec:rpicam-vid -t 0 --codec mjpeg -o -'."
+            )
+        missing = "The command runs without a shell; for pipes and variables, write exec:sh -c '…'."
+        super().__init__(f"exec:{text}", "MJPEG", command, MjpegSplitter(), live=True, missing=missing)

@@ -1,4 +1,8 @@
-"""A USB camera, or any other V4L2 capture node: memory-mapped streaming with our own ioctls, without a thread."""
+"""A USB camera, or any other V4L2 capture node: memory-mapped streaming with our own ioctls, without a thread, and its pixels as RGB.
+
+YUYV is Y'CbCr 4:2:2: two pixels in four bytes (Y0 Cb Y1 Cr); chroma is repeated, not interpolated. Limited range is Y' 16..235 and chroma
+16..240; full range is 0..255. V4L2's default for YUYV is BT.601 with limited range; a driver may report another.
+"""
 
 import contextlib
 import errno
@@ -11,10 +15,47 @@ from typing import NoReturn
 
 import numpy as np
 
-from edgecnn.device.cameras import v4l2_abi as abi
-from edgecnn.device.cameras.colour import to_rgb
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Stalled, UnreadableFormatError
-from edgecnn.device.cameras.v4l2_device import READABLE, Device, Mode, PixelFormat, SystemCalls, why_not_opened
+from edgecnn.device.cameras.v4l2_device import (
+    BGR3,
+    BUF_FLAG_ERROR,
+    BUF_FLAG_TIMESTAMP_MASK,
+    BUF_FLAG_TIMESTAMP_MONOTONIC,
+    BUF_TYPE_VIDEO_CAPTURE,
+    COLORSPACE_BT2020,
+    COLORSPACE_DCI_P3,
+    COLORSPACE_JPEG,
+    COLORSPACE_REC709,
+    COLORSPACE_SMPTE240M,
+    INT,
+    JPEG,
+    MJPG,
+    QUANTIZATION_FULL_RANGE,
+    QUANTIZATION_LIM_RANGE,
+    READABLE,
+    VIDIOC_DQBUF,
+    VIDIOC_QBUF,
+    VIDIOC_QUERYBUF,
+    VIDIOC_STREAMOFF,
+    VIDIOC_STREAMON,
+    YCBCR_ENC_601,
+    YCBCR_ENC_709,
+    YCBCR_ENC_BT2020,
+    YCBCR_ENC_SMPTE240M,
+    YCBCR_ENC_XV601,
+    YCBCR_ENC_XV709,
+    YUYV,
+    Buffer,
+    Device,
+    Mode,
+    PixelFormat,
+    PixFormat,
+    SystemCalls,
+    fourcc,
+    pack_buffer,
+    unpack_buffer,
+    why_not_opened,
+)
 from edgecnn.errors import CameraError
 
 BUFFERS = 4  # frames that the driver may fill while we process one
@@ -29,10 +70,10 @@ SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 class RawFrame(Frame):
     """A frame converted to RGB on the first access to `image`, since most frames may never be classified."""
 
-    _pixels: abi.PixFormat
+    _pixels: PixFormat
 
     @classmethod
-    def of(cls, sequence: int, monotonic: float, data: np.ndarray, pixels: abi.PixFormat) -> "RawFrame":
+    def of(cls, sequence: int, monotonic: float, data: np.ndarray, pixels: PixFormat) -> "RawFrame":
         frame = cls(sequence, monotonic, data)
         frame._pixels = pixels
         return frame
@@ -71,18 +112,18 @@ class V4L2Camera:
         current = device.current()
         width, height = settings.width or current.width, settings.height or current.height
         available = device.formats()
-        pixelformat, mode = choose(available, width, height, settings.fps)
+        pixelformat, mode = choose_format(available, width, height, settings.fps)
         instead = f"Use ffmpeg:{self.name}, which reads more."
         if not pixelformat:
-            offered = ", ".join(abi.fourcc(item.pixelformat) for item in available) or "none"
-            readable = ", ".join(abi.fourcc(item) for item in READABLE)
+            offered = ", ".join(fourcc(item.pixelformat) for item in available) or "none"
+            readable = ", ".join(fourcc(item) for item in READABLE)
             raise UnreadableFormatError(f"{self.name}: its formats are {offered}; edgecnn reads {readable}. {instead}")
         self.format = device.set_format(mode.width, mode.height, pixelformat)
         if self.format.pixelformat not in READABLE:
-            got, requested = abi.fourcc(self.format.pixelformat), abi.fourcc(pixelformat)
+            got, requested = fourcc(self.format.pixelformat), fourcc(pixelformat)
             why = f"the driver set {got} instead of {requested}, and edgecnn cannot read that"
             raise UnreadableFormatError(f"{self.name}: {why}. {instead}")
-        self._encoded = self.format.pixelformat in (abi.MJPG, abi.JPEG)
+        self._encoded = self.format.pixelformat in (MJPG, JPEG)
         if not self._encoded:  # a driver may leave the stride at 0 for rows without padding
             stride = max(self.format.bytesperline, row_bytes(self.format))
             self.format = self.format._replace(bytesperline=stride)
@@ -96,13 +137,13 @@ class V4L2Camera:
             what = f"the driver provided {count} of at least 2 buffers"
             raise CameraError(f"{self.name}: {what}. Free memory, or request a smaller size.")
         for index in range(count):
-            buffer = abi.unpack_buffer(device.request(abi.VIDIOC_QUERYBUF, abi.pack_buffer(abi.Buffer(index))))
+            buffer = unpack_buffer(device.request(VIDIOC_QUERYBUF, pack_buffer(Buffer(index))))
             mapped = device.kernel.map(device.descriptor, buffer.length, buffer.offset)
             self._buffers.append((mapped, np.frombuffer(mapped, np.uint8)))
         for index in range(count):
             self._give(index)
         self._started = time.monotonic()
-        device.request(abi.VIDIOC_STREAMON, abi.INT.pack(abi.BUF_TYPE_VIDEO_CAPTURE))
+        device.request(VIDIOC_STREAMON, INT.pack(BUF_TYPE_VIDEO_CAPTURE))
 
     def read(self, timeout: float) -> Frame:
         """Return a copy of the newest whole frame, with the driver's time if it uses the same clock. Raises CameraLost."""
@@ -124,12 +165,12 @@ class V4L2Camera:
                 damaged = f", {self.damaged} damaged" if self.damaged else ""
                 raise Stalled(self.name, "no complete frame", timeout, damaged)
 
-    def _newest(self) -> abi.Buffer | None:
+    def _newest(self) -> Buffer | None:
         """Take the buffers that the driver has filled, hand back all but the last whole frame's, and return that one."""
         newest = None
         for _ in range(len(self._buffers)):
             try:
-                buffer = abi.unpack_buffer(self._device.request(abi.VIDIOC_DQBUF, abi.pack_buffer(abi.Buffer(0))))
+                buffer = unpack_buffer(self._device.request(VIDIOC_DQBUF, pack_buffer(Buffer(0))))
             except BlockingIOError:
                 break
             if self._whole(buffer):
@@ -141,15 +182,15 @@ class V4L2Camera:
                 self._give(buffer.number)
         return newest
 
-    def _whole(self, buffer: abi.Buffer) -> bool:
-        if buffer.flags & abi.BUF_FLAG_ERROR:
+    def _whole(self, buffer: Buffer) -> bool:
+        if buffer.flags & BUF_FLAG_ERROR:
             return False
         if self._encoded:
             data = self._buffers[buffer.number][1][: buffer.bytesused].tobytes()
             return data.startswith(SOI) and data.rfind(EOI) > 0
         return buffer.bytesused >= self.format.bytesperline * (self.format.height - 1) + row_bytes(self.format)
 
-    def _frame(self, buffer: abi.Buffer) -> Frame:
+    def _frame(self, buffer: Buffer) -> Frame:
         data = self._buffers[buffer.number][1][: buffer.bytesused].copy()
         self._give(buffer.number)
         self._last = max(self._last + 1, buffer.sequence)  # some drivers do not count frames
@@ -157,14 +198,14 @@ class V4L2Camera:
             return Frame(self._last, self._time(buffer), data.tobytes())
         return RawFrame.of(self._last, self._time(buffer), data, self.format)
 
-    def _time(self, buffer: abi.Buffer) -> float:
+    def _time(self, buffer: Buffer) -> float:
         now = time.monotonic()
         stamp = buffer.seconds + buffer.microseconds / 1e6
-        ours = buffer.flags & abi.BUF_FLAG_TIMESTAMP_MASK == abi.BUF_FLAG_TIMESTAMP_MONOTONIC
+        ours = buffer.flags & BUF_FLAG_TIMESTAMP_MASK == BUF_FLAG_TIMESTAMP_MONOTONIC
         return stamp if ours and self._started <= stamp <= now else now
 
     def _give(self, index: int) -> None:
-        self._device.request(abi.VIDIOC_QBUF, abi.pack_buffer(abi.Buffer(index)))
+        self._device.request(VIDIOC_QBUF, pack_buffer(Buffer(index)))
 
     def _lose(self, error: OSError) -> NoReturn:
         what = error.strerror or str(error)
@@ -179,7 +220,7 @@ class V4L2Camera:
         if device.descriptor < 0:
             return
         with contextlib.suppress(OSError):  # a device that went away has nothing left to stop
-            device.request(abi.VIDIOC_STREAMOFF, abi.INT.pack(abi.BUF_TYPE_VIDEO_CAPTURE))
+            device.request(VIDIOC_STREAMOFF, INT.pack(BUF_TYPE_VIDEO_CAPTURE))
         mapped = [item for item, _ in self._buffers]
         self._buffers = []  # drop the arrays first: a map cannot close while a view of it exists
         for item in mapped:
@@ -190,7 +231,7 @@ class V4L2Camera:
         device.close()
 
 
-def choose(available: list[PixelFormat], width: int, height: int, fps: float) -> tuple[int, Mode]:
+def choose_format(available: list[PixelFormat], width: int, height: int, fps: float) -> tuple[int, Mode]:
     """Return the (pixel format, mode) to request, by nearest size, then rate, then best format; format 0 if none is readable."""
     target = fps or USUAL_FPS
     best: tuple[tuple[float, ...], int, Mode] | None = None
@@ -207,13 +248,13 @@ def choose(available: list[PixelFormat], width: int, height: int, fps: float) ->
     return (best[1], best[2]) if best else (0, Mode(width, height))
 
 
-def row_bytes(pixels: abi.PixFormat) -> int:
+def row_bytes(pixels: PixFormat) -> int:
     """Return the bytes in a row of a raw frame without padding, which the last row may lack."""
-    return 2 * (pixels.width + pixels.width % 2) if pixels.pixelformat == abi.YUYV else 3 * pixels.width
+    return 2 * (pixels.width + pixels.width % 2) if pixels.pixelformat == YUYV else 3 * pixels.width
 
 
-def describe(path: str, card: str, got: abi.PixFormat, fps: float, requested: CameraSettings, signal: str) -> str:
-    text = f"{path} ({card}) through V4L2: {abi.fourcc(got.pixelformat)} {got.width}x{got.height}"
+def describe(path: str, card: str, got: PixFormat, fps: float, requested: CameraSettings, signal: str) -> str:
+    text = f"{path} ({card}) through V4L2: {fourcc(got.pixelformat)} {got.width}x{got.height}"
     if fps:
         text += f" at {fps:g} frames/s"
     differs = []
@@ -224,3 +265,99 @@ def describe(path: str, card: str, got: abi.PixFormat, fps: float, requested: Ca
     if differs:
         text += f"; requested {' at '.join(differs)}"
     return f"{text}; the driver reports: {signal}" if signal else text
+
+
+LUMA_WEIGHTS = {"601": (0.299, 0.114), "709": (0.2126, 0.0722), "2020": (0.2627, 0.0593), "240M": (0.212, 0.087)}
+"""Kr and Kb of each Y'CbCr encoding. Source: ITU-R BT.601, BT.709, BT.2020; SMPTE 240M."""
+
+ENCODINGS = {
+    YCBCR_ENC_601: "601",
+    YCBCR_ENC_XV601: "601",
+    YCBCR_ENC_709: "709",
+    YCBCR_ENC_XV709: "709",
+    YCBCR_ENC_BT2020: "2020",
+    YCBCR_ENC_SMPTE240M: "240M",
+}
+DEFAULT_ENCODINGS = {
+    COLORSPACE_REC709: "709",
+    COLORSPACE_DCI_P3: "709",
+    COLORSPACE_BT2020: "2020",
+    COLORSPACE_SMPTE240M: "240M",
+}
+"""The meaning of encoding 0 in each colour space; BT.601 in the others. Source: V4L2_MAP_YCBCR_ENC_DEFAULT in linux/videodev2.h."""
+
+FRACTION_BITS = 5  # fixed point of the conversion: the largest sum, 279 + 238 levels at BT.2020, stays within int16
+
+
+def encoding_of(pixels: PixFormat) -> tuple[str, bool]:
+    """Return (key of LUMA_WEIGHTS, whether full range) for the Y'CbCr format that a driver reports."""
+    encoding = ENCODINGS.get(pixels.ycbcr_enc) or DEFAULT_ENCODINGS.get(pixels.colorspace, "601")
+    full = pixels.quantization == QUANTIZATION_FULL_RANGE or (
+        pixels.quantization != QUANTIZATION_LIM_RANGE and pixels.colorspace == COLORSPACE_JPEG
+    )
+    return encoding, full
+
+
+@functools.cache
+def yuv_tables(encoding: str, full: bool) -> tuple[np.ndarray, ...]:
+    """Return the conversion as int16 tables of 256 entries: Y', Cr to red, Cb to green, Cr to green, Cb to blue."""
+    red, blue = LUMA_WEIGHTS[encoding]
+    green = 1 - red - blue
+    levels = np.arange(256.0)
+    luma = levels if full else (levels - 16) * 255 / 219
+    chroma = (levels - 128) * (1 if full else 255 / 224)
+    parts = (
+        luma + 0.5,  # makes the final shift round to nearest
+        chroma * 2 * (1 - red),
+        -chroma * 2 * (1 - blue) * blue / green,
+        -chroma * 2 * (1 - red) * red / green,
+        chroma * 2 * (1 - blue),
+    )
+    return tuple(np.rint(part * (1 << FRACTION_BITS)).astype(np.int16) for part in parts)
+
+
+def rows(data: np.ndarray, height: int, row_bytes: int, stride: int) -> np.ndarray:
+    """Return a view, shape (height, row_bytes), of a buffer whose rows begin `stride` bytes apart."""
+    return np.lib.stride_tricks.as_strided(data, (height, row_bytes), (stride, 1))
+
+
+def yuyv_to_rgb(packed: np.ndarray, encoding: str = "601", full: bool = False) -> np.ndarray:
+    """Convert YUYV, uint8 (height, 2 * width), width even, to uint8 RGB (height, width, 3), within one level of the exact value."""
+    luma_table, cr_red, cb_green, cr_green, cb_blue = yuv_tables(encoding, full)
+    height, pairs = packed.shape[0], packed.shape[1] // 4
+    even, odd = luma_table.take(packed[:, 0::4]), luma_table.take(packed[:, 2::4])
+    cb, cr = packed[:, 1::4], packed[:, 3::4]
+    result = np.empty((height, pairs, 6), np.uint8)
+    levels = np.empty((height, pairs), np.int16)
+    for channel, chroma in enumerate((cr_red.take(cr), cb_green.take(cb) + cr_green.take(cr), cb_blue.take(cb))):
+        for position, luma in ((channel, even), (channel + 3, odd)):
+            np.add(luma, chroma, out=levels)
+            np.right_shift(levels, FRACTION_BITS, out=levels)
+            result[:, :, position] = np.clip(levels, 0, 255, out=levels)
+    return result.reshape(height, 2 * pairs, 3)
+
+
+def bgr_to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Return a copy of (height, width, 3) with the first and last channel swapped; copying three planes is faster than one reversal."""
+    result = np.empty(pixels.shape, np.uint8)
+    for channel in range(3):
+        result[:, :, channel] = pixels[:, :, 2 - channel]
+    return result
+
+
+@functools.cache
+def stretch_table() -> np.ndarray:
+    """Return the full-range level for each limited-range level (16..235)."""
+    return np.rint(np.clip((np.arange(256.0) - 16) * 255 / 219, 0, 255)).astype(np.uint8)
+
+
+def to_rgb(data: np.ndarray, pixels: PixFormat) -> np.ndarray:
+    """Convert a driver's one-dimensional uint8 buffer (YUYV, RGB3 or BGR3) to uint8 RGB (height, width, 3), which may be a view."""
+    if pixels.pixelformat == YUYV:
+        width = pixels.width + pixels.width % 2
+        packed = rows(data, pixels.height, 2 * width, pixels.bytesperline)
+        return yuyv_to_rgb(packed, *encoding_of(pixels))[:, : pixels.width]
+    view = rows(data, pixels.height, 3 * pixels.width, pixels.bytesperline).reshape(pixels.height, pixels.width, 3)
+    if pixels.quantization == QUANTIZATION_LIM_RANGE:
+        view = stretch_table()[view]
+    return bgr_to_rgb(view) if pixels.pixelformat == BGR3 else np.ascontiguousarray(view)

@@ -1,17 +1,84 @@
-"""Everything the server knows about the board and its camera; only messages from the camera loop change it."""
+"""Everything the server knows about the board and its camera, and what it makes of that: metrics, and the files of a running board.
+
+Only messages from the camera loop change the state of a stream. Metrics follow Prometheus's conventions: the board's whole state, and
+histograms of the results that arrive here. For a board with no open port, a Consumer writes them to a file for node_exporter.
+"""
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import resource
+import sys
 import time
+from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from edgecnn.device.http.link import EVENT, PICTURE, RESULT, UNSURE, UNSURES, Opening, Picture
-from edgecnn.errors import ImageError
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from edgecnn import __version__
+from edgecnn.bundle.evidence import BOUNDS
+from edgecnn.device.http.drift import Drift
+from edgecnn.device.http.link import EVENT, PICTURE, RESULT, UNSURE, UNSURES, Opening, Picture, dumps
+from edgecnn.device.stream.events import Event, FrameResult, ProblemEvent, RateLimiter, event_line, result_line
+from edgecnn.device.stream.loop import Consumer, Item
+from edgecnn.device.system import BITS, System, temperature, throttle_words, throttled
+from edgecnn.device.update import last_check
+from edgecnn.errors import ImageError, OutputError
+from edgecnn.files import write_atomic
+
+EVERY_S = 5.0
+
+
+def machine_state(system: System, processes: tuple[int, ...]) -> dict[str, Any]:
+    """Return `board` of /v1/state, with the memory of these processes, the uptime of the last one, and the last check for a release."""
+    bits, check = throttled(system), last_check()
+    pages = 0
+    for process in processes:
+        with contextlib.suppress(ValueError, IndexError):
+            pages += int(system.read(f"/proc/{process}/statm").split()[1])
+    return {
+        "temperature_c": temperature(system),
+        "throttled": throttle_words(bits)[0] if bits else [],
+        "memory_mib": round(pages * resource.getpagesize() / 2**20, 1) if pages else None,
+        "uptime_s": process_age_s(system, processes[-1]),
+        "update": check and {name: check[name] for name in ("reason", "last_good", "age_s")},
+    }
+
+
+def process_age_s(system: System, process: int) -> float | None:
+    """Return how long a process has run (proc_pid_stat(5), field 22), in seconds."""
+    try:
+        ticks = int(system.read(f"/proc/{process}/stat").rpartition(")")[2].split()[19])
+        return float(system.read("/proc/uptime").split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    except (ValueError, IndexError):
+        return None
+
+
+async def watch_machine(machine: dict[str, Any], with_parent: bool) -> None:
+    """Keep the machine's state up to date, in a thread, because reading it may mean running a program."""
+    system = System(packages={})
+    processes = (os.getpid(), os.getppid()) if with_parent else (os.getpid(),)
+    while True:
+        machine.update(await asyncio.to_thread(machine_state, system, processes))
+        await asyncio.sleep(EVERY_S)
+
 
 SCHEMA = "edgecnn.state/1"
 
@@ -192,3 +259,249 @@ class Board:
 def seconds(text: str) -> float:
     """Convert an RFC 3339 time to seconds since the epoch."""
     return datetime.fromisoformat(text).timestamp()
+
+
+INFERENCE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+AGE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+DRIFT_WEEKS = ("today", "validation", "accepted")
+
+
+class Histogram:
+    """Counts of observations per upper bound, cheap enough for a device at any rate."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def family(self, name: str, about: str) -> Metric:
+        names = [*map(floatToGoString, self._bounds), "+Inf"]
+        buckets = list(zip(names, map(float, itertools.accumulate(self._counts)), strict=True))
+        return HistogramMetricFamily(name, about, buckets=buckets, sum_value=self._sum)
+
+
+class Metrics(Collector):
+    """Collects the metrics of a board; `registry` holds nothing else."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._inference, self._age, self._score = Histogram(INFERENCE_S), Histogram(AGE_S), Histogram((*BOUNDS, 1.0))
+        board.on_result.append(self._take)
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self)
+
+    def _take(self, line: Mapping[str, Any], late: Mapping[str, int]) -> None:
+        self._inference.observe(line["latency_ms"]["infer"] / 1000)
+        self._age.observe(line["age_ms"] / 1000)
+        if line["top"]:
+            self._score.observe(line["top"][0]["score"])
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._about()
+        yield from self._machine()
+        if self._board.camera != "none":
+            yield from self._camera()
+        if drift := self._board.drift():
+            yield from drift_families(drift)
+
+    def text(self) -> bytes:
+        """Return the metrics in the text format that node_exporter reads."""
+        return generate_latest(self.registry)
+
+    def encoded(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics in a format that the client accepts, and its content type."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type
+
+    def _about(self) -> Iterator[Metric]:
+        model = self._board.model
+        facts = {name: str(model[name]) for name in ("name", "serial", "sha256", "engine", "precision")}
+        yield InfoMetricFamily("edgecnn_model", "The model in use, from its bundle.", value=facts)
+        yield InfoMetricFamily("edgecnn_build", "The version of edgecnn.", value={"version": __version__})
+        about = "When edgecnn started, in seconds since the epoch."
+        yield GaugeMetricFamily("edgecnn_start_time_seconds", about, value=self._board.opening.started)
+        if model["accuracy"] is not None:
+            about = "Accuracy of the model on its test images."
+            yield GaugeMetricFamily("edgecnn_model_accuracy_ratio", about, value=model["accuracy"])
+
+    def _machine(self) -> Iterator[Metric]:
+        machine = self._board.machine
+        if machine["temperature_c"] is not None:
+            about = "Temperature of the processor."
+            yield GaugeMetricFamily("edgecnn_temperature_celsius", about, value=machine["temperature_c"])
+        if machine["memory_mib"] is not None:
+            memory = machine["memory_mib"] * 2**20
+            yield GaugeMetricFamily(
+                "edgecnn_resident_memory_bytes", "Memory used by edgecnn's processes.", value=memory
+            )
+        throttled = GaugeMetricFamily(
+            "edgecnn_throttled", "Whether the board is throttled now, by reason.", labels=["reason"]
+        )
+        for reason in BITS.values():
+            throttled.add_metric([reason], float(reason in machine["throttled"]))
+        yield throttled
+        if update := machine["update"]:
+            about = "Whether the last check for a release failed."
+            yield GaugeMetricFamily("edgecnn_update_failed", about, value=float(update["reason"] is not None))
+            if update["last_good"]:
+                about = "When the last successful check for a release was, in seconds since the epoch."
+                good = datetime.fromisoformat(update["last_good"]).timestamp()
+                yield GaugeMetricFamily("edgecnn_update_last_good_timestamp_seconds", about, value=good)
+
+    def _camera(self) -> Iterator[Metric]:
+        board = self._board
+        about = "Whether the camera delivers frames."
+        yield GaugeMetricFamily("edgecnn_camera_up", about, value=float(board.camera == "open"))
+        yield CounterMetricFamily(
+            "edgecnn_camera_reconnects", "Number of times that a lost camera came back.", value=board.reconnects
+        )
+        yield CounterMetricFamily("edgecnn_frames", "Frames that were classified.", value=board.frames)
+        decisions = CounterMetricFamily("edgecnn_decisions", "Frames by decision.", labels=["decision"])
+        for decision in dict.fromkeys((*board.model["labels"], *board.decisions)):
+            decisions.add_metric([decision], board.decisions[decision])
+        yield decisions
+        about = "Frames that were too old, or replaced by newer ones during a classification."
+        yield CounterMetricFamily("edgecnn_frames_dropped", about, value=board.dropped)
+        yield CounterMetricFamily("edgecnn_frames_damaged", "Frames that could not be decoded.", value=board.damaged)
+        if board.frame:
+            about = "When the newest classified frame was complete, in seconds since the epoch."
+            yield GaugeMetricFamily("edgecnn_last_frame_timestamp_seconds", about, value=board.frame["ts"])
+        yield self._inference.family("edgecnn_inference_seconds", "Inference time per frame.")
+        yield self._age.family("edgecnn_frame_age_seconds", "Age of a frame when the decision is made.")
+        yield self._score.family("edgecnn_best_score", "Largest softmax score of a frame.")
+
+
+def drift_families(drift: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield the metrics of `edgecnn.device.http.drift.Drift.document`; `of` is today, the validation images or the accepted week."""
+    about = "Whether the scores differ from those of the accepted week."
+    yield GaugeMetricFamily("edgecnn_drift_alarm", about, value=float(drift["alarm"] is not None))
+    about = "Whether a week can be accepted as the reference for the alarm."
+    yield GaugeMetricFamily("edgecnn_drift_can_accept", about, value=float(drift["can_accept"]))
+    frames = GaugeMetricFamily("edgecnn_drift_frames", "Number of frames or images in the shares.", labels=["of"])
+    about = "Share of frames with this decision."
+    decisions = GaugeMetricFamily("edgecnn_drift_decision_ratio", about, labels=["of", "decision"])
+    about = "Share of frames whose best score is at most the bound."
+    scores = GaugeMetricFamily("edgecnn_drift_score_ratio", about, labels=["of", "bound"])
+    for of in DRIFT_WEEKS:
+        if (shown := drift[of]) is None:
+            continue
+        frames.add_metric([of], shown["n"])
+        for decision in ("abstain", "stranger"):
+            if shown[decision] is not None:
+                decisions.add_metric([of, decision], shown[decision])
+        for bound, share in zip(drift["bins"][1:], itertools.accumulate(shown["histogram"]), strict=True):
+            scores.add_metric([of, floatToGoString(bound)], share)
+    yield from (frames, decisions, scores)
+
+
+METRICS_EVERY_S, DRIFT_EVERY_S = 15.0, 900.0
+
+COMPLAIN_EVERY_S = 3600.0
+
+Files = list[tuple[Path, bytes | str]]
+
+
+class Upkeep:
+    """Counts a board's results and decides which files are due."""
+
+    def __init__(self, board: Board, opening: Opening) -> None:
+        """Start counting; without a camera, `drift` is None."""
+        self.metrics = Metrics(board)
+        self.drift: Drift | None = None
+        if opening.drift is not None:
+            known = opening.drift
+            file, labels = Path(known["file"]), opening.model["labels"]
+            drift = self.drift = Drift(labels, known["key"], file, known["validation"], known["strangers"])
+            board.drift = drift.document
+            board.on_result.append(lambda line, late: drift.take(line, seconds(line["ts"])))
+        self._file = None if opening.metrics_file is None else Path(opening.metrics_file)
+        self._metrics, self._drift = RateLimiter(METRICS_EVERY_S), RateLimiter(DRIFT_EVERY_S)
+        self._drift.count()
+        self._complaints = RateLimiter(COMPLAIN_EVERY_S)
+
+    def due(self, *, end: bool = False) -> Files:
+        """Return the files to write now, with their content; at the end, all files."""
+        files: Files = []
+        if self._file is not None and (self._metrics.count() or end):
+            files.append((self._file, self.metrics.text()))
+        if self.drift is not None and self.drift.file is not None and (self._drift.count() or end):
+            files.append((self.drift.file, self.drift.dumped()))
+        return files
+
+    def write(self, files: Files) -> str | None:
+        """Write files, which may be slow; return the error message, if any, at most once per COMPLAIN_EVERY_S."""
+        problem = None
+        for path, content in files:
+            try:
+                write_atomic(path, content)
+            except OutputError as error:
+                problem = str(error)
+        return problem if problem and self._complaints.count() else None
+
+
+async def keep_files(upkeep: Upkeep) -> None:
+    """Write the files that are due, in a thread, forever; problems go to standard error."""
+    while True:
+        await asyncio.sleep(1.0)
+        if files := upkeep.due():
+            print_problem(await asyncio.to_thread(upkeep.write, files))
+
+
+def print_problem(problem: str | None) -> None:
+    if problem is not None:
+        print(f"{time.strftime('%FT%TZ', time.gmtime())} {problem}", file=sys.stderr, flush=True)
+
+
+class MetricsFile(Consumer):
+    """Keeps the stream's Board in this process and writes its metrics."""
+
+    def __init__(self, opening: Opening, model: tuple[str, str], region: Any) -> None:
+        """`model` and `region` are as in `result_line`."""
+        self._board = Board(opening)
+        self._upkeep = Upkeep(self._board, opening)
+        self._model, self._region = model, region
+        self._system = System(packages={})
+        self._thread = ThreadPoolExecutor(1, "metrics")
+        self._writing: Future[str | None] | None = None
+        self._source = ""
+
+    def take(self, item: Item) -> Iterable[Event]:
+        self._source = item.source
+        if isinstance(item, FrameResult):
+            head = dumps([[0, 0], {item.decision: 1}])  # nobody sees the frame's size here
+            line = result_line(item, self._model, self._region)
+            self._board.receive(b"%b%b\n%b" % (RESULT, head, line.encode()))
+        else:
+            self._board.receive(EVENT + event_line(item).encode())
+        return ()
+
+    def poll(self) -> Iterable[Event]:
+        """Start writing the files that are due, unless a write is still running; report a write that failed."""
+        if self._writing is not None:
+            if not self._writing.done():
+                return ()
+            problem, self._writing = self._writing.result(), None
+            if problem is not None:
+                return [ProblemEvent(ts=time.time(), source=self._source, about="metrics", message=problem)]
+        if files := self._upkeep.due():
+            self._writing = self._thread.submit(self._write, files)
+        return ()
+
+    def finish(self, wait_s: float) -> Iterable[Event]:
+        self._thread.submit(self._upkeep.write, self._upkeep.due(end=True))
+        self._thread.shutdown(wait=wait_s > 0)
+        return ()
+
+    def _write(self, files: Files) -> str | None:
+        problem = self._upkeep.write(files)
+        self._board.machine.update(machine_state(self._system, (os.getpid(),)))  # for the next write
+        return problem

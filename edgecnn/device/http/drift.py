@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.bundle.validation import BINS, BOUNDS, ValidationScores, bin_of
+from edgecnn.bundle.evidence import BINS, BOUNDS, ValidationScores, bin_of
 from edgecnn.labels import ABSTAIN, STRANGER
 
 SCHEMA = "edgecnn.drift/1"
@@ -299,10 +299,10 @@ def figures(hours: list[Hour], strangers: bool) -> dict[str, Any] | None:
         return None
     counts = np.sum([hour.counts for hour in hours], axis=0)
     abstain, stranger = (sum(getattr(hour, name) for hour in hours) / frames for name in (ABSTAIN, STRANGER))
-    return shown(frames, counts.tolist(), abstain, stranger if strangers else None, hours[0].hour * HOUR_S)
+    return drift_figures(frames, counts.tolist(), abstain, stranger if strangers else None, hours[0].hour * HOUR_S)
 
 
-def shown(
+def drift_figures(
     n: int, counts: Iterable[int], abstain: float | None, stranger: float | None, since: int | None
 ) -> dict[str, Any]:
     histogram = [count / n for count in counts]
@@ -314,4 +314,4 @@ def shown_validation(scores: ValidationScores | None, threshold: float, stranger
     if scores is None:
         return None
     abstain, stranger = scores.shares(threshold, strangers)
-    return shown(scores.images, scores.counts, abstain, stranger if strangers else None, None)
+    return drift_figures(scores.images, scores.counts, abstain, stranger if strangers else None, None)

@@ -7,12 +7,16 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgecnn.bundle.evidence import read_validation
+from edgecnn.device.address import Listener
+from edgecnn.device.http.drift import shown_validation
 from edgecnn.device.http.link import (
     EVENT,
     LOOK,
@@ -26,11 +30,28 @@ from edgecnn.device.http.link import (
     dumps,
     send,
 )
+from edgecnn.device.keep.folder import read_kept
 from edgecnn.device.secrets import environment
-from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, CameraOpenedEvent, Event, ProblemEvent
+from edgecnn.device.slots.store import about
+from edgecnn.device.stream.events import (
+    CameraBackEvent,
+    CameraLostEvent,
+    CameraOpenedEvent,
+    Event,
+    FrameResult,
+    ProblemEvent,
+    event_line,
+    result_line,
+)
 from edgecnn.device.stream.loop import Consumer, Item
-from edgecnn.device.stream.results import FrameResult, event_line, result_line
+from edgecnn.device.stream.settings import Settings
 from edgecnn.errors import ImageError
+from edgecnn.files import canonical_json, sha256, state_home
+from edgecnn.region import WHOLE
+
+if TYPE_CHECKING:
+    from edgecnn.runtime.classifier import Classifier
+
 
 PICTURES_PER_S = 10.0
 """The highest picture rate for viewers: more would cost the camera loop copies and the board processor time."""
@@ -140,7 +161,7 @@ class Live(Consumer):
         files = (theirs.fileno(), self._listener.fileno(), self._shared.file)
         # the server imports from the working folder only if this process does
         safe = [] if os.getcwd() in sys.path or "" in sys.path else ["-P"]
-        command = [sys.executable, *safe, "-m", "edgecnn.device.http", *map(str, files)]
+        command = [sys.executable, *safe, "-m", "edgecnn.device.http.serve", *map(str, files)]
         with theirs, open(os.memfd_create("edgecnn-opening"), "w+b") as text:
             text.write(dumps(opening))
             text.seek(0)
@@ -213,3 +234,71 @@ class Live(Consumer):
         self._size = (height, width) if self._opening.rotation in (90, 270) else (width, height)
         self._sized_at = now
         return self._size
+
+
+def make_opening(
+    door: Listener | None,
+    settings: Settings,
+    classifier: "Classifier",
+    choice: Mapping[str, Any],
+    *,
+    camera: str | None = None,
+    kept: Sequence[str] = (),
+) -> Opening:
+    """Return the server's starting data.
+
+    `choice` holds the arguments of `Classifier.load` except the path. `camera` is the stream's address: "" for the first camera that
+    works, None without a stream. `kept` lists the unsure frames that an earlier run kept in the settings' folder, oldest first.
+    """
+    folder, metrics_file = settings.reaction.keep, settings.metrics.file
+    return Opening(
+        port=door.address[1] if door else 0,
+        token=door.token if door else None,
+        hosts=door.hosts if door else (),
+        camera=camera is not None,
+        rotation=settings.camera.rotation,
+        region=None if classifier.region == WHOLE else tuple(classifier.region),
+        model=model_facts(classifier),
+        classifier={"path": str(classifier.bundle.path), **choice},
+        decision=vars(settings.decision),
+        unsure=None if folder is None else str(folder.absolute()),
+        kept=tuple(found for name in kept if folder and (found := kept_facts(folder, name))),
+        drift=None if camera is None else drift_facts(classifier, settings, camera),
+        metrics_file=None if metrics_file is None else str(metrics_file.absolute()),
+    )
+
+
+def drift_facts(classifier: "Classifier", settings: Settings, camera: str) -> dict[str, Any]:
+    """Return the reference for a camera's counts, the file that stores them, and a key that changes with the model or the view."""
+    strangers, decision = classifier.strangers is not None, settings.decision
+    threshold = classifier.threshold if decision.threshold is None else decision.threshold
+    made = [classifier.model_sha256, classifier.region, settings.camera.rotation, decision.fit, strangers]
+    return {
+        "key": sha256(canonical_json(made).encode()),
+        "file": str(state_home() / "drift" / f"{sha256(camera.encode())[:16]}.json"),
+        "strangers": strangers,
+        "validation": shown_validation(read_validation(classifier.bundle.files), threshold, strangers),
+    }
+
+
+def kept_facts(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return the facts about an unsure frame that was kept as `name` in a folder; None if it is gone."""
+    kept = read_kept((folder / name).with_suffix(".json"))
+    if kept is None:
+        return None
+    score = kept.scores[0].score if kept.scores else None
+    return {"name": name, "ts": kept.ts, "guess": kept.guess, "reason": kept.reason, "score": score}
+
+
+def model_facts(classifier: "Classifier") -> dict[str, Any]:
+    """Return the model's entry in /v1/state, with its verified accuracy and Wilson's 95 % interval."""
+    bundle, engine = classifier.bundle, classifier.model.engine
+    known = about(bundle)
+    files = {digest: name for name, digest in bundle.manifest.files.items()}
+    entry = next(model for model in bundle.manifest.models if model.file == files[classifier.model_sha256])
+    return {
+        "name": classifier.name, "serial": bundle.manifest.serial, "sha256": bundle.sha256, "model_sha256": classifier.model_sha256,
+        "labels": list(classifier.labels), "shape": [int(side) for side in engine.input.shape[1:]],
+        "engine": f"{engine.name} {engine.version}", "precision": entry.precision,
+        "accuracy": known.accuracy, "interval": known.interval, "images": known.images,
+    }  # fmt: skip

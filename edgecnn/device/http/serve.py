@@ -1,9 +1,16 @@
-"""The server: one event loop, its listening socket, and the messages from the camera loop."""
+"""The server: one event loop, its listening socket, and the messages from the camera loop.
+
+Its process is `python -m edgecnn.device.http.serve LINK LISTENER FRAMES`: three inherited descriptors, and an Opening on stdin.
+"""
 
 import asyncio
 import contextlib
 import functools
+import json
+import os
+import signal
 import socket
+import sys
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +21,15 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from edgecnn.device.http import page, review
-from edgecnn.device.http.app import all_routes, make_app
-from edgecnn.device.http.auth import Gate
-from edgecnn.device.http.board import Board
-from edgecnn.device.http.inference import Inference, load
-from edgecnn.device.http.limits import HEADER_BYTES, KEEP_ALIVE_S, Guarded, sweep
+from edgecnn.device.http import routes
+from edgecnn.device.http.access import HEADER_BYTES, KEEP_ALIVE_S, AccessControl, Guarded, close_idle
+from edgecnn.device.http.board import Board, Upkeep, keep_files, print_problem, watch_machine
 from edgecnn.device.http.link import AWAY, LOOK, MOST_BYTES, Opening, Shared, send
-from edgecnn.device.http.machine import watch
-from edgecnn.device.http.site import Site
-from edgecnn.device.http.upkeep import Upkeep, keep, say
-from edgecnn.device.http.viewers import Viewers
+from edgecnn.device.http.routes import Inference, Site, Viewers, all_routes, load_classifier, make_app
 from edgecnn.device.stream.ends import SIGNALS, Stopped
 
 if TYPE_CHECKING:
-    from edgecnn.device.review.reviewing import Reviewing
+    from edgecnn.device.review import Reviewing
     from edgecnn.runtime.classifier import Classifier
 
 
@@ -49,11 +50,11 @@ async def serve_camera(opening: Opening, listener: socket.socket, link: socket.s
     """Serve what the camera loop sends over `link`, until it closes the link."""
     viewers = Viewers(shared, lambda looking: send(link, LOOK if looking else AWAY), opening.rotation)
     choice = opening.classifier | {"model_sha256": opening.model["model_sha256"]}
-    site = make_site(opening, viewers, Inference(functools.partial(load, **choice)))
+    site = make_site(opening, viewers, Inference(functools.partial(load_classifier, **choice)))
     site.board.on_picture = viewers.picture
     server = make_server(make_app(site.gate, all_routes(site)))
     asyncio.get_running_loop().add_reader(link, receive, link, site.board, server)
-    await run(server, listener, site, with_parent=True)
+    await run_server(server, listener, site, with_parent=True)
 
 
 async def serve_api(opening: Opening, listener: socket.socket, classifier: "Classifier") -> None:
@@ -62,18 +63,18 @@ async def serve_api(opening: Opening, listener: socket.socket, classifier: "Clas
     site.board.ready = True
     server = make_server(make_app(site.gate, all_routes(site)))
     with stopped_by_signals(server):
-        await run(server, listener, site, with_parent=False)
+        await run_server(server, listener, site, with_parent=False)
 
 
-async def serve_review(gate: Gate, listener: socket.socket, reviewing: "Reviewing") -> None:
+async def serve_review(gate: AccessControl, listener: socket.socket, reviewing: "Reviewing") -> None:
     """Serve only a review until a signal arrives, which is raised as Stopped."""
 
     async def to_review(request: Request) -> Response:
         return RedirectResponse("/review", 303)
 
-    desk = review.Desk(lambda: reviewing)
-    pages = [*page.document("review.html", "/review"), *page.document("page.html", "/login"), Route("/", to_review)]
-    server = make_server(make_app(gate, [*pages, *gate.routes(), *review.routes(desk)]))
+    desk = routes.Desk(lambda: reviewing)
+    pages = [*routes.document("review.html", "/review"), *routes.document("page.html", "/login"), Route("/", to_review)]
+    server = make_server(make_app(gate, [*pages, *gate.routes(), *routes.review_routes(desk)]))
     with stopped_by_signals(server):
         await serve(server, listener)
         desk.close()
@@ -95,23 +96,22 @@ def stopped_by_signals(server: Server) -> Iterator[None]:
 
 
 def make_site(opening: Opening, viewers: Viewers, inference: Inference) -> Site:
-    board, gate = Board(opening), Gate(opening.token, opening.hosts, opening.port)
+    board, gate = Board(opening), AccessControl(opening.token, opening.hosts, opening.port)
     return Site(board, viewers, inference, gate, Upkeep(board, opening), make_desk(opening))
 
 
-def make_desk(opening: Opening) -> review.Desk | None:
+def make_desk(opening: Opening) -> routes.Desk | None:
     """Return the desk for reviewing a board's kept pictures; None if none are kept."""
     if opening.unsure is None:
         return None
     folder = Path(opening.unsure)
 
     def begin() -> "Reviewing":
-        from edgecnn.device.review.journal import LABELS, Journal
-        from edgecnn.device.review.reviewing import Reviewing
+        from edgecnn.device.review import LABELS, Journal, Reviewing
 
         return Reviewing(folder, Journal(folder / LABELS), opening.model["labels"])
 
-    return review.Desk(begin)
+    return routes.Desk(begin)
 
 
 def make_server(app: ASGIApp) -> Server:
@@ -123,16 +123,16 @@ def make_server(app: ASGIApp) -> Server:
     )  # fmt: skip
 
 
-async def run(server: Server, listener: socket.socket, site: Site, *, with_parent: bool) -> None:
+async def run_server(server: Server, listener: socket.socket, site: Site, *, with_parent: bool) -> None:
     try:
-        await serve(server, listener, watch(site.board.machine, with_parent), keep(site.upkeep))
+        await serve(server, listener, watch_machine(site.board.machine, with_parent), keep_files(site.upkeep))
     finally:
-        say(site.upkeep.write(site.upkeep.due(end=True)))
+        print_problem(site.upkeep.write(site.upkeep.due(end=True)))
 
 
 async def serve(server: Server, listener: socket.socket, *others: Coroutine[Any, Any, None]) -> None:
     """Run the server until it ends, with the other tasks alongside."""
-    tasks = [asyncio.create_task(work) for work in (sweep(server.server_state.connections), *others)]
+    tasks = [asyncio.create_task(work) for work in (close_idle(server.server_state.connections), *others)]
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -147,3 +147,20 @@ def receive(link: socket.socket, board: Board, server: Server) -> None:
             board.receive(message)
         asyncio.get_running_loop().remove_reader(link)
         server.end()
+
+
+NICE = 10  # the camera loop comes first
+
+
+def main() -> None:
+    link, listener, frames = map(int, sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the camera loop, which then ends this process
+    os.nice(NICE)
+    opening = Opening(**json.load(sys.stdin.buffer))
+    to_loop = socket.socket(fileno=link)
+    to_loop.setblocking(False)
+    asyncio.run(serve_camera(opening, socket.socket(fileno=listener), to_loop, Shared(frames)))
+
+
+if __name__ == "__main__":
+    main()

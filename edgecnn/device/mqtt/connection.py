@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
-from edgecnn.device.mqtt.address import Broker
+from edgecnn.device.address import Broker
 
 UNREACHABLE, NO_ANSWER, TLS, NOT_AUTHORIZED, REFUSED = "unreachable", "no_answer", "tls", "not_authorized", "refused"
 CLOSED, GARBAGE, STOPPED = "closed", "garbage", "stopped"

@@ -12,26 +12,36 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from paho.mqtt.client import MQTTMessage
 
-from edgecnn.device.mqtt import discovery
-from edgecnn.device.mqtt.address import Broker
+from edgecnn.device.address import Broker
 from edgecnn.device.mqtt.connection import STOPPED, Link, News, Waits, tls_context
-from edgecnn.device.mqtt.outbox import Outbox
-from edgecnn.device.mqtt.topics import LEVELS, OFFLINE, ONLINE, Snapshot, state_names, topic, values
+from edgecnn.device.mqtt.messages import (
+    LEVELS,
+    OFFLINE,
+    ONLINE,
+    Outbox,
+    Snapshot,
+    birth_topics,
+    config_topic,
+    discovery_config,
+    state_names,
+    topic,
+    values,
+)
 from edgecnn.device.stream.events import (
     CameraBackEvent,
     CameraLostEvent,
     CameraOpenedEvent,
     Event,
+    FrameResult,
     MqttConflictEvent,
     MqttConnectedEvent,
     MqttLostEvent,
     MqttRefusedEvent,
-    Seldom,
+    RateLimiter,
     StateChangedEvent,
 )
 from edgecnn.device.stream.loop import Consumer, Item
 from edgecnn.device.stream.pictures import as_jpeg
-from edgecnn.device.stream.results import FrameResult
 from edgecnn.device.stream.settings import Mqtt
 from edgecnn.device.update import last_check
 from edgecnn.errors import ImageError, MqttError
@@ -87,21 +97,21 @@ class Publisher(Consumer):
         self._options = options
         self._names = state_names(labels, strangers)
         self._model = model
-        self._config = discovery.config(settings.name, model, self._names, options)
+        self._config = discovery_config(settings.name, model, self._names, options)
         self._id = client_id(settings.name)
         self._outbox = outbox or Outbox()
         self._source = ""
         self._now = Snapshot()
         self._result: FrameResult | None = None
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
-        self._conflicts = Seldom(AGAIN_S)
-        self._refusals: dict[str, Seldom] = {}
+        self._conflicts = RateLimiter(AGAIN_S)
+        self._refusals: dict[str, RateLimiter] = {}
         self._picture: bytes | None = None
         self._first: Snapshot | None = None  # what to publish first on a new connection
         self._sent: dict[str, str | bytes] = {}
         self._connected = self._started = self._greet_again = False
         own = topic(settings.name, "availability")
-        self._births = discovery.birth_topics(options.prefix)
+        self._births = birth_topics(options.prefix)
         self._link = Link(
             settings.broker, self._id, settings.waits, settings.tls,
             will=(own, OFFLINE), topics={*self._births, own, topic(settings.name, "attributes")}, receive=self._receive,
@@ -188,7 +198,7 @@ class Publisher(Consumer):
             self._events.append(self._lost(news.reason, news.text, self._outbox.dropped()))
             return
         if news.reason not in self._refusals:
-            self._refusals = {news.reason: Seldom(AGAIN_S)}
+            self._refusals = {news.reason: RateLimiter(AGAIN_S)}
         if count := self._refusals[news.reason].count():
             self._events.append(self._event(MqttRefusedEvent, reason=news.reason, message=news.text, count=count))
 
@@ -196,7 +206,7 @@ class Publisher(Consumer):
         """Publish everything, and the online status last."""
         name, self._greet_again = self._settings.name, False
         self._sent.clear()
-        self._link.publish(discovery.config_topic(name, self._options.prefix), self._config)
+        self._link.publish(config_topic(name, self._options.prefix), self._config)
         self._link.publish(topic(name, "model"), self._model)
         for last in ("picture",) * (not self._options.picture) + ("binary",) * (self._options.binary is None):
             self._link.publish(topic(name, last), b"")  # left from an earlier run
@@ -255,7 +265,7 @@ def forget(settings: MqttSettings) -> None:
     link = Link(settings.broker, client_id(settings.name), settings.waits, settings.tls)
     link.start()
     end = time.monotonic() + 2 * settings.waits.answer_s
-    topics = [discovery.config_topic(settings.name, settings.options.prefix)]
+    topics = [config_topic(settings.name, settings.options.prefix)]
     topics += [topic(settings.name, last) for last in LEVELS]
     text = f"no answer within {2 * settings.waits.answer_s:g} s"
     connected = False

@@ -5,9 +5,8 @@ from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgecnn.device.address import parse_address, parse_listen
 from edgecnn.device.cameras import SCHEMES, is_stream
-from edgecnn.device.http.address import parse_listen
-from edgecnn.device.mqtt.address import parse_address
 from edgecnn.device.secrets import masked
 from edgecnn.device.slots import disk as disks
 from edgecnn.device.stream.settings import (
@@ -97,7 +96,7 @@ def parse(text: str, where: str) -> Config:
     return config
 
 
-def read(path: Path) -> str:
+def read_options_file(path: Path) -> str:
     """Return the text of an options file, or "" if it does not exist; ServiceError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
@@ -114,18 +113,18 @@ class Taken(NamedTuple):
     problem: str
 
 
-def take(path: Path, folder: Path, disk: disks.Disk | None = None) -> Taken:
+def take_options(path: Path, folder: Path, disk: disks.Disk | None = None) -> Taken:
     """Use a file's options if they are valid, and save a copy in `folder`; else use the copy of the last valid ones."""
     copy = folder / TAKEN
     try:
-        text = read(path)
+        text = read_options_file(path)
         config = parse(text, str(path))
     except ServiceError as error:
         last = _last(copy)
         what = "The defaults are" if last is None else "The last valid options stay"
         return Taken(last or Config(), f"{error} {what} in use.")
     try:
-        if not copy.exists() or read(copy) != text:
+        if not copy.exists() or read_options_file(copy) != text:
             disks.replace(disk or disks.Disk(folder), copy, text.encode())
     except (OSError, ServiceError, SlotError) as error:
         return Taken(config, f"{copy}: the options in use cannot be saved: {error}")
@@ -134,6 +133,6 @@ def take(path: Path, folder: Path, disk: disks.Disk | None = None) -> Taken:
 
 def _last(copy: Path) -> Config | None:
     try:
-        return parse(read(copy), str(copy)) if copy.exists() else None
+        return parse(read_options_file(copy), str(copy)) if copy.exists() else None
     except ServiceError:
         return None

@@ -70,7 +70,7 @@ def install(host: Host, options: Path | None = None) -> Path:
     source = options or place
     if options is not None and not options.exists():
         raise ServiceError(f"{options} does not exist.")
-    text = config.read(source)
+    text = config.read_options_file(source)
     config.parse(text, str(source))
     packaged = (host.root / PACKAGED / UNIT).exists()
     unit = host.root / (PACKAGED if packaged else OWN) / UNIT
@@ -109,7 +109,7 @@ def remove(host: Host) -> None:
     host.systemctl("daemon-reload")
 
 
-def status(host: Host) -> dict[str, Any]:
+def unit_properties(host: Host) -> dict[str, Any]:
     """Return the service's properties in systemd, by the names in SHOWN; ServiceError if systemd does not run."""
     host.require_systemd()
     lines = host.systemctl("show", f"--property={','.join(SHOWN)}", UNIT).out.splitlines()

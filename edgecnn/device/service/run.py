@@ -1,29 +1,83 @@
 """The service itself: choose a release, test it, classify the camera's frames, and change over when another release is put in use.
 
+It judges a release and feeds systemd's watchdog: only classified frames count. See sd_notify(3).
+
 Without a release it waits for one, since the bundle that ships with edgecnn knows nothing about this camera's scene.
 """
 
+import contextlib
 import os
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from edgecnn.bundle.read import read_bundle
-from edgecnn.device.doctor.machine import RELEASE_YEAR
+from edgecnn.bundle.file import read_bundle
+from edgecnn.device.doctor import RELEASE_YEAR
 from edgecnn.device.service.config import Config
-from edgecnn.device.service.judge import FEED_EVERY_S, Judge
-from edgecnn.device.service.notify import notify
 from edgecnn.device.slots import RECORD
-from edgecnn.device.slots.choose import approve, choose, condemn
 from edgecnn.device.slots.record import BAD, GOOD, NO_RELEASE, PENDING
-from edgecnn.device.slots.store import Store
-from edgecnn.device.stream.events import ProblemEvent, ReleaseEvent, Seldom
+from edgecnn.device.slots.store import Store, approve, choose_for_start, condemn
+from edgecnn.device.stream.events import Event, FrameResult, ProblemEvent, RateLimiter, ReleaseEvent, StateChangedEvent
 from edgecnn.device.stream.loop import Consumer, Item, open_stream
 from edgecnn.errors import EdgeCNNError, SlotError
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.selftest import require_pass, selftest
+
+
+def notify(text: str) -> None:
+    """Send assignments, such as "READY=1", to the service manager, if any. Drop them if they cannot be sent immediately."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+        sender.setblocking(False)
+        sender.sendto(text.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
+
+
+FEED_EVERY_S = 1.0
+
+AGAIN_S = 60.0  # seconds until the next attempt to record a release as good, after a full disk for example
+
+
+class Judge(Consumer):
+    """Counts the fresh frames of a release until it is good, and feeds the watchdog with each."""
+
+    def __init__(
+        self,
+        release: str,
+        name: str,
+        frames: int,
+        approve: Callable[[], list[str]],
+        *,
+        tell: Callable[[str], object] = notify,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`frames` is the number that makes the release good. `approve` records that, and returns any problems."""
+        self._release, self._name, self._left = release, name, frames
+        self._approve, self._tell = approve, tell
+        self._feeds, self._tries = RateLimiter(FEED_EVERY_S, clock), RateLimiter(AGAIN_S, clock)
+
+    def take(self, item: Item) -> Iterable[Event]:
+        """Count a frame; report a change of the state to the service manager."""
+        if isinstance(item, StateChangedEvent):
+            self._tell(f"STATUS=state: {'none' if item.state is None else repr(item.state)}")
+        if not isinstance(item, FrameResult):
+            return ()
+        if self._feeds.count():
+            self._tell("WATCHDOG=1")
+        if self._left > 1:
+            self._left -= 1
+        elif self._left and self._tries.count():
+            if problems := self._approve():
+                return [ProblemEvent(ts=item.ts, source=item.source, about="disk", message=text) for text in problems]
+            self._left = 0
+            what = {"release": self._release, "name": self._name, "state": GOOD}
+            return [ReleaseEvent(ts=item.ts, source=item.source, **what, reason=None)]
+        return ()
+
 
 LOOK_EVERY_S = 0.2
 
@@ -58,7 +112,7 @@ class Surroundings:
         self.report(event)
 
 
-def serve(store: Store, config: Config, around: Surroundings) -> str:
+def run_service(store: Store, config: Config, around: Surroundings) -> str:
     """Run the service; return CHANGED or ENDED. EdgeCNNError if a good release cannot be loaded."""
     year = time.gmtime(around.wall()).tm_year
     if year < RELEASE_YEAR:
@@ -66,7 +120,7 @@ def serve(store: Store, config: Config, around: Surroundings) -> str:
             "clock", f"it shows the year {year}: times are wrong and TLS fails until it is set. Everything else works."
         )
     watcher = Watcher(store.root / RECORD)
-    running = prepare(store, around, config)
+    running = prepare_release(store, around, config)
     if running is None:
         wait(store, watcher, around)
         return change_over(around)
@@ -96,7 +150,7 @@ def wait(store: Store, watcher: "Watcher", around: Surroundings) -> None:
     """Report what to do, and wait until a release is in use. Meanwhile, feed the watchdog."""
     around.problem("release", f"{NO_RELEASE}.")
     around.tell(f"READY=1\nSTATUS={NO_RELEASE}{watchdog(os.environ.get('WATCHDOG_USEC'))}")
-    feed = Seldom(FEED_EVERY_S)
+    feed = RateLimiter(FEED_EVERY_S)
     while not (watcher.changed() and in_use(store)):
         around.check()
         if feed.count():
@@ -109,11 +163,11 @@ def watchdog(microseconds: int | str | None) -> str:
     return "" if microseconds is None else f"\nWATCHDOG_USEC={microseconds}"
 
 
-def prepare(store: Store, around: Surroundings, config: Config) -> Running | None:
+def prepare_release(store: Store, around: Surroundings, config: Config) -> Running | None:
     """Choose and load a release, or return None. A pending one must pass its self-test. EdgeCNNError if a good one cannot be loaded."""
     avoid: set[str] = set()
     while True:
-        choice = choose(store, avoid)
+        choice = choose_for_start(store, avoid)
         for problem in choice.problems:
             around.problem("disk", problem)
         for release, about in choice.refused.items():
@@ -149,7 +203,7 @@ class Watcher:
     """Detects that a file was replaced, checking at most every LOOK_EVERY_S."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._look = path, Seldom(LOOK_EVERY_S)
+        self._path, self._look = path, RateLimiter(LOOK_EVERY_S)
         self._seen = self._stamp()
 
     def changed(self) -> bool:

@@ -93,21 +93,21 @@ def activated(slots: Slots, release: str, *, older: bool = False, accepted: str 
     )
 
 
-def started(slots: Slots) -> Slots:
+def after_start(slots: Slots) -> Slots:
     """Return the record after one more start, which counts for a pending release. After MAX_STARTS, the release is bad."""
     if not slots.pending or slots.current is None:
         return slots
     if slots.starts >= MAX_STARTS:
-        return failed(slots, slots.current, f"it was started {MAX_STARTS} times and did not prove itself")
+        return after_failure(slots, slots.current, f"it was started {MAX_STARTS} times and did not prove itself")
     return dataclasses.replace(slots, starts=slots.starts + 1)
 
 
-def proved(slots: Slots, release: str) -> Slots:
+def after_proof(slots: Slots, release: str) -> Slots:
     """Return the record with a release marked good, if it is the one in use."""
     return _judged(slots, release, GOOD, "") if slots.current == release else slots
 
 
-def failed(slots: Slots, release: str, reason: str) -> Slots:
+def after_failure(slots: Slots, release: str, reason: str) -> Slots:
     """Return the record with a release marked bad and the previous one in use, if the release was in use."""
     if slots.current != release:
         return slots

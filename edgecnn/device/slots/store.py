@@ -1,26 +1,93 @@
-"""Releases in a folder: `releases/SHA256/model.edgecnn`, and `current`, the record that names the one in use.
+"""Releases in a folder: `releases/SHA256/model.edgecnn`, and `current`, the record that names the one in use; and the choice at the start.
 
 The record is authoritative, and each change takes effect with its atomic rename. A release that it does not name does not exist, even if
 files of it remain. The folder may belong to the service's user, so files are opened through `Disk` and their content is checked.
 """
 
 import contextlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edgecnn.bundle.canonical import MAX_BYTES
-from edgecnn.bundle.read import Bundle, parse_bundle, read_bundle
-from edgecnn.bundle.verdict import bad_reason, objection
+from edgecnn.bundle.evidence import Verdict, bad_reason, objection, verdict_of
+from edgecnn.bundle.file import MAX_BYTES, Bundle, parse_bundle, read_bundle
 from edgecnn.device.slots import RECORD, ROOT
-from edgecnn.device.slots.about import About, about, difference
 from edgecnn.device.slots.disk import Disk, read_json, replace
-from edgecnn.device.slots.record import SHA256, Slots, activated, added, pruned
-from edgecnn.errors import BundleError, SlotError
+from edgecnn.device.slots.record import (
+    SHA256,
+    Release,
+    Slots,
+    activated,
+    added,
+    after_failure,
+    after_proof,
+    after_start,
+    pruned,
+)
+from edgecnn.errors import BundleError, EngineError, OutputError, SlotError
 from edgecnn.files import canonical_json, folder_lock, output_errors
+from edgecnn.region import WHOLE, Region, region_text
 from edgecnn.runtime.default import choose_model
 from edgecnn.tables import build, shown, to_json
+
+SHOWN = 5
+
+
+class About(NamedTuple):
+    """A bundle's own description. The accuracy and its 95 % interval are for the model that this device runs, on `images` test images."""
+
+    labels: tuple[str, ...]
+    accuracy: float | None
+    images: int
+    fit: str
+    region: Region
+    interval: tuple[float, float] | None = None
+    verdict: Verdict = Verdict()
+
+
+def about(bundle: Bundle) -> About:
+    """Describe a bundle. Its parity report is treated as untrusted text."""
+    manifest = bundle.manifest
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
+    images = 0
+    with contextlib.suppress(EngineError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        digest = manifest.files[choose_model(manifest).model.file]
+        report = json.loads(bundle.files["parity.json"])
+        found = [model for model in report["models"] if model["sha256"] == digest]
+        if found and 0 <= float(found[0]["accuracy"]) <= 1:
+            accuracy, images = float(found[0]["accuracy"]), int(report["data"]["test_images"])
+            low, high = map(float, found[0]["accuracy_interval"])
+            interval = (low, high) if 0 <= low <= high <= 1 else None
+    return About(
+        manifest.labels, accuracy, images, manifest.input.fit, manifest.input.region, interval, verdict_of(bundle)
+    )
+
+
+def class_difference(new: About, old: About) -> str:
+    """Return which classes were added and removed, such as "adds cat, and lacks dog"; "" if they are the same."""
+    added = [name for name in new.labels if name not in old.labels]
+    gone = [name for name in old.labels if name not in new.labels]
+    return ", and ".join(f"{verb} {_some(names)}" for verb, names in (("adds", added), ("lacks", gone)) if names)
+
+
+def about_text(about: About) -> dict[str, str]:
+    accuracy = "unknown" if about.accuracy is None else f"{about.accuracy:.2%} of {about.images:,} test images"
+    return {
+        "classes": f"{len(about.labels)}: {_some(about.labels)}",
+        "accuracy": accuracy,
+        "fit": about.fit,
+        "region": "the whole image" if about.region == WHOLE else region_text(about.region),
+        **({"verdict": f"{about.verdict.word}: {about.verdict.why}"} if about.verdict.word else {}),
+    }
+
+
+def _some(names: Sequence[str]) -> str:
+    shown, more = ", ".join(names[:SHOWN]), len(names) - SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
 
 RELEASES, BUNDLE = "releases", "model.edgecnn"
 MAX_RECORD_BYTES = 1 << 20
@@ -130,7 +197,7 @@ class Store:
     def activate(self, name: str, use: Use = Use()) -> tuple[str, Slots]:
         """Put a release in use, named by the first digits of its SHA-256; return it and the record."""
         with self._locked():
-            release = find(self.read(), name)
+            release = find_release(self.read(), name)
             bundle = self._bundle(release)
             if bundle is None:
                 raise SlotError(f"the bundle of release {release[:12]} is missing or damaged. Add it again.")
@@ -139,7 +206,7 @@ class Store:
     def _used(self, slots: Slots, release: str, bundle: Bundle, use: Use) -> Slots:
         """Return the record with a release in use; SlotError if it may not be put in use this way."""
         new, old, accepted = about(bundle), self.about(slots.current), use.accept
-        if old and not (use.others or use.signed) and (what := difference(new, old)):
+        if old and not (use.others or use.signed) and (what := class_difference(new, old)):
             raise SlotError(
                 f"{bundle.manifest.name} has other classes than the release in use: it {what}. "
                 "To put it in use anyway, add --other-classes"
@@ -202,7 +269,7 @@ class Store:
             yield
 
 
-def find(slots: Slots, name: str) -> str:
+def find_release(slots: Slots, name: str) -> str:
     """Return the release whose SHA-256 begins with the digits in `name`; SlotError unless there is exactly one."""
     matches = [release for release in slots.releases if len(name) >= SHORTEST and release.startswith(name.lower())]
     if len(matches) == 1:
@@ -210,3 +277,73 @@ def find(slots: Slots, name: str) -> str:
     known = ", ".join(release[:12] for release in slots.releases) or "none"
     problem = f"{len(matches)} releases begin" if matches else "no release begins"
     raise SlotError(f"{problem} with {name!r}; expected at least {SHORTEST} digits of one SHA-256. Known: {known}.")
+
+
+LOST = "its bundle is missing or damaged"
+UNCOUNTED = "its start cannot be counted"
+
+
+class Choice(NamedTuple):
+    """The release to run, the releases refused before it, and problems with the disk or the record."""
+
+    release: str | None
+    name: str
+    pending: bool
+    refused: Mapping[str, Release]
+    problems: tuple[str, ...]
+
+
+def choose_for_start(store: Store, avoid: Collection[str] = ()) -> Choice:
+    """Count a start and choose its release: the one in use, or the previous one if that is spent, missing, damaged or in `avoid`.
+
+    A pending release does not run if its start cannot be counted, since a release that crashes would then restart forever.
+    """
+    before = Slots()
+    problems: list[str] = []
+    refused: dict[str, Release] = {}
+
+    def count(slots: Slots) -> Slots:
+        nonlocal before
+        before = slots
+        return after_start(slots)
+
+    try:
+        slots = store.change(count)
+        if before.current is not None and slots.current != before.current:
+            refused[before.current] = slots.releases[before.current]
+    except (OutputError, SlotError) as error:
+        problems.append(str(error))
+        try:
+            slots = store.read()
+        except SlotError:
+            slots = Slots()
+        if slots.current is not None and slots.pending:
+            release = slots.current
+            slots = after_failure(slots, release, UNCOUNTED)
+            refused[release] = slots.releases[release]
+    while slots.current is not None and (slots.current in avoid or not store.whole(slots.current)):
+        release = slots.current
+        slots = after_failure(slots, release, LOST)
+        if release not in avoid:
+            refused[release] = slots.releases[release]
+            problems += condemn(store, release, LOST)
+    name = slots.releases[slots.current].name if slots.current else ""
+    return Choice(slots.current, name, slots.pending, refused, tuple(problems))
+
+
+def approve(store: Store, release: str) -> list[str]:
+    """Record that a release has proved itself; return the reason if that fails."""
+    return _recorded(store, lambda slots: after_proof(slots, release))
+
+
+def condemn(store: Store, release: str, reason: str) -> list[str]:
+    """Record that a release is bad, so that the previous one comes back; return the reason if that fails."""
+    return _recorded(store, lambda slots: after_failure(slots, release, reason))
+
+
+def _recorded(store: Store, transition: Callable[[Slots], Slots]) -> list[str]:
+    try:
+        store.change(transition)
+    except (OutputError, SlotError) as error:
+        return [str(error)]
+    return []

@@ -1,13 +1,26 @@
-"""The events that a stream reports in addition to results, one class each. `result.schema.json` describes their JSON lines."""
+"""What a stream yields: the results of frames, the events in addition, one class each, and the JSON lines of both and of files.
 
+`result.schema.json` is their schema. Lines are formatted by hand, since `json.dumps` takes longer than a decision.
+"""
+
+import json
 import math
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii
+from typing import TYPE_CHECKING, ClassVar
 
-from edgecnn.region import Region
+import numpy as np
+
+from edgecnn.labels import utf8
+from edgecnn.region import WHOLE, Region
+from edgecnn.runtime.decision import Score
+
+if TYPE_CHECKING:
+    from edgecnn.runtime.classifier import Result
+
 
 END_OF_SOURCE, DURATION, CAMERA_LOST, SIGNAL = "end_of_source", "duration", "camera_lost", "signal"
 """Why a stream ended. CAMERA_LOST also explains a missing state while the camera is away."""
@@ -183,7 +196,7 @@ class EndedEvent(Event):
     damaged: int
 
 
-class Seldom:
+class RateLimiter:
     """Limits events that may occur with every frame to one per `every_s` seconds, which then stands for those held back."""
 
     def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -201,3 +214,100 @@ class Seldom:
         self._last = now
         total, self._held_back = self._held_back, 0
         return total
+
+
+SCHEMA = "edgecnn.result/1"
+
+
+def quote(text: str) -> str:
+    """Return a text as a JSON string. `edgecnn.labels.utf8` handles names that are not UTF-8."""
+    return encode_basestring_ascii(utf8(text))
+
+
+def file_line(source: str, result: "Result", model: tuple[str, str], region: Region = WHOLE) -> str:
+    """Return a file's result as a JSON line; `model` is the bundle's name and the SHA-256 of its model file."""
+    return (
+        f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "top": {top_json(result.top)}, '
+        f'"decision": {quote(result.decision)}, "reason": {text_json(result.reason)}, '
+        f'"latency_ms": {latency_json(result.latency_ms)}, {model_json(model, region)}}}'
+    )
+
+
+def error_line(source: str, error: str) -> str:
+    return f'{{"schema": "{SCHEMA}", "source": {quote(source)}, "error": {quote(error)}}}'
+
+
+def top_json(top: Sequence[Score]) -> str:
+    items = [f'{{"label": {quote(item.label)}, "index": {item.index}, "score": {item.score:.6f}}}' for item in top]
+    return f"[{', '.join(items)}]"
+
+
+def text_json(text: str | None) -> str:
+    return "null" if text is None else quote(text)
+
+
+def model_json(model: tuple[str, str], region: Region) -> str:
+    """Return a model's name, its file's SHA-256 and, unless it saw the whole image, the region, as the fields of a JSON object."""
+    name, sha256 = model
+    part = "" if region == WHOLE else f', "region": {list(region)}'
+    return f'"model": {quote(name)}, "model_sha256": "{sha256}"{part}'
+
+
+def latency_json(latency_ms: dict[str, float]) -> str:
+    return (
+        f'{{"decode": {latency_ms["decode"]:.3f}, "preprocess": {latency_ms["preprocess"]:.3f}, '
+        f'"infer": {latency_ms["infer"]:.3f}}}'
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameResult:
+    """The result for one frame of a stream; `top`, `decision`, `reason`, `lead`, `latency_ms` and `features` are as in `Result`.
+
+    Attributes:
+        seq: the frame's number among all frames since the start. Gaps are frames that were discarded, dropped, damaged or passed over.
+        ts: when the frame was complete, in seconds since the epoch. The result was ready `age_ms` later.
+        image: the source's frame before any rotation: an encoded image's bytes, or uint8 RGB of shape (height, width, 3).
+        state: the decision after smoothing; None until enough frames have arrived, at the start and after a loss of the camera.
+        state_since: the `ts` of the frame that set the state.
+        dropped: frames since the start that were replaced by newer ones while another was classified, or were too old.
+    """
+
+    seq: int
+    ts: float
+    age_ms: float
+    source: str
+    image: bytes | np.ndarray = field(repr=False, compare=False)
+    top: tuple[Score, ...]
+    decision: str
+    reason: str | None
+    lead: float
+    state: str | None
+    state_since: float | None
+    latency_ms: dict[str, float]
+    dropped: int
+    features: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+
+def rfc3339(seconds: float) -> str:
+    """Return seconds since the epoch as RFC 3339 in UTC with milliseconds: 2026-11-25T04:00:00.123Z."""
+    whole, ms = divmod(round(seconds * 1000), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{ms:03d}Z"
+
+
+def result_line(result: FrameResult, model: tuple[str, str], region: Region = WHOLE) -> str:
+    """Return a frame's result as a JSON line; `model` and `region` are as in `lines.file_line`."""
+    since = "null" if result.state_since is None else f'"{rfc3339(result.state_since)}"'
+    return (
+        f'{{"schema": "{SCHEMA}", "seq": {result.seq}, "ts": "{rfc3339(result.ts)}", "age_ms": {result.age_ms:.3f}, '
+        f'"source": {quote(result.source)}, "top": {top_json(result.top)}, "decision": {quote(result.decision)}, '
+        f'"reason": {text_json(result.reason)}, "state": {text_json(result.state)}, "state_since": {since}, '
+        f'"latency_ms": {latency_json(result.latency_ms)}, "dropped": {result.dropped}, {model_json(model, region)}}}'
+    )
+
+
+def event_line(event: Event) -> str:
+    left_out = {"ts", "source"} | ({"region"} if getattr(event, "region", None) is None else set())
+    details = {name: value for name, value in vars(event).items() if name not in left_out}
+    line = {"schema": SCHEMA, "event": event.kind, "ts": rfc3339(event.ts), "source": event.source, **details}
+    return json.dumps({name: utf8(value) if isinstance(value, str) else value for name, value in line.items()})

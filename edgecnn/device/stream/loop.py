@@ -18,11 +18,11 @@ from edgecnn.device.stream.events import (
     EndedEvent,
     Event,
     FrameDamagedEvent,
-    Seldom,
+    FrameResult,
+    RateLimiter,
     StateChangedEvent,
 )
 from edgecnn.device.stream.feed import Damaged, Ended, Feed, Taken, open_feed
-from edgecnn.device.stream.results import FrameResult
 from edgecnn.device.stream.settings import Camera, Decision, Pace, Settings, State, gather
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.region import WHOLE, Region
@@ -100,7 +100,7 @@ class Stream:
         self._too_old = 0
         self._passed_over = 0
         self._damaged_in_a_row = 0
-        self._damaged_notices = Seldom(DAMAGED_EVERY_S, clock)
+        self._damaged_notices = RateLimiter(DAMAGED_EVERY_S, clock)
         self._ticks = self._run()
 
     def __enter__(self) -> "Stream":

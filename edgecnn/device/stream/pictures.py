@@ -9,8 +9,7 @@ from PIL import Image
 
 from edgecnn import images
 from edgecnn.labels import SPLIT_FOLDERS, why_not_a_label
-from edgecnn.modes import as_array
-from edgecnn.pixels import cut
+from edgecnn.pixels import as_array, cut
 from edgecnn.region import Region
 
 JPEG_QUALITY = 95

@@ -1,16 +1,83 @@
-"""From SOURCE arguments to images: a file, a folder, a glob, or `-` for a list of paths on standard input."""
+"""From SOURCE arguments to images: a file, a folder, a glob, or `-` for a list of paths on standard input; decoded ahead, in order, in
+threads.
+"""
 
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice, starmap
 from time import perf_counter
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from edgecnn.errors import ImageError
-from edgecnn.images import SUFFIXES, left_out
-from edgecnn.memory import shared_memory
+from edgecnn.images import SUFFIXES, left_out, shared_memory
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 8  # items for each thread that may be begun before the oldest one is yielded
+
+
+class _Job(Generic[T]):
+    """An item; `done` is locked until the thread has its result, or the exception."""
+
+    __slots__ = ("done", "error", "item", "result")
+
+    def __init__(self, item: T) -> None:
+        self.item = item
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Yield `work(item)` for each item, in order; an exception of `work` comes in its turn.
+
+    The caller's thread takes the items. When the iterator is closed, items that wait are left out and the threads end.
+    """
+    from queue import SimpleQueue
+
+    jobs: SimpleQueue[_Job[T] | None] = SimpleQueue()
+    waiting: deque[_Job[T]] = deque()
+    closed = threading.Event()
+
+    def run() -> None:
+        while (job := jobs.get()) is not None:
+            try:
+                if not closed.is_set():
+                    job.result = work(job.item)
+            except BaseException as error:  # noqa: BLE001 - raised where its result would be
+                job.error = error
+            job.done.release()
+
+    def oldest() -> R:
+        job = waiting.popleft()
+        job.done.acquire()
+        if job.error is not None:
+            raise job.error
+        result: R = job.result
+        return result
+
+    workers = [threading.Thread(target=run, name="ahead", daemon=True) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        for item in items:
+            waiting.append(job := _Job(item))
+            jobs.put(job)
+            if len(waiting) >= AHEAD * threads:
+                yield oldest()
+        while waiting:
+            yield oldest()
+    finally:
+        closed.set()
+        for _ in workers:
+            jobs.put(None)
+        for worker in workers:
+            worker.join()
+
 
 TIMED, WORTH_S = 16, 0.002
 """Images to time before threads begin, and the least median: Python runs one thread at a time, so for short work threads cost more."""
@@ -18,7 +85,7 @@ TIMED, WORTH_S = 16, 0.002
 Expanded = Iterator[tuple[str, ImageError | None]]
 
 
-class Outcome(NamedTuple, Generic[T]):
+class ImageOutcome(NamedTuple, Generic[T]):
     """The outcome for an image: its result, or the error that prevented one."""
 
     source: str
@@ -32,7 +99,7 @@ def for_each_image(
     stdin: Iterable[bytes],
     note: Callable[[str], object] = bool,
     threads: int = 1,
-) -> Generator[Outcome[T], None, None]:
+) -> Generator[ImageOutcome[T], None, None]:
     """Call `work` with each image that SOURCE arguments stand for, as in `expand`. A broken image does not end the loop.
 
     If the first images take long enough, more than one thread looks ahead. Outcomes and notes keep their order, and images in memory
@@ -42,14 +109,14 @@ def for_each_image(
     images = expand(sources, stdin, lambda text: hear(text))
     seconds: list[float] = []
 
-    def outcome(source: str, error: ImageError | None) -> Outcome[T]:
+    def outcome(source: str, error: ImageError | None) -> ImageOutcome[T]:
         result = None
         if error is None:
             try:
                 result = work(source)
             except ImageError as caught:
                 error = caught
-        return Outcome(source, result, error)
+        return ImageOutcome(source, result, error)
 
     for image in islice(images, TIMED if threads > 1 else 0):
         start = perf_counter()
@@ -59,8 +126,6 @@ def for_each_image(
     if not seconds or sorted(seconds)[len(seconds) // 2] < WORTH_S:
         yield from starmap(outcome, images)
         return
-    from edgecnn.device.stream.ahead import in_order  # here, since one image needs no threads and starts faster
-
     notes: list[str] = []
     hear = notes.append
 
@@ -70,7 +135,7 @@ def for_each_image(
             notes.clear()
         yield notes, None, None
 
-    def shared(item: tuple[list[str], str | None, ImageError | None]) -> tuple[list[str], Outcome[T] | None]:
+    def shared(item: tuple[list[str], str | None, ImageError | None]) -> tuple[list[str], ImageOutcome[T] | None]:
         before, source, error = item
         with shared_memory():
             return before, None if source is None else outcome(source, error)

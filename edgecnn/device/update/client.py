@@ -1,20 +1,224 @@
-"""python-tuf's Updater (5.1 in Debian 13, or 7) for one check, using the board's estimate of the time and its verified metadata."""
+"""The half of an update that talks to the server: sources of files, one check by python-tuf's Updater, and the fetch.
 
+The Updater is that of 5.1 in Debian 13, or of 7; it uses the board's estimate of the time and its verified metadata.
+
+`run` starts it in a separate process, with the request on standard input and the answer on standard output, both as a line of JSON.
+"""
+
+import contextlib
 import inspect
+import json
+import os
 import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from abc import abstractmethod
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import urllib3
 from tuf.api import exceptions
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    LengthOrHashMismatchError,
+    SlowRetrievalError,
+)
 from tuf.api.metadata import Metadata, Root, Targets, Timestamp
-from tuf.ngclient import Updater, UpdaterConfig
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from edgecnn.device.update.channel import DATE, MAX_METADATA, Entry, entries_of
-from edgecnn.device.update.fetchers import Fetcher
-from edgecnn.device.update.trust import Held
-from edgecnn.errors import UpdateError, first_line
-from edgecnn.files import output_errors
+from edgecnn import __version__
+from edgecnn.bundle.channel import DATE, MAX_METADATA, Entry, entries_of, target_file
+from edgecnn.device.slots.disk import Disk
+from edgecnn.device.update.board import BoardState, Held, decide
+from edgecnn.errors import EdgeCNNError, SlotError, UpdateError, first_line
+from edgecnn.files import folder_lock, output_errors, write_atomic
+from edgecnn.tables import Struct, build
+
+MAX_METADATA_BYTES = max(MAX_METADATA.values())
+"""Longest metadata that is read into memory, whatever length other metadata gives, since anyone with the online key can sign that."""
+
+CHUNK_BYTES = 1 << 16
+TIMEOUT_S = 30.0  # to connect, between two chunks, and to wait because the server says so
+BACKOFF_S = 0.5  # the second attempt follows at once, the third after twice this
+SLOWEST_BYTES_PER_S = 1000  # slower downloads are given up
+
+
+@contextlib.contextmanager
+def deadline(seconds: float, late: Exception) -> Iterator[None]:
+    """Raise `late` in the block after some seconds, whatever it waits for. Only for the main thread, since it is by a signal.
+
+    A timeout of a socket is no limit: it starts again with each byte.
+    """
+
+    def stop(*_: object) -> None:
+        raise late
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Retries(urllib3.Retry):
+    """Retries after as long as the server's Retry-After says, but at most TIMEOUT_S."""
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        try:
+            return min(super().parse_retry_after(retry_after), TIMEOUT_S)
+        except (ValueError, OverflowError):  # too many digits, or a date that no clock has
+            return TIMEOUT_S
+
+
+class Fetcher(FetcherInterface):
+    """A FetcherInterface that keeps unfinished files in our own folder, since /tmp is often in memory."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self.last = ""
+        """The name of the file that was requested last."""
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        return super().download_bytes(url, min(max_length, MAX_METADATA_BYTES))
+
+    @contextlib.contextmanager
+    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
+        with tempfile.TemporaryFile(dir=self._scratch) as file:
+            self._fill(file, url, max_length)
+            yield file
+
+    def _fill(self, file: IO[bytes], url: str, max_length: int) -> int:
+        """Complete a file from whatever it already contains, and return its length. Never writes more than `max_length` bytes."""
+        self.last = _last(url)
+        for chunk in self._chunks(file, url, max_length):
+            if file.tell() + len(chunk) > max_length:
+                raise DownloadLengthMismatchError(f"{_last(url)} has more than the allowed {max_length:,} bytes")
+            file.write(chunk)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return length
+
+    @abstractmethod
+    def _chunks(self, file: IO[bytes], url: str, max_length: int) -> Iterator[bytes]:
+        """Yield the chunks that follow the file's content; if the download cannot resume, empty the file first. Raises DownloadError."""
+
+    def _fetch(self, url: str) -> Iterator[bytes]:  # part of the interface, but all downloads go through download_file
+        raise NotImplementedError
+
+
+class FolderFetcher(Fetcher):
+    """Files in a folder, addressed by full paths. It refuses links and special files, and reads no file beyond its limit."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        super().__init__(scratch)
+        self._disk = Disk(folder)
+
+    def _chunks(self, file: IO[bytes], url: str, max_length: int) -> Iterator[bytes]:
+        try:
+            with self._disk.open(Path(url)) as source:
+                while chunk := source.read(min(CHUNK_BYTES, max_length + 1)):
+                    yield chunk
+        except FileNotFoundError:
+            raise DownloadHTTPError(f"{url} does not exist", 404) from None
+        except (OSError, SlotError) as error:
+            raise DownloadError(f"cannot read {url}: {getattr(error, 'strerror', None) or error}") from None
+
+
+class HttpFetcher(Fetcher):
+    """Files on a server. New roots stay in `roots`. A partly downloaded target stays in `parts`, and the next attempt resumes there."""
+
+    def __init__(self, address: str, scratch: Path, roots: Path, parts: Path) -> None:
+        super().__init__(scratch)
+        self._roots, self._parts = roots, parts
+        url = urlsplit(address)
+        self._headers = urllib3.make_headers(user_agent=f"edgecnn/{__version__}")
+        if url.username is not None:
+            self._headers |= urllib3.make_headers(basic_auth=f"{unquote(url.username)}:{unquote(url.password or '')}")
+        proxy = None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
+        retries = Retries(2, redirect=3, backoff_factor=BACKOFF_S, raise_on_redirect=True)
+        settings: dict[str, Any] = {"retries": retries, "timeout": urllib3.Timeout(TIMEOUT_S), "maxsize": 1}
+        self._pool = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        data = super().download_bytes(url, max_length)
+        if url.endswith(".root.json"):
+            write_atomic(self._roots / _last(url), data)
+        return data
+
+    @contextlib.contextmanager
+    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
+        if url.endswith(".json"):
+            with super().download_file(url, max_length) as file:
+                yield file
+            return
+        part = self._parts / _last(url)
+        with part.open("a+b") as file:
+            length = self._fill(file, url, max_length)
+            if length < max_length:
+                raise DownloadError(_ended(url, length))
+            try:
+                yield file
+            except LengthOrHashMismatchError:
+                part.unlink()  # the wrong byte may be from an earlier attempt, so the next one starts over
+                raise
+        part.unlink()
+
+    def _fill(self, file: IO[bytes], url: str, max_length: int) -> int:
+        """Complete a file as for any source; its redirects, headers, attempts and waits have one deadline."""
+        limit_s = TIMEOUT_S + max_length / SLOWEST_BYTES_PER_S
+        slow = f"the server did not send {_last(url)} within {limit_s:.0f} s"
+        with deadline(limit_s, SlowRetrievalError(slow)):
+            return super()._fill(file, url, max_length)
+
+    def _chunks(self, file: IO[bytes], url: str, max_length: int) -> Iterator[bytes]:
+        held = file.seek(0, os.SEEK_END)
+        if held >= max_length:
+            return
+        headers = {**self._headers, "Range": f"bytes={held}-"} if held else self._headers
+        response = None
+        try:
+            response = self._pool.request("GET", url, headers=headers, preload_content=False, decode_content=False)
+            begins = response.headers.get("Content-Range", "").startswith(f"bytes {held}-")
+            goes_on = held and response.status == 206 and begins
+            if held and not goes_on:
+                file.truncate(file.seek(0))
+            if not goes_on and response.status != 200:
+                response.read1(
+                    CHUNK_BYTES, decode_content=False
+                )  # reads a short answer completely, so that the connection can be reused
+                raise DownloadHTTPError(f"the server answered {response.status} for {_last(url)}", response.status)
+            while chunk := response.read1(CHUNK_BYTES, decode_content=False):
+                yield chunk
+        except urllib3.exceptions.HTTPError as error:
+            reason = getattr(error, "reason", None) or error
+            if isinstance(error, urllib3.exceptions.ProtocolError):
+                raise DownloadError(_ended(url, file.tell())) from None
+            refused = isinstance(reason, urllib3.exceptions.NewConnectionError)  # also a TimeoutError
+            if isinstance(reason, urllib3.exceptions.TimeoutError) and not refused:
+                raise SlowRetrievalError(f"the server did not answer for {TIMEOUT_S:.0f} s") from None
+            raise DownloadError(f"{_last(url)}: {first_line(reason)}") from None
+        finally:
+            if response is not None:
+                response.close()  # has no effect if all was read and the connection is back in the pool
+
+
+def _last(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _ended(url: str, length: int) -> str:
+    return f"the connection ended after {length:,} bytes of {_last(url)}"
 
 
 class Client:
@@ -41,7 +245,7 @@ class Client:
                     # the new root may have other keys, so that the held timestamp and its date, however late, no longer count
                     return self._refresh(clock, age_s)
         except (exceptions.RepositoryError, exceptions.DownloadError) as error:
-            raise UpdateError(in_words(error, self._fetcher.last, clock)) from error
+            raise UpdateError(refusal_text(error, self._fetcher.last, clock)) from error
 
     def _refresh(self, clock: datetime, age_s: int) -> datetime:
         date = dated(self.held)
@@ -95,7 +299,7 @@ class Client:
                 if self._updater.find_cached_target(target, str(path)) is None:
                     self._updater.download_target(target, str(path))
         except (exceptions.RepositoryError, exceptions.DownloadError) as error:
-            raise UpdateError(in_words(error, entry.path)) from error
+            raise UpdateError(refusal_text(error, entry.path)) from error
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -118,7 +322,7 @@ def dated(held: Held) -> datetime | None:
 AGAIN = "Copy the whole repository to the server again"
 
 
-def in_words(error: Exception, file: str, clock: datetime | None = None) -> str:
+def refusal_text(error: Exception, file: str, clock: datetime | None = None) -> str:
     """Return why TUF refused something, perhaps the file that came last, and what to do, without the last full stop."""
     file = file or "the metadata held here"
     text = re.sub(
@@ -149,3 +353,73 @@ def in_words(error: Exception, file: str, clock: datetime | None = None) -> str:
         if isinstance(error, kind):
             return f"{words}{text}. {advice}"
     return text
+
+
+REPOSITORY = "repository"
+
+
+class Request(Struct):
+    """What to fetch and where to put it, and what root trusts. The fetching half itself keeps only parts of files."""
+
+    spool: str
+    source: str
+    channel: str
+    state: BoardState
+    root: str
+    timestamp: str
+    snapshot: str
+    targets: str
+    age_s: int
+
+    @property
+    def held(self) -> Held:
+        return Held(*(getattr(self, role).encode() for role in Held._fields))
+
+
+def fetch_release(request: Request) -> None:
+    """Write a repository of new metadata, and the board's next bundle, to the spool folder. Raises UpdateError or OutputError."""
+    spool = Path(request.spool)
+    repository, parts, scratch = spool / REPOSITORY, spool / "parts", spool / "scratch"
+    metadata, targets = repository / "metadata", repository / "targets"
+    with output_errors(spool), folder_lock(spool, UpdateError("an earlier fetch is still running.")):
+        for folder in (metadata, scratch):
+            if folder.exists():
+                shutil.rmtree(folder)
+        for folder in (metadata, targets, parts, scratch):
+            folder.mkdir(parents=True, exist_ok=True)
+        fetcher = HttpFetcher(request.source, scratch, metadata, parts)
+        client = Client(request.held, fetcher, request.source.rstrip("/"), scratch)
+        client.refresh(datetime.now(UTC), request.age_s)
+        for role, data in zip(Held._fields[1:], client.held[1:], strict=True):
+            version = "" if role == "timestamp" else f"{json.loads(data)['signed']['version']}."
+            write_atomic(metadata / f"{version}{role}.json", data)
+        decision = decide(client.entries(request.channel), request.state)
+        entry = decision.entry if decision.install else None
+        path = targets / target_file(entry.path, entry.sha256) if entry else None
+        for old in (*targets.glob("*/*"), *parts.iterdir()):
+            if path is None or old.name != path.name:
+                old.unlink()
+        if entry and path:
+            client.download(entry, path)
+        shutil.rmtree(scratch)
+
+
+def end_with_parent() -> None:
+    """End this process, and so its lock, when standard input closes: then the process that waits for the answer has ended, however."""
+    os.read(0, 1)  # not with sys.stdin, which this thread would lock
+    os._exit(1)
+
+
+def main() -> None:
+    answer: dict[str, Any] = {"reason": ""}
+    try:
+        request = json.loads(sys.stdin.readline())
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        fetch_release(build(Request, request, UpdateError, "request"))
+    except EdgeCNNError as error:
+        answer["reason"] = str(error)
+    print(f"\n{json.dumps(answer)}")  # on the last line, whatever a library has printed before
+
+
+if __name__ == "__main__":
+    main()

@@ -1,25 +1,121 @@
-"""Update this board: fetch as a user without rights, verify as root, put the release in use and report the outcome."""
+"""Update this board: fetch as a user without rights, verify as root, put the release in use and report the outcome.
+
+The fetching half runs in a separate process, as a user without rights if possible, and is killed if it takes too long.
+"""
 
 import contextlib
 import json
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from edgecnn.bundle.read import read_bundle
+from edgecnn.bundle.channel import MAX_METADATA, Entry, plain_name, target_file
+from edgecnn.bundle.file import read_bundle
+from edgecnn.device.secrets import environment
 from edgecnn.device.slots.store import Store, Use
-from edgecnn.device.update import apart, status
-from edgecnn.device.update import trust as trusts
-from edgecnn.device.update.board import ROOT_FILE, Board, Options
-from edgecnn.device.update.channel import MAX_METADATA, Entry, plain_name, target_file
-from edgecnn.device.update.client import Client, dated
-from edgecnn.device.update.decide import State, decide, remembered
-from edgecnn.device.update.fetch import REPOSITORY, Request
-from edgecnn.device.update.fetchers import FolderFetcher
+from edgecnn.device.update.board import (
+    ROOT_FILE,
+    Board,
+    BoardState,
+    Good,
+    Mark,
+    Options,
+    Trust,
+    decide,
+    keep_trust,
+    read_trust,
+    remembered,
+    write_status,
+)
+from edgecnn.device.update.client import REPOSITORY, Client, FolderFetcher, Request, dated
 from edgecnn.errors import OutputError, UpdateError
-from edgecnn.files import sha256
+from edgecnn.files import output_errors, sha256
 from edgecnn.labels import printable
 from edgecnn.tables import Struct, to_json
+
+USER = "edgecnn-update"
+FETCH_S = 3600.0  # a fetch that takes longer is killed; the part of a bundle that it has fetched stays
+MAX_ANSWER_BYTES = 1 << 16
+
+
+class Place(NamedTuple):
+    """Where one check fetches to, the `rights` of the process that fetches, perhaps {}, and the name of its user."""
+
+    spool: Path
+    rights: dict[str, Any]
+    user: str
+
+
+def prepare_spool(board: Board) -> Place:
+    """Make the folder to fetch to. UpdateError for a link or somebody else's folder; OutputError if it cannot be made.
+
+    Without the user, root fetches to a folder in its own `trust`: the user's may have belonged to somebody who left links there.
+    """
+    spool, user, entry = board.spool, f"user {os.geteuid()}", None
+    if os.geteuid() == 0:
+        spool, user = board.trust / "spool", "root"
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(USER)
+            spool, user = board.spool, USER
+    owner = entry.pw_uid if entry else os.geteuid()
+    with output_errors(spool):
+        if entry and not spool.is_symlink() and spool.exists() and spool.stat().st_uid != owner:
+            shutil.rmtree(spool)  # made before this user existed
+        spool.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            spool.mkdir(mode=0o755)
+            os.chown(spool, owner, entry.pw_gid if entry else -1)
+        found = spool.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner:
+        raise UpdateError(f"{spool} must be a folder of {user}, and is a link or somebody else's. Remove it.")
+    return Place(spool, {"user": owner, "group": entry.pw_gid, "extra_groups": []} if entry else {}, user)
+
+
+def fetch_in_sandbox(request: str, rights: dict[str, Any]) -> None:
+    """Run `fetch` on a JSON request in another process, which ends with this one. UpdateError, with the reason, if it fails or is late.
+
+    The other process reads its standard input until it closes, which happens however this process ends.
+    """
+    command = [sys.executable, "-P", "-m", "edgecnn.device.update.client"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    try:
+        begun = subprocess.Popen(command, **pipes, **rights, cwd="/", env=environment(), umask=0o022)
+    except OSError as error:
+        hint = (
+            f"The user {USER} must be able to run it: install edgecnn outside /root and /home, such as in /opt/edgecnn."
+        )
+        raise UpdateError(f"cannot run {sys.executable}: {error.strerror}. {hint}") from None
+    with begun as process:
+        late = threading.Timer(FETCH_S, process.kill)
+        late.start()
+        try:
+            assert process.stdin and process.stdout
+            with contextlib.suppress(BrokenPipeError):  # its answer, or the lack of one, gives the reason
+                process.stdin.write(f"{request}\n".encode())
+                process.stdin.flush()
+            answer = process.stdout.read(MAX_ANSWER_BYTES)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+        finally:
+            process.kill()
+            late.cancel()
+    last = (answer.decode(errors="replace").splitlines() or ["nothing"])[-1]
+    try:
+        reason = json.loads(last)["reason"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        spent = f"its last line was {printable(last)}, and it may have been killed after {FETCH_S / 60:.0f} minutes"
+        raise UpdateError(f"the fetch ended without an answer: {spent}.") from None
+    if reason:
+        raise UpdateError(printable(str(reason)))
+
 
 BEHIND = timedelta(minutes=1)  # clocks of two machines differ by less
 KEPT = 2  # releases kept in the slots before a new one is added
@@ -28,7 +124,7 @@ KEPT = 2  # releases kept in the slots before a new one is added
 ROOT_AGAIN = "Copy the repository's metadata/1.root.json there again."
 
 
-class Outcome(Struct):
+class UpdateOutcome(Struct):
     """The outcome of a check: the channel's release for this board, whether it has just been put in use, and a sentence.
 
     `held` is a sentence on a newer release that this board does not put in use, or "".
@@ -42,7 +138,7 @@ class Outcome(Struct):
     held: str = ""
 
 
-def update(board: Board, options: Options, root_file: Path | None = None) -> Outcome:
+def update(board: Board, options: Options, root_file: Path | None = None) -> UpdateOutcome:
     """Check for a release, put this board's release in use if there is a new one, and write the outcome to status.json.
 
     `root_file` is the signed trust root, by default /etc/edgecnn/root.json.
@@ -57,21 +153,21 @@ def update(board: Board, options: Options, root_file: Path | None = None) -> Out
             outcome, good = _check(board, options, root_file or board.path(ROOT_FILE), identity, scratch)
         except Exception as error:
             with contextlib.suppress(OutputError):  # on a full disk, say; the original error matters more
-                status.write(board, options, identity, str(error) or type(error).__name__)
+                write_status(board, options, identity, str(error) or type(error).__name__)
             raise
-        status.write(board, options, identity, good)
+        write_status(board, options, identity, good)
         return outcome
 
 
-def _check(
-    board: Board, options: Options, root_file: Path, identity: str, scratch: Path
-) -> tuple[Outcome, status.Good]:
+def _check(board: Board, options: Options, root_file: Path, identity: str, scratch: Path) -> tuple[UpdateOutcome, Good]:
     root = _read_root(root_file)
-    before = trusts.read(board, sha256(root), root)
+    before = read_trust(board, sha256(root), root)
     store = board.slots()
     slots = store.read()
     trust = replace(before, held_back=remembered(before.held_back, slots))
-    state = State(board=identity, current=slots.current, held=trust.held_back, mark=trust.marks.get(options.channel))
+    state = BoardState(
+        board=identity, current=slots.current, held=trust.held_back, mark=trust.marks.get(options.channel)
+    )
     ticks, clock = board.ticks(), board.clock()
     user = ""
     owned = folder = Path(options.source)
@@ -85,7 +181,7 @@ def _check(
         now = client.refresh(clock, trust.age(ticks))
     finally:  # keep what was verified before something was refused
         behind = date is not None and clock < date
-        trust = trusts.keep(board, before, trust.holding(client.held, ticks, count=behind))
+        trust = keep_trust(board, before, trust.holding(client.held, ticks, count=behind))
     behind = now - clock > BEHIND
     decision = decide(client.entries(options.channel), state)
     mark = decision.mark
@@ -93,12 +189,12 @@ def _check(
         path = scratch / target_file(decision.entry.path, decision.entry.sha256)
         client.download(decision.entry, path)
         _install(store, path, decision.entry)
-        mark = trusts.Mark.of(decision.entry)
+        mark = Mark.of(decision.entry)
     if mark:
-        trusts.keep(board, trust, replace(trust, marks={**trust.marks, options.channel: mark}))
+        keep_trust(board, trust, replace(trust, marks={**trust.marks, options.channel: mark}))
     held = decision.held
     why = slots.held.get(held.sha256, "this board has had it, and left it") if held else ""
-    outcome = Outcome(
+    outcome = UpdateOutcome(
         entry=decision.entry,
         installed=decision.install,
         note=decision.note,
@@ -107,7 +203,7 @@ def _check(
         if held
         else "",
     )
-    return outcome, status.Good(entry=decision.entry, now=now, behind=behind, held=held, why=why)
+    return outcome, Good(entry=decision.entry, now=now, behind=behind, held=held, why=why)
 
 
 def _install(store: Store, path: Path, entry: Entry) -> None:
@@ -139,8 +235,8 @@ def _read_root(path: Path) -> bytes:
     return data
 
 
-def _fetch(board: Board, options: Options, state: State, trust: trusts.Trust, age_s: int) -> tuple[Path, str]:
-    place = apart.prepare(board)
+def _fetch(board: Board, options: Options, state: BoardState, trust: Trust, age_s: int) -> tuple[Path, str]:
+    place = prepare_spool(board)
     request = Request(
         spool=str(place.spool),
         source=options.source,
@@ -149,5 +245,5 @@ def _fetch(board: Board, options: Options, state: State, trust: trusts.Trust, ag
         age_s=age_s,
         **{role: data.decode() for role, data in trust.held._asdict().items()},
     )
-    apart.fetch_apart(json.dumps(to_json(request)), place.rights)
+    fetch_in_sandbox(json.dumps(to_json(request)), place.rights)
     return place.spool, place.user

@@ -11,10 +11,10 @@ import numpy as np
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise the import writes events to ~/.cache/Microsoft
 import onnxruntime
 
-from edgecnn.bundle.external import has_external_data
-from edgecnn.cpu import read_cpu
+from edgecnn.bundle.file import has_external_data
 from edgecnn.errors import EngineError, ProviderError
 from edgecnn.runtime.engines import FEATURES, Tensor, joined, opening, refusal, split_outputs
+from edgecnn.versions import read_cpu
 
 ABOUT = f"onnxruntime {onnxruntime.__version__}"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

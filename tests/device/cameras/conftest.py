@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.device.cameras import v4l2_abi as abi
+from edgecnn.device.cameras import v4l2_device as abi
 
 
 class Clock(threading.Event):

@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from edgecnn.device.cameras import open_source
-from edgecnn.device.cameras.mjpeg import MjpegSplitter
+from edgecnn.device.cameras.frames import MjpegSplitter
 from edgecnn.device.cameras.process import Process
 from edgecnn.device.cameras.source import CameraLost, CameraSettings
 from edgecnn.errors import CameraError

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.device.cameras import open_source, watch
+from edgecnn.device.cameras import folder as watch
+from edgecnn.device.cameras import open_source
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Stalled
 from edgecnn.errors import CameraError
 

@@ -89,7 +89,7 @@ def bundle(root):
 
 @pytest.fixture(scope="session")
 def photo(bundle, tmp_path_factory):
-    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.file import read_bundle
 
     path = tmp_path_factory.mktemp("photo") / "camera.jpg"
     path.write_bytes(read_bundle(bundle).files["golden/encoded/camera.jpg"])
@@ -116,8 +116,8 @@ def serve(bundle, tmp_path_factory):
 @pytest.fixture
 def serve_here():
     """Serve routes in this process, `with serve_here(Route(…), token=None) as port`."""
-    from edgecnn.device.http.app import make_app
-    from edgecnn.device.http.auth import Gate
+    from edgecnn.device.http.access import AccessControl
+    from edgecnn.device.http.routes import make_app
     from edgecnn.device.http.serve import make_server, serve
 
     @contextlib.contextmanager
@@ -130,7 +130,7 @@ def serve_here():
 
         with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
             port = listener.getsockname()[1]
-            server = make_server(make_app(Gate(token, (), port), routes))
+            server = make_server(make_app(AccessControl(token, (), port), routes))
             thread = threading.Thread(target=asyncio.run, args=[serve_until_ended()])
             thread.start()
             try:

@@ -21,10 +21,10 @@ import pytest
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from edgecnn.device.http import api, limits
+from edgecnn.device.http import access, routes
 from edgecnn.device.http.link import EVENT, Opening
+from edgecnn.device.http.routes import Viewers
 from edgecnn.device.http.serve import make_site
-from edgecnn.device.http.viewers import Viewers
 
 TOKEN = "correct-horse-battery-staple"
 
@@ -269,8 +269,8 @@ def test_hostile_requests(serve, tmp_path, times):
 
 def test_a_slow_request_ends_at_its_limit(serve_here, monkeypatch):
     """The server in this process, with limits of less than a second."""
-    monkeypatch.setattr(limits, "RECEIVE_S", 0.5)
-    monkeypatch.setattr(limits, "SWEEP_S", 0.05)
+    monkeypatch.setattr(access, "RECEIVE_S", 0.5)
+    monkeypatch.setattr(access, "SWEEP_S", 0.05)
 
     async def read(request):
         await request.body()
@@ -286,7 +286,7 @@ def test_a_slow_request_ends_at_its_limit(serve_here, monkeypatch):
 
 
 def test_64_connections_of_one_client_and_128_of_all_are_accepted_and_a_closed_one_makes_room(serve_here, monkeypatch):
-    monkeypatch.setattr(limits, "RECEIVE_S", 60.0)
+    monkeypatch.setattr(access, "RECEIVE_S", 60.0)
     with serve_here(token=TOKEN) as port, contextlib.ExitStack() as stack:
 
         def connect(number):
@@ -331,7 +331,7 @@ def test_a_client_that_leaves_while_lines_wait_causes_no_warnings(serve_here, mo
             site.board.receive(EVENT + json.dumps(line).encode())
         return PlainTextResponse("done")
 
-    with serve_here(*api.routes(site), Route("/burst", burst)) as port:
+    with serve_here(*routes.api_routes(site), Route("/burst", burst)) as port:
         reader = socket.create_connection(("127.0.0.1", port))
         reader.sendall(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         received = b""
@@ -349,8 +349,8 @@ def test_a_client_that_leaves_while_lines_wait_causes_no_warnings(serve_here, mo
 
 
 def test_a_client_that_does_not_read_is_dropped_and_one_that_reads_is_not(serve_here, monkeypatch):
-    monkeypatch.setattr(limits, "SLOW_S", 2.0)
-    monkeypatch.setattr(limits, "SWEEP_S", 0.02)
+    monkeypatch.setattr(access, "SLOW_S", 2.0)
+    monkeypatch.setattr(access, "SWEEP_S", 0.02)
 
     large = bytes(6 << 20)  # more than the kernel keeps
 

@@ -1,23 +1,29 @@
-"""Metrics for Prometheus, from the server and from a file, and promtool's verdict on them."""
+"""Metrics, and the server of the service."""
 
 import functools
 import json
 import os
 import re
 import resource
+import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edgecnn.device.http import machine as machines
-from edgecnn.device.http.board import Board
+from edgecnn.cli.service import publishers
+from edgecnn.device.http import board as machines
+from edgecnn.device.http.board import Board, Upkeep
 from edgecnn.device.http.link import EVENT, RESULT, Opening
-from edgecnn.device.http.upkeep import Upkeep
-from edgecnn.device.stream.events import Seldom
-from edgecnn.device.stream.results import rfc3339
+from edgecnn.device.service.config import parse
+from edgecnn.device.service.run import Surroundings
+from edgecnn.device.slots.store import Store
+from edgecnn.device.stream.events import RateLimiter, rfc3339
+from edgecnn.runtime.classifier import Classifier
+from edgecnn.runtime.engines import is_installed
 
 CAMERA = "synthetic:64x48?fps=100&pattern=noise"
 
@@ -190,7 +196,7 @@ def test_the_metrics_are_written_every_15_s_the_counts_every_quarter_of_an_hour_
 ):
     """A file that cannot be written is reported once an hour, and the other one is still written."""
     now = [0.0]
-    monkeypatch.setattr("edgecnn.device.http.upkeep.Seldom", functools.partial(Seldom, clock=lambda: now[0]))
+    monkeypatch.setattr("edgecnn.device.http.board.Seldom", functools.partial(RateLimiter, clock=lambda: now[0]))
     facts = {"name": "m", "serial": 3, "sha256": "", "engine": "", "precision": "", "accuracy": None, "labels": ["cat"]}
     drift = {"key": "k", "file": str(tmp_path / "state" / "counts"), "validation": None, "strangers": True}
     opening = Opening(port=0, model=facts, drift=drift, metrics_file=str(tmp_path / "m.prom"))
@@ -225,16 +231,16 @@ def test_the_boards_memory_is_that_of_both_processes_and_its_uptime_that_of_the_
     }  # fmt: skip
     check = {"reason": "gone", "last_good": None, "age_s": 7, "channel": "door"}
     monkeypatch.setattr(machines, "last_check", lambda: check)
-    assert machines.look(machine(files), (71, 70)) == {
+    assert machines.machine_state(machine(files), (71, 70)) == {
         "temperature_c": 61.342, "throttled": ["under-voltage"], "memory_mib": 42.0, "uptime_s": 120.25,
         "update": {"reason": "gone", "last_good": None, "age_s": 7},
     }  # fmt: skip
-    nothing = machines.look(machine({}), (71, 70))
+    nothing = machines.machine_state(machine({}), (71, 70))
     assert (nothing["memory_mib"], nothing["uptime_s"], nothing["throttled"]) == (None, None, [])
 
 
 def test_each_metric_is_documented(whole, root):
-    page = (root / "docs" / "prometheus.md").read_text()
+    page = (root / "docs" / "http.md").read_text()
     names = [f"{name}_total" if family.type == "counter" else name for name, family in families(whole).items()]
     assert len(names) > 20 and [name for name in names if not re.search(rf"`{name}[`{{]", page)] == []
 
@@ -263,3 +269,52 @@ def test_promtool_accepts_metrics_alerts_and_the_queries_of_the_dashboard(whole,
     samples = {sample.name for family in families(whole).values() for sample in family.samples}
     asked = set(re.findall(r"edgecnn_\w+", alerts.read_text() + " ".join(queries)))
     assert len(queries) > 15 and asked <= samples, "every queried metric exists"
+
+
+@pytest.fixture
+def consume(bundle):
+    """Return the consumers that the service makes from options, and the problems that it reports."""
+
+    def make(options):
+        reported = []
+        made = publishers(parse(options, "here"), Classifier.load(bundle), Surroundings(report=reported.append))
+        for consumer in made:
+            consumer.finish(0)
+        return made, [problem.message for problem in reported]
+
+    return make
+
+
+@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+def test_an_open_page_is_reported_in_the_journal(consume):
+    made, (problem,) = consume('http = "0.0.0.0:0"\nhttp_open = true\n')
+    assert made and "who can reach this port" in problem
+
+
+@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+def test_the_network_is_closed_unless_the_options_need_it(bundle, spawn, tmp_path):
+    """A metrics file needs no network."""
+    store, metrics, options = Store(tmp_path / "slots"), tmp_path / "board.prom", tmp_path / "service.toml"
+    store.activate(store.add(bundle)[0])
+    options.write_text(f'source = "synthetic:64x48?fps=30"\nmetrics_file = "{metrics}"\n')
+    command = [sys.executable, "-m", "edgecnn", "service", "run", "--slots", store.root, "--config", options]
+    process = spawn(command, stdout=subprocess.PIPE, text=True)
+
+    def status():
+        with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
+            return dict(line.split(":", 1) for line in file.read().splitlines())
+
+    assert any('"camera_opened"' in line for line in process.stdout)
+    assert status()["Seccomp"].strip() == "2"
+    end = time.monotonic() + 20
+    while not metrics.exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert "\nedgecnn_camera_up " in metrics.read_text()
+
+
+@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+def test_a_port_that_is_taken_is_a_problem_without_a_page(consume):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        made, (problem,) = consume(f'http = "{taken.getsockname()[1]}"\n')
+    assert not made and "no page: 127.0.0.1:" in problem and "Address already in use" in problem

@@ -19,7 +19,7 @@ pytest.importorskip("starlette", reason="the page needs the http extra")
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from edgecnn.device.http import page as pages
+from edgecnn.device.http import routes as pages
 
 TOKEN = "correct-horse-battery-staple"
 REGION = (0.25, 0.2, 0.5, 0.6)
@@ -268,8 +268,7 @@ def test_the_page_asks_for_the_token_once(board, browser, page, serious, tmp_pat
 
 @chromium
 def test_a_label_is_text_and_never_runs(root, board, browser, page, camera, looks, tmp_path):
-    from edgecnn.bundle.canonical import pack
-    from edgecnn.bundle.read import read_bundle
+    from edgecnn.bundle.file import pack, read_bundle
     from edgecnn.files import sha256
 
     bundle = read_bundle(root / "models/digits/digits.edgecnn")
@@ -302,7 +301,7 @@ def test_a_label_is_text_and_never_runs(root, board, browser, page, camera, look
 @chromium
 def test_other_scores_are_reported_until_a_week_of_them_is_accepted(root, board, browser, page, serious, camera):
     from edgecnn.device.http.drift import Drift
-    from edgecnn.device.http.opening import drift_facts
+    from edgecnn.device.http.live import drift_facts
     from edgecnn.device.stream.settings import Settings
     from edgecnn.files import write_atomic
     from edgecnn.runtime.classifier import Classifier
@@ -378,7 +377,7 @@ def test_every_number_on_the_page_is_the_boards(serve_here, browser, page):
     def state(request):
         return JSONResponse({**recent(time.time() + 1e6), **changed})
 
-    with serve_here(*pages.routes(), Route("/v1/state", state)) as port:
+    with serve_here(*pages.page_routes(), Route("/v1/state", state)) as port:
         browser.get(f"http://127.0.0.1:{port}/")
         page.until("state", "^dog$")
         text = {
@@ -497,7 +496,7 @@ ROWS = """
 def test_a_class_name_breaks_only_between_its_words(serve_here, browser, page, label):
     state = {**recent(time.time()), "state": label}
     words = len(re.split("[ -]", label))
-    with serve_here(*pages.routes(), Route("/v1/state", lambda request: JSONResponse(state))) as port:
+    with serve_here(*pages.page_routes(), Route("/v1/state", lambda request: JSONResponse(state))) as port:
         for width in (320, 390, 900, 960, 1280):
             size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="the page needs the http extra")
 
-from edgecnn.device.http import review as reviews
-from edgecnn.device.review.photos import SOURCES
+from edgecnn.device.http import routes as reviews
+from edgecnn.device.review import SOURCES
 
 chromium = pytest.mark.needs("chromium", "chromedriver", package="chromium chromium-driver")
 
@@ -209,13 +209,13 @@ def test_a_folder_of_plain_photos_is_reviewed_without_guesses_and_keeps_its_form
 def test_a_plain_photo_is_read_once_and_again_after_a_change(tmp_path, monkeypatch):
     from PIL import Image
 
-    from edgecnn.device.review import plain
+    from edgecnn.device import review
 
-    read, reader = [], plain.read_file
-    monkeypatch.setattr(plain, "read_file", lambda path: read.append(path.name) or reader(path))
+    read, reader = [], review.read_file
+    monkeypatch.setattr(review, "read_file", lambda path: read.append(path.name) or reader(path))
     for name, colour in (("a.png", 10), ("b.png", 20)):
         Image.new("L", (4, 4), colour).save(tmp_path / name)
-    listed = plain.Plain(tmp_path / "photos")
+    listed = review.Plain(tmp_path / "photos")
     first = [kept.picture.sha256 for kept in listed(tmp_path)]
     Image.new("L", (5, 5), 30).save(tmp_path / "b.png")
     assert len(set(first) & {kept.picture.sha256 for kept in listed(tmp_path)}) == 1

@@ -18,13 +18,10 @@ import pytest
 from PIL import Image
 
 from edgecnn.device.explain import frame_pictures
-from edgecnn.device.keep.alike import Alike
-from edgecnn.device.keep.folder import kept_pictures
-from edgecnn.device.keep.keeper import INDEX, Keeper, make_keepers
-from edgecnn.device.keep.sample import FILE, LATE_S, Sample, read_counts
-from edgecnn.device.keep.views import GREY, View, pictures_of
+from edgecnn.device.keep.folder import LATE_S, SAMPLE_FILE, Sample, kept_pictures, read_counts
+from edgecnn.device.keep.keeper import GREY, INDEX, Alike, Keeper, View, make_keepers, pictures_of
+from edgecnn.device.stream.events import FrameResult
 from edgecnn.device.stream.pictures import encode, folder_name, turn, why_no_folder
-from edgecnn.device.stream.results import FrameResult
 from edgecnn.device.stream.settings import Camera, Decision, Reaction, Settings
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.region import WHOLE
@@ -64,7 +61,7 @@ NO_NUMBERS = Result((), ABSTAIN, NO_SCORE, 0.0, {})
 
 
 def files(folder):
-    hidden = (INDEX, FILE)
+    hidden = (INDEX, SAMPLE_FILE)
     return sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name not in hidden
     )
@@ -335,7 +332,7 @@ def test_a_killed_process_leaves_nothing_permanent(root, tmp_path):
         for path in (tmp_path / "kept").rglob("*")
         if path.is_file()
     }
-    assert sum(size for name, size in there.items() if name not in (INDEX, FILE)) <= 0.01 * 2**20
+    assert sum(size for name, size in there.items() if name not in (INDEX, SAMPLE_FILE)) <= 0.01 * 2**20
     later = Keeper(
         tmp_path / "kept", Reaction(keep_days=1), as_it_is, wall=lambda: time.time() + 99 * DAY_S, alike=Unlike()
     )
@@ -412,7 +409,7 @@ def not_encoded(result, why):
 def test_a_sampled_frame_that_cannot_be_written_is_missed(keeper, tmp_path, make):
     plan = {"2025-11-25": {"kept": 4, "missed": 2, "due": [MORNING, MORNING + 1, MORNING + 2]}}
     (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
+    (tmp_path / "kept" / SAMPLE_FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
     one = keeper(keep_random=3, make=make)
     for seq, size in enumerate((10, 1001, 10)):
         assert len(one.take(frame(result(score=0.9), jpeg(size), seq, MORNING + seq))) == (size > 1000)
@@ -425,7 +422,7 @@ def test_new_pictures_are_announced_and_listed_newest_last_without_the_random_sa
     """As the page shows them."""
     plan = {"2025-11-25": {"kept": 0, "missed": 0, "due": [MORNING + 15]}}
     (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
+    (tmp_path / "kept" / SAMPLE_FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
     one = keeper(make=lambda result, why: {".jpg": result.image, ".json": b"{}"}, keep_random=1)
     told = []
     one.on_kept = lambda name, result: told.append((name, result.seq))
@@ -470,7 +467,7 @@ def test_the_cap_holds_over_two_weeks_and_pictures_expire(keeper, tmp_path, monk
             largest = max(largest, sum(sizes_now))
         now[0] += 54 * random.uniform(0.9, 1.1)
     days = sorted(path.name for path in folder.glob("2*-*-*"))
-    whys = Counter(json.loads(path.read_text())["why"] for path in folder.rglob("*.json") if path.name != FILE)
+    whys = Counter(json.loads(path.read_text())["why"] for path in folder.rglob("*.json") if path.name != SAMPLE_FILE)
     counts = read_counts(folder)
     print(f"largest {largest} bytes, {days}, {whys}, {counts}, {failed} failures")
     assert 15_000 < largest <= 20_000 and failed > 1
@@ -486,7 +483,7 @@ class TestSample:
         taken, day = [], 86400 * 20_000
         first = Sample(tmp_path, 20)
         first.is_due(day + 0.0)
-        due = json.loads((tmp_path / FILE).read_text())["days"]["2024-10-04"]["due"]
+        due = json.loads((tmp_path / SAMPLE_FILE).read_text())["days"]["2024-10-04"]["due"]
         assert due == sorted(due) and len(due) == 20 and all(day < one < day + 86400 for one in due)
         assert np.std(np.diff(due)) > 300, "random, not evenly spaced"
         awake = [ts for ts in np.arange(day + 1.0, day + 2 * 86400, 5) if not 10 <= ts % 86400 / 3600 < 16]
@@ -506,11 +503,11 @@ class TestSample:
     def test_the_first_day_begins_now_and_a_night_off_is_missed(self, tmp_path):
         day = 86400 * 20_000
         Sample(tmp_path, 100).is_due(day + 43200.0)
-        drawn = len(json.loads((tmp_path / FILE).read_text())["days"]["2024-10-04"]["due"])
+        drawn = len(json.loads((tmp_path / SAMPLE_FILE).read_text())["days"]["2024-10-04"]["due"])
         assert 25 < drawn < 75
         sample = Sample(tmp_path, 100)
         sample.is_due(day + 86400 + 43200.0)
-        table = json.loads((tmp_path / FILE).read_text())["days"]
+        table = json.loads((tmp_path / SAMPLE_FILE).read_text())["days"]
         assert table["2024-10-04"]["missed"] == drawn
         sample.take() if sample.is_due(day + 2 * 86400.0 - 1) else None
         assert not Sample(tmp_path, 0).is_due(day + 2 * 86400.0), "nothing is due without a sample"
@@ -545,7 +542,7 @@ class TestSample:
             '{"schema": "edgecnn.sample/2", "days": {}}',
             '{"schema": "edgecnn.sample/1", "days": {"x": 1}}',
         ):
-            (tmp_path / FILE).write_text(text)
+            (tmp_path / SAMPLE_FILE).write_text(text)
             with pytest.raises(OutputError, match="Remove it to begin a new sample"):
                 Sample(tmp_path, 1)
             assert read_counts(tmp_path) == (0, 0)
@@ -592,7 +589,7 @@ def test_near_is_three_tenths_of_the_models_usual_distance(tmp_path):
         folder = tmp_path / str(cosine)
         folder.mkdir()
         plan = {"2025-11-25": {"kept": 0, "missed": 0, "due": [MORNING]}}
-        (folder / FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
+        (folder / SAMPLE_FILE).write_text(json.dumps({"schema": "edgecnn.sample/1", "days": plan}))
         classifier = SimpleNamespace(
             bundle=SimpleNamespace(manifest=manifest), model=model, region=WHOLE, name="pets", model_sha256="0" * 64
         )
@@ -676,7 +673,7 @@ def test_unsure_frames_are_explained_as_they_were_classified_and_the_sample_is_n
     (name,) = files(tmp_path / "maps")
     assert (tmp_path / "maps" / name).read_bytes() == frame_pictures(classifier, "stretch")(image, 90)
     assert len(files(tmp_path / "kept")) == 2, "a picture and its description"
-    assert (tmp_path / "kept" / FILE).exists() and not (tmp_path / "maps" / FILE).exists()
+    assert (tmp_path / "kept" / SAMPLE_FILE).exists() and not (tmp_path / "maps" / SAMPLE_FILE).exists()
 
 
 def test_a_picture_has_the_place_and_size_of_the_models_region_and_a_jpeg_that_was_seen_whole_is_unchanged():

@@ -14,9 +14,14 @@ from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
-from edgecnn.device.mqtt.address import Broker
-from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, CameraOpenedEvent, StateChangedEvent
-from edgecnn.device.stream.results import FrameResult
+from edgecnn.device.address import Broker
+from edgecnn.device.stream.events import (
+    CameraBackEvent,
+    CameraLostEvent,
+    CameraOpenedEvent,
+    FrameResult,
+    StateChangedEvent,
+)
 from edgecnn.runtime.decision import Score
 
 LONG = 20.0

@@ -11,10 +11,10 @@ from PIL import Image
 
 pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
 
+from edgecnn.device.address import Broker
 from edgecnn.device.mqtt import publisher
-from edgecnn.device.mqtt.address import Broker
 from edgecnn.device.mqtt.connection import REASONS, STOPPED, Waits
-from edgecnn.device.mqtt.outbox import Outbox
+from edgecnn.device.mqtt.messages import Outbox
 from edgecnn.device.mqtt.publisher import MqttSettings, client_id
 from edgecnn.device.stream.settings import Mqtt
 
@@ -201,8 +201,8 @@ def test_a_refused_user_is_reported_once(fake, why, user, text):
 
 def test_refusals_are_counted_until_the_next_report_and_another_reason_is_reported_at_once(fake, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(publisher, "Seldom", lambda every_s: Seldom(every_s, lambda: now[0]))
-    from edgecnn.device.stream.events import Seldom
+    monkeypatch.setattr(publisher, "RateLimiter", lambda every_s: RateLimiter(every_s, lambda: now[0]))
+    from edgecnn.device.stream.events import RateLimiter
 
     fed = fake()
     for now[0] in (0.0, 1.0, 599.0, 600.0):

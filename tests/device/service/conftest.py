@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from edgecnn.bundle.read import read_bundle
-from edgecnn.bundle.write import write_bundle
+from edgecnn.bundle.file import read_bundle, write_bundle
 from edgecnn.device.slots.store import Store
 from edgecnn.runtime.default import shipped_bundle
 

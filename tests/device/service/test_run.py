@@ -16,20 +16,18 @@ import pytest
 from PIL import Image
 
 from edgecnn.device.service import run
-from edgecnn.device.service.config import Config, parse, take
-from edgecnn.device.service.judge import AGAIN_S, Judge
-from edgecnn.device.service.notify import notify
-from edgecnn.device.service.run import CHANGED, START_S, Surroundings, serve
+from edgecnn.device.service.config import Config, parse, take_options
+from edgecnn.device.service.run import AGAIN_S, CHANGED, START_S, Judge, Surroundings, notify, run_service
 from edgecnn.device.slots.record import BAD, GOOD, MAX_STARTS, NO_RELEASE, PENDING
 from edgecnn.device.slots.store import Use
 from edgecnn.device.stream.events import (
     CameraLostEvent,
     CameraOpenedEvent,
+    FrameResult,
     ProblemEvent,
     ReleaseEvent,
     StateChangedEvent,
 )
-from edgecnn.device.stream.results import FrameResult
 from edgecnn.errors import EngineError
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.engines import is_installed, open_engine
@@ -59,7 +57,7 @@ class Board:
         around = Surroundings(report=self.items.append, check=check, tell=self.told.append, **around)
         self.items.clear()
         self.told.clear()
-        return serve(self.store, config, around)
+        return run_service(self.store, config, around)
 
     def start(self, config=FRAMES, until=lambda items: frames(items) >= 5):
         with pytest.raises(Stop):
@@ -277,8 +275,10 @@ def test_inference_runs_on_the_threads_of_the_options(board, variant, monkeypatc
 def test_a_start_that_cannot_be_counted_is_reported_and_a_good_release_still_runs(board, variant, monkeypatch):
     board.activate(variant("old"))
     board.start()
-    counted = run.choose
-    monkeypatch.setattr(run, "choose", lambda *given: counted(*given)._replace(problems=("no space", "no record")))
+    counted = run.choose_for_start
+    monkeypatch.setattr(
+        run, "choose_for_start", lambda *given: counted(*given)._replace(problems=("no space", "no record"))
+    )
     with pytest.raises(Stop):
         board.serve(until=lambda items: frames(items) >= 1)
     problems = [(item.about, item.message) for item in board.items if isinstance(item, ProblemEvent)]
@@ -358,7 +358,7 @@ def test_the_process_switches_releases_and_stops(store, variant, tmp_path, root,
     """As under systemd: with the last valid options, the same process waits, continues with the first release, and exits with 143."""
     options = tmp_path / "service.toml"
     options.write_text('source = "synthetic:"\ngood_after = 3\n')
-    take(options, store.root)
+    take_options(options, store.root)
     options.write_text('source = "synthetic:"\ngood_afer = 3\n')  # somebody has edited the file since
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         address = f"edgecnn-test-notify-{os.getpid()}"

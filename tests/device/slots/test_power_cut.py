@@ -1,18 +1,20 @@
-"""A power cut at every step of every change of releases, and again at every step of the following start."""
+"""Power cuts lose no release, and planted faults are noticed."""
 
 import copy
 import importlib.util
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from edgecnn.device.slots import record
-from edgecnn.device.slots.choose import approve, choose, condemn
+from edgecnn.device.slots.disk import Disk
 from edgecnn.device.slots.record import BAD, MAX_STARTS
-from edgecnn.device.slots.store import Store, Use
+from edgecnn.device.slots.store import MAX_RECORD_BYTES, Store, Use, approve, choose_for_start, condemn
+from edgecnn.errors import SlotError
 from edgecnn.runtime.engines import is_installed
 
 pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
@@ -40,7 +42,7 @@ ACCEPTED = Use(accept="a test", older=True)
 
 def good(store, path):
     store.add(path, ACCEPTED)
-    choose(store)
+    choose_for_start(store)
     approve(store, store.read().current)
 
 
@@ -60,13 +62,13 @@ def with_new_pending(store, bundles):
 
 def with_new_started(store, bundles):
     with_new_pending(store, bundles)
-    choose(store)
+    choose_for_start(store)
 
 
 def with_new_spent(store, bundles):
     with_new_pending(store, bundles)
     for _ in range(MAX_STARTS):
-        choose(store)
+        choose_for_start(store)
 
 
 def with_new_lost(store, bundles):
@@ -89,11 +91,11 @@ CHANGES = {
     "the first add": (lambda store, bundles: None, lambda store, bundles: store.add(bundles.paths[0]), {None}),
     "add": (with_old, lambda store, bundles: store.add(bundles.paths[1]), {"old"}),
     "activate": (with_new_added, lambda store, bundles: store.activate(bundles.new, ACCEPTED), {"old", "new"}),
-    "a start": (with_new_pending, lambda store, bundles: choose(store), {"new", "old"}),
+    "a start": (with_new_pending, lambda store, bundles: choose_for_start(store), {"new", "old"}),
     "judge good": (with_new_started, lambda store, bundles: approve(store, bundles.new), {"new"}),
     "judge bad": (with_new_started, lambda store, bundles: condemn(store, bundles.new, "no"), {"new", "old"}),
-    "one start too many": (with_new_spent, lambda store, bundles: choose(store), {"old"}),
-    "a lost bundle": (with_new_lost, lambda store, bundles: choose(store), {"old"}),
+    "one start too many": (with_new_spent, lambda store, bundles: choose_for_start(store), {"old"}),
+    "a lost bundle": (with_new_lost, lambda store, bundles: choose_for_start(store), {"old"}),
     "a lost bundle added again": (with_new_lost, lambda store, bundles: store.add(bundles.paths[1]), {"new", "old"}),
     "add and activate": (with_old, lambda store, bundles: store.add(bundles.paths[1], ACCEPTED), {"old", "new"}),
     "rollback": (with_both, lambda store, bundles: store.change(record.rolled_back), {"new", "old"}),
@@ -123,7 +125,7 @@ def record_change(name, bundles, top):
 
 def flaw(top, disk, name, bundles):
     """Start after a power cut and return the fault: "" if an allowed bundle answers and the record is complete."""
-    choice = choose(opened(top, disk))
+    choice = choose_for_start(opened(top, disk))
     if choice.problems:
         return choice.problems[0]
     names = {None: None, bundles.old: "old", bundles.new: "new", bundles.next: "next"}
@@ -171,11 +173,11 @@ def test_every_power_cut_leaves_the_old_model_or_the_new(name, tmp_path, bundles
 def require_future(store, bundles):
     """Check that a pending release ends good or bad, and that a new one can be added, used and kept as the only one."""
     for _ in range(MAX_STARTS + 1):
-        last = choose(store)
+        last = choose_for_start(store)
     assert not last.pending
     release, _ = store.add(bundles.paths[2])
     store.activate(release, ACCEPTED)
-    assert choose(store).release == release and store.whole(release)
+    assert choose_for_start(store).release == release and store.whole(release)
     approve(store, release)
     _, slots = store.prune(1)
     assert slots.chain == (release,)
@@ -197,3 +199,96 @@ def test_each_sync_is_needed(name, tmp_path, bundles):
                 break
         else:
             pytest.fail(f"nothing is lost without {steps[left_out]}")
+
+
+SHA = "f" * 64
+
+
+@pytest.fixture
+def release(store, make_bundle):
+    return store.add(make_bundle("cats"))[0]
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A folder of root's with a file that only root can read; it must stay unchanged."""
+    folder = tmp_path / "victim"
+    folder.mkdir(0o700)
+    (folder / "secret").write_text("of root")
+    (folder / "secret").chmod(0o600)
+    yield folder
+    assert [path.name for path in folder.iterdir()] == ["secret"]
+    assert (folder / "secret").read_text() == "of root" and (folder / "secret").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_no_file_is_written_into(store, release, victim, make_bundle, link):
+    link(victim / "secret", store.root / ".current.new")
+    other = store.path(store.add(make_bundle("dogs"))[0])
+    other.unlink()
+    link(victim / "secret", other)
+    link(victim / "secret", other.with_name(".model.edgecnn.new"))
+    store.add(make_bundle("dogs"))
+    assert other.read_bytes() == make_bundle("dogs").read_bytes() and not other.is_symlink()
+    link(victim / "secret", store.root / ".current.new")
+    assert store.activate(release)[1].current == release
+
+
+def test_no_folder_is_followed(store, release, victim, make_bundle):
+    folder = store.root / "releases"
+    for name in (SHA, "x"):
+        (folder / name).symlink_to(victim)
+    with pytest.raises(SlotError, match=f"{SHA} is a link"):
+        store.prune(1)
+    (folder / SHA).unlink()
+    assert store.prune(1)[0] == [], "x is not a release"
+    shutil.rmtree(folder)
+    folder.symlink_to(victim)
+    for change in (lambda: store.prune(1), lambda: store.add(make_bundle("dogs"))):
+        with pytest.raises(SlotError, match="releases is a link"):
+            change()
+    assert not store.whole(release)
+
+
+def test_a_folder_that_becomes_a_link_at_the_last_moment(store, victim, make_bundle):
+    class Raced(Disk):
+        def write(self, path, data):
+            if path.parent != self.root:
+                path.parent.rmdir()
+                path.parent.symlink_to(victim)
+            super().write(path, data)
+
+    with pytest.raises(SlotError, match="is a link"):
+        Store(store.root, Raced(store.root)).add(make_bundle("cats"))
+
+
+def test_only_regular_files_are_read(store, release, victim):
+    bundle, record = store.path(release), store.root / "current"
+    bundle.unlink()
+    os.mkfifo(bundle)
+    with pytest.raises(SlotError, match=release[:12]):
+        store.activate(release)
+    record.unlink()
+    os.mkfifo(record)
+    with pytest.raises(SlotError, match="current is a link or"):
+        store.read()
+    record.unlink()
+    record.symlink_to(victim / "secret")
+    with pytest.raises(SlotError, match="current is a link or"):
+        store.read()
+
+
+def test_a_hostile_record(store, release):
+    about = {"name": "a", "serial": 0, "state": "good"}
+    for content, why in (
+        ("[" * 100_000, "nested too deeply"),
+        (json.dumps({"chain": ["../../etc"], "releases": {"../../etc": about}}), "'../../etc' is not a SHA-256"),
+        (json.dumps({"releases": {SHA: {**about, "name": "\ud800"}}}), "surrogates not allowed"),
+        (" " * MAX_RECORD_BYTES + "{}", "has more than"),
+    ):
+        (store.root / "current").write_text(content)
+        with pytest.raises(SlotError, match=why):
+            store.read()
+    (store.root / "current").write_text("{}".rjust(MAX_RECORD_BYTES))
+    assert store.read().chain == (), "the longest that is read"

@@ -12,20 +12,22 @@ import numpy as np
 import pytest
 
 from edgecnn.device.cameras.source import CameraLost, Frame
-from edgecnn.device.keep.alike import Alike
-from edgecnn.device.keep.keeper import Keeper
-from edgecnn.device.keep.views import View
+from edgecnn.device.keep.keeper import Alike, Keeper, View
 from edgecnn.device.stream.events import (
     SIGNAL,
     CameraLostEvent,
     CommandFailedEvent,
     Event,
+    FrameResult,
     StateChangedEvent,
+    error_line,
+    event_line,
+    file_line,
+    result_line,
+    rfc3339,
 )
 from edgecnn.device.stream.feed import Ended, Feed, Taken
-from edgecnn.device.stream.lines import error_line, file_line
 from edgecnn.device.stream.loop import MANY_DAMAGED, Consumer, Stream
-from edgecnn.device.stream.results import FrameResult, event_line, result_line, rfc3339
 from edgecnn.device.stream.settings import Camera, Pace, Reaction
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.region import WHOLE

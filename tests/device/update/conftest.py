@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from edgecnn.device.update import apart
+from edgecnn.device.update import run
 from edgecnn.device.update.board import Board, Options, Ticks
 from edgecnn.errors import UpdateError
 from edgecnn.files import sha256_file
@@ -131,7 +131,7 @@ class Tested(NamedTuple):
 
     @property
     def spool(self):
-        return apart.prepare(self.board).spool
+        return run.prepare_spool(self.board).spool
 
     def update(self, source, channel=CHANNEL):
         from edgecnn.device.update.run import update
@@ -175,12 +175,12 @@ def bundles(make_bundle):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Fetch in this process, which is quicker and allows a rule to be removed."""
-    from edgecnn.device.update.fetch import Request, fetch
+    from edgecnn.device.update.client import Request, fetch_release
 
     def fetch_here(request, rights):
-        fetch(build(Request, json.loads(request), UpdateError))
+        fetch_release(build(Request, json.loads(request), UpdateError))
 
-    monkeypatch.setattr(apart, "fetch_apart", fetch_here)
+    monkeypatch.setattr(run, "fetch_in_sandbox", fetch_here)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -223,9 +223,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def serve(monkeypatch):
     """Serve a folder: `serve(folder)` returns the server, with `address`, `requests`, and `left`, the bytes still to send."""
-    from edgecnn.device.update import fetchers
+    from edgecnn.device.update import client
 
-    monkeypatch.setattr(fetchers, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(client, "BACKOFF_S", 0.0)
     with contextlib.ExitStack() as stack:
 
         def start(folder):

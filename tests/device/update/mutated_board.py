@@ -21,9 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from tuf.api.metadata import Metadata
 from tuf.api.serialization import DeserializationError
 
-from edgecnn.device.update.client import Client
-from edgecnn.device.update.fetchers import FolderFetcher
-from edgecnn.device.update.trust import Held
+from edgecnn.device.update.board import Held
+from edgecnn.device.update.client import Client, FolderFetcher
 from edgecnn.errors import EdgeCNNError
 from edgecnn.files import sha256
 

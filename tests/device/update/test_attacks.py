@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from edgecnn.device.update import last_check, trust
+from edgecnn.device.update import last_check
+from edgecnn.device.update.board import Held, Trust
 from edgecnn.errors import UpdateError
 from edgecnn.runtime.engines import is_installed
 
@@ -23,7 +24,7 @@ from tuf.api._payload import TargetFile, _DelegatorMixin  # noqa: E402
 from tuf.api.metadata import MetaFile, Signed  # noqa: E402
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet  # noqa: E402
 
-from edgecnn.device.update import client, fetchers  # noqa: E402
+from edgecnn.device.update import client  # noqa: E402
 
 
 class Attack:
@@ -174,7 +175,7 @@ class NoMemory:
 
     @property
     def held(self):
-        return trust.Held(self.root.encode())
+        return Held(self.root.encode())
 
 
 def nothing(*arguments, **more):
@@ -196,17 +197,17 @@ def targets_by_any_key(self, role, payload, signatures):
 
 
 ATTACKS = {
-    rollback: ("the metadata is older", [(trust.Trust, "held", NoMemory.held)]),
+    rollback: ("the metadata is older", [(Trust, "held", NoMemory.held)]),
     mix_and_match: ("the metadata is older", [(TrustedMetadataSet, "_check_final_snapshot", nothing)]),
     arbitrary_file: ("not the one that was signed", [(TargetFile, "verify_length_and_hashes", nothing)]),
     wrong_keys: ("lacks signatures", [(_DelegatorMixin, "verify_delegate", nothing)]),
     endless_metadata: ("more than the allowed 16,384 bytes", [(client, "MAX_METADATA", {"timestamp": 1 << 30})]),
     endless_metadata_by_a_stolen_online_key: (
         "more than the allowed 1,048,576 bytes",
-        [(fetchers, "MAX_METADATA_BYTES", 1 << 30)],
+        [(client, "MAX_METADATA_BYTES", 1 << 30)],
     ),
     freeze: ("has expired", [(Signed, "is_expired", lambda *arguments: False)]),
-    freeze_without_a_clock: ("has expired", [(trust.Trust, "age", lambda self, now: 0)]),
+    freeze_without_a_clock: ("has expired", [(Trust, "age", lambda self, now: 0)]),
     expired_targets_without_a_clock: ("has expired", [(client, "DATE", "no date")]),
     one_root_key_of_three: ("lacks signatures", [(_DelegatorMixin, "verify_delegate", no_threshold)]),
     stolen_online_key: ("lacks signatures", [(_DelegatorMixin, "verify_delegate", targets_by_any_key)]),
@@ -240,11 +241,11 @@ def test_endless_data(attack, monkeypatch, rule):
         file.truncate(20 << 20)
     server = attack.serve(forged)
     if not rule:
-        monkeypatch.setattr(fetchers.Fetcher, "_fill", without_a_limit)
+        monkeypatch.setattr(client.Fetcher, "_fill", without_a_limit)
     read = []
-    chunks = fetchers.HttpFetcher._chunks
+    chunks = client.HttpFetcher._chunks
     monkeypatch.setattr(
-        fetchers.HttpFetcher, "_chunks", lambda *given: (read.append(len(chunk)) or chunk for chunk in chunks(*given))
+        client.HttpFetcher, "_chunks", lambda *given: (read.append(len(chunk)) or chunk for chunk in chunks(*given))
     )
     with pytest.raises(UpdateError):
         attack.board.update(server.address)
@@ -280,8 +281,8 @@ def test_slow_retrieval(attack, monkeypatch):
 
     server.before = drip
     with monkeypatch.context() as patched:
-        patched.setattr(fetchers, "TIMEOUT_S", 0.2)
-        patched.setattr(fetchers, "SLOWEST_BYTES_PER_S", 1e9)
+        patched.setattr(client, "TIMEOUT_S", 0.2)
+        patched.setattr(client, "SLOWEST_BYTES_PER_S", 1e9)
         with pytest.raises(UpdateError, match=r"did not send .*photos2-2\.edgecnn within 0 s"):
             attack.board.update(server.address)
     part = attack.board.spool / "parts" / attack.repository.stored(new).name

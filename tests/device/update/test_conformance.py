@@ -33,9 +33,8 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from edgecnn.device.update.client import Client
-from edgecnn.device.update.fetchers import FolderFetcher
-from edgecnn.device.update.trust import Held
+from edgecnn.device.update.board import Held
+from edgecnn.device.update.client import Client, FolderFetcher
 from edgecnn.errors import UpdateError
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)

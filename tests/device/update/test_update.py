@@ -17,12 +17,11 @@ from pathlib import Path
 import pytest
 
 from edgecnn import __version__
-from edgecnn.device.slots.choose import approve, choose, condemn
+from edgecnn.bundle.channel import in_wave
 from edgecnn.device.slots.record import rolled_back
-from edgecnn.device.slots.store import Use
-from edgecnn.device.update import apart, last_check, status
-from edgecnn.device.update.board import CONFIG
-from edgecnn.device.update.channel import in_wave
+from edgecnn.device.slots.store import Use, approve, choose_for_start, condemn
+from edgecnn.device.update import last_check, run
+from edgecnn.device.update.board import CONFIG, read_status
 from edgecnn.errors import EdgeCNNError, OutputError, SlotError, UpdateError
 from edgecnn.runtime.engines import is_installed
 
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is no
 
 def prove(board):
     """Let the release in use prove itself, as the service does."""
-    choose(board.store)
+    choose_for_start(board.store)
     approve(board.store, board.current)
 
 
@@ -47,7 +46,7 @@ def test_a_release_arrives_and_a_quiet_poll_is_two_requests(repository, board, b
     first = repository.add(bundles[1], 1)
     outcome = board.update(server.address)
     assert outcome.installed and board.current == first and board.store.read().pending
-    found = status.read(board.board)
+    found = read_status(board.board)
     assert found["reason"] is None and found["age_s"] is not None and found["in_use"]["serial"] == 1
     assert found["release"] == {"name": "photos1", "serial": 1, "number": 1, "sha256": first}
     server.requests.clear()
@@ -183,7 +182,7 @@ def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundl
     fail(board)
     assert board.current == old
     assert board.update(repository.folder).held.endswith("photos2 serial 2, is held back: the self-test failed")
-    found = status.read(board.board)
+    found = read_status(board.board)
     assert found["held_back"] == {
         "name": "photos2", "serial": 2, "number": 2, "sha256": failed, "reason": "the self-test failed",
     }  # fmt: skip
@@ -240,7 +239,7 @@ def test_what_came_by_hand_and_was_rolled_back_by_hand_does_not_come_back_by_its
     for _ in range(2):
         outcome = board.update(repository.folder)
         assert (outcome.installed, outcome.note, board.current) == (False, "up to date", old)
-        assert status.read(board.board)["held_back"]["reason"] == "rolled back by hand"
+        assert read_status(board.board)["held_back"]["reason"] == "rolled back by hand"
     (board.store.root / "current").unlink()  # a damaged record, removed
     board.store.add(bundles[1], Use())
     assert (
@@ -249,7 +248,7 @@ def test_what_came_by_hand_and_was_rolled_back_by_hand_does_not_come_back_by_its
     )
     assert board.current == old
     board.store.add(bundles[2], Use(accept="it was the lamp"))
-    assert board.update(repository.folder).held == "" and status.read(board.board)["held_back"] is None
+    assert board.update(repository.folder).held == "" and read_status(board.board)["held_back"] is None
     board.store.change(rolled_back)
     newest = repository.add(bundles[3], 3)
     outcome = board.update(repository.folder)
@@ -361,25 +360,25 @@ def test_the_root_of_trust_has_at_most_128_kib(repository, board, bundles):
 def test_each_user_fetches_to_a_folder_of_its_own_and_root_follows_no_link(board, monkeypatch, tmp_path):
     """In turn: without the user; with it, in a folder that an earlier version of root has made; and without it again."""
     entry, spool = pwd.getpwnam("nobody"), board.board.spool
-    monkeypatch.setattr(apart, "USER", "no such user")
+    monkeypatch.setattr(run, "USER", "no such user")
     own = board.board.trust / "spool"
     for _ in range(2):
-        assert apart.prepare(board.board) == (own, {}, "root") and own.stat().st_uid == 0 and not spool.exists()
+        assert run.prepare_spool(board.board) == (own, {}, "root") and own.stat().st_uid == 0 and not spool.exists()
     spool.mkdir(parents=True)
     (spool / "part").write_text("of root")
-    monkeypatch.setattr(apart, "USER", "nobody")
+    monkeypatch.setattr(run, "USER", "nobody")
     rights = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-    assert apart.prepare(board.board) == (spool, rights, "nobody") and not (spool / "part").exists()
+    assert run.prepare_spool(board.board) == (spool, rights, "nobody") and not (spool / "part").exists()
     found = spool.stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (entry.pw_uid, entry.pw_gid, 0o755)
     (spool / "part").write_text("of the user")
-    assert apart.prepare(board.board) == (spool, rights, "nobody") and (spool / "part").exists()
-    monkeypatch.setattr(apart, "USER", "no such user")
-    assert apart.prepare(board.board).spool == own
+    assert run.prepare_spool(board.board) == (spool, rights, "nobody") and (spool / "part").exists()
+    monkeypatch.setattr(run, "USER", "no such user")
+    assert run.prepare_spool(board.board).spool == own
 
     def refused(user):
         with pytest.raises(UpdateError, match=f"must be a folder of {user}"):
-            apart.prepare(board.board)
+            run.prepare_spool(board.board)
 
     os.chown(own, entry.pw_uid, -1)
     refused("root")
@@ -405,7 +404,7 @@ def test_root_writes_and_removes_nothing_through_links_that_the_missing_user_lef
         (spool / link).symlink_to(precious / target)
     for path in (spool, *spool.rglob("*")):
         os.chown(path, 65534, 65534, follow_symlinks=False)
-    monkeypatch.setattr(apart, "USER", "no such user")
+    monkeypatch.setattr(run, "USER", "no such user")
     new = repository.add(bundles[1], 1)
     assert board.update(serve(repository.folder).address).user == "root" and board.current == new
     left = {str(path.relative_to(precious)): path.read_text() for path in precious.rglob("*") if path.is_file()}
@@ -539,16 +538,16 @@ def test_whatever_the_unprivileged_process_does(tmp_path, monkeypatch, does, req
     program.write_text(f"#!/bin/sh\n{does}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(apart, "FETCH_S", seconds)
+    monkeypatch.setattr(run, "FETCH_S", seconds)
     started = time.monotonic()
     with pytest.raises(UpdateError, match=reason):
-        apart.fetch_apart("x" * request_bytes, {})
+        run.fetch_in_sandbox("x" * request_bytes, {})
     assert time.monotonic() - started < 40, "it was not killed"
 
 
 def test_a_link_instead_of_the_fetched_file(repository, board, bundles, monkeypatch):
     repository.add(bundles[1], 1)
-    monkeypatch.setattr(apart, "fetch_apart", lambda *_: (board.spool / "repository").symlink_to(repository.folder))
+    monkeypatch.setattr(run, "fetch_in_sandbox", lambda *_: (board.spool / "repository").symlink_to(repository.folder))
     with pytest.raises(UpdateError, match="repository is a link"):
         board.update("http://localhost")
     assert board.current is None
@@ -556,7 +555,7 @@ def test_a_link_instead_of_the_fetched_file(repository, board, bundles, monkeypa
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop privileges")
 def test_the_fetching_process_has_no_rights(repository, make_bundle, serve, monkeypatch, make_board):
-    monkeypatch.setattr(apart, "USER", "nobody")
+    monkeypatch.setattr(run, "USER", "nobody")
     # a Python that this user can run, with this one's modules
     monkeypatch.setattr(sys, "executable", f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}")
     if not Path(sys.executable).exists():
@@ -603,7 +602,7 @@ def test_a_new_root_of_trust_keeps_the_marks(repository, board, bundles):
     repository.add(bundles[1], 1)
     repository.add(bundles[2], 2)
     board.update(repository.folder)
-    from edgecnn.device.update.trust import read
+    from edgecnn.device.update.board import read_trust
 
     repository.signed["targets"].targets.clear()
     repository.publish("root", "targets", "snapshot", "timestamp")
@@ -612,7 +611,7 @@ def test_a_new_root_of_trust_keeps_the_marks(repository, board, bundles):
     root = (board.board.prefix / "etc/edgecnn/root.json").read_bytes()
     from edgecnn.files import sha256
 
-    trust = read(board.board, sha256(root), root)
+    trust = read_trust(board.board, sha256(root), root)
     assert trust.root.encode() == root and trust.marks["door"].serial == 2
 
 
@@ -656,7 +655,7 @@ def test_the_command(edgecnn, repository, board, bundles):
 
 WITHOUT = """
 import contextlib, sys
-import edgecnn.device.update.status, edgecnn.device.mqtt.publisher, edgecnn.device.service.run
+import edgecnn.device.update.board, edgecnn.device.mqtt.publisher, edgecnn.device.service.run
 from edgecnn.cli import main
 assert not {"tuf", "securesystemslib", "urllib3"} & set(sys.modules)
 sys.modules["tuf"] = None  # as if the extra were not installed
@@ -695,5 +694,5 @@ def test_an_updates_packages_take_at_most_5_mb():
     pytest.importorskip("tuf", reason="updates need the update extra")
     files = [file for name in ("tuf", "securesystemslib", "urllib3") for file in metadata.files(name)]
     assert 1e6 < sum(file.size or 0 for file in files if file.suffix != ".pyc") < 5e6
-    own = Path(apart.__file__).parent
+    own = Path(run.__file__).parent
     assert sum(path.stat().st_size for path in own.glob("*.py")) < 100_000

@@ -22,7 +22,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from edgecnn.device.cameras import v4l2_abi as abi
+from edgecnn.device.cameras import v4l2_device as abi
 
 OUTPUT = "/dev/video1"
 CAMERA = "/dev/video0"

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from edgecnn.device.slots import record, store
-from edgecnn.device.slots.choose import approve, choose
+from edgecnn.device.slots.store import approve, choose_for_start
 
 BUNDLES = Path("/opt/project/bundles")
 
@@ -23,7 +23,7 @@ def main() -> None:
     """See the module's docstring."""
     vars(store)["choose_model"] = lambda manifest: None
     releases = store.Store(Path("/var/lib/edgecnn"))
-    choice = choose(releases)
+    choice = choose_for_start(releases)
     slots = releases.read()
     lacking = [about.name for release, about in slots.releases.items() if not releases.whole(release)]
     say(f"start {choice.name or 'none'} problems {len(choice.problems)} lacking {len(lacking)}")
@@ -33,7 +33,7 @@ def main() -> None:
         say("activate")
         releases.activate(release, store.Use(accept="a test"))
         say("choose")
-        choose(releases)
+        choose_for_start(releases)
         say("approve")
         approve(releases, release)
         say("prune")

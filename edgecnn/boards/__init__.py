@@ -1,1 +1,0 @@
-"""Boards: the targets that models are deployed to."""

@@ -1,1 +1,0 @@
-"""Measure how fast a bundle is on this machine."""

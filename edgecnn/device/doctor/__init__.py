@@ -1,1 +1,0 @@
-"""Find what is wrong with this machine, as far as edgecnn is concerned."""
