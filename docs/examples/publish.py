@@ -2,7 +2,7 @@
 
 import sys
 
-from edgecnn.device.mqtt.address import parse_address
+from edgecnn.device.address import parse_address
 from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
 from edgecnn.device.stream.loop import open_stream
 from edgecnn.runtime.classifier import Classifier
