@@ -161,7 +161,7 @@ def train(
         emit_json({"run": str(run.path) if run else None, **to_json(info)})
     else:
         print(result_text(run, info, cluster))
-        if run and info.folds:
+        if run and (info.folds or info.head_ships):
             print(held_out_line(run))
         if run and cluster is None and (line := by_folds_line(run, dataset, info)):
             print(line)
@@ -181,7 +181,7 @@ def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
 
 
 def held_out_line(run: "Run") -> str:
-    """Return a line on how many held-out images of each class the int8 models of a run with folds find."""
+    """Return a line on how many held-out images of each class the int8 models of a run's folds find."""
     from edgecnn.evaluate.held_out import require_held_out
     from edgecnn.evaluate.recall import class_line, found_by_class
 

@@ -58,7 +58,8 @@ def beyond_quick(run: Run, reporter: Reporter) -> Run:
         return run
     asked = asked_recipe(run)
     reporter.note(
-        f"{run.path} goes on to fine-tuning: with test photos that choose nothing, and a model that replaces the present one"
+        f"{run.path}: --quick is finished, so fine-tuning comes next. The network is chosen again without the test photos, and the "
+        "model that is here now will be replaced"
     )
     recipe = dataclasses.replace(asked, train=dataclasses.replace(asked.train, head_only=False, folds=None))
     return create_run(recipe, run.path, force=True, keep_features=True)
