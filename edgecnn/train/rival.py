@@ -3,6 +3,7 @@
 All comparisons are paired. In a balanced comparison every class counts the same. A difference of at most ERRORS standard errors is noise.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from edgecnn.networks.keras import tf
 from edgecnn.run_info import Tuning, TuningFigure
 from edgecnn.train.last_layer import log_losses
+from edgecnn.train.schedule import AVERAGED_WARM_UP
 
 ERRORS = 1.0
 
@@ -18,18 +20,19 @@ TEMPERATURES = np.geomspace(0.25, 4, 33)
 """Candidates for the divisor of a model's logits. Each model's log loss is that at its best one, because a temperature is fitted later."""
 
 PATIENCE = 30
-"""Fine-tuning ends when its log loss has not improved beyond noise for this many steps, rounded up to epochs."""
+"""Fine-tuning ends when its log loss has not improved beyond noise for this many steps, rounded up to epochs. The steps in which the rate
+rises do not count: the first ones often raise the loss."""
 
 
 class Rival:
     """The answers of the fitted head, of the best epoch and of the last one to validation photos, as variables for a checkpoint.
 
-    `classes` are those of the photos, int (n,), `weights` their weights of mean 1, (n,), and `steps` the steps of an epoch.
+    `classes` are those of the photos, int (n,), `weights` their weights of mean 1, (n,). There are at most `epochs` of `steps` each.
     """
 
-    def __init__(self, classes: np.ndarray, weights: np.ndarray, num_classes: int, steps: int) -> None:
+    def __init__(self, classes: np.ndarray, weights: np.ndarray, num_classes: int, epochs: int, steps: int) -> None:
         self._classes, self._weights = classes, weights
-        self._patience = -(-PATIENCE // steps)
+        self._rising, self._patience = math.ceil(epochs * AVERAGED_WARM_UP), math.ceil(PATIENCE / steps)
         self._head, self._best, self._last = (
             tf.Variable(np.zeros((len(classes), num_classes), np.float32), trainable=False) for _ in range(3)
         )
@@ -55,8 +58,8 @@ class Rival:
 
     def ended(self) -> bool:
         """Return whether another epoch is useless: the head makes no mistake, or the log loss no longer improves."""
-        epochs = int(self._epoch.numpy()) - int(self._best_epoch.numpy())
-        return bool(self._right(self._head).all()) or epochs >= self._patience
+        waited = int(self._epoch.numpy()) - max(int(self._best_epoch.numpy()), self._rising)
+        return bool(self._right(self._head).all()) or waited >= self._patience
 
     def verdict(self) -> Tuning:
         """Return both models' figures and the one that ships: by accuracy, then log loss, then the head."""

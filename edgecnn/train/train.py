@@ -161,7 +161,15 @@ class Training:
         self.of_validation = equal_weights(self.validation[1]) if balanced else np.ones(len(self.validation[1]))
         compared = self.recipe.train.tuning == IF_BETTER and used["validation"]
         self.rival = (
-            Rival(self.validation[1], self.of_validation, self.num_classes, self.batches.count) if compared else None
+            Rival(
+                self.validation[1],
+                self.of_validation,
+                self.num_classes,
+                self.recipe.train.epochs,
+                self.batches.count,
+            )
+            if compared
+            else None
         )
         self.model, self.phase = float_phase(
             self.recipe, self.shape, self.num_classes, self.validation, logits, self.strategy, of_class, self.rival

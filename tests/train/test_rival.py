@@ -17,7 +17,7 @@ def logits(classes, right, margin=3.0):
 
 
 def judged(head, tuned, classes, weights=None):
-    rival = Rival(classes, np.ones(len(classes)) if weights is None else weights, 2, 100)
+    rival = Rival(classes, np.ones(len(classes)) if weights is None else weights, 2, 6, 100)
     rival.begin(head)
     rival.examine(tuned)
     return rival.verdict()
@@ -70,7 +70,7 @@ def test_a_rare_class_counts_as_much_as_a_frequent_one():
 
 def test_it_ends_when_the_log_loss_no_longer_improves(monkeypatch):
     monkeypatch.setattr(rules, "PATIENCE", 30)
-    rival = Rival(CLASSES, np.ones(40), 2, steps=10)
+    rival = Rival(CLASSES, np.ones(40), 2, epochs=3, steps=10)
     rival.begin(logits(CLASSES, 20))
     ended = []
     for right in (24, 28, 32, 32, 32, 32, 32):
@@ -80,8 +80,19 @@ def test_it_ends_when_the_log_loss_no_longer_improves(monkeypatch):
     assert rival.verdict().epochs == 7
 
 
+def test_the_epochs_in_which_the_rate_rises_do_not_count(monkeypatch):
+    monkeypatch.setattr(rules, "PATIENCE", 20)
+    rival = Rival(CLASSES, np.ones(40), 2, epochs=12, steps=10)
+    rival.begin(logits(CLASSES, 30))
+    ended = []
+    for _ in range(6):
+        rival.examine(logits(CLASSES, 25))
+        ended.append(rival.ended())
+    assert ended == [False] * 5 + [True], "four epochs of twelve, then two"
+
+
 def test_a_head_without_mistakes_cannot_be_beaten():
-    rival = Rival(CLASSES, np.ones(40), 2, steps=10)
+    rival = Rival(CLASSES, np.ones(40), 2, epochs=6, steps=10)
     rival.begin(logits(CLASSES, 40))
     assert rival.ended() and rival.verdict().ships == "head"
     rival.begin(logits(CLASSES, 39))
