@@ -26,9 +26,13 @@ LARGEST_BYTES = 256 * 2**20
 """Largest model, with the values next to it. The largest that a board of 1 GB can run is smaller."""
 
 MOST_NODES = 5_000
+MOST_LAYERS = 1_000  # nodes that depend on the image: the 39 classifiers of docs/your-model.md have up to 484
 MOST_ELEMENTS = 2**26  # of one constant in the file
 MOST_COMPUTED = 2**24  # of all constants that its nodes compute
-MOST_PIXELS = 2**24, 2**28  # elements of one tensor that depends on the image, and of all
+MOST_PIXELS = (
+    2**23,
+    2**28,
+)  # elements of one tensor that depends on the image, and of all: VGG-16 has 3.2 million at 224x224
 MOST_MACS = 2 * 10**10  # multiply-accumulates of one image: ResNet-50 at 224x224 has 4.1 * 10**9
 LARGEST_SIDE = 2048
 
@@ -231,14 +235,19 @@ def require_supported(model: "onnx.ModelProto", where: str) -> int:
         raise ExportError(f"{where} has sparse weights, which are not supported. Export it with dense ones.")
     known = {tensor.name for tensor in model.graph.initializer}
     unknown: dict[str, list[str]] = {}
+    built = 0
     for node in model.graph.node:
         constant = node.op_type == "Shape" or all(name in known or not name for name in node.input)
         own = node.domain in DOMAINS
         if own and constant and node.op_type not in NOT_FOLDED:
             known.update(node.output)
-        elif not own or node.op_type not in OPERATORS:
+            continue
+        built += 1
+        if not own or node.op_type not in OPERATORS:
             full = f"{node.domain}.{node.op_type}" if node.domain not in DOMAINS else node.op_type
             unknown.setdefault(full, []).append(node.name or (node.output[0] if node.output else ""))
+    if built > MOST_LAYERS:
+        raise ExportError(f"{where} has {built:,} nodes that depend on the image, expected at most {MOST_LAYERS:,}.")
     if unknown:
         named = "; ".join(
             f"{len(nodes)} {kind} ({', '.join(map(repr, nodes[:SHOWN]))}{', …' if len(nodes) > SHOWN else ''})"
@@ -368,7 +377,8 @@ def walk(model: "onnx.ModelProto", opset: int, values: dict[str, Any]) -> None:
             elements += sum(sizes)
             if max(sizes) > MOST_PIXELS[0] or elements > MOST_PIXELS[1]:
                 raise ExportError(
-                    f"{node.op_type} {name!r} makes tensors of {elements:,} elements up to here: no board has that memory."
+                    f"{node.op_type} {name!r} makes a tensor of {max(sizes):,} elements, {elements:,} with those before it, expected "
+                    f"at most {MOST_PIXELS[0]:,} and {MOST_PIXELS[1]:,}."
                 )
         values.update(zip(node.output, results, strict=False))
 

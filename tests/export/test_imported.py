@@ -333,6 +333,37 @@ def test_an_interrupted_import_leaves_no_run_and_begins_again(edgecnn, tmp_path,
     assert [path.name for path in sorted((tmp_path / "runs").iterdir())] == ["latest", "net"]
 
 
+def test_a_board_plays_releases_and_updates_to_an_imported_bundle(edgecnn, tmp_path, photos, monkeypatch):
+    pytest.importorskip("tuf", reason="releases need the extra release")
+    (tmp_path / "net.onnx").write_bytes(float32(network(keras2, imagenet, softmax="layer")))
+    for command in (
+        ("import", "net.onnx", "--calibrate", photos, "--input-range", "imagenet"),
+        ("export", "--int8"),
+        ("export", "--float32"),
+        ("verify", "--max-drop", 3),
+        ("bundle", "--out", "net.edgecnn", "--serial", 1),
+    ):
+        result = edgecnn(*command)
+        assert result.code == 0, result.err
+    played = edgecnn("classify", f"folder:{photos}?fps=1000", "--model", "net.edgecnn", "--json")
+    frames = [one for one in map(json.loads, played.out.splitlines()) if "seq" in one]
+    assert played.code == 0 and len(frames) > 0  # 60 photos of each class, in the order of the classes
+    right = sum(one["decision"] == CLASSES[min(one["seq"] // 60, 2)] for one in frames)
+    assert right >= 0.9 * len(frames)
+    (tmp_path / "passphrase").write_text("correct horse battery")
+    monkeypatch.setenv("EDGECNN_RELEASE_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
+    etc = tmp_path / "board" / "etc" / "edgecnn"
+    etc.mkdir(parents=True)
+    (etc.parent / "machine-id").write_text("a board\n")
+    for command in (("release", "init"), ("release", "add", "net.edgecnn", "--to", "door", "--share", 100)):
+        result = edgecnn(*command)
+        assert result.code == 0, result.err
+    shutil.copy(tmp_path / "releases" / "metadata" / "1.root.json", etc / "root.json")
+    result = edgecnn("update", "--from", tmp_path / "releases", "--channel", "door", "--prefix", tmp_path / "board")
+    assert result.code == 0, result.err
+    assert "net serial 1" in edgecnn("slot", "list", "--prefix", tmp_path / "board").out
+
+
 @pytest.mark.guard
 def test_a_graph_is_rebuilt_from_layers_when_its_int8_model_is_to_be_better(edgecnn, tmp_path, photos):
     network(keras3, RANGES["0..1"][0], softmax="dense").export(tmp_path / "saved", verbose=False)

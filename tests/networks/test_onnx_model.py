@@ -284,6 +284,10 @@ def test_what_would_take_too_much_memory_is_refused():
     deep.conv(3, 64, kernel=1)
     deep.end(64)
     refused(deep, "elements")
+    long = File()
+    for _ in range(1001):
+        long.add("Relu")
+    refused(long, "1,001 nodes that depend on the image")
     slow = File((1, 3, 256, 256))
     slow.conv(3, 64, kernel=63, pads=[31] * 4)
     slow.end(64)
