@@ -185,7 +185,7 @@ def write_json(path: Path, value: Any) -> None:
 def create_run(recipe: Recipe, path: Path, *, force: bool = False, keep_features: bool = False) -> Run:
     """Make a run folder with the resolved recipe; OutputExistsError if one exists, unless `force` replaces its files.
 
-    `keep_features` is whether the features that frozen networks computed from its photos stay.
+    `keep_features` is whether the features that frozen networks computed from its photos stay, and the copy of its backbone.
     """
     run = Run(path)
     require_run_folder(path)
@@ -202,7 +202,7 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False, keep_features
         for folder in (run.file(ASKED).parent, *(() if keep_features else (run.file(FEATURES),))):
             shutil.rmtree(folder, ignore_errors=True)
         for file in path.iterdir():
-            if file.name != LOCK:
+            if file.name not in (LOCK, *((BACKBONE,) if keep_features else ())):
                 with contextlib.suppress(IsADirectoryError):
                     file.unlink()
     write_atomic(run.file(RECIPE), to_toml(recipe))

@@ -15,7 +15,7 @@ from edgecnn.files import sha256
 from edgecnn.networks import build_network
 from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import build_recipe
-from edgecnn.runs import BACKBONE, FLOAT_MODEL, Run
+from edgecnn.runs import BACKBONE, FLOAT_MODEL, Run, create_run
 from edgecnn.stages.backbone import with_backbone
 from edgecnn.stages.pipeline import run_recipe
 from edgecnn.stages.train import open_images
@@ -153,6 +153,15 @@ def test_fine_tuning_starts_from_the_file_and_resumes_without_it(photos, tmp_pat
     copy = run.file(BACKBONE)
     copy.write_bytes(copy.read_bytes()[:-1] + b"\0")
     assert "not the backbone of this recipe" in edgecnn("train", "--resume", "--out", out).err
+
+
+def test_a_run_that_goes_on_to_fine_tuning_keeps_its_copy_of_the_file(tmp_path):
+    recipe = recipe_of("photos", tmp_path / "net.onnx")
+    run = create_run(recipe, tmp_path / "run")
+    for keep in (True, False):
+        run.file(BACKBONE).write_bytes(b"the file")
+        create_run(recipe, run.path, force=True, keep_features=keep)
+        assert run.file(BACKBONE).exists() == keep
 
 
 @pytest.mark.parametrize("mean", [None, "0.485,0.456,0.406"])
