@@ -345,11 +345,11 @@ def test_a_board_plays_releases_and_updates_to_an_imported_bundle(edgecnn, tmp_p
     ):
         result = edgecnn(*command)
         assert result.code == 0, result.err
-    played = edgecnn("classify", f"folder:{photos}?fps=1000", "--model", "net.edgecnn", "--json")
-    frames = [one for one in map(json.loads, played.out.splitlines()) if "seq" in one]
-    assert played.code == 0 and len(frames) > 0  # 60 photos of each class, in the order of the classes
+    played = edgecnn("classify", f"folder:{photos}?fps=500", "--model", "net.edgecnn", "--json")
+    frames = [one for one in map(json.loads, played.out.splitlines()) if "event" not in one]
+    assert played.code == 0 and len(frames) == 180  # 60 photos of each class, in the order of the classes
     right = sum(one["decision"] == CLASSES[min(one["seq"] // 60, 2)] for one in frames)
-    assert right >= 0.9 * len(frames)
+    assert right >= 175
     (tmp_path / "passphrase").write_text("correct horse battery")
     monkeypatch.setenv("EDGECNN_RELEASE_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
     etc = tmp_path / "board" / "etc" / "edgecnn"
@@ -361,7 +361,7 @@ def test_a_board_plays_releases_and_updates_to_an_imported_bundle(edgecnn, tmp_p
     shutil.copy(tmp_path / "releases" / "metadata" / "1.root.json", etc / "root.json")
     result = edgecnn("update", "--from", tmp_path / "releases", "--channel", "door", "--prefix", tmp_path / "board")
     assert result.code == 0, result.err
-    assert "net serial 1" in edgecnn("slot", "list", "--prefix", tmp_path / "board").out
+    assert "net serial 1" in result.out
 
 
 @pytest.mark.guard
