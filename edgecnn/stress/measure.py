@@ -84,6 +84,7 @@ def open_subject(
         if entries["int8"] is None:
             raise BundleError(f"{path} has no int8 model.")
         recipe = build_recipe(dict(bundle.manifest.provenance["recipe"]), str(path))
+        require_unseen(path, bundle.manifest.provenance.get("tuning", {}).get("ships") == "head", split)
         dataset = recorded_data(bundle, data, split, progress, note)
         models = {
             name: engine_model(name, bundle.files[entry.file], entry.format, contract)
@@ -99,10 +100,7 @@ def open_subject(
                 f"the model of {run.path} was trained on all images, so stress could only measure it on images that it has seen. "
                 "Stress a run that was trained without --folds."
             )
-        if run.info.head_ships and split == "validation":
-            raise RunError(
-                f"the model of {run.path} learnt from the validation photos too, so stress cannot measure it on them. Use --split test."
-            )
+        require_unseen(run.path, run.info.head_ships, split)
         name, contract = recipe.name or run.name, input_contract(run)
         exports = {format_: export_path(run, format_, "int8") for format_ in INT8_FORMATS}
         int8 = next((format_ for format_, file in exports.items() if file.exists()), None)
@@ -127,6 +125,14 @@ def open_subject(
         models=models,
         robust=recipe.train.robust,
     )
+
+
+def require_unseen(where: Path, head_ships: bool, split: StressSplit) -> None:
+    """Raise RunError if the model learnt from the split: a head that ships was fitted to the validation photos too."""
+    if head_ships and split == "validation":
+        raise RunError(
+            f"the model of {where} learnt from the validation photos too, so stress cannot measure it on them. Use --split test."
+        )
 
 
 def model_entry(bundle: Bundle, precision: str) -> ModelEntry | None:

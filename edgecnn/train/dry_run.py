@@ -11,7 +11,7 @@ from edgecnn.networks.describe import NetworkCost, describe
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import predictor
 from edgecnn.recipe import Recipe
-from edgecnn.train.float_phase import float_phase, to_float32, trained_shape
+from edgecnn.train.float_phase import float_phase, to_float32
 from edgecnn.train.loop import Batches, Phase
 from edgecnn.train.qat_phase import Qat
 from edgecnn.train.teacher import open_teacher
@@ -52,10 +52,9 @@ def dry_run(
     random = np.random.default_rng(recipe.seed)
     count = min(max(recipe.train.batch_size, recipe.qat.batch_size), train_images)
     images, classes = random.integers(0, 256, (count, *shape), np.uint8), random.integers(0, len(labels), count)
-    size = trained_shape(recipe, shape)
-    sources = random.integers(0, 256, (count, *source_size(recipe, size), shape[2]), np.uint8)
+    sources = random.integers(0, 256, (count, *source_size(recipe, shape), shape[2]), np.uint8)
     validation = (images[:1], classes[:1])
-    batches = training_batches(recipe, sources, classes, size[:2])
+    batches = training_batches(recipe, sources, classes, shape[:2])
     batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
     guide = open_teacher(recipe, shape, labels)
     phases = []

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from edgecnn.networks import build_network
-from edgecnn.networks.backbone import is_backbone
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.networks.pretrained import tuned_variables
-from edgecnn.recipe import IF_BETTER, NetworkRecipe, Recipe, TrainRecipe
+from edgecnn.recipe import NetworkRecipe, Recipe, TrainRecipe
 from edgecnn.train import distribute
 from edgecnn.train.average import averaging
 from edgecnn.train.loop import Phase
@@ -21,12 +20,6 @@ from edgecnn.train.schedule import AVERAGED, learning_rates
 from edgecnn.train.settle import own_weights, starts_trained
 
 MOMENTUM = 0.9
-
-SMALLER = 0.86
-"""Sides of the input in fine-tuning, relative to the network's: the mean side of a crop is 0.84 of the photo's. They are multiples of
-STRIDE, which is that of the networks from ImageNet."""
-
-STRIDE = 32
 
 
 def build_optimizer(recipe: TrainRecipe) -> "keras.optimizers.Optimizer":
@@ -84,20 +77,6 @@ def objective(recipe: Recipe, num_classes: int, weights: np.ndarray | None = Non
     return loss
 
 
-def trained_shape(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Return the input's (height, width, channels) in fine-tuning that has to win, for a network with inputs of `shape`.
-
-    Crops of photos enlarge what they show. At SMALLER sides it has the same size as in whole photos, and a step takes less time.
-    Source: Touvron et al. 2019, "Fixing the train-test resolution discrepancy" (arXiv:1906.06423).
-    """
-    train = recipe.train
-    usual = train.augment == "photo" and train.schedule == AVERAGED and not recipe.teacher
-    if train.tuning != IF_BETTER or not usual or is_backbone(recipe.network.name):  # a backbone may have a fixed input
-        return shape
-    height, width = (max(STRIDE, STRIDE * round(SMALLER * side / STRIDE)) for side in shape[:2])
-    return height, width, shape[2]
-
-
 def float_phase(
     recipe: Recipe,
     shape: tuple[int, int, int],
@@ -115,10 +94,10 @@ def float_phase(
     sees the answers of each epoch and ends the phase.
     """
     keras.utils.set_random_seed(recipe.seed)
-    build = partial(build_at, recipe.train.precision, recipe.network, num_classes=num_classes)
+    build = partial(build_at, recipe.train.precision, recipe.network, shape, num_classes)
     source = own_weights(recipe)
     with strategy.scope() if strategy else contextlib.nullcontext():
-        model = build(trained_shape(recipe, shape))
+        model = build()
         optimizer = build_optimizer(recipe.train)
         variables = tuned_variables(model, source, recipe.network.name) if source else model.trainable_variables
         optimizer.build(variables)
@@ -128,7 +107,7 @@ def float_phase(
     # few images give worse BatchNorm statistics than those that come with trained weights
     live = not starts_trained(recipe)
     averaged = recipe.train.schedule == AVERAGED
-    kept = build(shape) if strategy or averaged else model
+    kept = build() if strategy or averaged else model
     pairs = [] if kept is model else list(zip(kept.variables, model.variables, strict=True))
     moving = {variable.ref() for variable in (model.variables if live else variables)} if averaged else set()
     means = [(mine, distribute.local(strategy, variable)) for mine, variable in pairs if variable.ref() in moving]

@@ -20,7 +20,7 @@ from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run
 from edgecnn.train import distribute
 from edgecnn.train.best import Int8, Score, better_method, score
 from edgecnn.train.checkpoint import Checkpoint, load_checkpoint
-from edgecnn.train.float_phase import float_phase, to_float32, trained_shape
+from edgecnn.train.float_phase import float_phase, to_float32
 from edgecnn.train.head import fit_head
 from edgecnn.train.loop import Batches, History, Phase, Report, run_phase, write_history
 from edgecnn.train.origin import local_recipe, open_start, own_file
@@ -141,12 +141,11 @@ class Training:
         own = own_file(recipe, run)
         self.recipe = local_recipe(recipe, run)
         train = self.splits["train"]
-        size = trained_shape(self.recipe, self.shape)
-        images, rows_columns = train.images, source_size(self.recipe, size)
+        images, rows_columns = train.images, source_size(self.recipe, self.shape)
         if rows_columns != self.shape[:2]:
-            source = (*rows_columns, self.shape[2])
-            images = dataset.at_size("train", train.sources, source, stage="train", progress=data_progress)
-        self.batches = training_batches(self.recipe, images, train.classes, size[:2])
+            size = (*rows_columns, self.shape[2])
+            images = dataset.at_size("train", train.sources, size, stage="train", progress=data_progress)
+        self.batches = training_batches(self.recipe, images, train.classes, self.shape[:2])
         guide = open_teacher(self.recipe, self.shape, tuple(dataset.labels))
         if guide and self.batches.views and not self.strategy:
             steps, count = self.batches.views * self.batches.count, min(self.batches.batch_size, len(images))

@@ -11,6 +11,7 @@ from sklearn.datasets import load_sample_images
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.bundle.file import read_bundle
+from edgecnn.errors import RunError
 from edgecnn.evaluate.held_out import require_held_out
 from edgecnn.networks.efficientnet_lite import RUNGS, all_features
 from edgecnn.networks.predict import model_from_bytes
@@ -18,6 +19,7 @@ from edgecnn.recipe import IF_BETTER, build_recipe
 from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, HELD_OUT, QAT_MODEL, Run
 from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.pipeline import run_recipe
+from edgecnn.stress.measure import open_subject
 from edgecnn.train.rival import Rival
 
 NETWORK = "efficientnet_lite0_150kb"
@@ -59,7 +61,7 @@ def recipe_of(folder):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fine tuning")
-    draw(folder / "photos", {"temple": 60, "flower": 30})
+    draw(folder / "photos", {"temple": 72, "flower": 18})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setitem(RUNGS, NETWORK, 4)
@@ -151,10 +153,20 @@ def test_card_report_and_bundle_show_the_verdict(head):
     assert read_bundle(bundle_path(run)).manifest.provenance["tuning"]["ships"] == "head"
 
 
+def test_stress_does_not_measure_on_photos_that_taught_the_head(head):
+    run, *_ = head
+    for path in (run.path, bundle_path(run)):
+        with pytest.raises(RunError, match="--split test"):
+            open_subject(path, None, "validation", lambda *progress: None)
+    subject = open_subject(run.path, None, "test", lambda *progress: None)
+    assert len(subject.images.classes) == run.info.data.split_sizes["test"]
+
+
 def test_a_fine_tuned_model_that_wins_ships_as_before(beaten):
     run, report, reporter = beaten
     info = run.info
     assert info.tuning.ships == "fine-tuned" and info.tuning.decided_by == "accuracy"
+    assert info.tuning.balanced, "a quarter as many flowers as temples"
     assert info.tuning.epochs == len([one for one in reporter.epochs if one[0] == "float"]) > 0
     assert not run.file(HELD_OUT).exists() and report.int8 is not None
     assert "fine-tuned ships" in run.file("card.md").read_text(encoding="utf-8")

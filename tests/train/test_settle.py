@@ -234,11 +234,7 @@ def test_fine_tuning_has_to_win_on_photos_from_imagenet(photos):
             settled(source, network=name, train={"tuning": "if-better", **wrong})
 
 
-def test_then_it_has_half_of_the_steps_at_smaller_inputs(photos):
-    from edgecnn.train.float_phase import trained_shape
-
+def test_then_it_has_half_of_the_steps(photos):
     source = photos(100, (120, 90))
     half, whole = (settled(source, train={"tuning": tuning, "batch_size": 10})[0] for tuning in ("if-better", "always"))
     assert 2 * half.train.epochs == pytest.approx(whole.train.epochs, abs=1)
-    assert trained_shape(whole, (224, 260, 3)) == (224, 260, 3)
-    assert [trained_shape(half, (side, side, 3))[0] for side in (64, 96, 160, 224, 260)] == [64, 96, 128, 192, 224]
