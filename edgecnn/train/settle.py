@@ -112,7 +112,8 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
     if qat.epochs is None:
         qat_limits = TUNED_QAT_EPOCHS if trained else QAT_EPOCHS
-        qat = dataclasses.replace(qat, epochs=epochs_for(QAT_STEPS if steps else 0, count, qat.batch_size, qat_limits))
+        qat_steps = (QAT_STEPS // 4 if tuning == IF_BETTER else QAT_STEPS) if steps else 0
+        qat = dataclasses.replace(qat, epochs=epochs_for(qat_steps, count, qat.batch_size, qat_limits))
     if recipe.qat.keep is not None and recipe.qat.keep > qat.epochs:
         raise RecipeError(f"qat.keep is {recipe.qat.keep}, expected at most {qat.epochs}, the value of qat.epochs.")
     stranger, taken = recipe.stranger, STRANGER in dataset.labels
