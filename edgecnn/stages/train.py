@@ -172,7 +172,7 @@ def train_stage(
     if info.tuning:
         reporter.note(tuning_line(info.tuning))
     if run and info.head_ships:
-        from edgecnn.stages.head import ship_head
+        from edgecnn.stages.last_layer import ship_head
 
         info = ship_head(settle(recipe, dataset), dataset, run, info, reporter)
     if info.int8 and info.int8.skipped:

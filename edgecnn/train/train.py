@@ -69,7 +69,7 @@ def train(
 
     Writes `run.json` and the list of images, a checkpoint and the history after each epoch, `float.h5`, and finally `qat.h5`: the best
     epoch by the rule of `edgecnn.train.best`. If fine-tuning has lost to the head (`RunInfo.head_ships`), it ends without either of these
-    models: `edgecnn.stages.head` makes them. `run` is None for every worker but the first: they write nothing and return after the float
+    models: `stages.last_layer` makes them. `run` is None for every worker but the first: they write nothing and return after the float
     phase. Without `int8` the fake-quantized model itself is scored. `workers` share the float phase; call `announce` before TensorFlow is
     imported.
 

@@ -184,8 +184,8 @@ def test_with_tuning_always_there_is_no_rival(place):
 def test_killed_while_the_head_is_fitted(place, head):
     kills = [
         ("edgecnn.train.train", "fit_head"),
-        ("edgecnn.stages.head", "Int8Files"),
-        ("edgecnn.stages.head", "write_held_out"),
+        ("edgecnn.stages.last_layer", "Int8Files"),
+        ("edgecnn.stages.last_layer", "write_held_out"),
     ]
     run, *_ = made(place, "killed in the head", kills)
     assert equal(run, head[0]) and require_held_out(run).sha256 == require_held_out(head[0]).sha256

@@ -64,7 +64,7 @@ def made(tmp_path_factory):
         shorten(patch)
         patch.setattr("edgecnn.report.page.svg", lambda figure, name: "")
         with patch.context() as killed:
-            killed.setattr(head, "Int8Files", None)
+            killed.setattr("edgecnn.stages.last_layer.Int8Files", None)
             with pytest.raises(TypeError):
                 run_recipe(recipe, folder / "run", Quiet(), max_drop=100.0)
         reporter = Quiet()
