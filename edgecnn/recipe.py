@@ -225,7 +225,7 @@ class TrainRecipe(Struct):
         "Fit only the last layer of a network from ImageNet, on all images, measured with folds: --quick.",
     )
     tuning: str | None = left_open(
-        "if-better: the fitted head ships unless fine-tuning wins on validation photos; by default for photos.",
+        "if-better: the head ships unless fine-tuning wins on validation photos; by default for photos.",
         choices=(IF_BETTER, ALWAYS),
     )
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))

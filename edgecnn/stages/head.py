@@ -74,7 +74,7 @@ def train_head_only(dataset: Dataset, run: Run, reporter: Reporter) -> RunInfo:
             return run.info
         started, count = time.monotonic(), whole.sizes["train"]
         reporter.note(
-            f"the last layer of an ImageNet network, fitted to {count:,} photos: about {START_S + PHOTO_S * count:.0f} s on two cores"
+            f"the last layer of a pretrained network, fitted to {count:,} photos: about {START_S + PHOTO_S * count:.0f} s on two cores"
         )
         recipe = settled(choose_network(asked, whole, run, reporter), whole, Silent())
         run = settle_run(run, recipe)

@@ -126,9 +126,9 @@ def the_last_line():
 
     run = SimpleNamespace(path=Path("runs/pets"))
     folds = (SimpleNamespace(images=300, int8_accuracy=0.9), SimpleNamespace(images=100, int8_accuracy=0.5))
-    for method, some in (("qat", folds), ("qat", ()), ("ptq", ())):
-        int8 = SimpleNamespace(method=method, epoch=0)
-        info = SimpleNamespace(int8=int8, folds=some, validation_accuracy=0.9375)
+    for method, some, head in (("qat", folds, False), ("qat", (), False), ("ptq", (), False), ("qat", (), True)):
+        int8 = SimpleNamespace(method=method, epoch=0, validation=SimpleNamespace(n=320))
+        info = SimpleNamespace(int8=int8, folds=some, validation_accuracy=0.9375, head_ships=head)
         print(result_text(run, info, None))
     print(result_text(None, info, SimpleNamespace(index=2)))
 

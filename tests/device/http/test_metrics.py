@@ -196,7 +196,7 @@ def test_the_metrics_are_written_every_15_s_the_counts_every_quarter_of_an_hour_
 ):
     """A file that cannot be written is reported once an hour, and the other one is still written."""
     now = [0.0]
-    monkeypatch.setattr("edgecnn.device.http.board.Seldom", functools.partial(RateLimiter, clock=lambda: now[0]))
+    monkeypatch.setattr("edgecnn.device.http.board.RateLimiter", functools.partial(RateLimiter, clock=lambda: now[0]))
     facts = {"name": "m", "serial": 3, "sha256": "", "engine": "", "precision": "", "accuracy": None, "labels": ["cat"]}
     drift = {"key": "k", "file": str(tmp_path / "state" / "counts"), "validation": None, "strangers": True}
     opening = Opening(port=0, model=facts, drift=drift, metrics_file=str(tmp_path / "m.prom"))
