@@ -84,7 +84,7 @@ def choosing(tmp_path):
         run = SimpleNamespace(
             file=tmp_path.joinpath,
             stored=Run(tmp_path).stored,
-            info=SimpleNamespace(folds=()),
+            info=SimpleNamespace(folds=(), head_ships=False),
             recipe=SimpleNamespace(stranger=SimpleNamespace(rate=rate), seed=1),
         )
         dataset = SimpleNamespace(hashes={"train": "1" * 64, "validation": "2" * 64})

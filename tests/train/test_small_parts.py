@@ -77,7 +77,7 @@ def photos(hashes, channels=3):
 def test_features_are_computed_once_per_photo_size_and_reading(tmp_path, monkeypatch):
     computed = []
 
-    def compute(family, size, given, indices, reading):
+    def compute(family, size, given, indices, reading, options):
         named = [given.hashes[index] for index in indices]
         computed.append("".join(named))
         values = np.array([[ord(one), size[0]] for one in named], np.float16)
@@ -115,7 +115,7 @@ def test_photos_of_two_splits_keep_their_classes_groups_and_pixels():
     }
     sized = []
 
-    def at_size(split, sources, shape, stage):
+    def at_size(split, sources, shape, stage, progress):
         sized.append(shape)
         values = [ord(one) + 100 * (split == "validation") for one in sources]
         return np.stack([np.full(shape, value, np.uint8) for value in values])
