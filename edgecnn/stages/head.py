@@ -24,8 +24,9 @@ from edgecnn.versions import library_versions
 if TYPE_CHECKING:
     pass
 
-START_S, PHOTO_S = 60, 0.11
-"""Seconds for the start and the int8 body, and per photo: 400 photos took 127 s, 1,465 took 256 s, on two busy cores of an Intel Xeon."""
+START_S, PHOTO_S = 60, 0.12
+"""Seconds for the start and the int8 body, and per photo, on two busy cores of an Intel Xeon: 400 photos took 127 s and 1,465 took 256 s when
+each network was still built twice, which cost about 20 s."""
 
 
 def require_pretrained(recipe: Recipe) -> None:
