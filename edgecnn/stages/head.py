@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     pass
 
 START_S, PHOTO_S = 60, 0.12
-"""Seconds for the start and the int8 body, and per photo, on two busy cores of an Intel Xeon: 400 photos took 127 s and 1,465 took 256 s when
-each network was still built twice, which cost about 20 s."""
+"""Seconds for the start and the int8 body, and per photo, on two busy cores of an Intel Xeon: 400 photos took 127 s and 1,465 took 256 s
+when each network was still built twice, which cost about 20 s."""
 
 
 def require_pretrained(recipe: Recipe) -> None:
