@@ -125,6 +125,7 @@ def shown(counted):
     origin = Origin(
         network="article", parameters=5432, input="48x20x3", labels=LABELS, data="Counted images", fingerprint="f" * 64,
         training_images=870, validation_images=115, seconds=1234.4, imported=None, recipe="",
+        tuning="head 91.0%, fine-tuned 90.0% of 115 validation photos: head ships",
     )  # fmt: skip
 
     def make(name="counted", answered=(), **values):
@@ -346,6 +347,7 @@ def test_the_page_says_where_a_model_comes_from_and_how_its_network_was_chosen(s
         Tables(html),
         [re.sub(r"\s+", " ", re.sub("<[^>]+>", "", part)) for part in html.split("<article")[1:]],
     )
+    assert "fine-tuned 90.0% of 115 validation photos" in first
     assert "31: class0, class1," in first and first.count("class29 …") == 1 and "class30" not in first
     assert "30: class0" in second and "class29 …" not in second
     assert "imported: a SavedModel" in first and "imported" not in second
