@@ -67,7 +67,7 @@ def shared_memory() -> Iterator[None]:
 
 
 def await_memory(needed: int) -> bool:
-    """In `shared_memory`, wait until `needed` more bytes fit next to the other threads' images, or until there are none.
+    """In `shared_memory`, wait until `needed` more bytes fit next to the other threads' images, or until they have no image.
 
     Return True if they fit next to others.
     """

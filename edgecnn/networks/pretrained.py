@@ -132,9 +132,9 @@ def tuned_variables(model: "keras.Model", source: Source, network: str) -> list[
     """Return the variables that fine-tuning changes in a model of the network with this name."""
     if network in source.tuned_whole:
         return list(model.trainable_variables)
-    names = [layer.name for layer in model.layers if layer.weights]
-    first = source.first_tuned or names[round(FROZEN * len(names))]
-    layers = model.layers[[layer.name for layer in model.layers].index(first) :]
+    weighted = [layer.name for layer in model.layers if layer.weights]
+    first = model.get_layer(source.first_tuned or weighted[round(FROZEN * len(weighted))])
+    layers = model.layers[model.layers.index(first) :]
     return [variable for layer in layers for variable in layer.trainable_variables]
 
 

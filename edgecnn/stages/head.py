@@ -15,7 +15,7 @@ from edgecnn.recipe import Recipe
 from edgecnn.run_info import FoldInfo, InputSize, RunInfo
 from edgecnn.runs import INFO, Run, create_run, settle_run
 from edgecnn.stages.folds import asked_recipe, begun, train_by_folds
-from edgecnn.stages.last_layer import fit_last_layer, input_channels
+from edgecnn.stages.last_layer import fit_last_layer
 from edgecnn.stages.network_choice import choose_network
 from edgecnn.stages.reporter import Reporter, Silent
 from edgecnn.stages.train import network_name, resumable, settled
@@ -88,9 +88,10 @@ def train_head_only(dataset: Dataset, run: Run, reporter: Reporter) -> RunInfo:
 def fitted(recipe: Recipe, whole: Dataset, run: Run, folds: Folds, reporter: Reporter, started: float) -> RunInfo:
     """Fit the last layer to all photos, and return the run's record."""
     from edgecnn.train.frozen import Photos
+    from edgecnn.train.train import input_shape
 
     photos = Photos(
-        whole, ("train",), input_channels(recipe, whole), recipe.seed, whole.sizes["train"], reporter.working
+        whole, ("train",), input_shape(recipe, whole)[2], recipe.seed, whole.sizes["train"], reporter.working
     )
     fold = np.array([folds.of[one] for one in photos.hashes])
     layer = fit_last_layer(recipe, whole, photos, fold, run, reporter)

@@ -29,10 +29,11 @@ def ship_head(recipe: Recipe, dataset: Dataset, run: Run, info: RunInfo, reporte
     """
     from edgecnn.train.candidates import folds_of
     from edgecnn.train.frozen import Photos
+    from edgecnn.train.train import input_shape
 
     started, splits = time.monotonic(), ("train", "validation")
     count = sum(dataset.sizes[split] for split in splits)
-    photos = Photos(dataset, splits, input_channels(recipe, dataset), recipe.seed, count, reporter.working)
+    photos = Photos(dataset, splits, input_shape(recipe, dataset)[2], recipe.seed, count, reporter.working)
     fold = 1 + folds_of(photos.classes, photos.groups, recipe.seed)
     layer = fit_last_layer(recipe, dataset, photos, fold, run, reporter)
     info = dataclasses.replace(
@@ -124,10 +125,6 @@ def fit_last_layer(
         ),
     )
     return LastLayer(shape, model.count_params(), start.recorded, held, int8, judged.accuracy)
-
-
-def input_channels(recipe: Recipe, dataset: Dataset) -> int:
-    return recipe.network.channels or dataset.shape[2]
 
 
 def similarities(recipe: Recipe, features: np.ndarray, classes: np.ndarray, folds: np.ndarray) -> np.ndarray:

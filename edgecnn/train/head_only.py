@@ -12,7 +12,7 @@ from edgecnn.data import Progress
 from edgecnn.data.decoding import balanced
 from edgecnn.networks.keras import keras
 from edgecnn.recipe import Recipe
-from edgecnn.train.last_layer import Images, Int8Layer, Layer, fit, held_out, moved, parts, quantize
+from edgecnn.train.last_layer import Images, Int8Layer, Layer, fit, held_out_layers, moved, parts, quantize
 from edgecnn.train.qat_phase import fake_quantize, set_batch_norm
 from edgecnn.train.ranges import measure, set_logits_range
 from edgecnn.train.rounding import round_kernels
@@ -48,7 +48,7 @@ def train_head(
 
     `features_of` returns the features of the pixels that a fake-quantized model's int8 file computes, as the values of their codes.
     """
-    float_logits, strength = held_out(images, folds)
+    float_logits, strength, of_folds = held_out_layers(images, folds)
     layer = fit(images, strength)
     model.layers[-1].set_weights([layer.weights.astype(np.float32), layer.bias.astype(np.float32)])
     student = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
@@ -69,9 +69,8 @@ def train_head(
     codes = features_of(student)
     progress("int8 body", 3, 3)
     int8_logits = np.empty_like(float_logits)
-    for kept, held in parts(folds):
-        of_fold = int8_layer(fit(images.some(kept), strength), images.features[kept], codes[kept])
-        int8_logits[held] = of_fold.logits(codes[held])
+    for (kept, held), of_fold in zip(parts(folds), of_folds, strict=True):
+        int8_logits[held] = int8_layer(of_fold, images.features[kept], codes[kept]).logits(codes[held])
     set_int8_layer(student, int8_layer(layer, images.features, codes))
     set_batch_norm(student, trainable=True)
     return Trained(model, student, float_logits, int8_logits, codes)

@@ -21,7 +21,7 @@ from edgecnn.train.train import SEEN, choice
 
 
 class Photos:
-    """A run's training photos, and those to choose by: validation photos, or training photos if there are none."""
+    """A run's training photos, and those to choose by: validation photos, or without them training photos."""
 
     def __init__(self, splits: Mapping[str, Split], seed: int) -> None:
         self.train = splits["train"]

@@ -86,29 +86,28 @@ def parts(folds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def held_out(images: Images, folds: np.ndarray) -> tuple[np.ndarray, float]:
     """Return each image's logits by the layer fitted without its fold, float32 (n, num_classes), and the likeliest strength."""
+    return held_out_layers(images, folds)[:2]
+
+
+def held_out_layers(images: Images, folds: np.ndarray) -> tuple[np.ndarray, float, list[Layer]]:
+    """Do as `held_out`, and also return the layers, in the order of `parts`."""
     from threadpoolctl import threadpool_limits
 
-    def answered(strength: float) -> np.ndarray:
-        logits = np.empty((len(folds), images.num_classes), np.float32)
-
-        def answer(part: tuple[np.ndarray, np.ndarray]) -> None:
-            kept, held = part
-            logits[held] = fit(images.some(kept), strength).logits(images.features[held])
-
-        list(pool.map(answer, parts(folds)))
-        return logits
-
-    best, least = (np.empty(0), 0.0), np.inf
+    best: tuple[np.ndarray, float, list[Layer]] = (np.empty(0), 0.0, [])
+    least = np.inf
     with (
         threadpool_limits(1),
         ThreadPoolExecutor(processors()) as pool,
     ):  # small matrices: BLAS's own threads would wait for each other
         for strength in STRENGTHS:
-            logits = answered(strength)
+            layers = list(pool.map(lambda part, strength=strength: fit(images.some(part[0]), strength), parts(folds)))
+            logits = np.empty((len(folds), images.num_classes), np.float32)
+            for (_, held), layer in zip(parts(folds), layers, strict=True):
+                logits[held] = layer.logits(images.features[held])
             loss = float(np.mean(images.weights * log_losses(logits, images.classes)))
             if loss >= least:  # it falls and then rises, and the weakest regularization takes longest
                 break
-            best, least = (logits, strength), loss
+            best, least = (logits, strength, layers), loss
     return best
 
 
