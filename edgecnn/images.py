@@ -10,7 +10,6 @@ import io
 import math
 import os
 import struct
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 
@@ -30,9 +29,6 @@ SHARE = 0.5
 SMALL_PIXELS = 1_500_000
 """Images up to this size are decoded without checking the memory: they take at most 33 MB."""
 
-SMALL_BYTES = 4 << 20
-"""Encoded files up to this size are read without regard to the memory that other threads use."""
-
 MAX_SCANS = 100
 """Each scan of a JPEG passes over the whole image, so a small file with thousands takes minutes. Progressive files have about ten."""
 
@@ -46,41 +42,6 @@ DECODER_BYTES = {"WEBP": 12, "AVIF": 12}
 """A decoder's bytes per pixel, in addition to Pillow's image. Measured with Pillow 13.0.0 on images of 12 million pixels."""
 
 
-_shares: dict[int, int] = {}
-"""The bytes for the image of each thread in `shared_memory`, by the thread's identifier."""
-
-_freed = threading.Condition()
-
-
-@contextlib.contextmanager
-def shared_memory() -> Iterator[None]:
-    """Process one image in each of several threads. If all together would exceed the limit, threads wait until others leave."""
-    thread = threading.get_ident()
-    with _freed:
-        _shares[thread] = 0
-    try:
-        yield
-    finally:
-        with _freed:
-            if _shares.pop(thread):
-                _freed.notify_all()
-
-
-def await_memory(needed: int) -> bool:
-    """In `shared_memory`, wait until `needed` more bytes fit next to the other threads' images, or until they have no image.
-
-    Return True if they fit next to others.
-    """
-    thread = threading.get_ident()
-    if thread not in _shares:
-        return False
-    with _freed:
-        while (others := sum(_shares.values()) - _shares[thread]) and others + needed > limit()[0]:
-            _freed.wait()
-        _shares[thread] += needed
-        return others > 0
-
-
 def limit() -> tuple[float, str]:
     """Return the most bytes that decoding may take, and where the limit comes from: $EDGECNN_IMAGE_MIB, or half of the available memory."""
     text = os.environ.get(MEMORY_LIMIT, "")
@@ -91,9 +52,7 @@ def limit() -> tuple[float, str]:
 
 
 def require_memory(needed: int) -> None:
-    """Raise ImageTooLargeError if `needed` bytes exceed the limit, however long this thread waits for others."""
-    if await_memory(needed):
-        return
+    """Raise ImageTooLargeError if `needed` bytes exceed the limit."""
     allowed, source = limit()
     if needed > allowed:
         mib = -(-needed >> 20)
@@ -348,8 +307,6 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         with open_regular(path) as file:
             # a file of /proc has size 0; reading MAX_FILE_BYTES from a file would allocate that much memory each time
             size = os.fstat(file.fileno()).st_size
-            if not 0 < size <= SMALL_BYTES:
-                await_memory(min(size, MAX_FILE_BYTES) or MAX_FILE_BYTES)
             data = file.read() if 0 < size <= MAX_FILE_BYTES else io.BufferedReader(file).read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from None

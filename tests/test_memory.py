@@ -4,8 +4,6 @@ import io
 import json
 import subprocess
 import sys
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -113,59 +111,6 @@ def test_half_of_the_available_memory_may_be_taken_to_the_last_byte(board, monke
         images.require_memory(allowed * MIB)
         with pytest.raises(ImageTooLargeError):
             images.require_memory(allowed * MIB + 1)
-
-
-def test_threads_that_share_the_memory_stay_below_the_limit_together_and_refuse_what_one_would(monkeypatch):
-    """Images of 60, 30 and 101 MiB in four threads, with 100 MiB: the last ones are refused, the others wait until they fit."""
-    monkeypatch.setenv(images.MEMORY_LIMIT, "100")
-    sizes = [60, 30, 101] * 8
-    lock, now, most, outcomes = threading.Lock(), [0], [0], []
-
-    def work():
-        while sizes:
-            size = sizes.pop()
-            with images.shared_memory():
-                try:
-                    images.require_memory(size * MIB)
-                except ImageTooLargeError as error:
-                    assert "about 101 MiB; the limit is 100 MiB" in str(error)
-                    outcomes.append(None)
-                    continue
-                with lock:
-                    now[0] += size
-                    most[0] = max(most[0], now[0])
-                time.sleep(0.002)
-                with lock:
-                    now[0] -= size
-                outcomes.append(size)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert [outcomes.count(size) for size in (60, 30, None)] == [8, 8, 8] and most[0] == 90
-    images.require_memory(100 * MIB)  # nothing is held any more, nor by this thread afterwards
-    images.require_memory(100 * MIB)
-
-
-def test_a_large_file_counts_among_threads_before_it_is_read(monkeypatch, tmp_path):
-    monkeypatch.setenv(images.MEMORY_LIMIT, "10")
-    (tmp_path / "large.jpg").write_bytes(bytes(6 * MIB))
-    read = threading.Event()
-
-    def work():
-        with images.shared_memory():
-            images.read_file(tmp_path / "large.jpg")
-            read.set()
-
-    with images.shared_memory():
-        images.require_memory(5 * MIB)
-        other = threading.Thread(target=work)
-        other.start()
-        assert not read.wait(0.1)
-    other.join(20)
-    assert read.is_set()
 
 
 def test_a_machine_that_reports_no_available_memory(board):

@@ -1,6 +1,7 @@
 """`edgecnn classify`: the options; `classify_files` and `classify_stream` do the work."""
 
 import functools
+import sys
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from edgecnn.cli.flags import flag_names, with_flags
 from edgecnn.cli.options import Model, check_choice, load_classifier, option_name
 from edgecnn.device.stream import settings
+from edgecnn.versions import processors
 
 STREAM_OPTIONS = flag_names(
     settings.Camera, settings.Pace, settings.State, settings.Reaction, settings.Mqtt, settings.Metrics
@@ -67,7 +69,7 @@ def classify(
     """Classify images, or what a camera sees.
 
     Standard error names the bundle, engine and camera in use. Unreadable image files are reported and skipped; the exit code is then 22.
-    Files that take 2 ms or more are classified on all processors and printed in order; the times in --json then include waiting.
+    Folders are classified on all processors, in order, unless the engine has threads or a GPU.
 
     If a camera is lost, edgecnn keeps trying to reopen it, forever unless --retry-for sets a limit. If it cannot be opened at the start,
     the exit code is 24. SIGTERM and Ctrl-C close the camera; the exit codes are 143 and 130. In a terminal the current result is redrawn in
@@ -137,7 +139,9 @@ def classify(
     else:
         from edgecnn.cli.classify_files import classify_files
 
-        classify_files(load(), source or (), decision, json)
+        # a fork does not take over an engine's threads, nor a GPU
+        forks = sys.platform == "linux" and engine.num_threads == 1 and engine.provider != "cuda"
+        classify_files(load(), source or (), decision, json, processors() if forks else 1)
 
 
 def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> None:

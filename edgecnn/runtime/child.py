@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+
 OUT_OF_MEMORY = 101
 """The exit code of a separate process in which Python raised MemoryError."""
 
@@ -71,6 +74,15 @@ def _limit_memory() -> None:
     with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
         has = int(file.read().split()[5]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (has + MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def end_with_parent() -> None:
+    """End this process with its parent, however that ends."""
+    import ctypes
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(library := ctypes.CDLL(None), "prctl"):
+        library.prctl(KILL_WITH_PARENT, signal.SIGKILL)
 
 
 def _how(code: int, limit_s: float, victim: str) -> str:

@@ -4,10 +4,8 @@ Each fold is a run of its own inside the run, and chooses everything with its ow
 so a killed training continues where it stopped.
 """
 
-import ctypes
 import dataclasses
 import multiprocessing
-import signal
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -36,12 +34,11 @@ from edgecnn.runs import (
     settle_run,
     write_json,
 )
+from edgecnn.runtime.child import end_with_parent
 from edgecnn.stages.network_choice import choose_network
 from edgecnn.stages.reporter import Reporter, Silent
 from edgecnn.stages.sides import find, kept_sides, write_sides
 from edgecnn.stages.train import network_name, open_images, resumable, settled, train_run
-
-KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
 def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1) -> RunInfo:
@@ -118,13 +115,6 @@ def train_folds(dataset: Dataset, run: Run, folds: Folds, reporter: Reporter, jo
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 reporter.note(fold_line(waiting.pop(future), future.result()))
-
-
-def end_with_parent() -> None:
-    """End this process with its parent, however that ends; it would otherwise work on a fold that another command resumes."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if hasattr(library := ctypes.CDLL(None), "prctl"):
-        library.prctl(KILL_WITH_PARENT, signal.SIGKILL)
 
 
 def train_one(path: Path, fold: int) -> FoldInfo:

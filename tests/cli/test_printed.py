@@ -105,7 +105,7 @@ def test_doctor_counts_each_severity_and_if_quiet_leaves_out_only_what_is_well(c
 
 
 def test_images_that_could_not_be_read_are_counted_among_all(capfd):
-    from edgecnn.cli.classify_files import show_each, show_text
+    from edgecnn.cli.classify_files import show_each, show_text, text_line
 
     top = [SimpleNamespace(label="cat", score=0.625), SimpleNamespace(label="dog", score=0.25)]
 
@@ -113,7 +113,7 @@ def test_images_that_could_not_be_read_are_counted_among_all(capfd):
         if source.endswith("1.jpg"):
             raise ImageError("it is cut off")
         reason = "below_threshold" if source.endswith("2.jpg") else None
-        return SimpleNamespace(top=top, reason=reason, decision="abstain")
+        return text_line(source, SimpleNamespace(top=top, reason=reason, decision="abstain"))
 
     names = [str(Path(__file__).parent / name) for name in ("0.jpg", "1.jpg", "2.jpg", "3.jpg")]
     with pytest.MonkeyPatch.context() as patch:

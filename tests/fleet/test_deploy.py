@@ -388,7 +388,7 @@ def test_a_step_gives_its_answer_its_bytes_add_up_and_its_failure_has_a_reason(h
         ("echo No space left on device >&2; exit 1", "disk is full. Free some space there"),
         ("exit 255", "the connection broke"),
         (f"head -c {MAX_ANSWER_BYTES} /dev/zero >&2", "more than 1,048,576 bytes"),
-        ("sleep 30 >&2 & timeout 30 yes", "more than 1,048,576 bytes"),
+        (f"sleep 30 >&2 & head -c {2 * MAX_ANSWER_BYTES} /dev/zero; sleep 30", "more than 1,048,576 bytes"),
     ):
         began = time.monotonic()
         with pytest.raises(BoardError) as caught:
@@ -404,7 +404,8 @@ def test_a_step_gives_its_answer_its_bytes_add_up_and_its_failure_has_a_reason(h
 
 def test_the_pipes_of_a_board_that_is_cut_off_are_not_waited_for(here):
     """As with ssh's master, another process has them too when the one that was started is killed."""
-    for script in ("timeout 30 yes & timeout 30 yes >&2", "sleep 30 & echo whole"):
+    flood = f"(head -c {2 * MAX_ANSWER_BYTES} /dev/zero; exec sleep 30)"
+    for script in (f"{flood} & {flood} >&2", "sleep 30 & echo whole"):
         began, whole = time.monotonic(), ""
         with contextlib.suppress(BoardError), here().reading(script) as stream:
             whole = stream.read(6).decode()

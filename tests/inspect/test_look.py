@@ -216,6 +216,7 @@ def test_cut_copies_and_a_wrong_label_are_found_and_nothing_is_computed_twice(
     assert again.computed == {"hashes": 0, "features": 0} and again.groups == report.groups
 
 
+@pytest.mark.guard
 @pytest.mark.usefixtures("one_network")
 def test_a_class_of_only_copies_is_not_called_wrong(tmp_path, fill, scene, encode):
     files = {f"cat/{index}.png": encode(scene(1), "PNG") for index in range(6)}

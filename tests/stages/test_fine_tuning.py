@@ -172,6 +172,7 @@ def test_a_fine_tuned_model_that_wins_ships_as_before(beaten):
     assert "fine-tuned ships" in run.file("card.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.guard
 def test_with_tuning_always_there_is_no_rival(place):
     recipe = recipe_of(place / "photos")
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, tuning="always"))

@@ -147,6 +147,7 @@ def test_kernels_of_even_size_answer_as_before_and_are_quantized(pretrained, tun
     np.testing.assert_allclose(np.concatenate(found), 1, rtol=1e-6)
 
 
+@pytest.mark.guard
 def test_ranges_from_the_float_model_are_those_that_calibration_would_find(pretrained):
     """The student's own activations differ from the float model's by its rounding only."""
     recipe = build_recipe({})
@@ -165,6 +166,7 @@ def test_ranges_from_the_float_model_are_those_that_calibration_would_find(pretr
     assert compared == 20
 
 
+@pytest.mark.guard
 def test_rounding_with_shifts_keeps_the_features_nearer_to_the_float_models():
     """Depthwise kernels are rounded too, and the mean of each channel does not move."""
     photos = [image for image in load_sample_images().images for _ in range(20)]

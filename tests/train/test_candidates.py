@@ -126,6 +126,7 @@ def small(monkeypatch):
     monkeypatch.setattr(rules, "USUAL", {"efficientnet_lite0": (32,)})
 
 
+@pytest.mark.guard
 @pytest.mark.usefixtures("small")
 def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, reporter, monkeypatch):
     recipe = build_recipe({"data": {"source": str(crops)}, "network": {"height": 32, "width": 32, "max_macs": 6e6}})

@@ -32,6 +32,7 @@ def trained(folder, tables):
     return info.int8, agreements
 
 
+@pytest.mark.guard
 def test_no_epoch_falls_below_the_calibrated_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     chosen, agreements = trained(tmp_path / "run", SHARP)

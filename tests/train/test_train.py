@@ -329,6 +329,7 @@ def test_the_epoch_whose_int8_file_is_best_is_kept(tmp_path, tiny):
     assert not same(stored, int8.seen[3])
 
 
+@pytest.mark.guard
 def test_a_resumed_phase_still_knows_its_best_epoch_and_the_calibrated_models_score(tmp_path, tiny):
     """It is interrupted while a worse epoch follows the best one, and ends with another worse one."""
     recipe = tiny(qat={"epochs": 3, "method": "qat", "rounding": "nearest"})

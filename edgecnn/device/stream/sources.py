@@ -1,88 +1,33 @@
-"""From SOURCE arguments to images: a file, a folder, a glob, or `-` for a list of paths on standard input; decoded ahead, in order, in
-threads.
+"""From SOURCE arguments to images: a file, a folder, a glob, or `-` for a list of paths on standard input; each processed, in order, on
+one processor or several.
 """
 
+import math
 import os
-import threading
+import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import islice, starmap
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from time import perf_counter
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from edgecnn.errors import ImageError
-from edgecnn.images import SUFFIXES, left_out, shared_memory
+from edgecnn.errors import EngineError, ImageError, ImageTooLargeError
+from edgecnn.images import MEMORY_LIMIT, SUFFIXES, left_out, limit
+from edgecnn.runtime.child import end_with_parent
 
 T = TypeVar("T")
-R = TypeVar("R")
 
-AHEAD = 8  # items for each thread that may be begun before the oldest one is yielded
+WORTH_S, CHUNK_S, CHUNK = 0.2, 0.05, 64
+"""Forks begin if the first images took WORTH_S together. Each is given work for about CHUNK_S, at most CHUNK images, at a time."""
 
-
-class _Job(Generic[T]):
-    """An item; `done` is locked until the thread has its result, or the exception."""
-
-    __slots__ = ("done", "error", "item", "result")
-
-    def __init__(self, item: T) -> None:
-        self.item = item
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.done = threading.Lock()
-        self.done.acquire()
-
-
-def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Yield `work(item)` for each item, in order; an exception of `work` comes in its turn.
-
-    The caller's thread takes the items. When the iterator is closed, items that wait are left out and the threads end.
-    """
-    from queue import SimpleQueue
-
-    jobs: SimpleQueue[_Job[T] | None] = SimpleQueue()
-    waiting: deque[_Job[T]] = deque()
-    closed = threading.Event()
-
-    def run() -> None:
-        while (job := jobs.get()) is not None:
-            try:
-                if not closed.is_set():
-                    job.result = work(job.item)
-            except BaseException as error:  # noqa: BLE001 - raised where its result would be
-                job.error = error
-            job.done.release()
-
-    def oldest() -> R:
-        job = waiting.popleft()
-        job.done.acquire()
-        if job.error is not None:
-            raise job.error
-        result: R = job.result
-        return result
-
-    workers = [threading.Thread(target=run, name="ahead", daemon=True) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    try:
-        for item in items:
-            waiting.append(job := _Job(item))
-            jobs.put(job)
-            if len(waiting) >= AHEAD * threads:
-                yield oldest()
-        while waiting:
-            yield oldest()
-    finally:
-        closed.set()
-        for _ in workers:
-            jobs.put(None)
-        for worker in workers:
-            worker.join()
-
-
-TIMED, WORTH_S = 16, 0.002
-"""Images to time before threads begin, and the least median: Python runs one thread at a time, so for short work threads cost more."""
+AHEAD = 3
+"""Chunks for each process that may be begun before the oldest one is yielded."""
 
 Expanded = Iterator[tuple[str, ImageError | None]]
+
+
+Image = tuple[list[str], str, ImageError | None]
+"""The notes to show before it, its source, and the error if there is none."""
 
 
 class ImageOutcome(NamedTuple, Generic[T]):
@@ -98,53 +43,99 @@ def for_each_image(
     sources: Iterable[str],
     stdin: Iterable[bytes],
     note: Callable[[str], object] = bool,
-    threads: int = 1,
+    processes: int = 1,
 ) -> Generator[ImageOutcome[T], None, None]:
     """Call `work` with each image that SOURCE arguments stand for, as in `expand`. A broken image does not end the loop.
 
-    If the first images take long enough, more than one thread looks ahead. Outcomes and notes keep their order, and images in memory
-    together stay within the memory limit.
+    If the first images take long enough, forks of this process work on the others; `work` must allow that, and its results are pickled.
+    Outcomes and notes keep their order. EngineError if a fork ends by itself.
     """
-    hear = note
-    images = expand(sources, stdin, lambda text: hear(text))
-    seconds: list[float] = []
-
-    def outcome(source: str, error: ImageError | None) -> ImageOutcome[T]:
-        result = None
-        if error is None:
-            try:
-                result = work(source)
-            except ImageError as caught:
-                error = caught
-        return ImageOutcome(source, result, error)
-
-    for image in islice(images, TIMED if threads > 1 else 0):
-        start = perf_counter()
-        found = outcome(*image)
-        seconds.append(perf_counter() - start)
-        yield found
-    if not seconds or sorted(seconds)[len(seconds) // 2] < WORTH_S:
-        yield from starmap(outcome, images)
-        return
+    images = expand(sources, stdin, lambda text: notes.append(text))
     notes: list[str] = []
-    hear = notes.append
+    start = perf_counter()
 
-    def noted() -> Iterator[tuple[list[str], str | None, ImageError | None]]:
+    def noted() -> Iterator[Image]:
         for source, error in images:
             yield [*notes], source, error
             notes.clear()
-        yield notes, None, None
 
-    def shared(item: tuple[list[str], str | None, ImageError | None]) -> tuple[list[str], ImageOutcome[T] | None]:
-        before, source, error = item
-        with shared_memory():
-            return before, None if source is None else outcome(source, error)
-
-    for before, later in in_order(shared, noted(), threads):
+    waiting = noted()
+    for count, (before, source, error) in enumerate(waiting, 1):
         for text in before:
             note(text)
-        if later is not None:
-            yield later
+        yield outcome(work, source, error)
+        if processes > 1 and (seconds := perf_counter() - start) > WORTH_S:
+            size = min(max(int(CHUNK_S * count / seconds), 1), CHUNK)
+            yield from in_processes(work, waiting, note, processes, size)
+            break
+    for text in notes:
+        note(text)
+
+
+def outcome(work: Callable[[str], T], source: str, error: ImageError | None) -> ImageOutcome[T]:
+    result = None
+    if error is None:
+        try:
+            result = work(source)
+        except ImageError as caught:
+            error = caught
+    return ImageOutcome(source, result, error)
+
+
+def in_processes(
+    work: Callable[[str], T], images: Iterator[Image], note: Callable[[str], object], processes: int, size: int
+) -> Iterator[ImageOutcome[T]]:
+    """Yield each image's outcome, in order, from forks that are given `size` images at a time.
+
+    Each fork may decode its part of the memory limit. What needs more is done here, while the forks wait.
+    """
+    # imported here, since one image does not need them and starts faster
+    from concurrent.futures import Future, ProcessPoolExecutor, wait
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    allowed = limit()[0] / processes
+    pool = ProcessPoolExecutor(processes, get_context("fork"), initializer=_begin, initargs=(work, allowed))
+    waiting: deque[tuple[list[Image], Future[list[ImageOutcome[T]]]]] = deque()
+    try:
+        while True:
+            while len(waiting) < AHEAD * processes and (chunk := list(islice(images, size))):
+                waiting.append((chunk, pool.submit(_each, [image[1:] for image in chunk])))
+            if not waiting:
+                return
+            outcomes = waiting[0][1].result()
+            chunk, _ = waiting.popleft()
+            for (before, source, _), found in zip(chunk, outcomes, strict=True):
+                for text in before:
+                    note(text)
+                if isinstance(found.error, ImageTooLargeError):
+                    wait([future for _, future in waiting])
+                    found = outcome(work, source, None)
+                yield found
+    except BrokenProcessPool:
+        raise EngineError(
+            f"a process that worked on {waiting[0][0][0][1]} or an image after it ended by itself: the engine crashed, or the "
+            "memory was exhausted. Try these images one by one."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_work: Callable[[str], Any]
+
+
+def _begin(work: Callable[[str], Any], allowed: float) -> None:
+    """Prepare a fork. Ctrl-C is left to its parent, which then ends it."""
+    global _work
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _work = work
+    if allowed < math.inf:
+        os.environ[MEMORY_LIMIT] = str(int(allowed) >> 20)
+
+
+def _each(images: Sequence[tuple[str, ImageError | None]]) -> list[ImageOutcome[Any]]:
+    return [outcome(_work, source, error) for source, error in images]
 
 
 def expand(sources: Iterable[str], stdin: Iterable[bytes], note: Callable[[str], object] = bool) -> Expanded:

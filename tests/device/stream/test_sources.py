@@ -1,18 +1,21 @@
-"""Files as sources, read ahead and in order."""
+"""Files as sources, worked on in order, by several processes."""
 
 import functools
+import multiprocessing
 import os
-import threading
+import re
+import signal
 import time
 from pathlib import Path
-from threading import Thread, current_thread
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.device.stream.sources import AHEAD, expand, for_each_image, in_order
-from edgecnn.errors import ImageError, PartialFailure
+from edgecnn.device.stream import sources as module
+from edgecnn.device.stream.sources import expand, for_each_image, in_processes
+from edgecnn.errors import EngineError, ImageError, PartialFailure
+from edgecnn.images import MEMORY_LIMIT, require_memory
 
 
 def listed(*sources, stdin=()):
@@ -134,78 +137,6 @@ def test_standard_input_is_read_line_by_line():
     assert next(expand(["-"], lines())) == ("photos/b.jpg", None)
 
 
-LONG = 20.0
-
-
-def running():
-    return [thread for thread in threading.enumerate() if thread.name == "ahead"]
-
-
-def test_items_are_processed_at_the_same_time_and_yielded_in_order():
-    """The first ends last: each of four waits for the one behind it."""
-    ended = [threading.Event() for _ in range(4)]
-
-    def work(number):
-        assert number == 3 or ended[number + 1].wait(LONG)
-        ended[number].set()
-        return -number
-
-    assert list(in_order(work, range(4), 4)) == [0, -1, -2, -3]
-    assert not running()
-
-
-def test_an_exception_comes_in_its_turn_and_ends_the_threads():
-    def work(number):
-        if number >= 5:
-            raise ValueError(f"number {number}")
-        time.sleep(0.02 * (5 - number))
-        return number
-
-    seen = []
-    with pytest.raises(ValueError, match="number 5"):
-        seen.extend(in_order(work, range(100), 3))
-    results = in_order(work, range(100), 3)
-    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
-    results.close()
-    assert not running()
-
-
-def test_no_more_than_a_few_items_are_taken_ahead():
-    taken = []
-
-    def items():
-        for number in range(1000):
-            taken.append(number)
-            yield number
-
-    results = in_order(str, items(), 2)
-    for count in range(1, 100):
-        assert next(results) == str(count - 1)
-        assert len(taken) == count + 2 * AHEAD - 1
-    assert list(results)[-1] == "999"
-
-
-def test_items_that_wait_when_it_is_closed_are_left_out():
-    begun, go_on = [], threading.Event()
-
-    def work(number):
-        begun.append(number)
-        if number:
-            assert go_on.wait(LONG)
-        return number
-
-    results = in_order(work, range(100), 2)
-    assert next(results) == 0
-    while len(begun) < 3:
-        time.sleep(0.001)
-    threading.Timer(0.05, go_on.set).start()
-    results.close()
-    assert begun == [0, 1, 2] and not running(), "those that had begun have ended"
-
-
-start = Thread.start
-
-
 def test_a_broken_image_is_an_outcome_and_the_loop_continues(fake_classifier, folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "broken.jpg").write_bytes(b"x")
@@ -239,8 +170,14 @@ def test_outcomes_come_one_by_one(fake_classifier, folder, monkeypatch):
     assert len(fake_classifier.calls) == 1
 
 
-def test_several_threads_give_the_same_outcomes_and_notes_in_the_same_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("edgecnn.device.stream.sources.WORTH_S", 0.0)
+@pytest.fixture
+def forked(monkeypatch):
+    """Forks begin after the first image, and are given three images at a time."""
+    monkeypatch.setattr(module, "WORTH_S", 0.0)
+    monkeypatch.setattr(module, "CHUNK", 3)
+
+
+def test_several_processes_give_the_same_outcomes_and_notes_in_the_same_order(tmp_path, forked):
     for folder, count in (("a", 30), ("b", 1), ("c", 0)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "notes.txt").touch()
@@ -250,51 +187,120 @@ def test_several_threads_give_the_same_outcomes_and_notes_in_the_same_order(tmp_
 
     def work(source):
         time.sleep(0.001 * (len(source) % 3))
+        pids.add(os.getpid())
         if source.endswith("7.png"):
             raise ImageError("it is broken")
-        return source.upper()
+        return source.upper(), os.getpid()
 
-    def seen(threads):
+    def seen(processes):
         shown = []
-        for source, result, error in for_each_image(work, sources, [], shown.append, threads):
-            shown.append((source, result, str(error)))
+        for source, result, error in for_each_image(work, sources, [], shown.append, processes):
+            pids.update(result[1:] if result else ())
+            shown.append((source, result and result[0], str(error)))
         return shown
 
+    pids = set()
     one = seen(1)
-    assert len(one) == 30 + 1 + 1 + 1 + 1 + 3 and seen(3) == one
+    assert len(one) == 30 + 1 + 1 + 1 + 1 + 3 and pids == {os.getpid()}
+    assert seen(3) == one and len(pids) > 1
 
 
-def test_a_folder_is_classified_on_all_processors_with_the_same_output(edgecnn, root, tmp_path, monkeypatch):
+def test_an_image_too_large_for_a_part_of_the_memory_is_decoded_alone(tmp_path, monkeypatch, forked):
+    """Two processes may take 50 MiB each. One image takes 80: its turn comes when both are idle. Another takes more than there is."""
+    monkeypatch.setenv(MEMORY_LIMIT, "100")
+    needed = {f"{number:02}.png": 30 for number in range(20)} | {"05.png": 80, "11.png": 101}
+    for name in needed:
+        (tmp_path / name).touch()
+    busy = tmp_path / "busy"
+
+    def work(source):
+        require_memory(needed[Path(source).name] << 20)
+        if os.getpid() == parent:
+            return [path.name for path in busy.parent.glob("busy*")]
+        mark = busy.with_name(f"busy{os.getpid()}")
+        mark.touch()
+        time.sleep(0.02)
+        mark.unlink()
+        return "fork"
+
+    parent = os.getpid()
+    found = list(for_each_image(work, [str(tmp_path)], [], processes=2))
+    results = {Path(one.source).name: one.result for one in found}
+    assert list(results) == sorted(needed)
+    assert results.pop("00.png") == results.pop("05.png") == []
+    assert results.pop("11.png") is None and "about 101 MiB; the limit is 100 MiB" in str(found[11].error)
+    assert set(results.values()) == {"fork"}
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, "exception"])
+def test_a_process_that_ends_is_an_error_and_leaves_none_behind(tmp_path, forked, end):
+    for number in range(30):
+        (tmp_path / f"{number:02}.png").touch()
+
+    def work(source):
+        if source.endswith("09.png"):
+            if end == "exception":
+                raise ValueError("the ninth")
+            os.kill(os.getpid(), end)
+        return source
+
+    error, words = (
+        (ValueError, "the ninth") if end == "exception" else (EngineError, r"0[1-9]\.png or an image after it")
+    )
+    with pytest.raises(error, match=words):
+        list(for_each_image(work, [str(tmp_path)], [], processes=2))
+    assert not multiprocessing.active_children()
+
+
+def test_no_more_than_a_few_images_are_begun_ahead_and_closing_ends_the_processes(tmp_path, forked):
+    for number in range(100):
+        (tmp_path / f"{number:02}.png").touch()
+    (tmp_path / "begun").mkdir()
+
+    def work(source):
+        (tmp_path / "begun" / Path(source).stem).touch()
+        return source
+
+    outcomes = for_each_image(work, [str(tmp_path)], [], processes=2)
+    for number in range(10):
+        assert next(outcomes).source.endswith(f"{number:02}.png")
+    outcomes.close()
+    assert not multiprocessing.active_children()
+    begun = len(list((tmp_path / "begun").iterdir()))
+    assert 10 <= begun <= 10 + 2 * module.AHEAD * module.CHUNK
+
+
+def test_a_folder_is_classified_on_all_processors_with_the_same_output(edgecnn, root, tmp_path, monkeypatch, forked):
     model, rng = root / "models" / "digits" / "digits.edgecnn", np.random.default_rng(0)
     for number in range(20):
         Image.fromarray(rng.integers(0, 255, (20 + number, 40, 3), np.uint8)).save(tmp_path / f"{number:02}.png")
     (tmp_path / "07.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "notes.txt").touch()
-    monkeypatch.setattr("edgecnn.device.stream.sources.WORTH_S", 0.0)
-    threads, results = [], []
-    for processors in (1, 3):
-        monkeypatch.setattr("edgecnn.cli.classify_files.processors", lambda count=processors: count)
-        monkeypatch.setattr(Thread, "start", lambda thread: (threads.append(thread.name), start(thread)))
-        results.append(edgecnn("classify", tmp_path, tmp_path / "none.png", "--model", model))
-    one, several = results
-    assert (several.code, several.out, several.err) == (one.code, one.out, one.err)
-    assert one.code == PartialFailure.exit_code and len(one.out.splitlines()) == 19
-    assert threads.count("ahead") == 3
+    given = []
+    monkeypatch.setattr(module, "in_processes", lambda *args: (given.append(args[3]), in_processes(*args))[1])
+    for options in ((), ("--json",)):
+        results = []
+        for processors in (1, 3):
+            monkeypatch.setattr("edgecnn.cli.classify.processors", lambda count=processors: count)
+            result = edgecnn("classify", tmp_path, tmp_path / "none.png", "--model", model, *options)
+            results.append((result.code, re.sub(r'"latency_ms": ?{[^}]*}', "", result.out), result.err))
+        assert results[0] == results[1] and results[0][0] == PartialFailure.exit_code
+        assert len(results[0][1].splitlines()) == 19 + 2 * len(options)
+    assert given == [3, 3]
     edgecnn("classify", tmp_path / "00.png", "--model", model)
-    assert threads.count("ahead") == 3, "one image needs no threads, and starts faster without"
+    edgecnn("classify", tmp_path, "--model", model, "--threads", "2")
+    assert given == [3, 3], "one image, or an engine with threads, has no forks"
 
 
 @pytest.mark.parametrize("slow", [0.0, 0.02])
-def test_threads_begin_only_if_the_first_images_take_long(tmp_path, slow):
+def test_forks_begin_only_if_the_first_images_take_long(tmp_path, slow):
     for number in range(24):
         (tmp_path / f"{number:02}.png").touch()
-    names = set()
 
     def work(source):
-        names.add(current_thread().name)
         time.sleep(slow)
-        return source
+        return source, os.getpid()
 
-    found = [outcome.result for outcome in for_each_image(work, [str(tmp_path)], [], threads=3)]
-    assert [Path(path).stem for path in found] == [f"{number:02}" for number in range(24)]
-    assert ("ahead" in names) == (slow > 0)
+    found = [outcome.result for outcome in for_each_image(work, [str(tmp_path)], [], processes=3)]
+    assert [Path(path).stem for path, _ in found] == [f"{number:02}" for number in range(24)]
+    assert ({pid for _, pid in found} == {os.getpid()}) == (slow == 0)
