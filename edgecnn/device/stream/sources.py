@@ -17,10 +17,10 @@ from edgecnn.runtime.child import end_with_parent
 
 T = TypeVar("T")
 
-WORTH_S, CHUNK_S, CHUNK = 0.2, 0.05, 64
+WORTH_S, CHUNK_S, CHUNK = 0.1, 0.05, 32
 """Forks begin if the first images took WORTH_S together. Each is given work for about CHUNK_S, at most CHUNK images, at a time."""
 
-AHEAD = 3
+AHEAD = 4
 """Chunks for each process that may be begun before the oldest one is yielded."""
 
 Expanded = Iterator[tuple[str, ImageError | None]]
