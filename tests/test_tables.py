@@ -10,7 +10,7 @@ import pytest
 
 from edgecnn.errors import ClusterError
 from edgecnn.tables import Struct, build, key, leaves, to_json
-from edgecnn.workers import TF_CONFIG, Workers, read_workers
+from edgecnn.train import TF_CONFIG, Workers, read_workers
 
 
 class Lens(Struct):

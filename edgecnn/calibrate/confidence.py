@@ -12,16 +12,16 @@ import numpy as np
 
 from edgecnn.bundle.manifest import StrangerLimit
 from edgecnn.errors import ThresholdError
-from edgecnn.evaluate.scores import (
+from edgecnn.evaluate.statistics import (
     ScoreFigures,
     Selective,
     answered_at,
+    clopper_pearson,
     expected_calibration_error,
     nll,
     score_figures,
     selective,
 )
-from edgecnn.evaluate.statistics import clopper_pearson
 from edgecnn.runtime.decision import Strangers, similarity, softmax, unit_rows
 from edgecnn.tables import Fraction, Positive, Struct, described
 

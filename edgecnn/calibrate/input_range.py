@@ -6,8 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from edgecnn.errors import EngineError
-from edgecnn.evaluate.scores import is_scores, nll
-from edgecnn.evaluate.statistics import mcnemar_exact
+from edgecnn.evaluate.statistics import is_scores, mcnemar_exact, nll
 from edgecnn.recipe import INPUT_RANGES
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Tensor

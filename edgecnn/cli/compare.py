@@ -83,7 +83,7 @@ def compare(
     from edgecnn.cli.parity import show_report
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.stages.compare import compare_models
-    from edgecnn.verify.gate import Gate, require_parity
+    from edgecnn.verify.parity_report import Gate, require_parity
 
     with ProgressReporter() as reporter:
         report = compare_models(

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from edgecnn.data import Dataset
     from edgecnn.recipe import Recipe
     from edgecnn.run_info import NetworkChoice
-    from edgecnn.stages.reporter import Reporter
-    from edgecnn.train.dry_run import PhaseCost
+    from edgecnn.stages import Reporter
+    from edgecnn.train.train import PhaseCost
 
 
 def chosen_by(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "tuple[Recipe, NetworkChoice | None]":
@@ -60,8 +60,7 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter", as_
     from edgecnn.cli.progress import clock
     from edgecnn.stages.train import network_name, settled
     from edgecnn.tables import to_json
-    from edgecnn.train.dry_run import dry_run
-    from edgecnn.train.train import input_shape, load_splits
+    from edgecnn.train.train import dry_run, input_shape, load_splits
 
     for line in dataset.summary():
         reporter.note(line)

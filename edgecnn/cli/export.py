@@ -95,7 +95,7 @@ def export(
     from edgecnn.export import export_alternative, export_path
     from edgecnn.files import refuse_existing
     from edgecnn.runs import open_run
-    from edgecnn.verify.speed import time_exports
+    from edgecnn.verify.golden import time_exports
 
     with ProgressReporter() as reporter:
         opened = open_run(run)
@@ -116,7 +116,7 @@ def export(
 def export_for(run: Path | None, program: str, out: Path | None, force: bool, json: bool) -> None:
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.files import sha256_file
-    from edgecnn.interop.programs import export_program
+    from edgecnn.interop import export_program
     from edgecnn.runs import open_run
 
     with ProgressReporter() as reporter:

@@ -136,8 +136,7 @@ def import_(
             keys["network.input_range"] = name
     recipe = resolve(None, None, keys)
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.stages.import_ import import_stage
-    from edgecnn.stages.import_given import import_given, is_finished
+    from edgecnn.stages.import_ import import_given, import_stage, is_finished
 
     ships = is_finished(model)
     making = {

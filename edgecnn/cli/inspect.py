@@ -11,7 +11,7 @@ from edgecnn.region import read_region
 
 if TYPE_CHECKING:
     from edgecnn.data import Dataset
-    from edgecnn.evaluate.held_out import HeldOut
+    from edgecnn.evaluate.answers import HeldOut
     from edgecnn.inspect.findings import Inspection
 
 CLEANED = "A cleaned copy"
@@ -151,7 +151,7 @@ def inspect(
 def answers_of(path: Path, dataset: "Dataset") -> "tuple[str, HeldOut]":
     """Return a run's name and its folds' answers; RunError if it has no folds, or if its classes are not those of the data."""
     from edgecnn.errors import RunError
-    from edgecnn.evaluate.held_out import require_held_out
+    from edgecnn.evaluate.answers import require_held_out
     from edgecnn.runs import open_run
 
     opened = open_run(path)

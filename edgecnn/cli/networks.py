@@ -11,7 +11,7 @@ from edgecnn.cli.flags import with_flags
 from edgecnn.cli.options import Json, emit_json, option
 
 if TYPE_CHECKING:
-    from edgecnn.networks.describe import NetworkCost
+    from edgecnn.networks.blocks import NetworkCost
     from edgecnn.run_info import NetworkChoice
 
 
@@ -57,7 +57,7 @@ def networks(
     names = [name] if name else list(NETWORKS)
     for item in names:
         network_module(item)
-    from edgecnn.networks.describe import describe
+    from edgecnn.networks.blocks import describe
     from edgecnn.tables import to_json
 
     chosen, choice, count = None, None, classes or 10

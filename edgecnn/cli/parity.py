@@ -24,7 +24,7 @@ def show_report(report: "Report", json: bool, full: bool = False) -> None:
 def print_report(report: "Report", full: bool = False) -> None:
     """Print what decides the next command, or with `full` all figures."""
     from edgecnn.report import table
-    from edgecnn.verify.gate import gate_line
+    from edgecnn.verify.parity_report import gate_line
 
     width = terminal_width()
     lines = [f"{table.images_line(report.data)}{f'; {report.timing}' if full else ''}", *table.range_lines(report)]
@@ -121,7 +121,7 @@ def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out:
     from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
     from edgecnn.runs import write_json
     from edgecnn.runtime.default import find_bundle
-    from edgecnn.verify.gate import require_boards
+    from edgecnn.verify.parity_report import require_boards
 
     choice = find_bundle(model)
     note(f"bundle {choice.path} ({choice.reason})")

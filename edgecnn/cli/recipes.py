@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgecnn.bundle.file import Bundle
     from edgecnn.device.stream.settings import Group
     from edgecnn.recipe import Recipe
-    from edgecnn.stages.reporter import Reporter
+    from edgecnn.stages import Reporter
 
 
 def resolve(recipe: Path | None, settings: list[str] | None, given: Mapping[str, Any]) -> "Recipe":
@@ -36,7 +36,7 @@ def former_recipe(
     from edgecnn.data import open_dataset
     from edgecnn.labels import printable
     from edgecnn.recipe import build_recipe, merge, nest, parse_overrides, to_tables
-    from edgecnn.stages.again import by_these_images, former_tables
+    from edgecnn.stages.against import by_these_images, former_tables
 
     over = merge(parse_overrides(settings or []), nest(given.items()))
     former = build_recipe(merge(former_tables(old), {"data": over.get("data", {})}), str(old.path))

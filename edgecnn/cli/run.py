@@ -98,7 +98,7 @@ def run(
             note("\nInterrupted; finished stages and epochs are kept. Run the same command to continue.")
             raise
     if old and recipe is None:
-        from edgecnn.stages.again import other_network
+        from edgecnn.stages.against import other_network
 
         for line in other_network(old, finished):
             note(printable(line))

@@ -15,7 +15,7 @@ from edgecnn.tables import to_json
 if TYPE_CHECKING:
     from edgecnn.run_info import RunInfo
     from edgecnn.runs import Run
-    from edgecnn.workers import Workers
+    from edgecnn.train import Workers
 
 CLUSTER = "Several machines"
 INSTEAD = "Instead of training"
@@ -93,14 +93,13 @@ def train(
         raise typer.BadParameter("--resume uses the run's own recipe: combine it only with --out.")
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import create_run, free_path, locked, open_run, settle_run
-    from edgecnn.stages.backbone import with_backbone
-    from edgecnn.stages.head import beyond_quick, require_pretrained, train_on_all
-    from edgecnn.stages.network_choice import choose_network, images_choose
-    from edgecnn.stages.reporter import Silent
-    from edgecnn.stages.sides import placed
+    from edgecnn.stages import Silent
+    from edgecnn.stages.folds import beyond_quick, require_pretrained, train_on_all
+    from edgecnn.stages.network_choice import choose_network, images_choose, with_backbone
     from edgecnn.stages.train import (
         by_folds_line,
         open_images,
+        placed,
         require_same_images,
         resumable,
         run_name,
@@ -173,7 +172,7 @@ def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
         if worker is not None:
             raise typer.BadParameter("--worker is this machine's place in --workers: give both.")
         return None
-    from edgecnn.workers import read_workers
+    from edgecnn.train import read_workers
 
     cluster = read_workers(workers, worker)
     cluster.announce()
@@ -182,8 +181,8 @@ def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
 
 def held_out_line(run: "Run") -> str:
     """Return a line on how many held-out images of each class the int8 models of a run's folds find."""
-    from edgecnn.evaluate.held_out import require_held_out
-    from edgecnn.evaluate.recall import class_line, found_by_class
+    from edgecnn.evaluate.answers import require_held_out
+    from edgecnn.evaluate.statistics import class_line, found_by_class
 
     held = require_held_out(run)
     return class_line(found_by_class(held.int8.argmax(axis=1), held.classes, run.info.data.labels), "held-out images")

@@ -89,7 +89,7 @@ def verify(
     from edgecnn.stages.verify import Matrix
     from edgecnn.stages.verify import verify as verify_exports
     from edgecnn.verify.against import require_no_harm
-    from edgecnn.verify.gate import Gate, require_parity
+    from edgecnn.verify.parity_report import Gate, require_parity
 
     against = None
     with ProgressReporter() as reporter:

@@ -262,7 +262,7 @@ class Training(Group):
 
 
 class Limits(Group):
-    """The gate's limits, as in `edgecnn.verify.gate.Gate`."""
+    """The gate's limits, as in `edgecnn.verify.parity_report.Gate`."""
 
     heading: ClassVar = GATE
     max_drop: float = option(1.0, "Largest accepted drop in accuracy, in percentage points.", low=0, high=100)

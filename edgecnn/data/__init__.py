@@ -44,7 +44,7 @@ DATASETS: Mapping[str, Callable[[Progress | None], LabelledImages]] = {
 }
 """Datasets by name. The first line of each function's docstring describes its dataset."""
 
-PREFIXES = {"frigate": "edgecnn.interop.frigate_data:open_frigate"}
+PREFIXES = {"frigate": "edgecnn.interop:open_frigate"}
 """Kinds of folders that a source names before its path, as in "frigate:PATH", and their openers; others are recognised by content."""
 
 

@@ -32,13 +32,12 @@ from edgecnn.errors import (
     UnknownNameError,
     nearest,
 )
-from edgecnn.evaluate.answers import Progress, in_chunks, input_contract
-from edgecnn.evaluate.taught import TIED, read_taught
+from edgecnn.evaluate.answers import TIED, Progress, in_chunks, input_contract, read_taught
 from edgecnn.export import export_path
 from edgecnn.recipe import DataRecipe, build_recipe, merge
 from edgecnn.runs import Run
 from edgecnn.runtime.child import Finished
-from edgecnn.runtime.engines import ENGINES, described, is_installed, open_engine
+from edgecnn.runtime.engines import ENGINES, engine_text, is_installed, open_engine
 from edgecnn.runtime.model import bundle_model
 from edgecnn.runtime.selftest import Layer, SelftestReport, SelftestRow, failure
 from edgecnn.tables import Struct
@@ -186,7 +185,7 @@ def answer_here(bundle: Bundle, engine: str, pixels: np.ndarray) -> Answer:
     name = name if name and is_installed(name) else None
     opened = open_engine(name, bundle.files[entry.file], entry.format, provider=provider)
     model = bundle_model(opened, bundle.manifest)
-    return Answer(described(opened), in_chunks(model.outputs, pixels, engine, lambda what, done, total: None))
+    return Answer(engine_text(opened), in_chunks(model.outputs, pixels, engine, lambda what, done, total: None))
 
 
 def emulate(

@@ -1,4 +1,4 @@
-"""Paired comparison of two classifiers on the same images: figures, intervals and tests.
+"""Paired comparison of two classifiers on the same images, the quality of scores, and images found per class.
 
 A model's answer is the first of its largest logits or scores. b counts the images that only the reference classifies correctly (lost),
 c those that only the candidate does (gained): drop = 100 (b - c) / n percentage points.
@@ -11,7 +11,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from edgecnn.tables import Struct
+from edgecnn.labels import printable
+from edgecnn.runtime.decision import softmax
+from edgecnn.tables import Count, Fraction, Positive, Struct, described
 
 BISECTIONS = 60
 """Halvings of an interval at most 2 wide. What remains is smaller than a float's step at 1e-2."""
@@ -215,3 +217,138 @@ def images_to_clear(rate: float, limit: float) -> int:
 def quantile(confidence: float) -> float:
     """Return z, the standard normal quantile at (1 + confidence) / 2: 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+BINS = 15
+SUM_TOLERANCE = 1e-3
+"""Largest deviation of a row of float scores' sum from 1. Each quantized score may be half a code off."""
+
+
+class Selective(Struct):
+    """A threshold's figures on n images.
+
+    Images with a score of at least `threshold` are answered; on the others the classifier abstains.
+    """
+
+    threshold: Fraction
+    n: Positive
+    answered: Count
+    errors: Count
+    share_answered: Fraction = described("answered / n.")
+    error: Fraction | None = described("Among answered images: errors / answered; null if none are answered.")
+
+
+class ScoreFigures(Selective):
+    """A temperature's and a threshold's figures on images."""
+
+    nll: float
+    nll_after: float = described("At the temperature.")
+    calibration_error: Fraction
+    calibration_error_after: Fraction
+
+
+def is_scores(values: np.ndarray, scale: float) -> bool:
+    """Check whether outputs (n, num_classes) come from a softmax: in [0, 1], each row summing to 1 within the resolution of `scale`."""
+    room = max(SUM_TOLERANCE, values.shape[1] * scale / 2)
+    return bool(values.min() >= 0 and values.max() <= 1 and np.all(np.abs(values.sum(axis=1) - 1) <= room))
+
+
+def nll(logits: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> float:
+    """Return the mean negative log-likelihood in nats: mean of log sum exp(logits / T) - logits[class] / T.
+
+    `logits` is float32 (n, num_classes), `classes` int (n,). A model that has learned nothing gets log(num_classes).
+    """
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    true = np.take_along_axis(scaled, np.asarray(classes)[:, None], axis=1)[:, 0]
+    return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - true))
+
+
+def bins_of(scores: np.ndarray, bins: int) -> np.ndarray:
+    """Return the bin (i / bins, (i + 1) / bins] of each score, (n,)."""
+    return np.clip(np.ceil(scores.astype(np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def expected_calibration_error(scores: np.ndarray, classes: np.ndarray, bins: int = BINS) -> float:
+    """Return the expected calibration error: sum over bins of (images in it / n) |accuracy in it - mean score in it|.
+
+    An image's score is the largest in its row of `scores`, (n, num_classes). Bins are (i / bins, (i + 1) / bins]. Small samples
+    overestimate it, because each bin's noise counts as error.
+
+    Source: Naeini et al. 2015 (AAAI 29); 15 bins as in Guo et al. 2017 (arXiv:1706.04599).
+    """
+    score = scores.max(axis=1).astype(np.float64)
+    right = np.argmax(scores, axis=1) == classes
+    gaps = np.bincount(bins_of(score, bins), weights=right - score, minlength=bins)
+    return float(np.sum(np.abs(gaps)) / len(classes))
+
+
+def answered_at(scores: np.ndarray, right: np.ndarray, threshold: float) -> Selective:
+    """Return a threshold's figures on images: `scores` are their largest, float32 (n,), `right` marks correct answers."""
+    return selective(threshold, scores.astype(np.float64) >= threshold, right)
+
+
+def selective(threshold: float, answered: np.ndarray, right: np.ndarray) -> Selective:
+    """Return the figures for answering only the images marked in `answered`, bool (n,); `right` marks correct answers."""
+    count, errors = int(np.sum(answered)), int(np.sum(answered & ~right))
+    return Selective(
+        threshold=threshold,
+        n=len(answered),
+        answered=count,
+        errors=errors,
+        share_answered=count / len(answered),
+        error=errors / count if count else None,
+    )
+
+
+def score_figures(logits: np.ndarray, classes: np.ndarray, temperature: float, threshold: float) -> ScoreFigures:
+    """Return the figures of a temperature and a threshold on images: logits float32 (n, num_classes), classes int (n,)."""
+    before, after = softmax(logits), softmax(logits / np.float32(temperature))
+    right = np.argmax(logits, axis=1) == classes
+    return ScoreFigures(
+        nll=nll(logits, classes),
+        nll_after=nll(logits, classes, temperature),
+        calibration_error=expected_calibration_error(before, classes),
+        calibration_error_after=expected_calibration_error(after, classes),
+        **vars(answered_at(after.max(axis=1), right, threshold)),
+    )
+
+
+NAMED = 3  # weakest classes that a line names
+
+
+class ClassFound(Struct):
+    """A class's images, and those of them that a model classifies correctly."""
+
+    label: str
+    images: Count
+    found: Count = described("Images of the class that are classified as this class.")
+
+
+def found_by_class(answers: np.ndarray, classes: np.ndarray, labels: Sequence[str]) -> tuple[ClassFound, ...]:
+    """Count for each label; `answers` and `classes` are int (n,)."""
+    return tuple(
+        ClassFound(
+            label=label, images=int(np.sum(classes == number)), found=int(np.sum(answers[classes == number] == number))
+        )
+        for number, label in enumerate(labels)
+    )
+
+
+def balanced_accuracy(found: Sequence[ClassFound]) -> float:
+    """Return the mean over the classes of the share of images found; classes without images are left out."""
+    return float(np.mean([one.found / one.images for one in found if one.images]))
+
+
+def class_line(found: Sequence[ClassFound], images: str) -> str:
+    """Return a line with the balanced accuracy on `images`, such as "test images", and the classes of which least is found."""
+    measured = [one for one in found if one.images]
+    weakest = sorted(measured, key=lambda one: (one.found / one.images, -one.images))
+    named = ", ".join(
+        f"{printable(one.label)}: {one.found:,} of {one.images:,} found"
+        for one in weakest[:NAMED]
+        if one.found < one.images
+    )
+    return f"balanced accuracy of int8 on {images}, every class counting the same: {balanced_accuracy(found):.2%}" + (
+        f"; weakest: {named}" if named else ""
+    )

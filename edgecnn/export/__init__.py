@@ -105,8 +105,8 @@ def convert(
         )
     source = run.read(source_model(run, precision), "train")
     from edgecnn.export import onnx, tflite
-    from edgecnn.export.feature_output import with_features
-    from edgecnn.export.representative import needs_representative_dataset, representative_dataset
+    from edgecnn.export.onnx import with_features
+    from edgecnn.export.tflite import needs_representative_dataset, representative_dataset
     from edgecnn.networks.predict import model_from_bytes
 
     model = functools.partial(model_from_bytes, source)

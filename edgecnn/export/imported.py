@@ -13,10 +13,10 @@ import numpy as np
 
 from edgecnn.errors import ExportError, NetworkError, first_line
 from edgecnn.files import quiet_stderr
-from edgecnn.networks.code import refuse_code
-from edgecnn.networks.frozen import INPUT, OUTPUT, FrozenModel
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.onnx_model import conversion
+from edgecnn.networks.own import refuse_code
+from edgecnn.networks.predict import INPUT, OUTPUT, FrozenModel
 
 KINDS = "an ONNX file (.onnx), a Keras file (.keras, .h5) or a SavedModel folder"
 TO_ONNX = """\
@@ -131,8 +131,7 @@ def _open(path: Path, size: tuple[int, int] | None) -> SourceModel:
 
 
 def _open_onnx(path: Path, size: tuple[int, int] | None) -> SourceModel:
-    from edgecnn.networks.onnx_model import build, read_onnx
-    from edgecnn.networks.onnx_parity import require_same
+    from edgecnn.networks.onnx_model import build, read_onnx, require_same
 
     file = read_onnx(path)
     built = build(file, str(path), size)

@@ -1,18 +1,23 @@
-"""TFLite files, made with TensorFlow's own converter."""
+"""TFLite files, made with TensorFlow's own converter, and the images that calibrate them."""
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from edgecnn.data import Dataset, Progress, open_run_dataset
+from edgecnn.data.dataset import require_split
+from edgecnn.data.decoding import balanced
 from edgecnn.errors import ExportError, first_line, nearest
-from edgecnn.export.flatbuffer import FLOATS, read
-from edgecnn.export.layer_pairs import matched
-from edgecnn.files import quiet_stderr
-from edgecnn.networks.frozen import FloatModel
+from edgecnn.export.flatbuffer import FLOATS, matched, read
+from edgecnn.files import quiet_stderr, sha256
 from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.predict import FloatModel
 from edgecnn.pixels import to_real
+from edgecnn.run_info import RepresentativeInfo
+from edgecnn.runs import Run
 
 INPUT = "pixels"
 OUTPUT = "logits"
@@ -195,3 +200,30 @@ def refuse_float(data: bytes, io: str = "int8", precision: str = "int8") -> None
             f"the {precision} TFLite file holds {len(tensors)} float tensors, at: {operators} (the first is {tensors[0][1]!r}). "
             "Its layer cannot be quantized; replace it with one that can."
         )
+
+
+IMAGES = 500
+
+
+def needs_representative_dataset(run: Run, precision: str) -> bool:
+    """Return whether an export needs a representative dataset: int16x8 does, and int8 that is quantized after training."""
+    return precision in ("int16x8", "int8-ptq") or (precision == "int8" and run.int8_method == "ptq")
+
+
+def representative_dataset(
+    run: Run, dataset: Dataset | None = None, progress: Progress | None = None
+) -> RepresentativeDataset:
+    """Draw a run's representative dataset from its training split, and record its hash in `run.json`.
+
+    `run.json` sets the number of images and the seed under "representative_dataset"; the defaults are IMAGES and the recipe's seed.
+    """
+    info = run.info
+    dataset = dataset or open_run_dataset(run, progress=progress)
+    require_split(run, dataset, "train")
+    settings = info.representative_dataset or RepresentativeInfo(images=IMAGES, seed=run.recipe.seed)
+    split = dataset.load(("train",), **vars(info.input), stage="export", progress=progress)["train"]
+    images = split.images[balanced(split.classes, settings.images, settings.seed)]
+    drawn = replace(settings, split="train", drawn=len(images), sha256=sha256(images.tobytes()))
+    if drawn != info.representative_dataset:
+        run.write_info(replace(info, representative_dataset=drawn))
+    return RepresentativeDataset(images, run.recipe.input_scale, run.recipe.input_zero_point)

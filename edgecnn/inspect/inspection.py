@@ -20,7 +20,7 @@ from edgecnn.data.decoding import picture, region_of
 from edgecnn.data.items import Item, Meter
 from edgecnn.data.splits import COPY, SAME, SOURCES, SPLITS, Link, frames_of
 from edgecnn.errors import ImageError
-from edgecnn.evaluate.held_out import HeldOut
+from edgecnn.evaluate.answers import HeldOut
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.inspect import findings
 from edgecnn.inspect.findings import (

@@ -266,7 +266,7 @@ def missing_weights() -> bool:
 
 def open_body(side: int = FEATURES_SIDE) -> Body:
     """Build the network, and return a function from uint8 (n, side, side, 3) to float32 features (n, LENGTH)."""
-    from edgecnn.networks.efficientnet_lite import efficientnet_lite0_4000kb
+    from edgecnn.networks.blocks import efficientnet_lite0_4000kb
     from edgecnn.networks.keras import keras
     from edgecnn.networks.predict import predictor
     from edgecnn.networks.pretrained import load_weights, read_weights

@@ -68,7 +68,7 @@ def out_of_fold(
     from sklearn.model_selection import StratifiedGroupKFold
     from threadpoolctl import threadpool_limits
 
-    from edgecnn.train.regression import choose_strength, regression  # edgecnn.train loads TensorFlow
+    from edgecnn.train.candidates import choose_strength, regression  # edgecnn.train loads TensorFlow
 
     scores = np.zeros((len(classes), int(classes.max()) + 1))
     times = np.zeros((len(classes), 1))
@@ -202,7 +202,7 @@ def asked(candidates: Sequence[Candidate], features: np.ndarray, classes: np.nda
 
     with threadpool_limits(1):
         centred = features - features.mean(axis=0)
-        # one scale for all features, as in `edgecnn.train.head`; the first components suffice
+        # one scale for all features, as in `edgecnn.train.origin`; the first components suffice
         values = components(centred / max(float(centred.std()), 1e-12))[:, :QUESTION_COMPONENTS]
         answers = [
             (right(values, classes, one.groups, SEEDS), number, one)
@@ -289,7 +289,7 @@ def matters(values: np.ndarray, classes: np.ndarray, groups: np.ndarray, progres
 
 def right(values: np.ndarray, classes: np.ndarray, groups: np.ndarray, seeds: Sequence[int] = (1,)) -> float:
     """Return the fraction of photos that a head classifies correctly which was fitted to the other folds; a group is in one fold."""
-    from edgecnn.train.regression import regression  # edgecnn.train loads TensorFlow
+    from edgecnn.train.candidates import regression  # edgecnn.train loads TensorFlow
 
     answers = []
     with warnings.catch_warnings():

@@ -1,4 +1,12 @@
-"""TensorFlow and Keras 2, imported the way quantization-aware training needs them.
+"""TensorFlow and Keras 2, imported as quantization-aware training needs them, with a workaround for a fault of oneDNN.
+
+For the kernel's gradient of a strided 1x1 convolution, oneDNN 3.7 (in TensorFlow 2.21.0) first copies the inputs that the stride selects
+into a workspace. If there are fewer input channels than a block of channels (16, or 8 without AVX-512) and its threads do not share a
+batch evenly, it writes past that workspace: with two threads, on every odd batch. The process then ends in
+`malloc(): corrupted top size` or SIGSEGV. Check the TensorFlow after 2.21.0: delete this file once `tests/networks/test_onednn.py`
+passes without it.
+
+Source: uxlfoundation/oneDNN issue 6035.
 
 tensorflow-model-optimization 0.8.1 supports only Keras 2, which is `tf_keras`. TensorFlow uses it as `tf.keras` if TF_USE_LEGACY_KERAS
 is set before its first import. Delete this when the toolkit supports Keras 3.
@@ -6,9 +14,42 @@ is set before its first import. Delete this when the toolkit supports Keras 3.
 
 import os
 import warnings
+from typing import Any
 
 from edgecnn.files import quiet_stderr
-from edgecnn.networks.onednn import guard_conv2d_gradient
+
+BLOCK = 16  # channels in oneDNN's largest block
+
+
+def guard_conv2d_gradient() -> None:
+    """Select the inputs for the affected gradients by average pooling with window 1. The values are bit-identical."""
+    import tensorflow as tf
+    from tensorflow.python.framework import ops
+
+    registered = ops.gradient_registry._registry["Conv2D"]
+    original = registered["type"]
+
+    def gradient(op: Any, upstream: Any) -> list[Any]:
+        if not _concerned(op):
+            return original(op, upstream)
+        inputs, kernel = op.inputs
+        strides = op.get_attr("strides")
+        picked = tf.nn.avg_pool2d(inputs, 1, strides, "VALID")
+        raw, given = tf.raw_ops, {"out_backprop": upstream, "padding": "VALID"}
+        return [
+            raw.Conv2DBackpropInput(input_sizes=tf.shape(inputs), filter=kernel, strides=strides, **given),
+            raw.Conv2DBackpropFilter(input=picked, filter_sizes=tf.shape(kernel), strides=[1, 1, 1, 1], **given),
+        ]
+
+    registered["type"] = gradient
+
+
+def _concerned(op: Any) -> bool:
+    height, width, channels, _ = op.inputs[1].shape
+    pointwise = height == width == 1 and max(op.get_attr("strides")) > 1 and channels < BLOCK
+    # operations that run eagerly return these attributes as bytes
+    return pointwise and op.get_attr("data_format") in ("NHWC", b"NHWC") and op.get_attr("padding") != b"EXPLICIT"
+
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,4 +1,4 @@
-"""An ONNX classifier as a functional Keras model that ends in logits: read, checked, and built layer by layer.
+"""An ONNX classifier as a functional Keras model that ends in logits: read, checked, built layer by layer, and compared with the file.
 
 Nothing in the file is executed: the graph's values of constants are computed by onnx's reference, up to a size, and the rest is built from
 the operators of `onnx_operators`. Values in a file next to the model are read only from the same folder.
@@ -17,10 +17,12 @@ import numpy as np
 from edgecnn.errors import ExportError, first_line
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.onnx_operators import OPERATORS
-from edgecnn.networks.onnx_values import Node, Value, reshaped, stored
+from edgecnn.networks.onnx_values import Node, Value, reshaped, stored, unscrambled
+from edgecnn.networks.predict import PIXELS
 
 if TYPE_CHECKING:
     import onnx
+
 
 LARGEST_BYTES = 256 * 2**20
 """Largest model, with the values next to it. The largest that a board of 1 GB can run is smaller."""
@@ -449,3 +451,93 @@ def logits(model: "onnx.ModelProto", values: Mapping[str, Any]) -> tuple[Any, st
         layer.set_weights([np.array([[-0.5, 0.5]], np.float32)])  # softmax of (-z / 2, z / 2) is sigmoid(z)
         return result, kind
     return stored(value, (1,)), kind
+
+
+BOUND = 1e-3
+"""Largest difference of two logits, relative to the largest logit of all images. Float32 sums in another order differ by 1e-6 to 1e-5; a
+wrong padding, axis or constant by more than 1e-2. An int8 logit's step is about 8e-3."""
+
+LOOKED_AT = 2  # images, to find the node
+
+
+def require_same(built: Built, model: "onnx.ModelProto", where: str, images: np.ndarray) -> float:
+    """Return the largest difference of a logit from ONNX Runtime's, relative to the largest logit.
+
+    `images` are what the model reads, float32 (n, height, width, channels).
+
+    Raises:
+        ExportError: if it is above BOUND or an output is not a number; the message names the first node that differs.
+    """
+    ours = np.concatenate([built.model(part, training=False).numpy() for part in batches(images)])
+    theirs = run(model, built.given(images), [model.graph.output[0].name], where)[0].reshape(len(images), -1)
+    ours = built.finished(ours)
+    if not np.isfinite(theirs).all():
+        raise ExportError(
+            f"{where} gives outputs that are not numbers for these images. Train it again, or check its input range."
+        )
+    difference = float(np.abs(ours - theirs).max() / max(float(np.abs(theirs).max()), 1e-6))
+    if not difference <= BOUND:
+        raise ExportError(
+            f"{where}: the network built from it differs from ONNX Runtime by {difference:.2g} of the largest output, at most {BOUND:g} "
+            f"is expected.{first_different(built, model, where, images[:LOOKED_AT])} Please report this, with the file if you can."
+        )
+    return difference
+
+
+def batches(images: np.ndarray) -> list[np.ndarray]:
+    size = min(32, max(1, PIXELS // (images.shape[1] * images.shape[2])))
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def run(model: "onnx.ModelProto", images: np.ndarray, names: list[str], where: str) -> list[np.ndarray]:
+    """Return ONNX Runtime's outputs for each image, with a batch of one: files with a fixed batch have that one."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        found = [session.run(names, {name: image[None]}) for image in images]
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors are of its own classes
+        raise ExportError(f"ONNX Runtime cannot run {where}: {first_line(error)}. Export it again.") from None
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+def first_different(built: Built, model: "onnx.ModelProto", where: str, images: np.ndarray) -> str:
+    """Return a sentence that names the first node whose output differs."""
+    import onnx
+
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    nodes = [
+        (node, name)
+        for node in model.graph.node
+        for name in node.output
+        if name in built.values and keras.backend.is_keras_tensor(built.values[name].tensor)
+    ]
+    present = {item.name for item in shown.graph.output}
+    shown.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, 1, None) for _, name in nodes if name not in present
+    )
+    tensors = [unscrambled(built.values[name]) for _, name in nodes]
+    ours = keras.Model(built.model.inputs, [value.tensor for value in tensors])(images, training=False)
+    theirs = [run(shown, built.given(images[:1]), [name for _, name in nodes], where)][0]
+    for (node, _), value, mine, other in zip(nodes, tensors, ours, theirs, strict=True):
+        if apart(in_onnx_order(mine.numpy()[:1], value), other) > BOUND:
+            return f" The first node that differs is {node.op_type} {node.name or node.output[0]!r}."
+    return ""
+
+
+def in_onnx_order(array: np.ndarray, value: Any) -> np.ndarray:
+    """Return a stored tensor of one image, (1, …), in its ONNX shape."""
+    axes = [axis for axis in value.axes if value.shape[axis] > 1]
+    sizes = array.reshape([value.shape[axis] for axis in axes])
+    return sizes.transpose([axes.index(axis) for axis in sorted(axes)]).reshape(value.shape)
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    if one.size != other.size:
+        return np.inf
+    return float(np.abs(one.ravel() - other.ravel()).max() / max(float(np.abs(other).max()), 1e-6))

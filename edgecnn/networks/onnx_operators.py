@@ -12,11 +12,18 @@ import numpy as np
 
 from edgecnn.errors import ExportError
 from edgecnn.networks.keras import keras, tf
-from edgecnn.networks.onnx_shapes import (
+from edgecnn.networks.onnx_values import (
+    Node,
+    Outputs,
+    Value,
+    aligned,
     concat,
+    constant_along,
     expand,
     flatten,
     gather,
+    image,
+    of_image,
     pad,
     reduce_l2,
     reduced,
@@ -25,19 +32,10 @@ from edgecnn.networks.onnx_shapes import (
     slice_,
     split,
     squeeze,
-    transpose,
-    unsqueeze,
-)
-from edgecnn.networks.onnx_values import (
-    Node,
-    Outputs,
-    Value,
-    aligned,
-    constant_along,
-    image,
-    of_image,
     stored,
+    transpose,
     unscrambled,
+    unsqueeze,
 )
 
 layers = keras.layers

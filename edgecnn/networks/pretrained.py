@@ -1,20 +1,224 @@
-"""ImageNet weights from a file of an installed package. Its SHA-256 is checked first, and nothing in it is executed."""
+"""Weights to start from: ImageNet's, from an installed package, and those of an ONNX file. Nothing in a file is executed.
+
+A file consists of five pickles (a magic number, a version, the system's byte order and sizes, the state dictionary, the order of the
+storages), followed by the storages, each an int64 count and its little-endian elements. A pickle may name any function of any module.
+This reader accepts only ordered dictionaries and tensors' storages, and rejects every other name before anything is called.
+
+A recipe's network.options record the file: `sha256` is that of the file with the values next to it, and `mean` and `std` are those of each
+channel for pixels from 0 to 1, if the network reads (pixel / 255 - mean) / std. Then its first layer converts the pixels.
+"""
 
 import importlib.util
+import io
+import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from edgecnn.errors import NetworkError
 from edgecnn.files import sha256
-from edgecnn.networks.backbone import is_backbone
-from edgecnn.networks.torch_file import read_state
+from edgecnn.recipe import INPUT_RANGES
 from edgecnn.tables import Struct
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgecnn.networks.keras import keras
+
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A storage that the pickle refers to: its key in the file, and its elements' dtype and count."""
+
+    key: str
+    dtype: np.dtype
+    count: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A view of a storage: its first element, its shape, and its strides in elements along each axis."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read_state(data: bytes, where: str) -> Mapping[str, np.ndarray]:
+    """Read the state dictionary from a file's bytes: arrays by name, in PyTorch's layout. Raises NetworkError if it finds anything else."""
+    stream = io.BytesIO(data)
+    try:
+        if (_plain(stream), _plain(stream)) != (MAGIC, PROTOCOL):
+            raise NetworkError(f"{where} is not a file of PyTorch weights in the legacy format (protocol {PROTOCOL}).")
+        _plain(stream)
+        state = _Reader(stream).load()
+        kinds = {tensor.storage.key: tensor.storage for tensor in state.values()}
+        storages = {key: _elements(stream, kinds[key]) for key in _plain(stream)}
+        return {name: _array(tensor, storages[tensor.storage.key]) for name, tensor in state.items()}
+    except NetworkError as error:
+        raise NetworkError(f"{where}: {error}") from None
+    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise NetworkError(f"{where} is damaged: {error or type(error).__name__}") from None
+
+
+class _Plain(pickle.Unpickler):
+    """An unpickler for numbers, strings, lists and dictionaries. It imports no names and accepts only those in `known`."""
+
+    known: Mapping[tuple[str, str], Any] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.known:
+            raise NetworkError(f"it names {module}.{name}, but only tensors are read. Nothing in it was executed.")
+        return self.known[module, name]
+
+
+class _Reader(_Plain):
+    known: Mapping[tuple[str, str], Any] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _tensor(*arguments[:4]),
+        **{("torch", name): dtype for name, dtype in DTYPES.items()},
+    }
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, dtype, key, _, count, view = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype) or view is not None:
+            raise NetworkError("it refers to something other than a plain storage.")
+        return Storage(str(key), dtype, int(count))
+
+
+def _plain(stream: io.BytesIO) -> Any:
+    return _Plain(stream).load()
+
+
+def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if min((offset, *(size - 1 for size in shape), *strides)) < 0 or last >= storage.count:
+        raise NetworkError("a tensor reaches beyond its storage.")
+    return Tensor(storage, offset, shape, strides)
+
+
+def _elements(stream: io.BytesIO, storage: Storage) -> np.ndarray:
+    count = int.from_bytes(stream.read(8), "little")
+    data = stream.read(count * storage.dtype.itemsize)
+    if count != storage.count or len(data) != count * storage.dtype.itemsize:
+        raise NetworkError("a storage is shorter than the file declares.")
+    return np.frombuffer(data, storage.dtype)
+
+
+def _array(tensor: Tensor, elements: np.ndarray) -> np.ndarray:
+    steps = [stride * elements.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(elements[tensor.offset :], tensor.shape, steps, writeable=False)
+
+
+MEAN, STD, SHA256 = "mean", "std", "sha256"  # keys of network.options
+
+PASSING = ("Flatten", "Reshape", "Dropout")
+"""Layers behind the last dense one that change no value."""
+
+
+class Backbone(NamedTuple):
+    """An ONNX file as read: its content, and the bytes and the SHA-256 of a file that holds all of it."""
+
+    model: "onnx.ModelProto"
+    data: bytes
+    sha256: str
+
+
+def is_backbone(network: str | None) -> bool:
+    return bool(network and network.endswith(".onnx"))
+
+
+def read_backbone(path: Path, expected: str | None = None) -> Backbone:
+    """Read a backbone's file. Raises NetworkError if it is missing, or is not the `expected` one; ExportError like `read_onnx`."""
+    from edgecnn.networks.onnx_model import read_onnx
+
+    try:
+        model, data = read_onnx(path), path.read_bytes()
+    except OSError as error:
+        raise NetworkError(
+            f"cannot read the backbone {path}: {error.strerror or error}. Name its file with --backbone."
+        ) from None
+    if model.ByteSize() != len(data):  # values next to the file, which are in the model now
+        data = model.SerializeToString(deterministic=True)
+    found = sha256(data)
+    if expected and found != expected:
+        raise NetworkError(
+            f"{path} is not the backbone of this recipe (SHA-256 {found[:12]}…, expected {expected[:12]}…). Restore that file, or train a "
+            "new run from this one."
+        )
+    return Backbone(model, data, found)
+
+
+def body_of(
+    backbone: Backbone, where: str, size: tuple[int, int] | None = None, mean: str | None = None, std: str | None = None
+) -> "keras.Model":
+    """Return the network without its last layer, from (batch, height, width, channels) to features (batch, length).
+
+    `size` is the (height, width) of an input that leaves them open. Raises ExportError like `build`, and NetworkError if the network does
+    not end in a dense layer.
+    """
+    from edgecnn.networks.keras import keras
+    from edgecnn.networks.onnx_model import build, conversion
+
+    reading = None
+    if mean and std:
+        reading = conversion(read_numbers(mean, std), INPUT_RANGES["centred"])
+    built = build(backbone.model, where, size, reading)
+    last = built.model.layers[-1]
+    if built.cut == "Sigmoid":  # one output, of which `build` makes two classes
+        last = last.input._keras_history.layer
+    while type(last).__name__ in PASSING:
+        last = last.input._keras_history.layer
+    features = last.input if type(last).__name__ in ("Dense", "Conv2D") else None
+    if type(last).__name__ == "Conv2D" and tuple(last.input_shape[1:3]) == (1, 1):
+        features = keras.layers.Flatten()(features)
+    if features is None or len(features.shape) != 2:
+        raise NetworkError(
+            f"{where} ends in a layer of type {type(last).__name__} ({last.name!r}), expected a dense layer, which is replaced by one for "
+            "your classes. Export the whole classifier, without a part behind its last dense layer."
+        )
+    return keras.Model(built.model.inputs, features)
+
+
+def build_backbone(
+    path: Path, height: int, width: int, channels: int, num_classes: int, options: Mapping[str, str]
+) -> "keras.Model":
+    """Build the network of a backbone's file with the file's weights and a fresh last layer, which ends in logits."""
+    from edgecnn.networks.keras import keras
+
+    if keras.mixed_precision.global_policy().compute_dtype != "float32":
+        raise NetworkError(f"{path.name} can be trained in float32 only: set train.precision to float32.")
+    keras.backend.reset_uids()
+    backbone = read_backbone(path, options.get(SHA256))
+    body = body_of(backbone, str(path), (height, width), options.get(MEAN), options.get(STD))
+    if body.input_shape[3] != channels:
+        raise NetworkError(
+            f"{path.name} reads {body.input_shape[3]} channels, not {channels}. Leave network.channels out."
+        )
+    return keras.Model(body.inputs, keras.layers.Dense(num_classes, name="logits")(body.outputs[0]))
+
+
+def read_numbers(mean: str, std: str) -> tuple[Any, Any]:
+    """Return S and Z per channel of a network that reads (pixel / 255 - mean) / std: S * (pixel - 128 - Z)."""
+    try:
+        means, deviations = (np.array([float(one) for one in text.split(",")]) for text in (mean, std))
+        if not (np.isfinite(means / deviations).all() and len(means) == len(deviations)):
+            raise ValueError
+    except ValueError:
+        raise NetworkError(
+            f"network.options has mean {mean!r} and std {std!r}, expected R,G,B for each, such as 0.485,0.456,0.406."
+        ) from None
+    return 1 / (255 * deviations), 255 * means - 128
 
 
 class Source(Struct):

@@ -25,8 +25,7 @@ from edgecnn.report.table import (
 from edgecnn.run_info import NetworkChoice, RunInfo
 from edgecnn.runs import CHOICE, Run
 from edgecnn.stress.stress_report import best_report
-from edgecnn.verify.gate import gate_line
-from edgecnn.verify.parity_report import BoardRow, Report
+from edgecnn.verify.parity_report import BoardRow, Report, gate_line
 
 MARKUP = re.compile(r"[&<>|\\`*\[\]~$]|(?<!\w)_|_(?!\w)")
 """Characters that start HTML, an entity, a cell, code, emphasis, a link or a formula. An underscore within a word starts nothing."""

@@ -13,7 +13,7 @@ from edgecnn.bundle.evidence import AGAINST
 from edgecnn.bundle.file import Bundle
 from edgecnn.data.dataset import known_images
 from edgecnn.errors import BundleError
-from edgecnn.evaluate.held_out import read_answers, read_held_out
+from edgecnn.evaluate.answers import read_answers, read_held_out
 from edgecnn.evaluate.statistics import mcnemar_exact
 from edgecnn.recipe import to_toml
 from edgecnn.report.figures import (
@@ -41,10 +41,9 @@ from edgecnn.runs import CHOICE, LAYERS, PARITY, PREDICTIONS, RECIPE, Run
 from edgecnn.stress.stress_report import best_report
 from edgecnn.tables import build
 from edgecnn.verify.against import Against, read_against
-from edgecnn.verify.gate import not_excluded
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity import paired_figures, parity_report
-from edgecnn.verify.parity_report import FEW_GROUPS, Data, ModelFigures, Report
+from edgecnn.verify.parity_report import FEW_GROUPS, Data, ModelFigures, Report, not_excluded
 from edgecnn.verify.predictions import Predictions
 
 WIDE = 0.1

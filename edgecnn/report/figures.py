@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgecnn.evaluate.scores import BINS, bins_of
+from edgecnn.evaluate.statistics import BINS, bins_of
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import HISTORY, Run
 from edgecnn.stress.stress_report import StressReport

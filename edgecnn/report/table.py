@@ -5,14 +5,23 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from edgecnn.data.decoding import is_unbalanced
-from edgecnn.evaluate.recall import class_line
+from edgecnn.evaluate.statistics import class_line
 from edgecnn.labels import plural, printable
 from edgecnn.run_info import Candidate, NetworkChoice, Tuning
 from edgecnn.stress.corruptions import STRENGTHS
 from edgecnn.stress.stress_report import Mean, Measured, Stressed, StressReport
-from edgecnn.verify.gate import chance_warning, measured
-from edgecnn.verify.parity_report import BoardRow, Comparison, Data, Int8Choice, MatrixRow, ModelRange, Report
-from edgecnn.verify.unknown import taught_line
+from edgecnn.verify.parity_report import (
+    BoardRow,
+    Comparison,
+    Data,
+    Int8Choice,
+    MatrixRow,
+    ModelRange,
+    Report,
+    chance_warning,
+    measured,
+    taught_line,
+)
 
 HEADINGS = (
     "model", "accuracy", "95 % interval", "calibration error", "drop", "agreement", "bytes", "ms/image", "engine"

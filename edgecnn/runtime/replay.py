@@ -11,7 +11,7 @@ import numpy as np
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.runtime.child import run_program
-from edgecnn.runtime.engines import described, open_engine
+from edgecnn.runtime.engines import engine_text, open_engine
 from edgecnn.runtime.model import bundle_model
 
 
@@ -22,7 +22,7 @@ def main() -> dict[str, Any]:
     entry = bundle.manifest.model(file)
     engine = open_engine(name, bundle.files[file], entry.format, num_threads=int(threads))
     np.save(outputs, bundle_model(engine, bundle.manifest).outputs(np.load(pixels, allow_pickle=False)))
-    return {"engine": described(engine)}
+    return {"engine": engine_text(engine)}
 
 
 if __name__ == "__main__":

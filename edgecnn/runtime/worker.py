@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgecnn.runtime.child import run_program
-from edgecnn.runtime.engines import described, open_engine
+from edgecnn.runtime.engines import engine_text, open_engine
 
 CHUNK = 500
 
@@ -22,7 +22,7 @@ def main() -> dict[str, Any]:
     images = np.load(inputs, mmap_mode="r", allow_pickle=False)
     chunks = [engine.run(np.asarray(images[start : start + CHUNK])) for start in range(0, len(images), CHUNK)]
     np.save(outputs, np.concatenate(chunks))
-    return {"engine": described(engine)}
+    return {"engine": engine_text(engine)}
 
 
 if __name__ == "__main__":

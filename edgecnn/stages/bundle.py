@@ -9,24 +9,21 @@ from edgecnn.bundle.file import write_bundle
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.calibrate.confidence import ChosenConfidence, ChosenStrangers
 from edgecnn.errors import RunError
-from edgecnn.evaluate.answers import input_contract
-from edgecnn.evaluate.held_out import ANSWERS, answers_csv, require_held_out
-from edgecnn.evaluate.taught import images_csv
+from edgecnn.evaluate.answers import ANSWERS, answers_csv, images_csv, input_contract, require_held_out
 from edgecnn.export import EXPORTS, export_path
-from edgecnn.export.representative import needs_representative_dataset
+from edgecnn.export.tflite import needs_representative_dataset
 from edgecnn.files import canonical_json, refuse_existing, sha256, write_atomic
 from edgecnn.recipe import to_tables, to_toml
 from edgecnn.report.card import card
 from edgecnn.runs import CARD, IMAGES, KNOWN, Run
-from edgecnn.stages.again import ASKED_FOR, asked_for
+from edgecnn.stages.against import ASKED_FOR, asked_for
 from edgecnn.tables import to_json
 from edgecnn.verify import require_parity
 from edgecnn.verify.against import Against
-from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.golden import golden_images, golden_models, golden_photos, npy
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Report
-from edgecnn.verify.strangers import stored_strangers
+from edgecnn.verify.predictions import stored_confidence, stored_strangers
 from edgecnn.versions import library_versions
 
 DATA_KEYS = ("name", "title", "fingerprint", "split_hashes", "split_sizes", "groups")

@@ -20,8 +20,7 @@ from edgecnn.calibrate.input_range import Labelled
 from edgecnn.data import Dataset, Split
 from edgecnn.data.dataset import require_split
 from edgecnn.data.decoding import balanced
-from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_contract
-from edgecnn.evaluate.held_out import require_held_out
+from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_contract, require_held_out
 from edgecnn.export import export_path
 from edgecnn.files import sha256, write_atomic
 from edgecnn.labels import plural
@@ -29,7 +28,7 @@ from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run, write_json
 from edgecnn.runtime.decision import Strangers, softmax
 from edgecnn.runtime.model import Model
 from edgecnn.verify.golden import npy
-from edgecnn.verify.strangers import known_features
+from edgecnn.verify.predictions import known_features
 
 KNOWN_IMAGES = 1_000
 """Maximum number of known training images, the same number per class: each image to classify is compared with each of them."""

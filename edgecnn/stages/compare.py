@@ -12,14 +12,13 @@ from edgecnn.data import Dataset, Split, open_dataset
 from edgecnn.data.decoding import rooms
 from edgecnn.errors import DatasetError
 from edgecnn.evaluate.answers import Answers, Progress, in_chunks, timed
-from edgecnn.evaluate.scores import is_scores
+from edgecnn.evaluate.statistics import is_scores
 from edgecnn.recipe import build_recipe
+from edgecnn.stages import Reporter, Silent
 from edgecnn.stages.choose import labelled, splits_to_try
-from edgecnn.stages.reporter import Reporter, Silent
-from edgecnn.verify.gate import Gate
 from edgecnn.verify.model_files import ModelFile, open_model_file
 from edgecnn.verify.parity import Basis, compared, judged
-from edgecnn.verify.parity_report import Data, ModelRange, Report, SplitName
+from edgecnn.verify.parity_report import Data, Gate, ModelRange, Report, SplitName
 
 FAR_BELOW = 1 / 3  # of the way from guessing to perfect: below it, a reference is doubtful
 

@@ -1,25 +1,66 @@
-"""The last layer of a run's network, fitted to photos: both models, and the answers of layers that did not see a photo."""
+"""The last layer of a run's network, fitted to photos, and the int8 files that training chooses among, made in memory."""
 
 import dataclasses
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgecnn.data import Dataset
+from edgecnn.data import Dataset, Split
 from edgecnn.data.decoding import balanced, class_weights
-from edgecnn.evaluate.held_out import HeldOut, joined, write_held_out
+from edgecnn.errors import ExportError
+from edgecnn.evaluate.answers import HeldOut, Progress, contract_of, device_model, in_chunks, joined, write_held_out
+from edgecnn.export import tflite
+from edgecnn.export.onnx import with_features
+from edgecnn.export.tflite import IMAGES
 from edgecnn.files import write_atomic
 from edgecnn.recipe import Recipe
 from edgecnn.run_info import Int8Method, RunInfo, StartedFrom, Validation
 from edgecnn.runs import FEATURES, FLOAT_MODEL, QAT_MODEL, Run
+from edgecnn.runtime.model import Model
+from edgecnn.stages import Reporter
 from edgecnn.stages.choose import KNOWN_IMAGES
-from edgecnn.stages.int8_files import Int8Files
-from edgecnn.stages.reporter import Reporter
+from edgecnn.versions import processors
 
 if TYPE_CHECKING:
-    from edgecnn.train.frozen import Photos
+    from edgecnn.train.candidates import Photos
+
+
+@dataclass(frozen=True)
+class Int8Files:
+    """Implements `edgecnn.train.best.Int8`: the answers that the files of `edgecnn export` would give, on a device's engine."""
+
+    recipe: Recipe
+
+    def fake_quantized(self, model: Any, images: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 (n, num_classes), of a fake-quantized model's int8 TFLite file; ExportError if the file has floats."""
+        return self._logits(tflite.int8(model, signature=False), images)
+
+    def post_training(self, model: Any, train: Split, images: np.ndarray) -> np.ndarray | None:
+        """Return the same for a float model, calibrated as for an export; None if that fails, unless the recipe has this method."""
+        recipe = self.recipe
+        chosen = train.images[balanced(train.classes, IMAGES, recipe.seed)]
+        drawn = tflite.RepresentativeDataset(chosen, recipe.input_scale, recipe.input_zero_point)
+        try:
+            data = tflite.int8_post_training(model, drawn, signature=False)
+        except ExportError:
+            if recipe.qat.method == "ptq":
+                raise
+            return None
+        return self._logits(data, images)
+
+    def features(self, model: Any, images: np.ndarray, progress: Progress) -> np.ndarray:
+        """Return the features that a fake-quantized model's int8 file computes, as the values of their codes: float32 (n, length)."""
+        device = self._device(with_features(tflite.int8(model, signature=False)), images)
+        return in_chunks(lambda part: device.logits_and_features(part)[1], images, "features in int8", progress)
+
+    def _logits(self, data: bytes, images: np.ndarray) -> np.ndarray:
+        return in_chunks(self._device(data, images).logits, images, "validation", lambda what, done, total: None)
+
+    def _device(self, data: bytes, images: np.ndarray) -> Model:
+        return device_model(data, "tflite", contract_of(self.recipe, images.shape[1:]), processors())
 
 
 def ship_head(recipe: Recipe, dataset: Dataset, run: Run, info: RunInfo, reporter: Reporter) -> RunInfo:
@@ -27,8 +68,7 @@ def ship_head(recipe: Recipe, dataset: Dataset, run: Run, info: RunInfo, reporte
 
     Held-out answers of folds choose temperature and limits. The test photos stay unseen.
     """
-    from edgecnn.train.candidates import folds_of
-    from edgecnn.train.frozen import Photos
+    from edgecnn.train.candidates import Photos, folds_of
     from edgecnn.train.train import input_shape
 
     started, splits = time.monotonic(), ("train", "validation")
@@ -63,14 +103,12 @@ def fit_last_layer(
 ) -> LastLayer:
     """Fit the last layer to photos, whose folds are `fold`, int (n,), and write both models and the answers to held-out photos."""
     from edgecnn.networks import build_network
-    from edgecnn.networks.backbone import is_backbone
-    from edgecnn.networks.efficientnet_lite import family_of
+    from edgecnn.networks.blocks import family_of
     from edgecnn.networks.predict import model_bytes
+    from edgecnn.networks.pretrained import is_backbone
     from edgecnn.train.best import score
-    from edgecnn.train.frozen import frozen_features
-    from edgecnn.train.head_only import train_head
-    from edgecnn.train.last_layer import Images
-    from edgecnn.train.origin import local_recipe, open_start
+    from edgecnn.train.candidates import Images, frozen_features
+    from edgecnn.train.origin import local_recipe, open_start, train_head
     from edgecnn.train.train import input_shape
 
     network = local_recipe(recipe, run).network
@@ -130,7 +168,7 @@ def fit_last_layer(
 def similarities(recipe: Recipe, features: np.ndarray, classes: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Return each photo's similarity to known photos of the other folds, float64 (n,); NaN if strangers are not detected."""
     from edgecnn.calibrate.confidence import known_codes, similar_to
-    from edgecnn.train.last_layer import parts
+    from edgecnn.train.candidates import parts
 
     found = np.full(len(classes), np.nan)
     for kept, held in parts(folds) if recipe.stranger.rate else ():

@@ -1,4 +1,4 @@
-"""The stage that chooses a network and an input for the photos by the head: a fitted last layer on each candidate's frozen features.
+"""The stage that chooses a network and an input for the photos, and reads a backbone's file.
 
 It sees training and validation images, never test images. Features are kept in the run, so that an interrupted choice can continue.
 """
@@ -16,15 +16,20 @@ import numpy as np
 
 from edgecnn.data import Dataset
 from edgecnn.data.decoding import class_weights
-from edgecnn.errors import RecipeError
+from edgecnn.errors import NetworkError, RecipeError
 from edgecnn.files import canonical_json, sha256
-from edgecnn.recipe import Recipe, to_tables
+from edgecnn.labels import plural
+from edgecnn.networks.pretrained import MEAN, SHA256, STD, is_backbone
+from edgecnn.recipe import INPUT_RANGES, Recipe, to_tables
 from edgecnn.run_info import Candidate, NetworkChoice
-from edgecnn.runs import CHOICE, FEATURES, Run, write_json
-from edgecnn.stages.reporter import Reporter, Silent
+from edgecnn.runs import CHOICE, FEATURES, RECIPE, Run, write_json
+from edgecnn.stages import Reporter, Silent
 
 if TYPE_CHECKING:
-    from edgecnn.train.frozen import Photos
+    from edgecnn.calibrate.input_range import PixelRange
+    from edgecnn.networks.keras import keras
+    from edgecnn.train.candidates import Photos
+
 
 TIMED_IMAGES = 4  # noise images to calibrate the timed int8 files, whose answers do not matter
 
@@ -91,7 +96,7 @@ class Choosing:
 
     def choose(self) -> NetworkChoice:
         started = time.monotonic()
-        from edgecnn.train.frozen import Photos
+        from edgecnn.train.candidates import Photos
 
         recipe, rules = self.recipe, self.rules
         splits = [split for split in ("train", "validation") if self.dataset.sizes[split]]
@@ -114,8 +119,7 @@ class Choosing:
 
     def answered(self, photos: "Photos", weights: np.ndarray) -> tuple[list[Candidate], list[np.ndarray]]:
         """Return every candidate that may be within the budget, with its logits for each photo by a layer that did not see it."""
-        from edgecnn.train.frozen import frozen_features
-        from edgecnn.train.last_layer import Images, held_out
+        from edgecnn.train.candidates import Images, frozen_features, held_out
 
         recipe, rules = self.recipe, self.rules
         reading = recipe.input_scale, recipe.input_zero_point
@@ -156,7 +160,7 @@ class Choosing:
 
     def costed(self, family: str, size: tuple[int, int]) -> list[Candidate]:
         """Return a family's candidates at an input's (height, width) with their costs, not yet ranked."""
-        from edgecnn.networks.efficientnet_lite import costs, is_whole
+        from edgecnn.networks.blocks import costs, is_whole
 
         found = []
         for rung, cost in costs(family, *size, self.channels, len(self.dataset.labels)).items():
@@ -228,3 +232,132 @@ def choice_lines(choice: NetworkChoice) -> list[str]:
         f"network: {choice.network} at {choice.width}x{choice.height}, chosen by {choice.images:,} images{limit}: {choice.why}; "
         "--network and --size change it"
     ]
+
+
+TRIED = 300  # photos on whose features the usual input ranges are compared
+
+RANGE = "input_range"
+"""The key of a requested range in a recipe's network.options. A recipe with the SHA-256 has the range itself."""
+
+
+def with_backbone(recipe: Recipe, dataset: Dataset, reporter: Reporter, run: Run | None = None) -> Recipe:
+    """Return a recipe whose network is a FILE.onnx with all that it needs of the file: input, SHA-256 and range; others unchanged.
+
+    A range that is not given is that of the usual ones under which a fitted last layer answers held-out photos best. If a `run` has begun
+    with this file, its range is kept.
+
+    Raises:
+        NetworkError: if the file is missing, is not the recipe's, or does not end in a dense layer.
+        ExportError: if it is not a classifier that edgecnn can read.
+        RecipeError: if other keys contradict the file.
+    """
+    network = recipe.network
+    if not is_backbone(network.name):
+        return recipe
+    from edgecnn.networks.pretrained import body_of, read_backbone
+
+    path, options = Path(network.name), dict(network.options)
+    asked = options.pop(RANGE, "auto")
+    require_keys(recipe, path.name)
+    reporter.note(f"reading {path}")
+    backbone = read_backbone(path, options.get(SHA256))
+    size = (network.height, network.width) if network.height and network.width else None
+    body = body_of(backbone, str(path), size)
+    height, width, channels = body.input_shape[1:]
+    if network.channels not in (None, channels):
+        raise RecipeError(f"{path.name} reads {channels} channels, not {network.channels}. Leave network.channels out.")
+    input_range = network.input_range
+    if SHA256 not in options:
+        options[SHA256] = backbone.sha256
+        begun = run.recipe.network if run and run.file(RECIPE).exists() else None
+        if begun and asked == "auto" and begun.options.get(SHA256) == backbone.sha256:
+            options, input_range = dict(begun.options), begun.input_range
+        elif MEAN not in options and network.input_scale is None:
+            found = given_range(asked) or best_range(body, recipe, dataset, reporter)
+            if found.name in INPUT_RANGES:
+                input_range = found.name
+            elif found.mean and found.std:
+                options |= {MEAN: text_of(found.mean), STD: text_of(found.std)}
+    network = dataclasses.replace(
+        network, height=height, width=width, channels=channels, input_range=input_range, options=options
+    )
+    return trainable(dataclasses.replace(recipe, network=network), body, path.name, reporter)
+
+
+def require_keys(recipe: Recipe, name: str) -> None:
+    options = recipe.network.options
+    if unknown := sorted(options.keys() - {RANGE, MEAN, STD, SHA256}):
+        raise RecipeError(f"network.options has {', '.join(unknown)}, which a backbone does not use. Leave it out.")
+    if (MEAN in options) != (STD in options):
+        raise RecipeError("a mean and a deviation go together: give --input-mean and --input-std.")
+    if (MEAN in options) + (options.get(RANGE) not in (None, "auto")) + (recipe.network.input_scale is not None) > 1:
+        raise RecipeError(f"the input range of {name} is given twice. Give --input-range, or a mean, or a scale.")
+    if recipe.init.source:
+        raise RecipeError(f"{name} brings its own weights to start from. Leave init.source (--init) out.")
+
+
+def given_range(name: str) -> "PixelRange | None":
+    """Return a usual range by its name; None for "auto"."""
+    from edgecnn.calibrate.input_range import AUTO, RANGES, stated_range
+
+    if name not in (AUTO, *RANGES):
+        raise RecipeError(f"network.options.{RANGE} is {name!r}, expected one of {', '.join((AUTO, *RANGES))}.")
+    return stated_range(name)
+
+
+def best_range(body: "keras.Model", recipe: Recipe, dataset: Dataset, reporter: Reporter) -> "PixelRange":
+    """Return the usual range under which last layers, each fitted without a fold, answer that fold's photos best. It sees no test photo."""
+    import numpy as np
+
+    from edgecnn.calibrate.input_range import IMAGENET, USUAL, spelled
+    from edgecnn.data.decoding import class_weights
+    from edgecnn.networks.predict import predictor
+    from edgecnn.train.candidates import Images, Photos, folds_of, held_out, log_losses
+
+    _, height, width, channels = body.input_shape
+    splits = [split for split in ("train", "validation") if dataset.sizes[split]]
+    photos = Photos(dataset, splits, channels, recipe.seed, TRIED, reporter.working)
+    pixels = photos.at_size(photos.places, (height, width, channels))
+    weights = class_weights(photos.classes, recipe.train.class_weights)
+    folds = folds_of(photos.classes, photos.groups, recipe.seed)
+    tried = [*USUAL, *([IMAGENET] if channels == 3 else [])]
+    losses, rights = [], []
+    for number, one in enumerate(tried, 1):
+        features = predictor(body, *one.numbers, batch_size=50)(pixels)
+        images = Images(features, photos.classes, weights, len(dataset.labels))
+        answers, _ = held_out(images, folds)
+        losses.append(float(np.mean(weights * log_losses(answers, photos.classes))))
+        rights.append(float(np.mean(answers.argmax(axis=1) == photos.classes)))
+        reporter.working("trying input ranges", number, len(tried))
+    best = tried[int(np.argmin(losses))]
+    found = ", ".join(
+        f"{one.name} {right:.1%} right (loss {loss:.2f})"
+        for one, right, loss in zip(tried, rights, losses, strict=True)
+    )
+    reporter.note(
+        f"the backbone reads pixels as {spelled(best)} ({best.name}): with it, fitted last layers answer {plural(len(pixels), 'photo')} "
+        f"best: {found}. --input-range changes it."
+    )
+    return best
+
+
+def trainable(recipe: Recipe, body: "keras.Model", name: str, reporter: Reporter) -> Recipe:
+    """Return a recipe that quantizes after training if the network has layers that cannot be trained as int8, and name those.
+
+    Raises NetworkError if the recipe needs int8 training.
+    """
+    from edgecnn.stages.import_ import named_layers, refused_by_training
+
+    refused = {} if recipe.qat.method == "ptq" else refused_by_training(body)
+    if not refused:
+        return recipe
+    text = f"{name}: {named_layers(refused, body)} cannot be trained as int8"
+    if recipe.qat.method == "qat" or recipe.train.head_only:
+        instead = "qat.method=qat" if recipe.qat.method == "qat" else "--quick"
+        raise NetworkError(f"{text}. Leave out {instead}, so that it is quantized after training.")
+    reporter.note(f"{text}, so it is quantized after training")
+    return dataclasses.replace(recipe, qat=dataclasses.replace(recipe.qat, method="ptq"))
+
+
+def text_of(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)

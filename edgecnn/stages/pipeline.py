@@ -12,21 +12,18 @@ from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.folds import read_folds
 from edgecnn.errors import OutputExistsError
 from edgecnn.export import USUAL, alternative, export, export_path, source_model
-from edgecnn.export.representative import needs_representative_dataset
+from edgecnn.export.tflite import needs_representative_dataset
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
-from edgecnn.interop.programs import MODEL, export_program, program_path, programs_of
+from edgecnn.interop import MODEL, export_program, program_path, programs_of
 from edgecnn.recipe import Recipe, load_recipe, merge, to_tables
 from edgecnn.report.page import write_run_page
 from edgecnn.runs import Run, create_run, locked, settle_run
+from edgecnn.stages import Reporter
 from edgecnn.stages.against import verify_against
-from edgecnn.stages.backbone import with_backbone
 from edgecnn.stages.bundle import bundle_path, bundle_stage
-from edgecnn.stages.folds import asked_recipe
-from edgecnn.stages.head import require_pretrained, train_on_all
-from edgecnn.stages.network_choice import choose_network, images_choose, is_kept
-from edgecnn.stages.reporter import Reporter
-from edgecnn.stages.sides import placed
-from edgecnn.stages.train import check_network, open_images, train_stage
+from edgecnn.stages.folds import asked_recipe, require_pretrained, train_on_all
+from edgecnn.stages.network_choice import choose_network, images_choose, is_kept, with_backbone
+from edgecnn.stages.train import check_network, open_images, placed, train_stage
 from edgecnn.stages.verify import verify
 from edgecnn.stress.stress_report import SPLITS
 from edgecnn.tables import to_json

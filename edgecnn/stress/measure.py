@@ -21,7 +21,7 @@ from edgecnn.pixels import resize
 from edgecnn.recipe import build_recipe
 from edgecnn.region import whole_size
 from edgecnn.runs import Run, open_run
-from edgecnn.runtime.engines import described, open_engine
+from edgecnn.runtime.engines import engine_text, open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.stress.corruptions import CORRUPTIONS, SizeClass, conditions, corrupt, generator, value_text
 from edgecnn.stress.stress_report import (
@@ -143,7 +143,7 @@ def model_entry(bundle: Bundle, precision: str) -> ModelEntry | None:
 def engine_model(name: str, data: bytes, format_: str, contract: InputContract) -> Opened:
     """Open a TFLite or ONNX file with the engine that a device would use. Raises EngineError if none is installed or it rejects it."""
     engine = open_engine(None, data, format_, num_threads=1)
-    model = StressedModel(name=name, engine=described(engine), sha256=sha256(data))
+    model = StressedModel(name=name, engine=engine_text(engine), sha256=sha256(data))
     return Opened(model, Model(engine, contract).logits)
 
 

@@ -19,9 +19,8 @@ from edgecnn.recipe import Recipe
 from edgecnn.run_info import RunInfo
 from edgecnn.runs import without_folders
 from edgecnn.tables import to_json
-from edgecnn.train.checkpoint import Checkpoint
-from edgecnn.train.loop import Phase
-from edgecnn.workers import Workers
+from edgecnn.train import Workers
+from edgecnn.train.loop import Checkpoint, Phase
 
 
 @functools.cache

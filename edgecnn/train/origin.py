@@ -1,28 +1,182 @@
-"""What a run takes from elsewhere when it begins: the user's own network, and the trained weights it starts from.
+"""What a run begins with: the user's own network, trained weights, a head fitted to a frozen body, and a teacher.
+
+The int8 body is calibrated and rounded once, on all photos without their labels. Only the last layer differs between folds.
 
 Both are copied into the run folder, so the run can continue after the originals are changed or deleted.
 """
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
-from edgecnn.errors import RunError
+import numpy as np
+
+from edgecnn.data import Progress
+from edgecnn.data.decoding import balanced
+from edgecnn.errors import NetworkError, RunError
 from edgecnn.files import sha256, write_atomic
-from edgecnn.networks.backbone import is_backbone, read_backbone
+from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.own import own_network, read_source
-from edgecnn.networks.predict import model_from_bytes
-from edgecnn.networks.pretrained import load_weights, read_weights
+from edgecnn.networks.predict import model_from_bytes, predictor, real_input
+from edgecnn.networks.pretrained import is_backbone, load_weights, read_backbone, read_weights
 from edgecnn.recipe import Recipe
-from edgecnn.run_info import OwnFile, StartedFrom
-from edgecnn.runs import BACKBONE, FLOAT_MODEL, INFO, INIT_MODEL, NETWORK_FILE, Run, trained_run
-from edgecnn.train.head import take_body
+from edgecnn.run_info import OwnFile, StartedFrom, TaughtBy
+from edgecnn.runs import BACKBONE, FLOAT_MODEL, INFO, INIT_MODEL, NETWORK_FILE, Run, open_run, trained_run
+from edgecnn.tables import Struct
+from edgecnn.train.candidates import (
+    STRENGTHS,
+    Images,
+    Int8Layer,
+    Layer,
+    fit,
+    folds_of,
+    held_out,
+    held_out_layers,
+    moved,
+    parts,
+    quantize,
+)
+from edgecnn.train.phases import build_at, fake_quantize, set_batch_norm
+from edgecnn.train.ranges import measure, round_kernels, set_logits_range
 from edgecnn.train.settle import own_weights, starts_trained
 
-if TYPE_CHECKING:
-    from edgecnn.networks.keras import keras
+BATCH = 100
+
+SAMPLE = 2_000  # images, at most, that choose the regularization; balanced by class
+
+
+def take_body(model: "keras.Model", trained: "keras.Model") -> None:
+    """Copy a trained network's weights, except the last layer's. Raises NetworkError, which names the first layer that differs."""
+    mine, theirs = ([layer for layer in network.layers if layer.weights] for network in (model, trained))
+    for layer, other in zip(mine[:-1], theirs[:-1], strict=False):
+        shapes = [[tuple(weight.shape) for weight in item.weights] for item in (layer, other)]
+        if type(layer).__name__ != type(other).__name__ or shapes[0] != shapes[1]:
+            raise NetworkError(
+                f"cannot start from that network: its layer {other.name} has weights {shapes[1]}, but {layer.name} here has {shapes[0]}. "
+                "Use that network's name, options, channels and input size; they are the defaults if you set none."
+            )
+    if len(mine) != len(theirs):
+        raise NetworkError(
+            f"cannot start from that network: it has {len(theirs)} layers with weights, but this one has {len(mine)}. "
+            "Use that network's name and input size; they are the defaults if you set none."
+        )
+    for layer, other in zip(mine[:-1], theirs[:-1], strict=True):
+        layer.set_weights(other.get_weights())
+
+
+def fit_head(
+    model: "keras.Model",
+    recipe: Recipe,
+    images: np.ndarray,
+    classes: np.ndarray,
+    weights: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Fit the network's last layer, if it is dense, by logistic regression on the features of uint8 images, which must cover all classes.
+
+    `weights` are those of the images, (n,); by default all weigh the same.
+
+    The regularization is that with the highest likelihood on held-out images, as in `edgecnn.train.candidates`.
+    """
+    head = model.layers[-1]
+    if type(head) is not keras.layers.Dense:
+        return
+    features = compute_features(keras.Model(model.inputs, head.input), recipe, images, progress)
+    shares = np.ones(len(classes)) if weights is None else weights
+    everything = Images(features, classes, shares, head.units)
+    drawn, strength = everything.some(np.sort(balanced(classes, SAMPLE, recipe.seed))), STRENGTHS[1]
+    if np.bincount(classes).max() > 1:  # otherwise no class can be divided
+        _, strength = held_out(drawn, folds_of(drawn.classes, list(map(str, range(len(drawn.classes)))), recipe.seed))
+    layer = fit(everything, strength)
+    head.set_weights([layer.weights.astype(np.float32), layer.bias.astype(np.float32)][: len(head.get_weights())])
+
+
+def compute_features(body: "keras.Model", recipe: Recipe, images: np.ndarray, progress: Progress | None) -> np.ndarray:
+    predict = predictor(body, recipe.input_scale, recipe.input_zero_point, BATCH)
+    parts = []
+    for start in range(0, len(images), BATCH):
+        parts.append(predict(images[start : start + BATCH]))
+        if progress:
+            progress("computing features", min(start + BATCH, len(images)), len(images))
+    return np.concatenate(parts)
+
+
+MEASURED, FEATURE_BATCH = 128, 32  # photos that set the int8 body's ranges, and per batch
+
+ROUNDING_IMAGES, ROWS = 64, 8_192  # photos that guide the rounding, and rows of inputs per kernel
+
+
+class Trained(NamedTuple):
+    """A float and a fake-quantized model, and each photo's answers by layers fitted without its fold.
+
+    `float_logits` and `int8_logits` are float32 (n, num_classes); `features` are those of the int8 body, float32 (n, length).
+    """
+
+    model: Any
+    student: Any
+    float_logits: np.ndarray
+    int8_logits: np.ndarray
+    features: np.ndarray
+
+
+def train_head(
+    model: "keras.Model",
+    recipe: Recipe,
+    pixels: np.ndarray,
+    images: Images,
+    folds: np.ndarray,
+    features_of: Callable[["keras.Model"], np.ndarray],
+    progress: Progress,
+) -> Trained:
+    """Fit the last layer of a network with trained weights to uint8 pixels (n, height, width, channels) and their float features.
+
+    `features_of` returns the features of the pixels that a fake-quantized model's int8 file computes, as the values of their codes.
+    """
+    float_logits, strength, of_folds = held_out_layers(images, folds)
+    layer = fit(images, strength)
+    model.layers[-1].set_weights([layer.weights.astype(np.float32), layer.bias.astype(np.float32)])
+    student = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
+    drawn = pixels[balanced(images.classes, MEASURED, recipe.seed)]
+    measure(student, model, recipe, np.array_split(drawn, -(-len(drawn) // FEATURE_BATCH)))
+    progress("int8 body", 1, 3)
+    round_kernels(
+        student,
+        pixels,
+        recipe.input_scale,
+        recipe.input_zero_point,
+        recipe.seed,
+        images=ROUNDING_IMAGES,
+        rows=ROWS,
+        shift=True,
+    )
+    progress("int8 body", 2, 3)
+    codes = features_of(student)
+    progress("int8 body", 3, 3)
+    int8_logits = np.empty_like(float_logits)
+    for (kept, held), of_fold in zip(parts(folds), of_folds, strict=True):
+        int8_logits[held] = int8_layer(of_fold, images.features[kept], codes[kept]).logits(codes[held])
+    set_int8_layer(student, int8_layer(layer, images.features, codes))
+    set_batch_norm(student, trainable=True)
+    return Trained(model, student, float_logits, int8_logits, codes)
+
+
+def int8_layer(layer: Layer, features: np.ndarray, codes: np.ndarray) -> Int8Layer:
+    """Return the layer that gives a float layer's logits on the values of the int8 body's codes, both (n, length), rounded."""
+    return quantize(moved(layer, features, codes), codes)
+
+
+def set_int8_layer(student: "keras.Model", int8: Int8Layer) -> None:
+    """Give a fake-quantized model's last layer these weights, their step and the range of its logits."""
+    wrapper = student.layers[-1]
+    wrapper.layer.bias.assign(int8.layer.bias.astype(np.float32))
+    (kernel, _, ends), *_ = wrapper._weight_vars
+    kernel.assign(int8.layer.weights.astype(np.float32))
+    reach = np.float32(int8.step * 127)
+    ends["min_var"].assign(np.full(ends["min_var"].shape, -reach))
+    ends["max_var"].assign(np.full(ends["max_var"].shape, reach))
+    set_logits_range(student, *int8.ends)
 
 
 def local_recipe(recipe: Recipe, run: Run | None) -> Recipe:
@@ -106,3 +260,57 @@ def changed_origins(recipe: Recipe, run: Run) -> list[str]:
     if recipe.init.source and weights.exists() and not (info.init and sha256(weights.read_bytes()) == info.init.sha256):
         changed.append(f"the weights of {recipe.init.source}")
     return changed
+
+
+class Teacher(Struct):
+    """`logits` maps a step's uint8 images, and the number of steps before it, to float32 logits (n, num_classes) in a graph. `described`
+    goes into `run.json`."""
+
+    logits: Callable[[Any, Any], Any]
+    described: TaughtBy
+
+
+def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...]) -> Teacher | None:
+    """Load the float model of the run named by `teacher.run`; None without a teacher. Raises RunError if it is missing or does not fit."""
+    if not recipe.teacher:
+        return None
+    run = open_run(Path(recipe.teacher.run))
+    data = run.read(run.float_model, "train")
+    info = run.info
+    found = (info.input.height, info.input.width, info.input.channels)
+    classes = info.data.labels
+    if found != shape or classes != labels:
+        raise RunError(
+            f"teacher.run: {run.path} has the input {found} and {len(classes)} classes, {', '.join(classes[:5])} …; "
+            f"expected {shape} and {len(labels)} classes, {', '.join(labels[:5])} …, in this order."
+        )
+    scale, zero_point = run.recipe.input_scale, run.recipe.input_zero_point
+    model = model_from_bytes(data)
+    if recipe.train.precision != "float32" and not run.imported:
+        weights, network = model.get_weights(), local_recipe(run.recipe, run).network
+        model = build_at(recipe.train.precision, network, shape, len(labels))
+        model.set_weights(weights)
+
+    def logits(images: Any, step: Any) -> Any:
+        return tf.cast(model(real_input(images, scale, zero_point), training=False), tf.float32)
+
+    return Teacher(logits=logits, described=TaughtBy(name=run.name, sha256=sha256(data)))
+
+
+def remembered(teacher: Teacher, steps: int, size: int, num_classes: int) -> Teacher:
+    """Return a teacher that caches its answers to batches that repeat every `steps` steps. The cache is per device and not checkpointed."""
+    answers = tf.Variable(tf.zeros((steps, size, num_classes)), trainable=False)
+    known = tf.Variable(tf.zeros(steps, tf.bool), trainable=False)
+
+    def logits(images: Any, step: Any) -> Any:
+        place = step % steps
+
+        def ask() -> Any:
+            found = teacher.logits(images, step)
+            answers[place].assign(found)
+            known[place].assign(True)
+            return found
+
+        return tf.cond(tf.gather(known, place), lambda: tf.gather(answers, place), ask)
+
+    return replace(teacher, logits=logits)

@@ -1,4 +1,9 @@
-"""Quantization ranges of activations: set from training images before the quantization-aware phase, and for the logits after it.
+"""Quantization's numbers: ranges of activations, and kernels rounded to preserve a layer's outputs.
+
+This module works around quirks of tensorflow-model-optimization 0.8.1; review them when you upgrade it.
+
+Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), which rounds a layer's weights one input at a time and adjusts the remaining
+weights to compensate for the error.
 
 This module works around quirks of tensorflow-model-optimization 0.8.1; review them when you upgrade it.
 """
@@ -7,9 +12,10 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
@@ -149,3 +155,204 @@ def on_grid(logits: np.ndarray, low: float, high: float) -> np.ndarray:
     step = (high - low) / 255
     zero_point = np.rint(-128 - low / step)
     return (np.clip(np.rint(logits / step) + zero_point, -128, 127) - zero_point) * step
+
+
+IMAGES, BATCH = 4096, 64  # usual maximum number of training images whose activations guide the rounding, and per batch
+
+ROWS = 65_536
+"""Approximate number of input rows used to round a convolution's kernel. Each image supplies the same number of output positions."""
+
+INPUTS = 4096
+"""Kernels with more inputs per output are not rounded this way: their Hessian has this size squared."""
+
+DAMPING = 0.01
+"""Added to the Hessian's diagonal, as a fraction of its mean. Source: Frantar et al. 2022, section 3."""
+
+CODES = 127  # A kernel's codes are -127 to 127
+
+
+class Kernel(NamedTuple):
+    """A kernel to round: its layer, the tensor the layer reads, the variable, the value of one code, float64, per output channel (outputs,)
+    or for all (), and the toolkit's wrapper of the layer, if any."""
+
+    layer: Any
+    inputs: Any
+    variable: Any
+    step: np.ndarray
+    wrapper: Any = None
+
+    @property
+    def is_depthwise(self) -> bool:
+        return type(self.layer) is keras.layers.DepthwiseConv2D
+
+
+def round_kernels(
+    model: "keras.Model",
+    pixels: np.ndarray,
+    scale: float,
+    zero_point: int,
+    seed: int,
+    kernels: Sequence[Kernel] | None = None,
+    *,
+    images: int = IMAGES,
+    rows: int = ROWS,
+    shift: bool = False,
+) -> None:
+    """Replace a calibrated student's kernels, or those of `plain_kernels`, with ones whose weights all lie on codes. Ranges do not change.
+
+    Depthwise convolutions, which leave little room to compensate, and kernels with more than INPUTS inputs are skipped. The seed draws
+    at most `images` of the training images, and the positions: about `rows` for each kernel. With `shift`, depthwise convolutions are
+    rounded too, and a kernel only has to preserve how its outputs differ between positions and images: the biases take up the rest.
+    """
+    random = np.random.default_rng([seed, *b"rounding"])
+    chosen = random.permutation(len(pixels))[:images]
+    kernels = find_kernels(model, depthwise=shift) if kernels is None else kernels
+    if not kernels:
+        return
+    observe = tf.function(keras.Model(model.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
+    moments = [Moments() for _ in kernels]
+    for first in range(0, len(chosen), BATCH):
+        part = tf.constant(pixels[chosen[first : first + BATCH]])
+        seen = tf.nest.flatten(observe(real_input(part, scale, zero_point), training=False))
+        for kernel, inputs, moment in zip(kernels, seen, moments, strict=True):
+            drawn = input_rows(kernel.layer, inputs, random, max(1, rows // len(chosen)))
+            moment.add(drawn.reshape(len(drawn), -1, inputs.shape[-1]) if kernel.is_depthwise else drawn)
+    for kernel, moment in zip(kernels, moments, strict=True):
+        values = kernel.variable.numpy()
+        matrix = values.reshape(-1, values.shape[2] if kernel.is_depthwise else values.shape[-1])
+        rounded = round_depthwise if kernel.is_depthwise else round_matrix
+        fresh = rounded(matrix, kernel.step, moment.hessian(about_mean=shift)) * kernel.step
+        kernel.variable.assign(fresh.reshape(values.shape).astype(np.float32))
+        if shift:
+            lost = matrix - fresh
+            shift_outputs(kernel, (moment.mean * lost).sum(axis=0) if kernel.is_depthwise else moment.mean @ lost)
+
+
+class Moments:
+    """Sums over rows of a kernel's inputs: (rows, inputs), or (rows, inputs, channels) for a depthwise convolution."""
+
+    count, products, total = 0, 0.0, 0.0
+
+    def add(self, rows: np.ndarray) -> None:
+        self.count += len(rows)
+        self.total = self.total + rows.sum(axis=0)
+        if rows.ndim == 2:
+            self.products = self.products + rows.T @ rows
+        else:
+            channels = rows.transpose(2, 1, 0)
+            self.products = self.products + channels @ channels.transpose(0, 2, 1)
+
+    @property
+    def mean(self) -> np.ndarray:
+        return np.asarray(self.total) / self.count
+
+    def hessian(self, about_mean: bool) -> np.ndarray:
+        """Return the sum of x x^T, (inputs, inputs), or (channels, inputs, inputs); with `about_mean` of the deviations from the mean."""
+        if not about_mean:
+            return np.asarray(self.products)
+        mean = self.mean.T
+        return np.asarray(self.products) - self.count * mean[..., :, np.newaxis] * mean[..., np.newaxis, :]
+
+
+def shift_outputs(kernel: Kernel, amounts: np.ndarray) -> None:
+    """Add amounts (outputs,) to what a kernel's layer returns: to its own bias, or behind it to that of its BatchNorm."""
+    if kernel.layer.use_bias:
+        kernel.layer.bias.assign_add(amounts.astype(np.float32))
+        return
+    norm = kernel.wrapper.outbound_nodes[0].outbound_layer.layer
+    gain = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+    norm.beta.assign_add((amounts * gain).astype(np.float32))
+
+
+def find_kernels(student: "keras.Model", depthwise: bool = False) -> list[Kernel]:
+    """Return the kernels of a fake-quantized model that can be rounded, in model order; those of depthwise convolutions if requested."""
+    found = []
+    for wrapper in student.layers:
+        layer: Any = getattr(wrapper, "layer", None)
+        if len(wrapper.inbound_nodes) != 1 or not (
+            is_matrix(layer) or (depthwise and type(layer) is keras.layers.DepthwiseConv2D)
+        ):
+            continue
+        for variable, _, ends in wrapper._weight_vars:
+            if np.prod(variable.shape[:-1]) <= INPUTS:
+                step = np.maximum(ends["max_var"].numpy().astype(np.float64) / CODES, 1e-12)
+                found.append(Kernel(layer, wrapper.input, variable, step, wrapper))
+    return found
+
+
+def plain_kernels(model: "keras.Model") -> list[Kernel]:
+    """Return the kernels of a float model that can be rounded, with the step that post-training quantization gives each output channel."""
+    found = []
+    for layer in model.layers:
+        if is_matrix(layer) and len(layer.inbound_nodes) == 1 and np.prod(layer.kernel.shape[:-1]) <= INPUTS:
+            kernel = layer.kernel.numpy().astype(np.float64)
+            step = np.abs(kernel).reshape(-1, kernel.shape[-1]).max(axis=0) / CODES
+            found.append(Kernel(layer, layer.input, layer.kernel, np.maximum(step, 1e-12)))
+    return found
+
+
+def is_matrix(layer: Any) -> bool:
+    """Return whether a layer multiplies rows of its input by one matrix."""
+    if type(layer) is keras.layers.Conv2D:
+        return bool(layer.groups == 1 and layer.data_format == "channels_last")
+    return type(layer) is keras.layers.Dense
+
+
+def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int) -> np.ndarray:
+    """Return the inputs that a layer multiplies by its kernel, float64 (rows, height * width * channels), at random output positions."""
+    if type(layer) is keras.layers.Dense:
+        return inputs.numpy().reshape(-1, inputs.shape[-1]).astype(np.float64)
+    sides = list(zip(inputs.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True))
+    reach = [(size - 1) * dilation + 1 for _, size, _, dilation in sides]
+    values = inputs.numpy()
+    if layer.padding == "same":
+        zeros = [
+            max((-(-length // stride) - 1) * stride + wide - length, 0)
+            for (length, _, stride, _), wide in zip(sides, reach, strict=True)
+        ]
+        values = np.pad(values, ((0, 0), *((count // 2, count - count // 2) for count in zeros), (0, 0)))
+    (down, right), (tall, wide) = layer.strides, layer.dilation_rate
+    windows = sliding_window_view(values, reach, axis=(1, 2))[:, ::down, ::right, :, ::tall, ::wide]
+    images, height, width = windows.shape[:3]
+    chosen = np.argsort(random.random((images, height * width)), axis=1)[:, :places]
+    patches = windows[np.arange(images)[:, np.newaxis], chosen // width, chosen % width]
+    return np.moveaxis(patches, 2, -1).reshape(chosen.size, -1).astype(np.float64)
+
+
+def round_matrix(matrix: np.ndarray, step: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+    """Choose codes for a matrix (inputs, outputs), float64 from -127 to 127, that preserve its products with the inputs.
+
+    `step` is the value of one code, (outputs,) or (). `hessian` is the sum of x x^T over the inputs (inputs, inputs), up to a factor.
+    Weights at the end of the range stay there, so the rounded kernel has the same range.
+    """
+    diagonal = np.diag(hessian)
+    permutation = np.argsort(-diagonal, kind="stable")  # heaviest inputs first, so that most weights can compensate
+    damping = DAMPING * max(float(np.mean(diagonal)), 1e-12)
+    hessian_inv = np.linalg.inv(hessian[permutation][:, permutation] + damping * np.eye(len(permutation)))
+    hessian_inv = np.linalg.cholesky((hessian_inv + hessian_inv.T) / 2).T
+    weights = matrix[permutation].astype(np.float64)
+    limits = np.where(np.abs(weights) >= (CODES - 0.5) * step, np.sign(weights) * CODES, 0)
+    codes = np.empty_like(weights)
+    for row, inv_row in enumerate(hessian_inv):
+        rounded = np.clip(np.rint(weights[row] / step), -CODES, CODES)
+        quantized = np.where(limits[row], limits[row], rounded)
+        err = (weights[row] - quantized * step) / inv_row[row]
+        weights[row:] -= np.outer(inv_row[row:], err)
+        codes[permutation[row]] = quantized
+    return codes
+
+
+def round_depthwise(matrix: np.ndarray, step: np.ndarray, hessians: np.ndarray) -> np.ndarray:
+    """Do as `round_matrix` does for a depthwise kernel (inputs, channels): each channel has inputs of its own, and a Hessian of them."""
+    weights, count = matrix.astype(np.float64), len(matrix)
+    damping = DAMPING * np.maximum(np.einsum("cpp->cp", hessians).mean(axis=1), 1e-12)
+    inverse = np.linalg.inv(hessians + damping[:, np.newaxis, np.newaxis] * np.eye(count))
+    factors = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+    limits = np.where(np.abs(weights) >= (CODES - 0.5) * step, np.sign(weights) * CODES, 0)
+    codes = np.empty_like(weights)
+    for row in range(count):
+        rounded = np.clip(np.rint(weights[row] / step), -CODES, CODES)
+        codes[row] = np.where(limits[row], limits[row], rounded)
+        err = (weights[row] - codes[row] * step) / factors[:, row, row]
+        weights[row:] -= factors[:, row, row:].T * err
+    return codes

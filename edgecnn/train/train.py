@@ -1,6 +1,10 @@
-"""The training stage: turns data and a recipe into a run with a float and a fake-quantized model."""
+"""The training stage: turns data and a recipe into a run with a float and a fake-quantized model; and what that would cost."""
 
 import dataclasses
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -12,24 +16,20 @@ from edgecnn.data.folds import fold_infos
 from edgecnn.errors import RecipeError, RunError
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural
-from edgecnn.networks.keras import tf
-from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
+from edgecnn.networks.blocks import NetworkCost, describe
+from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.predict import folded, model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import IF_BETTER, Recipe
 from edgecnn.run_info import Asked, InputSize, Int8Method, RunInfo, Tuning, Validation
-from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run
-from edgecnn.train import distribute
-from edgecnn.train.best import Int8, Score, better_method, score
-from edgecnn.train.checkpoint import Checkpoint, load_checkpoint
-from edgecnn.train.float_phase import float_phase, to_float32
-from edgecnn.train.head import fit_head
-from edgecnn.train.loop import Batches, History, Phase, Report, run_phase, write_history
-from edgecnn.train.origin import local_recipe, open_start, own_file
-from edgecnn.train.qat_phase import Qat, is_enough
-from edgecnn.train.rival import Rival
+from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, ROUNDED_MODEL, Run
+from edgecnn.train import Workers, distribute
+from edgecnn.train.best import Int8, Rival, Score, better_method, score
+from edgecnn.train.loop import Batches, Checkpoint, History, Phase, Report, load_checkpoint, run_phase, write_history
+from edgecnn.train.origin import fit_head, local_recipe, open_start, open_teacher, own_file, remembered
+from edgecnn.train.phases import Qat, float_phase, is_enough, to_float32
+from edgecnn.train.ranges import plain_kernels, round_kernels
 from edgecnn.train.settle import settle, starts_trained
-from edgecnn.train.teacher import open_teacher, remembered
 from edgecnn.versions import library_versions
-from edgecnn.workers import Workers
 
 SEEN = 200  # training images that substitute for an empty validation split
 
@@ -311,3 +311,148 @@ def choice(asked: Asked, qat: Qat | None, ptq: Score | None, reference: Score) -
             ptq=ptq.figures() if ptq else None,
         ),
     )
+
+
+class Photos:
+    """A run's training photos, and those to choose by: validation photos, or without them training photos."""
+
+    def __init__(self, splits: Mapping[str, Split], seed: int) -> None:
+        self.train = splits["train"]
+        validation = splits["validation"] if len(splits["validation"].classes) else some(self.train, SEEN, seed)
+        self.images, self.classes = validation.images, validation.classes
+
+
+def distil(run: Run, recipe: Recipe, photos: Photos, int8: Int8, report: Report) -> Int8Method:
+    """Train the quantization-aware phase of a run's float model to its end, and choose how its int8 models are made.
+
+    `recipe` is settled. Only the choice looks at labels: the loss compares the two networks' answers.
+    """
+    teacher = model_from_bytes(run.read(FLOAT_MODEL, "import"))
+    reference, logits = answers(teacher, recipe, photos, int8)
+    ptq = None if logits is None else score(logits, reference, photos.classes)
+    batches = Batches(
+        images=photos.train.images,
+        classes=photos.train.classes,
+        batch_size=recipe.qat.batch_size,
+        seed=recipe.seed,
+        flip=recipe.train.flip != "no",
+        shift=recipe.train.shift,
+    )
+    qat = Qat(recipe, teacher, (photos.images, photos.classes), reference, batches, int8)
+    qat.begin()
+    run_phase(qat.phase, batches, run, (), None, report)
+    write_atomic(run.file(QAT_MODEL), model_bytes(qat.finish()))
+    return choice("auto", qat, ptq, score(reference, reference, photos.classes))
+
+
+def round_weights(run: Run, recipe: Recipe, photos: Photos, int8: Int8) -> Int8Method:
+    """Round the kernels of a run's float model for its int8 file, which is quantized after training, if that validates better."""
+    model = model_from_bytes(run.read(FLOAT_MODEL, "import"))
+    reference, logits = answers(model, recipe, photos, int8)
+    assert logits is not None  # the recipe has no other method, so a failure is an error
+    nearest = best = score(logits, reference, photos.classes)
+    rounded = folded(model)
+    numbers = recipe.input_scale, recipe.input_zero_point
+    round_kernels(rounded, photos.train.images, *numbers, recipe.seed, plain_kernels(rounded))
+    _, after = answers(rounded, recipe, photos, int8)
+    assert after is not None
+    found = score(after, reference, photos.classes)
+    if found.better_than(nearest):
+        best = found
+        write_atomic(run.file(ROUNDED_MODEL), model_bytes(rounded))
+    return Int8Method(
+        asked="ptq",
+        method="ptq",
+        decided_by=None,
+        epoch=None,
+        rounding="nearest" if best is nearest else "gptq",
+        validation=Validation(
+            n=nearest.n,
+            float=score(reference, reference, photos.classes).figures(),
+            qat=None,
+            ptq=best.figures(),
+            ptq_nearest=nearest.figures(),
+        ),
+    )
+
+
+def answers(model: "keras.Model", recipe: Recipe, photos: Photos, int8: Int8) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the logits of a float model, and of its int8 file by post-training quantization, on the photos to choose by."""
+    predict = predictor(model, recipe.input_scale, recipe.input_zero_point)
+    return predict(photos.images), int8.post_training(model, photos.train, photos.images)
+
+
+WARM_UP = 2  # untimed steps: the first ones trace the graph
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """A phase's cost without validation. "float, remembered" is the part that reuses a teacher's remembered answers."""
+
+    phase: str
+    epochs: int
+    steps: int
+    step_s: float
+    images_per_s: float
+    epoch_s: float
+    total_s: float
+
+
+@dataclass(frozen=True)
+class DryRun:
+    cost: NetworkCost
+    checkpoint_bytes: int
+    phases: tuple[PhaseCost, ...]
+
+    @property
+    def total_s(self) -> float:
+        return sum(phase.total_s for phase in self.phases)
+
+
+def dry_run(
+    recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...], train_images: int, steps: int = 8
+) -> DryRun:
+    """Build a settled recipe's network, time a few steps of each phase, and estimate the cost of the whole training."""
+    tf.config.experimental.enable_op_determinism()
+    random = np.random.default_rng(recipe.seed)
+    count = min(max(recipe.train.batch_size, recipe.qat.batch_size), train_images)
+    images, classes = random.integers(0, 256, (count, *shape), np.uint8), random.integers(0, len(labels), count)
+    sources = random.integers(0, 256, (count, *source_size(recipe, shape), shape[2]), np.uint8)
+    validation = (images[:1], classes[:1])
+    batches = training_batches(recipe, sources, classes, shape[:2])
+    batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
+    guide = open_teacher(recipe, shape, labels)
+    phases = []
+    model, phase = float_phase(recipe, shape, len(labels), validation, guide.logits if guide else None)
+    cost, checkpoint_bytes = describe(model), sum(variable.numpy().nbytes for variable in phase.variables)
+    if batches.views:
+        asked = dataclasses.replace(phase, epochs=batches.views)
+        phases.append(time_phase(asked, batches, train_images, steps))
+        _, phase = float_phase(recipe, shape, len(labels), validation)
+        phase = dataclasses.replace(phase, name="float, remembered", epochs=phase.epochs - asked.epochs)
+    phases.append(time_phase(phase, batches, train_images, steps))
+    if recipe.qat.method != "ptq":
+        teacher = to_float32(model, recipe, shape, len(labels))
+        batches = qat_batches(recipe, batches, images)
+        batches = dataclasses.replace(batches, batch_size=min(batches.batch_size, count))
+        reference = predictor(teacher, recipe.input_scale, recipe.input_zero_point)(validation[0])
+        phase = Qat(recipe, teacher, validation, reference, batches).phase
+        phases.append(time_phase(phase, batches, train_images, steps))
+    return DryRun(cost, checkpoint_bytes, tuple(phases))
+
+
+def time_phase(phase: Phase, batches: Batches, train_images: int, steps: int) -> PhaseCost:
+    """Time the steps of a freshly built phase at a learning rate of zero. The time includes making the batches."""
+    times = []
+    stream = batches.endless(phase.name)
+    for index in range(WARM_UP + steps):
+        started = time.perf_counter()
+        images, classes = next(stream)
+        loss, _ = phase.step(images, classes, 0.0)
+        float(loss)  # waits for the step
+        if index >= WARM_UP:
+            times.append(time.perf_counter() - started)
+    step_s, count = statistics.median(times), max(1, train_images // batches.batch_size)
+    epoch_s = count * step_s
+    speed = batches.batch_size / step_s
+    return PhaseCost(phase.name, phase.epochs, count, step_s, speed, epoch_s, phase.epochs * epoch_s)

@@ -9,12 +9,12 @@ from edgecnn.data.dataset import require_split
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Progress, input_contract
 from edgecnn.export import export_path
-from edgecnn.export.layer_pairs import WEIGHTED, Pair, matched
+from edgecnn.export.flatbuffer import WEIGHTED, Pair, matched
 from edgecnn.pixels import to_codes, to_real
 from edgecnn.runs import FLOAT_MODEL, Run
 from edgecnn.tables import Struct
 
-IMAGES = 200
+LAYER_IMAGES = 200
 """Most validation images used. A layer's noise is an average over all its values, so it settles quickly."""
 
 CHUNK = 50
@@ -95,7 +95,7 @@ def measured_split(run: Run) -> str:
 
 
 def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, done, total: None) -> LayerErrors:
-    """Measure the error of each layer of a run's int8 TFLite file relative to the float model, on IMAGES images of `measured_split`.
+    """Measure the error of each layer of a run's int8 TFLite file relative to the float model, on LAYER_IMAGES images of `measured_split`.
 
     The noise at a layer includes that of all layers before it. Raises RunError if the export is missing or the model has no layers.
     """
@@ -113,7 +113,7 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
     split = measured_split(run)
     require_split(run, dataset, split)
     loaded = dataset.load((split,), **vars(run.info.input), stage="layers", progress=progress)[split]
-    images = loaded.images[:IMAGES]
+    images = loaded.images[:LAYER_IMAGES]
     model = model_from_bytes(run.read(FLOAT_MODEL, "train"))
     graph = read(data)
     pairs, unmatched = matched(model, graph)

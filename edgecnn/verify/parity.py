@@ -11,12 +11,12 @@ from edgecnn.data import Split
 from edgecnn.data.splits import FILE, read_sides
 from edgecnn.errors import RunError
 from edgecnn.evaluate import statistics
-from edgecnn.evaluate.answers import REPEATS, Answers, Progress
-from edgecnn.evaluate.scores import expected_calibration_error
+from edgecnn.evaluate.answers import REPEATS, Answers, Progress, export_answers, in_chunks, milliseconds, timed
+from edgecnn.evaluate.statistics import expected_calibration_error
+from edgecnn.files import sha256
 from edgecnn.labels import plural
-from edgecnn.runs import PARITY, Run
+from edgecnn.runs import PARITY, QAT_MODEL, Run
 from edgecnn.tables import build
-from edgecnn.verify.gate import Gate
 from edgecnn.verify.parity_report import (
     FEW_GROUPS,
     Chance,
@@ -25,6 +25,7 @@ from edgecnn.verify.parity_report import (
     ComparisonFigures,
     ConfidenceDrift,
     Data,
+    Gate,
     Int8Choice,
     Kind,
     LabelledFlip,
@@ -35,8 +36,32 @@ from edgecnn.verify.parity_report import (
     SplitName,
     Unit,
 )
-from edgecnn.verify.references import reference_answers
 from edgecnn.versions import library_versions, processor
+
+PRECISIONS = {"float": "float32", "fake-quantized": "fake-quantized"}
+
+
+def reference_answers(run: Run, name: str, images: np.ndarray, progress: Progress) -> Answers:
+    """Return a reference's answers. `name` is one of PRECISIONS."""
+    from edgecnn.networks.keras import tf
+    from edgecnn.networks.predict import model_from_bytes, predictor
+
+    if name == "float" and run.reference:
+        path = run.file(run.reference)
+        answers = export_answers(run, path, path.suffix[1:], PRECISIONS[name], images, progress)
+        return timed([replace(answers, name=name)], images[:1])[0]
+    data = run.read(run.float_model if name == "float" else QAT_MODEL, "train")
+    predict = predictor(model_from_bytes(data), run.recipe.input_scale, run.recipe.input_zero_point)
+    return Answers(
+        name=name,
+        format="keras",
+        precision=PRECISIONS[name],
+        engine=f"tensorflow {tf.__version__}",
+        size_bytes=len(data),
+        sha256=sha256(data),
+        values=in_chunks(predict, images, name, progress),
+        ms_per_image=milliseconds({name: predict}, images[:1])[name],
+    )
 
 
 def references(run: Run, split: Split, progress: Progress) -> list[Answers]:

@@ -1,4 +1,4 @@
-"""Each model's answer to each test image: `predictions.npz`, from which the report draws its figures without rerunning a model."""
+"""Each model's answer to each test image, and what temperature, threshold and out-of-distribution limit do with them."""
 
 import io
 import zipfile
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgecnn.calibrate.confidence import ChosenConfidence, ChosenStrangers
 from edgecnn.data import Split
-from edgecnn.evaluate.answers import Answers
-from edgecnn.files import write_atomic
+from edgecnn.evaluate.answers import Answers, Progress, device_model, in_chunks, input_contract
+from edgecnn.evaluate.statistics import score_figures, wilson
+from edgecnn.export import export_path
+from edgecnn.files import sha256_file, write_atomic
 from edgecnn.pixels import as_image
-from edgecnn.runs import AGAINST_PICTURES, PREDICTIONS, Run
-from edgecnn.runtime.decision import softmax
+from edgecnn.runs import AGAINST_PICTURES, CONFIDENCE, KNOWN, PREDICTIONS, STRANGERS, Run
+from edgecnn.runtime.decision import Strangers, softmax
+from edgecnn.verify.parity_report import Confidence, StrangerFigures
 
 TRUE, SOURCES, TEMPERED = "true", "sources", "tempered"
 ANSWER, SCORE, PICTURE = "answer/", "score/", "picture/"
@@ -115,3 +119,55 @@ def read_predictions(run: Run) -> Predictions | None:
         )
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
+
+
+def tested_confidence(chosen: ChosenConfidence, answers: Answers, classes: np.ndarray) -> Confidence:
+    figures = score_figures(answers.values, classes, chosen.temperature, chosen.threshold)
+    made = {name: getattr(chosen, name) for name in ("temperature", "not_fitted", "choice")}
+    return Confidence(**vars(figures), **made, model=answers.name)
+
+
+def stored_confidence(run: Run) -> ChosenConfidence | None:
+    """Return the content of a run's `confidence.json`; None if the file is missing or unusable."""
+    return run.stored(CONFIDENCE, ChosenConfidence)
+
+
+def tested_strangers(
+    run: Run, chosen: ChosenStrangers, name: str, format_: str, precision: str, test: Split, progress: Progress
+) -> StrangerFigures:
+    refused = wrong = 0
+    if chosen.limit:
+        data = export_path(run, format_, precision).read_bytes()
+        opened = device_model(data, format_, input_contract(run))
+        strangers = Strangers(chosen.limit, known_features(run))
+
+        def answers(images: np.ndarray) -> np.ndarray:
+            logits, features = opened.logits_and_features(images)
+            scores = softmax(logits / np.float32(chosen.temperature))
+            return np.column_stack([strangers.refused(scores.max(axis=1), features), logits.argmax(axis=1)])
+
+        found = in_chunks(answers, test.images, "strangers", progress)
+        of_known = found[:, 0].astype(bool)
+        refused, wrong = int(of_known.sum()), int(np.sum(of_known & (found[:, 1] != test.classes)))
+    made = {key: getattr(chosen, key) for key in ("rate", "not_fitted", "known_images", "validation_images")}
+    return StrangerFigures(
+        **made,
+        model=name,
+        n=len(test.classes),
+        refused=refused,
+        refused_wrong=wrong,
+        refused_interval=wilson(refused, len(test.classes)) if chosen.limit else None,
+        decide=bool(run.recipe.stranger.decide),
+    )
+
+
+def known_features(run: Run) -> np.ndarray:
+    """Return the known images' features of a run: int8 (images, length)."""
+    codes: np.ndarray = np.load(run.file(KNOWN), allow_pickle=False)
+    return codes
+
+
+def stored_strangers(run: Run) -> ChosenStrangers | None:
+    """Return the content of a run's `strangers.json`; None if that or `known.npy` is missing or unusable."""
+    chosen, known = run.stored(STRANGERS, ChosenStrangers), run.file(KNOWN)
+    return chosen if chosen and known.is_file() and sha256_file(known) == chosen.known_sha256 else None

@@ -33,11 +33,11 @@ from edgecnn.calibrate.confidence import (
 )
 from edgecnn.data import open_dataset
 from edgecnn.errors import BundleError, RunError, SelftestError, ThresholdError
-from edgecnn.evaluate.scores import expected_calibration_error, nll, score_figures
+from edgecnn.evaluate.statistics import expected_calibration_error, nll, score_figures
 from edgecnn.export import convert, export, export_path
-from edgecnn.export.feature_output import with_features
 from edgecnn.export.flatbuffer import read
-from edgecnn.interop.programs import MEDIAPIPE, program_files
+from edgecnn.export.onnx import with_features
+from edgecnn.interop import MEDIAPIPE, program_files
 from edgecnn.labels import STRANGER
 from edgecnn.recipe import build_recipe
 from edgecnn.report.table import stranger_lines
@@ -50,10 +50,9 @@ from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.choose import Choosing
 from edgecnn.stages.train import train_stage
 from edgecnn.stages.verify import verify
-from edgecnn.verify.confidence import stored_confidence
-from edgecnn.verify.gate import Gate
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.strangers import stored_strangers
+from edgecnn.verify.parity_report import Gate
+from edgecnn.verify.predictions import stored_confidence, stored_strangers
 
 
 def calibrated(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ from edgecnn.errors import (
 )
 from edgecnn.files import data_folder, sha256_file
 from edgecnn.networks import NETWORKS, build_network
-from edgecnn.networks.describe import LayerCost, NetworkCost, describe
+from edgecnn.networks.blocks import LayerCost, NetworkCost, describe
 from edgecnn.recipe import keys
 from edgecnn.region import WHOLE
 from edgecnn.runtime.default import SHIPPED

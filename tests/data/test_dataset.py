@@ -26,7 +26,7 @@ from edgecnn.errors import (
     SplitError,
     UnknownNameError,
 )
-from edgecnn.evaluate.taught import images_csv
+from edgecnn.evaluate.answers import images_csv
 from edgecnn.files import sha256
 from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.run_info import InputSize, RunInfo, Unreadable

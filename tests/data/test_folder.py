@@ -21,7 +21,7 @@ from edgecnn.data import folder as archive_module
 from edgecnn.data import open_dataset
 from edgecnn.data.folder import open_folder
 from edgecnn.errors import DatasetError, EdgeCNNError, RecipeError, UnknownNameError, UnsafeArchiveError
-from edgecnn.interop.frigate_data import find_dataset
+from edgecnn.interop import find_dataset
 from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.runs import without_folders
 from edgecnn.train.candidates import sides_of

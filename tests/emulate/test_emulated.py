@@ -17,7 +17,7 @@ from edgecnn.emulate import machine as systems
 from edgecnn.emulate.machine import NAMES, Emulations
 from edgecnn.emulate.on_boards import OnBoards, verify_on_boards
 from edgecnn.errors import EmulatorError
-from edgecnn.verify.gate import require_boards
+from edgecnn.verify.parity_report import require_boards
 
 pytestmark = [
     pytest.mark.slow,

@@ -19,7 +19,7 @@ from edgecnn.emulate.on_boards import OnBoards, differences, draw_images, model_
 from edgecnn.errors import DatasetError, EmulatorError, EngineError, ParityError, UnknownNameError
 from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
 from edgecnn.tables import to_json
-from edgecnn.verify.gate import require_boards
+from edgecnn.verify.parity_report import require_boards
 
 QEMU = 'case "$1" in --version) echo "qemu-aarch64 version 0.0 (fake)"; exit;; esac; SCRIPT shift 5; unset PYTHONHOME; exec @PYTHON "$@"'
 VERSIONS = {

@@ -7,9 +7,19 @@ import numpy as np
 import pytest
 
 from edgecnn.data.splits import FILE, Side, sides_text
-from edgecnn.evaluate import taught
-from edgecnn.evaluate.answers import CHUNK, Answers, contract_of, in_chunks, timed
-from edgecnn.evaluate.held_out import HeldOut, answers_csv, joined, read_held_out, write_held_out
+from edgecnn.evaluate import answers
+from edgecnn.evaluate.answers import (
+    CHUNK,
+    Answers,
+    HeldOut,
+    answers_csv,
+    contract_of,
+    in_chunks,
+    joined,
+    read_held_out,
+    timed,
+    write_held_out,
+)
 from edgecnn.recipe import build_recipe
 from edgecnn.run_info import DataInfo, GroupInfo, InputSize, RunInfo
 from edgecnn.runs import IMAGES, LEFT_OUT, Run, create_run
@@ -63,15 +73,15 @@ def test_the_images_that_taught_a_model_include_those_in_two_splits_and_mark_tes
     tmp_path, monkeypatch
 ):
     run = recorded(tmp_path)
-    assert taught.taught_images(run) is None and taught.images_csv(run) is None, "a named dataset"
+    assert answers.taught_images(run) is None and answers.images_csv(run) is None, "a named dataset"
     rows = ("train,cat,aa,1", "test,cat,bb,2", "validation,cat,cc,3", "test,cat,aa,4", "test,dog,dd,5")
     run.file(IMAGES).write_text("\n".join(["split,class,sha256,file", *rows, ""]))
     known = {"aa": "train", "bb": "test", "cc": "validation", "dd": "test"}
-    assert taught.taught_images(run) == known, "aa was trained on"
+    assert answers.taught_images(run) == known, "aa was trained on"
     run.file(LEFT_OUT).write_text("sha256,with\ndd,bb\naa,bb\n")
-    assert taught.taught_images(run) == known | {"dd": taught.TIED}
-    monkeypatch.setattr(taught, "MOST", 4)
-    assert taught.images_csv(run).decode().splitlines() == [
+    assert answers.taught_images(run) == known | {"dd": answers.TIED}
+    monkeypatch.setattr(answers, "MOST", 4)
+    assert answers.images_csv(run).decode().splitlines() == [
         "sha256,split",
         "aa,train",
         "bb,test",
@@ -85,12 +95,12 @@ def test_the_images_that_taught_a_model_include_those_in_two_splits_and_mark_tes
     run.file(FILE).write_text(
         sides_text({64 * one[0]: Side(text, "train", "", "(.+)_") for one, text in names.items()})
     )
-    monkeypatch.setattr(taught, "taught_images", lambda run: {64 * one[0]: split for one, split in known.items()})
-    assert [line[62:] for line in taught.images_csv(run).decode().splitlines()[1:]] == [
+    monkeypatch.setattr(answers, "taught_images", lambda run: {64 * one[0]: split for one, split in known.items()})
+    assert [line[62:] for line in answers.images_csv(run).decode().splitlines()[1:]] == [
         "aa,train,1", "bb,test,2", "cc,validation,1", "dd,test,3",
     ], "numbers, no names"  # fmt: skip
-    monkeypatch.setattr(taught, "MOST", 3)
-    assert taught.images_csv(run) is None
+    monkeypatch.setattr(answers, "MOST", 3)
+    assert answers.images_csv(run) is None
 
 
 @pytest.mark.parametrize("count", [CHUNK - 1, CHUNK, 2 * CHUNK + 1])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecnn.evaluate.answers import Answers
-from edgecnn.evaluate.scores import (
+from edgecnn.evaluate.statistics import (
     SUM_TOLERANCE,
     answered_at,
     expected_calibration_error,

@@ -28,7 +28,7 @@ from edgecnn.export import (
     tflite,
 )
 from edgecnn.export.flatbuffer import read
-from edgecnn.export.representative import IMAGES, needs_representative_dataset, representative_dataset
+from edgecnn.export.tflite import IMAGES, needs_representative_dataset, representative_dataset
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes, predictor
@@ -40,8 +40,7 @@ from edgecnn.stages.bundle import bundle_stage
 from edgecnn.stages.verify import verify
 from edgecnn.tables import to_json
 from edgecnn.verify import Gate
-from edgecnn.verify.golden import golden_images
-from edgecnn.verify.speed import time_exports
+from edgecnn.verify.golden import golden_images, time_exports
 
 NEW = (("tflite", "float16"), ("tflite", "int16x8"), ("onnx", "float16"))
 

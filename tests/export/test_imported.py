@@ -16,9 +16,9 @@ from edgecnn.errors import DatasetError, ExportError, NetworkError, ParityError,
 from edgecnn.export import imported
 from edgecnn.export.flatbuffer import read
 from edgecnn.export.onnx import float32
-from edgecnn.networks.frozen import FrozenModel
 from edgecnn.networks.keras import keras as keras2
 from edgecnn.networks.keras import tf
+from edgecnn.networks.predict import FrozenModel
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.selftest import selftest
 

@@ -17,8 +17,8 @@ from edgecnn.errors import ExportError
 from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path, onnx_int8
 from edgecnn.export import onnx as onnx_export
-from edgecnn.export.few_channels import FOLD, fold
-from edgecnn.export.onnx_quantization import quantization
+from edgecnn.export.given import quantization
+from edgecnn.export.onnx_int8 import FOLD, fold
 from edgecnn.export.tflite import int8 as tflite_int8
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
@@ -26,7 +26,7 @@ from edgecnn.pixels import to_codes, to_real
 from edgecnn.recipe import Recipe
 from edgecnn.runtime.engines import open_engine
 from edgecnn.train.loop import Batches
-from edgecnn.train.qat_phase import fake_quantize
+from edgecnn.train.phases import fake_quantize
 from edgecnn.train.ranges import calibrate
 from edgecnn.verify.golden import golden_images
 

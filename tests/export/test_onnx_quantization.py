@@ -7,7 +7,7 @@ pytest.importorskip("onnx", reason="graphs are read with onnx")
 
 import onnx
 
-from edgecnn.export.onnx_quantization import quantization
+from edgecnn.export.given import quantization
 from edgecnn.verify.model_files import open_model_file
 
 

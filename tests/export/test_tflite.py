@@ -12,13 +12,13 @@ from edgecnn.errors import ExportError, OutputExistsError, RunError
 from edgecnn.export import export, export_path, tflite
 from edgecnn.export.flatbuffer import read
 from edgecnn.networks import build_network
-from edgecnn.networks.describe import describe
+from edgecnn.networks.blocks import describe
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import FLOAT_MODEL, create_run
 from edgecnn.train.loop import Batches
-from edgecnn.train.qat_phase import fake_quantize, set_batch_norm
+from edgecnn.train.phases import fake_quantize, set_batch_norm
 from edgecnn.train.ranges import calibrate
 
 RANDOM = np.random.default_rng(5)

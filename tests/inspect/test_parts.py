@@ -290,8 +290,8 @@ def test_each_image_is_judged_without_its_copies_and_its_scores_are_means(monkey
             share = 0.2 + 0.3 * (len(fits) > 4) + 0.1 * (len(fits) > 8)
             return np.tile([share, 1 - share], (len(rows), 1))
 
-    monkeypatch.setattr("edgecnn.train.regression.regression", lambda strength: Fitted())
-    monkeypatch.setattr("edgecnn.train.regression.choose_strength", lambda features, classes, seed: 1.0)
+    monkeypatch.setattr("edgecnn.train.candidates.regression", lambda strength: Fitted())
+    monkeypatch.setattr("edgecnn.train.candidates.choose_strength", lambda features, classes, seed: 1.0)
     scores = question.out_of_fold(features, classes, groups, 1, lambda *step: steps.append(step))
     assert np.allclose(scores, [(0.2 + 0.5 + 0.6) / 3, (0.8 + 0.5 + 0.4) / 3])
     assert len(fits) == 12 and sum(count for count, _ in fits) == 63 and not any(shared for _, shared in fits)

@@ -20,8 +20,8 @@ from edgecnn.inspect.fix import USUAL, write_cleaned
 from edgecnn.inspect.inspection import inspect_images
 from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.runs import LEFT_OUT, create_run
-from edgecnn.stages import sides as stage
-from edgecnn.stages.sides import placed, write_sides
+from edgecnn.stages import train as stage
+from edgecnn.stages.train import placed, write_sides
 
 SPLITS = ("train", "validation", "test")
 

@@ -14,9 +14,18 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.errors import ExportError, OutputExistsError
 from edgecnn.export import tflite
 from edgecnn.export.flatbuffer import ALIGNMENT, load_schema, packed, read, unpacked
-from edgecnn.interop.mediapipe import LABELS, with_metadata
-from edgecnn.interop.programs import PROGRAMS, check_program, export_program, program_files, programs_of
-from edgecnn.interop.scores import PIXELS, SCORES, with_scores
+from edgecnn.interop import (
+    LABELS,
+    PIXELS,
+    PROGRAMS,
+    SCORES,
+    check_program,
+    export_program,
+    program_files,
+    programs_of,
+    with_metadata,
+    with_scores,
+)
 from edgecnn.networks.keras import keras
 from edgecnn.recipe import build_recipe
 from edgecnn.region import WHOLE
@@ -197,7 +206,7 @@ def exportable(tmp_path, data, labels, /, **recipe):
 
 def test_mediapipe_reads_pixels_as_the_run_did_and_frigate_lists_the_classes_in_order(int8, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr("edgecnn.interop.mediapipe.with_metadata", lambda model, **how: given.append(how) or model)
+    monkeypatch.setattr("edgecnn.interop.with_metadata", lambda model, **how: given.append(how) or model)
     labels = ("zebra", " ant ", "müller")
     for range_, numbers in (("unit", (0, 255)), ("centred", (128, 128)), ("raw", (0, 1))):
         run = exportable(tmp_path, int8[0], labels, network={"input_range": range_})

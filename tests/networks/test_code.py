@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.errors import NetworkError
-from edgecnn.networks.code import refuse_code
 from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.own import refuse_code
 from edgecnn.runs import FLOAT_MODEL, QAT_MODEL
 
 

@@ -4,8 +4,8 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.networks import build_network
-from edgecnn.networks.fold import LEAST_REACH, fitting_biases, folded
 from edgecnn.networks.keras import keras
+from edgecnn.networks.predict import LEAST_REACH, fitting_biases, folded
 
 
 def shaken(model):

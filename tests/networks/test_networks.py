@@ -4,9 +4,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.errors import NetworkError, UnknownNameError
 from edgecnn.networks import NETWORKS, build_network
-from edgecnn.networks.blocks import halvings
-from edgecnn.networks.describe import describe
-from edgecnn.networks.efficientnet_lite import blocks_of, is_whole
+from edgecnn.networks.blocks import blocks_of, describe, halvings, is_whole
 from edgecnn.networks.keras import keras
 
 FURTHER = {

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 TRAININGS = """
 from edgecnn.recipe import build_recipe
-from edgecnn.train.dry_run import dry_run
+from edgecnn.train.train import dry_run
 
 for images, batch_size, precision in ((21, 128, "float32"), (127, 33, "bfloat16")):
     train = {"epochs": 1, "learning_rate": 0.003, "schedule": "one-cycle", "label_smoothing": 0.05}

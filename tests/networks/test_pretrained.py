@@ -12,7 +12,7 @@ import pytest
 from edgecnn import images
 from edgecnn.cli.help import missing_extra
 from edgecnn.errors import NetworkError
-from edgecnn.networks import pretrained, torch_file
+from edgecnn.networks import pretrained
 from edgecnn.networks.pretrained import SOURCES, read_weights, source_of
 from edgecnn.pixels import to_real
 
@@ -33,7 +33,7 @@ class Evil:
         return (open, (str(self.path), "w"))
 
 
-def legacy_file(state, storages, header=(torch_file.MAGIC, torch_file.PROTOCOL)):
+def legacy_file(state, storages, header=(pretrained.MAGIC, pretrained.PROTOCOL)):
     """Return a file in PyTorch's legacy format: state maps names to (key, offset, shape, strides), or to anything else."""
 
     class Pickler(pickle.Pickler):
@@ -77,7 +77,7 @@ def _rebuild_tensor_v2(*arguments):
 def test_tensors_are_read_in_any_layout():
     values = np.arange(12.0)
     state = {"rows": Reference("1", 0, (3, 4), (4, 1)), "columns": Reference("1", 2, (4, 2), (1, 4))}
-    arrays = torch_file.read_state(legacy_file(state, {"1": values}), "weights")
+    arrays = pretrained.read_state(legacy_file(state, {"1": values}), "weights")
     np.testing.assert_array_equal(arrays["rows"], values.reshape(3, 4))
     np.testing.assert_array_equal(arrays["columns"], [[2, 6], [3, 7], [4, 8], [5, 9]])
 
@@ -85,7 +85,7 @@ def test_tensors_are_read_in_any_layout():
 def test_a_pickle_that_names_anything_else_is_refused_before_it_runs(tmp_path):
     data = legacy_file({"weight": Evil(tmp_path / "created")}, {})
     with pytest.raises(NetworkError, match=r"weights: it names \w+\.open, but only tensors are read"):
-        torch_file.read_state(data, "weights")
+        pretrained.read_state(data, "weights")
     assert not (tmp_path / "created").exists()
 
 
@@ -99,20 +99,20 @@ def test_a_pickle_that_names_anything_else_is_refused_before_it_runs(tmp_path):
 )
 def test_a_tensor_outside_its_storage_is_refused(state, storages, message):
     with pytest.raises(NetworkError, match=message):
-        torch_file.read_state(legacy_file(state, storages), "weights")
+        pretrained.read_state(legacy_file(state, storages), "weights")
 
 
 def test_damaged_files_are_refused():
     whole = legacy_file({"w": Reference("1", 0, (3, 4), (4, 1))}, {"1": np.arange(12.0)})
     for length in range(0, len(whole), 7):
         with pytest.raises(NetworkError):
-            torch_file.read_state(whole[:length], "weights")
+            pretrained.read_state(whole[:length], "weights")
     with pytest.raises(NetworkError, match="not a file of PyTorch weights"):
-        torch_file.read_state(legacy_file({}, {}, header=(1, 2)), "weights")
+        pretrained.read_state(legacy_file({}, {}, header=(1, 2)), "weights")
     with zipfile.ZipFile(zipped := io.BytesIO(), "w") as file:
         file.writestr("data.pkl", b"")
     with pytest.raises(NetworkError):
-        torch_file.read_state(zipped.getvalue(), "weights")
+        pretrained.read_state(zipped.getvalue(), "weights")
 
 
 def test_an_altered_package_is_refused_before_it_is_read(tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_an_altered_package_is_refused_before_it_is_read(tmp_path, monkeypatch):
     (tmp_path / SOURCE.package / "__init__.py").write_text("raise SystemExit('executed')")
     file.write_bytes(legacy_file({"weight": Evil(tmp_path / "created")}, {}))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(torch_file, "read_state", None)
+    monkeypatch.setattr(pretrained, "read_state", None)
     with pytest.raises(NetworkError, match=r"is not the file of .*Nothing was read"):
         read_weights(SOURCE)
     assert not (tmp_path / "created").exists()
@@ -188,8 +188,7 @@ def test_one_pass_gives_the_features_and_costs_of_every_rung(source, every):
     """`every` third rung is the smallest one, and the whole network with its head."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.networks import build_network
-    from edgecnn.networks.describe import describe
-    from edgecnn.networks.efficientnet_lite import all_features, costs
+    from edgecnn.networks.blocks import all_features, costs, describe
     from edgecnn.networks.keras import keras
 
     shape, family = (32, 48, 1), source.prefix.rstrip("_")

@@ -17,10 +17,9 @@ from edgecnn.recipe import build_recipe
 from edgecnn.run_info import DataInfo, InputSize, RunInfo
 from edgecnn.runs import HISTORY, LAYERS, PARITY, Run, create_run
 from edgecnn.tables import to_json
-from edgecnn.verify.gate import Gate
 from edgecnn.verify.layers import LayerError, LayerErrors
 from edgecnn.verify.parity import Basis, compared, judged, run_comparisons
-from edgecnn.verify.parity_report import Data
+from edgecnn.verify.parity_report import Data, Gate
 from edgecnn.verify.predictions import write_predictions
 
 HISTORY_LINES = """\

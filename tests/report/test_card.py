@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib", reason="the workstation side needs the train e
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.calibrate.confidence import Choice, ChosenConfidence
-from edgecnn.evaluate.scores import ScoreFigures
+from edgecnn.evaluate.statistics import ScoreFigures
 from edgecnn.files import canonical_json
 from edgecnn.report.card import card, confidence_line, metadata_block, origin_lines, plain
 from edgecnn.report.table import CHOICE_HEADINGS, choice_rows, judged_line, stress_lines
@@ -26,9 +26,9 @@ from edgecnn.run_info import (
 )
 from edgecnn.stress.stress_report import Condition, Mean, Measured, StressData, Stressed, StressedModel, StressReport
 from edgecnn.tables import build, to_json
-from edgecnn.verify.confidence import stored_confidence
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Report
+from edgecnn.verify.predictions import stored_confidence
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",

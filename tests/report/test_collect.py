@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from edgecnn.bundle.file import read_bundle
-from edgecnn.evaluate.held_out import HeldOut, write_held_out
+from edgecnn.evaluate.answers import HeldOut, write_held_out
 from edgecnn.report.collect import (
     WEAKEST,
     accuracy_line,

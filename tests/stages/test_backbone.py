@@ -10,13 +10,13 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.errors import ExportError, NetworkError, OutputExistsError, RecipeError
-from edgecnn.evaluate.held_out import require_held_out
+from edgecnn.evaluate.answers import require_held_out
 from edgecnn.files import sha256
 from edgecnn.networks import build_network
 from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import BACKBONE, FLOAT_MODEL, Run, create_run
-from edgecnn.stages.backbone import with_backbone
+from edgecnn.stages.network_choice import with_backbone
 from edgecnn.stages.pipeline import run_recipe
 from edgecnn.stages.train import open_images
 

@@ -14,14 +14,14 @@ from edgecnn.calibrate.input_range import Stated
 from edgecnn.data import open_dataset
 from edgecnn.emulate.on_boards import test_images as images_of_bundle
 from edgecnn.errors import DatasetError, EngineError
-from edgecnn.evaluate.scores import is_scores
+from edgecnn.evaluate.statistics import is_scores
 from edgecnn.networks.keras import keras, tf
 from edgecnn.recipe import DataRecipe, build_recipe, to_tables
 from edgecnn.report.table import range_lines, warning_lines
 from edgecnn.stages.compare import compare_models
 from edgecnn.tables import to_json
-from edgecnn.verify.gate import Gate, require_parity
 from edgecnn.verify.model_files import open_model_file
+from edgecnn.verify.parity_report import Gate, require_parity
 
 UNIT = {"stated": Stated(input_range="unit")}
 """The range 0 to 1, which MLPerf's models and many others use."""

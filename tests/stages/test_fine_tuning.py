@@ -12,15 +12,15 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.errors import RunError
-from edgecnn.evaluate.held_out import require_held_out
-from edgecnn.networks.efficientnet_lite import RUNGS, all_features
+from edgecnn.evaluate.answers import require_held_out
+from edgecnn.networks.blocks import RUNGS, all_features
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.recipe import IF_BETTER, build_recipe
 from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, HELD_OUT, QAT_MODEL, Run
 from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.pipeline import run_recipe
 from edgecnn.stress.measure import open_subject
-from edgecnn.train.rival import Rival
+from edgecnn.train.best import Rival
 
 NETWORK = "efficientnet_lite0_150kb"
 
@@ -204,7 +204,7 @@ def test_killed_before_the_verdict_and_after_it(place, beaten):
 
 @pytest.mark.guard
 def test_killed_in_fine_tuning_that_loses(place, monkeypatch):
-    monkeypatch.setattr("edgecnn.train.rival.PATIENCE", 1)
+    monkeypatch.setattr("edgecnn.train.best.PATIENCE", 1)
     whole, *_ = made(place, "loses", head=unsure)
     assert whole.info.tuning.epochs > 0
     kills = [(Rival, "begin"), ("edgecnn.train.loop", "write_history"), (Rival, "verdict")]

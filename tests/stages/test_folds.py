@@ -21,7 +21,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.data import open_run_dataset
-from edgecnn.evaluate.held_out import ANSWERS, require_held_out
+from edgecnn.evaluate.answers import ANSWERS, require_held_out
 from edgecnn.evaluate.statistics import compare
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.recipe import build_recipe

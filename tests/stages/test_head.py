@@ -11,14 +11,14 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.errors import DatasetError, RecipeError
-from edgecnn.evaluate.held_out import ANSWERS, require_held_out
-from edgecnn.networks.efficientnet_lite import RUNGS, all_features
+from edgecnn.evaluate.answers import ANSWERS, require_held_out
+from edgecnn.networks.blocks import RUNGS, all_features
 from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, Run, create_run
-from edgecnn.stages import head
+from edgecnn.stages import folds
 from edgecnn.stages.bundle import bundle_path
-from edgecnn.stages.head import train_on_all
+from edgecnn.stages.folds import train_on_all
 from edgecnn.stages.pipeline import run_recipe
 from edgecnn.stages.train import open_images
 from edgecnn.verify.parity import parity_report
@@ -69,7 +69,7 @@ def made(tmp_path_factory):
                 run_recipe(recipe, folder / "run", Quiet(), max_drop=100.0)
         reporter = Quiet()
         with patch.context() as resumed:
-            resumed.setattr("edgecnn.train.frozen.computed", None)
+            resumed.setattr("edgecnn.train.candidates.computed", None)
             run, report = run_recipe(recipe, folder / "run", reporter, max_drop=100.0)
         yield run, report, reporter.notes, recipe
     all_features.cache_clear()
@@ -122,7 +122,7 @@ def test_the_shipped_int8_file_computes_what_the_held_out_answers_are_made_of(ma
     """A fold's answers come from the int8 file's features and numpy; the file's own answers must be those of numpy too."""
     from edgecnn.evaluate.answers import device_model, input_contract
     from edgecnn.export import export_path
-    from edgecnn.train.last_layer import Int8Layer, Layer
+    from edgecnn.train.candidates import Int8Layer, Layer
     from edgecnn.train.ranges import _logits_ends
 
     run, *_ = made
@@ -191,6 +191,6 @@ def test_a_network_without_weights_is_refused():
         recipe_of("photos"), network=dataclasses.replace(recipe_of("photos").network, name="resnet8")
     )
     with pytest.raises(RecipeError, match="resnet8"):
-        head.require_pretrained(own)
-    head.require_pretrained(recipe_of("photos"))
-    head.require_pretrained(dataclasses.replace(own, train=dataclasses.replace(own.train, head_only=False)))
+        folds.require_pretrained(own)
+    folds.require_pretrained(recipe_of("photos"))
+    folds.require_pretrained(dataclasses.replace(own, train=dataclasses.replace(own.train, head_only=False)))

@@ -18,7 +18,7 @@ from edgecnn.runs import CARD, CONFIDENCE, PARITY, Run
 from edgecnn.runtime import Classifier
 from edgecnn.runtime.selftest import selftest
 from edgecnn.stages import pipeline
-from edgecnn.stages.again import by_these_images, other_network
+from edgecnn.stages.against import by_these_images, other_network
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.pipeline import Replacing, Stages, run_recipe
 from edgecnn.train.settle import settle

@@ -17,19 +17,19 @@ from edgecnn.data import Split
 from edgecnn.data.items import Item
 from edgecnn.data.splits import Side
 from edgecnn.errors import RunError
-from edgecnn.evaluate.answers import Answers
-from edgecnn.evaluate.held_out import HeldOut
+from edgecnn.evaluate.answers import Answers, HeldOut
 from edgecnn.files import sha256
 from edgecnn.recipe import build_recipe
 from edgecnn.run_info import GroupInfo
 from edgecnn.runs import KNOWN, Run
-from edgecnn.stages import compare, sides
+from edgecnn.stages import compare
+from edgecnn.stages import train as sides
 from edgecnn.stages.against import flips_in_order
 from edgecnn.stages.bundle import default_model, verified_scores
 from edgecnn.stages.choose import Choosing, labelled, splits_to_try
 from edgecnn.stages.folds import divided, fold_line, voted_line
 from edgecnn.stages.pipeline import STAGES, Stages, changed_keys
-from edgecnn.stages.verify_folds import by_folds, of_folds, ordered, refused_strangers
+from edgecnn.stages.verify import by_folds, of_folds, ordered, refused_strangers
 
 
 def split_of(classes, first=0, name="photo", shape=(2, 3, 1)):

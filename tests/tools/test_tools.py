@@ -99,7 +99,7 @@ def test_a_mutant_runs_the_tests_of_its_modules_name_and_then_those_of_its_room(
         "train",
         "networks",
     }
-    assert "edgecnn/verify/gate.py" in rooms["verify"] and "edgecnn/verify/layers.py" not in rooms["verify"]
+    assert "edgecnn/verify/parity_report.py" in rooms["verify"] and "edgecnn/verify/layers.py" not in rooms["verify"]
 
     def run(file):
         return mutants.nearby(file, root)

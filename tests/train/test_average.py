@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.networks.keras import tf
-from edgecnn.train.average import averaging
+from edgecnn.train.best import averaging
 
 
 def averages(values):

@@ -12,19 +12,17 @@ from edgecnn.evaluate.answers import contract_of, device_model
 from edgecnn.export import tflite
 from edgecnn.export.flatbuffer import read
 from edgecnn.networks import build_network
-from edgecnn.networks.efficientnet_lite import RUNGS
-from edgecnn.networks.fold import even_depthwise
+from edgecnn.networks.blocks import RUNGS
 from edgecnn.networks.keras import keras
-from edgecnn.networks.predict import model_from_bytes, predictor
+from edgecnn.networks.predict import even_depthwise, model_from_bytes, predictor
 from edgecnn.networks.pretrained import SOURCES, load_weights, read_weights, source_of, tuned_variables
 from edgecnn.recipe import build_recipe
 from edgecnn.report.card import origin_lines
 from edgecnn.runs import FLOAT_MODEL, QAT_MODEL, create_run
-from edgecnn.train import train
 from edgecnn.train.loop import Batches
-from edgecnn.train.qat_phase import fake_quantize
-from edgecnn.train.ranges import calibrate, measure
-from edgecnn.train.rounding import round_kernels
+from edgecnn.train.phases import fake_quantize
+from edgecnn.train.ranges import calibrate, measure, round_kernels
+from edgecnn.train.train import train
 
 NETWORK = "efficientnet_lite0_150kb"
 

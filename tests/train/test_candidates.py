@@ -17,8 +17,8 @@ from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.runs import CHOICE, FEATURES, create_run
 from edgecnn.stages import network_choice
 from edgecnn.stages.network_choice import choose_network
+from edgecnn.train import candidates
 from edgecnn.train import candidates as rules
-from edgecnn.train import frozen
 
 EVEN = np.ones(400)
 
@@ -140,9 +140,9 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
         choose_network(recipe, dataset, run, reporter)
     (features,) = run.file(FEATURES).iterdir()
     count = dataset.sizes["train"] + dataset.sizes["validation"]
-    assert len(frozen.read_features(features)[0]) == count
+    assert len(candidates.read_features(features)[0]) == count
 
-    monkeypatch.setattr(frozen, "computed", None)
+    monkeypatch.setattr(candidates, "computed", None)
     chosen = choose_network(recipe, dataset, run, reporter)
     made = run.stored(CHOICE, NetworkChoice)
     assert (chosen.network.name, chosen.network.height) == (made.network, 32)
@@ -160,7 +160,7 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
 @pytest.mark.usefixtures("small")
 def test_an_impossible_budget_reports_what_the_smallest_takes(crops, tmp_path, reporter, monkeypatch):
     recipe = build_recipe({"data": {"source": str(crops)}, "network": {"height": 32, "width": 32, "max_kb": 10.0}})
-    monkeypatch.setattr(frozen, "computed", None)  # the answer comes before the long part of a choice
+    monkeypatch.setattr(candidates, "computed", None)  # the answer comes before the long part of a choice
     with pytest.raises(
         RecipeError, match=r"no network is within the budget \(10 kB\)\. The smallest, efficientnet_lite0_150kb"
     ):

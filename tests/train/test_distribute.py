@@ -16,10 +16,9 @@ from edgecnn.errors import ClusterError, RecipeError
 from edgecnn.networks.keras import tf
 from edgecnn.recipe import build_recipe, load_recipe, merge
 from edgecnn.runs import create_run
-from edgecnn.train import train
-from edgecnn.train.checkpoint import Checkpoint
-from edgecnn.train.float_phase import float_phase
-from edgecnn.train.loop import Batches, run_phase
+from edgecnn.train.loop import Batches, Checkpoint, run_phase
+from edgecnn.train.phases import float_phase
+from edgecnn.train.train import train
 
 EPOCHS = 6
 RECIPE = f"""

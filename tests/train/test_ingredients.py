@@ -17,12 +17,10 @@ from edgecnn.networks.predict import model_bytes, model_from_bytes
 from edgecnn.pixels import PAD
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, QAT_MODEL, Run, create_run
-from edgecnn.train import train
-from edgecnn.train.dry_run import dry_run
 from edgecnn.train.loop import Batches
-from edgecnn.train.schedule import learning_rates
-from edgecnn.train.settle import settle
-from edgecnn.train.teacher import Teacher, remembered
+from edgecnn.train.origin import Teacher, remembered
+from edgecnn.train.settle import learning_rates, settle
+from edgecnn.train.train import dry_run, train
 
 
 @pytest.fixture(autouse=True)

@@ -31,10 +31,9 @@ from edgecnn.runs import (
 )
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.pipeline import resume_or_create
-from edgecnn.train import train
-from edgecnn.train.head import fit_head
-from edgecnn.train.origin import open_start
+from edgecnn.train.origin import fit_head, open_start
 from edgecnn.train.settle import settle
+from edgecnn.train.train import train
 
 
 class Stop(KeyboardInterrupt):

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.data.decoding import class_weights
-from edgecnn.train.last_layer import Images, fit, held_out, log_losses, moved, quantize
+from edgecnn.train.candidates import Images, fit, held_out, log_losses, moved, quantize
 
 
 def made(features, classes, weights=None):

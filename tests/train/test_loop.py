@@ -9,10 +9,9 @@ from edgecnn.networks.keras import tf
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import create_run
 from edgecnn.train import loop
-from edgecnn.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from edgecnn.train.dry_run import time_phase
-from edgecnn.train.loop import Batches, Phase, run_phase
-from edgecnn.train.schedule import SCHEDULES, learning_rates
+from edgecnn.train.loop import Batches, Checkpoint, Phase, load_checkpoint, run_phase, save_checkpoint
+from edgecnn.train.settle import SCHEDULES, learning_rates
+from edgecnn.train.train import time_phase
 
 
 def batches_of(count, size):

@@ -17,7 +17,7 @@ from edgecnn.errors import DatasetError
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import FLOAT_MODEL, INFO, LOCK, QAT_MODEL, Run, create_run
-from edgecnn.train import train
+from edgecnn.train.train import train
 
 TABLES = {
     "data": {"source": "digits"},

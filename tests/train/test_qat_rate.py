@@ -7,8 +7,8 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.data import open_dataset
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import create_run
-from edgecnn.train import train
-from edgecnn.train.qat_phase import SAFE_RATE
+from edgecnn.train.phases import SAFE_RATE
+from edgecnn.train.train import train
 
 SHARP = {
     "data": {"source": "digits", "validation_fraction": 0.3},

@@ -6,8 +6,8 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.data.decoding import equal_weights
-from edgecnn.train import rival as rules
-from edgecnn.train.rival import Rival
+from edgecnn.train import best as rules
+from edgecnn.train.best import Rival
 
 
 def logits(classes, right, margin=3.0):

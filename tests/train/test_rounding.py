@@ -5,15 +5,22 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-import edgecnn.train.qat_phase as qat_phase
+import edgecnn.train.phases as qat_phase
 from edgecnn.data import open_dataset
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor
 from edgecnn.recipe import build_recipe
-from edgecnn.train.qat_phase import Qat, fake_quantize
-from edgecnn.train.ranges import calibrate
-from edgecnn.train.rounding import Moments, find_kernels, input_rows, round_depthwise, round_kernels, round_matrix
+from edgecnn.train.phases import Qat, fake_quantize
+from edgecnn.train.ranges import (
+    Moments,
+    calibrate,
+    find_kernels,
+    input_rows,
+    round_depthwise,
+    round_kernels,
+    round_matrix,
+)
 from edgecnn.train.train import training_batches
 
 RECIPE = {

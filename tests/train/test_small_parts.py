@@ -13,9 +13,9 @@ from edgecnn.data.items import Item
 from edgecnn.data.splits import Side
 from edgecnn.networks.keras import tf
 from edgecnn.recipe import build_recipe
-from edgecnn.train import frozen
-from edgecnn.train.float_phase import objective
+from edgecnn.train import candidates
 from edgecnn.train.loop import Batches
+from edgecnn.train.phases import objective
 from edgecnn.train.train import input_line, input_shape, qat_batches, source_size, training_batches
 
 
@@ -83,10 +83,10 @@ def test_features_are_computed_once_per_photo_size_and_reading(tmp_path, monkeyp
         values = np.array([[ord(one), size[0]] for one in named], np.float16)
         return {"small": values, "large": np.hstack([values, values])}
 
-    monkeypatch.setattr(frozen, "computed", compute)
+    monkeypatch.setattr(candidates, "computed", compute)
 
     def features(hashes, size=(32, 48), reading=(1 / 128, 0), channels=3):
-        return frozen.frozen_features("efficientnet_lite0", size, photos(hashes, channels), reading, tmp_path)
+        return candidates.frozen_features("efficientnet_lite0", size, photos(hashes, channels), reading, tmp_path)
 
     assert features("ca")["small"].tolist() == [[99, 32], [97, 32]]
     later = features("abcd")
@@ -130,12 +130,12 @@ def test_photos_of_two_splits_keep_their_classes_groups_and_pixels():
         items=items,
         sides={"#a": Side("door", "train"), "#d": Side("door", "train")},
     )
-    found = frozen.Photos(dataset, ("train", "validation"), 1, 3, 100, None)
+    found = candidates.Photos(dataset, ("train", "validation"), 1, 3, 100, None)
     assert found.hashes == ["#a", "#b", "#d", "#c", "#e"] and found.classes.tolist() == [0, 1, 0, 1, 1]
     assert found.groups == ["door", "#b", "door", "#c", "#e"]
     mixed = [found.places[index] for index in (3, 0, 4, 2)]
     assert found.at_size(mixed, (4, 6, 1))[:, 3, 5, 0].tolist() == [199, 97, 201, 100] and set(sized) == {(4, 6, 1)}
-    few = frozen.Photos(dataset, ("train", "validation"), 1, 3, 4, None)
+    few = candidates.Photos(dataset, ("train", "validation"), 1, 3, 4, None)
     assert sorted(few.classes.tolist()) == [0, 0, 1, 1], "as many of each class while they last"
     assert few.hashes == [one for one in found.hashes if one in few.hashes]
     fewer = found.some(4, 3)

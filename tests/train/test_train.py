@@ -19,12 +19,11 @@ from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.pixels import PAD
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, HISTORY, QAT_MODEL, Run, create_run
-from edgecnn.train import train
 from edgecnn.train.best import LIKE_FLOAT, LIKE_FLOAT_IMAGES, Score
-from edgecnn.train.checkpoint import load_checkpoint
-from edgecnn.train.loop import Batches
-from edgecnn.train.qat_phase import is_enough
-from edgecnn.train.schedule import SCHEDULES
+from edgecnn.train.loop import Batches, load_checkpoint
+from edgecnn.train.phases import is_enough
+from edgecnn.train.settle import SCHEDULES
+from edgecnn.train.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -407,7 +406,7 @@ def test_the_phase_can_be_skipped_if_the_other_method_answers_as_float_from_trai
 
 
 def test_skipping_the_phase_leaves_no_model_of_it(tmp_path, monkeypatch, tiny):
-    monkeypatch.setattr(import_module("edgecnn.train.qat_phase"), "starts_trained", lambda recipe: True)
+    monkeypatch.setattr(import_module("edgecnn.train.phases"), "starts_trained", lambda recipe: True)
     run, int8 = scripted(tiny(), tmp_path / "run", wrong=[])
     assert run.info.int8.skipped and not int8.seen and not run.file(QAT_MODEL).exists() and not qat_epochs(run)
     assert (run.int8_method, run.info.int8.epoch, run.info.int8.decided_by) == ("ptq", None, None)
@@ -415,7 +414,7 @@ def test_skipping_the_phase_leaves_no_model_of_it(tmp_path, monkeypatch, tiny):
 
 
 def test_from_trained_weights_the_phase_ends_at_an_epoch_that_answers_as_float(tmp_path, monkeypatch, tiny):
-    monkeypatch.setattr(import_module("edgecnn.train.qat_phase"), "starts_trained", lambda recipe: True)
+    monkeypatch.setattr(import_module("edgecnn.train.phases"), "starts_trained", lambda recipe: True)
     monkeypatch.setattr(import_module("edgecnn.train.best"), "LIKE_FLOAT", 1.0)
     run, int8 = scripted(tiny(qat={"epochs": 3}), tmp_path / "run", wrong=[2, 0, 1, 0], ptq_wrong=3)
     assert (run.info.int8.epoch, len(int8.seen), len(qat_epochs(run))) == (1, 2, 1)

@@ -44,11 +44,11 @@ def frigate_run(tmp_path_factory, frigate_media):
     """A run of that dataset with its files for Frigate and MediaPipe, shared: do not change it. Its model names the nearest colour."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.calibrate.input_range import Stated
-    from edgecnn.interop.programs import PROGRAMS, export_program
+    from edgecnn.interop import PROGRAMS, export_program
     from edgecnn.networks.keras import keras
     from edgecnn.recipe import build_recipe
+    from edgecnn.stages import Silent
     from edgecnn.stages.import_ import import_stage
-    from edgecnn.stages.reporter import Silent
 
     inputs = keras.Input((224, 224, 3))
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(inputs)))

@@ -13,7 +13,7 @@ from edgecnn.calibrate.input_range import Stated
 from edgecnn.data import Split, open_dataset
 from edgecnn.errors import EngineError, ParityError
 from edgecnn.evaluate.answers import export_answers, load_test
-from edgecnn.evaluate.scores import answered_at
+from edgecnn.evaluate.statistics import answered_at
 from edgecnn.export import export_path
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.keras import keras, tf
@@ -24,8 +24,7 @@ from edgecnn.stages.compare import compare_models
 from edgecnn.stages.verify import verify
 from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.layers import layer_errors
-from edgecnn.verify.parity import compared
-from edgecnn.verify.references import reference_answers
+from edgecnn.verify.parity import compared, reference_answers
 
 
 def silent(what, done, total):

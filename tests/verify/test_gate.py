@@ -12,9 +12,18 @@ from edgecnn.errors import EmulatorError, ParityError
 from edgecnn.evaluate.answers import Answers
 from edgecnn.evaluate.statistics import paired_interval
 from edgecnn.report.table import comparison_rows, conversion_lines, flip_lines, warning_lines
-from edgecnn.verify.gate import Gate, chance_warning, gate_line, require_boards, require_parity
 from edgecnn.verify.parity import Basis, compared, judged
-from edgecnn.verify.parity_report import BoardRow, Chance, Data, LabelledFlip
+from edgecnn.verify.parity_report import (
+    BoardRow,
+    Chance,
+    Data,
+    Gate,
+    LabelledFlip,
+    chance_warning,
+    gate_line,
+    require_boards,
+    require_parity,
+)
 
 LABELS = ("ant", "bee", "cat")
 N = 400

@@ -12,7 +12,7 @@ from edgecnn.export.flatbuffer import read
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import model_from_bytes
 from edgecnn.runs import QAT_MODEL
-from edgecnn.train.qat_phase import fake_quantize
+from edgecnn.train.phases import fake_quantize
 from edgecnn.verify.layers import HINTS, Noise, Pair, layer_error, layer_errors, matched
 
 

@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 pytest.importorskip("cv2", reason="the frigate extra: pip install opencv-python-headless")
 
-from edgecnn.interop.programs import MODEL
+from edgecnn.interop import MODEL
 from edgecnn.runtime.engines import open_engine
-from edgecnn.verify.other_programs import mediapipe_resize
+from edgecnn.verify.matrix import mediapipe_resize
 
 CLASSIFY = """
 import json, sys

@@ -19,19 +19,18 @@ from edgecnn.data import open_dataset
 from edgecnn.errors import MissingExtraError, ParityError, RunError
 from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path
-from edgecnn.interop.programs import LABELMAP, MODEL
-from edgecnn.interop.scores import with_scores
+from edgecnn.interop import LABELMAP, MODEL, with_scores
 from edgecnn.report.table import comparison_rows, parity_rows, program_lines
 from edgecnn.runs import PARITY, Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.model import Model
+from edgecnn.stages import Silent
 from edgecnn.stages.bundle import carried_models, default_model
 from edgecnn.stages.pipeline import Stages, do_exports
-from edgecnn.stages.reporter import Silent
 from edgecnn.stages.verify import verify
 from edgecnn.verify import Gate, require_parity
-from edgecnn.verify.other_programs import frigate_resize, mediapipe_resize, program_answers
+from edgecnn.verify.matrix import frigate_resize, mediapipe_resize, program_answers
 
 FRIGATE = """
 import sys

@@ -7,7 +7,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.errors import NetworkError
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras
-from edgecnn.verify.quantizable import check_quantizable, refused_layers
+from edgecnn.verify.model_files import check_quantizable, refused_layers
 
 layers = keras.layers
 

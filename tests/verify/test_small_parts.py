@@ -8,14 +8,13 @@ import pytest
 from edgecnn.data import Split
 from edgecnn.evaluate.answers import Answers
 from edgecnn.runtime.engines import Tensor
-from edgecnn.verify import speed
-from edgecnn.verify.gate import Gate
+from edgecnn.verify import golden
 from edgecnn.verify.golden import tolerance_of
 from edgecnn.verify.layers import HINTS, Noise, Pair, layer_error, measured_split, within
 from edgecnn.verify.matrix import matrix_row, on_grid
 from edgecnn.verify.model_files import ModelFile
 from edgecnn.verify.parity import Basis, compared, judged
-from edgecnn.verify.parity_report import Data
+from edgecnn.verify.parity_report import Data, Gate
 from edgecnn.verify.predictions import PICTURE_SIDE, gallery, thumbnail
 
 PIXELS = np.array([0, 51, 128, 255], np.uint8).reshape(1, 2, 2, 1)
@@ -155,9 +154,9 @@ def timing(p50, p90):
 )
 def test_the_faster_export_is_named_and_the_ratio_is_int8s_time_by_float32s(tmp_path, monkeypatch, int8, faster, ratio):
     run = SimpleNamespace(command=lambda name: f"edgecnn {name} RUN")
-    monkeypatch.setattr(speed, "export_path", lambda run, format_, precision: tmp_path / f"{precision}.{format_}")
+    monkeypatch.setattr(golden, "export_path", lambda run, format_, precision: tmp_path / f"{precision}.{format_}")
     (tmp_path / "int8.onnx").write_bytes(b"x")
-    none = speed.time_exports(run, "onnx")
+    none = golden.time_exports(run, "onnx")
     assert "edgecnn export RUN --format onnx --float32" in none.text and none.ratio is None and none.faster is None
     (tmp_path / "float32.onnx").write_bytes(b"x")
     model = SimpleNamespace(engine=SimpleNamespace(name="ort", version="1.9"), logits=None)
@@ -167,8 +166,8 @@ def test_the_faster_export_is_named_and_the_ratio_is_int8s_time_by_float32s(tmp_
         ("device_model", lambda *given: SimpleNamespace(**vars(model) | {"logits": len})),
         ("measure_interleaved", lambda calls, **options: {"int8": timing(int8, 9.0), "float32": timing(2.0, 3.0)}),
     ):
-        monkeypatch.setattr(speed, name, value)
-    made = speed.time_exports(run, "onnx")
+        monkeypatch.setattr(golden, name, value)
+    made = golden.time_exports(run, "onnx")
     assert (made.faster, made.ratio, made.engine) == (faster, ratio, "ort 1.9")
     assert vars(made.measured["int8"]) == {"p50_ms": int8, "p90_ms": 9.0, "n": 200}
     assert (

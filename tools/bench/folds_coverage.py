@@ -46,7 +46,7 @@ def features_of(archive: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the features of all photos of an archive, float32 (photos, length), and their classes."""
     from edgecnn.data import open_dataset
     from edgecnn.recipe import build_recipe
-    from edgecnn.train.frozen import Photos, frozen_features
+    from edgecnn.train.candidates import Photos, frozen_features
 
     recipe = build_recipe({"data": {"source": str(archive.resolve())}})
     dataset = open_dataset(recipe.data)
@@ -97,7 +97,7 @@ def one_draw(features: np.ndarray, classes: np.ndarray, n: int, seed: int) -> Ro
 
 def fitted(features: np.ndarray, classes: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fit a regression. Returns its answers to other features, and its largest scores."""
-    from edgecnn.train.regression import regression
+    from edgecnn.train.candidates import regression
 
     model = regression(STRENGTH, 100).fit(features, classes)
     scores = model.predict_proba(asked)

@@ -26,7 +26,7 @@ from edgecnn.inspect.inspection import find_links
 from edgecnn.inspect.look import Cache
 from edgecnn.inspect.question import SEEDS, STRENGTH, ask, numbered, right
 from edgecnn.recipe import DataRecipe
-from edgecnn.train.regression import regression
+from edgecnn.train.candidates import regression
 
 
 class Set(NamedTuple):
@@ -94,7 +94,7 @@ def measured(name: str, one: Set) -> dict[str, Any]:
     row: dict[str, Any] = {"by_photo": counts_of(plain), "sentence": ask(plain, items, features, quiet, quiet)}
     classes = np.array([item.label for item in items])
     mean = features.mean(axis=0)
-    scale = float((features - mean).std())  # one for all features, as in `edgecnn.train.head`
+    scale = float((features - mean).std())  # one for all features, as in `edgecnn.train.origin`
     whole = (features - mean) / scale
     with threadpool_limits(1):
         row["head_by_photo"] = right(whole, classes, np.arange(len(classes)), SEEDS)

@@ -116,7 +116,7 @@ def missed(found: dict[str, Any]) -> list[str]:
 def macs(bundle: Bundle) -> int:
     """Count a bundle's network's multiply-accumulates for one image."""
     from edgecnn.networks import build_network
-    from edgecnn.networks.describe import describe
+    from edgecnn.networks.blocks import describe
 
     contract, network = bundle.manifest.input, bundle.manifest.provenance["recipe"]["network"]
     shape = (contract.height, contract.width, contract.channels)

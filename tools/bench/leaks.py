@@ -39,7 +39,7 @@ from edgecnn.inspect import groups
 from edgecnn.inspect.inspection import find_copies
 from edgecnn.inspect.look import Cache
 from edgecnn.recipe import DataRecipe
-from edgecnn.train.regression import regression
+from edgecnn.train.candidates import regression
 
 POOL, FRAMES = 50, 10  # scenes per class, and frames per scene
 DAYS = 3

@@ -69,7 +69,7 @@ def converted(name: str, side: int, folder: Path) -> Row:
     """Write a network's int8 file into a folder and return what is known of it without running it."""
     from edgecnn.export import tflite
     from edgecnn.networks import build_network
-    from edgecnn.networks.describe import describe
+    from edgecnn.networks.blocks import describe
 
     images = np.random.default_rng(1).integers(0, 256, (CALIBRATION, side, side, 3), np.uint8)
     model = build_network(name, side, side, 3, CLASSES)

@@ -20,9 +20,8 @@ from simplest import FAMILY, SIDE, fitted
 
 from edgecnn.data import open_dataset
 from edgecnn.data.folds import Folds, read_folds
-from edgecnn.evaluate.held_out import HeldOut, require_held_out
-from edgecnn.evaluate.recall import balanced_accuracy, found_by_class
-from edgecnn.evaluate.statistics import paired_interval
+from edgecnn.evaluate.answers import HeldOut, require_held_out
+from edgecnn.evaluate.statistics import balanced_accuracy, found_by_class, paired_interval
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import CHOICE, FEATURES, Run
 from edgecnn.stages.folds import fold_runs
@@ -97,8 +96,8 @@ def figures(path: Path) -> Row:
 
 def simplest(run: Run, folds: Folds, held: HeldOut) -> np.ndarray:
     """Return the simplest way's answers to a run's held-out photos, int (n,)."""
-    from edgecnn.networks.efficientnet_lite import is_whole
-    from edgecnn.train.frozen import Photos, frozen_features
+    from edgecnn.networks.blocks import is_whole
+    from edgecnn.train.candidates import Photos, frozen_features
 
     dataset = folds.all_teach(open_dataset(run.recipe.data))
     photos = Photos(dataset, ("train",), 3, run.recipe.seed, len(held.classes), None)

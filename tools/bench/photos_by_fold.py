@@ -107,11 +107,11 @@ def measure(data: Path, network: str, seed: int, settings: Sequence[str]) -> Row
     from edgecnn.runs import FLOAT_MODEL, create_run
     from edgecnn.runtime.engines import open_engine
     from edgecnn.runtime.model import Model
-    from edgecnn.stages.int8_files import Int8Files
+    from edgecnn.stages import Silent
+    from edgecnn.stages.last_layer import Int8Files
     from edgecnn.stages.network_choice import choose_network, unkept
-    from edgecnn.stages.reporter import Silent
-    from edgecnn.train import train
     from edgecnn.train.settle import settle
+    from edgecnn.train.train import train
 
     tables = {"data": {"source": str(data)}, "network": {"name": None if network == "auto" else network}, "seed": seed}
     recipe = build_recipe(merge(tables, parse_overrides(settings)))

@@ -30,8 +30,8 @@ from edgecnn.runs import FLOAT_MODEL, HISTORY, open_run
 
 RECIPE = Path(__file__).with_suffix(".toml")
 EDGECNN = """
-from edgecnn.train import schedule
-schedule.WARM_UP = 0.4
+from edgecnn.train import settle
+settle.WARM_UP = 0.4
 from edgecnn.__main__ import run
 run()
 """

@@ -132,7 +132,7 @@ def joined(runs: list[list["np.ndarray"]], tensors: Iterable[Tensor]) -> list["n
     return outputs or [np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in tensors]
 
 
-def described(engine: Engine) -> str:
+def engine_text(engine: Engine) -> str:
     return f"{engine.name} {engine.version} ({engine.provider})"
 
 

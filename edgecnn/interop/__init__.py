@@ -1,1 +1,0 @@
-"""Interfaces to other programs: Frigate and MediaPipe."""
