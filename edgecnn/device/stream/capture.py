@@ -102,8 +102,8 @@ class Capture:
         changed = None if self._last is None else pictures.change(small, self._last)
         if changed is not None and changed < settings.min_change:
             return Shot(None, SAME, sharp, changed)
-        stamp, number = pictures.stamp(time.time(), 3), self.kept
-        while (path := self._folder / f"{stamp}-{number}{suffix}").exists() or path.is_symlink():
+        when, number = pictures.stamp(time.time(), 3), self.kept
+        while (path := self._folder / f"{when}-{number}{suffix}").exists() or path.is_symlink():
             number += 1
         write_atomic(path, data)
         self._last = small
