@@ -22,7 +22,7 @@ from typing import Any
 
 from edgecnn import __version__
 from edgecnn.cli import COMMANDS
-from edgecnn.device.service.manage import PACKAGED, UNITS, USERS, unit_text, users_text
+from edgecnn.device.service.config import PACKAGED, UNITS, USERS, unit_text, users_text
 from edgecnn.emulate import packages
 
 ROOT = Path(__file__).parent.parent

@@ -139,11 +139,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.camera:
         show()
-    from edgecnn.cli.consumers import listen, make_live
+    from edgecnn.cli.classify_stream import listen, make_live
     from edgecnn.cli.options import load_classifier
     from edgecnn.device.keep.keeper import make_keepers
-    from edgecnn.device.stream.ends import Ends
-    from edgecnn.device.stream.loop import open_stream
+    from edgecnn.device.stream.loop import Ends, open_stream
     from edgecnn.device.stream.settings import Decision, Engine, Http, Model, Reaction, Settings, State
 
     out = arguments.out.absolute()

@@ -31,7 +31,13 @@ COMMANDS = {
         "networks", "datasets", "targets",
     )
 }  # fmt: skip
-"""The commands in `--help` order. Each is a function in a module of the same name; `import` is a Python keyword."""
+"""The commands in `--help` order, each with its function; `import` is a Python keyword."""
+
+MODULES = {
+    "run": "train", "bundle": "export", "report": "export", "layers": "verify", "selftest": "doctor", "benchmark": "doctor",
+    "cameras": "capture", "datasets": "networks", "targets": "networks",
+}  # fmt: skip
+"""The module of each command that is not in a module of its own name."""
 
 BROKEN_PIPE = 141
 """Exit code when the reader of standard output has gone: that of a process killed by SIGPIPE."""
@@ -87,7 +93,7 @@ class Commands(typer.core.TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         name = COMMANDS[cmd_name]
-        module = importlib.import_module(f"edgecnn.cli.{name}")
+        module = importlib.import_module(f"edgecnn.cli.{MODULES.get(name, name)}")
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(cmd_name, cls=Command)(getattr(module, name))
         command: Any = typer.main.get_command(single)

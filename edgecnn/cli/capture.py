@@ -1,4 +1,4 @@
-"""`edgecnn capture`."""
+"""edgecnn cameras and edgecnn capture."""
 
 import contextlib
 import json as json_module
@@ -11,15 +11,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import emit_line, note, secret
-from edgecnn.device.secrets import CAMERA
+from edgecnn.cli.options import Json, emit_json, emit_line, note, secret, with_flags
 from edgecnn.device.stream.settings import Camera, Pictures
+from edgecnn.device.system import CAMERA
 from edgecnn.labels import plural
 
 if TYPE_CHECKING:
-    from edgecnn.device.stream.capture import Shot
     from edgecnn.device.stream.events import Event
+    from edgecnn.device.stream.pictures import Shot
+
+
+def cameras(json: Json = False) -> None:
+    """List this machine's cameras and what each can do.
+
+    If a camera cannot be used, the list gives the reason. `edgecnn classify --camera` tries them in this order. The first word of each line
+    is the SOURCE.
+
+    \b
+    Examples:
+      edgecnn cameras
+      edgecnn cameras --json
+    """
+    from edgecnn.device.cameras.listing import camera_lines, list_cameras
+
+    listing = list_cameras()
+    if json:
+        emit_json(listing.to_json())
+        return
+    for camera in listing.cameras:
+        print("\n".join(camera_lines(camera)))
+    for text in listing.notes:
+        note(text)
 
 
 @with_flags
@@ -65,13 +87,12 @@ def capture(
       edgecnn capture /dev/video0 --label none --interval 2 --count 100
       edgecnn capture --camera --label open --region 0.4,0.2,0.3,0.5
     """
-    from edgecnn.cli.stream import event_text, stopping_output
+    from edgecnn.cli.classify_stream import event_text, stopping_output
     from edgecnn.device.cameras import is_stream
-    from edgecnn.device.secrets import masked
-    from edgecnn.device.stream.capture import Capture, Shot
-    from edgecnn.device.stream.ends import Ends
     from edgecnn.device.stream.feed import open_feed
-    from edgecnn.device.stream.pictures import why_no_folder
+    from edgecnn.device.stream.loop import Ends
+    from edgecnn.device.stream.pictures import Capture, Shot, why_no_folder
+    from edgecnn.device.system import masked
 
     if camera == (source is not None):
         raise typer.BadParameter("give one stream, or --camera.", param_hint="SOURCE")
@@ -118,7 +139,7 @@ def show(shot: "Shot", json: bool) -> None:
 @contextlib.contextmanager
 def keyboard(timed: bool) -> Iterator[Callable[[], str | None]]:
     """Yield a function that returns the key pressed, or None, without waiting; at the end, restore the terminal, if there is one."""
-    from edgecnn.device.stream.capture import QUIT, TAKE
+    from edgecnn.device.stream.pictures import QUIT, TAKE
 
     if not sys.stdin.isatty():
         yield lambda: None

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgecnn.cli.flags import flag_names, with_flags
-from edgecnn.cli.options import Model, check_choice, load_classifier, option_name
+from edgecnn.cli.options import Model, check_choice, flag_names, load_classifier, option_name, with_flags
 from edgecnn.device.stream import settings
 from edgecnn.versions import processors
 
@@ -91,7 +90,7 @@ def classify(
     if mqtt.address is None:
         refuse_options(context, MQTT_OPTIONS, "needs --mqtt ADDRESS.")
     elif mqtt_forget:
-        from edgecnn.cli.consumers import forget_device
+        from edgecnn.cli.classify_stream import forget_device
 
         if source or camera:
             raise typer.BadParameter(
@@ -133,7 +132,7 @@ def classify(
         )
         classify_stream(streams[0] if streams else None, chosen, load, json)
     elif not source:
-        from edgecnn.cli.consumers import serve_api
+        from edgecnn.cli.classify_stream import serve_api
 
         serve_api(settings.Settings(decision=decision, http=http), load)
     else:

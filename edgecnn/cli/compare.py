@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
-from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, check_choice, emit_json, note, option
+from edgecnn.cli.options import Json, check_choice, emit_json, note, option, with_flags
 
 if TYPE_CHECKING:
     from edgecnn.verify.against import Rule
@@ -80,8 +79,8 @@ def compare(
         raise typer.BadParameter("needs two bundles.", param_hint="--renamed" if renamed else "--strict")
     check_choice("--split", split, ("test", "all"))
     stated = shared.stated(foreign)
-    from edgecnn.cli.parity import show_report
     from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.cli.verify import show_report
     from edgecnn.stages.compare import compare_models
     from edgecnn.verify.parity_report import Gate, require_parity
 
@@ -106,8 +105,8 @@ def compare(
 def against(
     old: Path, new: Path, data: str, renamed: dict[str, str], rule: "Rule", out: Path | None, json: bool
 ) -> None:
-    from edgecnn.cli.parity import show_against
     from edgecnn.cli.progress import ProgressReporter
+    from edgecnn.cli.verify import show_against
     from edgecnn.stages.against import compare_bundles
     from edgecnn.verify.against import require_no_harm
 

@@ -80,8 +80,7 @@ def deploy(
       edgecnn deploy --hosts boards.txt --channel doors --options service.toml --jobs 20
     """
     from edgecnn.device.update.board import Options
-    from edgecnn.fleet.deploy import Offer, Plan, deploy
-    from edgecnn.fleet.software import Package, Wheels
+    from edgecnn.fleet.deploy import Offer, Package, Plan, Wheels, deploy
     from edgecnn.fleet.ssh import Sessions, check_host, on_each, read_hosts
     from edgecnn.tables import to_json
 

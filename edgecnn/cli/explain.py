@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Model, emit_line, load_classifier, note
+from edgecnn.cli.options import Model, emit_line, load_classifier, note, with_flags
 from edgecnn.cli.workstation_options import Force
 from edgecnn.device.stream import settings
 from edgecnn.labels import printable, utf8

@@ -1,12 +1,16 @@
-"""`edgecnn export`."""
+"""edgecnn export, bundle and report: what is made of a run."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.options import Json, check_choice, emit_json, note, option
+from edgecnn.cli.options import Json, check_choice, emit_json, emit_line, note, option
 from edgecnn.cli.workstation_options import Force, RunArgument
+
+if TYPE_CHECKING:
+    from edgecnn.report.page import Shown
+
 
 PRECISION = "Precision (one of)"
 PROGRAM = "For another program"
@@ -136,3 +140,123 @@ def one_precision(**flags: bool) -> str:
     if len(chosen) > 1:
         raise typer.BadParameter(f"--{' and --'.join(chosen)} are mutually exclusive: give one.")
     return chosen[0] if chosen else "int8"
+
+
+def bundle(
+    run: RunArgument = None,
+    out: Annotated[Path | None, option("The bundle to write.", "RUN/NAME.edgecnn")] = None,
+    only: Annotated[
+        list[str] | None,
+        option(
+            "Include only models of this precision, such as int8, for a smaller file. May be repeated.",
+            "all verified models",
+            metavar="PRECISION",
+        ),
+    ] = None,
+    serial: Annotated[
+        int,
+        option(
+            "Serial number, by which a device recognises an older bundle: increase it each time, as with $(date +%s).",
+            "none",
+            metavar="N",
+            min=0,
+            max=2**53,
+        ),
+    ] = 0,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Pack a verified run into one .edgecnn file.
+
+    A bundle holds the models, labels, parity report and golden vectors, and the temperature and threshold that verify chose.
+
+    \b
+    Examples:
+      edgecnn bundle --out cats.edgecnn
+      edgecnn bundle --only int8 --serial 2
+    """
+    from edgecnn.runs import open_run
+
+    opened = open_run(run)
+    note(f"run {opened.path}")
+    from edgecnn.cli.verify import note_warnings
+    from edgecnn.stages.bundle import bundle_stage, verified_confidence
+    from edgecnn.verify.parity import parity_report
+
+    path, digest = bundle_stage(opened, out, only=only or (), serial=serial, force=force)
+    if out is not None:
+        note(f"use it: edgecnn classify --model {path}")
+    report = parity_report(opened)
+    confidence = verified_confidence(opened, report)
+    note_warnings(report)
+    size = path.stat().st_size
+    if json:
+        emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
+    else:
+        from edgecnn.report.card import confidence_line
+
+        print(f"{path}  {size:,} bytes  SHA-256 {digest}")
+        print(confidence_line(confidence, bool(report.folds) or opened.info.head_ships))
+
+
+def report(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="Run folders or bundles.", show_default="runs/latest"),
+    ] = None,
+    out: Annotated[
+        Path | None, option("The page. Its figures go next to it as JSON.", "RUN/report.html", metavar="FILE")
+    ] = None,
+    png: Annotated[Path | None, option("Also write each plot to this folder, as PNG.", "none", metavar="DIR")] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Show how a model performs, on one self-contained HTML page.
+
+    The page shows whether the model is good, and the verdict; size, accuracy and latency of every export; confusion matrix, drop by
+    class, reliability, coverage and learning curves; the images that int8 answers differently, and its most confident mistakes. Several
+    runs are shown side by side, on the photos that all of them answer. If a run lacks the figures for a part, the page names the command
+    that makes them.
+
+    \b
+    Examples:
+      edgecnn report
+      edgecnn report runs/small runs/large --out sizes.html
+      edgecnn report cats.edgecnn --out cats.html --json
+    """
+    paths: list[Path | None] = [*runs] if runs else [None]
+    if len(paths) > 1 and out is None:
+        raise typer.BadParameter("several runs share a page: name its file.", param_hint="--out")
+    from edgecnn.files import refuse_existing
+
+    if out:
+        refuse_existing(out, force)
+    from edgecnn.report.page import page_figures, write_page
+
+    shown, pages = zip(*map(show, paths), strict=True)
+    for warning in page_figures(shown).warnings:
+        note(f"WARNING: {warning}")
+    page = out or pages[0]
+    write_page(shown, page, png)
+    if json:
+        emit_json(page_figures(shown))
+        note(f"report: {page}")
+    else:
+        emit_line(str(page))
+
+
+def show(path: Path | None) -> "tuple[Shown, Path]":
+    """Return the content of a page about a run folder or a bundle, `runs/latest` for None, and the page's default path."""
+    from edgecnn.report.page import Shown, shown_run
+    from edgecnn.runs import PAGE, open_run
+
+    if path is not None and path.is_file():
+        from edgecnn.bundle.file import read_bundle
+        from edgecnn.report.collect import bundle_answers, bundle_figures
+
+        bundle = read_bundle(path)
+        shown = Shown(figures=bundle_figures(bundle), pictures={}, answers=bundle_answers(bundle))
+        return shown, path.with_suffix(".html")
+    run = open_run(path)
+    note(f"run {run.path}")
+    return shown_run(run), run.file(PAGE)

@@ -6,8 +6,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from edgecnn.cli import workstation_options as shared
-from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, emit_json, option
+from edgecnn.cli.options import Json, emit_json, option, with_flags
 from edgecnn.cli.recipes import resolve, said
 from edgecnn.device.stream.settings import Group
 from edgecnn.device.stream.settings import option as setting

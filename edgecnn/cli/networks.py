@@ -1,4 +1,4 @@
-"""`edgecnn networks`."""
+"""edgecnn networks, datasets and targets: what a recipe can name."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
-from edgecnn.cli.dry_run import chosen_by, print_choice
-from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, emit_json, option
+from edgecnn.cli.options import Json, emit_json, option, with_flags
+from edgecnn.cli.recipes import chosen_by, print_choice
 
 if TYPE_CHECKING:
     from edgecnn.networks.blocks import NetworkCost
@@ -140,3 +139,44 @@ def print_costs(costs: Mapping[str, "NetworkCost"], sizes: Mapping[str, tuple[in
             for layer in cost.layers
         ]
         print(text_table(("layer", "output", "parameters", "MACs", "kind"), layer_rows))
+
+
+def datasets(json: Json = False) -> None:
+    """List the datasets that --data accepts by name.
+
+    --data also accepts a folder or a zip of images.
+
+    \b
+    Example:
+      edgecnn datasets
+    """
+    from edgecnn.data import DATASETS, PREFIXES
+    from edgecnn.images import FORMATS
+
+    described = {name: (source.__doc__ or "").strip().splitlines()[0] for name, source in DATASETS.items()}
+    if json:
+        emit_json(described)
+        return
+    for name, text in described.items():
+        print(f"{name:15} {text}")
+    for kind, source in PREFIXES.items():
+        print(f"{f'{kind}:PATH':15} {(source.__doc__ or '').strip().splitlines()[0]}")
+    print(f"{'DIR or ZIP':15} Images in DIR/<class>/* or DIR/{{train,val,test}}/<class>/*: {', '.join(FORMATS)}.")
+
+
+def targets(json: Json = False) -> None:
+    """List the boards that edgecnn knows.
+
+    \b
+    Example:
+      edgecnn targets --json
+    """
+    from edgecnn.boards import list_targets
+
+    known = list_targets()
+    if json:
+        emit_json({target.name: target for target in known})
+        return
+    for target in known:
+        memory = f"{target.memory_mib:,} MiB" if target.memory_mib else "-"
+        print(f"{target.name:18} {target.title:32} {target.arch:8} {target.cpu_model:14} {target.engine:12} {memory}")

@@ -1,6 +1,10 @@
-"""Options that several device commands share and how to parse them; results on standard output, notes and progress on standard error."""
+"""Options that several commands share and how to parse them, and flags made from groups of settings; results on standard output, notes on
+standard error.
+"""
 
+import dataclasses
 import functools
+import inspect
 import json
 import shutil
 import sys
@@ -10,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TextIO, TypeVar
 
 import typer
 
+from edgecnn.device.stream.settings import typed_name
 from edgecnn.labels import printable_lines, utf8
-from edgecnn.tables import to_json
+from edgecnn.tables import fields_of, to_json
 
 if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
@@ -89,8 +94,8 @@ def checked(option: str, read: Callable[[T], U], value: T) -> U:
 
 
 def secret(option: str, prefix: str, file: Path | None) -> tuple[str | None, str | None]:
-    """Return the user and password that `edgecnn.device.secrets.read_secret` reads from an option's file; warn if everyone may read it."""
-    from edgecnn.device.secrets import read_secret
+    """Return the user and password that `edgecnn.device.system.read_secret` reads from an option's file; warn if everyone may read it."""
+    from edgecnn.device.system import read_secret
 
     if file is not None:
         note_if_shared(file)
@@ -111,9 +116,65 @@ def note_if_shared(file: Path) -> None:
 
 def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
     """Load a bundle as `edgecnn.runtime.classifier.Classifier.load` does, and print its name."""
-    from edgecnn.device.slots.default import default_bundle
+    from edgecnn.device.slots import default_bundle
     from edgecnn.runtime.classifier import Classifier
 
     classifier = Classifier.load(default_bundle(model), **choice)
     note(classifier.about)
     return classifier
+
+
+def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a typer command with flags for each parameter that is a group (all its settings) or `Annotated[KIND, GROUP]` (that one)."""
+    kept = []
+    settings: dict[str, Any] = {}
+    for item in inspect.signature(command).parameters.values():
+        kind: Any = item.annotation
+        group: Any = next(filter(dataclasses.is_dataclass, (kind, *getattr(kind, "__metadata__", ()))), None)
+        if group is None:
+            kept.append(item.replace(kind=item.KEYWORD_ONLY))
+            continue
+        settings[item.name] = (
+            (kind, fields_of(group)) if kind is group else (None, {item.name: fields_of(group)[item.name]})
+        )
+        kept += [flag(entry, group.heading) for entry in settings[item.name][1].values()]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        made = {}
+        for name, (kind, entries) in settings.items():
+            taken = {field: convert_setting(entry, values.pop(typed_name(entry))) for field, entry in entries.items()}
+            made[name] = kind(**taken) if kind else taken[name]
+        command(**values, **made)
+
+    run.__signature__ = inspect.Signature(kept)  # type: ignore[attr-defined]
+    run.__annotations__ = {}
+    return run
+
+
+def flag_names(*groups: type) -> tuple[str, ...]:
+    return tuple(typed_name(entry) for kind in groups for entry in fields_of(kind).values())
+
+
+def flag(entry: dataclasses.Field, heading: str) -> inspect.Parameter:
+    about, name = entry.metadata, typed_name(entry)
+    default = about.get("typed", entry.default)
+    kind: Any = entry.type if "typed" not in about else str | None if default is None else type(default)
+    low, high = about.get("low"), None if about.get("unlimited") else about.get("high")
+    if kind in (float, float | None):
+        low, high = (None if limit is None else float(limit) for limit in (low, high))
+    option = typer.Option(
+        *([option_name(name)] if default is False or name == "region" else []), min=low, max=high,
+        metavar=about.get("metavar"), help=about["about"],
+        show_default="off" if default is False else about.get("shown", True), rich_help_panel=about.get("heading", heading),
+    )  # fmt: skip
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def convert_setting(entry: dataclasses.Field, value: Any) -> Any:
+    """Convert the value typed for a flag to its setting; an invalid value is a usage error (typer.BadParameter)."""
+    about, name = entry.metadata, option_name(typed_name(entry))
+    check_choice(name, value, about.get("choices", (value,)))
+    if value == about.get("typed", entry.default):
+        return entry.default
+    return checked(name, about["read"], value) if "read" in about else value

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.flags import with_flags
-from edgecnn.cli.options import Json, checked, emit_json, emit_line, note, option
+from edgecnn.cli.options import Json, checked, emit_json, emit_line, note, option, with_flags
 from edgecnn.device.stream import settings
 from edgecnn.labels import plural
 
@@ -71,7 +70,7 @@ def review(
     """
     import secrets
 
-    from edgecnn.cli.consumers import require_packages
+    from edgecnn.cli.classify_stream import require_packages
     from edgecnn.device.address import open_listener
     from edgecnn.device.keep.folder import kept_pictures
     from edgecnn.device.review import LABELS, Journal, Photos, Plain, Reviewing
@@ -128,8 +127,8 @@ def located(source: str, into: Path, remote_folder: str | None) -> tuple[Path, s
 
 def fetch_from_board(host: str, remote: str | None, folder: Path) -> None:
     from edgecnn.errors import PartialFailure
-    from edgecnn.fleet.kept import fetch_kept, remote_folder
     from edgecnn.fleet.ssh import BoardError, Sessions
+    from edgecnn.fleet.status import fetch_kept, remote_folder
 
     def progress(done: int) -> None:
         if done % EVERY == 0:
@@ -154,7 +153,7 @@ def serve(door: "Listener", url: str, reviewing: "Reviewing", browser: bool) -> 
 
     from edgecnn.device.http.access import AccessControl
     from edgecnn.device.http.serve import serve_review
-    from edgecnn.device.stream.ends import Stopped
+    from edgecnn.device.stream.loop import Stopped
 
     note(f"page: {url}")
     with tempfile.NamedTemporaryFile("w", suffix=".html") as page:

@@ -57,8 +57,8 @@ def service(
       edgecnn service logs --follow
     """
     check_choice("ACTION", action, ACTIONS)
+    from edgecnn.device.service import config as manage
     from edgecnn.device.service import config as options
-    from edgecnn.device.service import manage
     from edgecnn.device.slots.record import NO_RELEASE
     from edgecnn.device.slots.store import Store
 
@@ -107,7 +107,7 @@ def run(path: Path, root: Path) -> None:
     from edgecnn.device.service.config import take_options
     from edgecnn.device.service.run import CHANGED, Surroundings, run_service
     from edgecnn.device.slots.store import Store
-    from edgecnn.device.stream.ends import Ends
+    from edgecnn.device.stream.loop import Ends
 
     environment = dict(os.environ)  # the next process needs the broker's password, which reading the options removes
     taken = take_options(path, root)
@@ -127,13 +127,13 @@ def run(path: Path, root: Path) -> None:
 
 def fit_network(config: "Config", around: "Surroundings") -> bool:
     """Close the network unless the options need it; False if an earlier process closed it, which only a restart undoes."""
-    from edgecnn.device.service import network
+    from edgecnn.device.service import run
 
-    closed = network.is_closed()
+    closed = run.is_closed()
     if config.needs_network and closed:
         around.problem("network", "the options need it now; the service exits, and systemd restarts it.")
         return False
-    if not (config.needs_network or closed) and (why := network.close_network()):
+    if not (config.needs_network or closed) and (why := run.close_network()):
         around.problem("network", f"it stays open: {why}.")
     return True
 
@@ -170,7 +170,7 @@ def pages(
     settings, source = config.settings, config.source
     if settings.http.address is None and settings.metrics.file is None:
         return []
-    from edgecnn.cli.consumers import listen, make_live, make_metrics_file
+    from edgecnn.cli.classify_stream import listen, make_live, make_metrics_file
 
     try:
         if settings.http.address is None:
@@ -194,7 +194,7 @@ def brokers(config: "Config", classifier: "Classifier", around: "Surroundings") 
     settings = config.settings
     if settings.mqtt.address is None:
         return []
-    from edgecnn.cli.consumers import make_publisher, read_settings
+    from edgecnn.cli.classify_stream import make_publisher, read_settings
 
     try:
         return [make_publisher(read_settings(settings.mqtt, settings.camera.rotation), classifier)]

@@ -1,4 +1,4 @@
-"""Options that several workstation commands share; a command with groups of settings uses `edgecnn.cli.flags.with_flags`."""
+"""Options that several workstation commands share; a command with groups of settings uses `edgecnn.cli.options.with_flags`."""
 
 import math
 from pathlib import Path

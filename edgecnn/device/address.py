@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from edgecnn.device.secrets import HTTP
 from edgecnn.device.stream.settings import Http
+from edgecnn.device.system import HTTP
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}  # schemes and their default ports; mqtts is TLS
 

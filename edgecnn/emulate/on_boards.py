@@ -212,7 +212,7 @@ def emulate(
         )
         result = result._replace(selftest=report.passed, selftest_error=failure(report))
         file, outputs = model_for(manifest, case.engine).file, str(home / "outputs.npy")
-        ended = call("edgecnn.runtime.replay", bundle, file, case.engine, threads, str(folder / "pixels.npy"), outputs)
+        ended = call("edgecnn.runtime.worker", bundle, file, case.engine, threads, str(folder / "pixels.npy"), outputs)
         if ended.code:
             return result._replace(error=f"{file} does not run on {case.cpu}: {ended.failure}")
     except EmulatorError as error:

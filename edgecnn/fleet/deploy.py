@@ -1,21 +1,236 @@
 """Bring boards edgecnn, the keys that they trust, their options, and the releases that they lack; they update from that copy."""
 
+import gzip
+import io
 import json
+import re
 import shlex
+import subprocess
+import tarfile
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import edgecnn
+from edgecnn import __version__
 from edgecnn.bundle.channel import entries_of, is_for
-from edgecnn.errors import ReleaseError
-from edgecnn.files import sha256, sha256_file
-from edgecnn.fleet.software import Software, tar
+from edgecnn.emulate import packages
+from edgecnn.emulate.machine import keep
+from edgecnn.errors import EmulatorError, ReleaseError
+from edgecnn.files import cache_home, data_folder, sha256, sha256_file
 from edgecnn.fleet.ssh import Board, BoardError, Sessions, last_line
-from edgecnn.fleet.status import CONFIGURED, REPOSITORY, Look, look, read_status
+from edgecnn.fleet.status import CONFIGURED, LINK, REPOSITORY, VERSIONS, Look, look, read_status
 from edgecnn.release.keys import ANCHOR, default_folder
 from edgecnn.release.repository import Repository
+from edgecnn.runtime.default import SHIPPED
 from edgecnn.tables import Struct
+
+PYTHONS = ("3.11", "3.12", "3.13")
+MACHINES = ("aarch64", "x86_64")
+"""Processors that LiteRT has wheels for."""
+
+DIGITS = 12
+"""Digits of a SHA-256 in the name of a folder on a board."""
+
+WHEELS = "wheels.tar.gz"
+PRIVATE = CONFIGURED[1].lstrip("/")
+"""Options of updates: their address may contain a password."""
+
+MAIN = f"""#!{LINK}/bin/python3
+import sys
+
+from edgecnn.__main__ import run
+
+sys.exit(run())
+"""
+
+PUT_WHEELS = """set -e
+umask 022
+rm -rf {place}.new
+trap 'rm -rf {place}.new' EXIT
+mkdir -p {place}.new
+tar -x -z -o -C {place}.new
+python3 -m compileall -q -x '/tests?/' {place}.new || true
+sync
+mv {place}.new {place}
+"""
+
+PUT_EDGECNN = """set -e
+umask 022
+rm -rf {place}.new {place}
+trap 'rm -rf {place}.new' EXIT
+python3 -m venv --without-pip {place}.new
+site=$(echo {place}.new/lib/python3*/site-packages)
+tar -x -z -o -C {place}.new
+mv {place}.new/edgecnn {place}.new/*.dist-info "$site"
+echo {wheels} > "$site/wheels.pth"
+python3 -m compileall -q "$site" || true
+sync
+mv {place}.new {place}
+mkdir -p /usr/local/bin
+ln -sfn {place} {link}.new
+mv -T {link}.new {link}
+ln -sf {link}/bin/edgecnn /usr/local/bin/edgecnn
+"""
+
+PUT_PACKAGE = """set -e
+umask 022
+folder=$(mktemp -d /var/tmp/edgecnn.XXXXXX)
+trap 'rm -rf "$folder"' EXIT
+chmod 755 "$folder"
+cat > "$folder/edgecnn.deb"
+export DEBIAN_FRONTEND=noninteractive
+apt-get install --yes --quiet --reinstall --allow-downgrades "$folder/edgecnn.deb" >&2
+python3 -c 'import tuf' 2>/dev/null || apt-get install --yes --quiet --no-install-recommends python3-tuf >&2
+mkdir -p {repository}
+echo {digest} > {repository}/deb
+"""
+
+
+class Software(Protocol):
+    """A way to install edgecnn. `install` returns what it installed, as text; "" if the board already has it."""
+
+    def install(self, board: Board, look: Look) -> str: ...
+
+
+class Package:
+    """Debian packages; each board gets the one for its architecture. ValueError for a file that is not one."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = {self._field(path, "Architecture"): path for path in paths}
+        self._versions = {path: self._field(path, "Version") for path in paths}
+        self._digests = {path: sha256_file(path) for path in paths}
+
+    @staticmethod
+    def _field(path: Path, name: str) -> str:
+        try:
+            done = subprocess.run(["dpkg-deb", "--field", str(path), name], capture_output=True, text=True)
+        except FileNotFoundError:
+            raise ValueError("reading Debian packages needs dpkg-deb: apt-get install dpkg") from None
+        if done.returncode or not done.stdout.strip():
+            raise ValueError(f"{path} is not a Debian package: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def install(self, board: Board, look: Look) -> str:
+        path = self._paths.get(look.architecture)
+        if path is None:
+            has = look.architecture or "not a Debian system"
+            raise BoardError(f"it is {has}, but --deb names a package for {', '.join(self._paths)}")
+        if look.link:
+            raise BoardError(f"it has a virtual environment, {LINK}. Remove that, or deploy without --deb")
+        digest = self._digests[path]
+        if look.package == f"installed {self._versions[path]}" and look.packed == digest:
+            return ""
+        board.must("installing the package", PUT_PACKAGE.format(repository=REPOSITORY, digest=digest), path)
+        return f"package {self._versions[path]}"
+
+
+class Wheels:
+    """Virtual environments: this machine's pip resolves the wheels for each kind of board once, and edgecnn's cache keeps them."""
+
+    def __init__(self) -> None:
+        self._package = package_tar()
+        self._lock = threading.Lock()
+
+    def install(self, board: Board, look: Look) -> str:
+        platform = platform_of(look)
+        if look.package.startswith("installed"):
+            raise BoardError("it has the Debian package. Deploy that with --deb, or remove it: apt remove edgecnn")
+        if look.foreign:
+            raise BoardError(f"{LINK} there was not made by deploy. Move it away")
+        with self._lock:  # pip runs for one kind of board at a time, and only once for each
+            try:
+                archive = wheels_for(platform)
+            except EmulatorError as error:
+                raise BoardError(str(error)) from None
+        wheels_id = f"wheels-{archive.parent.name.rpartition('-')[2]}"
+        edgecnn_id = sha256(self._package + wheels_id.encode())[:DIGITS]
+        place = f"{VERSIONS}/{edgecnn_id}"
+        if look.link == place:
+            return ""
+        if wheels_id not in look.wheels.split():
+            board.must("unpacking the wheels", PUT_WHEELS.format(place=f"{VERSIONS}/{wheels_id}"), archive)
+        script = PUT_EDGECNN.format(place=place, wheels=f"{VERSIONS}/{wheels_id}", link=LINK)
+        board.must("making the virtual environment", script, gzip.compress(self._package, mtime=0))
+        board.must(
+            "removing old versions",
+            f"cd {VERSIONS} && ls -A | grep -vxF -e {edgecnn_id} -e {wheels_id} | xargs -r rm -rf",
+        )
+        return f"{__version__} for {platform}"
+
+
+def platform_of(look: Look) -> packages.Platform:
+    """Return the platform of a board's wheels. BoardError if edgecnn cannot run on it from wheels."""
+    if not look.python:
+        raise BoardError("it has no Python 3: apt-get install python3, or deploy the Debian package (--deb)")
+    if look.python not in PYTHONS:
+        raise BoardError(f"its Python is {look.python}, but edgecnn needs {PYTHONS[0]} to {PYTHONS[-1]}")
+    if look.machine not in MACHINES or look.bits != "64":
+        raise BoardError(
+            f"it is {look.machine} with {look.bits or 'unknown'} bits, but edgecnn's engine has wheels only for {' and '.join(MACHINES)}"
+        )
+    libc = re.fullmatch(r"glibc 2\.(\d{1,3})(?:\.\d+)?", look.libc, re.ASCII)
+    if libc is None:
+        raise BoardError(f"its C library is {look.libc or 'not the GNU one'}, but the wheels need glibc")
+    return packages.Platform(look.python, int(libc[1]), look.machine)
+
+
+def wheels_for(platform: packages.Platform) -> Path:
+    """Return an archive of the packages that a board needs, from the cache or made now. EmulatorError if pip cannot get them."""
+    needed = packages.requirements("litert", platform.python, packages.EXTRAS)
+
+    def make(folder: Path) -> dict[str, Any]:
+        versions = packages.install_wheels(needed, platform, folder / "site")
+        with gzip.GzipFile(folder / WHEELS, "wb", 6, mtime=0) as packed:
+            packed.write(tar(files_below(folder / "site")))
+        subprocess.run(["rm", "-rf", str(folder / "site")], check=True)
+        return {"versions": versions}
+
+    ingredients = {"platform": str(platform), "glibc": platform.glibc, "needs": needed.needs, "alone": needed.alone}
+    prefix = cache_home() / "boards" / f"wheels-{platform.python}-{platform.machine}"
+    return keep(prefix, ingredients, make) / WHEELS
+
+
+def package_tar() -> bytes:
+    """Return an archive of this edgecnn, laid out as in its wheel however it was installed, with the program to start it on a board."""
+    package = Path(edgecnn.__file__).parent
+    files = {
+        f"edgecnn/{name}": path for name, path in files_below(package).items() if not name.endswith(".schema.json")
+    }
+    for name in ("targets", f"models/{SHIPPED}"):
+        top, _, below = name.partition("/")
+        folder = data_folder(top) / below
+        kept = "*.toml" if top == "targets" else "*.edgecnn"
+        files |= {f"edgecnn/_data/{name}/{path.name}": path for path in folder.glob(kept)}
+    about = f"Metadata-Version: 2.1\nName: edgecnn\nVersion: {__version__}\n"
+    return tar({**files, f"edgecnn-{__version__}.dist-info/METADATA": about.encode(), "bin/edgecnn": MAIN.encode()})
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    return {str(path.relative_to(folder)): path for path in regular(folder)}
+
+
+def regular(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path
+
+
+def tar(files: Mapping[str, Path | bytes]) -> bytes:
+    """Return a tar archive of files by path, the same bytes for the same files: readable by all, except PRIVATE; bin/ is executable."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name in sorted(files):
+            source = files[name]
+            content = source if isinstance(source, bytes) else source.read_bytes()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry.mode = 0o755 if name.startswith("bin/") else 0o600 if name == PRIVATE else 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
 
 ROOT, UPDATE, SERVICE = CONFIGURED
 

@@ -307,11 +307,11 @@ def test_an_action_with_a_typo(edgecnn):
 
 
 def test_status_reports_what_runs(edgecnn, monkeypatch, tmp_path):
-    from edgecnn.device.service import manage
+    from edgecnn.device.service import config
 
     shown = {"ActiveState": "active", "SubState": "running", "StatusText": "state: 'cat'", "NRestarts": "0"}
     monkeypatch.setattr(
-        manage, "unit_properties", lambda host: {"UnitFileState": "enabled", "Result": "success", **shown}
+        config, "unit_properties", lambda host: {"UnitFileState": "enabled", "Result": "success", **shown}
     )
     done = edgecnn("service", "status", "--slots", tmp_path / "none")
     assert done.out.splitlines() == [

@@ -68,7 +68,7 @@ def benchmark_row(threads, infer, n, golden="", gate=None):
 
 @prints("benchmark")
 def a_table():
-    from edgecnn.cli.benchmark import print_table
+    from edgecnn.cli.doctor import print_table
     from edgecnn.device.benchmark import Sweep
 
     slow = benchmark_row(2, 3.0, 40, gate=False)
@@ -78,7 +78,7 @@ def a_table():
 
 @prints("benchmark")
 def a_table_without_a_winner():
-    from edgecnn.cli.benchmark import print_table
+    from edgecnn.cli.doctor import print_table
     from edgecnn.device.benchmark import Sweep
 
     print_table(Sweep((benchmark_row(2, 3.0, 40, gate=False),), {}, False, 0.0))
@@ -86,7 +86,7 @@ def a_table_without_a_winner():
 
 @prints("benchmark")
 def windows_and_the_drift_between_them():
-    from edgecnn.cli.benchmark import sustained_line, window_line
+    from edgecnn.cli.doctor import sustained_line, window_line
     from edgecnn.device.benchmark import Percentiles, Sustained, Window
     from edgecnn.device.system import Sensors
 
@@ -106,7 +106,7 @@ def windows_and_the_drift_between_them():
 @prints("train")
 def a_dry_runs_phases():
     pytest.importorskip("scipy", reason="the workstation side needs the train extra")
-    from edgecnn.cli.dry_run import phase_table
+    from edgecnn.cli.recipes import phase_table
 
     print(
         phase_table(
@@ -163,7 +163,7 @@ def findings():
 
 @prints("selftest")
 def models():
-    from edgecnn.cli.selftest import selftest_line
+    from edgecnn.cli.doctor import selftest_line
     from edgecnn.runtime import selftest
 
     row = functools.partial(selftest.SelftestRow, "m.tflite", "litert", "2.3", "XNNPACK", 8, 2.5, "LSB", 1.0, 3)
@@ -174,7 +174,7 @@ def models():
 @prints("capture")
 def kept_and_skipped_pictures():
     from edgecnn.cli.capture import show
-    from edgecnn.device.stream.capture import Shot
+    from edgecnn.device.stream.pictures import Shot
 
     for as_json in (False, True):
         show(Shot(Path("cat/7.jpg"), None, 12.345, None), json=as_json)
@@ -185,7 +185,7 @@ def kept_and_skipped_pictures():
 
 @prints("classify")
 def events():
-    from edgecnn.cli.stream import event_text, state_text
+    from edgecnn.cli.classify_stream import event_text, state_text
     from edgecnn.device.stream import events
 
     def text(kind, **details):
@@ -279,6 +279,6 @@ def boards():
 
 @prints("targets")
 def all_targets():
-    from edgecnn.cli.targets import targets
+    from edgecnn.cli.networks import targets
 
     targets()

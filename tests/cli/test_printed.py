@@ -18,8 +18,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from edgecnn.cli.classify_stream import HIDE, SHOW, WHOLE_SCREEN, View
 from edgecnn.cli.progress import clock
-from edgecnn.cli.stream import HIDE, SHOW, WHOLE_SCREEN, View
 from edgecnn.device.stream.events import (
     CameraBackEvent,
     CameraLostEvent,
@@ -34,7 +34,7 @@ from edgecnn.runtime.engines import engines_for, is_installed
 
 
 def test_a_benchmark_shows_each_step_once_or_its_percentage_in_a_terminal(capsys, monkeypatch):
-    from edgecnn.cli.benchmark import Progress, note_load
+    from edgecnn.cli.doctor import Progress, note_load
 
     steps = [
         ("timing", 0, 1200),
@@ -130,7 +130,7 @@ def test_images_that_could_not_be_read_are_counted_among_all(capfd):
 
 def test_fetching_a_boards_pictures_is_noted_at_each_hundred_and_ends_with_their_number(monkeypatch, capsys, tmp_path):
     from edgecnn.cli.review import fetch_from_board, located
-    from edgecnn.fleet import kept, ssh
+    from edgecnn.fleet import ssh, status
 
     asked = []
 
@@ -141,8 +141,8 @@ def test_fetching_a_boards_pictures_is_noted_at_each_hundred_and_ends_with_their
         return 250
 
     monkeypatch.setattr(ssh.Sessions, "connect", lambda self, host: contextlib.nullcontext())
-    monkeypatch.setattr(kept, "fetch_kept", fetch_kept)
-    monkeypatch.setattr(kept, "remote_folder", lambda board: "/srv/own")
+    monkeypatch.setattr(status, "fetch_kept", fetch_kept)
+    monkeypatch.setattr(status, "remote_folder", lambda board: "/srv/own")
     fetch_from_board("pi@door", None, tmp_path)
     assert capsys.readouterr().err.splitlines() == [
         "pi@door: 100 pictures", "pi@door: 200 pictures", f"pi@door: 250 new pictures in {tmp_path}"

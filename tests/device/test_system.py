@@ -5,8 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgecnn.device.secrets import CAMERA, environment, masked, read_secret
-from edgecnn.device.system import Sensors, Space, System, packages, read_sensors, throttle_words
+from edgecnn.device.system import (
+    CAMERA,
+    Sensors,
+    Space,
+    System,
+    environment,
+    masked,
+    packages,
+    read_secret,
+    read_sensors,
+    throttle_words,
+)
 from edgecnn.runtime.child import Finished
 
 

@@ -19,8 +19,7 @@ pytest.importorskip("tuf", reason="releases need the release extra")
 from edgecnn.device.update import SCHEMA
 from edgecnn.errors import ReleaseError
 from edgecnn.files import sha256
-from edgecnn.fleet.deploy import PUT_FILES, SERVICE, File, Plan, deploy
-from edgecnn.fleet.software import tar
+from edgecnn.fleet.deploy import PUT_FILES, SERVICE, File, Plan, deploy, tar
 from edgecnn.fleet.ssh import MAX_ANSWER_BYTES, BoardError, Sessions, last_line, on_each, unreachable
 from edgecnn.fleet.status import REPOSITORY, ask_status, look
 from edgecnn.runtime.child import Finished
@@ -167,8 +166,7 @@ def test_an_invalid_repository_and_wrong_options_reach_no_board(edgecnn, release
 
 
 def test_a_board_that_trusts_another_repository_is_left_alone(edgecnn, release, tmp_path):
-    from edgecnn.fleet.deploy import ROOT, UPDATE, Offer, Plan
-    from edgecnn.fleet.software import Wheels
+    from edgecnn.fleet.deploy import ROOT, UPDATE, Offer, Plan, Wheels
     from edgecnn.fleet.ssh import BoardError
     from edgecnn.fleet.status import Look
 
@@ -199,8 +197,7 @@ def test_a_board_that_trusts_another_repository_is_left_alone(edgecnn, release, 
 
 def test_a_board_gets_the_newest_release_for_all_those_after_it_and_no_file_that_it_has(edgecnn, release, tmp_path):
     """Of five releases, the second and the third are for all boards, the fourth for a pilot, and the fifth is stopped."""
-    from edgecnn.fleet.deploy import REPOSITORY, ROOT, UPDATE, File, Offer, Plan, bring
-    from edgecnn.fleet.software import Wheels
+    from edgecnn.fleet.deploy import REPOSITORY, ROOT, UPDATE, File, Offer, Plan, Wheels, bring
     from edgecnn.fleet.status import Look
 
     pilot, other = "a" * 32, "b" * 32

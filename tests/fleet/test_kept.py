@@ -14,9 +14,9 @@ import pytest
 from edgecnn.cli.review import located
 from edgecnn.device.keep.folder import kept_pictures
 from edgecnn.errors import PartialFailure
-from edgecnn.fleet import kept as module
-from edgecnn.fleet.kept import fetch_kept
+from edgecnn.fleet import status as module
 from edgecnn.fleet.ssh import BoardError
+from edgecnn.fleet.status import fetch_kept
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 
 from edgecnn.device.update import SCHEMA
 from edgecnn.emulate.packages import Platform
-from edgecnn.fleet import software
-from edgecnn.fleet.software import Package, Wheels, package_tar, platform_of, tar
+from edgecnn.fleet import deploy
+from edgecnn.fleet.deploy import Package, Wheels, package_tar, platform_of, tar
 from edgecnn.fleet.ssh import BoardError, check_host, on_each, read_hosts
 from edgecnn.fleet.status import HEADINGS, Gathered, Look, age, read_status, row
 from edgecnn.runtime.default import shipped_bundle
@@ -87,13 +87,13 @@ def test_the_wheels_of_a_board_are_installed_once_and_packed_without_the_code_co
             (folder / name).write_text(str(platform))
         return {"numpy": "2.0"}
 
-    monkeypatch.setattr(software.packages, "install_wheels", install)
+    monkeypatch.setattr(deploy.packages, "install_wheels", install)
     pi = Platform("3.11", 36)
-    archive = software.wheels_for(pi)
+    archive = deploy.wheels_for(pi)
     assert names_in(gzip.decompress(archive.read_bytes())) == {"numpy/__init__.py": "0o644", "bin/f2py": "0o755"}
     assert sorted(path.name for path in archive.parent.iterdir()) == ["made.json", "wheels.tar.gz"]
-    newer = software.wheels_for(Platform("3.13", 41))
-    assert newer != archive and software.wheels_for(pi) == archive and asked == [pi, Platform("3.13", 41)]
+    newer = deploy.wheels_for(Platform("3.13", 41))
+    assert newer != archive and deploy.wheels_for(pi) == archive and asked == [pi, Platform("3.13", 41)]
 
 
 def test_a_board_gets_only_what_changed_and_its_old_versions_and_half_copies_go(here, root_folder, monkeypatch):
@@ -103,8 +103,8 @@ def test_a_board_gets_only_what_changed_and_its_old_versions_and_half_copies_go(
     quick.write_text('#!/bin/sh\n[ "$2" != venv ] || mkdir -p "$4/bin" "$4/lib/python3.11/site-packages"\n')
     quick.chmod(0o755)
     monkeypatch.setenv("PATH", f"{quick.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(software, "VERSIONS", str(versions))
-    monkeypatch.setattr(software, "LINK", str(link))
+    monkeypatch.setattr(deploy, "VERSIONS", str(versions))
+    monkeypatch.setattr(deploy, "LINK", str(link))
     asked, wheels = [], {"name": "wheels-3.11-aarch64-0123456789ab", "data": tar({"numpy/__init__.py": b"n = 1"})}
 
     def wheels_for(platform):
@@ -115,11 +115,11 @@ def test_a_board_gets_only_what_changed_and_its_old_versions_and_half_copies_go(
         path.write_bytes(packed[: wheels.get("cut")])
         return path
 
-    monkeypatch.setattr(software, "wheels_for", wheels_for)
+    monkeypatch.setattr(deploy, "wheels_for", wheels_for)
 
     def packed(text):
         files = {"edgecnn/__init__.py": text, "edgecnn-1.dist-info/METADATA": b"", "bin/edgecnn": b"#!/bin/sh\n"}
-        monkeypatch.setattr(software, "package_tar", lambda: tar(files))
+        monkeypatch.setattr(deploy, "package_tar", lambda: tar(files))
         return Wheels()
 
     def seen():
@@ -206,7 +206,7 @@ def test_a_board_gets_the_package_for_its_architecture_unless_it_has_just_this_f
 
 
 def test_wheels_for_two_boards_are_made_one_after_the_other(monkeypatch, tmp_path):
-    monkeypatch.setattr(software, "package_tar", lambda: b"package")
+    monkeypatch.setattr(deploy, "package_tar", lambda: b"package")
     making, most = [], []
 
     def wheels_for(platform):
@@ -216,7 +216,7 @@ def test_wheels_for_two_boards_are_made_one_after_the_other(monkeypatch, tmp_pat
         making.pop()
         return tmp_path / f"wheels-{platform.machine}-0123" / "wheels.tar.gz"
 
-    monkeypatch.setattr(software, "wheels_for", wheels_for)
+    monkeypatch.setattr(deploy, "wheels_for", wheels_for)
     wheels = Wheels()
     board = SimpleNamespace(must=lambda *step: "")
     done = on_each(["one", "two", "three"], 3, lambda host: wheels.install(board, PI), bool)

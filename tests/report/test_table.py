@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from edgecnn.calibrate.confidence import Choice
-from edgecnn.cli.parity import print_report
+from edgecnn.cli.verify import print_report
 from edgecnn.report.table import (
     BOARD_HEADINGS,
     COMPARISON_HEADINGS,

@@ -52,7 +52,7 @@ def test_help_imports_no_engine_nor_numpy(modules):
     pages = ((name, "--help") for name in ("classify", "explain", "selftest"))
     *_, loaded, targets = modules(("--version",), ("--help",), *pages, ("targets",))
     assert not targets & (HEAVY | ENGINES | {"numpy", "PIL"}) and "edgecnn.boards" in targets
-    settings = {"edgecnn.device", "edgecnn.device.stream", "edgecnn.device.stream.settings", "edgecnn.device.secrets"}
+    settings = {"edgecnn.device", "edgecnn.device.stream", "edgecnn.device.stream.settings", "edgecnn.device.system"}
     device = {name for name in loaded if name.startswith(("edgecnn.runtime", "edgecnn.bundle", "edgecnn.device"))}
     assert device <= settings, "flags need only the settings, and no other device module"
 
@@ -72,7 +72,7 @@ def test_each_command_imports_one_engine_no_workstation_and_only_what_it_uses(mo
         ("classify", "photo.jpg", "--json", *model), stream, *serving, ("explain", "photo.jpg", "--json", *model)
     )
     assert not explain & (HEAVY | SERVER | WORKSTATION) and len(explain & ENGINES) == 1, "nor the ones before"
-    commands = ("workstation_options", "recipes", "classify_stream", "consumers", "help")
+    commands = ("workstation_options", "recipes", "classify_stream", "help")
     assert not classify & {
         f"edgecnn.{name}" for name in ("device.mqtt", "device.http", *(f"cli.{name}" for name in commands))
     }

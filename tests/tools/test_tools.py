@@ -109,7 +109,7 @@ def test_a_mutant_runs_the_tests_of_its_modules_name_and_then_those_of_its_room(
 
     named = str(tests / "runtime" / "test_decision.py")
     assert run("edgecnn/runtime/decision.py") == [[named], [one for one in files(tests / "runtime") if one != named]]
-    assert run("edgecnn/device/slots/disk.py") == [files(tests / "device" / "slots")]
+    assert run("edgecnn/device/slots/record.py") == [files(tests / "device" / "slots")]
     assert run("edgecnn/device/__init__.py") == [files(tests / "device")], "not those of all rooms inside"
     assert run("edgecnn/recipe.py")[0] == [str(tests / "test_recipe.py")]
     assert run("edgecnn/pixels.py") == [files(tests)]

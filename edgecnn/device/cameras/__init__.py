@@ -31,11 +31,11 @@ def names_by_id(dev: Path = Path("/dev")) -> dict[str, list[str]]:
 SOURCES = {
     "rpicam": "edgecnn.device.cameras.process:Rpicam",
     "v4l2": "edgecnn.device.cameras.v4l2:V4L2Camera",
-    "ffmpeg": "edgecnn.device.cameras.ffmpeg:Ffmpeg",
+    "ffmpeg": "edgecnn.device.cameras.process:Ffmpeg",
     "exec": "edgecnn.device.cameras.process:CommandSource",
     "watch": "edgecnn.device.cameras.folder:Watch",
     "folder": "edgecnn.device.cameras.folder:Folder",
-    "synthetic": "edgecnn.device.cameras.synthetic:Synthetic",
+    "synthetic": "edgecnn.device.cameras.folder:Synthetic",
 }
 
 PREFIXES = {
@@ -83,7 +83,7 @@ def open_source(text: str, settings: "CameraSettings") -> "Source":
     """Open the stream that a SOURCE argument names, such as "/dev/video2", "rtsp://…", "clip.mp4" or "synthetic:"; else CameraError."""
     name, rest = kind_of(text)
     if not name:
-        from edgecnn.device.secrets import masked
+        from edgecnn.device.system import masked
 
         raise CameraError(
             f"{masked(text)}: not a camera or a stream; expected /dev/videoN, an address such as rtsp://…, a video file or "

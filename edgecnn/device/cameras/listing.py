@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-from edgecnn.device.cameras import ffmpeg, names_by_id, process, video_nodes
+from edgecnn.device.cameras import names_by_id, process, video_nodes
 from edgecnn.errors import CameraError
 
 ASK_S = 10.0
@@ -62,7 +62,7 @@ def camera_json(camera: Camera) -> dict[str, Any]:
 
 def list_cameras() -> CameraList:
     """Look for cameras without streaming from them or changing their settings."""
-    programs = {name: shutil.which(name) for name in (*process.PROGRAMS, ffmpeg.PROGRAM)}
+    programs = {name: shutil.which(name) for name in (*process.PROGRAMS, process.PROGRAM)}
     notes = []
     cameras: list[Camera] = []
     program = process.program()
@@ -73,8 +73,10 @@ def list_cameras() -> CameraList:
         cameras += listed
         if problem:
             notes.append(f"CSI cameras: {problem}")
-    if programs[ffmpeg.PROGRAM] is None:
-        notes.append(f"Video files, network streams and other formats: ffmpeg is not installed. {ffmpeg.MISSING}")
+    if programs[process.PROGRAM] is None:
+        notes.append(
+            f"Video files, network streams and other formats: ffmpeg is not installed. {process.FFMPEG_MISSING}"
+        )
     if sys.platform != "linux":
         notes.append(f"USB cameras work on Linux only; this is {sys.platform}.")
     else:

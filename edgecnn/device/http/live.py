@@ -31,7 +31,6 @@ from edgecnn.device.http.link import (
     send,
 )
 from edgecnn.device.keep.folder import read_kept
-from edgecnn.device.secrets import environment
 from edgecnn.device.slots.store import about
 from edgecnn.device.stream.events import (
     CameraBackEvent,
@@ -45,6 +44,7 @@ from edgecnn.device.stream.events import (
 )
 from edgecnn.device.stream.loop import Consumer, Item
 from edgecnn.device.stream.settings import Settings
+from edgecnn.device.system import environment
 from edgecnn.errors import ImageError
 from edgecnn.files import canonical_json, sha256, state_home
 from edgecnn.region import WHOLE

@@ -26,7 +26,7 @@ from edgecnn.device.http.access import HEADER_BYTES, KEEP_ALIVE_S, AccessControl
 from edgecnn.device.http.board import Board, Upkeep, keep_files, print_problem, watch_machine
 from edgecnn.device.http.link import AWAY, LOOK, MOST_BYTES, Opening, Shared, send
 from edgecnn.device.http.routes import Inference, Site, Viewers, all_routes, load_classifier, make_app
-from edgecnn.device.stream.ends import SIGNALS, Stopped
+from edgecnn.device.stream.loop import SIGNALS, Stopped
 
 if TYPE_CHECKING:
     from edgecnn.device.review import Reviewing

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from edgecnn.bundle.evidence import Verdict, bad_reason, objection, verdict_of
 from edgecnn.bundle.file import MAX_BYTES, Bundle, parse_bundle, read_bundle
 from edgecnn.device.slots import RECORD, ROOT
-from edgecnn.device.slots.disk import Disk, read_json, replace
 from edgecnn.device.slots.record import (
     SHA256,
+    Disk,
     Release,
     Slots,
     activated,
@@ -25,6 +25,8 @@ from edgecnn.device.slots.record import (
     after_proof,
     after_start,
     pruned,
+    read_json,
+    replace,
 )
 from edgecnn.errors import BundleError, EngineError, OutputError, SlotError
 from edgecnn.files import canonical_json, folder_lock, output_errors

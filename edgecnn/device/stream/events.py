@@ -131,7 +131,7 @@ class MqttConnectedEvent(Event):
 class MqttLostEvent(Event):
     """The connection to the MQTT broker is lost, or the stream ended before everything was sent.
 
-    `reason` is one of `edgecnn.device.mqtt.connection.REASONS`, or "stopped" at the end of the stream; `dropped` states were never sent.
+    `reason` is one of `edgecnn.device.mqtt.publisher.REASONS`, or "stopped" at the end of the stream; `dropped` states were never sent.
     """
 
     broker: str
@@ -142,7 +142,7 @@ class MqttLostEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MqttRefusedEvent(Event):
-    """An attempt to connect to the MQTT broker failed, for one of `edgecnn.device.mqtt.connection.REASONS`.
+    """An attempt to connect to the MQTT broker failed, for one of `edgecnn.device.mqtt.publisher.REASONS`.
 
     The same reason is reported at most once every ten minutes, for `count` attempts.
     """

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Source, Stalled
-from edgecnn.device.secrets import CAMERA, masked, read_secret
 from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, CameraOpenedEvent, Event
 from edgecnn.device.stream.settings import Camera
+from edgecnn.device.system import CAMERA, masked, read_secret
 from edgecnn.errors import CameraError
 from edgecnn.labels import plural
 

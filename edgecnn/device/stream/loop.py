@@ -1,10 +1,17 @@
-"""The loop over a stream of frames. It classifies the newest frame and yields results and events."""
+"""The loop over a stream of frames. It classifies the newest frame and yields results and events; how it ends, and a command on changes."""
 
 import contextlib
 import functools
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -15,6 +22,7 @@ from edgecnn.device.stream.events import (
     END_OF_SOURCE,
     CameraLostEvent,
     CameraOpenedEvent,
+    CommandFailedEvent,
     EndedEvent,
     Event,
     FrameDamagedEvent,
@@ -24,6 +32,7 @@ from edgecnn.device.stream.events import (
 )
 from edgecnn.device.stream.feed import Damaged, Ended, Feed, Taken, open_feed
 from edgecnn.device.stream.settings import Camera, Decision, Pace, Settings, State, gather
+from edgecnn.device.system import environment
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.region import WHOLE, Region
 from edgecnn.runtime.classifier import Result
@@ -31,6 +40,7 @@ from edgecnn.runtime.decision import Smoother
 
 if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
+
 
 TICK_S = 0.1  # longest wait for a frame: `Stream.ticks` returns to its caller at least this often
 
@@ -290,3 +300,166 @@ def open_stream(
     classifier = classifier or Classifier.load()
     classify = functools.partial(classifier.classify, rotation=chosen.camera.rotation, **vars(chosen.decision))
     return Stream(feed, classify, chosen.pace, smoother, consumers=consumers, region=classifier.region)
+
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+
+
+class Stopped(SystemExit):
+    """A signal stopped the command. The exit code is 128 plus its number: 143 for SIGTERM, 130 for Ctrl-C, 129 for a closed terminal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+class Ends:
+    """While entered, turns a signal into Stopped, raised only by `check` or within `interruptible`, never while a file is written."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.interruptible = _Interruptible(self)
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Ends":
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        if self.signal is not None:
+            raise Stopped(self.signal)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first = self.signal is None
+        self.signal = self.signal or number
+        if first and self.interruptible.inside:
+            self.interruptible.inside = False
+            raise Stopped(number)
+
+
+class _Interruptible:
+    def __init__(self, ends: Ends) -> None:
+        self.inside = False
+        self._ends = ends
+
+    def __enter__(self) -> None:
+        self.inside = True
+        self._ends.check()
+
+    def __exit__(self, *_: object) -> None:
+        self.inside = False
+
+
+def reader_gone() -> bool:
+    """Return whether standard output is a pipe or terminal whose other end is closed."""
+    return bool(_poll(select.POLLERR) & (select.POLLERR | select.POLLHUP | select.POLLNVAL))
+
+
+def takes_output() -> bool:
+    """Return whether standard output accepts a line without waiting for its reader."""
+    return bool(_poll(select.POLLOUT) & select.POLLOUT) and not reader_gone()
+
+
+def _poll(events: int) -> int:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), events)
+    return next((result for _, result in poll.poll(0)), 0)
+
+
+LIMIT_S = 60.0
+
+GRACE_S = 0.1
+
+
+class OnChange(Consumer):
+    """Runs a user's command, without a shell, for each change of the state. While one runs, only the newest change is kept."""
+
+    def __init__(self, command: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Split the command as a shell would; ValueError if it is empty, its quotes are not closed or its program does not exist."""
+        import shutil
+
+        try:
+            self.arguments = shlex.split(command)
+        except ValueError as error:
+            raise ValueError(f"{command!r} cannot be split into words: {error}") from None
+        if not self.arguments or shutil.which(self.arguments[0]) is None:
+            program = self.arguments[0] if self.arguments else command
+            raise ValueError(f"program {program!r} not found; for shell syntax, write sh -c '…'")
+        self._clock = clock
+        self._source = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._next: dict[str, str] | None = None
+
+    def take(self, item: Item) -> Iterable[Event]:
+        self._source = item.source
+        if isinstance(item, StateChangedEvent):
+            self._next = {
+                "EDGECNN_STATE": item.state or "",
+                "EDGECNN_PREVIOUS": item.previous or "",
+                "EDGECNN_SCORE": "" if item.score is None else f"{item.score:.6f}",
+            }
+        return ()
+
+    def poll(self) -> list[Event]:
+        """Reap a finished command and start a waiting one; return the failures."""
+        failures: list[Event] = []
+        if self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                if self._clock() - self._started < LIMIT_S:
+                    return []
+                self._end()
+                failures.append(self._failed(f"still running after {LIMIT_S:.0f} s, terminated"))
+            elif code:
+                how = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+                failures.append(self._failed(how))
+            self._process = None
+        if self._next is not None:
+            variables, self._next = self._next, None
+            try:
+                variables = {**environment(), **variables}
+                self._process = subprocess.Popen(
+                    self.arguments, env=variables, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True
+                )
+            except (OSError, ValueError) as error:  # ValueError: a zero in a label, which no environment can hold
+                failures.append(self._failed(getattr(error, "strerror", None) or str(error)))
+            self._started = self._clock()
+        return failures
+
+    def finish(self, wait_s: float) -> list[Event]:
+        """Let the running and the waiting command finish within `wait_s` seconds (neither if 0), then terminate any that still runs."""
+        failures: list[Event] = []
+        deadline = time.monotonic() + wait_s
+        if not wait_s:
+            self._next = None
+        while wait_s:
+            failures += self.poll()
+            if self._process is None:
+                break
+            try:
+                self._process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                failures.append(self._failed("still running at the end, terminated"))
+                break
+        self._end()
+        return failures
+
+    def _failed(self, what: str) -> CommandFailedEvent:
+        return CommandFailedEvent(ts=time.time(), source=self._source, message=f"{self.arguments[0]}: {what}")
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
+                break
+        self._process = None

@@ -1,6 +1,6 @@
 """The settings of a stream, each declared once.
 
-The flags of `edgecnn classify` and `capture` (`edgecnn.cli.flags`), the keys of the service's TOML (`edgecnn.device.service.config`) and
+The flags of `edgecnn classify` and `capture` (`edgecnn.cli.options`), the keys of the service's TOML (`edgecnn.device.service.config`) and
 the arguments of `open_stream` are made from these dataclasses. This module loads at every start, so it imports little.
 """
 

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecnn.bundle.channel import MAX_NUMBER, SHA256, Entry, check_channel, choose_release, is_board_id
-from edgecnn.device.secrets import masked
 from edgecnn.device.slots import ROOT
-from edgecnn.device.slots.disk import Disk, read_json, replace
-from edgecnn.device.slots.record import BAD, Slots
+from edgecnn.device.slots.record import BAD, Disk, Slots, read_json, replace
+from edgecnn.device.system import masked
 from edgecnn.device.update import SCHEMA, STATUS, TRUST, last_check
 from edgecnn.errors import OutputError, SlotError, UpdateError
 from edgecnn.files import canonical_json, folder_lock, output_errors, sha256

@@ -37,7 +37,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from edgecnn import __version__
 from edgecnn.bundle.channel import DATE, MAX_METADATA, Entry, entries_of, target_file
-from edgecnn.device.slots.disk import Disk
+from edgecnn.device.slots.record import Disk
 from edgecnn.device.update.board import BoardState, Held, decide
 from edgecnn.errors import EdgeCNNError, SlotError, UpdateError, first_line
 from edgecnn.files import folder_lock, output_errors, write_atomic

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from edgecnn.bundle.channel import MAX_METADATA, Entry, plain_name, target_file
 from edgecnn.bundle.file import read_bundle
-from edgecnn.device.secrets import environment
 from edgecnn.device.slots.store import Store, Use
+from edgecnn.device.system import environment
 from edgecnn.device.update.board import (
     ROOT_FILE,
     Board,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgecnn.device.cameras import open_source
-from edgecnn.device.cameras.ffmpeg import Ffmpeg, arguments
+from edgecnn.device.cameras.process import Ffmpeg, ffmpeg_arguments
 from edgecnn.device.cameras.source import CameraLost, CameraSettings
 from edgecnn.errors import CameraError
 
@@ -148,14 +148,14 @@ def test_a_missing_or_unreadable_video_file_is_an_immediate_error(tmp_path, monk
 
 def test_ffmpeg_gets_low_delay_and_the_requested_settings():
     asked = CameraSettings(width=320, height=240, fps=10)
-    stream = " ".join(arguments("rtsp://h/s", asked, False))
+    stream = " ".join(ffmpeg_arguments("rtsp://h/s", asked, False))
     assert "-fflags nobuffer -flags low_delay -rtsp_flags prefer_tcp" in stream
     for recording in ("clip.mp4", "https://h/clip.mp4?key=1", "https://h/live.m3u8"):
-        assert "low_delay" not in arguments(recording, asked, False)
-    device = " ".join(arguments("/dev/video0", asked, True))
+        assert "low_delay" not in ffmpeg_arguments(recording, asked, False)
+    device = " ".join(ffmpeg_arguments("/dev/video0", asked, True))
     assert "-f v4l2 -video_size 320x240 -framerate 10" in device
     assert device.index("-framerate") < device.index("-i /dev/video0")
-    assert "file:-odd:name.mp4" in arguments("-odd:name.mp4", asked, False)
+    assert "file:-odd:name.mp4" in ffmpeg_arguments("-odd:name.mp4", asked, False)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_ffmpeg_gets_low_delay_and_the_requested_settings():
     ],
 )
 def test_only_a_playlist_that_the_user_names_by_its_address_may_lead_elsewhere(source, playlist):
-    given = arguments(source, OWN, False)
+    given = ffmpeg_arguments(source, OWN, False)
     protocols, formats = (
         set(given[given.index(f"-{kind}_whitelist") + 1].split(",")) for kind in ("protocol", "format")
     )
@@ -181,7 +181,7 @@ def test_frames_are_shrunk_to_just_cover_the_requested_size_and_dropped_above_th
     """The filters' own expressions, evaluated here for a video of 128x96."""
 
     def shrunk(**settings):
-        own = arguments("clip.mp4", CameraSettings(**settings), False)
+        own = ffmpeg_arguments("clip.mp4", CameraSettings(**settings), False)
         size = re.search(r"scale=w='(.+?)':h='(.+?)'", own[own.index("-vf") + 1])
         names = {"iw": 128, "ih": 96, "__builtins__": {"round": round, "min": min, "max": max}}
         return tuple(eval(expression, names) for expression in size.groups())
@@ -194,8 +194,8 @@ def test_frames_are_shrunk_to_just_cover_the_requested_size_and_dropped_above_th
         ((0, 24), (32, 24)),
     ):
         assert shrunk(width=asked[0], height=asked[1]) == size
-    assert "scale" not in " ".join(arguments("clip.mp4", OWN, False))
-    filters = " ".join(arguments("clip.mp4", CameraSettings(fps=4), False))
+    assert "scale" not in " ".join(ffmpeg_arguments("clip.mp4", OWN, False))
+    filters = " ".join(ffmpeg_arguments("clip.mp4", CameraSettings(fps=4), False))
     assert float(re.search(r"gte\(t-prev_selected_t,([\d.]+)\)", filters)[1]) == pytest.approx(1 / 4, rel=0.01)
 
 
@@ -206,7 +206,7 @@ def test_the_addresss_own_user_and_password_count_first():
         ("rtsp://host:554/1", "rtsp://ann:p%40x@host:554/1"),
         ("rtsp://bob:own@host/1", "rtsp://bob:own@host/1"),
     ):
-        assert opened in arguments(address, asked, False)
+        assert opened in ffmpeg_arguments(address, asked, False)
 
 
 @pytest.fixture(scope="module")

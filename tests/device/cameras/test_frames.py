@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgecnn.device.cameras import open_source
-from edgecnn.device.cameras.frames import MjpegSplitter, PpmSplitter
-from edgecnn.device.cameras.source import CameraLost, CameraSettings
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, MjpegSplitter, PpmSplitter
 from edgecnn.errors import CameraError
 
 
@@ -218,7 +217,7 @@ def test_bytes_that_are_not_an_image_are_garbage():
 def test_a_huge_size_is_refused_before_memory_is_allocated(monkeypatch):
     with pytest.raises(CameraLost, match="999999x999999"):
         PpmSplitter().feed(b"P6\n999999 999999\n255\n")
-    monkeypatch.setattr("edgecnn.device.cameras.frames.MAX_PIXELS", 12)
+    monkeypatch.setattr("edgecnn.device.cameras.source.MAX_PIXELS", 12)
     (largest,) = PpmSplitter().feed(ppm(np.zeros((3, 4, 3), np.uint8)))
     assert largest.shape == (3, 4, 3)
     with pytest.raises(CameraLost, match="has 13x1 pixels; expected 1 to 12"):

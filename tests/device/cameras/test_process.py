@@ -10,9 +10,8 @@ import tracemalloc
 import pytest
 
 from edgecnn.device.cameras import open_source
-from edgecnn.device.cameras.frames import MjpegSplitter
 from edgecnn.device.cameras.process import Process
-from edgecnn.device.cameras.source import CameraLost, CameraSettings
+from edgecnn.device.cameras.source import CameraLost, CameraSettings, MjpegSplitter
 from edgecnn.errors import CameraError
 
 SETTINGS = CameraSettings()

@@ -144,7 +144,7 @@ def fake(monkeypatch, feed):
 
     def make(**options):
         with monkeypatch.context() as patch:
-            patch.setattr("edgecnn.device.mqtt.connection._Client", Fake)
+            patch.setattr("edgecnn.device.mqtt.publisher._Client", Fake)
             fed = feed(1883, **options)
         fed.broker = fed.publisher._link._client
         return fed
@@ -254,8 +254,7 @@ class Fed:
 @pytest.fixture
 def feed():
     """Make a publisher fed by hand: `feed(port, picture=True)`. `more` describes the broker: `tls=True`."""
-    from edgecnn.device.mqtt.connection import Waits
-    from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
+    from edgecnn.device.mqtt.publisher import MqttSettings, Publisher, Waits
     from edgecnn.device.stream.settings import Mqtt
 
     FED.clear()

@@ -11,15 +11,15 @@ pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
 import jsonschema
 
 from edgecnn import __version__
-from edgecnn.cli.stream import event_text
+from edgecnn.cli.classify_stream import event_text
 from edgecnn.device.address import default_name, parse_address
 from edgecnn.device.mqtt import messages
 from edgecnn.device.mqtt.messages import MOST_WAITING, REFRESH_S, Outbox, Snapshot, state_names, values
 from edgecnn.device.mqtt.publisher import forget
-from edgecnn.device.secrets import environment, parse_secret
 from edgecnn.device.stream import events
 from edgecnn.device.stream.events import FrameResult, event_line
 from edgecnn.device.stream.settings import Mqtt
+from edgecnn.device.system import environment, parse_secret
 from edgecnn.errors import MqttError
 from edgecnn.labels import MAX_LABEL_BYTES, why_not_a_label
 from edgecnn.runtime.decision import Score
@@ -447,7 +447,7 @@ def test_an_event_in_words_and_as_a_line(schema_of, text):
 
 def test_the_reasons_match_the_schema(schema_of):
     connection = pytest.importorskip(
-        "edgecnn.device.mqtt.connection", reason="MQTT needs the mqtt extra", exc_type=ImportError
+        "edgecnn.device.mqtt.publisher", reason="MQTT needs the mqtt extra", exc_type=ImportError
     )
     parts = schema_of("result")["$defs"]
     refused = parts["mqtt_refused"]["properties"]["reason"]["enum"]

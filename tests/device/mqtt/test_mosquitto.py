@@ -23,8 +23,8 @@ import jsonschema
 from edgecnn.bundle.file import read_bundle, write_bundle
 from edgecnn.device.mqtt import publisher
 from edgecnn.device.mqtt.messages import state_names
-from edgecnn.device.secrets import HTTP, MQTT
 from edgecnn.device.slots.store import Store, Use
+from edgecnn.device.system import HTTP, MQTT
 from edgecnn.errors import MqttError
 from edgecnn.runtime.default import shipped_bundle
 from edgecnn.runtime.engines import engines_for, is_installed

@@ -13,9 +13,8 @@ pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
 
 from edgecnn.device.address import Broker
 from edgecnn.device.mqtt import publisher
-from edgecnn.device.mqtt.connection import REASONS, STOPPED, Waits
 from edgecnn.device.mqtt.messages import Outbox
-from edgecnn.device.mqtt.publisher import MqttSettings, client_id
+from edgecnn.device.mqtt.publisher import REASONS, STOPPED, MqttSettings, Waits, client_id
 from edgecnn.device.stream.settings import Mqtt
 
 ACCEPTED = b"\x20\x02\0\0"
@@ -68,9 +67,9 @@ def test_the_broker_keeps_the_news_that_the_device_is_gone(fake):
 def test_waits_are_random_and_grow_until_a_connection_is_steady(fake, monkeypatch):
     """paho doubles the wait after each failed attempt; a broker that accepts and hangs up at once must not be called every second."""
     now = [0.0]
-    monkeypatch.setattr("edgecnn.device.mqtt.connection.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("edgecnn.device.mqtt.publisher.time.monotonic", lambda: now[0])
     monkeypatch.setattr(
-        "edgecnn.device.mqtt.connection.random.uniform", lambda low, high: (low, high) == (0.5, 1) and 0.75
+        "edgecnn.device.mqtt.publisher.random.uniform", lambda low, high: (low, high) == (0.5, 1) and 0.75
     )
     broker = fake(waits=Waits(retry_s=1.0, longest_retry_s=8.0, steady_s=5.0)).broker
     for lasted in (4.9, 4.9, 4.9, 4.9, 5.0):

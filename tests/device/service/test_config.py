@@ -10,11 +10,20 @@ from dataclasses import replace
 
 import pytest
 
-from edgecnn.device.service import manage
-from edgecnn.device.service.config import Config, parse, take_options
-from edgecnn.device.service.manage import Host, install, logs_command, remove, unit_properties, unit_text
-from edgecnn.device.service.network import MACHINES
-from edgecnn.device.slots.disk import Disk
+from edgecnn.device.service import config as manage
+from edgecnn.device.service.config import (
+    Config,
+    Host,
+    install,
+    logs_command,
+    parse,
+    remove,
+    take_options,
+    unit_properties,
+    unit_text,
+)
+from edgecnn.device.service.run import MACHINES
+from edgecnn.device.slots.record import Disk
 from edgecnn.errors import ServiceError
 from edgecnn.runtime.child import Finished
 
@@ -269,10 +278,10 @@ def test_the_timer_is_valid_and_gives_each_board_its_own_minute(tmp_path):
 
 CODE = """
 import os, socket, subprocess, sys
-from edgecnn.device.service.network import close_network, is_closed
+from edgecnn.device.service.run import close_network, is_closed
 print(is_closed(), [close_network()], is_closed())
 socket.socketpair()
-more = "from edgecnn.device.service.network import is_closed; print(is_closed())"
+more = "from edgecnn.device.service.run import is_closed; print(is_closed())"
 subprocess.run([sys.executable, "-c", more], check=True)
 socket.socket()
 """

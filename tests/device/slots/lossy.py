@@ -7,7 +7,7 @@ a file with its name but empty or half written. That is more than real file syst
 import itertools
 from pathlib import Path
 
-from edgecnn.device.slots.disk import Disk
+from edgecnn.device.slots.record import Disk
 
 
 class Recorder(Disk):

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgecnn.device.slots import record
-from edgecnn.device.slots.disk import Disk
-from edgecnn.device.slots.record import BAD, MAX_STARTS
+from edgecnn.device.slots.record import BAD, MAX_STARTS, Disk
 from edgecnn.device.slots.store import MAX_RECORD_BYTES, Store, Use, approve, choose_for_start, condemn
 from edgecnn.errors import SlotError
 from edgecnn.runtime.engines import is_installed

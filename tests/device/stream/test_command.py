@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecnn.cli.stream import event_text
+from edgecnn.cli.classify_stream import event_text
 from edgecnn.device import cameras
 from edgecnn.device.cameras import open_source
 from edgecnn.device.cameras.source import CameraLost, CameraSettings

@@ -17,9 +17,9 @@ from PIL import Image, ImageFilter
 
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Stalled
 from edgecnn.device.stream import pictures
-from edgecnn.device.stream.capture import BLURRED, DAMAGED, QUIT, SAME, TAKE, Capture, Shot
 from edgecnn.device.stream.events import CameraBackEvent, CameraLostEvent, CameraOpenedEvent
 from edgecnn.device.stream.feed import BACKOFF_S, Damaged, Ended, Feed, Taken, open_feed
+from edgecnn.device.stream.pictures import BLURRED, DAMAGED, QUIT, SAME, TAKE, Capture, Shot
 from edgecnn.device.stream.settings import Camera, Pictures
 from edgecnn.errors import CameraError, OutputError
 

@@ -11,12 +11,11 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from edgecnn.cli.flags import with_flags
+from edgecnn.cli.options import with_flags
 from edgecnn.device.service.config import Config, parse
 from edgecnn.device.stream import pictures
 from edgecnn.device.stream.events import RateLimiter, StateChangedEvent
-from edgecnn.device.stream.loop import open_stream
-from edgecnn.device.stream.onchange import LIMIT_S, OnChange
+from edgecnn.device.stream.loop import LIMIT_S, OnChange, open_stream
 from edgecnn.device.stream.settings import (
     Camera,
     Decision,

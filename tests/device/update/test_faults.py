@@ -26,7 +26,7 @@ pytest.importorskip("cryptography", reason="releases are signed with the release
 pytest.importorskip("tuf", reason="updates need the update extra")
 
 from edgecnn.bundle.file import read_bundle, write_bundle
-from edgecnn.device.slots.disk import Disk
+from edgecnn.device.slots.record import Disk
 from edgecnn.device.slots.store import approve, choose_for_start
 from edgecnn.device.update import client
 from edgecnn.errors import EdgeCNNError, UpdateError
