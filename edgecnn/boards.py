@@ -1,12 +1,23 @@
-"""Boards that models are deployed to, the targets: one TOML file of data for each, in `targets/`."""
+"""Boards that models are deployed to, the targets: one TOML file of data for each, in `targets/`; and where a board keeps its files."""
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgecnn.errors import EmulatorError, RecipeError, UnknownNameError, nearest
 from edgecnn.files import data_folder
 from edgecnn.tables import Struct, build, key
+
+SERVICE_CONFIG = Path("/etc/edgecnn/service.toml")
+"""On a board: the options of the service."""
+
+TRUST = Path("/var/lib/edgecnn-trust")
+"""On a board: files that only root writes, verified metadata, marks, the board's id and the last check."""
+
+UPDATE_SCHEMA = "edgecnn.update/1"
+"""The schema of a board's last check for a release."""
+
+SAMPLE_FILE, LABELS_FILE = "sample.json", "labels.jsonl"
+"""In a board's folder of kept pictures: the random sample, and the decisions made on the board's own page."""
 
 ARCHITECTURES = ("aarch64", "x86_64")
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
@@ -40,6 +51,8 @@ def list_targets() -> list[Target]:
 
 def read_target(path: Path) -> Target:
     """Read a target from its file, NAME.toml; RecipeError if it is not valid."""
+    import tomllib  # here, since the device's start does not need it
+
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

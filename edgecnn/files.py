@@ -202,3 +202,13 @@ def data_folder(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"this installation of edgecnn has no {name}/ folder: install it again")
+
+
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600  # such as for pictures of somebody's home
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only its owner can read; leave an existing one unchanged. OutputError if that fails."""
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)

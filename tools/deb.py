@@ -20,10 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgecnn import __version__
+from edgecnn import __version__, packages
 from edgecnn.cli import COMMANDS
 from edgecnn.device.service.config import PACKAGED, UNITS, USERS, unit_text, users_text
-from edgecnn.emulate import packages
 
 ROOT = Path(__file__).parent.parent
 PARTS = Path(__file__).parent / "debian"

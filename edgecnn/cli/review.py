@@ -70,10 +70,11 @@ def review(
     """
     import secrets
 
+    from edgecnn.boards import LABELS_FILE
     from edgecnn.cli.classify_stream import require_packages
     from edgecnn.device.address import open_listener
     from edgecnn.device.keep.folder import kept_pictures
-    from edgecnn.device.review import LABELS, Journal, Photos, Plain, Reviewing
+    from edgecnn.device.review import Journal, Photos, Plain, Reviewing
     from edgecnn.errors import DatasetError, OutputError
     from edgecnn.files import folder_lock, output_errors
 
@@ -102,7 +103,7 @@ def review(
                 "pictures."
             )
         photos.finish(reviewing.pictures.values())
-        taken = photos.take(Journal(folder / LABELS).decided, reviewing.pictures.values())
+        taken = photos.take(Journal(folder / LABELS_FILE).decided, reviewing.pictures.values())
         if taken:
             note(f"{board}: {plural(taken, 'picture')} labelled on its own page")
         serve(door, url, reviewing, browser)

@@ -63,9 +63,9 @@ def service(
     from edgecnn.device.slots.store import Store
 
     if action == "run":
-        run(config or options.CONFIG, root)
+        run(config or options.SERVICE_CONFIG, root)
     elif action == "check":
-        path = config or options.CONFIG
+        path = config or options.SERVICE_CONFIG
         if config is not None and not config.exists():
             raise ServiceError(f"the file {config} does not exist.")
         options.parse(options.read_options_file(path), str(path))
@@ -80,7 +80,7 @@ def service(
             note(NO_RELEASE)
     elif action == "remove":
         manage.remove(manage.Host())
-        note(f"service removed; options in {options.CONFIG.parent} and releases in {root} stay")
+        note(f"service removed; options in {options.SERVICE_CONFIG.parent} and releases in {root} stay")
     elif action == "logs":
         command = manage.logs_command(manage.Host(), lines, follow)
         os.execvp(command[0], command)

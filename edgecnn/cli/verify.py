@@ -12,6 +12,7 @@ from edgecnn.cli.workstation_options import RunArgument
 
 if TYPE_CHECKING:
     from edgecnn.emulate.on_boards import OnBoards
+    from edgecnn.stages.verify import Boards
     from edgecnn.verify.against import Against
     from edgecnn.verify.parity_report import Report
 
@@ -110,6 +111,14 @@ def boards_of(on: list[str], engines: str | None, release: str | None, sample: i
 
     names = tuple(part.strip() for part in engines.split(",")) if engines else ()
     return OnBoards(targets=tuple(emulated_targets(on)), engines=names, release=release, sample=sample)
+
+
+def runner(boards: "OnBoards") -> "Boards":
+    """Return what `edgecnn.stages.verify` calls to run exports on boards; EmulatorError if they cannot be emulated here."""
+    from edgecnn.emulate.on_boards import find_qemu, run_on_boards
+
+    find_qemu()
+    return lambda run, exports, images, progress: run_on_boards(run, exports, images, boards, progress)
 
 
 def last_run() -> bool:
@@ -231,7 +240,7 @@ def verify(
             gate=Gate(**vars(limits)),
             target_error=target_error,
             matrix=Matrix(tflite_python=tflite_python) if matrix or tflite_python else None,
-            boards=boards,
+            boards=runner(boards) if boards else None,
             progress=reporter.working,
         )
         if replacing.against:

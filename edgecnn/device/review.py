@@ -16,7 +16,6 @@ from PIL import Image
 
 from edgecnn import images
 from edgecnn.device.keep.folder import (
-    FILE_MODE,
     LAST_S,
     RANDOM,
     UNSURE,
@@ -32,14 +31,11 @@ from edgecnn.device.keep.folder import (
 from edgecnn.device.stream.pictures import as_jpeg, part, stamp, why_no_folder
 from edgecnn.device.stream.sources import expand
 from edgecnn.errors import ImageError, OutputError
-from edgecnn.files import output_errors, sha256, sha256_file, sync_folder, write_atomic
+from edgecnn.files import PRIVATE_FILE, output_errors, sha256, sha256_file, sync_folder, write_atomic
 from edgecnn.images import probe, read_file
 from edgecnn.labels import SPLIT_FOLDERS, printable, utf8
 from edgecnn.region import is_region
 from edgecnn.tables import Struct, build, to_json
-
-LABELS = "labels.jsonl"
-"""In a kept folder: the decisions made on the board's own page."""
 
 REVIEWED = "reviewed.jsonl"
 """In a kept folder: decisions of `edgecnn review` that added no file to the photos."""
@@ -107,7 +103,7 @@ def read_lines(path: Path) -> list[str]:
     return data[: data.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]
 
 
-def append(path: Path, text: str, mode: int = FILE_MODE) -> None:
+def append(path: Path, text: str, mode: int = PRIVATE_FILE) -> None:
     """Append whole lines to a file and wait until they are on disk. OutputError if that fails; the file is then unchanged."""
     new = not path.exists()
     with output_errors(path), open(path, "ab+", opener=lambda name, flags: os.open(name, flags, mode)) as file:

@@ -14,15 +14,24 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any, NamedTuple
 
 from edgecnn.boards import RELEASES
-from edgecnn.emulate.packages import Progress, fetch_debs, install_wheels, release_platform, requirements, unpack_debs
-from edgecnn.errors import EdgeCNNError, EmulatorError, OutputError
-from edgecnn.files import cache_home, canonical_json, sha256, write_atomic
+from edgecnn.errors import EmulatorError
+from edgecnn.files import cache_home
+from edgecnn.packages import (
+    MADE,
+    Progress,
+    fetch_debs,
+    install_wheels,
+    keep,
+    release_platform,
+    requirements,
+    unpack_debs,
+)
 from edgecnn.runtime.child import Finished
 from edgecnn.tables import Struct
 
@@ -123,10 +132,6 @@ def meaning(number: int) -> str:
         return f"signal {number}"
 
 
-FORMAT = 1
-"""Part of the folder names. Change it when this module makes their content differently."""
-
-MADE = "made.json"
 PACKAGES = ("python{python}-minimal", "libpython{python}-stdlib", "libstdc++6")
 
 LEFT_OUT = ("debconf", "dpkg", "tar", "tzdata")
@@ -195,39 +200,6 @@ def make_site(release: str, engine: str, root: Path, progress: Progress, home: P
 
     ingredients = {"release": release, "needs": needed.needs, "alone": needed.alone}
     return keep(home / f"site-{release}-{engine.replace('_', '-')}", ingredients, make)
-
-
-def keep(prefix: Path, ingredients: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
-    """Return a folder made from some ingredients, named `prefix` and their hash. The first process makes it; others wait.
-
-    It is made in a temporary folder and moved into place when complete. `make` fills an empty folder and returns what its `made.json`
-    records in addition to `ingredients`.
-    """
-    import fcntl  # imported here because Windows has no fcntl
-
-    path = prefix.with_name(f"{prefix.name}-{sha256(canonical_json({'format': FORMAT, **ingredients}).encode())[:12]}")
-    if (path / MADE).exists():
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (path / MADE).exists():
-                for old in (path, *path.parent.glob(f".{path.name}.*.tmp")):  # left by a killed process
-                    shutil.rmtree(old, ignore_errors=True)
-                with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
-                    fresh = Path(folder) / path.name
-                    fresh.mkdir()
-                    write_atomic(fresh / MADE, canonical_json({**ingredients, **make(fresh)}))
-                    fresh.rename(path)
-    except EdgeCNNError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the board's files to {path.parent}: {error.strerror or error}. "
-            "Free some space, or set XDG_CACHE_HOME to another folder."
-        ) from error
-    return path
 
 
 def compile_all(folder: Path, root: Path, python: str, progress: Progress) -> None:

@@ -19,10 +19,8 @@ import edgecnn
 from edgecnn.boards import RELEASES, Target
 from edgecnn.bundle.file import Bundle, read_bundle, write_bundle
 from edgecnn.bundle.manifest import Manifest, ModelEntry
-from edgecnn.data import Dataset, Split, open_dataset
-from edgecnn.data.dataset import Known
+from edgecnn.data import Split
 from edgecnn.emulate.machine import LIMIT_S, Emulations, System, find_qemu, make_system
-from edgecnn.emulate.packages import engines_on, package_name
 from edgecnn.errors import (
     DatasetError,
     DownloadError,
@@ -32,9 +30,9 @@ from edgecnn.errors import (
     UnknownNameError,
     nearest,
 )
-from edgecnn.evaluate.answers import TIED, Progress, in_chunks, input_contract, read_taught
+from edgecnn.evaluate.answers import Progress, in_chunks, input_contract, recorded_data
 from edgecnn.export import export_path
-from edgecnn.recipe import DataRecipe, build_recipe, merge
+from edgecnn.packages import engines_on, package_name
 from edgecnn.runs import Run
 from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import ENGINES, engine_text, is_installed, open_engine
@@ -338,32 +336,3 @@ def test_images(
     return split, BoardsData(
         name=dataset.name, title=dataset.title, test_images=len(split.classes), test_sha256=dataset.hashes["test"]
     )
-
-
-def recorded_data(
-    bundle: Bundle, data: str | None, split: str, progress: Progress, note: Callable[[str], None]
-) -> Dataset:
-    """Open the data a bundle was made from, at the recipe's location or another. Raises DatasetError if the split is missing or changed."""
-    provenance = bundle.manifest.provenance
-    recipe, recorded = provenance.get("recipe"), provenance.get("data")
-    hashes = recorded.get("split_hashes") if isinstance(recorded, dict) else None
-    if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
-        raise DatasetError(f"the bundle {bundle.path} does not record which images it was verified with.")
-    given = {} if data is None else {"source": data}
-    recipe_data: DataRecipe = build_recipe(merge({"data": recipe.get("data", {})}, {"data": given})).data
-    images = Known(labels=bundle.manifest.labels, files={})
-    try:
-        dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note, known=images)
-    except UnknownNameError:
-        if data is not None:
-            raise
-        raise DatasetError(
-            f"the images that {bundle.path.name} was made from, {recipe_data.source}, are not here. Say where they are: --data photos/"
-        ) from None
-    if dataset.hashes[split] != hashes[split] and (taught := read_taught(bundle)):
-        dataset = dataset.redivided({digest: "test" if part == TIED else part for digest, part in taught.items()})
-    if dataset.hashes[split] != hashes[split]:
-        raise DatasetError(
-            f"the {split} images of {dataset.name} are not those {bundle.path.name} was verified with. Name the right ones with --data."
-        )
-    return dataset

@@ -16,12 +16,12 @@ import numpy as np
 
 from edgecnn.bundle.file import Bundle
 from edgecnn.bundle.manifest import InputContract
-from edgecnn.data import Dataset, Split
-from edgecnn.data.dataset import known_images, require_split
+from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.data.dataset import Known, known_images, require_split
 from edgecnn.data.splits import FILE, csv_text, read_sides
-from edgecnn.errors import BundleError, RunError
+from edgecnn.errors import BundleError, DatasetError, RunError, UnknownNameError
 from edgecnn.files import sha256, write_atomic
-from edgecnn.recipe import Recipe
+from edgecnn.recipe import DataRecipe, Recipe, build_recipe, merge
 from edgecnn.runs import HELD_OUT, IMAGES, LEFT_OUT, Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import engine_text, open_engine
@@ -275,3 +275,32 @@ def images_csv(run: Run) -> bytes | None:
         (one, split, numbers.setdefault(sides[one].group, len(numbers) + 1)) for one, split in sorted(taught.items())
     )
     return csv_text(("sha256", "split", "group"), rows).encode()
+
+
+def recorded_data(
+    bundle: Bundle, data: str | None, split: str, progress: Progress, note: Callable[[str], None]
+) -> Dataset:
+    """Open the data a bundle was made from, at the recipe's location or another. Raises DatasetError if the split is missing or changed."""
+    provenance = bundle.manifest.provenance
+    recipe, recorded = provenance.get("recipe"), provenance.get("data")
+    hashes = recorded.get("split_hashes") if isinstance(recorded, dict) else None
+    if not isinstance(recipe, dict) or not isinstance(hashes, dict) or split not in hashes:
+        raise DatasetError(f"the bundle {bundle.path} does not record which images it was verified with.")
+    given = {} if data is None else {"source": data}
+    recipe_data: DataRecipe = build_recipe(merge({"data": recipe.get("data", {})}, {"data": given})).data
+    images = Known(labels=bundle.manifest.labels, files={})
+    try:
+        dataset: Dataset = open_dataset(recipe_data, progress=progress, for_training=False, note=note, known=images)
+    except UnknownNameError:
+        if data is not None:
+            raise
+        raise DatasetError(
+            f"the images that {bundle.path.name} was made from, {recipe_data.source}, are not here. Say where they are: --data photos/"
+        ) from None
+    if dataset.hashes[split] != hashes[split] and (taught := read_taught(bundle)):
+        dataset = dataset.redivided({digest: "test" if part == TIED else part for digest, part in taught.items()})
+    if dataset.hashes[split] != hashes[split]:
+        raise DatasetError(
+            f"the {split} images of {dataset.name} are not those {bundle.path.name} was verified with. Name the right ones with --data."
+        )
+    return dataset

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import edgecnn
-from edgecnn import __version__
+from edgecnn import __version__, packages
 from edgecnn.bundle.channel import entries_of, is_for
-from edgecnn.emulate import packages
-from edgecnn.emulate.machine import keep
 from edgecnn.errors import EmulatorError, ReleaseError
 from edgecnn.files import cache_home, data_folder, sha256, sha256_file
 from edgecnn.fleet.ssh import Board, BoardError, Sessions, last_line
@@ -190,7 +188,7 @@ def wheels_for(platform: packages.Platform) -> Path:
 
     ingredients = {"platform": str(platform), "glibc": platform.glibc, "needs": needed.needs, "alone": needed.alone}
     prefix = cache_home() / "boards" / f"wheels-{platform.python}-{platform.machine}"
-    return keep(prefix, ingredients, make) / WHEELS
+    return packages.keep(prefix, ingredients, make) / WHEELS
 
 
 def package_tar() -> bytes:

@@ -11,12 +11,9 @@ from dataclasses import field
 from pathlib import Path
 from typing import IO, Any
 
-from edgecnn.device.keep.folder import FILE_MODE, SAMPLE_FILE, make_folder
-from edgecnn.device.review import LABELS
-from edgecnn.device.service.config import CONFIG
-from edgecnn.device.update import SCHEMA, TRUST
+from edgecnn.boards import LABELS_FILE, SAMPLE_FILE, SERVICE_CONFIG, TRUST, UPDATE_SCHEMA
 from edgecnn.errors import first_line
-from edgecnn.files import write_atomic
+from edgecnn.files import PRIVATE_FILE, private_folder, write_atomic
 from edgecnn.fleet.ssh import Board, BoardError, Sessions, last_line
 from edgecnn.tables import Struct, shown
 
@@ -121,7 +118,7 @@ def read_status(text: str) -> dict[str, Any]:
         status = json.loads(text)
         if status is None:
             raise BoardError("it has not looked for a release yet")
-        if status["schema"] != SCHEMA:
+        if status["schema"] != UPDATE_SCHEMA:
             raise ValueError(f"schema {shown(status['schema'])}")
         for name, kind in KINDS.items():
             if not isinstance(status.get(name), kind):
@@ -184,7 +181,7 @@ def row(found: Gathered) -> tuple[str, ...]:
 
 
 PICTURE = re.compile(r"\./\d{4}-\d\d-\d\d/\d{8}T\d{6}\.\d{6}Z-\d+\.(?:jpg|json)", re.ASCII)
-CHANGING = {f"./{SAMPLE_FILE}", f"./{LABELS}"}
+CHANGING = {f"./{SAMPLE_FILE}", f"./{LABELS_FILE}"}
 
 ODD = (ValueError, OverflowError, LookupError, RecursionError)
 """What `tarfile` raises, apart from its own errors, for headers that nobody has written by accident."""
@@ -205,14 +202,14 @@ cd -- "$folder" 2>/dev/null || { echo "no folder $folder" >&2; exit 1; }
 
 def remote_folder(board: Board) -> str:
     """Return the folder of pictures that a board's service keeps, from its options; BoardError if it keeps none."""
-    text = board.run(f"cat {CONFIG}").out
+    text = board.run(f"cat {SERVICE_CONFIG}").out
     try:
         folder = tomllib.loads(text).get("keep", "")
     except (ValueError, RecursionError):
         folder = ""
     if not folder or not isinstance(folder, str):
         raise BoardError(
-            f"its service keeps no pictures: {CONFIG} has no keep. Name another folder there with --remote-folder"
+            f"its service keeps no pictures: {SERVICE_CONFIG} has no keep. Name another folder there with --remote-folder"
         )
     return folder
 
@@ -223,7 +220,7 @@ def fetch_kept(board: Board, remote: str, folder: Path, progress: Callable[[int]
     Each file arrives whole or not at all, and a JPEG before its JSON; after an error, run it again to continue. BoardError, and OutputError
     for this machine's disk.
     """
-    make_folder(folder)
+    private_folder(folder)
     for path in folder.glob("*/.*.tmp"):  # from a fetch that was killed
         path.unlink()
     here = sorted(f"./{path.relative_to(folder)}" for path in folder.glob("*/*") if path.suffix in (".jpg", ".json"))
@@ -268,6 +265,6 @@ def take_entry(archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -
     assert file is not None
     path = folder / entry.name
     if path.parent != folder:
-        make_folder(path.parent)
-    write_atomic(path, file.read(), FILE_MODE)
+        private_folder(path.parent)
+    write_atomic(path, file.read(), PRIVATE_FILE)
     return path.suffix == ".json" and match is not None

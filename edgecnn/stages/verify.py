@@ -4,7 +4,7 @@ Accuracy, drop and scores are the folds' estimate: each image was answered by a 
 with their own float model by agreement and LSB only, on their training images, so no accuracy is claimed for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,6 @@ from edgecnn.calibrate.confidence import ChosenStrangers, cross_fitted_scores, c
 from edgecnn.data import Dataset, Split
 from edgecnn.data.dataset import require_split
 from edgecnn.data.decoding import some
-from edgecnn.emulate.machine import find_qemu
-from edgecnn.emulate.on_boards import OnBoards, run_on_boards
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Answers, HeldOut, Progress, export_answers, load_test, require_held_out, timed
 from edgecnn.evaluate.statistics import WORTH, Interval, folds_interval, found_by_class, grouped_interval, wilson
@@ -28,8 +26,11 @@ from edgecnn.tables import Struct
 from edgecnn.verify.matrix import check_programs, file_answers, find_python, program_answers, program_comparisons
 from edgecnn.verify.matrix import matrix as engine_matrix
 from edgecnn.verify.parity import Basis, compared, data_of, groups_of, int8_choice, judged, references, run_comparisons
-from edgecnn.verify.parity_report import Comparison, Confidence, Gate, Report, StrangerFigures
+from edgecnn.verify.parity_report import BoardRow, Comparison, Confidence, Gate, Report, StrangerFigures
 from edgecnn.verify.predictions import tested_confidence, tested_strangers, write_predictions
+
+Boards = Callable[[Run, Sequence[tuple[str, str]], Split, Progress], Sequence[BoardRow]]
+"""Maps a run, the format and precision of its exports, images and a progress callback to what boards answered."""
 
 
 def existing_exports(run: Run) -> list[tuple[str, str]]:
@@ -59,7 +60,7 @@ def verify_by_folds(
     dataset: Dataset,
     gate: Gate,
     target_error: float | None = None,
-    boards: OnBoards | None = None,
+    boards: Boards | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
     """Write a run's `parity.json` as `edgecnn.stages.verify.verify` does; arguments and errors as there."""
@@ -88,7 +89,7 @@ def verify_by_folds(
         hold("conversion", candidates[0], file_answers(run, one, seen.images, progress)) for one in programs
     ]
     data = data_of(run, "folds", len(held.classes), dataset.hashes["train"])
-    rows = run_on_boards(run, exports, seen, boards, progress) if boards else ()
+    rows = boards(run, exports, seen, progress) if boards else ()
     shipped = next(item for item in models if item.name == candidates[0].name)
     scores = cross_fitted_scores(shipped.values, held.classes, held.fold, confidence.threshold, target_error)
     made = {name: getattr(confidence, name) for name in ("temperature", "not_fitted", "choice")}
@@ -178,7 +179,7 @@ def verify(
     gate: Gate = Gate(),
     target_error: float | None = None,
     matrix: Matrix | None = None,
-    boards: OnBoards | None = None,
+    boards: Boards | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
     """Compare a run's exports with its float and fake-quantized models and write `parity.json`, after making the choices.
@@ -188,12 +189,13 @@ def verify(
     fake-quantized one, and int8 by the other method. Files for other programs are judged by the program's own steps. Temperature, threshold
     and the strangers' limit are chosen on validation images with the first of EXPORTS that exists, before the test split is loaded.
     `predictions.npz` stores each model's answer to each image.
+    `boards` runs the exports on emulated boards: `edgecnn.emulate.on_boards.run_on_boards` with its first arguments given.
     `target_error` is the largest error rate among answered images, in (0, 1).
 
     Raises:
         RunError: if nothing was exported, or the validation or test split has changed.
         ThresholdError: if no threshold meets the target error; the test split is then not read.
-        EmulatorError: if boards were requested and cannot be emulated here.
+        EmulatorError: from `boards`.
         EngineError: if `matrix.tflite_python` does not exist, or cannot run the model.
         ModuleNotFoundError: if there are files for other programs and OpenCV is missing.
     """
@@ -204,8 +206,6 @@ def verify(
     # check for what may be missing before the work that takes minutes
     exports = existing_exports(run)
     programs = check_programs(run)
-    if boards:
-        find_qemu()
     tflite_python = find_python(matrix.tflite_python) if matrix and matrix.tflite_python else None
 
     choosing = Choosing(run, dataset, exports[0], progress)
@@ -225,7 +225,7 @@ def verify(
         comparisons += program_comparisons(by_programs, float_, shipped, hold)
     models, recorded = (float_, *fakes, *answers), run.info.data
     data = data_of(run, "test", len(test.classes), dataset.hashes["test"])
-    rows = run_on_boards(run, exports, test, boards, progress) if boards else ()
+    rows = boards(run, exports, test, progress) if boards else ()
     hashes = {item.source: item.hash for item in dataset.items["test"]}
     groups = groups_of(run, [hashes[source] for source in test.sources])
     tested = Basis(test, recorded.labels, groups, dataset.class_counts())

@@ -11,9 +11,8 @@ from edgecnn.bundle.file import Bundle, read_bundle
 from edgecnn.bundle.manifest import InputContract, ModelEntry
 from edgecnn.data import Dataset, Progress, Split, open_run_dataset
 from edgecnn.data.dataset import require_split
-from edgecnn.emulate.on_boards import recorded_data
 from edgecnn.errors import BundleError, RunError, StressError, UnknownNameError, nearest
-from edgecnn.evaluate.answers import in_chunks, input_contract
+from edgecnn.evaluate.answers import in_chunks, input_contract, recorded_data
 from edgecnn.evaluate.statistics import quantile, wilson
 from edgecnn.export import export_path
 from edgecnn.files import sha256

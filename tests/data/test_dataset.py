@@ -16,7 +16,6 @@ from edgecnn.data import DATASETS, Duplicate, items, open_dataset, open_run_data
 from edgecnn.data.dataset import require_split, write_known
 from edgecnn.data.decoding import Split, balanced, some
 from edgecnn.data.items import MOST_UNREADABLE, Meter, array_items, too_many, unreadable_text
-from edgecnn.emulate.on_boards import recorded_data
 from edgecnn.errors import (
     DatasetError,
     ImageError,
@@ -26,7 +25,7 @@ from edgecnn.errors import (
     SplitError,
     UnknownNameError,
 )
-from edgecnn.evaluate.answers import images_csv
+from edgecnn.evaluate.answers import images_csv, recorded_data
 from edgecnn.files import sha256
 from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.run_info import InputSize, RunInfo, Unreadable

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.boards import LABELS_FILE
 from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, write_kept
-from edgecnn.device.review import LABELS, REVIEWED, SOURCES, Journal, Photos, Reviewing, are_alike, file_name
+from edgecnn.device.review import REVIEWED, SOURCES, Journal, Photos, Reviewing, are_alike, file_name
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import sha256, sha256_file
 
@@ -27,7 +28,7 @@ def review(tmp_path, kept="kept", photos="photos"):
     store = Photos(tmp_path / photos, tmp_path / kept, "door")
     reviewing = Reviewing(tmp_path / kept, store, into="photos")
     store.finish(reviewing.pictures.values())
-    store.take(Journal(tmp_path / kept / LABELS).decided, reviewing.pictures.values())
+    store.take(Journal(tmp_path / kept / LABELS_FILE).decided, reviewing.pictures.values())
     return reviewing
 
 
@@ -122,7 +123,7 @@ def test_the_field_is_the_newest_models_and_counts_go_back_with_an_answer(tmp_pa
         description = one.path.with_suffix(".json")
         description.write_text(description.read_text().replace("ab" * 32, "cd" * 32))
     names = [one.picture.sha256 for one in kept]
-    reviewing = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS))
+    reviewing = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS_FILE))
     for name, label in zip(names, ("dog", "fox", "fox", "dog", "dog", "fox"), strict=True):
         assert reviewing.answer([name], "label", label)
     field = reviewing.field()
@@ -214,17 +215,17 @@ def test_each_line_has_the_models_decision_and_the_times_of_the_picture_and_of_t
 
 def test_answers_from_the_board_are_adopted_once(tmp_path, keep_pictures):
     names = [one.picture.sha256 for one in keep_pictures(tmp_path / "kept", scenes=4)]
-    board = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS), ["cat"])
+    board = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS_FILE), ["cat"])
     assert (
         board.answer(names[:1], "label", "cat")
         and board.answer(names[1:2], "skip")
         and board.answer(names[2:3], "none")
     )
     assert board.undo() and board.answer(names[2:3], "label", "dog")
-    with (tmp_path / "kept" / LABELS).open("a") as file:
+    with (tmp_path / "kept" / LABELS_FILE).open("a") as file:
         file.write(json.dumps({"sha256": names[3], "decision": "label", "label": "../up"}) + "\nnull\n[[\n")
         file.write('{"sha256": "cut')
-    decided, pictures = Journal(tmp_path / "kept" / LABELS).decided, board.pictures.values()
+    decided, pictures = Journal(tmp_path / "kept" / LABELS_FILE).decided, board.pictures.values()
     (tmp_path / "others").mkdir()
     others = Photos(tmp_path / "others", tmp_path / "kept", "door")
     assert (others.take(decided, pictures), others.take(decided, pictures)) == (3, 0), "two labels and one skipped"
@@ -245,7 +246,7 @@ def test_an_undone_answer_is_none_so_the_boards_later_one_is_adopted(tmp_path, k
     here = review(tmp_path)
     assert here.answer([name], decision, label) and here.undo()
     if by == "board":
-        board = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS), ["dog"])
+        board = Reviewing(tmp_path / "kept", Journal(tmp_path / "kept" / LABELS_FILE), ["dog"])
         assert board.answer([name], "label", "dog")
     assert review(tmp_path).document()["left"] == (by == "hand")
     assert labelled(tmp_path / "photos") == ([("dog", name)] if by == "board" else [])

@@ -15,8 +15,9 @@ from edgecnn.bundle.file import read_bundle
 from edgecnn.data import Split
 from edgecnn.emulate import on_boards as module
 from edgecnn.emulate.machine import System
-from edgecnn.emulate.on_boards import OnBoards, differences, draw_images, model_for, recorded_data, verify_on_boards
+from edgecnn.emulate.on_boards import OnBoards, differences, draw_images, model_for, verify_on_boards
 from edgecnn.errors import DatasetError, EmulatorError, EngineError, ParityError, UnknownNameError
+from edgecnn.evaluate.answers import recorded_data
 from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
 from edgecnn.tables import to_json
 from edgecnn.verify.parity_report import require_boards

@@ -9,7 +9,7 @@ import tomllib
 
 import pytest
 
-from edgecnn.emulate import packages
+from edgecnn import packages
 from edgecnn.errors import EmulatorError
 from edgecnn.runtime.engines import ENGINES
 

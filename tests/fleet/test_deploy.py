@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("tuf", reason="releases need the release extra")
 
-from edgecnn.device.update import SCHEMA
+from edgecnn.boards import UPDATE_SCHEMA
 from edgecnn.errors import ReleaseError
 from edgecnn.files import sha256
 from edgecnn.fleet.deploy import PUT_FILES, SERVICE, File, Plan, deploy, tar
@@ -251,7 +251,7 @@ hashes
 {"3" * 64}  {REPOSITORY}/targets/door/4.a b.edgecnn
 """  # noqa: W291
 
-STATUS = {"schema": SCHEMA, "channel": "door", "in_use": {"name": "cats", "serial": 7, "state": "good"}}
+STATUS = {"schema": UPDATE_SCHEMA, "channel": "door", "in_use": {"name": "cats", "serial": 7, "state": "good"}}
 
 
 class Scripted:

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgecnn.device.update import SCHEMA
-from edgecnn.emulate.packages import Platform
+from edgecnn.boards import UPDATE_SCHEMA
 from edgecnn.fleet import deploy
 from edgecnn.fleet.deploy import Package, Wheels, package_tar, platform_of, tar
 from edgecnn.fleet.ssh import BoardError, check_host, on_each, read_hosts
 from edgecnn.fleet.status import HEADINGS, Gathered, Look, age, read_status, row
+from edgecnn.packages import Platform
 from edgecnn.runtime.default import shipped_bundle
 
 PI = Look(machine="aarch64", bits="64", libc="glibc 2.36", python="3.11")
@@ -269,7 +269,7 @@ def test_the_age_of_a_check_changes_its_unit_at_twice_the_unit():
 
 def test_a_board_is_a_row():
     status = {
-        "schema": SCHEMA, "channel": "door", "age_s": 300, "reason": "the server is gone",
+        "schema": UPDATE_SCHEMA, "channel": "door", "age_s": 300, "reason": "the server is gone",
         "in_use": {"name": "cats", "serial": 7, "state": "good"}, "bad": {"ab" * 32: "it crashed"},
         "held_back": {"name": "dogs", "serial": 8, "reason": "rolled back by hand"},
     }  # fmt: skip
@@ -277,7 +277,7 @@ def test_a_board_is_a_row():
         "pi@a", "door", "cats serial 7 good", "5 min ago", "the server is gone; dogs serial 8 is held back: rolled back by hand; "
         "abababababab is bad: it crashed",
     )  # fmt: skip
-    fresh = {"schema": SCHEMA, "channel": "door", "age_s": 0, "reason": None, "in_use": None, "bad": {}}
+    fresh = {"schema": UPDATE_SCHEMA, "channel": "door", "age_s": 0, "reason": None, "in_use": None, "bad": {}}
     assert row(Gathered(host="b", status=fresh)) == ("b", "door", "no release", "0 s ago", "-")
     lost = row(Gathered(host="c", problem="no answer"))
     assert lost == ("c", "-", "-", "-", "no answer") and len(lost) == len(HEADINGS)

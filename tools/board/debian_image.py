@@ -13,8 +13,9 @@ from typing import Any
 from image import KERNEL, RELEASE, make_kernel
 from initramfs import compressed, cpio, file
 
+from edgecnn import packages
 from edgecnn.boards import RELEASES
-from edgecnn.emulate import machine, packages
+from edgecnn.emulate import machine
 
 PACKAGES = (
     "apt", "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "dash", "debianutils", "diffutils", "dpkg",

@@ -15,7 +15,8 @@ from typing import Any
 
 from initramfs import compressed, cpio, file, read_modules
 
-from edgecnn.emulate import machine, packages
+from edgecnn import packages
+from edgecnn.emulate import machine
 from edgecnn.errors import EmulatorError
 from edgecnn.runtime.default import SHIPPED
 

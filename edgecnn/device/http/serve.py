@@ -107,9 +107,10 @@ def make_desk(opening: Opening) -> routes.Desk | None:
     folder = Path(opening.unsure)
 
     def begin() -> "Reviewing":
-        from edgecnn.device.review import LABELS, Journal, Reviewing
+        from edgecnn.boards import LABELS_FILE
+        from edgecnn.device.review import Journal, Reviewing
 
-        return Reviewing(folder, Journal(folder / LABELS), opening.model["labels"])
+        return Reviewing(folder, Journal(folder / LABELS_FILE), opening.model["labels"])
 
     return routes.Desk(begin)
 

@@ -19,9 +19,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from edgecnn.boards import SAMPLE_FILE
 from edgecnn.device.stream.pictures import stamp
 from edgecnn.errors import ImageError, OutputError
-from edgecnn.files import open_regular, output_errors, sha256, write_atomic
+from edgecnn.files import PRIVATE_FILE, open_regular, private_folder, sha256, write_atomic
 from edgecnn.images import MAX_SIDE, read_file
 from edgecnn.labels import plural, utf8
 from edgecnn.region import EXPECTED, is_region
@@ -41,8 +42,6 @@ DAY, NAME = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d{8}T\d{6}\.\d{6}Z-\d+
 MOST_BYTES = 1 << 20  # of a picture's JSON
 
 LAST_S = 253_402_300_799  # the last second of the year 9999: names hold four digits of the year
-
-FOLDER_MODE, FILE_MODE = 0o700, 0o600  # these are pictures of somebody's home
 
 
 class KeptModel(Struct):
@@ -114,13 +113,6 @@ def name_of(ts: float, seq: int) -> str:
     return f"{time.strftime('%Y-%m-%d', time.gmtime(ts))}/{stamp(ts, 6)}-{seq}"
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder that only its owner can read; leave an existing one unchanged. OutputError if that fails."""
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=FOLDER_MODE, exist_ok=True)
-
-
 def documents(facts: Facts, data: bytes) -> dict[str, bytes]:
     """Return a kept picture's files by suffix, in writing order: the JPEG, then the JSON, which marks it as complete."""
     text = utf8(json.dumps(to_json(facts), ensure_ascii=False, indent=1), r"\\")
@@ -130,10 +122,10 @@ def documents(facts: Facts, data: bytes) -> dict[str, bytes]:
 def write_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
     """Write a picture's files by suffix, all or none. OutputError if one cannot be written."""
     for missing in (folder, (folder / name).parent):
-        make_folder(missing)
+        private_folder(missing)
     with contextlib.ExitStack() as undo:
         for suffix, data in files.items():
-            write_atomic(folder / f"{name}{suffix}", data, FILE_MODE)
+            write_atomic(folder / f"{name}{suffix}", data, PRIVATE_FILE)
             undo.callback((folder / f"{name}{suffix}").unlink, missing_ok=True)
         undo.pop_all()
 
@@ -170,7 +162,7 @@ def read_kept(path: Path) -> Kept | None:
         return None
 
 
-SAMPLE_FILE, SAMPLE_SCHEMA = "sample.json", "edgecnn.sample/1"
+SAMPLE_SCHEMA = "edgecnn.sample/1"
 
 DAY_S = 86400
 
@@ -270,8 +262,10 @@ class Sample:
         self._write()
 
     def _write(self) -> None:
-        make_folder(self._path.parent)
-        write_atomic(self._path, json.dumps({"schema": SAMPLE_SCHEMA, "days": self._days}, indent=1) + "\n", FILE_MODE)
+        private_folder(self._path.parent)
+        write_atomic(
+            self._path, json.dumps({"schema": SAMPLE_SCHEMA, "days": self._days}, indent=1) + "\n", PRIVATE_FILE
+        )
 
 
 HOUR_S = 3600

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edgecnn.boards import SAMPLE_FILE
 from edgecnn.device.keep.folder import (
     DAY,
     DAY_S,
-    FILE_MODE,
     NAME,
     RANDOM,
-    SAMPLE_FILE,
     STRANGER,
     UNSURE,
     Facts,
@@ -34,7 +33,6 @@ from edgecnn.device.keep.folder import (
     Sample,
     Why,
     documents,
-    make_folder,
     name_of,
     write_files,
 )
@@ -43,7 +41,7 @@ from edgecnn.device.stream.loop import Consumer, Item
 from edgecnn.device.stream.pictures import encode, part, stamp, thumbnail
 from edgecnn.device.stream.settings import Reaction, Settings
 from edgecnn.errors import ImageError, OutputError
-from edgecnn.files import output_errors, sha256, write_atomic
+from edgecnn.files import PRIVATE_FILE, output_errors, private_folder, sha256, write_atomic
 from edgecnn.images import probe, suffix_of
 from edgecnn.region import WHOLE, Region, pixel_box
 from edgecnn.runtime.decision import UNFAMILIAR, unit_rows
@@ -305,9 +303,12 @@ class Keeper(Consumer):
             self.on_kept(written[0].name, result)
 
     def _append(self, files: Iterable[Written]) -> None:
-        make_folder(self._folder)
+        private_folder(self._folder)
         path = self._folder / INDEX
-        with output_errors(path), open(path, "ab", opener=lambda name, flags: os.open(name, flags, FILE_MODE)) as index:
+        with (
+            output_errors(path),
+            open(path, "ab", opener=lambda name, flags: os.open(name, flags, PRIVATE_FILE)) as index,
+        ):
             # the newline comes first: a line that a full disk cut short then spoils no other
             index.write("".join(f"\n{file.size} {file.why} {file.name}" for file in files).encode())
             index.flush()
@@ -325,7 +326,7 @@ class Keeper(Consumer):
         if self._stale > max(MOST_STALE, len(self._files)):
             self._stale = 0
             lines = "".join(f"\n{file.size} {file.why} {file.name}" for file in self._files)
-            write_atomic(self._folder / INDEX, lines, FILE_MODE)
+            write_atomic(self._folder / INDEX, lines, PRIVATE_FILE)
 
     def _remove(self, file: Written) -> None:
         """Remove a file if its size is unchanged, and its day's folder if that is then empty."""

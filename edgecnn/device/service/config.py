@@ -9,6 +9,7 @@ from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgecnn.boards import SERVICE_CONFIG
 from edgecnn.device.address import parse_address, parse_listen
 from edgecnn.device.cameras import SCHEMES, is_stream
 from edgecnn.device.slots import record as disks
@@ -35,9 +36,7 @@ from edgecnn.files import output_errors, write_atomic
 from edgecnn.runtime.child import Finished
 from edgecnn.tables import build, key
 
-CONFIG = Path("/etc/edgecnn/service.toml")
-
-ENVIRONMENT = CONFIG.with_name("environment")
+ENVIRONMENT = SERVICE_CONFIG.with_name("environment")
 
 TAKEN = "service.toml"  # the name of the copy, next to the releases, of the last valid options
 
@@ -196,7 +195,7 @@ def install(host: Host, options: Path | None = None) -> Path:
     """Write the unit and the options, start the service, and return the unit's path. Raises ServiceError or OutputError."""
     host.require_systemd()
     host.require_root()
-    place = host.root / CONFIG.relative_to("/")
+    place = host.root / SERVICE_CONFIG.relative_to("/")
     source = options or place
     if options is not None and not options.exists():
         raise ServiceError(f"{options} does not exist.")

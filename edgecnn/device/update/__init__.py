@@ -6,10 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-SCHEMA = "edgecnn.update/1"
-
-TRUST = Path("/var/lib/edgecnn-trust")
-"""Files that only root writes: verified metadata, marks, this board's id and the last check."""
+from edgecnn.boards import TRUST, UPDATE_SCHEMA
 
 STATUS = "status.json"
 MAX_STATUS_BYTES = 1 << 16
@@ -23,7 +20,7 @@ def last_check(folder: Path = TRUST) -> dict[str, Any] | None:
     try:
         with (folder / STATUS).open("rb") as file:
             found = json.loads(file.read(MAX_STATUS_BYTES))
-        if found["schema"] != SCHEMA:
+        if found["schema"] != UPDATE_SCHEMA:
             return None
         # even if the clock is wrong, it is at least as late as at the check
         now = max(time.time(), datetime.fromisoformat(found["last_check"]).timestamp())

@@ -22,11 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgecnn.boards import TRUST, UPDATE_SCHEMA
 from edgecnn.bundle.channel import MAX_NUMBER, SHA256, Entry, check_channel, choose_release, is_board_id
 from edgecnn.device.slots import ROOT
 from edgecnn.device.slots.record import BAD, Disk, Slots, read_json, replace
 from edgecnn.device.system import masked
-from edgecnn.device.update import SCHEMA, STATUS, TRUST, last_check
+from edgecnn.device.update import STATUS, last_check
 from edgecnn.errors import OutputError, SlotError, UpdateError
 from edgecnn.files import canonical_json, folder_lock, output_errors, sha256
 from edgecnn.tables import Struct, build, key, shown, to_json
@@ -355,7 +356,7 @@ def write_status(board: Board, options: Options, identity: str, result: Good | s
         now = board.clock()
         if found["last_good"]:  # even a clock that is behind cannot be before that
             now = max(now, datetime.fromisoformat(found["last_good"]))
-    found |= {"schema": SCHEMA, "channel": options.channel, "from": masked(options.source), "board": identity}
+    found |= {"schema": UPDATE_SCHEMA, "channel": options.channel, "from": masked(options.source), "board": identity}
     board.write(
         STATUS,
         found | {"last_check": f"{now:%FT%TZ}", "reason": result[:LONGEST_REASON] if isinstance(result, str) else None},

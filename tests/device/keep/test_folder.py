@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import t
 
 import edgecnn.device.keep
+from edgecnn.boards import SAMPLE_FILE
 from edgecnn.device.keep.folder import (
-    SAMPLE_FILE,
     SAMPLE_SCHEMA,
     Answer,
     Counts,

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecnn.boards import SAMPLE_FILE
 from edgecnn.device.explain import frame_pictures
-from edgecnn.device.keep.folder import LATE_S, SAMPLE_FILE, Sample, kept_pictures, read_counts
+from edgecnn.device.keep.folder import LATE_S, Sample, kept_pictures, read_counts
 from edgecnn.device.keep.keeper import GREY, INDEX, Alike, Keeper, View, make_keepers, pictures_of
 from edgecnn.device.stream.events import FrameResult
 from edgecnn.device.stream.pictures import encode, folder_name, turn, why_no_folder

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgecnn.boards import UPDATE_SCHEMA
 from edgecnn.bundle.channel import (
     Entry,
     Terms,
@@ -22,7 +23,7 @@ from edgecnn.bundle.channel import (
     target_path,
 )
 from edgecnn.device.slots.record import Release, Slots
-from edgecnn.device.update import SCHEMA, STATUS, last_check
+from edgecnn.device.update import STATUS, last_check
 from edgecnn.device.update.board import (
     Board,
     BoardState,
@@ -315,7 +316,7 @@ def at(monkeypatch):
 def test_the_age_of_the_last_good_check_is_in_seconds_and_survives_a_wrong_clock(tmp_path, at):
     def age(**changed):
         written = {
-            "schema": SCHEMA,
+            "schema": UPDATE_SCHEMA,
             "last_check": "2026-11-28T12:00:00Z",
             "last_good": "2026-11-28T11:00:00Z",
             **changed,

@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgecnn.boards import RELEASES
-from edgecnn.errors import EmulatorError
+from edgecnn.errors import EdgeCNNError, EmulatorError, OutputError
+from edgecnn.files import canonical_json, sha256, write_atomic
 from edgecnn.labels import plural
 
 Progress = Callable[[str, int, int], None]
@@ -370,3 +371,42 @@ def pip_command() -> list[str]:
     raise EmulatorError(
         f"this machine has no pip, which downloads a board's wheels. Install it: {sys.executable} -m ensurepip"
     )
+
+
+FORMAT = 1
+"""Part of the folder names. Change it when `keep`'s callers make their content differently."""
+
+MADE = "made.json"
+
+
+def keep(prefix: Path, ingredients: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
+    """Return a folder made from some ingredients, named `prefix` and their hash. The first process makes it; others wait.
+
+    It is made in a temporary folder and moved into place when complete. `make` fills an empty folder and returns what its `made.json`
+    records in addition to `ingredients`.
+    """
+    import fcntl  # imported here because Windows has no fcntl
+
+    path = prefix.with_name(f"{prefix.name}-{sha256(canonical_json({'format': FORMAT, **ingredients}).encode())[:12]}")
+    if (path / MADE).exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (path.parent / f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (path / MADE).exists():
+                for old in (path, *path.parent.glob(f".{path.name}.*.tmp")):  # left by a killed process
+                    shutil.rmtree(old, ignore_errors=True)
+                with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
+                    fresh = Path(folder) / path.name
+                    fresh.mkdir()
+                    write_atomic(fresh / MADE, canonical_json({**ingredients, **make(fresh)}))
+                    fresh.rename(path)
+    except EdgeCNNError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the board's files to {path.parent}: {error.strerror or error}. "
+            "Free some space, or set XDG_CACHE_HOME to another folder."
+        ) from error
+    return path
