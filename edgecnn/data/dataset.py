@@ -15,7 +15,7 @@ import numpy as np
 
 from edgecnn import images
 from edgecnn.data import splits
-from edgecnn.data.decoding import Decoder, Split, picture, rooms
+from edgecnn.data.decoding import Decoder, Split, is_unbalanced, picture, rooms
 from edgecnn.data.items import (
     NAMED,
     PASSING,
@@ -240,6 +240,10 @@ class Dataset:
     def class_counts(self) -> list[int]:
         counts = Counter(item.label for items in self.items.values() for item in items)
         return [counts[number] for number in range(len(self.labels))]
+
+    def balances(self, rule: str) -> bool:
+        """Return whether every class counts the same when something is chosen, by the recipe's `train.class_weights`."""
+        return self.own and rule != "none" and is_unbalanced(self.class_counts())
 
     def groups(self) -> GroupInfo | None:
         """Return the number of groups in each split, if a user named them."""

@@ -140,6 +140,17 @@ def grouped_interval(right: np.ndarray, groups: Sequence[str], worth: float = 1.
     return wilson(p * photos, photos)
 
 
+def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
+    """Return an interval of the mean of independent values, each with its own interval, such as the accuracies of classes.
+
+    Source: Zou and Donner 2008, "Construction of confidence limits about effect measures", Statistics in Medicine 27, 1693-1702.
+    """
+    mean = float(np.mean(values))
+    pairs = list(zip(values, intervals, strict=True))
+    down, up = (sqrt(sum((value - pair[end]) ** 2 for value, pair in pairs)) / len(pairs) for end in (0, 1))
+    return Interval(mean - down, mean + up)
+
+
 def clopper_pearson(
     successes: int, n: int, confidence: float = 0.95, side: Literal["two-sided", "upper"] = "two-sided"
 ) -> Interval:

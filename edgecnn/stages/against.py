@@ -42,7 +42,7 @@ from edgecnn.stages.verify import existing_exports
 from edgecnn.stress.measure import model_entry
 from edgecnn.tables import Struct
 from edgecnn.train.settle import settle
-from edgecnn.verify.against import MAX_LOSS, Against, Model, Rule, judge, part, read_against
+from edgecnn.verify.against import MAX_LOSS, Against, Counts, Model, Rule, judge, part, read_against
 from edgecnn.verify.parity_report import LabelledFlip
 from edgecnn.verify.predictions import GALLERY, thumbnail, write_pictures
 
@@ -125,7 +125,7 @@ class Side(Struct):
     """One of the two models: its int8 `file`, and what its bundle or run records about it; `data` is the recipe's.
 
     `taught` is the split of each photo that it had, by hash, None without a list; `held` its folds' answers, by hash; `passed` the bundles
-    that it may itself replace; `rule` is that of the groups that a user named for it, "" for none.
+    that it may itself replace; `rule` is that of the groups that a user named for it, "" for none; `weights` its recipe's class weights.
     """
 
     name: str
@@ -141,6 +141,7 @@ class Side(Struct):
     earlier: Against | None
     passed: tuple[str, ...] = ()
     rule: str = ""
+    weights: str
 
     @property
     def about(self) -> Model:
@@ -203,6 +204,7 @@ def bundle_side(bundle: Bundle) -> Side:
         earlier=read_against(bundle),
         passed=verdict_of(bundle).passed,
         rule=str((manifest.provenance.get("data", {}).get("groups") or {}).get("by", "")),
+        weights=recipe.train.class_weights,
     )
 
 
@@ -224,6 +226,7 @@ def run_side(run: Run) -> Side:
         held=held,
         earlier=run.stored(AGAINST, Against),
         rule=run.info.data.groups.by if run.info.data.groups else "",
+        weights=run.recipe.train.class_weights,
     )
 
 
@@ -287,7 +290,9 @@ def compare_sides(
     ]
     order = flips_in_order(*columns)
     counts = (parts[0].lost, parts[0].gained, parts[0].n) if parts else (0, 0, 0)
-    judgement = judge(*counts, rule, float(worth.mean()) if parts else 1.0)
+    balanced = dataset.balances(new.weights)
+    by_class = counts_by_class(columns, len(labels)) if balanced else ()
+    judgement = judge(*counts, rule, float(worth.mean()) if parts else 1.0, by_class)
     pictured = decoder(dataset, new.contract)
     pictures = {place: pictured.pixels(items[index]) for place, index in enumerate(order[:GALLERY])}
     return Against(
@@ -297,6 +302,7 @@ def compare_sides(
         earlier=old.passed[:KEPT],
         rule=rule,
         margin=MAX_LOSS,
+        balanced=balanced,
         parts=tuple(parts),
         added=tuple(label for label in new.labels if label not in shared),
         gone=tuple(label for label in old.labels if renamed.get(label, label) not in shared),
@@ -309,6 +315,16 @@ def compare_sides(
         ),
         looks=1 + max((side.earlier.looks for side in (old, new) if side.earlier), default=0),
     ), {place: thumbnail(pixels) for place, pixels in pictures.items() if pixels is not None}
+
+
+def counts_by_class(columns: Sequence[np.ndarray], width: int) -> list[Counts]:
+    """Return each class's counts for `judge`; `columns` are both models' answers and the true classes, int (n,)."""
+    one, other, true = columns
+    lost, gained = (one == true) & (other != true), (one != true) & (other == true)
+    return [
+        (int(np.sum(lost & of)), int(np.sum(gained & of)), int(np.sum(of)))
+        for of in (true == number for number in range(width))
+    ]
 
 
 def countable(

@@ -93,7 +93,8 @@ def verify_by_folds(
     shipped = next(item for item in models if item.name == candidates[0].name)
     scores = cross_fitted_scores(shipped.values, held.classes, held.fold, confidence.threshold, target_error)
     made = {name: getattr(confidence, name) for name in ("temperature", "not_fitted", "choice")}
-    report = judged(run.name, data, gate, models, comparisons, Basis(tested, labels))
+    basis = Basis(tested, labels, balanced=dataset.balances(run.recipe.train.class_weights))
+    report = judged(run.name, data, gate, models, comparisons, basis)
     groups = groups_of(run, held.hashes.tolist())
     report = replace(
         report,
@@ -228,7 +229,8 @@ def verify(
     rows = boards(run, exports, test, progress) if boards else ()
     hashes = {item.source: item.hash for item in dataset.items["test"]}
     groups = groups_of(run, [hashes[source] for source in test.sources])
-    tested = Basis(test, recorded.labels, groups, dataset.class_counts())
+    balanced = dataset.balances(run.recipe.train.class_weights)
+    tested = Basis(test, recorded.labels, groups, dataset.class_counts(), balanced)
     report = judged(run.name, data, gate, models, comparisons, tested)
     report = replace(
         report,

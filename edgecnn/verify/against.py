@@ -72,6 +72,12 @@ class Against(Judgement):
     schema: Literal["edgecnn.against/1"] = "edgecnn.against/1"
     old: Model
     new: Model
+    balanced: bool = described(
+        "Whether every class counts the same in the verdict's drop, because the classes are unbalanced and the new model's training "
+        "weighed them.",
+        default=False,
+        left_out=True,
+    )
     earlier: tuple[Sha256, ...] = described(
         "Bundles that the old one may replace: it passed against the first, that one against the next."
     )
@@ -94,7 +100,13 @@ class Against(Judgement):
     looks: Positive = described("How many comparisons these test photos have decided, including this one.")
 
 
-def judge(lost: int, gained: int, n: int, rule: Rule = USUAL, worth: float = 1.0) -> Judgement:
+Counts = tuple[int, int, int]
+"""Counts of photos: those that only the old model classifies correctly, those that only the new one does, and all."""
+
+
+def judge(
+    lost: int, gained: int, n: int, rule: Rule = USUAL, worth: float = 1.0, by_class: Sequence[Counts] = ()
+) -> Judgement:
     """Judge a new model from three counts of photos: those only the old model classifies correctly, those only the new one does, and all.
 
     USUAL refuses a model that is right less often by more than MAX_LOSS and by more than one photo, or is shown to be worse. STRICT and
@@ -102,6 +114,9 @@ def judge(lost: int, gained: int, n: int, rule: Rule = USUAL, worth: float = 1.0
     often that happens, and so how many photos it takes to refuse a model that is WORSE in 95 % of draws. With fewer photos, these two
     refuse only a drop that is proved to be larger. `worth` is the weight of a photo: less than 1 if a fold's model answered instead of
     the one that ships.
+
+    If `by_class` has the counts of each class, every class counts the same: the drop is that of the balanced accuracy, and the photos
+    lost are those of the classes that lose.
     """
     confident = rule == CONFIDENT
     if not n:
@@ -111,13 +126,20 @@ def judge(lost: int, gained: int, n: int, rule: Rule = USUAL, worth: float = 1.0
             why=f"no photo can be counted for both; {needed:,} {'is' if needed == 1 else 'are'} needed",
             needed=needed,
         )
-    fewer, drop, interval = min(lost, gained), 100 * (lost - gained) / n, drop_interval(lost, gained, n, worth)
+    drop, net, interval = 100 * (lost - gained) / n, lost - gained, drop_interval(lost, gained, n, worth)
+    if by_class:
+        present = [one for one in by_class if one[2]]
+        drops = [100 * (one - other) / count for one, other, count in present]
+        drop, net = sum(drops) / len(drops), sum(max(one - other, 0) for one, other, _ in present)
+        interval = statistics.mean_interval(drops, [drop_interval(*one, worth) for one in present])
+    fewer = min(lost, gained)
     least, needed = (ceil(photos_needed(2 * fewer / n, sure) / worth) for sure in (False, confident))
+    measure = "its balanced accuracy" if by_class else "it"
     limits = f"95 % interval of the drop {interval.low:.2f} to {interval.high:.2f} points"
     verdict: Verdict = PASSED
-    why = found = f"it {change(drop)} ({limits}) on {n:,} photos"
+    why = found = f"{measure} {change(drop)} ({limits}) on {n:,} photos"
     if rule == USUAL:
-        refused = interval.low > 0 or (drop > MAX_LOSS and lost - gained > 1)
+        refused = interval.low > 0 or (drop > MAX_LOSS and net > 1)
     else:
         refused = interval.low > WORSE or (n >= least and (drop > MAX_LOSS or interval.low > 0))
     if refused:

@@ -132,12 +132,16 @@ def data_of(run: Run, split: SplitName, images: int, digest: str) -> Data:
 
 
 class Basis(NamedTuple):
-    """The images that tested, the classes' names, each image's group if a user named groups, and the images of each class in all data."""
+    """The images that tested, the classes' names, each image's group if a user named groups, and the images of each class in all data.
+
+    `balanced` is whether every class counts the same in what is chosen.
+    """
 
     split: Split
     labels: Sequence[str]
     groups: Sequence[str] | None = None
     counts: Sequence[int] = ()
+    balanced: bool = False
 
 
 SHARES_OFF = 0.1
@@ -162,15 +166,23 @@ def judged(
 ) -> Report:
     """Return the common part of the reports of a run and of two models: models, comparisons, and whether the gate passes.
 
-    A model is at chance level unless the 95 % interval of its accuracy lies wholly above the fraction of the most frequent class. That is
-    judged only if the images have the data's shares of the classes, and of FEW_GROUPS or more groups if a user named some.
+    A model is at chance level unless the 95 % interval of its accuracy lies wholly above the fraction of the most frequent class; or, if
+    every class counts the same, its balanced accuracy above that of always answering one class. That is judged only if the images have
+    the data's shares of the classes, and of FEW_GROUPS or more groups if a user named some.
     """
     classes, labels = tested.split.classes, tested.labels
     models = tuple(model_figures(item, classes, tested.groups) for item in answers)
     top, share = statistics.chance_level(classes)
+    balanced = 1 / len(np.unique(classes)) if tested.balanced else None
+    beaten = {
+        item.name: figures.accuracy_interval[0] > share
+        if balanced is None
+        else balanced_interval(item, classes, tested.groups).low > balanced
+        for item, figures in zip(answers, models, strict=True)
+    }
     off = unjudged(tested)
     gated = {name for item in comparisons if item.kind != "alternative" for name in (item.reference, item.candidate)}
-    below = tuple(item.name for item in models if item.name in gated and item.accuracy_interval[0] <= share)
+    below = tuple(name for name, better in beaten.items() if name in gated and not better)
     not_better = () if off else below
     return Report(
         schema="edgecnn.parity/1",
@@ -178,7 +190,7 @@ def judged(
         data=data,
         **asdict(gate),
         passed=all(comparison.passed for comparison in comparisons) and not (gate.confident and not_better),
-        chance=Chance(label=labels[top], accuracy=share, not_better=not_better),
+        chance=Chance(label=labels[top], accuracy=share, balanced=balanced, not_better=not_better),
         models=models,
         comparisons=tuple(comparisons),
         matrix=(),
@@ -208,6 +220,17 @@ def unjudged(tested: Basis) -> str:
         f"{shares[worst]:.0%} of the test images are {tested.labels[worst]!r}, and {usual[worst]:.0%} of all images: so it is not judged "
         "whether the model is better than chance. Name smaller groups, or divide the photos anew."
     )
+
+
+def balanced_interval(answers: Answers, classes: np.ndarray, groups: Sequence[str] | None) -> statistics.Interval:
+    """Return the 95 % interval of the balanced accuracy, over groups if a user named some."""
+    right = np.argmax(answers.values, axis=1) == classes
+    of_classes = [classes == one for one in np.unique(classes)]
+    if groups:
+        intervals = [statistics.grouped_interval(right[of], np.array(groups)[of].tolist()) for of in of_classes]
+    else:
+        intervals = [statistics.wilson(int(right[of].sum()), int(of.sum())) for of in of_classes]
+    return statistics.mean_interval([float(right[of].mean()) for of in of_classes], intervals)
 
 
 def model_figures(answers: Answers, classes: np.ndarray, groups: Sequence[str] | None = None) -> ModelFigures:

@@ -69,11 +69,18 @@ class ModelRange(InputRange):
 
 
 class Chance(Struct):
-    """The accuracy of always answering the most frequent class."""
+    """Always answering the most frequent class."""
 
     label: str
     accuracy: Fraction
-    not_better: tuple[str, ...] = described("Names of the models whose accuracy_interval does not lie wholly above it.")
+    balanced: Fraction | None = described(
+        "Its balanced accuracy, if every class counts the same because the classes of the data are unbalanced.",
+        default=None,
+        left_out=True,
+    )
+    not_better: tuple[str, ...] = described(
+        "Names of the models whose accuracy, or balanced accuracy, has a 95 % interval that does not lie wholly above it."
+    )
 
 
 class ModelFigures(Struct):
@@ -472,9 +479,12 @@ def chance_warning(report: Report) -> str | None:
         for name in chance.not_better[:2]
     )
     more = f" and {len(chance.not_better) - 2} more" if len(chance.not_better) > 2 else ""
+    counted = (
+        "" if chance.balanced is None else f", and a balanced accuracy of {chance.balanced:.2%}, which counts here"
+    )
     return (
         f"not shown to be better than chance: {figures}{more}. Always answering {chance.label!r} is right for "
-        f"{chance.accuracy:.2%} of these {report.data.test_images:,} images.\n"
+        f"{chance.accuracy:.2%} of these {report.data.test_images:,} images{counted}.\n"
         "Parity of such models proves little. Use more images, train longer, or check labels and input range."
     )
 

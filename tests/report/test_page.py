@@ -429,7 +429,8 @@ def compared_page(folder):
     parts = tuple(part(f"the {kind} photos", names, answers, labels, 1.0) for kind in ("earlier", "later"))
     against = Against(
         verdict="passed", why="equal", needed=500, old=model, new=replace(model, name=names[1], serial=4), rule="usual", earlier=(),
-        margin=1.5, parts=parts, added=(), gone=(), renamed={}, not_counted={}, unknown=(), flips=(), looks=1,
+        margin=1.5,
+        balanced=False, parts=parts, added=(), gone=(), renamed={}, not_counted={}, unknown=(), flips=(), looks=1,
     )  # fmt: skip
     write_against_page(against, {}, folder / "compared.html")
     return folder / "compared.html"

@@ -278,7 +278,8 @@ def test_the_page_of_old_against_new_has_the_old_ones_figures_first(counted, tmp
     flips = [LabelledFlip(source=f"{n}.jpg", true="dog", reference="dog", candidate="cat") for n in range(30)]
     against = Against(
         verdict="not shown", why="too few", needed=500, old=model, new=replace(model, name="gate", serial=4), rule="usual", earlier=(),
-        margin=1.5, parts=(whole,), added=(), gone=(), renamed={}, not_counted={}, unknown=(), flips=tuple(flips), looks=1,
+        margin=1.5,
+        balanced=False, parts=(whole,), added=(), gone=(), renamed={}, not_counted={}, unknown=(), flips=tuple(flips), looks=1,
     )  # fmt: skip
     pictures = {1: np.full((2, 5, 3), 7, np.uint8)}
     write_against_page(against, pictures, tmp_path / "against.html")

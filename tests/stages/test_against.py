@@ -46,7 +46,7 @@ def made(root, tmp_path):
     """Write the shipped model as a different bundle."""
     shipped = read_bundle(root / "models/digits/digits.edgecnn")
 
-    def made(name, labels=tuple("0123456789"), by=None, **lists):
+    def made(name, labels=tuple("0123456789"), by=None, weights="auto", **lists):
         texts = {}
         for file, rows in lists.items():
             buffer = io.StringIO()
@@ -57,6 +57,9 @@ def made(root, tmp_path):
         if by:
             data = manifest.provenance["data"] | {"groups": {"by": by, "splits": {"train": 1}}}
             manifest = dataclasses.replace(manifest, provenance=manifest.provenance | {"data": data})
+        recipe = manifest.provenance["recipe"]
+        recipe = recipe | {"train": recipe["train"] | {"class_weights": weights}}
+        manifest = dataclasses.replace(manifest, provenance=manifest.provenance | {"recipe": recipe})
         write_bundle(path, manifest, {**shipped.files, **texts})
         return path
 
@@ -124,6 +127,25 @@ def test_groups_on_one_side_only_leave_out_new_photos_of_the_groups_that_taught_
         "in the training or validation data of the old model": 10,
         f"showing the same thing as a training photo of the {side} model": 90,
     }, "21 to 29 of each class"
+
+
+@pytest.mark.parametrize(("weights", "verdict"), [("auto", "refused"), ("none", "passed")])
+def test_a_rare_class_counts_like_the_others_if_training_weighed_the_classes(
+    made, photos, reporter, tmp_path, weights, verdict
+):
+    """There are 12 nines and 60 of each other digit. The new model gains eight others, and loses four nines."""
+    folder = shutil.copytree(photos[0], tmp_path / "photos")
+    for path in sorted((folder / "9").iterdir())[12:]:
+        path.unlink()
+    classes = {sha256_file(path): path.parent.name for path in folder.glob("*/*.png")}
+    nines, others = ([one for one, label in classes.items() if (label == "9") == nine] for nine in (True, False))
+    right = {digest: (label, label) for digest, label in classes.items()}
+    before = right | {one: (classes[one], "9") for one in others[:8]}
+    after = right | dict.fromkeys(nines[:4], ("9", "0"))
+    old, new = made("old", answers=answers(before)), made("new", weights=weights, answers=answers(after))
+    against, _ = compared(old, new, folder, reporter)
+    assert (against.parts[0].lost, against.parts[0].gained) == (4, 8)
+    assert (against.verdict, against.balanced) == (verdict, weights == "auto")
 
 
 def test_folds_answer_for_training_photos_and_the_models_for_others(made, photos, reporter):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgecnn.errors import NotShownError, WorseError
-from edgecnn.evaluate.statistics import images_to_clear, images_to_refuse, paired_interval
+from edgecnn.evaluate.statistics import images_to_clear, images_to_refuse, mean_interval, paired_interval
 from edgecnn.verify.against import Against, Model, Part, against_lines, judge, part, require_no_harm
 from edgecnn.verify.parity_report import ClassDrop
 
@@ -61,6 +61,31 @@ def test_usually_a_model_passes_unless_it_loses_more_than_a_photo_and_the_margin
         high = paired_interval(lost, gained, n).high
         assert ("do not exclude" in made.why) == (high > 1.5)
         assert high <= 1.5 or f"do not exclude a drop of {high:.1f} points" in made.why
+
+
+@pytest.mark.parametrize(
+    ("by_class", "plain", "balanced"),
+    [
+        ([(0, 8, 300), (4, 0, 12)], "passed", "refused"),
+        ([(9, 0, 300), (0, 0, 12)], "refused", "passed"),
+        ([(0, 8, 300), (1, 0, 12)], "passed", "passed"),
+        ([(5, 9, 300), (1, 0, 12), (1, 0, 12)], "passed", "refused"),
+        ([(0, 0, 300), (3, 3, 12), (0, 0, 0)], "passed", "passed"),
+    ],
+)
+def test_if_every_class_counts_the_same_a_rare_class_is_not_outweighed_by_a_common_one(by_class, plain, balanced):
+    lost, gained, n = np.sum(by_class, axis=0).tolist()
+    assert judge(lost, gained, n).verdict == plain
+    made = judge(lost, gained, n, by_class=by_class)
+    assert made.verdict == balanced and made.why.startswith("its balanced accuracy ")
+    drop = np.mean([100 * (one - other) / count for one, other, count in by_class if count])
+    assert f"{abs(drop):.2f} points (" in made.why
+
+
+def test_classes_with_equal_counts_give_about_the_interval_of_all_photos():
+    whole = mean_interval([1.0, 1.0], [paired_interval(20, 10, 1_000)] * 2)
+    assert np.allclose(whole, paired_interval(40, 20, 2_000), atol=0.05)
+    assert np.allclose(mean_interval([1.0], [paired_interval(20, 10, 1_000)]), paired_interval(20, 10, 1_000))
 
 
 def test_usually_folds_need_a_larger_excess_to_show_a_worse_model_but_the_same_net_photos():
@@ -130,7 +155,8 @@ WHOLE = Part(
 
 AGAINST = Against(
     verdict="refused", why="it is", needed=500, old=MODEL, new=replace(MODEL, name="gate", serial=0, sha256=None), rule="usual", earlier=(),
-    margin=1.5, parts=(WHOLE, replace(WHOLE, photos="new", n=41, drop=-2.5, drop_interval=(-9.5, 4.25), lost=1, gained=2)),
+    margin=1.5,
+    balanced=False, parts=(WHOLE, replace(WHOLE, photos="new", n=41, drop=-2.5, drop_interval=(-9.5, 4.25), lost=1, gained=2)),
     added=("lynx", "newt"), gone=("cow",), renamed={}, not_counted={"were trained on": 2100}, unknown=("who knows?",), flips=(), looks=1,
 )  # fmt: skip
 

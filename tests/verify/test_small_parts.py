@@ -176,6 +176,30 @@ def test_the_faster_export_is_named_and_the_ratio_is_int8s_time_by_float32s(tmp_
     )
 
 
+@pytest.mark.parametrize("groups", [None, 20])
+def test_if_every_class_counts_the_same_the_balanced_accuracy_must_be_above_that_of_one_answer(groups):
+    """Ninety cats and ten dogs. One model finds 82 and 7; always answering cat is right more often, and finds no dog."""
+    classes = np.array([0] * 90 + [1] * 10)
+    split = Split(images=np.zeros((100, 1, 1, 1), np.uint8), classes=classes, sources=tuple(map(str, range(100))))
+    common = {"format": "tflite", "engine": "none", "size_bytes": 1, "sha256": "a" * 64, "ms_per_image": 1.0}
+    found = np.array([0] * 82 + [1] * 8 + [1] * 7 + [0] * 3)
+    models = [
+        Answers(name=name, precision="float32", values=np.eye(2, dtype=np.float32)[answer], **common)
+        for name, answer in (("finds", found), ("guesses", 0 * classes))
+    ]
+    data = Data(name="pets", title="Pets", split="test", test_images=100, test_sha256="a" * 64)
+    gate = Gate(max_drop=100.0)
+    comparison = compared("quantization", *models, split, ("cat", "dog"), gate)
+    named = [str(number % groups) for number in range(100)] if groups else None
+
+    def chance(balanced):
+        tested = Basis(split, ("cat", "dog"), named, (90, 10), balanced)
+        return judged(None, data, gate, models, [comparison], tested).chance
+
+    assert chance(False).not_better == ("finds", "guesses") and chance(False).balanced is None
+    assert chance(True).not_better == ("guesses",) and (chance(True).accuracy, chance(True).balanced) == (0.9, 0.5)
+
+
 def test_nothing_is_at_chance_level_if_the_test_images_have_other_shares_than_the_data():
     """Of ten test images, six are cats; the model answers cat always. Seven tenths of all images are dogs, or six tenths cats."""
     classes = np.array([0] * 6 + [1] * 4)
