@@ -1,7 +1,5 @@
 """Quantization's numbers: ranges of activations, and kernels rounded to preserve a layer's outputs.
 
-This module works around quirks of tensorflow-model-optimization 0.8.1; review them when you upgrade it.
-
 Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), which rounds a layer's weights one input at a time and adjusts the remaining
 weights to compensate for the error.
 

@@ -1,22 +1,25 @@
 """Do the figures from folds hold for new photos? Their accuracy interval and their stranger limit, over many draws.
 
-In each draw n photos are drawn. Logistic regression on frozen features is fitted five times, each time without one fold, and once on all n
-photos, like `train --folds 5` does with networks. The folds' answers give the interval and set the limit. Both are judged on all other
-photos with the last fit: how often the interval contains its accuracy, and how many known photos it refuses as strangers.
+In each draw n photos are drawn. They choose a network and an input. Last layers are fitted, each without one fold, and one on all n photos,
+as by `train --quick` but in float. The folds' answers give the interval and set the limit. Both are judged on all other photos with the
+last layer: how often the interval contains its accuracy, and how many known photos it refuses as strangers.
 
     python tools/bench/folds_coverage.py --data <trash-photos.zip> <signs.zip> <grocery.zip> --photos 150 300 500
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from harness import Results, Row, about, finish, parser
 
-FOLDS, RATE, STRENGTH = 5, 0.05, 0.1
+from edgecnn.data.decoding import class_weights
+from edgecnn.run_info import Candidate
+from edgecnn.train import candidates as rules
 
-FAMILY, RUNG, SIDE = "efficientnet_lite0", "efficientnet_lite0_1200kb", 160
+RATE = 0.05
 
 HEADINGS = (
     "photos of", "n", "others", "accuracy", "folds estimate", "interval contains it", "above, below", "strangers: no limit",
@@ -29,79 +32,88 @@ def main() -> None:
     made = parser(__doc__, "folds_coverage")
     made.add_argument("--data", type=Path, nargs="+", required=True, help="zips of photos, with one folder per class")
     made.add_argument("--photos", type=int, nargs="+", default=[150, 300, 500], help="default: 150 300 500")
+    made.add_argument("--features", type=Path, help="folder that keeps the features, such as a run's")
     made.add_argument("--draws", type=int, default=500, help="default: %(default)s")
     arguments = made.parse_args()
-    context = about("folds_coverage", draws=arguments.draws, rung=RUNG, side=SIDE, rate=RATE)
+    context = about("folds_coverage", draws=arguments.draws, rate=RATE)
     results = Results(arguments.out, context)
     for archive in arguments.data:
         left = list(results.missing(data=[archive.name], n=arguments.photos))
-        features, classes = features_of(archive) if left else (np.empty(0), np.empty(0))
+        photos = photos_of(archive, arguments.features) if left else None
         for case in left:
-            if 2 * case["n"] <= len(classes):
-                results.add(**case, **measure(features, classes, case["n"], arguments.draws))
+            if photos and 2 * case["n"] <= len(photos.classes):
+                results.add(**case, **measure(photos, case["n"], arguments.draws))
     finish(arguments.out, {**context, "results": results.rows}, HEADINGS, map(row, results.rows))
 
 
-def features_of(archive: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features of all photos of an archive, float32 (photos, length), and their classes."""
+class Seen(NamedTuple):
+    """All photos of an archive: their classes, int (n,), and groups, and each candidate with its features, float32 (n, length)."""
+
+    classes: np.ndarray
+    groups: Sequence[str]
+    candidates: Sequence[Candidate]
+    features: Sequence[np.ndarray]
+
+
+def photos_of(archive: Path, kept: Path | None) -> Seen:
     from edgecnn.data import open_dataset
     from edgecnn.recipe import build_recipe
-    from edgecnn.train.candidates import Photos, frozen_features
+    from edgecnn.stages import Silent
+    from edgecnn.stages.network_choice import Choosing
 
     recipe = build_recipe({"data": {"source": str(archive.resolve())}})
     dataset = open_dataset(recipe.data)
     whole = dataset.redivided({item.hash: "train" for part in dataset.items.values() for item in part})
-    photos = Photos(whole, ("train",), 3, 1, 10**6, None)
+    photos = rules.Photos(whole, ("train",), 3, 1, 10**6, None)
     reading = recipe.input_scale, recipe.input_zero_point
+    found: list[tuple[Candidate, np.ndarray]] = []
     with tempfile.TemporaryDirectory() as folder:
-        found = frozen_features(FAMILY, (SIDE, SIDE), photos, reading, Path(folder))[RUNG]
-    centred = found - found.mean(axis=0)
-    return centred / centred.std(), photos.classes
+        choosing = Choosing(recipe, whole, Silent(), Path(folder))
+        for family in rules.SIDES:
+            for size in rules.sides_of(family, recipe.network):
+                values = rules.frozen_features(family, size, photos, reading, kept or Path(folder))
+                found += [(one, values[one.network]) for one in choosing.costed(family, size)]
+    return Seen(photos.classes, photos.groups, *zip(*found, strict=True))
 
 
-def measure(features: np.ndarray, classes: np.ndarray, n: int, draws: int) -> Row:
-    """Return the accuracies, the folds' estimates and the shares refused in all draws, as lists."""
+def measure(seen: Seen, n: int, draws: int) -> Row:
+    """Return the accuracies, the folds' estimates, the chosen networks and the shares refused in all draws, as lists."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
-        drawn = [one_draw(features, classes, n, seed) for seed in range(draws)]
-    return {
-        "others": len(classes) - n,
-        **{name: [item[name] for item in drawn] for name in ("accuracy", "by_folds", "refused")},
-    }
+        drawn = [one_draw(seen, n, seed) for seed in range(draws)]
+    return {"others": len(seen.classes) - n, **{name: [item[name] for item in drawn] for name in drawn[0]}}
 
 
-def one_draw(features: np.ndarray, classes: np.ndarray, n: int, seed: int) -> Row:
+def one_draw(seen: Seen, n: int, seed: int) -> Row:
     from edgecnn.calibrate.confidence import known_codes, limit_of, similar_to
-    from edgecnn.data.folds import stratified
+    from edgecnn.evaluate.statistics import softmax
     from edgecnn.runtime.decision import Strangers
 
-    order = np.random.default_rng([seed, n]).permutation(len(classes))
+    order = np.random.default_rng([seed, n]).permutation(len(seen.classes))
     mine, others = order[:n], order[n:]
-    right, scores, similar = np.zeros(n, bool), np.zeros(n), np.zeros(n)
-    for held in stratified(classes[mine], [str(index) for index in mine], FOLDS, seed):
-        kept = np.setdiff1d(np.arange(n), held)
-        answers = fitted(features[mine[kept]], classes[mine[kept]], features[mine[held]])
-        right[held], scores[held] = answers[0] == classes[mine[held]], answers[1]
-        similar[held] = similar_to(features[mine[held]], known_codes(features[mine[kept]]))
-    answered, best = fitted(features[mine], classes[mine], features[others])
+    classes, count = seen.classes[mine], int(seen.classes.max()) + 1
+    weights = class_weights(classes)
+    folds = rules.folds_of(classes, [seen.groups[index] for index in mine], seed)
+    images = [rules.Images(values[mine], classes, weights, count) for values in seen.features]
+    answers = [rules.held_out(one, folds) for one in images]
+    chosen = rules.taken(rules.compared(seen.candidates, [logits for logits, _ in answers], classes, weights))
+    place = [(one.network, one.height) for one in seen.candidates].index((chosen.network, chosen.height))
+    (held, strength), features = answers[place], seen.features[place]
+    similar = np.zeros(n)
+    for kept, asked in rules.parts(folds):
+        similar[asked] = similar_to(features[mine[asked]], known_codes(features[mine[kept]]))
+    answered = rules.fit(images[place], strength).logits(features[others])
     known = known_codes(features[mine])
-    limit = limit_of(scores, similar, RATE, known)
+    limit = limit_of(softmax(held).max(axis=1), similar, RATE, known)
+    best = softmax(answered).max(axis=1)
     refused = round(float(Strangers(limit, known).refused(best, features[others]).mean()), 4) if limit else None
     return {
-        "accuracy": round(float(np.mean(answered == classes[others])), 4),
-        "by_folds": round(float(right.mean()), 4),
+        "accuracy": round(float(np.mean(answered.argmax(axis=1) == seen.classes[others])), 4),
+        "by_folds": round(float(np.mean(held.argmax(axis=1) == classes)), 4),
+        "network": f"{chosen.network} at {chosen.width}",
         "refused": refused,
     }
-
-
-def fitted(features: np.ndarray, classes: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a regression. Returns its answers to other features, and its largest scores."""
-    from edgecnn.train.candidates import regression
-
-    model = regression(STRENGTH, 100).fit(features, classes)
-    scores = model.predict_proba(asked)
-    return model.classes_[scores.argmax(axis=1)], scores.max(axis=1)
 
 
 def row(result: Row) -> tuple[str, ...]:
