@@ -1,0 +1,183 @@
+"""`edgecnn train` and `train --quick` next to the simplest way, judged on the same photos, which none of them saw.
+
+A quarter of each class is kept aside, or with --per-class K all photos but K of each class. The others go into a zip, on which each way
+trains. Figures are for the bundle's int8 TFLite file on the photos kept aside, and for photos from elsewhere if --other names them. The
+simplest way is logistic regression on the features of the whole EfficientNet-Lite0 at 224x224, in float.
+
+    python tools/bench/ways.py --data signs.zip grocery.zip --runs RUNS
+    … --data coins.zip --other coins-other.zip --group-by '(.+)_\\d+$'
+    … --data signs.zip --per-class 10 20 50 --seeds 1 2 3 --out few_photos.json
+"""
+
+import json
+import random
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from harness import Results, Row, about, edgecnn_command, finish, parser, ran
+from simplest import FAMILY, SIDE, fitted
+
+from edgecnn.evaluate.statistics import balanced_accuracy, found_by_class, paired_interval
+from edgecnn.images import SUFFIXES
+from edgecnn.runs import FEATURES, PARITY, Run
+from edgecnn.runtime import Classifier
+
+WAYS = {"quick": ("--quick",), "default": ()}
+
+HEADINGS = (
+    "photos", "per class", "seed", "trained on", "n", "way", "network", "right", "balanced", "simplest", "gain", "95 % interval",
+    "its test: drop, agreement", "elsewhere", "bytes", "CPU min",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Train, print a table and write the figures."""
+    made = parser(__doc__, "ways")
+    made.add_argument("--data", type=Path, nargs="+", required=True, help="zips of photos, with one folder per class")
+    made.add_argument("--other", type=Path, help="a zip of photos of the same classes from elsewhere")
+    made.add_argument("--runs", type=Path, required=True, help="folder in which the runs are kept")
+    made.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="default: all")
+    made.add_argument("--per-class", type=int, nargs="+", default=[0], help="photos of each class that teach")
+    made.add_argument("--group-by", help="as of train")
+    made.add_argument("--seeds", type=int, nargs="+", default=[1], help="default: 1")
+    arguments = made.parse_args()
+    archives = {path.stem: path.resolve() for path in arguments.data}
+    context = about("ways")
+    results = Results(arguments.out, context)
+    axes = {"seed": arguments.seeds, "per_class": arguments.per_class, "group_by": [arguments.group_by]}
+    for case in results.missing(data=archives, **axes, way=arguments.ways):
+        name = f"{case['data']}-{case['per_class']}-{case['seed']}{'-groups' if case['group_by'] else ''}"
+        place = (arguments.runs / name).resolve()
+        results.add(**case, **measure(archives[case["data"]], place, case, arguments.other))
+    finish(arguments.out, {**context, "results": results.rows}, HEADINGS, map(row, results.rows))
+
+
+def measure(archive: Path, place: Path, case: Row, other: Path | None) -> Row:
+    """Train in a way on some photos, unless that was done before; return counts of the others, bytes and processor seconds."""
+    photos = photos_in(archive)
+    taught = drawn(photos, case["per_class"], case["seed"])
+    data, run, bundle = place / "photos.zip", place / case["way"], place / f"{case['way']}.edgecnn"
+    place.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(data, "w") as written:
+        for name in taught:
+            written.writestr("/".join(name.split("/")[-2:]), opened.read(name))
+    cost, groups = place / f"{case['way']}.json", ("--group-by", case["group_by"]) if case["group_by"] else ()
+    if not bundle.exists():
+        subprocess.run(["rm", "-rf", str(run)], check=True)
+        command = [*edgecnn_command(), "train", "--data", data, *WAYS[case["way"]], *groups, "--out", run]
+        used = ran([*command, "--set", f"seed={case['seed']}"], cwd=place)
+        cost.write_text(json.dumps(used.cpu_seconds))
+        ran([*edgecnn_command(), "export", run, "--int8"], cwd=place)
+        ran([*edgecnn_command(), "verify", run, "--max-drop", "100"], cwd=place)
+        ran([*edgecnn_command(), "bundle", run, "--out", bundle], cwd=place)
+    report = json.loads(Run(run).file(PARITY).read_text())
+    files = {item["name"]: item for item in report["models"]}
+    whole = next(item for item in report["comparisons"] if item["candidate"] == "tflite-int8")
+    kept = [name for name in photos if name not in set(taught)]
+    labels = Run(run).info.data.labels
+    classes = np.array([labels.index(photos[name]) for name in kept])
+    answers = answered(bundle, archive, kept)
+    simple = simplest(archive, Run(run), photos, taught, kept)
+    right, simply = answers == classes, simple == classes
+    lost, gained = int(np.sum(simply & ~right)), int(np.sum(right & ~simply))
+    low, high = paired_interval(lost, gained, len(kept))
+    info = Run(run).info
+    found = {
+        "network": f"{info.network} at {info.input.width}",
+        "head_ships": info.head_ships,
+        "train": len(taught),
+        "n": len(kept),
+        "right": int(right.sum()),
+        "simplest_right": int(simply.sum()),
+        "gain": [-high, -low],
+        "balanced": [balanced_accuracy(found_by_class(one, classes, labels)) for one in (answers, simple)],
+        "stated": files["tflite-int8"]["accuracy"],
+        "stated_n": report["data"]["test_images"],
+        "drop": whole["drop"],
+        "agreement": whole["agreement"],
+        "bytes": files["tflite-int8"]["size_bytes"],
+        "ms": files["tflite-int8"]["ms_per_image"],
+        "cpu_seconds": json.loads(cost.read_text()),
+    }
+    if other:
+        elsewhere = photos_in(other)
+        true = np.array([labels.index(label) for label in elsewhere.values()])
+        found["elsewhere"] = [int(np.sum(answered(bundle, other, list(elsewhere)) == true)), len(elsewhere)]
+    return found
+
+
+def photos_in(archive: Path) -> dict[str, str]:
+    """Return the class of each photo, by its name in an archive."""
+    with zipfile.ZipFile(archive) as opened:
+        names = sorted(name for name in opened.namelist() if Path(name).suffix.lower() in SUFFIXES)
+    return {name: name.split("/")[-2] for name in names}
+
+
+def drawn(photos: Mapping[str, str], per_class: int, seed: int) -> list[str]:
+    """Return the photos that teach: `per_class` of each class, or with 0 three quarters of each."""
+    draw, found = random.Random(seed), list[str]()
+    for label in sorted(set(photos.values())):
+        names = [name for name, one in photos.items() if one == label]
+        found += draw.sample(names, min(per_class, len(names)) if per_class else len(names) - round(len(names) / 4))
+    return found
+
+
+def answered(bundle: Path, archive: Path, names: Sequence[str]) -> np.ndarray:
+    """Return the int8 model's answers to photos of an archive, int (n,)."""
+    classifier = Classifier.load(bundle, engine="litert", precision="int8")
+    with zipfile.ZipFile(archive) as opened:
+        results = (classifier.classify(opened.read(name), top_k=1, threshold=0.0) for name in names)
+        return np.array([classifier.labels.index(result.top[0].label) for result in results])
+
+
+def simplest(
+    archive: Path, run: Run, photos: Mapping[str, str], taught: Sequence[str], kept: Sequence[str]
+) -> np.ndarray:
+    """Return the simplest way's answers to the photos kept aside, int (n,). The run's folder keeps the features."""
+    from edgecnn.data import open_dataset
+    from edgecnn.networks.blocks import is_whole
+    from edgecnn.recipe import build_recipe
+    from edgecnn.train.candidates import Photos, frozen_features
+
+    recipe = build_recipe({"data": {"source": str(archive)}})
+    dataset = open_dataset(recipe.data)
+    whole = dataset.redivided({item.hash: "train" for part in dataset.items.values() for item in part})
+    seen = Photos(whole, ("train",), 3, 1, 10**6, None)
+    reading = recipe.input_scale, recipe.input_zero_point
+    found = frozen_features(FAMILY, (SIDE, SIDE), seen, reading, run.path.parent / FEATURES)
+    features = next(values for rung, values in found.items() if is_whole(rung))
+    place = {"/".join(source.split("/")[-2:]): index for index, (_, source) in enumerate(seen.places)}
+    labels = run.info.data.labels
+
+    def some(names: Sequence[str]) -> list[int]:
+        return [place["/".join(name.split("/")[-2:])] for name in names if "/".join(name.split("/")[-2:]) in place]
+
+    classes = np.array([labels.index(whole.labels[one]) for one in seen.classes])
+    teaching = some(taught)
+    answers = fitted(features[teaching], classes[teaching]).predict(features[some(kept)])
+    if len(answers) != len(kept):
+        sys.exit(f"{archive}: {len(kept) - len(answers)} photos kept aside are exact copies of others, or unreadable")
+    return np.array(answers)
+
+
+def row(result: Row) -> tuple[str, ...]:
+    """Return a training's figures as text."""
+    n, elsewhere = result["n"], result.get("elsewhere")
+    gain = 100 * (result["right"] - result["simplest_right"]) / n
+    return (
+        result["data"] + (" by group" if result["group_by"] else ""), str(result["per_class"] or "three quarters"), str(result["seed"]),
+        f"{result['train']:,}", f"{n:,}", result["way"] + (": head" if result["head_ships"] and result["way"] != "quick" else ""),
+        result["network"], f"{result['right'] / n:.2%}", f"{result['balanced'][0]:.2%}", f"{result['simplest_right'] / n:.2%}",
+        f"{gain:+.2f}", "{:+.2f} to {:+.2f}".format(*result["gain"]),
+        f"{result['drop']:+.2f}, {result['agreement']:.2%} of {result['stated_n']:,}",
+        f"{elsewhere[0] / elsewhere[1]:.2%}, said {result['stated']:.2%}" if elsewhere else "", f"{result['bytes']:,}",
+        f"{result['cpu_seconds'] / 60:.1f}",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
