@@ -21,7 +21,7 @@ from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.pipeline import run_recipe
 from edgecnn.stages.verify import verify
 from edgecnn.tables import to_json
-from edgecnn.verify import Gate, require_parity
+from edgecnn.verify.parity_report import Gate, require_parity
 from edgecnn.verify.parity import parity_report
 
 
