@@ -93,8 +93,8 @@ def pytest_runtest_setup(item):
 
 FIRST = (
     "emulated/test_service",
-    "train/test_ingredients",
-    "train/test_backbone",
+    "train/test_phases",
+    "train/test_origin",
     "train",
     "export",
     "verify",

@@ -171,7 +171,7 @@ def mediapipe_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     Pixel x of the result is read at x * columns / width, to the nearest 1/FRACTIONS of a pixel, like warpPerspective in OpenCV 3, which
     MediaPipe bundles. `remap` with integer positions gives the same pixels in every version of OpenCV.
 
-    Source: scores of mediapipe 1.2.3, identical to the last code (tests/verify/test_mediapipe.py).
+    Source: scores of mediapipe 1.2.3, identical to the last code (tests/verify/test_other_programs.py).
     """
     import cv2
 

@@ -24,7 +24,7 @@ LANGUAGES = {"sh", "text", "toml", "yaml", "ini", "python", ""}
 
 TRAINING = "minutes of training; the run of the session's fixture is a real one"
 CAMERA = "needs a camera, a network stream or a video; tests/device/cameras has fakes of each"
-QEMU = "needs QEMU and Debian's packages; tests/emulate/test_emulated.py runs it"
+QEMU = "needs QEMU and Debian's packages; tests/emulate/test_machine.py runs it"
 INSTALL = "installs from a network; make test and make release do"
 BENCH = "minutes of measuring"
 REPOSITORY = "writes into the repository, or is what runs these tests"
@@ -34,7 +34,7 @@ NOT_RUN = {
     r"python tools/(readme|ship|terminal|pictures|live)\.py.*|edgecnn run models/digits/recipe\.toml": REPOSITORY,
     r"python tools/bench/.*": BENCH,
     r"python tools/data/.*": "downloads CIFAR-10; tests/tools/test_tools.py writes small images",
-    r"python tools/deb\.py .*": INSTALL + "; tests/tools/test_deb.py and tests/emulated have packages",
+    r"python tools/deb\.py .*": INSTALL + "; tests/tools/test_tools.py and tests/emulated have packages",
     r"edgecnn benchmark.*": BENCH + "; tests/device/test_benchmark.py measures less",
     r"edgecnn train (?!.*--(dry-run|keys)).*": TRAINING,
     r"edgecnn networks --data photos/": "photos choose in minutes; tests/train/test_candidates.py has a small choice",
@@ -43,7 +43,7 @@ NOT_RUN = {
     r"edgecnn (classify|capture) .*--camera.*": CAMERA,
     r"edgecnn classify (/dev/video2|rtsp:|clip\.mp4|'exec:rpicam).*": CAMERA,
     r"edgecnn classify --mqtt .* --mqtt-forget": "needs a broker; tests/device/mqtt/test_mosquitto.py has one",
-    r"edgecnn classify watch:inbox --json": "runs until it is stopped; tests/device/cameras/test_watch.py stops it",
+    r"edgecnn classify watch:inbox --json": "runs until it is stopped; tests/device/cameras/test_folder.py stops it",
     r"edgecnn classify .*--provider cuda": "needs an NVIDIA GPU",
     r"edgecnn verify --on .*": QEMU,
     r"python tools/write_images\.py .*|edgecnn explain digits/.*": "of the repository's own model; tests/cli/test_commands.py has it",
@@ -51,7 +51,7 @@ NOT_RUN = {
     r"edgecnn run door\.toml": TRAINING + "; tests/docs/test_examples.py runs the page",
     r"edgecnn (verify|run) .*--against .*": "needs an older bundle; tests/stages/test_against.py has one",
     r"edgecnn bundle runs/door-1 .*": "follows such a verify; tests/stages/test_second_day.py runs the line",
-    r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_matrix.py has one",
+    r"edgecnn verify .*--tflite-python .*": "needs an environment with tflite-runtime; tests/verify/test_golden.py has one",
     r"edgecnn export --for .*": "needs a run of 224x224 RGB images; tests/interop/test_programs.py has one",
     r"edgecnn slot (?!list).*": "changes the releases of this machine; tests/cli/test_commands.py has a folder of its own",
     r"edgecnn update.*": "needs a repository, and changes this machine; tests/device/update has boards in folders",

@@ -1,17 +1,25 @@
-"""The epoch loop: its figures from scripted steps, the rates that it asks for, and where it continues."""
+"""The epoch loop, and small parts of training."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from scipy.special import log_softmax, softmax
+
+from edgecnn.data import Split
+from edgecnn.data.items import Item
+from edgecnn.data.splits import Side
 from edgecnn.networks.keras import tf
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import create_run
-from edgecnn.train import loop
+from edgecnn.train import candidates, loop
 from edgecnn.train.loop import Batches, Checkpoint, Phase, load_checkpoint, run_phase, save_checkpoint
+from edgecnn.train.phases import objective
 from edgecnn.train.settle import SCHEDULES, learning_rates
-from edgecnn.train.train import time_phase
+from edgecnn.train.train import input_line, input_shape, qat_batches, source_size, time_phase, training_batches
 
 
 def batches_of(count, size):
@@ -126,3 +134,127 @@ def test_the_estimate_counts_whole_batches_of_all_images():
     assert cost.epoch_s == pytest.approx(6 * cost.step_s) and cost.total_s == pytest.approx(30 * cost.step_s)
     assert cost.images_per_s == pytest.approx(3 / cost.step_s)
     assert time_phase(phase_of(steps), batches_of(3, 3), train_images=2, steps=1).steps == 1
+
+
+def test_the_loss_weighs_smoothed_labels_and_the_softened_answers_of_the_teacher():
+    logits, taught = np.array([[2.0, -1, 0.5], [0, 3, 1]]), np.array([[0.0, 4, 1], [-2, 1, 5]])
+    classes, smoothed = np.array([0, 2]), np.array([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
+    labels = -(smoothed * log_softmax(logits, axis=1)).sum(axis=1).mean()
+    teacher = -(softmax(taught / 4, axis=1) * log_softmax(logits / 4, axis=1)).sum(axis=1).mean()
+    tables = {"train": {"label_smoothing": 0.3}, "teacher": {"run": "runs/x", "temperature": 4.0, "weight": 0.2}}
+    given = [tf.constant(classes), tf.constant(logits, tf.float32), tf.constant(taught, tf.float32)]
+    loss = objective(build_recipe(tables), 3)
+    assert float(loss(*given)) == pytest.approx(0.8 * labels + 0.2 * 16 * teacher, rel=1e-5)
+    assert float(loss(*given[:2], None)) == pytest.approx(labels, rel=1e-5)
+    del tables["teacher"]
+    assert float(objective(build_recipe(tables), 3)(*given)) == pytest.approx(labels, rel=1e-5)
+    own = -(smoothed * log_softmax(logits, axis=1)).sum(axis=1)
+    weighed = objective(build_recipe(tables), 3, np.array([0.5, 9.0, 4.0]))(*given)
+    assert float(weighed) == pytest.approx((0.5 * own[0] + 4 * own[1]) / 2, rel=1e-5)
+
+
+def test_an_inputs_size_is_named_width_first_and_photos_are_four_tenths_larger():
+    dataset, photo = SimpleNamespace(shape=(60, 100, 3)), {"train": {"augment": "photo"}}
+    assert input_line(build_recipe({}), dataset) == "input: 100x60 pixels (width x height), 3 channels"
+    one = build_recipe({"network": {"width": 32, "channels": 1}})
+    assert input_line(one, dataset) == "input: 32x60 pixels (width x height), 1 channel"
+    assert input_shape(build_recipe({"network": {"height": 48}}), dataset) == (48, 100, 3)
+    assert source_size(build_recipe(photo), (60, 100, 3)) == (84, 140)
+    assert source_size(build_recipe({"train": {"augment": "shift"}}), (60, 100, 3)) == (60, 100)
+
+
+def test_each_phase_gets_its_own_batches():
+    tables = {
+        "seed": 7, "teacher": {"run": "runs/x", "views": 3}, "qat": {"batch_size": 5},
+        "train": {"epochs": 4, "batch_size": 9, "flip": "alternating", "shift": 2, "cutout": 6, "augment": "photo", "robust": True},
+    }  # fmt: skip
+    images, classes = np.zeros((9, 14, 28, 1), np.uint8), np.arange(9)
+    first = training_batches(build_recipe(tables), images, classes, (10, 20))
+    shared = {"classes": classes, "seed": 7, "flip": True, "shift": 2, "alternating": True, "robust": True}
+    assert first == Batches(**shared, images=images, batch_size=9, cutout=6, views=3, photo=(10, 20))
+    small = np.ones((9, 10, 20, 1), np.uint8)
+    later = qat_batches(build_recipe(tables), first, small)
+    assert later == Batches(**shared, images=small, batch_size=5, cutout=0, views=0, photo=None)
+    assert (first.batch_size, first.cutout, first.views, first.photo) == (9, 6, 3, (10, 20)), (
+        "the first stay as they are"
+    )
+    for flip, mirrored in (("no", False), ("yes", True)):
+        plain = build_recipe(
+            {"train": {"epochs": 3, "batch_size": 9, "flip": flip}, "teacher": {"run": "x", "views": 3}}
+        )
+        found = training_batches(plain, images, classes, (10, 20))
+        assert (found.flip, found.alternating, found.photo) == (mirrored, False, None)
+        assert found.views == 0, "as many views as epochs repeat nothing"
+
+
+def photos(hashes, channels=3):
+    return SimpleNamespace(hashes=list(hashes), channels=channels)
+
+
+def test_features_are_computed_once_per_photo_size_and_reading(tmp_path, monkeypatch):
+    computed = []
+
+    def compute(family, size, given, indices, reading, options):
+        named = [given.hashes[index] for index in indices]
+        computed.append("".join(named))
+        values = np.array([[ord(one), size[0]] for one in named], np.float16)
+        return {"small": values, "large": np.hstack([values, values])}
+
+    monkeypatch.setattr(candidates, "computed", compute)
+
+    def features(hashes, size=(32, 48), reading=(1 / 128, 0), channels=3):
+        return candidates.frozen_features("efficientnet_lite0", size, photos(hashes, channels), reading, tmp_path)
+
+    assert features("ca")["small"].tolist() == [[99, 32], [97, 32]]
+    later = features("abcd")
+    assert later["small"][:, 0].tolist() == [97, 98, 99, 100], "in the order of the photos, whenever they came"
+    assert later["large"].shape == (4, 4) and later["large"].dtype == np.float32
+    assert features("dc")["small"][:, 0].tolist() == [100, 99]
+    assert computed == ["ca", "bd"]
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("efficientnet_lite0-32x48-")
+    for other in ({"size": (48, 32)}, {"reading": (1 / 128, -128)}, {"reading": (1.0, 0)}, {"channels": 1}):
+        features("a", **other)
+    assert computed[2:] == ["a"] * 4 and len(list(tmp_path.iterdir())) == 5
+    path.write_bytes(path.read_bytes()[:100])
+    assert features("ab")["small"][:, 0].tolist() == [97, 98], "a damaged file is made again"
+    np.savez(path, hashes=np.array(["a", "b"]), small=np.zeros((1, 2)), large=np.zeros((2, 4)))
+    assert features("ab")["small"][:, 0].tolist() == [97, 98]
+    assert computed[6:] == ["ab", "ab"] and len(list(tmp_path.iterdir())) == 5
+
+
+def test_photos_of_two_splits_keep_their_classes_groups_and_pixels():
+    """Each photo of the training split has the value of its letter, one of the validation split 100 more."""
+    splits = {"train": ("abd", [0, 1, 0]), "validation": ("ce", [1, 1])}
+    loaded = {
+        split: Split(images=np.zeros((len(text), 2, 2, 1), np.uint8), classes=np.array(classes), sources=tuple(text))
+        for split, (text, classes) in splits.items()
+    }
+    sized = []
+
+    def at_size(split, sources, shape, stage, progress):
+        sized.append(shape)
+        values = [ord(one) + 100 * (split == "validation") for one in sources]
+        return np.stack([np.full(shape, value, np.uint8) for value in values])
+
+    items = {
+        split: [Item(split=split, label=0, hash=f"#{one}", source=one, handle=None) for one in reversed(text)]
+        for split, (text, _) in splits.items()
+    }
+    dataset = SimpleNamespace(
+        load=lambda names, **how: loaded,
+        at_size=at_size,
+        items=items,
+        sides={"#a": Side("door", "train"), "#d": Side("door", "train")},
+    )
+    found = candidates.Photos(dataset, ("train", "validation"), 1, 3, 100, None)
+    assert found.hashes == ["#a", "#b", "#d", "#c", "#e"] and found.classes.tolist() == [0, 1, 0, 1, 1]
+    assert found.groups == ["door", "#b", "door", "#c", "#e"]
+    mixed = [found.places[index] for index in (3, 0, 4, 2)]
+    assert found.at_size(mixed, (4, 6, 1))[:, 3, 5, 0].tolist() == [199, 97, 201, 100] and set(sized) == {(4, 6, 1)}
+    few = candidates.Photos(dataset, ("train", "validation"), 1, 3, 4, None)
+    assert sorted(few.classes.tolist()) == [0, 0, 1, 1], "as many of each class while they last"
+    assert few.hashes == [one for one in found.hashes if one in few.hashes]
+    fewer = found.some(4, 3)
+    assert (fewer.hashes, fewer.groups, fewer.places) == (few.hashes, few.groups, few.places)
+    assert fewer.classes.tolist() == few.classes.tolist() and len(found.hashes) == 5, "the others keep theirs"

@@ -1,29 +1,36 @@
-"""Cutout, alternating flips and teachers: the effect of each, and that all resume bit for bit."""
+"""The two phases: their ingredients, the rate, and a float model that quantization never loses."""
 
+import os
+import random
 import shutil
+import subprocess
+import sys
+import time
 from functools import partial
 from importlib import import_module
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.data import open_dataset
 from edgecnn.data.augment import augment
-from edgecnn.errors import RunError
+from edgecnn.errors import DatasetError, RunError
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes
 from edgecnn.pixels import PAD
 from edgecnn.recipe import build_recipe
-from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, QAT_MODEL, Run, create_run
+from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, INFO, LOCK, QAT_MODEL, Run, create_run
 from edgecnn.train.loop import Batches
 from edgecnn.train.origin import Teacher, remembered
+from edgecnn.train.phases import SAFE_RATE
 from edgecnn.train.settle import learning_rates, settle
 from edgecnn.train.train import dry_run, train
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -66,6 +73,7 @@ def weights(run, name=FLOAT_MODEL):
     return model_from_bytes(run.read(name, "train")).get_weights()
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.guard
 def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
     ingredients = {
@@ -81,6 +89,7 @@ def test_all_ingredients_resume_bit_for_bit(trained, tmp_path, finished_run):
     assert whole.public_recipe.teacher.run == finished_run.name, "no path of this machine travels"
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.guard
 def test_a_resumed_runs_averages_are_the_same_bit_for_bit(trained, tmp_path):
     whole = trained(tmp_path / "whole", schedule="averaged", learning_rate=0.003)
@@ -91,6 +100,7 @@ def test_a_resumed_runs_averages_are_the_same_bit_for_bit(trained, tmp_path):
     assert all(changed), "weights and BatchNorm's statistics are averages"
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.slow
 def test_the_student_learns_from_its_teacher(trained, tmp_path, finished_run):
     """The teacher takes each digit for the next one. A student that learns only from it does so too, whatever the labels say."""
@@ -110,6 +120,7 @@ def test_the_student_learns_from_its_teacher(trained, tmp_path, finished_run):
     assert np.mean(answers == (split.classes + 1) % 10) > 0.6
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.slow
 def test_the_teacher_classifies_repeated_images_only_once(trained, tmp_path, finished_run, monkeypatch):
     ingredients = {
@@ -126,6 +137,7 @@ def test_the_teacher_classifies_repeated_images_only_once(trained, tmp_path, fin
         assert np.array_equal(one, other) and np.array_equal(one, third)
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_remembered_answers_are_the_first_ones():
     asked = []
 
@@ -139,6 +151,7 @@ def test_remembered_answers_are_the_first_ones():
     assert asked == [0, 1, 2, 3]
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_a_dry_run_times_both_parts(finished_run, tiny_network):
     """With and without the teacher, since only the first epochs use it."""
     phases = {"train": {"epochs": 7, "batch_size": 64}, "qat": {"epochs": 2, "batch_size": 64}}
@@ -154,6 +167,7 @@ def test_a_dry_run_times_both_parts(finished_run, tiny_network):
     ]
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.parametrize("views", [0, 2])
 def test_views_repeat_their_epochs(views):
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
@@ -165,6 +179,7 @@ def test_views_repeat_their_epochs(views):
     assert [epochs[0] == epochs[2], epochs[1] == epochs[3]] == [bool(views), bool(views)]
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.parametrize("wrong", ["missing", "labels", "changed"])
 def test_an_incompatible_teacher(trained, tmp_path, finished_run, wrong):
     teacher = tmp_path / "teacher"
@@ -185,6 +200,7 @@ def test_an_incompatible_teacher(trained, tmp_path, finished_run, wrong):
         train(run.recipe, open_dataset(run.recipe.data), run, lambda progress: None)
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_cutout_covers_a_square():
     images = np.full((300, 8, 8, 1), 7, np.uint8)
     covered = augment(images, np.random.default_rng(0), flip=False, shift=0, cutout=3) == PAD
@@ -197,6 +213,7 @@ def test_cutout_covers_a_square():
     assert covered.any((0, 3)).all(), "every pixel is covered in some image"
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
     images = np.zeros((64, 4, 4, 1), np.uint8)
     images[:, 0, 0, 0] = np.arange(64) + 1
@@ -214,7 +231,147 @@ def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
     assert 16 < sum(first.values()) < 48
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_warm_up():
     rates = learning_rates("one-cycle", 2.0)
     assert (rates(0.0), rates(0.2)) == (0.0, 2.0) and rates(0.6) == pytest.approx(1.0)
     assert learning_rates("cosine", 2.0)(0.0) == 2.0
+
+
+TABLES = {
+    "data": {"source": "digits"},
+    "train": {"epochs": 4, "batch_size": 8},
+    "qat": {"epochs": 2, "batch_size": 16},
+}
+NEAREST = TABLES | {"qat": TABLES["qat"] | {"rounding": "nearest"}}
+KILLS = 2
+WINDOW = 3.0
+"""The kill comes within this many seconds of the run's first file: about the time of its epochs on an idle machine."""
+
+
+def weights_never_lose(run, name):
+    return model_from_bytes(run.read(name, "train")).get_weights()
+
+
+def equal(one, other):
+    return all(
+        np.array_equal(*pair)
+        for name in (FLOAT_MODEL, QAT_MODEL)
+        for pair in zip(weights_never_lose(one, name), weights_never_lose(other, name), strict=True)
+    )
+
+
+@pytest.mark.guard
+def test_kill_at_random_moments_changes_nothing(tmp_path, monkeypatch, spawn, tiny_network):
+    monkeypatch.chdir(tmp_path)
+    recipe = build_recipe(TABLES | {"network": {"name": tiny_network}})
+    whole = create_run(recipe, tmp_path / "whole")
+    train(recipe, open_dataset(recipe.data), whole, lambda progress: None)
+
+    killed = create_run(recipe, tmp_path / "killed")
+    moments = random.Random(seed := random.randrange(10**6))
+    print(f"moments drawn with seed {seed}")
+    command = [sys.executable, "-m", "edgecnn", "train", "--resume", "--out", "killed"]
+    for _ in range(KILLS):
+        started = time.time()
+        process = spawn(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while not killed.file(INFO).exists() or killed.file(INFO).stat().st_mtime < started:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, WINDOW))
+        process.kill()
+        process.communicate()
+    last = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    assert killed.info.state == "trained"
+    assert equal(whole, killed)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 60 pictures in two classes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    for index, picture in enumerate(pixels):
+        path = tmp_path / "photos" / ("cat", "dog")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    return tmp_path / "photos"
+
+
+def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photos, tiny_network):
+    monkeypatch.chdir(tmp_path)
+    short = {"train": {"epochs": 1, "batch_size": 8}, "qat": {"method": "ptq"}}
+    recipe = build_recipe(short | {"data": {"source": str(photos)}, "network": {"name": tiny_network}})
+    dataset = open_dataset(recipe.data)
+    run = create_run(recipe, tmp_path / "run")
+    photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=r"photos: 60 of 60 images cannot be read: .*No such file"):
+        train(recipe, dataset, run, lambda progress: None)
+    (tmp_path / "elsewhere").rename(photos)
+    assert train(run.recipe, open_dataset(recipe.data), run, lambda progress: None).state == "trained"
+
+
+@pytest.mark.slow
+def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, photos, tiny_network):
+    """They are in memory by then, so the run continues. If interrupted, it cannot resume without them, and says so."""
+    monkeypatch.chdir(tmp_path)
+    recipe = build_recipe(NEAREST | {"data": {"source": str(photos)}, "network": {"name": tiny_network}})
+    run = create_run(recipe, tmp_path / "run")
+
+    def report(progress):
+        if (progress.phase, progress.epoch) == ("float", 1) and photos.exists():
+            photos.rename(tmp_path / "elsewhere")
+        if (progress.phase, progress.epoch) == ("qat", 1) and progress.validation_accuracy is not None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, open_dataset(recipe.data), run, report)
+    kept = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    result = edgecnn("train", "--resume", "--out", run.path)
+    assert result.code == DatasetError.exit_code
+    assert str(photos) in result.err and f"edgecnn train --resume --out {run.path}" in result.err
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path.name != LOCK} == kept
+    (tmp_path / "elsewhere").rename(photos)
+    assert edgecnn("train", "--resume", "--out", run.path).code == os.EX_OK
+    assert Run(run.path).info.state == "trained"
+
+
+SHARP = {
+    "data": {"source": "digits", "validation_fraction": 0.3},
+    # pixels of 0 to 255 make the loss bend hundreds of times as much as inputs of -1 to 1
+    "network": {"input_range": "raw"},
+    "train": {"epochs": 4, "batch_size": 32},
+    "qat": {"epochs": 1, "batch_size": 32, "rounding": "nearest"},
+}
+
+
+def trained_qat_rate(folder, tables):
+    """Train a run; return its record and the agreement after each quantization-aware epoch."""
+    recipe = build_recipe(tables)
+    agreements = []
+
+    def report(progress):
+        if progress.int8_agreement is not None:
+            agreements.append(progress.int8_agreement)
+
+    info = train(recipe, open_dataset(recipe.data), create_run(recipe, folder), report)
+    return info.int8, agreements
+
+
+@pytest.mark.guard
+def test_no_epoch_falls_below_the_calibrated_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chosen, agreements = trained_qat_rate(tmp_path / "run", SHARP)
+    assert chosen.learning_rate == SAFE_RATE
+    assert len(agreements) == SHARP["qat"]["epochs"]
+    assert min(agreements) >= chosen.validation.calibrated.agreement - 0.015  # processors differ: 0 to 6 of 573 images
+
+
+@pytest.mark.slow
+def test_a_recipes_own_rate_is_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tables = SHARP | {"qat": SHARP["qat"] | {"learning_rate": 0.01}}
+    chosen, agreements = trained_qat_rate(tmp_path / "run", tables)
+    assert chosen.learning_rate == 0.01
+    # the failure that the default prevents
+    assert agreements[0] < chosen.validation.calibrated.agreement - 0.01

@@ -1,4 +1,4 @@
-"""Starting from a trained network: what is kept, how the head is fitted, and that a run in progress needs nothing else."""
+"""What a run begins with: trained weights, and a backbone's file."""
 
 import csv
 import json
@@ -11,19 +11,28 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
+from sklearn.datasets import load_sample_images
+
 from edgecnn.data import open_dataset
 from edgecnn.errors import NetworkError, OutputExistsError, RunError
+from edgecnn.evaluate.answers import contract_of, device_model
+from edgecnn.export import tflite
+from edgecnn.export.flatbuffer import read
 from edgecnn.files import sha256
 from edgecnn.networks import build_network
+from edgecnn.networks.blocks import RUNGS
 from edgecnn.networks.keras import keras
-from edgecnn.networks.predict import model_from_bytes, predictor
+from edgecnn.networks.predict import even_depthwise, model_from_bytes, predictor
+from edgecnn.networks.pretrained import SOURCES, load_weights, read_weights, source_of, tuned_variables
 from edgecnn.recipe import build_recipe
+from edgecnn.report.card import origin_lines
 from edgecnn.run_info import StartedFrom
 from edgecnn.runs import (
     FLOAT_MODEL,
     HISTORY,
     INIT_MODEL,
     NETWORK_FILE,
+    QAT_MODEL,
     Run,
     create_run,
     start_from,
@@ -31,7 +40,10 @@ from edgecnn.runs import (
 )
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.pipeline import resume_or_create
+from edgecnn.train.loop import Batches
 from edgecnn.train.origin import fit_head, open_start
+from edgecnn.train.phases import fake_quantize
+from edgecnn.train.ranges import calibrate, measure, round_kernels
 from edgecnn.train.settle import settle
 from edgecnn.train.train import train
 
@@ -40,7 +52,7 @@ class Stop(KeyboardInterrupt):
     """An interruption at a given moment."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -82,6 +94,7 @@ def started(tmp_path_factory, finished_run):
         return trained(recipe_from(finished_run.path), tmp_path_factory.mktemp("whole") / "run")
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_a_run_records_what_it_started_from_and_trains_at_a_lower_rate(started, finished_run):
     rows = list(csv.DictReader(started.file(HISTORY).open()))
     assert [(row["phase"], row["epoch"]) for row in rows] == [("float", "1"), ("float", "2")]
@@ -90,11 +103,13 @@ def test_a_run_records_what_it_started_from_and_trains_at_a_lower_rate(started, 
     assert max(float(row["learning_rate"]) for row in rows) <= 0.0005
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_it_begins_at_the_other_runs_end(started):
     first, *_ = csv.DictReader(started.file(HISTORY).open())
     assert float(first["validation_accuracy"]) > 0.8, "after one epoch, on a body that knows digits; chance is 0.1"
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_the_body_is_kept_and_the_head_fitted(finished_run):
     recipe = recipe_from(finished_run.path)
     split = open_dataset(recipe.data).load(("train",), height=8, width=8, channels=1, stage="train")["train"]
@@ -114,6 +129,7 @@ def test_the_body_is_kept_and_the_head_fitted(finished_run):
     assert heard[-1] == ("computing features", len(split.images), len(split.images))
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_a_feature_that_hardly_varies_gets_no_large_weight():
     random = np.random.default_rng(2)
     classes = np.repeat(np.arange(2), 6)
@@ -128,6 +144,7 @@ def test_a_feature_that_hardly_varies_gets_no_large_weight():
     assert of_each[2] < of_each[0]
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.parametrize("counts", [(30, 20), (12, 1, 7), (40, 25, 2), (1, 1)])
 def test_a_head_is_fitted_to_classes_of_any_size(counts):
     random = np.random.default_rng(1)
@@ -142,6 +159,7 @@ def test_a_head_is_fitted_to_classes_of_any_size(counts):
     assert np.mean(np.argmax(logits, axis=1) == classes) > 0.8
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.guard
 @pytest.mark.parametrize("stop_after", [("float", 1), ("float", 2)])
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, started, finished_run, stop_after):
@@ -153,6 +171,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, started,
     assert all(np.array_equal(one, other) for one, other in zip(mine, others, strict=True))
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_network_and_input_are_inherited_unless_given(finished_run):
     recipe = recipe_from(finished_run.path)
     assert (recipe.network.name, recipe.network.height, recipe.network.channels) == ("article", 8, 1)
@@ -160,6 +179,7 @@ def test_network_and_input_are_inherited_unless_given(finished_run):
     assert start_from({"seed": 2}) == {"seed": 2}
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_other_bodies_and_scales_are_refused(finished_run):
     other = recipe_from(finished_run.path, network={"name": "resnet8"})
     with pytest.raises(
@@ -170,6 +190,7 @@ def test_other_bodies_and_scales_are_refused(finished_run):
         open_start(recipe_from(finished_run.path, network={"input_range": "raw"}), None)
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_a_source_without_weights_names_what_to_give_instead(own_run, tmp_path):
     with pytest.raises(RunError, match=f"^{tmp_path} "):
         trained_run(tmp_path)
@@ -186,6 +207,7 @@ def test_a_source_without_weights_names_what_to_give_instead(own_run, tmp_path):
             trained_run(path)
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_a_bundle_stands_for_its_run_whatever_its_file_name(own_run, tmp_path):
     recipe = own_run.file("recipe.toml")
     recipe.write_text(recipe.read_text().replace('name = "tiny"', 'name = ""', 1))
@@ -193,6 +215,7 @@ def test_a_bundle_stands_for_its_run_whatever_its_file_name(own_run, tmp_path):
     assert trained_run(bundle).path == Run(own_run.path.relative_to(tmp_path)).path
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits.edgecnn", "recipe.toml"])
 def test_the_advice_for_a_shipped_model_works(edgecnn, root, name):
@@ -208,12 +231,14 @@ def test_the_advice_for_a_shipped_model_works(edgecnn, root, name):
     assert result.code == 0, result.err
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_a_run_is_not_replaced_by_one_that_starts_from_it(own_run):
     with pytest.raises(OutputExistsError, match="which the new run needs"):
         create_run(recipe_from(own_run.path), own_run.path, force=True)
     assert own_run.file(FLOAT_MODEL).exists()
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.slow
 def test_a_changed_source_makes_a_different_run(own_run, tmp_path):
     recipe = recipe_from(own_run.path, train={"epochs": 1}, qat={"epochs": 0})
@@ -226,6 +251,7 @@ def test_a_changed_source_makes_a_different_run(own_run, tmp_path):
         resume_or_create(recipe, dataset, run.path, force=False)
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.slow
 def test_a_users_network_travels_with_the_run(edgecnn, tmp_path, tiny_network):
     file, source = tmp_path / "net.py", Path(tiny_network.rpartition(":")[0]).read_text()
@@ -247,6 +273,7 @@ def test_a_users_network_travels_with_the_run(edgecnn, tmp_path, tiny_network):
     assert Run(tmp_path / "second").file(INIT_MODEL).read_bytes() == run.file(FLOAT_MODEL).read_bytes()
 
 
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_a_users_network_that_cannot_be_quantized_leaves_no_run(edgecnn, tmp_path, tiny_network):
     source = Path(tiny_network.rpartition(":")[0]).read_text()
     (tmp_path / "net.py").write_text(source.replace("layers.ReLU()(", "layers.Rescaling(2.0, name='twice')("))
@@ -254,3 +281,208 @@ def test_a_users_network_that_cannot_be_quantized_leaves_no_run(edgecnn, tmp_pat
     assert result.code == NetworkError.exit_code
     assert "twice (Rescaling)" in result.err
     assert not (tmp_path / "runs").exists()
+
+
+NETWORK = "efficientnet_lite0_150kb"
+
+
+@pytest.fixture(scope="module")
+def short():
+    """Cut the network after four blocks, the fourth of which has the larger kernel: it is built in two thirds of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RUNGS, NETWORK, 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A run on digits with 32 pixels and one epoch, the int8 file of its fake-quantized model, and that model."""
+    recipe = build_recipe(
+        {
+            "data": {"source": "digits", "test_fraction": 0.5, "validation_fraction": 0.3},
+            "network": {"name": NETWORK, "height": 32, "width": 32},
+            "train": {
+                "epochs": 1,
+                "augment": "photo",
+                "flip": "no",
+                "batch_size": 64,
+                "schedule": "one-cycle",
+                "learning_rate": 0.0001,
+            },
+            "qat": {"epochs": 0, "rounding": "nearest"},
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("tuned"))
+        run = create_run(recipe, tmp_path_factory.mktemp("runs") / "run")
+        train(recipe, open_dataset(recipe.data), run, lambda progress: None)
+    model = model_from_bytes(run.read(QAT_MODEL, "train"))
+    return run, tflite.int8(model), model
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    model = build_network(NETWORK, 32, 32, 1, 10)
+    load_weights(model, read_weights(SOURCES[0]))
+    return model
+
+
+@pytest.mark.usefixtures("short")
+def test_it_learns_from_few_images(tuned):
+    run, *_ = tuned
+    assert run.info.int8.validation.calibrated.agreement > 0.9
+    assert run.info.int8.validation.float.accuracy > 0.7, "with ten classes, after one epoch on a few hundred images"
+
+
+@pytest.mark.usefixtures("short")
+def test_run_and_card_name_the_weights_and_their_licence(tuned):
+    run, *_ = tuned
+    init = run.info.init
+    assert (init.licence, init.sha256) == ("Apache-2.0", SOURCES[0].sha256)
+    assert f"Started from {init.run}, licence Apache-2.0." in origin_lines(run.info)
+
+
+@pytest.mark.usefixtures("short")
+def test_all_layers_of_a_small_cut_learn_and_all_statistics_stay(tuned, pretrained):
+    trained = model_from_bytes(tuned[0].read(FLOAT_MODEL, "train"))
+    for mine, given in zip(trained.layers, pretrained.layers, strict=True):
+        for one, other in zip(mine.weights, given.weights, strict=True):
+            assert np.array_equal(one.numpy(), other.numpy()) == ("moving" in one.name), one.name
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientnet_lite0_1200kb",
+        *(pytest.param(f"efficientnet_{name}", marks=pytest.mark.slow) for name in ("lite0_4000kb", "lite2_1800kb")),
+    ],
+)
+def test_early_layers_of_a_large_network_stay(name):
+    source, model = source_of(name), build_network(name, 32, 32, 1, 10)
+    names = [layer.name for layer in model.layers]
+    later = model.layers[names.index(source.first_tuned) :]
+    expected = [variable.name for layer in later for variable in layer.trainable_variables]
+    assert [variable.name for variable in tuned_variables(model, source, name)] == expected
+    assert 0.5 < len(expected) / len(model.trainable_variables) < 1
+
+
+@pytest.mark.usefixtures("short")
+def test_int8_is_int8_throughout_with_one_scale_per_channel(tuned):
+    graph = read(tuned[1])
+    assert tflite.float_tensors(tuned[1]) == []
+    depthwise = [operator for operator in graph.operators if operator.name == "DEPTHWISE_CONV_2D"]
+    assert len(depthwise) == 4
+    for operator in depthwise:
+        kernel = operator.inputs[1]
+        assert len(kernel.scale) == kernel.shape[-1] > 1 and len(set(kernel.scale)) > 1
+
+
+@pytest.mark.usefixtures("short")
+def test_no_bias_is_clipped_to_int32(tuned):
+    graph = read(tuned[1])
+    biases = [
+        np.frombuffer(operator.inputs[2].data, np.int32).astype(np.int64)
+        for operator in graph.operators
+        if "CONV_2D" in operator.name
+    ]
+    assert len(biases) == 12
+    assert max(np.abs(bias).max() for bias in biases) < 2**30
+
+
+def reaches(layer):
+    """The largest weight of each channel of a depthwise layer, without channels of zeros."""
+    kernel = next(values for values in layer.get_weights() if values.ndim == 4)
+    reach = np.abs(kernel).max(axis=(0, 1, 3))
+    return reach[reach > 0]
+
+
+@pytest.mark.usefixtures("short")
+def test_kernels_of_even_size_answer_as_before_and_are_quantized(pretrained, tuned):
+    even = even_depthwise(pretrained)
+    images = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 1), np.uint8)
+    before, after = (predictor(model, 1 / 128, 0)(images) for model in (pretrained, even))
+    np.testing.assert_allclose(after, before, atol=1e-4 * np.abs(before).max())
+    *_, quantized = tuned
+    found = [
+        reaches(layer) for model in (even, quantized) for layer in model.layers if layer.name.endswith("_depthwise")
+    ]
+    assert len(found) == 8
+    np.testing.assert_allclose(np.concatenate(found), 1, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.guard
+def test_ranges_from_the_float_model_are_those_that_calibration_would_find(pretrained):
+    """The student's own activations differ from the float model's by its rounding only."""
+    recipe = build_recipe({})
+    images = np.random.default_rng(1).integers(0, 256, (40, 32, 32, 1), np.uint8)
+    found, expected = fake_quantize(pretrained, 1 / 128, 0), fake_quantize(pretrained, 1 / 128, 0)
+    measure(found, pretrained, recipe, [images])
+    calibrate(
+        expected, recipe, Batches(images=images, classes=np.zeros(40, int), batch_size=40, seed=1, flip=False, shift=0)
+    )
+    compared = 0
+    for mine, theirs in zip(found.variables, expected.variables, strict=True):
+        if "post_activation" in mine.name or mine.name.rpartition("/")[2] in ("kernel_min:0", "kernel_max:0"):
+            reach = max(np.abs(theirs.numpy()).max(), 0.1)
+            np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=0.1 * reach, err_msg=mine.name)
+            compared += 1
+    assert compared == 20
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.guard
+def test_rounding_with_shifts_keeps_the_features_nearer_to_the_float_models():
+    """Depthwise kernels are rounded too, and the mean of each channel does not move."""
+    photos = [image for image in load_sample_images().images for _ in range(20)]
+    random = np.random.default_rng(1)
+    corners = [random.integers(0, np.array(photo.shape[:2]) - 64) for photo in photos]
+    images = np.stack(
+        [photo[top : top + 64, left : left + 64] for photo, (top, left) in zip(photos, corners, strict=True)]
+    )
+    model = build_network(NETWORK, 64, 64, 3, 2)
+    load_weights(model, read_weights(SOURCES[0]))
+    body = keras.Model(model.inputs, model.layers[-1].input)
+    expected = predictor(body, 1 / 128, 0)(images)
+    student = fake_quantize(model, 1 / 128, 0)
+    measure(student, model, build_recipe({}), [images])
+    before, errors = student.get_weights(), []
+    inner = predictor(keras.Model(student.input, student.layers[-1].input), 1 / 128, 0)
+    for round_ in (
+        lambda: None,
+        lambda: round_kernels(student, images, 1 / 128, 0, 1, rows=4_000),
+        lambda: round_kernels(student, images, 1 / 128, 0, 1, rows=4_000, shift=True),
+    ):
+        student.set_weights(before)
+        round_()
+        errors.append(inner(images) - expected)
+    spread = [float(error.std(axis=0).mean()) for error in errors]
+    shifted = [float(np.abs(error.mean(axis=0)).mean()) for error in errors]
+    assert spread[2] < spread[0] and shifted[2] < 0.5 * shifted[0] and shifted[2] < shifted[1]
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0_1200kb", "efficientnet_lite2_1800kb", "efficientnet_lite2_5600kb"]
+)
+def test_a_rung_becomes_int8_with_a_tenth_of_the_spread_as_error(name):
+    """ImageNet weights and a random head on crops of photos: the classes of such a head are within a few steps of each other."""
+    photos = [image for image in load_sample_images().images for _ in range(32)]
+    random = np.random.default_rng(1)
+    corners = [random.integers(0, np.array(photo.shape[:2]) - 96) for photo in photos]
+    images = np.stack(
+        [photo[top : top + 96, left : left + 96] for photo, (top, left) in zip(photos, corners, strict=True)]
+    )
+    recipe = build_recipe({})
+    keras.utils.set_random_seed(2)
+    model = build_network(name, 96, 96, 3, 10)
+    load_weights(model, read_weights(source_of(name)))
+    fake = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
+    batches = Batches(images=images, classes=np.zeros(64, np.int64), batch_size=32, seed=1, flip=False, shift=0)
+    calibrate(fake, recipe, batches)
+    expected = predictor(fake, recipe.input_scale, recipe.input_zero_point)(images)
+    int8 = device_model(tflite.int8(fake), "tflite", contract_of(recipe, images.shape[1:]))
+    error = np.sqrt(np.mean((int8.logits(images) - expected) ** 2))
+    assert error < 0.1 * expected.std(axis=0).mean()
