@@ -11,10 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecnn.errors import OutputError, OutputExistsError
 from edgecnn.labels import utf8
+
+if TYPE_CHECKING:
+    import numpy as np
 
 if sys.version_info >= (3, 12):
     from _sha2 import sha256 as _own_sha256
@@ -212,3 +215,11 @@ def private_folder(path: Path) -> None:
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+
+
+def npy(array: "np.ndarray") -> bytes:
+    import numpy as np  # here, since the start of a command does not need it
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,4 +1,6 @@
-"""Names from outside: whether a class may have one, and how a terminal shows it; and counts with their nouns."""
+"""Names from outside: whether a class may have one, and how a terminal shows it; counts with their nouns, and tables."""
+
+from collections.abc import Sequence
 
 ABSTAIN = "abstain"
 """The decision if no score reaches the threshold, or two are too close to each other. No class may have this name."""
@@ -60,3 +62,49 @@ def why_not_a_label(label: str) -> str:
     if len(label.encode()) > MAX_LABEL_BYTES:
         return f"it is longer than {MAX_LABEL_BYTES} bytes"
     return ""
+
+
+NARROWEST = 20
+"""Minimum width of a folded cell, in characters."""
+
+
+def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+    """Lay out rows under headings, with the first and last columns left-aligned and the others right-aligned.
+
+    If the table is wider than `width` characters, the remaining columns follow in further tables below, each starting with the first
+    column. A cell that is too wide by itself is folded.
+    """
+    import textwrap  # here, since the device's start does not need it
+    from itertools import zip_longest
+
+    table = [tuple(map(printable, row)) for row in (headings, *rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    last = len(headings) - 1
+    if width is not None:
+        room = max(NARROWEST, width - widths[0] - 2)
+        widths = [widths[0], *(min(size, room) for size in widths[1:])]
+    blocks: list[list[int]] = [[0]]
+    for column in range(1, len(headings)):
+        taken = sum(widths[shown] + 2 for shown in blocks[-1])
+        if width is not None and len(blocks[-1]) > 1 and taken + widths[column] > width:
+            blocks.append([0])
+        blocks[-1].append(column)
+
+    def lines(row: Sequence[str], block: Sequence[int]) -> list[str]:
+        cells = [row[i : i + 1] if len(row[i]) <= widths[i] else textwrap.wrap(row[i], widths[i]) for i in block]
+        return [
+            "  ".join(
+                part.ljust(widths[column]) if column in (0, last) else part.rjust(widths[column])
+                for column, part in zip(block, parts, strict=True)
+            ).rstrip()
+            for parts in zip_longest(*cells, fillvalue="")
+        ]
+
+    shown = (table[0], ["-" * size for size in widths], *table[1:])
+    return "\n\n".join("\n".join(line for row in shown for line in lines(row, block)) for block in blocks)
+
+
+SPLITS_CSV = "edgecnn-splits.csv"
+
+
+SOURCES_CSV = "edgecnn-sources.csv"

@@ -72,3 +72,14 @@ def whole_size(height: int, width: int, region: Region = WHOLE, rotation: int = 
     _, _, across, down = region
     whole = math.ceil(height / down), math.ceil(width / across)
     return whole if rotation in (0, 180) else whole[::-1]
+
+
+LARGEST_SIZE = 16384
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT; ValueError for anything else."""
+    width, _, height = text.lower().partition("x")
+    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= LARGEST_SIZE for part in (width, height)):
+        raise ValueError(f"received {text!r}; expected WIDTHxHEIGHT, such as 640x480")
+    return int(width), int(height)

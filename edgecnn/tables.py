@@ -246,3 +246,17 @@ Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
 def described(meaning: str, *, default: Any = MISSING, left_out: bool = False) -> Any:
     """Return a field of a document: its description, the value if the key is missing, and whether the default is left out on writing."""
     return key(default, meaning, left_out=left_out)
+
+
+def option(default: Any, about: str, meaning: str = "", **more: Any) -> Any:
+    """Return a field of a stream's settings. `about` is the flag's help, `meaning` that of the service's key, or "" if it has no key.
+
+    `more` may have low, high and choices as in `edgecnn.tables.key` (`unlimited`: no `high` for the flag); `flag`, `heading` and the
+    default for the `service`, if they differ; `metavar` and `shown` (the default in words) for the help; and `typed`, the default as
+    typed, with `read`, which converts a typed value or raises ValueError.
+    """
+    return key(default, meaning, about=about, **more)
+
+
+class Group(Struct):
+    """Settings that belong together, each with a default."""

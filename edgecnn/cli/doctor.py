@@ -78,7 +78,7 @@ def selftest(
       edgecnn selftest --model cats.edgecnn --engine litert --json
     """
     from edgecnn.bundle.file import read_bundle
-    from edgecnn.device.slots import default_bundle
+    from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.selftest import require_pass
     from edgecnn.runtime.selftest import selftest as run_selftest
 
@@ -176,7 +176,7 @@ def benchmark(
             if len(values or ()) > 1:
                 raise typer.BadParameter(f"--sustained runs one configuration: give {name} once.")
     from edgecnn.bundle.file import read_bundle
-    from edgecnn.device.slots import default_bundle
+    from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.engines import PROVIDERS
 
     check_choice("--provider", provider, PROVIDERS)

@@ -8,9 +8,8 @@ import typer
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.options import Json, emit_json, option, with_flags
 from edgecnn.cli.recipes import resolve, said
-from edgecnn.device.stream.settings import Group
-from edgecnn.device.stream.settings import option as setting
-from edgecnn.tables import to_json
+from edgecnn.tables import Group, to_json
+from edgecnn.tables import option as setting
 
 
 def read_layers(text: str) -> int | tuple[str, ...]:

@@ -123,7 +123,7 @@ def starts_from(network: str) -> str | None:
 
 
 def print_costs(costs: Mapping[str, "NetworkCost"], sizes: Mapping[str, tuple[int, int, int]], layers: bool) -> None:
-    from edgecnn.report.table import text_table
+    from edgecnn.labels import text_table
 
     rows = [
         ("x".join(map(str, sizes[item])), *(f"{figure:,}" for figure in (cost.parameters, cost.macs, cost.int8_bytes)))

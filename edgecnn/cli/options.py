@@ -116,7 +116,7 @@ def note_if_shared(file: Path) -> None:
 
 def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
     """Load a bundle as `edgecnn.runtime.classifier.Classifier.load` does, and print its name."""
-    from edgecnn.device.slots import default_bundle
+    from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.classifier import Classifier
 
     classifier = Classifier.load(default_bundle(model), **choice)

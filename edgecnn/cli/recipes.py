@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from edgecnn.bundle.file import Bundle
     from edgecnn.data import Dataset
-    from edgecnn.device.stream.settings import Group
     from edgecnn.recipe import Recipe
     from edgecnn.run_info import NetworkChoice
     from edgecnn.stages import Reporter
+    from edgecnn.tables import Group
     from edgecnn.train.train import PhaseCost
 
 
@@ -124,7 +124,8 @@ def chosen_by(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "tu
 
 def print_choice(choice: "NetworkChoice") -> None:
     from edgecnn.cli.options import terminal_width
-    from edgecnn.report.table import CHOICE_HEADINGS, choice_rows, judged_line, text_table
+    from edgecnn.labels import text_table
+    from edgecnn.report.table import CHOICE_HEADINGS, choice_rows, judged_line
 
     print(text_table(CHOICE_HEADINGS, choice_rows(choice), terminal_width()))
     print(judged_line(choice))
@@ -201,7 +202,7 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter", as_
 
 def phase_table(phases: "Sequence[PhaseCost]") -> str:
     from edgecnn.cli.progress import clock
-    from edgecnn.report.table import text_table
+    from edgecnn.labels import text_table
 
     rows = []
     for one in phases:

@@ -257,7 +257,7 @@ def show_boards(file: Path, jobs: int, json: bool) -> None:
     """Print what boards report about their updates; PartialFailure if some do not."""
     from edgecnn.fleet.ssh import Sessions, on_each, read_hosts
     from edgecnn.fleet.status import HEADINGS, ask_status, row
-    from edgecnn.report.table import text_table
+    from edgecnn.labels import text_table
     from edgecnn.tables import to_json
 
     hosts = checked("--hosts", read_hosts, file)

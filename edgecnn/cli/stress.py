@@ -140,7 +140,8 @@ def keep_report(report: "StressReport", subject: "Subject", out: Path | None) ->
 
 
 def print_report(report: "StressReport") -> None:
-    from edgecnn.report.table import STRESS_HEADINGS, stress_images_line, stress_lines, stress_rows, text_table
+    from edgecnn.labels import text_table
+    from edgecnn.report.table import STRESS_HEADINGS, stress_images_line, stress_lines, stress_rows
 
     print(stress_images_line(report))
     print(text_table(STRESS_HEADINGS, stress_rows(report), terminal_width()))

@@ -27,6 +27,7 @@ def show_report(report: "Report", json: bool, full: bool = False) -> None:
 
 def print_report(report: "Report", full: bool = False) -> None:
     """Print what decides the next command, or with `full` all figures."""
+    from edgecnn.labels import text_table
     from edgecnn.report import table
     from edgecnn.verify.parity_report import gate_line
 
@@ -37,8 +38,8 @@ def print_report(report: "Report", full: bool = False) -> None:
     if full:
         lines += [
             *table.fold_lines(report),
-            table.text_table(table.HEADINGS, table.parity_rows(report), width),
-            table.text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report), width),
+            text_table(table.HEADINGS, table.parity_rows(report), width),
+            text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report), width),
             *table.int8_lines(report),
             *table.conversion_lines(report),
             *table.program_lines(report),
@@ -51,7 +52,7 @@ def print_report(report: "Report", full: bool = False) -> None:
     if report.matrix:
         lines.append(f"\n{table.matrix_table(report.matrix, width)}")
     if report.boards:
-        lines.append(f"\n{table.text_table(table.BOARD_HEADINGS, table.board_rows(report.boards), width)}")
+        lines.append(f"\n{text_table(table.BOARD_HEADINGS, table.board_rows(report.boards), width)}")
     print("\n".join([*lines, *table.warning_lines(report)]))
 
 
@@ -130,7 +131,8 @@ def last_run() -> bool:
 def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out: Path | None, json: bool) -> None:
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.emulate.on_boards import bundle_on_boards
-    from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
+    from edgecnn.labels import text_table
+    from edgecnn.report.table import BOARD_HEADINGS, board_rows
     from edgecnn.runs import write_json
     from edgecnn.runtime.default import find_bundle
     from edgecnn.verify.parity_report import require_boards
@@ -281,7 +283,7 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
     note(f"run {opened.path}")
     with ProgressReporter() as reporter:
         from edgecnn.data import open_run_dataset
-        from edgecnn.report.table import text_table
+        from edgecnn.labels import text_table
         from edgecnn.runs import LAYERS, write_json
         from edgecnn.verify.layers import layer_errors, measured_split
 

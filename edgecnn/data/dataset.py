@@ -30,7 +30,6 @@ from edgecnn.data.items import (
     unreadable_text,
 )
 from edgecnn.data.splits import (
-    FILE,
     NONE,
     SPLITS,
     Link,
@@ -49,7 +48,7 @@ from edgecnn.data.splits import (
 )
 from edgecnn.errors import DatasetError, ImageError, RunError, SplitError, UnknownNameError, nearest
 from edgecnn.files import sha256, write_atomic
-from edgecnn.labels import plural, printable
+from edgecnn.labels import SPLITS_CSV, plural, printable
 from edgecnn.pixels import as_array, resize
 from edgecnn.recipe import DataRecipe
 from edgecnn.region import whole_size
@@ -156,8 +155,8 @@ class Dataset:
         self.sides: Sides = {}
         self.tied: Mapping[str, str] = {}
         self.anew, self.groups_note = False, ""
-        if FILE in self.lists and self.left_to_edgecnn:
-            self.sides = read_sides(self.lists[FILE], f"{self.name}: {FILE}")
+        if SPLITS_CSV in self.lists and self.left_to_edgecnn:
+            self.sides = read_sides(self.lists[SPLITS_CSV], f"{self.name}: {SPLITS_CSV}")
         self.items = splits.divide(listed.items, recipe, splits_of(self.sides))
         self.known = known
         if known:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from edgecnn.data.items import Item
 from edgecnn.errors import DatasetError
 from edgecnn.files import sha256
-from edgecnn.labels import plural
+from edgecnn.labels import SPLITS_CSV, plural
 from edgecnn.recipe import DataRecipe
 
 
@@ -117,9 +117,6 @@ def fingerprint(divided: dict[str, tuple[Item, ...]], labels: Sequence[str]) -> 
     return sha256("".join(sorted(lines)).encode())
 
 
-FILE = "edgecnn-splits.csv"
-SOURCES = "edgecnn-sources.csv"
-
 COLUMNS = ("sha256", "group", "split", "path", "rule")
 FORMER = COLUMNS[:3]
 """The columns of a list of 0.2.0, which joined all similar photos."""
@@ -207,8 +204,8 @@ def is_former(sides: Sides) -> bool:
 
 def damaged(where: str, what: str) -> DatasetError:
     return DatasetError(
-        f"{where} is damaged: {what}.\nPut back a copy of it, such as the {FILE} of your last run. If you remove it instead, all photos "
-        "are divided anew, and some test photos may become training photos."
+        f"{where} is damaged: {what}.\nPut back a copy of it, such as the {SPLITS_CSV} of your last run. If you remove it instead, all "
+        "photos are divided anew, and some test photos may become training photos."
     )
 
 

@@ -462,7 +462,7 @@ def require_healthy(diagnosis: Diagnosis) -> None:
 def check_bundle() -> dict[str, Any]:
     """Find and check the bundle. What could crash is imported here, so that the doctor itself loads neither numpy nor an engine."""
     from edgecnn.bundle.file import read_bundle
-    from edgecnn.device.slots import default_bundle
+    from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.selftest import check_layers
 
     choice = default_bundle(Path(sys.argv[1]) if sys.argv[1:] else None)

@@ -33,7 +33,7 @@ from edgecnn.device.stream.sources import expand
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import PRIVATE_FILE, output_errors, sha256, sha256_file, sync_folder, write_atomic
 from edgecnn.images import probe, read_file
-from edgecnn.labels import SPLIT_FOLDERS, printable, utf8
+from edgecnn.labels import SOURCES_CSV, SPLIT_FOLDERS, printable, utf8
 from edgecnn.region import is_region
 from edgecnn.tables import Struct, build, to_json
 
@@ -356,7 +356,6 @@ def question(group: Sequence[Kept]) -> dict[str, Any]:
     return {"pictures": [kept.picture.sha256 for kept in group], "ts": first.ts, "why": first.why, **shown}
 
 
-SOURCES = "edgecnn-sources.csv"
 FIELDS = ("sha256", "path", "board", "why", "ts", "guess", "model", "labelled")
 
 HASHED = 12  # hexadecimal digits of a picture's hash in its file name
@@ -417,7 +416,7 @@ class Photos(Journal):
             return
         paths = [self.folder / self._rows[sha256]["path"] for sha256 in gone]
         rows = {sha256: row for sha256, row in self._rows.items() if sha256 not in gone}
-        write_atomic(self.folder / SOURCES, as_csv(rows.values(), head=True))
+        write_atomic(self.folder / SOURCES_CSV, as_csv(rows.values(), head=True))
         self._rows = rows
         self.decided = {sha256: one for sha256, one in self.decided.items() if sha256 not in gone}
         try:
@@ -437,7 +436,7 @@ class Photos(Journal):
     def finish(self, pictures: Iterable[Kept]) -> None:
         """Finish the labels for these pictures that an earlier review had started to write when it ended."""
         known = {kept.picture.sha256[:HASHED]: kept for kept in pictures}
-        unfinished = [*self.folder.glob(f".{SOURCES}.*.tmp")]
+        unfinished = [*self.folder.glob(f".{SOURCES_CSV}.*.tmp")]
         for label in self._folders:
             for path in (self.folder / label).iterdir():
                 match = NAME.fullmatch(path.name)
@@ -470,7 +469,7 @@ class Photos(Journal):
                 printable(kept.model.sha256), f"{labelled:.3f}",
             )  # fmt: skip
             rows[kept.picture.sha256] = dict(zip(FIELDS, values, strict=True))
-        path = self.folder / SOURCES
+        path = self.folder / SOURCES_CSV
         append(path, as_csv(rows.values(), head=not path.exists()), mode=0o666)
         self._rows |= rows
         self.decided |= {sha256: decision_of(row) for sha256, row in rows.items()}
@@ -505,8 +504,8 @@ def decision_of(row: Row) -> LabelDecision:
 
 
 def read_rows(folder: Path) -> dict[str, Row]:
-    """Return the lines of a folder's SOURCES by picture hash; OutputError if the file has another format."""
-    path = folder / SOURCES
+    """Return the lines of a folder's SOURCES_CSV by picture hash; OutputError if the file has another format."""
+    path = folder / SOURCES_CSV
     with output_errors(path):
         lines = read_lines(path)
     if lines and lines[0] != ",".join(FIELDS):

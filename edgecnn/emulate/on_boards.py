@@ -32,6 +32,7 @@ from edgecnn.errors import (
 )
 from edgecnn.evaluate.answers import Progress, in_chunks, input_contract, recorded_data
 from edgecnn.export import export_path
+from edgecnn.files import npy
 from edgecnn.packages import engines_on, package_name
 from edgecnn.runs import Run
 from edgecnn.runtime.child import Finished
@@ -39,7 +40,7 @@ from edgecnn.runtime.engines import ENGINES, engine_text, is_installed, open_eng
 from edgecnn.runtime.model import bundle_model
 from edgecnn.runtime.selftest import Layer, SelftestReport, SelftestRow, failure
 from edgecnn.tables import Struct
-from edgecnn.verify.golden import golden_images, golden_models, golden_photos, npy
+from edgecnn.verify.golden import golden_images, golden_models, golden_photos
 from edgecnn.verify.parity_report import BoardFigure, BoardRow, BoardsData, BoardsReport
 from edgecnn.versions import library_versions, processor
 

@@ -11,12 +11,11 @@ import numpy as np
 
 from edgecnn.data import Dataset, Progress
 from edgecnn.data.items import LEFT_OUT, Item, Meter
-from edgecnn.data.splits import FILE, SOURCES
 from edgecnn.errors import DatasetError, ImageError, OutputExistsError
 from edgecnn.files import canonical_json, output_errors, sha256
 from edgecnn.images import SUFFIXES, suffix_of
 from edgecnn.inspect.findings import Cleaned, Copy, Group, Inspection, LeftOut
-from edgecnn.labels import unsafe
+from edgecnn.labels import SOURCES_CSV, SPLITS_CSV, unsafe
 from edgecnn.pixels import as_image
 from edgecnn.tables import to_json
 
@@ -112,7 +111,7 @@ def write_cleaned(
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
             write_items(items, dataset, made, meter)
-            for name in dataset.lists.keys() & {FILE, SOURCES}:
+            for name in dataset.lists.keys() & {SPLITS_CSV, SOURCES_CSV}:
                 (made / name).write_bytes(dataset.lists[name])
             (made / LEFT_OUT).write_text(canonical_json(to_json(cleaned)), encoding="utf-8")
             umask = os.umask(0)

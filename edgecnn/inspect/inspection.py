@@ -18,7 +18,7 @@ from edgecnn.data import Dataset, Progress
 from edgecnn.data.dataset import PRECEDENCE
 from edgecnn.data.decoding import picture, region_of
 from edgecnn.data.items import Item, Meter
-from edgecnn.data.splits import COPY, SAME, SOURCES, SPLITS, Link, frames_of
+from edgecnn.data.splits import COPY, SAME, SPLITS, Link, frames_of
 from edgecnn.errors import ImageError
 from edgecnn.evaluate.answers import HeldOut
 from edgecnn.files import canonical_json, write_atomic
@@ -39,7 +39,7 @@ from edgecnn.inspect.groups import LEAST_SIDE, OddOnes, Pair, Search, blurred, b
 from edgecnn.inspect.look import SOURCE, Cache, Looks, compute, look_at, open_body, scaled
 from edgecnn.inspect.pairs import Pictures
 from edgecnn.inspect.question import FEWEST_IMAGES, ask, distinct, doubts, out_of_fold
-from edgecnn.labels import plural
+from edgecnn.labels import SOURCES_CSV, plural
 from edgecnn.region import WHOLE
 from edgecnn.report.page import templates
 from edgecnn.runtime.decision import softmax
@@ -200,8 +200,8 @@ def links_of(dataset: Dataset, found: Copies) -> list[Link]:
     """Return links between copies, and between frames that a board kept in a row. Its other frames are alike because it does not move."""
     hashes = [item.hash for item in found.looks.items]
     frames = {}
-    if SOURCES in dataset.lists:
-        frames = frames_of(dataset.lists[SOURCES], f"{dataset.name}: {SOURCES}", set(hashes))
+    if SOURCES_CSV in dataset.lists:
+        frames = frames_of(dataset.lists[SOURCES_CSV], f"{dataset.name}: {SOURCES_CSV}", set(hashes))
     boards = {one: board for board, taken in frames.items() for _, one in taken}
     links = [
         Link(one, other, pair.verdict.score, SAME if pair.by == "content" else COPY)

@@ -1,12 +1,10 @@
 """The tables and sentences of reports: models, comparisons, flipped images, the matrix, boards, the chosen network, and stress."""
 
-import textwrap
 from collections.abc import Sequence
-from itertools import zip_longest
 
 from edgecnn.data.decoding import is_unbalanced
 from edgecnn.evaluate.statistics import class_line
-from edgecnn.labels import plural, printable
+from edgecnn.labels import plural, printable, text_table
 from edgecnn.run_info import Candidate, NetworkChoice, Tuning
 from edgecnn.stress.corruptions import STRENGTHS
 from edgecnn.stress.stress_report import Mean, Measured, Stressed, StressReport
@@ -375,43 +373,6 @@ def board_rows(boards: Sequence[BoardRow]) -> list[tuple[str, ...]]:
             )
         )
     return rows
-
-
-NARROWEST = 20
-"""Minimum width of a folded cell, in characters."""
-
-
-def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
-    """Lay out rows under headings, with the first and last columns left-aligned and the others right-aligned.
-
-    If the table is wider than `width` characters, the remaining columns follow in further tables below, each starting with the first
-    column. A cell that is too wide by itself is folded.
-    """
-    table = [tuple(map(printable, row)) for row in (headings, *rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    last = len(headings) - 1
-    if width is not None:
-        room = max(NARROWEST, width - widths[0] - 2)
-        widths = [widths[0], *(min(size, room) for size in widths[1:])]
-    blocks: list[list[int]] = [[0]]
-    for column in range(1, len(headings)):
-        taken = sum(widths[shown] + 2 for shown in blocks[-1])
-        if width is not None and len(blocks[-1]) > 1 and taken + widths[column] > width:
-            blocks.append([0])
-        blocks[-1].append(column)
-
-    def lines(row: Sequence[str], block: Sequence[int]) -> list[str]:
-        cells = [row[i : i + 1] if len(row[i]) <= widths[i] else textwrap.wrap(row[i], widths[i]) for i in block]
-        return [
-            "  ".join(
-                part.ljust(widths[column]) if column in (0, last) else part.rjust(widths[column])
-                for column, part in zip(block, parts, strict=True)
-            ).rstrip()
-            for parts in zip_longest(*cells, fillvalue="")
-        ]
-
-    shown = (table[0], ["-" * size for size in widths], *table[1:])
-    return "\n\n".join("\n".join(line for row in shown for line in lines(row, block)) for block in blocks)
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,7 +12,7 @@ from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import ANSWERS, answers_csv, images_csv, input_contract, require_held_out
 from edgecnn.export import EXPORTS, export_path
 from edgecnn.export.tflite import needs_representative_dataset
-from edgecnn.files import canonical_json, refuse_existing, sha256, write_atomic
+from edgecnn.files import canonical_json, npy, refuse_existing, sha256, write_atomic
 from edgecnn.recipe import to_tables, to_toml
 from edgecnn.report.card import card
 from edgecnn.runs import CARD, IMAGES, KNOWN, Run
@@ -20,7 +20,7 @@ from edgecnn.stages.against import ASKED_FOR, asked_for
 from edgecnn.tables import to_json
 from edgecnn.verify import require_parity
 from edgecnn.verify.against import Against
-from edgecnn.verify.golden import golden_images, golden_models, golden_photos, npy
+from edgecnn.verify.golden import golden_images, golden_models, golden_photos
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Report
 from edgecnn.verify.predictions import stored_confidence, stored_strangers

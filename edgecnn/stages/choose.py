@@ -22,12 +22,11 @@ from edgecnn.data.dataset import require_split
 from edgecnn.data.decoding import balanced
 from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_contract, require_held_out
 from edgecnn.export import export_path
-from edgecnn.files import sha256, write_atomic
+from edgecnn.files import npy, sha256, write_atomic
 from edgecnn.labels import plural
 from edgecnn.runs import CONFIDENCE, KNOWN, STRANGERS, Run, write_json
 from edgecnn.runtime.decision import Strangers, softmax
 from edgecnn.runtime.model import Model
-from edgecnn.verify.golden import npy
 from edgecnn.verify.predictions import known_features
 
 KNOWN_IMAGES = 1_000

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecnn.data import Dataset, known_images, open_dataset
 from edgecnn.data.dataset import require_split
-from edgecnn.data.splits import FILE, SPLITS, Link, Sides, csv_text, is_former, read_sides, rule_of, sides_text
+from edgecnn.data.splits import SPLITS, Link, Sides, csv_text, is_former, read_sides, rule_of, sides_text
 from edgecnn.errors import DatasetError, OutputError, UnknownNameError
 from edgecnn.files import folder_lock, write_atomic
 from edgecnn.inspect.findings import worst
-from edgecnn.labels import plural
+from edgecnn.labels import SPLITS_CSV, plural
 from edgecnn.networks import build_network, network_module
 from edgecnn.networks.own import own_network
 from edgecnn.networks.pretrained import is_backbone
@@ -100,7 +100,7 @@ def find(dataset: Dataset, reporter: Reporter) -> tuple[list[Link], "Copies"]:
 
 def written(dataset: Dataset, place: Path, known: Sides, links: list[Link]) -> tuple[Dataset, Listed]:
     """Write the list, and put one that was divided otherwise next to it."""
-    path, former = place / FILE, ""
+    path, former = place / SPLITS_CSV, ""
     busy = DatasetError(f"another command is writing {path}. Run this one again.")
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):  # on file systems without locks
@@ -126,14 +126,14 @@ def written(dataset: Dataset, place: Path, known: Sides, links: list[Link]) -> t
 
 
 def kept_sides(run: Run | None) -> Sides:
-    path = run.file(FILE) if run else None
+    path = run.file(SPLITS_CSV) if run else None
     return read_sides(path.read_bytes(), str(path)) if path and path.exists() else {}
 
 
 def write_sides(run: Run, dataset: Dataset) -> None:
     """Store the list that a run began with, and the test photos that comparisons leave out."""
-    if dataset.sides and not run.file(FILE).exists():
-        write_atomic(run.file(FILE), sides_text(dataset.sides))
+    if dataset.sides and not run.file(SPLITS_CSV).exists():
+        write_atomic(run.file(SPLITS_CSV), sides_text(dataset.sides))
         write_atomic(run.file(LEFT_OUT), csv_text(("sha256", "with"), dataset.tied.items()))
 
 
@@ -147,17 +147,17 @@ def lines(after: Dataset, listed: Listed) -> Iterator[str]:
     if after.anew:
         moved = sum(one in items and after.sides[one].split != side.split for one, side in listed.known.items())
         kept = f"; the list before is now {listed.former}" if listed.former else ""
-        yield f"divided anew, since {FILE} was divided otherwise: {plural(moved, 'photo')} changed their split{kept}"
+        yield f"divided anew, since {SPLITS_CSV} was divided otherwise: {plural(moved, 'photo')} changed their split{kept}"
     if is_former(known):
         yield (
-            f"{FILE} is of edgecnn 0.2.0, which put all similar photos into one split; it is kept as it is. Remove it, or name groups "
-            "with --group-by, to divide all photos anew"
+            f"{SPLITS_CSV} is of edgecnn 0.2.0, which put all similar photos into one split; it is kept as it is. Remove it, or name "
+            "groups with --group-by, to divide all photos anew"
         )
     if known:
-        yield f"{plural(len(items) - len(fresh), 'photo')} kept in the split that {FILE} lists; {plural(len(fresh), 'new photo')}"
+        yield f"{plural(len(items) - len(fresh), 'photo')} kept in the split that {SPLITS_CSV} lists; {plural(len(fresh), 'new photo')}"
     yield groups_line(after)
     if off := off_shares(after):
-        yield f"{'; '.join(off[:NAMED])}{'; …' if len(off) > NAMED else ''}: {FILE if known else 'a group'} cannot be divided"
+        yield f"{'; '.join(off[:NAMED])}{'; …' if len(off) > NAMED else ''}: {SPLITS_CSV if known else 'a group'} cannot be divided"
     if after.tied:
         pairs = [f"{items[one].source} and {items[other].source}" for one, other in after.tied.items()]
         yield (
@@ -166,8 +166,8 @@ def lines(after: Dataset, listed: Listed) -> Iterator[str]:
         )
     if listed.why:
         yield (
-            f"the splits are stored with the run, in its {FILE}, since {listed.why}. Copy that file next to the class folders, and no "
-            "photo moves when you add more"
+            f"the splits are stored with the run, in its {SPLITS_CSV}, since {listed.why}. Copy that file next to the class folders, and "
+            "no photo moves when you add more"
         )
     elif listed.where and fresh:
         yield f"the splits are stored in {listed.where}; photos listed there never move"

@@ -13,7 +13,7 @@ from edgecnn.bundle.manifest import GoldenImage, InputContract, ModelEntry
 from edgecnn.errors import EngineError
 from edgecnn.evaluate.answers import device_model, input_contract
 from edgecnn.export import export_path
-from edgecnn.files import sha256
+from edgecnn.files import npy, sha256
 from edgecnn.pixels import resize
 from edgecnn.region import whole_size
 from edgecnn.runs import Run
@@ -69,12 +69,6 @@ def tolerance_of(outputs: np.ndarray, precision: str) -> tuple[float, str, str]:
             "float16 has 11 bits, and an engine may compute in float32: a hundredth of the largest logit is allowed"
         )
     return share * max(1.0, float(np.max(np.abs(outputs)))), "logit", reason
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def golden_images(contract: InputContract, seed: int = 0) -> np.ndarray:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from edgecnn.data import Split
-from edgecnn.data.splits import FILE, read_sides
+from edgecnn.data.splits import read_sides
 from edgecnn.errors import RunError
 from edgecnn.evaluate import statistics
 from edgecnn.evaluate.answers import REPEATS, Answers, Progress, export_answers, in_chunks, milliseconds, timed
 from edgecnn.evaluate.statistics import expected_calibration_error
 from edgecnn.files import sha256
-from edgecnn.labels import plural
+from edgecnn.labels import SPLITS_CSV, plural
 from edgecnn.runs import PARITY, QAT_MODEL, Run
 from edgecnn.tables import build
 from edgecnn.verify.parity_report import (
@@ -152,7 +152,7 @@ def groups_of(run: Run, hashes: Sequence[str]) -> list[str] | None:
     """Return the group of each of a run's images, by hash, if a user named groups."""
     if run.info.data.groups is None:
         return None
-    sides = read_sides(run.file(FILE).read_bytes(), str(run.file(FILE)))
+    sides = read_sides(run.file(SPLITS_CSV).read_bytes(), str(run.file(SPLITS_CSV)))
     return [sides[one].group for one in hashes]
 
 

@@ -571,7 +571,7 @@ def test_a_bundle_carries_the_decision_and_its_self_test_covers_the_features(run
 
 
 def as_npy(array):
-    from edgecnn.verify.golden import npy
+    from edgecnn.files import npy
 
     return npy(array)
 

@@ -17,11 +17,9 @@ from edgecnn.data.splits import (
     BURST,
     BY_FOLDER,
     COPY,
-    FILE,
     FOLDER,
     NONE,
     SAME,
-    SOURCES,
     SPLITS,
     Link,
     Newcomers,
@@ -40,6 +38,7 @@ from edgecnn.data.splits import (
 )
 from edgecnn.errors import DatasetError, RunError
 from edgecnn.files import sha256
+from edgecnn.labels import SOURCES_CSV, SPLITS_CSV
 from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.runs import FOLD, FOLD_INFO, FOLDS, create_run, write_json
 
@@ -338,17 +337,17 @@ def test_the_frames_of_each_board_are_read_in_order():
     a, b, c, d = map(name, "abcd")
     rows = [(a, "door", 9), (b, "door", 3), (c, "shed", 1), (d, "", ""), (name("gone"), "door", 2)]
     table = "sha256,path,board,ts\n" + "".join(f"{one},x,{board},{ts}\n" for one, board, ts in rows) + d
-    assert frames_of(table.encode(), SOURCES, {a, b, c, d}) == {"door": [(3, b), (9, a)], "shed": [(1, c)]}
+    assert frames_of(table.encode(), SOURCES_CSV, {a, b, c, d}) == {"door": [(3, b), (9, a)], "shed": [(1, c)]}
     with pytest.raises(DatasetError, match=r"edgecnn-sources.csv is damaged \(could not convert"):
-        frames_of(b"sha256,board,ts\n%s,door,soon" % a.encode(), SOURCES, {a})
+        frames_of(b"sha256,board,ts\n%s,door,soon" % a.encode(), SOURCES_CSV, {a})
 
 
 def test_a_list_is_read_back_and_a_damaged_one_is_refused(pets):
     sides = {name(number): Side(f"pile {number // 2}", "test", f"cat/{number}.jpg", "(.+)_") for number in range(4)}
     text = sides_text(sides)
     assert (
-        read_sides(text.encode(), FILE)
-        == read_sides(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(), FILE)
+        read_sides(text.encode(), SPLITS_CSV)
+        == read_sides(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(), SPLITS_CSV)
         == sides
     )
     first, line = text.splitlines()[:2]
@@ -361,8 +360,8 @@ def test_a_list_is_read_back_and_a_damaged_one_is_refused(pets):
         f"{first}\n\0{line}": "line 2",
         f'{first}\n"{line}': "unexpected end of data",
     }.items():
-        (pets / FILE).write_text(broken)
-        with pytest.raises(DatasetError, match=f"pets: {FILE} is damaged: .*{why}.*\nPut back a copy of it"):
+        (pets / SPLITS_CSV).write_text(broken)
+        with pytest.raises(DatasetError, match=f"pets: {SPLITS_CSV} is damaged: .*{why}.*\nPut back a copy of it"):
             open_dataset(DataRecipe(source=str(pets)))
 
 
@@ -372,13 +371,13 @@ def test_a_group_in_two_splits_is_an_error_that_names_both():
     with pytest.raises(
         DatasetError, match=r"line 2 puts cat/0\.jpg .* into test, and line 4 puts cat/2\.jpg .* into train"
     ):
-        read_sides(text.encode(), FILE)
+        read_sides(text.encode(), SPLITS_CSV)
 
 
 def test_a_list_of_the_version_before_keeps_its_columns():
     former = {name(number): Side("door", "train") for number in range(3)}
     text = sides_text(former)
-    assert text.startswith("sha256,group,split\n") and read_sides(text.encode(), FILE) == former
+    assert text.startswith("sha256,group,split\n") and read_sides(text.encode(), SPLITS_CSV) == former
     photos = dict.fromkeys([*former, name("new")], 0)
     sides = updated(former, Newcomers(photos, SHARES), [])
     assert sides[name("new")].rule == "" and sides_text(sides).startswith("sha256,group,split\n")
@@ -387,13 +386,13 @@ def test_a_list_of_the_version_before_keeps_its_columns():
 def test_listed_photos_keep_their_splits_and_the_list_is_not_a_photo(pets):
     before = open_dataset(DataRecipe(source=str(pets)))
     moved = before.items["test"][0]
-    (pets / FILE).write_text(sides_text({moved.hash: Side(moved.hash, "train")}))
-    (pets / SOURCES).write_text("sha256,path,board,why,ts,guess,model,labelled\n")
+    (pets / SPLITS_CSV).write_text(sides_text({moved.hash: Side(moved.hash, "train")}))
+    (pets / SOURCES_CSV).write_text("sha256,path,board,why,ts,guess,model,labelled\n")
     (pets / moved.source).rename(pets / "cat" / "moved by its owner.png")
     after = open_dataset(DataRecipe(source=str(pets)))
     assert after.skipped == () and after.place == pets
     assert {item.hash for item in after.items["train"]} == {item.hash for item in before.items["train"]} | {moved.hash}
-    assert not before.info({}).sides and after.info({}).sides == sha256((pets / FILE).read_bytes())
+    assert not before.info({}).sides and after.info({}).sides == sha256((pets / SPLITS_CSV).read_bytes())
 
 
 LABELS = ("crack", "fine")

@@ -18,9 +18,10 @@ from PIL import Image
 
 from edgecnn.boards import LABELS_FILE
 from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, write_kept
-from edgecnn.device.review import REVIEWED, SOURCES, Journal, Photos, Reviewing, are_alike, file_name
+from edgecnn.device.review import REVIEWED, Journal, Photos, Reviewing, are_alike, file_name
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import sha256, sha256_file
+from edgecnn.labels import SOURCES_CSV
 
 
 def review(tmp_path, kept="kept", photos="photos"):
@@ -35,9 +36,11 @@ def review(tmp_path, kept="kept", photos="photos"):
 def labelled(folder):
     """Return (class, SHA-256) of each photo, sorted. Checks that each has a file and a line, and that there are no others."""
     files = sorted((path.parent.name, sha256_file(path)) for path in folder.glob("*/*"))
-    lines = list(csv.DictReader((folder / SOURCES).read_text().splitlines())) if (folder / SOURCES).exists() else []
+    lines = (
+        list(csv.DictReader((folder / SOURCES_CSV).read_text().splitlines())) if (folder / SOURCES_CSV).exists() else []
+    )
     assert sorted((line["path"].partition("/")[0], line["sha256"]) for line in lines) == files
-    assert {path.name for path in folder.iterdir() if path.is_file()} <= {SOURCES}
+    assert {path.name for path in folder.iterdir() if path.is_file()} <= {SOURCES_CSV}
     return files
 
 
@@ -86,7 +89,7 @@ def test_an_answer_is_written_once_undone_and_never_asked_again(tmp_path, keep_p
     assert reviewing.answer(names[:2], "label", "a new one") and reviewing.answer(names[:2], "label", "a new one")
     assert not reviewing.answer(names[1:3], "label", "cat"), "the first of them has a different answer"
     assert labelled(tmp_path / "photos") == sorted(("a new one", name) for name in names[:2])
-    line = next(csv.DictReader((tmp_path / "photos" / SOURCES).read_text().splitlines()))
+    line = next(csv.DictReader((tmp_path / "photos" / SOURCES_CSV).read_text().splitlines()))
     assert line["path"] == f"a new one/{kept[0].path.name.partition('-')[0]}-{names[0][:12]}.jpg"
     assert (line["board"], line["why"], line["guess"], line["model"]) == ("door", "unsure", "", "ab" * 32)
     assert reviewing.answer(names[2:4], "none") and reviewing.answer(names[4:], "label", "fox")
@@ -110,10 +113,10 @@ def test_an_answer_is_written_once_undone_and_never_asked_again(tmp_path, keep_p
 def test_a_list_of_sources_with_other_columns_is_left_alone(tmp_path, keep_pictures, head):
     keep_pictures(tmp_path / "kept", scenes=1)
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / SOURCES).write_text(f"{head}\n")
+    (tmp_path / "photos" / SOURCES_CSV).write_text(f"{head}\n")
     with pytest.raises(OutputError, match=r"expected sha256,path,.* as its first line"):
         review(tmp_path)
-    assert (tmp_path / "photos" / SOURCES).read_text() == f"{head}\n"
+    assert (tmp_path / "photos" / SOURCES_CSV).read_text() == f"{head}\n"
 
 
 def test_the_field_is_the_newest_models_and_counts_go_back_with_an_answer(tmp_path, keep_pictures):
@@ -200,13 +203,13 @@ def test_each_line_has_the_models_decision_and_the_times_of_the_picture_and_of_t
     before = time.time()
     assert reviewing.answer(names[:2], "label", "cat")
     assert labelled(tmp_path / "photos") == sorted(("cat", name) for name in names[:2])
-    lines = list(csv.DictReader((tmp_path / "photos" / SOURCES).read_text().splitlines()))
+    lines = list(csv.DictReader((tmp_path / "photos" / SOURCES_CSV).read_text().splitlines()))
     assert [(line["why"], line["guess"], line["ts"]) for line in lines] == [
         ("random", "cat", "1795860902.500000"), ("unsure", "", "1795860962.500000"),
     ]  # fmt: skip
     assert all(before - 0.01 <= float(line["labelled"]) <= time.time() + 0.01 for line in lines)
     (tmp_path / "as others").touch()
-    assert (tmp_path / "photos" / SOURCES).stat().st_mode == (tmp_path / "as others").stat().st_mode
+    assert (tmp_path / "photos" / SOURCES_CSV).stat().st_mode == (tmp_path / "as others").stat().st_mode
     assert reviewing.undo() and labelled(tmp_path / "photos") == [] and all(one.path.exists() for one in kept)
     assert reviewing.answer(names, "skip") and reviewing.document()["next"] == []
     newest = keep_pictures(tmp_path / "kept", scenes=4, sample=1)[3].picture.sha256

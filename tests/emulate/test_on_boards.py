@@ -18,7 +18,8 @@ from edgecnn.emulate.machine import System
 from edgecnn.emulate.on_boards import OnBoards, differences, draw_images, model_for, verify_on_boards
 from edgecnn.errors import DatasetError, EmulatorError, EngineError, ParityError, UnknownNameError
 from edgecnn.evaluate.answers import recorded_data
-from edgecnn.report.table import BOARD_HEADINGS, board_rows, text_table
+from edgecnn.labels import text_table
+from edgecnn.report.table import BOARD_HEADINGS, board_rows
 from edgecnn.tables import to_json
 from edgecnn.verify.parity_report import require_boards
 

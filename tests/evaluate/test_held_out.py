@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecnn.data.splits import FILE, Side, sides_text
+from edgecnn.data.splits import Side, sides_text
 from edgecnn.evaluate import answers
 from edgecnn.evaluate.answers import (
     CHUNK,
@@ -30,6 +30,7 @@ from edgecnn.evaluate.statistics import (
     nll,
     score_figures,
 )
+from edgecnn.labels import SPLITS_CSV
 from edgecnn.recipe import build_recipe
 from edgecnn.run_info import DataInfo, GroupInfo, InputSize, RunInfo
 from edgecnn.runs import IMAGES, LEFT_OUT, Run, create_run
@@ -103,7 +104,7 @@ def test_the_images_that_taught_a_model_include_those_in_two_splits_and_mark_tes
     groups = GroupInfo(by="(.+)_", splits={"test": 2})
     run.write_info(replace(info, data=replace(info.data, groups=groups)))
     names = {"aa": "pile B", "bb": "pile A", "cc": "pile B", "dd": "pile C"}
-    run.file(FILE).write_text(
+    run.file(SPLITS_CSV).write_text(
         sides_text({64 * one[0]: Side(text, "train", "", "(.+)_") for one, text in names.items()})
     )
     monkeypatch.setattr(answers, "taught_images", lambda run: {64 * one[0]: split for one, split in known.items()})

@@ -13,7 +13,6 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from edgecnn.data.items import Item, Meter
-from edgecnn.data.splits import SOURCES
 from edgecnn.inspect import groups
 from edgecnn.inspect import pairs as module
 from edgecnn.inspect.findings import Copy, Group
@@ -21,6 +20,7 @@ from edgecnn.inspect.groups import ALIKE_AS_A_WHOLE, FEWEST_OF_A_GROUP, GAP_S, L
 from edgecnn.inspect.inspection import Copies, links_of, order
 from edgecnn.inspect.look import LOOK, Looks
 from edgecnn.inspect.pairs import Measures, PairVerdict, Pictures, measure_pairs
+from edgecnn.labels import SOURCES_CSV
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_links_are_of_copies_but_not_of_equal_files_nor_between_frames_of_one_bo
 
     def linked(frames):
         rows = "".join(f"{looks.items[index].hash},door,{1000 * index}\n" for index in frames)
-        lists = {SOURCES: f"sha256,board,ts\n{rows}".encode()} if frames else {}
+        lists = {SOURCES_CSV: f"sha256,board,ts\n{rows}".encode()} if frames else {}
         links = links_of(SimpleNamespace(lists=lists, name="pets"), found)
         return [(int(link.first, 16), int(link.second, 16), link.score, link.rule) for link in links]
 

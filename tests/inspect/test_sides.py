@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 
 from edgecnn.data import open_dataset
-from edgecnn.data.splits import FILE, SOURCES, read_sides
+from edgecnn.data.splits import read_sides
 from edgecnn.errors import DatasetError, OutputError
 from edgecnn.files import sha256_file
 from edgecnn.inspect import look
 from edgecnn.inspect.fix import USUAL, write_cleaned
 from edgecnn.inspect.inspection import inspect_images
+from edgecnn.labels import SOURCES_CSV, SPLITS_CSV
 from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.runs import LEFT_OUT, create_run
 from edgecnn.stages import train as stage
@@ -71,12 +72,12 @@ def test_copies_share_a_split_and_nothing_moves_as_photos_arrive(pets, scene, en
     pairs = [(path, path.replace(" copy.", ".")) for path in splits if " copy." in path]
     assert len(pairs) == 12 and all(splits[one] == splits[other] for one, other in pairs)
     assert "pets: 24 of 52 photos are copies of others" in notes[1] and notes[2].endswith(
-        f"the splits are stored in {pets}/{FILE}; photos listed there never move"
+        f"the splits are stored in {pets}/{SPLITS_CSV}; photos listed there never move"
     )
     for label in ("cat", "dog"):
         mine = [split for path, split in splits.items() if path.startswith(label)]
         assert [mine.count(split) for split in SPLITS] == pytest.approx([18.2, 2.6, 5.2], abs=1.3)
-    before = (pets / FILE).read_text().splitlines()
+    before = (pets / SPLITS_CSV).read_text().splitlines()
     (pets / "cat" / "0.jpg").unlink()
     (pets / "dog" / "1.jpg").rename(pets / "cat" / "1.jpg")
     for number in (2, 30):
@@ -88,10 +89,10 @@ def test_copies_share_a_split_and_nothing_moves_as_photos_arrive(pets, scene, en
     assert now["cat/1.jpg"] == splits["dog/1.jpg"]
     assert now["cat/30 later.jpg"] == splits["cat/30.jpg"]
     assert "51 photos kept in the split that edgecnn-splits.csv lists; 3 new photos" in notes[1]
-    lines = (pets / FILE).read_text().splitlines()
+    lines = (pets / SPLITS_CSV).read_text().splitlines()
     renamed = {line for line in before if ",dog/1.jpg," in line}
     assert set(before) - renamed < set(lines) and len(lines) == len(before) + 3, "only its path is another now"
-    assert train(pets)[0].hashes == after.hashes and (pets / FILE).read_text().splitlines() == lines
+    assert train(pets)[0].hashes == after.hashes and (pets / SPLITS_CSV).read_text().splitlines() == lines
 
 
 def test_other_fractions_divide_new_photos_only_and_a_line_says_so(pets):
@@ -107,11 +108,13 @@ def test_inspection_splits_like_training_and_writes_nothing(pets):
         return inspect_images(dataset, missing="by hashes alone")
 
     first = inspected()
-    assert not (pets / FILE).exists() and len(first.groups) == 12 and not any(group.leak for group in first.groups)
+    assert (
+        not (pets / SPLITS_CSV).exists() and len(first.groups) == 12 and not any(group.leak for group in first.groups)
+    )
     dataset, _ = train(pets)
     assert first.fingerprint == dataset.fingerprint == inspected().fingerprint and first.splits == dataset.sizes
     write_cleaned(first, opened(pets), pets.parent / "cleaned", USUAL, lambda *_: None)
-    assert (pets.parent / "cleaned" / FILE).read_bytes() == (pets / FILE).read_bytes(), (
+    assert (pets.parent / "cleaned" / SPLITS_CSV).read_bytes() == (pets / SPLITS_CSV).read_bytes(), (
         "the kept photos keep their splits"
     )
 
@@ -151,17 +154,19 @@ def test_folders_below_the_class_folders_are_groups_until_none_divides_anew(pets
     assert {split for found in groups.values() for split in found} == set(SPLITS)
     assert dataset.groups().by == "folder" and sum(dataset.groups().splits.values()) == 10
     assert any("10 groups by 'folder'" in line for line in notes)
-    before = (pets / FILE).read_bytes()
+    before = (pets / SPLITS_CSV).read_bytes()
     (pets / "dog" / "part-3" / "later.jpg").write_bytes(encode(scene(99)))
     now = split_of(train(pets)[0])
     assert {now["dog/part-3/later.jpg"]} == groups["part-3"], "a new photo of an old group"
 
-    listed = (pets / FILE).read_bytes()
+    listed = (pets / SPLITS_CSV).read_bytes()
     recipe = DataRecipe(source=str(pets), group_by="none")
     anew = placed(open_dataset(recipe), reporter := Quiet())
-    was = {one: side.split for one, side in read_sides(listed, FILE).items()}
+    was = {one: side.split for one, side in read_sides(listed, SPLITS_CSV).items()}
     moved = sum(item.split != was[item.hash] for part in anew.items.values() for item in part)
-    assert any(f"divided anew, since {FILE} was divided otherwise: {moved} photos" in line for line in reporter.notes)
+    assert any(
+        f"divided anew, since {SPLITS_CSV} was divided otherwise: {moved} photos" in line for line in reporter.notes
+    )
     assert (pets / "edgecnn-splits-1.csv").read_bytes() == listed != before and not anew.groups()
     placed(open_dataset(recipe), reporter := Quiet())
     assert not any("anew" in line for line in reporter.notes) and not (pets / "edgecnn-splits-2.csv").exists()
@@ -174,10 +179,10 @@ def test_a_list_of_the_version_before_is_kept_and_a_line_says_how_to_divide_anew
         f"{item.hash},{item.hash},{split}\n"
         for item, split in zip(items[40:50], ["test", "validation"] * 5, strict=True)
     )
-    (pets / FILE).write_text(text)
+    (pets / SPLITS_CSV).write_text(text)
     _, notes = train(pets)
     assert any("is of edgecnn 0.2.0" in line and "--group-by" in line for line in notes)
-    lines = (pets / FILE).read_text().splitlines()
+    lines = (pets / SPLITS_CSV).read_text().splitlines()
     assert lines[0] == "sha256,group,split" and set(text.splitlines()) < set(lines) and len(lines) == 53
     anew = placed(open_dataset(DataRecipe(source=str(pets), group_by=r"^(\d+)")), reporter := Quiet())
     assert any("divided anew" in line for line in reporter.notes) and anew.groups().by == r"^(\d+)"
@@ -193,9 +198,9 @@ def test_a_near_copy_of_photos_in_two_splits_is_named_and_left_out_of_comparison
     hashes = {item.source: item.hash for part in opened(pets).items.values() for item in part}
     copy = pets / "cat" / "copy of both.jpg"
     copy.write_bytes(encode(scene(int(Path(taught).stem)), quality=70))
-    text = (pets / FILE).read_text()
+    text = (pets / SPLITS_CSV).read_text()
     row = f"{sha256_file(copy)},mine,test,cat/copy of both.jpg,photo\n"
-    (pets / FILE).write_text(text + row)
+    (pets / SPLITS_CSV).write_text(text + row)
     dataset, notes = train(pets)
     now = split_of(dataset)
     assert (now[test], now[taught], now["cat/copy of both.jpg"]) == ("test", "train", "test"), (
@@ -208,7 +213,7 @@ def test_a_near_copy_of_photos_in_two_splits_is_named_and_left_out_of_comparison
     write_sides(run, dataset)
     listed = {row["sha256"]: row["with"] for row in csv.DictReader(io.StringIO(run.file(LEFT_OUT).read_text()))}
     assert listed[sha256_file(copy)] == hashes[taught]
-    assert read_sides(run.file(FILE).read_bytes(), FILE) == dataset.sides
+    assert read_sides(run.file(SPLITS_CSV).read_bytes(), SPLITS_CSV) == dataset.sides
 
 
 def door(people, seconds_each, apart_s):
@@ -237,7 +242,7 @@ def test_people_before_one_background_are_divided_and_one_person_is_a_group(
         path = pets / "cat" / f"frame-{number}.jpg"
         path.write_bytes(encode(Image.fromarray(pixels), quality=90))
         rows.append(f"{sha256_file(path)},cat/{path.name},door,{moment}")
-    (pets / SOURCES).write_text("\n".join(rows) + "\n")
+    (pets / SOURCES_CSV).write_text("\n".join(rows) + "\n")
     dataset, _ = train(pets)
     found = [item for part in dataset.items.values() for item in part if "frame-" in item.source]
     assert sum(item.split == "test" for item in found) >= least
@@ -254,7 +259,9 @@ def test_archives_and_read_only_folders_keep_the_list_with_the_run(pets, tmp_pat
             file.write(path, f"pets/{path.relative_to(pets)}")
     run = create_run(build_recipe({"data": {"source": str(archive)}}), tmp_path / "run")
     dataset, notes = train(archive, run)
-    assert f"the splits are stored with the run, in its {FILE}, since nothing is written into archives" in notes[-1]
+    assert (
+        f"the splits are stored with the run, in its {SPLITS_CSV}, since nothing is written into archives" in notes[-1]
+    )
     write_sides(run, dataset)
     with zipfile.ZipFile(archive, "a") as file:
         for number in range(12, 20):
@@ -263,7 +270,7 @@ def test_archives_and_read_only_folders_keep_the_list_with_the_run(pets, tmp_pat
     splits, now = split_of(dataset), split_of(again)
     assert {path: now[path] for path in splits} == splits, "the run's list takes precedence"
     with zipfile.ZipFile(archive, "a") as file:
-        file.write(run.file(FILE), f"pets/{FILE}")
+        file.write(run.file(SPLITS_CSV), f"pets/{SPLITS_CSV}")
     assert split_of(train(archive)[0]) == now
 
     def refused(path, data):
@@ -271,7 +278,7 @@ def test_archives_and_read_only_folders_keep_the_list_with_the_run(pets, tmp_pat
 
     monkeypatch.setattr(stage, "write_atomic", refused)
     dataset, notes = train(pets)
-    assert "since it cannot be written there (Read-only file system)" in notes[-1] and not (pets / FILE).exists()
+    assert "since it cannot be written there (Read-only file system)" in notes[-1] and not (pets / SPLITS_CSV).exists()
     full = OutputError("full")
     monkeypatch.setattr(stage, "write_atomic", lambda path, data: (_ for _ in ()).throw(full))
     with pytest.raises(OutputError, match="full"):

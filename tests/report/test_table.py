@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from edgecnn.calibrate.confidence import Choice
 from edgecnn.cli.verify import print_report
+from edgecnn.labels import text_table
 from edgecnn.report.table import (
     BOARD_HEADINGS,
     COMPARISON_HEADINGS,
@@ -29,7 +30,6 @@ from edgecnn.report.table import (
     range_lines,
     score_lines,
     stranger_lines,
-    text_table,
     warnings_of,
 )
 from edgecnn.run_info import Validated, Validation

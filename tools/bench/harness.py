@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from edgecnn.bundle.file import Bundle
 from edgecnn.files import canonical_json, write_atomic
-from edgecnn.report.table import text_table
+from edgecnn.labels import text_table
 from edgecnn.versions import library_versions, processor
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,8 +20,8 @@ from harness import ROOT, parser
 from edgecnn.bundle.file import Bundle, read_bundle
 from edgecnn.errors import EdgeCNNError
 from edgecnn.files import canonical_json, write_atomic
+from edgecnn.labels import text_table
 from edgecnn.networks import NETWORKS
-from edgecnn.report.table import text_table
 
 LADDER = NETWORKS.keys() - {"article"}
 MAX_DROP, MIN_AGREEMENT, MIN_P = 0.3, 0.985, 0.05

@@ -36,7 +36,7 @@ from plant import CAUGHT, HUNG, SURVIVED, Worktree, git, test_options, tried, wo
 
 from edgecnn.evaluate.statistics import clopper_pearson
 from edgecnn.fleet.ssh import on_each
-from edgecnn.report.table import text_table
+from edgecnn.labels import text_table
 from edgecnn.tables import build
 
 COUNT, LEAST = 400, 10

@@ -34,7 +34,7 @@ import harness
 from edgecnn.evaluate.statistics import clopper_pearson
 from edgecnn.files import sha256
 from edgecnn.fleet.ssh import on_each
-from edgecnn.report.table import text_table
+from edgecnn.labels import text_table
 from edgecnn.tables import build
 
 FAULTS = tuple(Path(__file__).with_name(name) for name in ("planted.toml", "crossings.toml"))

@@ -14,7 +14,6 @@ from edgecnn.device.address import parse_address, parse_listen
 from edgecnn.device.cameras import SCHEMES, is_stream
 from edgecnn.device.slots import record as disks
 from edgecnn.device.stream.settings import (
-    LARGEST,
     Camera,
     Decision,
     Engine,
@@ -33,6 +32,7 @@ from edgecnn.device.stream.settings import (
 from edgecnn.device.system import System, masked
 from edgecnn.errors import ServiceError, SlotError
 from edgecnn.files import output_errors, write_atomic
+from edgecnn.region import LARGEST_SIZE
 from edgecnn.runtime.child import Finished
 from edgecnn.tables import build, key
 
@@ -45,8 +45,8 @@ SLOWEST_FPS = 0.2  # fewer results per second would look like a frozen camera to
 
 KEYS: list[tuple[str, Any, Any]] = [
     ("source", str, key("", "a camera or stream, as for edgecnn classify; empty for the first camera that works")),
-    ("width", int, key(640, "requested width of frames", low=1, high=LARGEST)),
-    ("height", int, key(480, "requested height of frames", low=1, high=LARGEST)),
+    ("width", int, key(640, "requested width of frames", low=1, high=LARGEST_SIZE)),
+    ("height", int, key(480, "requested height of frames", low=1, high=LARGEST_SIZE)),
     *keys_of(Camera, Pace, Engine, Decision, Model, State),
     ("good_after", int, key(10, "fresh frames that a pending release must classify", low=1, high=1_000_000)),
     *keys_of(Reaction, Mqtt, Http, Metrics),

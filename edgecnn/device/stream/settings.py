@@ -10,28 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgecnn.errors import nearest
-from edgecnn.region import FITS, ROTATIONS, Region, read_region
-from edgecnn.tables import Struct, fields_of, key
-
-LARGEST = 16384
-
-
-def option(default: Any, about: str, meaning: str = "", **more: Any) -> Any:
-    """Return a field of a stream's settings. `about` is the flag's help, `meaning` that of the service's key, or "" if it has no key.
-
-    `more` may have low, high and choices as in `edgecnn.tables.key` (`unlimited`: no `high` for the flag); `flag`, `heading` and the
-    default for the `service`, if they differ; `metavar` and `shown` (the default in words) for the help; and `typed`, the default as
-    typed, with `read`, which converts a typed value or raises ValueError.
-    """
-    return key(default, meaning, about=about, **more)
-
-
-def read_size(text: str) -> tuple[int, int]:
-    """Read WIDTHxHEIGHT; ValueError for anything else."""
-    width, _, height = text.lower().partition("x")
-    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= LARGEST for part in (width, height)):
-        raise ValueError(f"received {text!r}; expected WIDTHxHEIGHT, such as 640x480")
-    return int(width), int(height)
+from edgecnn.region import FITS, ROTATIONS, Region, read_region, read_size
+from edgecnn.tables import Group, fields_of, option
 
 
 def read_smooth(text: str) -> str:
@@ -40,10 +20,6 @@ def read_smooth(text: str) -> str:
 
     Smoother.parse(text)
     return text
-
-
-class Group(Struct):
-    """Settings that belong together, each with a default."""
 
 
 class Camera(Group):

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("starlette", reason="the page needs the http extra")
 
 from edgecnn.device.http import routes as reviews
-from edgecnn.device.review import SOURCES
+from edgecnn.labels import SOURCES_CSV
 
 chromium = pytest.mark.needs("chromium", "chromedriver", package="chromium chromium-driver")
 
@@ -45,7 +45,7 @@ def review(serve, tmp_path):
 
 
 def lines(tmp_path):
-    return list(csv.DictReader(io.StringIO((tmp_path / "photos" / SOURCES).read_text())))
+    return list(csv.DictReader(io.StringIO((tmp_path / "photos" / SOURCES_CSV).read_text())))
 
 
 def press(browser, key):
@@ -199,7 +199,7 @@ def test_a_folder_of_plain_photos_is_reviewed_without_guesses_and_keeps_its_form
     assert [path.read_bytes() for path in files[:2]] == [
         (tmp_path / name).read_bytes() for name in ("new/b.png", "new/walk/a.JPG")
     ]
-    with open(tmp_path / "new/photos" / SOURCES, encoding="utf-8") as file:
+    with open(tmp_path / "new/photos" / SOURCES_CSV, encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["path"], row["board"], row["guess"]) for row in rows] == [
         (f"cat/{path.name}", "new", "") for path in files[:2]

@@ -13,8 +13,8 @@ from PIL import Image
 
 from edgecnn.bundle.evidence import Verdict
 from edgecnn.bundle.file import read_bundle
-from edgecnn.device import slots as default
-from edgecnn.device.slots import default_bundle, record
+from edgecnn.device.slots import default, record
+from edgecnn.device.slots.default import default_bundle
 from edgecnn.device.slots.record import (
     BAD,
     GOOD,

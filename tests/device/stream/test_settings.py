@@ -16,19 +16,9 @@ from edgecnn.device.service.config import Config, parse
 from edgecnn.device.stream import pictures
 from edgecnn.device.stream.events import RateLimiter, StateChangedEvent
 from edgecnn.device.stream.loop import LIMIT_S, OnChange, open_stream
-from edgecnn.device.stream.settings import (
-    Camera,
-    Decision,
-    Group,
-    Pace,
-    Pictures,
-    Settings,
-    gather,
-    keys_of,
-    option,
-    read_size,
-)
-from edgecnn.tables import fields_of
+from edgecnn.device.stream.settings import Camera, Decision, Pace, Pictures, Settings, gather, keys_of
+from edgecnn.region import read_size
+from edgecnn.tables import Group, fields_of, option
 
 
 class Probe(Group):
