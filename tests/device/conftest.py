@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from edgecnn.device.cameras.source import CameraLost, Frame, Stalled
+from edgecnn.device.slots.store import Store
 from edgecnn.device.stream.events import FrameResult
 from edgecnn.device.system import Space, System
 from edgecnn.errors import CameraError, ImageError
@@ -237,3 +238,9 @@ def digits(root):
     return {
         bundle.manifest.labels[row.argmax()]: Image.fromarray(image) for row, image in zip(outputs, pixels, strict=True)
     }
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A folder for releases."""
+    return Store(tmp_path / "edgecnn", wait_s=0.0)

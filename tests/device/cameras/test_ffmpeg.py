@@ -207,6 +207,8 @@ def test_the_addresss_own_user_and_password_count_first():
         ("rtsp://bob:own@host/1", "rtsp://bob:own@host/1"),
     ):
         assert opened in ffmpeg_arguments(address, asked, False)
+    with pytest.raises(CameraError, match=r"^rtsp://\[::1/1: not a valid address"):
+        ffmpeg_arguments("rtsp://[::1/1", asked, False)
 
 
 @pytest.fixture(scope="module")
