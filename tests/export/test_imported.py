@@ -255,7 +255,7 @@ def tags(run):
     return (run / "card.md").read_text().split("tags: ")[1].split("]")[0]
 
 
-@pytest.mark.parametrize("wraps", [True, False])
+@pytest.mark.parametrize("wraps", [pytest.param(True, marks=pytest.mark.guard), False])
 def test_an_int8_model_of_an_imported_one_is_trained_or_if_it_cannot_be_is_rounded(edgecnn, tmp_path, photos, wraps):
     model = network(keras2, imagenet, softmax="layer")
     model = model if wraps else gated(network(keras2, imagenet, softmax=""))
@@ -291,6 +291,7 @@ def test_an_int8_model_of_an_imported_one_is_trained_or_if_it_cannot_be_is_round
     assert [classifier.classify(picture(LEVELS[label], random)).decision for label in CLASSES] == list(CLASSES)
 
 
+@pytest.mark.guard
 def test_layers_can_stay_in_float_at_a_price_that_is_named(edgecnn, tmp_path, photos):
     (tmp_path / "net.onnx").write_bytes(float32(gated(network(keras2, imagenet, softmax=""))))
     start = ("import", "net.onnx", "--calibrate", photos, "--input-range", "imagenet", "--force")

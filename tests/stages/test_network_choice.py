@@ -330,6 +330,7 @@ def beaten(place):
     return made(place, "beaten", head=lambda logits: -logits)
 
 
+@pytest.mark.guard
 def test_a_head_without_mistakes_ships_and_nothing_is_fine_tuned(head):
     run, report, reporter = head
     info = run.info

@@ -94,6 +94,7 @@ def started(tmp_path_factory, finished_run):
         return trained(recipe_from(finished_run.path), tmp_path_factory.mktemp("whole") / "run")
 
 
+@pytest.mark.guard
 @pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_a_run_records_what_it_started_from_and_trains_at_a_lower_rate(started, finished_run):
     rows = list(csv.DictReader(started.file(HISTORY).open()))
@@ -103,6 +104,7 @@ def test_a_run_records_what_it_started_from_and_trains_at_a_lower_rate(started, 
     assert max(float(row["learning_rate"]) for row in rows) <= 0.0005
 
 
+@pytest.mark.guard
 @pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_it_begins_at_the_other_runs_end(started):
     first, *_ = csv.DictReader(started.file(HISTORY).open())

@@ -151,6 +151,7 @@ def test_remembered_answers_are_the_first_ones():
     assert asked == [0, 1, 2, 3]
 
 
+@pytest.mark.guard
 @pytest.mark.usefixtures("in_a_folder_of_its_own")
 def test_a_dry_run_times_both_parts(finished_run, tiny_network):
     """With and without the teacher, since only the first epochs use it."""

@@ -235,6 +235,7 @@ def test_a_rounded_network_stays_closer_to_its_float_answers(calibrated):
     assert departed("gptq") < departed("nearest")
 
 
+@pytest.mark.guard
 @pytest.mark.parametrize("harm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_only_improvements_are_kept(monkeypatch, tiny_network, harm):
     """If rounding degrades the network, the weights use the nearest codes; "nearest" never rounds."""
