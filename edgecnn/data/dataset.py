@@ -34,14 +34,14 @@ from edgecnn.data.splits import (
     SPLITS,
     Link,
     Newcomers,
-    Sides,
+    SplitGroups,
     csv_text,
     grouping,
     is_former,
     order,
-    read_sides,
+    read_split_groups,
     rule_of,
-    sides_text,
+    split_groups_text,
     splits_of,
     tied,
     updated,
@@ -122,9 +122,9 @@ class Dataset:
         moved: whether the images are in other splits than edgecnn's own rule gives; see `redivided`.
         known: a run's or a bundle's record of its images: only these are in the splits.
         lists, place: edgecnn's own files next to the images, by name, and the folder for them; None if they cannot be written.
-        sides: split and group of images by hash, if stored or computed; see `sided`.
+        split_groups: split and group of images by hash, if stored or computed; see `with_split_groups`.
         tied: test images, by hash, that are a copy of an image of another split, and that one.
-        anew, groups_note: whether `sided` divided listed images anew, and a line about folders that are no groups, or "".
+        anew, groups_note: whether `with_split_groups` divided listed images anew, and a line about folders that are no groups, or "".
     """
 
     def __init__(
@@ -152,19 +152,19 @@ class Dataset:
         self.read = listed.read
         self.lists, self.place = listed.lists, listed.place
         self.given = frozenset(item.split for item in listed.items)
-        self.sides: Sides = {}
+        self.split_groups: SplitGroups = {}
         self.tied: Mapping[str, str] = {}
         self.anew, self.groups_note = False, ""
         if SPLITS_CSV in self.lists and self.left_to_edgecnn:
-            self.sides = read_sides(self.lists[SPLITS_CSV], f"{self.name}: {SPLITS_CSV}")
-        self.items = splits.divide(listed.items, recipe, splits_of(self.sides))
+            self.split_groups = read_split_groups(self.lists[SPLITS_CSV], f"{self.name}: {SPLITS_CSV}")
+        self.items = splits.divide(listed.items, recipe, splits_of(self.split_groups))
         self.known = known
         if known:
             self.items, self.labels = known.only(self.items, self.labels), known.labels
             if unknown := len(listed.items) - sum(map(len, self.items.values())):
                 note(f"{self.name}: left out {plural(unknown, 'image')} added after training began")
         self._for_training = for_training
-        if known or not self.left_to_edgecnn:  # else `sided` divides again
+        if known or not self.left_to_edgecnn:  # else `with_split_groups` divides again
             self.check()
         self._describe()
 
@@ -207,20 +207,20 @@ class Dataset:
         held_out = self._recipe.validation_fraction, self._recipe.test_fraction
         return dict(zip(splits.SPLITS, (1 - sum(held_out), *held_out), strict=True))
 
-    def sided(self, known: Sides, links: Sequence[Link]) -> "Dataset":
-        """Return the same images, each in the split of its group: `known` sides stay, `links` connect copies, and frames of a burst.
+    def with_split_groups(self, known: SplitGroups, links: Sequence[Link]) -> "Dataset":
+        """Return the same images, each in the split of its group: `known` split groups stay, `links` connect copies, and frames of a burst.
 
-        Known sides of other groups than the recipe's `group_by` do not stay. DatasetError if that makes no groups, or as in `check`.
+        Known ones of other groups than the recipe's `group_by` do not stay. DatasetError if that makes no groups, or as in `check`.
         """
         listed = [item for part in self.items.values() for item in part]
         items = {item.hash: item for item in sorted(listed, key=lambda item: item.source, reverse=True)}
         groups = grouping(listed, self.labels, self._recipe.group_by, known)
         classes = {one: items[one].label for one in sorted(items)}
-        sides = updated(groups.known, Newcomers(classes, self.shares, groups.texts, groups.rule), links)
-        if not is_former(sides):
-            sides |= {one: sides[one]._replace(path=item.source) for one, item in items.items()}
-        other = self.redivided(splits_of(sides))
-        other.sides, other.tied, other.moved = sides, tied(sides, links, groups.known), self.moved
+        split_groups = updated(groups.known, Newcomers(classes, self.shares, groups.texts, groups.rule), links)
+        if not is_former(split_groups):
+            split_groups |= {one: split_groups[one]._replace(path=item.source) for one, item in items.items()}
+        other = self.redivided(splits_of(split_groups))
+        other.split_groups, other.tied, other.moved = split_groups, tied(split_groups, links, groups.known), self.moved
         other.anew, other.groups_note = len(groups.known) < len(known), groups.line
         other.check()
         return other
@@ -234,7 +234,7 @@ class Dataset:
             )
 
     def group_of(self, item: Item) -> str:
-        return self.sides[item.hash].group if item.hash in self.sides else item.hash
+        return self.split_groups[item.hash].group if item.hash in self.split_groups else item.hash
 
     def class_counts(self) -> list[int]:
         counts = Counter(item.label for items in self.items.values() for item in items)
@@ -246,7 +246,7 @@ class Dataset:
 
     def groups(self) -> GroupInfo | None:
         """Return the number of groups in each split, if a user named them."""
-        rule = rule_of(self.sides)
+        rule = rule_of(self.split_groups)
         counts = {split: len(set(map(self.group_of, items))) for split, items in self.items.items()}
         return GroupInfo(by=rule, splits=counts) if rule else None
 
@@ -321,7 +321,7 @@ class Dataset:
             duplicates=self.duplicates,
             conflicts=self.conflicts,
             unreadable=self.unreadable,
-            sides=sha256(sides_text(self.sides).encode()) if self.sides else None,
+            sides=sha256(split_groups_text(self.split_groups).encode()) if self.split_groups else None,
             groups=self.groups(),
         )
 

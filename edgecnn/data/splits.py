@@ -129,7 +129,7 @@ MOST = 20_000
 """With more photos, content alone decides about each group: shares are then right without counting."""
 
 
-class Side(NamedTuple):
+class SplitGroup(NamedTuple):
     """A photo's group and split, its path when the list was written, for people, and the rule that put it into the group."""
 
     group: str
@@ -138,12 +138,12 @@ class Side(NamedTuple):
     rule: str = ""
 
 
-Sides = Mapping[str, Side]
-"""The side of each photo by the SHA-256 of its file."""
+SplitGroups = Mapping[str, SplitGroup]
+"""The split group of each photo by the SHA-256 of its file."""
 
 
-def splits_of(sides: Sides) -> dict[str, str]:
-    return {one: side.split for one, side in sides.items()}
+def splits_of(split_groups: SplitGroups) -> dict[str, str]:
+    return {one: split_group.split for one, split_group in split_groups.items()}
 
 
 class Link(NamedTuple):
@@ -155,10 +155,10 @@ class Link(NamedTuple):
     rule: str
 
 
-def read_sides(data: bytes, where: str) -> dict[str, Side]:
+def read_split_groups(data: bytes, where: str) -> dict[str, SplitGroup]:
     """Return the content of a list; DatasetError, which names `where`, if it is damaged or puts a group into two splits."""
-    sides: dict[str, Side] = {}
-    lines: dict[str, tuple[int, Side]] = {}
+    split_groups: dict[str, SplitGroup] = {}
+    lines: dict[str, tuple[int, SplitGroup]] = {}
     try:
         rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig")), strict=True))
     except (ValueError, csv.Error) as error:
@@ -168,38 +168,38 @@ def read_sides(data: bytes, where: str) -> dict[str, Side]:
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(rows[0]) or not re.fullmatch("[0-9a-f]{64}", row[0]) or not row[1] or row[2] not in SPLITS:
             raise damaged(where, f"line {number} is not a SHA-256, a group, and train, validation or test")
-        one, side = row[0], Side(*row[1:])
-        if one in sides:
+        one, split_group = row[0], SplitGroup(*row[1:])
+        if one in split_groups:
             raise damaged(where, f"line {number} repeats a photo")
-        first, other = lines.setdefault(side.group, (number, side))
-        if other.split != side.split:
+        first, other = lines.setdefault(split_group.group, (number, split_group))
+        if other.split != split_group.split:
             raise DatasetError(
-                f"{where}: line {first} puts {side_text(other)} into {other.split}, and line {number} puts {side_text(side)} "
-                f"into {side.split}. "
+                f"{where}: line {first} puts {split_group_text(other)} into {other.split}, and line {number} puts "
+                f"{split_group_text(split_group)} into {split_group.split}. "
                 "The photos of a group share a split: change one of the lines, or give one of the photos a group of its own."
             )
-        sides[one] = side
-    if len(rules := {side.rule for side in sides.values() if is_users(side.rule)}) > 1:
+        split_groups[one] = split_group
+    if len(rules := {split_group.rule for split_group in split_groups.values() if is_users(split_group.rule)}) > 1:
         raise damaged(where, f"its rules are of two ways to group photos, {' and '.join(map(repr, sorted(rules)))}")
-    return sides
+    return split_groups
 
 
-def side_text(side: Side) -> str:
-    return f"{side.path or 'a photo'} of the group {side.group!r}"
+def split_group_text(split_group: SplitGroup) -> str:
+    return f"{split_group.path or 'a photo'} of the group {split_group.group!r}"
 
 
 def is_users(rule: str) -> bool:
     return rule not in ("", PHOTO, SAME, COPY, BURST)
 
 
-def rule_of(sides: Sides) -> str:
+def rule_of(split_groups: SplitGroups) -> str:
     """Return the user's rule of a list, or "" if its groups are photos, copies and bursts."""
-    return next((side.rule for side in sides.values() if is_users(side.rule)), "")
+    return next((split_group.rule for split_group in split_groups.values() if is_users(split_group.rule)), "")
 
 
-def is_former(sides: Sides) -> bool:
+def is_former(split_groups: SplitGroups) -> bool:
     """Return whether a list is one of 0.2.0."""
-    return bool(sides) and not any(side.rule for side in sides.values())
+    return bool(split_groups) and not any(split_group.rule for split_group in split_groups.values())
 
 
 def damaged(where: str, what: str) -> DatasetError:
@@ -209,9 +209,9 @@ def damaged(where: str, what: str) -> DatasetError:
     )
 
 
-def sides_text(sides: Sides) -> str:
-    columns = FORMER if is_former(sides) else COLUMNS
-    return csv_text(columns, ((one, *side)[: len(columns)] for one, side in sorted(sides.items())))
+def split_groups_text(split_groups: SplitGroups) -> str:
+    columns = FORMER if is_former(split_groups) else COLUMNS
+    return csv_text(columns, ((one, *split_group)[: len(columns)] for one, split_group in sorted(split_groups.items())))
 
 
 def frames_of(data: bytes, where: str, photos: Container[str]) -> dict[str, list[tuple[float, str]]]:
@@ -227,7 +227,7 @@ def frames_of(data: bytes, where: str, photos: Container[str]) -> dict[str, list
 
 
 class Newcomers(NamedTuple):
-    """The basis for the sides of new photos: all photos' classes, the groups and the rule that the user gave, and each split's fraction."""
+    """The basis for the split groups of new photos: all photos' classes, the user's groups and rule, and each split's fraction."""
 
     classes: Mapping[str, int]
     shares: Mapping[str, float]
@@ -235,24 +235,24 @@ class Newcomers(NamedTuple):
     rule: str = ""
 
 
-def updated(known: Sides, photos: Newcomers, links: Sequence[Link]) -> dict[str, Side]:
-    """Return the known sides, unchanged, and those of the other photos."""
+def updated(known: SplitGroups, photos: Newcomers, links: Sequence[Link]) -> dict[str, SplitGroup]:
+    """Return the known split groups, unchanged, and those of the other photos."""
     found = {one: place for one, place in grouped(known, photos, links).items() if one not in known}
     members: dict[str, list[str]] = defaultdict(list)
     for one in sorted(found):
         members[found[one][0]].append(one)
-    splits = {side.group: side.split for side in known.values()}
+    splits = {split_group.group: split_group.split for split_group in known.values()}
     splits |= split_of_new({name: ones for name, ones in members.items() if name not in splits}, known, photos)
     former = is_former(known)
     return dict(known) | {
-        one: Side(group, splits[group], rule="" if former else rule) for one, (group, rule) in found.items()
+        one: SplitGroup(group, splits[group], rule="" if former else rule) for one, (group, rule) in found.items()
     }
 
 
-def grouped(known: Sides, photos: Newcomers, links: Sequence[Link]) -> dict[str, tuple[str, str]]:
+def grouped(known: SplitGroups, photos: Newcomers, links: Sequence[Link]) -> dict[str, tuple[str, str]]:
     """Return each photo's group and the rule for it: listed, the user's, frames in a row, then copies of a group's first photo."""
     place = {one: (photos.texts[one], photos.rule) for one in photos.classes if one in photos.texts}
-    place |= {one: (side.group, side.rule) for one, side in known.items()}
+    place |= {one: (split_group.group, split_group.rule) for one, split_group in known.items()}
     bursts, same = ([(link.first, link.second) for link in links if link.rule == rule] for rule in (BURST, SAME))
     backwards = [pair[::-1] for pair in reversed(bursts)]
     spread(place, [*bursts, *backwards], BURST)
@@ -294,7 +294,7 @@ def spread(place: dict[str, tuple[str, str]], pairs: Iterable[tuple[str, str]], 
 ALL = -1  # counts photos of all classes
 
 
-def split_of_new(groups: Mapping[str, Sequence[str]], known: Sides, photos: Newcomers) -> dict[str, str]:
+def split_of_new(groups: Mapping[str, Sequence[str]], known: SplitGroups, photos: Newcomers) -> dict[str, str]:
     """Return the split of each new group, so that each split gets its share of all photos and of each class, as near as groups allow.
 
     The largest group goes first, each to the split where sum(n (n + 2 h) / t) is smallest: it is what n more photos of a class, next to h
@@ -338,11 +338,11 @@ def split_of_new(groups: Mapping[str, Sequence[str]], known: Sides, photos: Newc
     return splits
 
 
-def tied(sides: Sides, links: Sequence[Link], known: Container[str] = ()) -> dict[str, str]:
+def tied(split_groups: SplitGroups, links: Sequence[Link], known: Container[str] = ()) -> dict[str, str]:
     """Return the test photos that are linked with a photo of another split, and that photo: a `known` one, if there are several."""
     found: dict[str, str] = {}
     for one, other in (pair for link in links for pair in (link[:2], link[1::-1])):
-        if sides[one].split == "test" != sides[other].split and (
+        if split_groups[one].split == "test" != split_groups[other].split and (
             one not in found or (found[one] not in known and other in known)
         ):
             found[one] = other
@@ -361,11 +361,11 @@ FEWEST = 3  # groups of each class, one for each split, without which folders ar
 
 
 class Grouping(NamedTuple):
-    """The user's rule, "" for none, each photo's group by its hash, the listed sides that remain, and a line on what a user should know."""
+    """The user's rule, "" for none, each photo's group by its hash, the listed ones that remain, and a line on what a user should know."""
 
     rule: str = ""
     texts: Mapping[str, str] = MappingProxyType({})
-    known: Sides = MappingProxyType({})
+    known: SplitGroups = MappingProxyType({})
     line: str = ""
 
 
@@ -380,7 +380,7 @@ def texts_by(rule: str, items: Iterable[Item]) -> dict[str, str]:
     return found
 
 
-def grouping(items: Sequence[Item], labels: Sequence[str], asked: str | None, known: Sides) -> Grouping:
+def grouping(items: Sequence[Item], labels: Sequence[str], asked: str | None, known: SplitGroups) -> Grouping:
     """Return the groups of a user's photos, by the recipe's `asked`, else by the list's own rule, else by folder.
 
     Raises:

@@ -18,7 +18,7 @@ from edgecnn.bundle.file import Bundle
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, Split, open_dataset
 from edgecnn.data.dataset import Known, known_images, require_split
-from edgecnn.data.splits import csv_text, read_sides
+from edgecnn.data.splits import csv_text, read_split_groups
 from edgecnn.errors import BundleError, DatasetError, RunError, UnknownNameError
 from edgecnn.files import sha256, write_atomic
 from edgecnn.labels import SPLITS_CSV
@@ -270,10 +270,11 @@ def images_csv(run: Run) -> bytes | None:
         return None
     if run.info.data.groups is None:
         return csv_text(("sha256", "split"), sorted(taught.items())).encode()
-    sides = read_sides(run.file(SPLITS_CSV).read_bytes(), str(run.file(SPLITS_CSV)))
+    split_groups = read_split_groups(run.file(SPLITS_CSV).read_bytes(), str(run.file(SPLITS_CSV)))
     numbers: dict[str, int] = {}
     rows = (
-        (one, split, numbers.setdefault(sides[one].group, len(numbers) + 1)) for one, split in sorted(taught.items())
+        (one, split, numbers.setdefault(split_groups[one].group, len(numbers) + 1))
+        for one, split in sorted(taught.items())
     )
     return csv_text(("sha256", "split", "group"), rows).encode()
 

@@ -215,10 +215,10 @@ def of_files(lost: Sequence[Lost], total: int) -> Iterator[Finding]:
         yield finding("unreadable", "warning", len(lost), text, "Replace or remove them.")
 
 
-def of_groups(groups: Sequence[Group], own_splits: Iterable[str], sided: bool) -> Iterator[Finding]:
+def of_groups(groups: Sequence[Group], own_splits: Iterable[str], keeps_groups: bool) -> Iterator[Finding]:
     """Yield the problems of images that show the same thing.
 
-    `own_splits` are the data's own splits; `sided` means that training keeps such images in one split from the start.
+    `own_splits` are the data's own splits; `keeps_groups` means that training keeps such images in one split from the start.
     """
     given = set(own_splits)
     leaks = [group for group in groups if group.leak]
@@ -227,7 +227,7 @@ def of_groups(groups: Sequence[Group], own_splits: Iterable[str], sided: bool) -
     rest = [group for group in groups if not group.leak and not group.two_labels]
     leaked = "the same image in more than one split"
     keep_one = "Keep one of each, or divide the images into train, val and test folders yourself."
-    if sided:
+    if keeps_groups:
         keep_one = "Nothing: photos added later connect them, and model comparisons leave the test images out."
     kinds: tuple[tuple[Kind, Severity, list[Group], str, str], ...] = (
         ("leak", "error", theirs, leaked, "Remove them from training: a model cannot be tested on images that it was trained on."),

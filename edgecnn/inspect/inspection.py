@@ -74,7 +74,7 @@ def inspect_images(
         found = find_copies(dataset, cache, missing, progress)
     question = ""
     if dataset.left_to_edgecnn:  # as training will divide them
-        dataset = dataset.sided(dataset.sides, links_of(dataset, found))
+        dataset = dataset.with_split_groups(dataset.split_groups, links_of(dataset, found))
         found = found.divided(dataset)
         question = ask(dataset, found.looks.items, found.features, progress, note)
     looks, features, search, _, groups, computed = found

@@ -180,7 +180,7 @@ def ask(
 
     It is "" if a user named groups, or without `features`, float32 (n, length). Sentences are cached by content, classes and names.
     """
-    if features is None or rule_of(dataset.sides):
+    if features is None or rule_of(dataset.split_groups):
         return ""
     count = MOST // len({item.label for item in items})
     rows = sorted(range(len(items)), key=lambda row: items[row].hash)[:count]

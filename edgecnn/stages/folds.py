@@ -41,7 +41,16 @@ from edgecnn.runtime.child import end_with_parent
 from edgecnn.stages import Reporter, Silent
 from edgecnn.stages.last_layer import fit_last_layer
 from edgecnn.stages.network_choice import choose_network
-from edgecnn.stages.train import find, kept_sides, network_name, open_images, resumable, settled, train_run, write_sides
+from edgecnn.stages.train import (
+    find,
+    kept_split_groups,
+    network_name,
+    open_images,
+    resumable,
+    settled,
+    train_run,
+    write_split_groups,
+)
 from edgecnn.versions import library_versions
 
 
@@ -68,8 +77,8 @@ def begun(dataset: Dataset, run: Run, reporter: Reporter) -> tuple[Recipe, Folds
     asked = asked_recipe(run)
     folds = divided(dataset, run, asked, reporter)
     run.make_latest()
-    if kept := kept_sides(run):
-        dataset.sides = kept
+    if kept := kept_split_groups(run):
+        dataset.split_groups = kept
     return asked, folds, folds.all_teach(dataset)
 
 
@@ -85,11 +94,11 @@ def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> F
     """Return the folds of a run, made now if it has none: images that show the same thing, even cut or mirrored, share one."""
     folds = read_folds(run)
     if folds is None:
-        sides = dataset.sides or dataset.sided({}, find(dataset, reporter)[0]).sides
+        split_groups = dataset.split_groups or dataset.with_split_groups({}, find(dataset, reporter)[0]).split_groups
         assert recipe.folds is not None
-        groups = {one: side.group for one, side in sides.items()}
+        groups = {one: split_group.group for one, split_group in split_groups.items()}
         folds = assign(dataset, groups, recipe.folds, recipe.seed, validates=not recipe.train.head_only)
-        write_sides(run, dataset)
+        write_split_groups(run, dataset)
         write_folds(run, folds)
         sizes = Counter(folds.groups.values())
         count = sum(size for size in sizes.values() if size > 1)

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecnn.data import Dataset, known_images, open_dataset
 from edgecnn.data.dataset import require_split
-from edgecnn.data.splits import SPLITS, Link, Sides, csv_text, is_former, read_sides, rule_of, sides_text
+from edgecnn.data.splits import (
+    SPLITS,
+    Link,
+    SplitGroups,
+    csv_text,
+    is_former,
+    read_split_groups,
+    rule_of,
+    split_groups_text,
+)
 from edgecnn.errors import DatasetError, OutputError, UnknownNameError
 from edgecnn.files import folder_lock, write_atomic
 from edgecnn.inspect.findings import worst
@@ -47,7 +56,7 @@ UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 class Listed(NamedTuple):
     """The list before this command; where it is now, or why it is not next to the photos; and where an older one was put."""
 
-    known: Sides
+    known: SplitGroups
     where: str = ""
     why: str = ""
     former: str = ""
@@ -64,17 +73,17 @@ def placed(dataset: Dataset, reporter: Reporter, run: Run | None = None, *, keep
     """
     dataset.require_groups()
     if dataset.known:
-        dataset.sides = kept_sides(run)
+        dataset.split_groups = kept_split_groups(run)
     if dataset.known or not dataset.left_to_edgecnn:
         return dataset
     from edgecnn.inspect.question import ask
 
     links, found = find(dataset, reporter)
-    listed = Listed(dataset.sides or kept_sides(run))
+    listed = Listed(dataset.split_groups or kept_split_groups(run))
     if keep and dataset.place:
         result, listed = written(dataset, dataset.place, listed.known, links)
     else:
-        result = dataset.sided(listed.known, links)
+        result = dataset.with_split_groups(listed.known, links)
         if keep:
             listed = listed._replace(why="nothing is written into archives and Frigate's folders")
     for line in lines(result, listed):
@@ -98,7 +107,7 @@ def find(dataset: Dataset, reporter: Reporter) -> tuple[list[Link], "Copies"]:
     return find_links(dataset, missing=missing, progress=reporter.working, note=reporter.note)
 
 
-def written(dataset: Dataset, place: Path, known: Sides, links: list[Link]) -> tuple[Dataset, Listed]:
+def written(dataset: Dataset, place: Path, known: SplitGroups, links: list[Link]) -> tuple[Dataset, Listed]:
     """Write the list, and put one that was divided otherwise next to it."""
     path, former = place / SPLITS_CSV, ""
     busy = DatasetError(f"another command is writing {path}. Run this one again.")
@@ -106,9 +115,9 @@ def written(dataset: Dataset, place: Path, known: Sides, links: list[Link]) -> t
         with contextlib.suppress(OSError):  # on file systems without locks
             held.enter_context(folder_lock(place, busy, WAIT_S))
         before = path.read_bytes() if path.exists() else b""
-        known = read_sides(before, str(path)) if before else known  # another training may have written it since
-        result = dataset.sided(known, links)
-        text = sides_text(result.sides).encode()
+        known = read_split_groups(before, str(path)) if before else known  # another training may have written it since
+        result = dataset.with_split_groups(known, links)
+        text = split_groups_text(result.split_groups).encode()
         try:
             if before and result.anew:
                 free = (place / f"{path.stem}-{number}.csv" for number in range(1, 10_000))
@@ -125,15 +134,15 @@ def written(dataset: Dataset, place: Path, known: Sides, links: list[Link]) -> t
     return result, Listed(known, str(path), former=former)
 
 
-def kept_sides(run: Run | None) -> Sides:
+def kept_split_groups(run: Run | None) -> SplitGroups:
     path = run.file(SPLITS_CSV) if run else None
-    return read_sides(path.read_bytes(), str(path)) if path and path.exists() else {}
+    return read_split_groups(path.read_bytes(), str(path)) if path and path.exists() else {}
 
 
-def write_sides(run: Run, dataset: Dataset) -> None:
+def write_split_groups(run: Run, dataset: Dataset) -> None:
     """Store the list that a run began with, and the test photos that comparisons leave out."""
-    if dataset.sides and not run.file(SPLITS_CSV).exists():
-        write_atomic(run.file(SPLITS_CSV), sides_text(dataset.sides))
+    if dataset.split_groups and not run.file(SPLITS_CSV).exists():
+        write_atomic(run.file(SPLITS_CSV), split_groups_text(dataset.split_groups))
         write_atomic(run.file(LEFT_OUT), csv_text(("sha256", "with"), dataset.tied.items()))
 
 
@@ -145,7 +154,10 @@ def lines(after: Dataset, listed: Listed) -> Iterator[str]:
     if after.groups_note:
         yield after.groups_note
     if after.anew:
-        moved = sum(one in items and after.sides[one].split != side.split for one, side in listed.known.items())
+        moved = sum(
+            one in items and after.split_groups[one].split != split_group.split
+            for one, split_group in listed.known.items()
+        )
         kept = f"; the list before is now {listed.former}" if listed.former else ""
         yield f"divided anew, since {SPLITS_CSV} was divided otherwise: {plural(moved, 'photo')} changed their split{kept}"
     if is_former(known):
@@ -176,8 +188,8 @@ def lines(after: Dataset, listed: Listed) -> Iterator[str]:
 def groups_line(after: Dataset) -> str:
     """Return a line on the groups: how many, and how large, if a user named them; else how many photos share one."""
     photos = {item.hash for part in after.items.values() for item in part}
-    sizes = Counter(after.sides[one].group for one in photos)
-    if rule := rule_of(after.sides):
+    sizes = Counter(after.split_groups[one].group for one in photos)
+    if rule := rule_of(after.split_groups):
         counts = after.groups()
         assert counts
         each = ", ".join(f"{counts.splits[split]:,} {split}" for split in SPLITS)
@@ -355,7 +367,7 @@ def train_stage(
         if line:
             reporter.note(line)
     if run:
-        write_sides(run, dataset)
+        write_split_groups(run, dataset)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
     if info.tuning:
         reporter.note(tuning_line(info.tuning))

@@ -211,7 +211,7 @@ class Photos:
         classes = np.concatenate([loaded[split].classes for split in splits])
         self.places, self.classes = places, classes
         self.hashes = [hashes[place] for place in places]
-        self.groups = [dataset.sides[one].group if one in dataset.sides else one for one in self.hashes]
+        self.groups = [dataset.split_groups[one].group if one in dataset.split_groups else one for one in self.hashes]
         self._draw(count, seed)
 
     def some(self, count: int, seed: int) -> "Photos":

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgecnn.data import Split
-from edgecnn.data.splits import read_sides
+from edgecnn.data.splits import read_split_groups
 from edgecnn.errors import RunError
 from edgecnn.evaluate import statistics
 from edgecnn.evaluate.answers import REPEATS, Answers, Progress, export_answers, in_chunks, milliseconds, timed
@@ -152,8 +152,8 @@ def groups_of(run: Run, hashes: Sequence[str]) -> list[str] | None:
     """Return the group of each of a run's images, by hash, if a user named groups."""
     if run.info.data.groups is None:
         return None
-    sides = read_sides(run.file(SPLITS_CSV).read_bytes(), str(run.file(SPLITS_CSV)))
-    return [sides[one].group for one in hashes]
+    split_groups = read_split_groups(run.file(SPLITS_CSV).read_bytes(), str(run.file(SPLITS_CSV)))
+    return [split_groups[one].group for one in hashes]
 
 
 def judged(

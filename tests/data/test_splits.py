@@ -23,14 +23,14 @@ from edgecnn.data.splits import (
     SPLITS,
     Link,
     Newcomers,
-    Side,
+    SplitGroup,
     divide,
     frames_of,
     grouping,
     position_of,
-    read_sides,
+    read_split_groups,
     rule_of,
-    sides_text,
+    split_groups_text,
     splits_of,
     texts_by,
     tied,
@@ -201,8 +201,8 @@ def name(text: object) -> str:
     return sha256(str(text).encode())
 
 
-def divided(sides, photos):
-    return Counter((photos[one], side.split) for one, side in sides.items())
+def divided(split_groups, photos):
+    return Counter((photos[one], split_group.split) for one, split_group in split_groups.items())
 
 
 def test_each_split_gets_its_share_of_each_class_and_nothing_moves_as_copies_arrive():
@@ -212,21 +212,21 @@ def test_each_split_gets_its_share_of_each_class_and_nothing_moves_as_copies_arr
         frames = {(scene, number): name((seed, scene, number)) for scene in range(60) for number in range(10)}
         links = [Link(frames[scene, 0], frames[scene, n], 0.9, COPY) for scene in range(60) for n in range(1, 10)]
         days = random.integers(3, 10, (60, 2))
-        sides, photos = {}, {}
+        split_groups, photos = {}, {}
         for day in range(3):
-            known = sides
+            known = split_groups
             photos |= {
                 frames[scene, number]: scene % 3 // 2
                 for scene in range(60)
                 for number in range((*sorted(days[scene].tolist()), 10)[day])
             }
             here = [link for link in links if {link.first, link.second} <= photos.keys()]
-            sides = updated(known, Newcomers(photos, SHARES), here)
-            assert {one: sides[one] for one in known} == dict(known) and sides.keys() == photos.keys()
-            assert not tied(sides, here)
+            split_groups = updated(known, Newcomers(photos, SHARES), here)
+            assert {one: split_groups[one] for one in known} == dict(known) and split_groups.keys() == photos.keys()
+            assert not tied(split_groups, here)
         for scene in range(60):
-            assert len({sides[frames[scene, number]] for number in range(10)}) <= 2, "the first, and its copies"
-            assert len({sides[frames[scene, number]].split for number in range(10)}) == 1
+            assert len({split_groups[frames[scene, number]] for number in range(10)}) <= 2, "the first, and its copies"
+            assert len({split_groups[frames[scene, number]].split for number in range(10)}) == 1
     whole = updated({}, Newcomers(photos, SHARES), links)
     counts = divided(whole, photos)
     assert {key: counts[key] for key in counts if key[0] == 0} == {
@@ -243,11 +243,11 @@ def test_each_split_gets_its_share_of_each_class_and_nothing_moves_as_copies_arr
 
 def test_without_groups_the_shares_are_exact_to_a_photo_and_later_photos_fill_what_lacks():
     photos = {name(number): int(number >= 57) for number in range(91)}
-    sides = updated({}, Newcomers(photos, SHARES), [])
+    split_groups = updated({}, Newcomers(photos, SHARES), [])
     for label, total in ((0, 57), (1, 34)):
         for split, share in SHARES.items():
-            assert abs(divided(sides, photos)[label, split] - share * total) <= 1
-    listed = {one: Side(one, "train") for one in photos}
+            assert abs(divided(split_groups, photos)[label, split] - share * total) <= 1
+    listed = {one: SplitGroup(one, "train") for one in photos}
     photos |= {name(("later", number)): 0 for number in range(30)}
     later = updated(listed, Newcomers(photos, SHARES), [])
     assert {later[one].split for one in photos if one not in listed} == {"validation", "test"}
@@ -256,28 +256,34 @@ def test_without_groups_the_shares_are_exact_to_a_photo_and_later_photos_fill_wh
 def test_a_near_copy_joins_the_first_photo_of_a_group_and_never_another_near_copy():
     chain = [name(number) for number in range(30)]
     photos = dict.fromkeys(chain, 0)
-    sides = updated({}, Newcomers(photos, SHARES), [Link(one, other, 0.9, COPY) for one, other in pairwise(chain)])
-    assert max(Counter(side.group for side in sides.values()).values()) == 3, "a photo and its two neighbours"
+    split_groups = updated(
+        {}, Newcomers(photos, SHARES), [Link(one, other, 0.9, COPY) for one, other in pairwise(chain)]
+    )
+    assert max(Counter(split_group.group for split_group in split_groups.values()).values()) == 3, (
+        "a photo and its two neighbours"
+    )
     same = updated({}, Newcomers(photos, SHARES), [Link(chain[0], other, 1.0, SAME) for other in chain[1:]])
-    assert len({side.group for side in same.values()}) == 1
+    assert len({split_group.group for split_group in same.values()}) == 1
 
 
 def test_a_copy_of_equal_pixels_follows_them_into_the_group_of_a_near_copy():
     first, near, equal, other = map(name, ("first", "near", "equal", "other"))
     links = [Link(first, near, 0.9, COPY), Link(first, other, 0.9, COPY), Link(near, equal, 1.0, SAME)]
-    sides = updated({}, Newcomers(dict.fromkeys((first, near, equal, other), 0), SHARES), links)
-    assert {side.group for side in sides.values()} == {first}
-    assert [sides[one].rule for one in (first, near, equal)] == ["photo", "copy", "same"]
+    split_groups = updated({}, Newcomers(dict.fromkeys((first, near, equal, other), 0), SHARES), links)
+    assert {split_group.group for split_group in split_groups.values()} == {first}
+    assert [split_groups[one].rule for one in (first, near, equal)] == ["photo", "copy", "same"]
 
 
 def test_a_new_photo_joins_the_most_alike_and_two_groups_stay_two():
     test, train, new, far = map(name, ("test", "train", "new", "far"))
-    known = {test: Side(test, "test", rule="photo"), train: Side(train, "train", rule="photo")}
+    known = {test: SplitGroup(test, "test", rule="photo"), train: SplitGroup(train, "train", rule="photo")}
     links = [Link(test, new, 0.9, COPY), Link(new, train, 0.8, COPY), Link(new, far, 0.7, COPY)]
-    sides = updated(known, Newcomers(dict.fromkeys((test, train, new, far), 0), SHARES), links)
-    assert sides[new] == Side(test, "test", rule="copy") and sides[far].group == far
-    assert {one: sides[one] for one in known} == known
-    assert tied(sides, links)[new] == train and test not in tied(sides, links), "directly, not through the new photo"
+    split_groups = updated(known, Newcomers(dict.fromkeys((test, train, new, far), 0), SHARES), links)
+    assert split_groups[new] == SplitGroup(test, "test", rule="copy") and split_groups[far].group == far
+    assert {one: split_groups[one] for one in known} == known
+    assert tied(split_groups, links)[new] == train and test not in tied(split_groups, links), (
+        "directly, not through the new photo"
+    )
 
 
 def test_few_groups_leave_no_split_empty_and_each_class_with_training_and_test_photos():
@@ -285,52 +291,56 @@ def test_few_groups_leave_no_split_empty_and_each_class_with_training_and_test_p
         groups = {(label, number): size for label in range(2) for number, size in enumerate(sizes)}
         photos = {name((key, n)): key[0] for key, size in groups.items() for n in range(size)}
         texts = {name((key, n)): f"pile {key}" for key, size in groups.items() for n in range(size)}
-        sides = updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), [])
-        counts = divided(sides, photos)
+        split_groups = updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), [])
+        counts = divided(split_groups, photos)
         assert all(counts[label, "train"] for label in range(2)), sizes
         assert len(sizes) < 3 or all(counts[label, "test"] for label in range(2)), sizes
-        assert len(sizes) < 3 or {side.split for side in sides.values()} == set(SHARES), sizes
-        assert len({(side.group, side.split) for side in sides.values()}) == len(groups)
+        assert len(sizes) < 3 or {split_group.split for split_group in split_groups.values()} == set(SHARES), sizes
+        assert len({(split_group.group, split_group.split) for split_group in split_groups.values()}) == len(groups)
 
 
 def test_named_groups_come_before_copies_and_take_in_later_photos_of_their_text():
     photos = {name(number): 0 for number in range(40)}
     texts = {name(number): f"pile {number // 8}" for number in range(32)}
     links = [Link(name(0), name(31), 0.95, COPY), Link(name(1), name(39), 0.95, COPY)]
-    sides = updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), links)
-    assert sides[name(0)].group == "pile 0" and sides[name(31)].group == "pile 3", "a copy does not join two piles"
-    assert sides[name(39)][::3] == ("pile 0", "copy") and rule_of(sides) == "(.+)_"
+    split_groups = updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), links)
+    assert split_groups[name(0)].group == "pile 0" and split_groups[name(31)].group == "pile 3", (
+        "a copy does not join two piles"
+    )
+    assert split_groups[name(39)][::3] == ("pile 0", "copy") and rule_of(split_groups) == "(.+)_"
     later = photos | {name("later"): 0}
-    again = updated(sides, Newcomers(later, SHARES, texts | {name("later"): "pile 3"}, "(.+)_"), [])
-    assert again[name("later")].split == sides[name(31)].split
+    again = updated(split_groups, Newcomers(later, SHARES, texts | {name("later"): "pile 3"}, "(.+)_"), [])
+    assert again[name("later")].split == split_groups[name(31)].split
 
 
 def test_of_many_photos_content_alone_decides(monkeypatch):
     monkeypatch.setattr("edgecnn.data.splits.MOST", 50)
     photos = {name(number): 0 for number in range(60)}
     texts = {name(number): "one pile" for number in range(30)}
-    sides = splits_of(updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), []))
-    assert len({sides[name(number)] for number in range(30)}) == 1
-    assert all((position_of(one) < 0.2) == (sides[one] == "test") for one in photos if one not in texts)
+    split_groups = splits_of(updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), []))
+    assert len({split_groups[name(number)] for number in range(30)}) == 1
+    assert all((position_of(one) < 0.2) == (split_groups[one] == "test") for one in photos if one not in texts)
 
 
 def test_frames_in_a_row_are_one_group_and_join_a_listed_one():
     a, b, c, d, copy = map(name, "abcde")
     links = [Link(one, other, 0.9, BURST) for one, other in pairwise((a, b, c, d))]
     photos = dict.fromkeys((a, b, c, d), 0)
-    assert {side.group for side in updated({}, Newcomers(photos, SHARES), links).values()} == {a}
-    known = {c: Side(c, "test", rule="photo")}
+    assert {split_group.group for split_group in updated({}, Newcomers(photos, SHARES), links).values()} == {a}
+    known = {c: SplitGroup(c, "test", rule="photo")}
     links.append(Link(b, copy, 0.9, COPY))
-    sides = updated(known, Newcomers(photos | {copy: 0}, SHARES), links)
-    assert set(splits_of(sides).values()) == {"test"} and {side.group for side in sides.values()} == {c}
+    split_groups = updated(known, Newcomers(photos | {copy: 0}, SHARES), links)
+    assert set(splits_of(split_groups).values()) == {"test"} and {
+        split_group.group for split_group in split_groups.values()
+    } == {c}
 
 
 def test_a_tied_photo_is_named_with_a_known_photo():
     test, near, far = map(name, ("test", "near", "far"))
-    sides = {test: Side("t", "test"), near: Side("n", "train"), far: Side("f", "validation")}
+    split_groups = {test: SplitGroup("t", "test"), near: SplitGroup("n", "train"), far: SplitGroup("f", "validation")}
     links = [Link(test, near, 0.9, COPY), Link(far, test, 0.8, COPY)]
-    assert tied(sides, links) == {test: near}
-    assert tied(sides, links, {far}) == {test: far}, "a photo that the list has"
+    assert tied(split_groups, links) == {test: near}
+    assert tied(split_groups, links, {far}) == {test: far}, "a photo that the list has"
 
 
 def test_the_frames_of_each_board_are_read_in_order():
@@ -343,12 +353,14 @@ def test_the_frames_of_each_board_are_read_in_order():
 
 
 def test_a_list_is_read_back_and_a_damaged_one_is_refused(pets):
-    sides = {name(number): Side(f"pile {number // 2}", "test", f"cat/{number}.jpg", "(.+)_") for number in range(4)}
-    text = sides_text(sides)
+    split_groups = {
+        name(number): SplitGroup(f"pile {number // 2}", "test", f"cat/{number}.jpg", "(.+)_") for number in range(4)
+    }
+    text = split_groups_text(split_groups)
     assert (
-        read_sides(text.encode(), SPLITS_CSV)
-        == read_sides(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(), SPLITS_CSV)
-        == sides
+        read_split_groups(text.encode(), SPLITS_CSV)
+        == read_split_groups(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(), SPLITS_CSV)
+        == split_groups
     )
     first, line = text.splitlines()[:2]
     for broken, why in {
@@ -371,22 +383,22 @@ def test_a_group_in_two_splits_is_an_error_that_names_both():
     with pytest.raises(
         DatasetError, match=r"line 2 puts cat/0\.jpg .* into test, and line 4 puts cat/2\.jpg .* into train"
     ):
-        read_sides(text.encode(), SPLITS_CSV)
+        read_split_groups(text.encode(), SPLITS_CSV)
 
 
 def test_a_list_of_the_version_before_keeps_its_columns():
-    former = {name(number): Side("door", "train") for number in range(3)}
-    text = sides_text(former)
-    assert text.startswith("sha256,group,split\n") and read_sides(text.encode(), SPLITS_CSV) == former
+    former = {name(number): SplitGroup("door", "train") for number in range(3)}
+    text = split_groups_text(former)
+    assert text.startswith("sha256,group,split\n") and read_split_groups(text.encode(), SPLITS_CSV) == former
     photos = dict.fromkeys([*former, name("new")], 0)
-    sides = updated(former, Newcomers(photos, SHARES), [])
-    assert sides[name("new")].rule == "" and sides_text(sides).startswith("sha256,group,split\n")
+    split_groups = updated(former, Newcomers(photos, SHARES), [])
+    assert split_groups[name("new")].rule == "" and split_groups_text(split_groups).startswith("sha256,group,split\n")
 
 
 def test_listed_photos_keep_their_splits_and_the_list_is_not_a_photo(pets):
     before = open_dataset(DataRecipe(source=str(pets)))
     moved = before.items["test"][0]
-    (pets / SPLITS_CSV).write_text(sides_text({moved.hash: Side(moved.hash, "train")}))
+    (pets / SPLITS_CSV).write_text(split_groups_text({moved.hash: SplitGroup(moved.hash, "train")}))
     (pets / SOURCES_CSV).write_text("sha256,path,board,why,ts,guess,model,labelled\n")
     (pets / moved.source).rename(pets / "cat" / "moved by its owner.png")
     after = open_dataset(DataRecipe(source=str(pets)))
@@ -469,8 +481,11 @@ def test_one_group_per_class_is_a_clear_error_and_one_class_with_one_group_train
 
 
 def test_the_list_decides_unless_a_pattern_is_requested_and_another_rule_divides_anew():
-    by_pile = {"crack/IMG_0_0": Side("IMG_0", "test", rule=r"(.+)_\d+$")}
-    by_photo, former = {"crack/IMG_0_0": Side("x", "test", rule="photo")}, {"crack/IMG_0_0": Side("x", "test")}
+    by_pile = {"crack/IMG_0_0": SplitGroup("IMG_0", "test", rule=r"(.+)_\d+$")}
+    by_photo, former = (
+        {"crack/IMG_0_0": SplitGroup("x", "test", rule="photo")},
+        {"crack/IMG_0_0": SplitGroup("x", "test")},
+    )
     listed = grouping(NAMES, LABELS, None, by_pile)
     assert listed.rule == r"(.+)_\d+$" and listed.known == by_pile and listed.texts["crack/IMG_0_1"] == "IMG_0"
     assert grouping(NAMES, LABELS, r"(.+)_\d+$", by_pile).known == by_pile

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecnn.data.splits import Side, sides_text
+from edgecnn.data.splits import SplitGroup, split_groups_text
 from edgecnn.evaluate import answers
 from edgecnn.evaluate.answers import (
     CHUNK,
@@ -105,7 +105,7 @@ def test_the_images_that_taught_a_model_include_those_in_two_splits_and_mark_tes
     run.write_info(replace(info, data=replace(info.data, groups=groups)))
     names = {"aa": "pile B", "bb": "pile A", "cc": "pile B", "dd": "pile C"}
     run.file(SPLITS_CSV).write_text(
-        sides_text({64 * one[0]: Side(text, "train", "", "(.+)_") for one, text in names.items()})
+        split_groups_text({64 * one[0]: SplitGroup(text, "train", "", "(.+)_") for one, text in names.items()})
     )
     monkeypatch.setattr(answers, "taught_images", lambda run: {64 * one[0]: split for one, split in known.items()})
     assert [line[62:] for line in answers.images_csv(run).decode().splitlines()[1:]] == [

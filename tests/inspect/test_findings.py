@@ -102,7 +102,7 @@ def test_copies_are_named_with_their_fault():
         group(("train/9", "cat"), ("train/10", "cat")),
         group(("train/11", "cat"), ("train/12", "cat"), exact=False),
     )
-    found = list(findings.of_groups([near, same, same, labels, ours, leak], ("train", "test"), sided=False))
+    found = list(findings.of_groups([near, same, same, labels, ours, leak], ("train", "test"), keeps_groups=False))
     sources = [f"{split}/{number}" for number in range(12, 0, -1) for split in ("train", "validation", "test")]
     assert said(found, *sources) == [
         ("leak", "error", 1, ["test/1", "train/3"]),
@@ -116,14 +116,18 @@ def test_copies_are_named_with_their_fault():
         "leak", "two-labels", "leak", "duplicate", "near-duplicate",
     ]  # fmt: skip
     mixed = group(*((f"train/{number}", "cat") for number in range(4)), exact=False, pixels=(0, 1, 2, 1))
-    found = list(findings.of_groups([same, near, mixed], ("train", "test"), sided=False))
+    found = list(findings.of_groups([same, near, mixed], ("train", "test"), keeps_groups=False))
     assert [(one.kind, one.images) for one in found] == [("duplicate", 2), ("near-duplicate", 2)]
-    found = findings.of_groups([mixed], ("train", "test"), sided=False)
+    found = findings.of_groups([mixed], ("train", "test"), keeps_groups=False)
     assert said(found, "train/0", "train/1", "train/2", "train/3") == [
         ("duplicate", "warning", 1, ["train/1", "train/3"]),
         ("near-duplicate", "note", 1, ["train/0", "train/1"]),
     ]
-    kept = [one.advice for sided in (False, True) for one in findings.of_groups([ours], ("train", "test"), sided=sided)]
+    kept = [
+        one.advice
+        for keeps_groups in (False, True)
+        for one in findings.of_groups([ours], ("train", "test"), keeps_groups=keeps_groups)
+    ]
     assert kept[0].startswith("Keep one of each") and kept[1].startswith("Nothing")
 
 

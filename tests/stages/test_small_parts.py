@@ -15,15 +15,14 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 from edgecnn.bundle.evidence import VALIDATION, ValidationScores
 from edgecnn.data import Split
 from edgecnn.data.items import Item
-from edgecnn.data.splits import Side
+from edgecnn.data.splits import SplitGroup
 from edgecnn.errors import RunError
 from edgecnn.evaluate.answers import Answers, HeldOut
 from edgecnn.files import sha256
 from edgecnn.recipe import build_recipe
 from edgecnn.run_info import GroupInfo
 from edgecnn.runs import KNOWN, Run
-from edgecnn.stages import compare
-from edgecnn.stages import train as sides
+from edgecnn.stages import compare, train
 from edgecnn.stages.against import flips_in_order
 from edgecnn.stages.bundle import default_model, verified_scores
 from edgecnn.stages.choose import Choosing, labelled, splits_to_try
@@ -136,7 +135,7 @@ def test_photos_that_show_the_same_thing_are_counted_when_folds_are_made(tmp_pat
     ]
     dataset = SimpleNamespace(
         name="pets", labels=("cat", "dog"), items={"train": items}, given=frozenset(), tied={},
-        sides={item.hash: Side(groups.get(item.hash, item.hash), "train") for item in items},
+        split_groups={item.hash: SplitGroup(groups.get(item.hash, item.hash), "train") for item in items},
     )  # fmt: skip
     recipe = build_recipe({"train": {"folds": 3}})
     folds = divided(dataset, Run(tmp_path), recipe, SimpleNamespace(note=notes.append))
@@ -363,13 +362,14 @@ def photos_of(rules=None, **changes):
         for split, text in LETTERS.items()
     }
     given = {
-        one: Side(groups.get(one, one), split, "", (rules or {}).get(one, "photo"))
+        one: SplitGroup(groups.get(one, one), split, "", (rules or {}).get(one, "photo"))
         for split, text in LETTERS.items()
         for one in text
     }
     shares = {"train": 0.5, "validation": 0.25, "test": 0.25}
     return SimpleNamespace(**{
-        "items": items, "sides": given, "labels": ("cat", "dog"), "shares": shares, "tied": {}, "anew": False, "groups_note": "", **changes
+        "items": items, "split_groups": given, "labels": ("cat", "dog"), "shares": shares, "tied": {}, "anew": False,
+        "groups_note": "", **changes
     })  # fmt: skip
 
 
@@ -377,39 +377,39 @@ def test_the_lines_on_splits_count_photos_that_share_one_stayed_or_arrived():
     after = photos_of()
 
     def numbers(after, known, **listed):
-        return [re.findall(r"\d+", line) for line in sides.lines(after, sides.Listed(known, **listed))]
+        return [re.findall(r"\d+", line) for line in train.lines(after, train.Listed(known, **listed))]
 
     def listed(text):
-        return {one: after.sides[one] for one in text}
+        return {one: after.split_groups[one] for one in text}
 
     off = ["0", "25", "67", "25"]  # cats in validation, dogs in validation: by more than a photo
     assert numbers(after, {}) == [["5", "8"], off]
     assert numbers(after, listed("abdfg")) == [["5", "3"], ["5", "8"], off]
-    (*_, stored) = sides.lines(after, sides.Listed(listed("abdf"), "/photos/edgecnn-splits.csv"))
+    (*_, stored) = train.lines(after, train.Listed(listed("abdf"), "/photos/edgecnn-splits.csv"))
     assert "/photos/edgecnn-splits.csv" in stored
-    assert len(list(sides.lines(after, sides.Listed(listed("abcdefgh"), "/photos/edgecnn-splits.csv")))) == 3, (
+    assert len(list(train.lines(after, train.Listed(listed("abcdefgh"), "/photos/edgecnn-splits.csv")))) == 3, (
         "nothing was stored"
     )
     after.tied = {"d": "a", "e": "b", "f": "g", "h": "c"}
-    (*_, tied) = sides.lines(after, sides.Listed(listed("abcdeh")))
+    (*_, tied) = train.lines(after, train.Listed(listed("abcdeh")))
     assert " 4 test photos " in tied and tied.endswith("d.png and a.png; e.png and b.png; f.png and g.png; …")
 
 
 def test_the_lines_on_splits_say_what_groups_make_impossible_and_what_was_divided_anew():
     shares = {"train": 0.2, "validation": 0.1, "test": 0.7}
     after = photos_of(shares=shares, groups_note="folders are ignored")
-    before = {one: Side(one, "test", "", "(.+)_") for one in "abcdefgh"}
-    first, *others = sides.lines(after, sides.Listed(before))
+    before = {one: SplitGroup(one, "test", "", "(.+)_") for one in "abcdefgh"}
+    first, *others = train.lines(after, train.Listed(before))
     assert first == "folders are ignored"
     (off,) = (line for line in others if "cannot be divided" in line)
     assert off.startswith("test has 0% of class 'dog', not 70%; ") and "of the photos" in off, (
         "a class without a test goes first"
     )
     after.anew = True
-    _, anew, *_ = sides.lines(after, sides.Listed(before, former="/photos/edgecnn-splits-1.csv"))
+    _, anew, *_ = train.lines(after, train.Listed(before, former="/photos/edgecnn-splits-1.csv"))
     assert "6 photos changed their split" in anew and "/photos/edgecnn-splits-1.csv" in anew, "all but d and e"
     after.groups = lambda: GroupInfo(by="(.+)_", splits={"train": 2, "validation": 2, "test": 1})
-    after.sides["a"] = Side("first", "train", "", "(.+)_")
+    after.split_groups["a"] = SplitGroup("first", "train", "", "(.+)_")
     assert any(
-        re.findall(r"\d+", line) == ["5", "2", "2", "1", "1", "3"] for line in sides.lines(after, sides.Listed({}))
+        re.findall(r"\d+", line) == ["5", "2", "2", "1", "1", "3"] for line in train.lines(after, train.Listed({}))
     )

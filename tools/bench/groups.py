@@ -88,7 +88,7 @@ def features_of(dataset: Dataset) -> tuple[list[Item], np.ndarray]:
 def measured(name: str, one: Set) -> dict[str, Any]:
     dataset = opened(name)
     links, found = find_links(dataset, missing=None, progress=quiet, note=quiet)
-    plain = dataset.sided({}, links)
+    plain = dataset.with_split_groups({}, links)
     items, features = list(found.looks.items), found.features
     assert features is not None
     row: dict[str, Any] = {"by_photo": counts_of(plain), "sentence": ask(plain, items, features, quiet, quiet)}
@@ -99,12 +99,12 @@ def measured(name: str, one: Set) -> dict[str, Any]:
     with threadpool_limits(1):
         row["head_by_photo"] = right(whole, classes, np.arange(len(classes)), SEEDS)
         if one.pattern:
-            row["by_group"] = counts_of(opened(name, one.pattern).sided({}, links))
+            row["by_group"] = counts_of(opened(name, one.pattern).with_split_groups({}, links))
             texts = texts_by(one.pattern, items)
             groups = numbered([texts.get(item.hash, item.hash) for item in items])
             row["groups"] = int(groups.max()) + 1
             row["head_by_group"] = right(whole, classes, groups, SEEDS)
-            divided = opened(name, one.pattern).sided({}, links)
+            divided = opened(name, one.pattern).with_split_groups({}, links)
             row |= single_split(divided, items, whole, classes)
         if one.truth:
             others, elsewhere = features_of(opened(one.truth))
@@ -116,11 +116,11 @@ def measured(name: str, one: Set) -> dict[str, Any]:
 
 def single_split(dataset: Dataset, items: list[Item], values: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
     """Return the head's accuracy on the test split of named groups, and its interval over these."""
-    splits = np.array([dataset.sides[item.hash].split for item in items])
+    splits = np.array([dataset.split_groups[item.hash].split for item in items])
     fitted = regression(STRENGTH).fit(values[splits == "train"], classes[splits == "train"])
     correct = fitted.predict(values[splits == "test"]) == classes[splits == "test"]
     groups = [dataset.group_of(item) for item, split in zip(items, splits, strict=True) if split == "test"]
-    assert any(is_users(side.rule) for side in dataset.sides.values())
+    assert any(is_users(side.rule) for side in dataset.split_groups.values())
     return {"test_by_group": float(correct.mean()), "test_interval": list(grouped_interval(correct, groups))}
 
 

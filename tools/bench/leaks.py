@@ -1,4 +1,4 @@
-"""What splits leak from bursts: pairs of one scene on both sides, and the accuracy that is claimed as a result.
+"""What splits leak from bursts: pairs of one scene in two splits, and the accuracy that is claimed as a result.
 
 Real photos serve as scenes. Each becomes a burst of ten frames, once as copies (compressed and made smaller) and once as a camera would
 take them: cropped and shifted by up to 6 %, brighter or darker, with sensor noise, as JPEG. The search for copies runs as in training. It
@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.items import Item
-from edgecnn.data.splits import COPY, SAME, Link, Newcomers, Sides, splits_of, tied, updated
+from edgecnn.data.splits import COPY, SAME, Link, Newcomers, SplitGroups, splits_of, tied, updated
 from edgecnn.files import write_atomic
 from edgecnn.inspect import groups
 from edgecnn.inspect.inspection import find_copies
@@ -122,30 +122,30 @@ class Seen:
 
 
 def pairs_apart(
-    frames: Frames, chosen: Sequence[int], sides: Mapping[str, str], left_out: Container[str] = ()
+    frames: Frames, chosen: Sequence[int], split_groups: Mapping[str, str], left_out: Container[str] = ()
 ) -> tuple[int, int, int]:
     """Count pairs of frames of one scene, those in two different splits, and those of the latter with a tested frame."""
     by_scene: dict[int, list[str]] = defaultdict(list)
     for index in chosen:
         by_scene[int(frames.scenes[index])].append(frames.hashes[index])
     pairs = [pair for hashes in by_scene.values() for pair in combinations(hashes, 2)]
-    apart = [pair for pair in pairs if sides[pair[0]] != sides[pair[1]]]
-    tested = sum(any(sides[one] == "test" and one not in left_out for one in pair) for pair in apart)
+    apart = [pair for pair in pairs if split_groups[pair[0]] != split_groups[pair[1]]]
+    tested = sum(any(split_groups[one] == "test" and one not in left_out for one in pair) for pair in apart)
     return len(pairs), len(apart), tested
 
 
 def arrived(frames: Frames, order: Sequence[int], seen: Seen, named: bool) -> tuple[dict[str, str], Mapping[str, str]]:
     """Return the splits of frames that arrive on DAYS days, with an update each day, and the frames left out of comparisons."""
-    sides: Sides = {}
+    split_groups: SplitGroups = {}
     left_out: Mapping[str, str] = {}
     for day in range(1, DAYS + 1):
         here = sorted(order[: len(order) * day // DAYS])
         photos = {frames.hashes[index]: int(frames.classes[index]) for index in here}
         links = seen.links(here)
         scenes = {frames.hashes[index]: str(frames.scenes[index]) for index in here if named}
-        sides = updated(sides, Newcomers(photos, SHARES, scenes, "(.+)-" if named else ""), links)
-        left_out = tied(sides, links)
-    return splits_of(sides), left_out
+        split_groups = updated(split_groups, Newcomers(photos, SHARES, scenes, "(.+)-" if named else ""), links)
+        left_out = tied(split_groups, links)
+    return splits_of(split_groups), left_out
 
 
 def accuracy(frames: Frames, taught: np.ndarray, asked: Sequence[np.ndarray]) -> list[float]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from edgecnn.data import open_dataset
-from edgecnn.data.splits import read_sides
+from edgecnn.data.splits import read_split_groups
 from edgecnn.errors import DatasetError, OutputError
 from edgecnn.files import sha256_file
 from edgecnn.inspect import look
@@ -22,7 +22,7 @@ from edgecnn.labels import SOURCES_CSV, SPLITS_CSV
 from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.runs import LEFT_OUT, create_run
 from edgecnn.stages import train as stage
-from edgecnn.stages.train import placed, write_sides
+from edgecnn.stages.train import placed, write_split_groups
 
 SPLITS = ("train", "validation", "test")
 
@@ -162,7 +162,7 @@ def test_folders_below_the_class_folders_are_groups_until_none_divides_anew(pets
     listed = (pets / SPLITS_CSV).read_bytes()
     recipe = DataRecipe(source=str(pets), group_by="none")
     anew = placed(open_dataset(recipe), reporter := Quiet())
-    was = {one: side.split for one, side in read_sides(listed, SPLITS_CSV).items()}
+    was = {one: split_group.split for one, split_group in read_split_groups(listed, SPLITS_CSV).items()}
     moved = sum(item.split != was[item.hash] for part in anew.items.values() for item in part)
     assert any(
         f"divided anew, since {SPLITS_CSV} was divided otherwise: {moved} photos" in line for line in reporter.notes
@@ -210,10 +210,10 @@ def test_a_near_copy_of_photos_in_two_splits_is_named_and_left_out_of_comparison
         "of the same thing as training photos" in line and "copy of both" in line and taught in line for line in notes
     )
     run = create_run(build_recipe({"data": {"source": str(pets)}}), tmp_path / "run")
-    write_sides(run, dataset)
+    write_split_groups(run, dataset)
     listed = {row["sha256"]: row["with"] for row in csv.DictReader(io.StringIO(run.file(LEFT_OUT).read_text()))}
     assert listed[sha256_file(copy)] == hashes[taught]
-    assert read_sides(run.file(SPLITS_CSV).read_bytes(), SPLITS_CSV) == dataset.sides
+    assert read_split_groups(run.file(SPLITS_CSV).read_bytes(), SPLITS_CSV) == dataset.split_groups
 
 
 def door(people, seconds_each, apart_s):
@@ -262,7 +262,7 @@ def test_archives_and_read_only_folders_keep_the_list_with_the_run(pets, tmp_pat
     assert (
         f"the splits are stored with the run, in its {SPLITS_CSV}, since nothing is written into archives" in notes[-1]
     )
-    write_sides(run, dataset)
+    write_split_groups(run, dataset)
     with zipfile.ZipFile(archive, "a") as file:
         for number in range(12, 20):
             file.writestr(f"pets/cat/{number} copy.jpg", encode(scene(number), quality=40))
