@@ -63,6 +63,9 @@ class Silent:
     def note(self, text):
         self.notes.append(text)
 
+    def detail(self, text):
+        self.note(text)
+
     def training(self, progress):
         if progress.validation_accuracy is not None:
             self.epochs.append((progress.phase, progress.epoch))

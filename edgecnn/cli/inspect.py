@@ -1,12 +1,13 @@
 """`edgecnn inspect`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from edgecnn.cli.options import Json, checked, emit_json, emit_line, note, option
-from edgecnn.cli.workstation_options import Force
+from edgecnn.cli.workstation_options import Force, Full
 from edgecnn.region import read_region
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 CLEANED = "A cleaned copy"
 FOLDER = Path("inspections")
+
+MOST = 3
+"""Findings that the first screen shows, the worst ones; --full shows all."""
 
 FailOn = Literal["error", "warning", "note", "never"]
 
@@ -85,6 +89,7 @@ def inspect(
         ),
     ] = None,
     force: Force = False,
+    full: Full = False,
     json: Json = False,
 ) -> None:
     """Find what is wrong with labelled images, before training.
@@ -136,7 +141,7 @@ def inspect(
     if json:
         emit_json(report)
     else:
-        print_report(report)
+        print_report(report, full)
     tell = note if json else emit_line
     if cleaned:
         for label in emptied(cleaned, dataset):
@@ -203,14 +208,21 @@ def free_folder(name: str, force: bool) -> Path:
     return path
 
 
-def print_report(report: "Inspection") -> None:
+def print_report(report: "Inspection", full: bool) -> None:
+    """Print the verdict and the worst findings, or with `full` all of them."""
     from edgecnn.inspect.inspection import verdict
-    from edgecnn.labels import printable
+    from edgecnn.labels import plural, printable
 
     splits = ", ".join(f"{count:,} {split}" for split, count in report.splits.items() if count)
     head = f"{report.name}: {report.images:,} images in {len(report.classes):,} classes ({splits}): {verdict(report)}"
-    for line in (head, *(f"{item.severity:8} {item.text}. {item.advice}" for item in report.findings)):
+    shown = report.findings if full else report.findings[:MOST]
+    for line in (head, *(f"{item.severity:8} {item.text}. {item.advice}" for item in shown)):
         emit_line(printable(line))
+    if left := report.findings[len(shown) :]:
+        counts = Counter(item.severity for item in left)
+        emit_line(
+            f"and {', '.join(plural(count, severity) for severity, count in counts.items())} more: --full, or the page"
+        )
 
 
 def fail(report: "Inspection", fail_on: FailOn) -> None:

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 class ProgressReporter:
-    """A pipeline's Reporter that draws with rich. Use as a context manager."""
+    """A pipeline's Reporter that draws with rich; it shows details only if `full`. Use as a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, full: bool = True) -> None:
+        self.full = full
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.bars = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[state]}"),
@@ -32,6 +33,10 @@ class ProgressReporter:
 
     def note(self, text: str) -> None:
         self.console.print(printable_lines(text), markup=False)
+
+    def detail(self, text: str) -> None:
+        if self.full:
+            self.note(text)
 
     def training(self, progress: "TrainProgress") -> None:
         """Show an epoch's loss, accuracy, images/s and the time left in the phase. A line stays when the epoch ends."""

@@ -61,6 +61,7 @@ def train(
         bool,
         option("List all recipe keys with their type, default, limits and meaning.", "off", INSTEAD, "--keys"),
     ] = False,
+    full: shared.Full = False,
     json: Json = False,
 ) -> None:
     """Train a network in two phases: float, then quantization-aware.
@@ -113,7 +114,7 @@ def train(
     if resolved.folds and (cluster or dry_run):
         one, other = "--quick" if resolved.train.head_only else "--folds", "--workers" if cluster else "--dry-run"
         raise typer.BadParameter(f"{one} and {other} are mutually exclusive: give one.")
-    with ProgressReporter() as reporter, ExitStack() as held:
+    with ProgressReporter(full) as reporter, ExitStack() as held:
         if run and (cluster is None or cluster.first):
             held.enter_context(locked(run.path))
             run = beyond_quick(run, reporter)
@@ -237,6 +238,7 @@ def run(
     ] = False,
     jobs: shared.Jobs = 1,
     force: shared.Force = False,
+    full: shared.Full = False,
     json: Json = False,
 ) -> None:
     """Run every stage of a recipe: train, export, verify, bundle.
@@ -267,7 +269,7 @@ def run(
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import PAGE, run_path
 
-    with ProgressReporter() as reporter:
+    with ProgressReporter(full) as reporter:
         if recipe is None and old:
             resolved = former_recipe(old, training.settings, given, reporter)
         else:
@@ -309,7 +311,7 @@ def run(
         shown = {"parity": report} | ({"against": against} if against else {})
         emit_json({**{name: str(path) for name, path in paths.items()}, **shown})
     else:
-        print_report(report)
+        print_report(report, full)
         if against:
             show_against(against)
         print(f"report: {finished.file(PAGE)}")

@@ -10,6 +10,9 @@ class Reporter(Protocol):
     def note(self, text: str) -> None:
         """Report a line of text, such as the stage that begins."""
 
+    def detail(self, text: str) -> None:
+        """Report a line of text that decides nothing: what edgecnn chose by itself, and why."""
+
     def training(self, progress: "TrainProgress") -> None:
         """Report the progress of training."""
 
@@ -19,5 +22,6 @@ class Reporter(Protocol):
 
 class Silent:
     def note(self, text: str) -> None: ...
+    def detail(self, text: str) -> None: ...
     def training(self, progress: "TrainProgress") -> None: ...
     def working(self, what: str, done: int, total: int) -> None: ...

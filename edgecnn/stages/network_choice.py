@@ -66,7 +66,7 @@ def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporte
     choosing = Choosing(recipe, dataset, reporter, kept or run.file(FEATURES))
     made = run.stored(CHOICE, NetworkChoice)
     if made is None or made.key != choosing.key:
-        reporter.note("choosing network and input for the images")
+        reporter.detail("choosing network and input for the images")
         made = choosing.choose()
         write_json(run.file(CHOICE), made)
     for line in choice_lines(made):

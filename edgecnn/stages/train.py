@@ -86,8 +86,9 @@ def placed(dataset: Dataset, reporter: Reporter, run: Run | None = None, *, keep
         result = dataset.with_split_groups(listed.known, links)
         if keep:
             listed = listed._replace(why="nothing is written into archives and Frigate's folders")
+    usual = not (listed.known or result.anew or result.groups_note or off_shares(result))
     for line in lines(result, listed):
-        reporter.note(f"{dataset.name}: {line}")
+        (reporter.detail if usual else reporter.note)(f"{dataset.name}: {line}")
     if sentence := ask(result, found.looks.items, found.features, reporter.working, reporter.note):
         reporter.note(f"{dataset.name}: {sentence}")
     return result
@@ -279,7 +280,7 @@ def settled(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> Recipe:
     chosen = settle(recipe, dataset)
     require_start(chosen)
     for line in reasons(recipe, chosen, dataset):
-        reporter.note(line)
+        reporter.detail(line)
     return chosen
 
 
@@ -363,9 +364,11 @@ def train_stage(
     from edgecnn.train.settle import settle
     from edgecnn.train.train import input_line, train
 
-    for line in (*dataset.summary(), worst(dataset), *why, input_line(recipe, dataset)):
+    for line in (*dataset.summary(), worst(dataset)):
         if line:
             reporter.note(line)
+    for line in (*why, input_line(recipe, dataset)):
+        reporter.detail(line)
     if run:
         write_split_groups(run, dataset)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
@@ -376,12 +379,12 @@ def train_stage(
 
         info = ship_head(settle(recipe, dataset), dataset, run, info, reporter)
     if info.int8 and info.int8.skipped:
-        reporter.note(
+        reporter.detail(
             f"int8: post-training quantization agrees with the float model on all {info.int8.validation.n:,} validation images, with "
             "nearly the same scores, so quantization-aware training was skipped; --set qat.method=qat requests it"
         )
     for one in dataset.duplicates[:5]:
-        reporter.note(f"kept out of {one.split}: {one.source}, the same as {one.of_source} of {one.of_split}")
+        reporter.detail(f"kept out of {one.split}: {one.source}, the same as {one.of_source} of {one.of_split}")
     if dataset.duplicates:
         where = f"; all are in {run.path}/run.json" if run else ""
         reporter.note(f"{plural(len(dataset.duplicates), 'exact duplicate')} across splits kept out{where}")

@@ -155,10 +155,13 @@ def findings():
     from edgecnn.cli.inspect import print_report
 
     found = [
-        SimpleNamespace(severity=one, text=f"fault {one}", advice="Fix it.") for one in ("error", "warning", "warning")
+        SimpleNamespace(severity=one, text=f"fault {number}", advice="Fix it.")
+        for number, one in enumerate(("error", "warning", "warning", "warning", "note", "note"))
     ]
     splits = {"train": 1000, "validation": 0, "test": 234}
-    print_report(SimpleNamespace(name="pets", images=1234, classes=("cat", "dog"), splits=splits, findings=found))
+    report = SimpleNamespace(name="pets", images=1234, classes=("cat", "dog"), splits=splits, findings=found)
+    for full in (False, True):
+        print_report(report, full)
 
 
 @prints("selftest")
