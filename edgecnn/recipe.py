@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecnn.errors import RecipeError
 from edgecnn.region import EXPECTED, FITS, WHOLE, Region, is_region, region_text
@@ -324,6 +324,15 @@ class Recipe(Struct):
         """Zero point of the model's input code."""
         network = self.network
         return network.input_zero_point if network.input_scale else INPUT_RANGES[network.input_range][1]
+
+
+if TYPE_CHECKING:
+
+    class Settled(Recipe):
+        """A recipe whose every key has a value, from `edgecnn.train.settle.settle`, which knows the images. What trains takes this one."""
+
+else:
+    Settled = Recipe  # for the type checker only: a run's recipe, once stored, is equal to the settled one
 
 
 TOO_DEEP = "its values are nested too deeply: a recipe holds numbers, texts and lists of numbers."

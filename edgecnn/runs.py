@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from edgecnn.errors import BundleError, OutputExistsError, RecipeError, RunError
 from edgecnn.files import canonical_json, is_own, output_errors, write_atomic
 from edgecnn.labels import unsafe
-from edgecnn.recipe import RANDOM, Recipe, build_recipe, load_recipe, merge, source_kind, to_toml
+from edgecnn.recipe import RANDOM, Recipe, Settled, build_recipe, load_recipe, merge, source_kind, to_toml
 from edgecnn.run_info import RunInfo
 from edgecnn.tables import build, to_json
 
@@ -76,6 +76,11 @@ class Run:
     def recipe(self) -> Recipe:
         """The resolved recipe."""
         return build_recipe(load_recipe(self.path / RECIPE), str(self.path / RECIPE))
+
+    @property
+    def settled(self) -> Settled:
+        """The recipe of a run whose open keys the images have closed, as before training begins."""
+        return cast(Settled, self.recipe)
 
     @property
     def public_recipe(self) -> Recipe:
@@ -209,7 +214,7 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False, keep_features
     return run
 
 
-def settle_run(run: Run, recipe: Recipe) -> Run:
+def settle_run(run: Run, recipe: Settled) -> Run:
     """Write a run's settled recipe, and return the run with it."""
     write_atomic(run.file(RECIPE), to_toml(recipe))
     return Run(run.path)

@@ -131,7 +131,8 @@ def train(
                 "--workers, then copy the photos with their edgecnn-splits.csv"
             )
         folds, choosing = resolved.folds, cluster is None and images_choose(resolved, dataset)
-        named = resolved if choosing else settled(resolved, dataset, Silent() if folds else reporter)
+        chosen = None if choosing else settled(resolved, dataset, Silent() if folds else reporter)
+        named = chosen or resolved
         require_pretrained(named)
         if not folds:
             resolved = named
@@ -148,16 +149,17 @@ def train(
             run = create_run(resolved, path, force=force)
         elif not folds:
             require_same_images(run, dataset)
-            if not choosing and run.recipe != resolved:
-                run = settle_run(run, resolved)
+            if chosen and run.recipe != chosen:
+                run = settle_run(run, chosen)
         if run and folds:
             info = train_on_all(dataset, run, reporter, jobs)
         else:
             if run and choosing:
                 with resumable(run, reporter):
-                    resolved = settled(choose_network(resolved, dataset, run, reporter), dataset, reporter)
-                run = settle_run(run, resolved)
-            info = train_run(resolved, dataset, run, reporter, cluster)
+                    chosen = settled(choose_network(resolved, dataset, run, reporter), dataset, reporter)
+                run = settle_run(run, chosen)
+            assert chosen, "with several machines, the images choose nothing"
+            info = train_run(chosen, dataset, run, reporter, cluster)
     if json:
         emit_json({"run": str(run.path) if run else None, **to_json(info)})
     else:

@@ -22,7 +22,7 @@ from edgecnn.errors import RecipeError
 from edgecnn.evaluate.answers import HeldOut, joined, read_held_out, require_held_out, write_held_out
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural
-from edgecnn.recipe import ALWAYS, Recipe, build_recipe, load_recipe, to_toml
+from edgecnn.recipe import ALWAYS, Recipe, Settled, build_recipe, load_recipe, to_toml
 from edgecnn.run_info import FoldInfo, InputSize, RunInfo
 from edgecnn.runs import (
     ASKED,
@@ -68,8 +68,8 @@ def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1
             train_folds(dataset, run, folds, reporter, jobs)
             write_held_out(run, joined([require_held_out(one) for one in fold_runs(run, folds)]))
             run = settle_run(run, voted(settled(chosen, whole, Silent()), fold_infos(run)))
-            reporter.note(voted_line(run.recipe, fold_infos(run), len(folds.of)))
-    return train_run(run.recipe, whole, run, reporter, None)
+            reporter.note(voted_line(run.settled, fold_infos(run), len(folds.of)))
+    return train_run(run.settled, whole, run, reporter, None)
 
 
 def begun(dataset: Dataset, run: Run, reporter: Reporter) -> tuple[Recipe, Folds, Dataset]:
@@ -204,7 +204,7 @@ def answers(one: Run, part: Dataset, fold: int, reporter: Reporter) -> HeldOut:
     )
 
 
-def voted(recipe: Recipe, infos: Sequence[FoldInfo]) -> Recipe:
+def voted(recipe: Settled, infos: Sequence[FoldInfo]) -> Settled:
     """Return the recipe of the model that learns from all images: the folds' median epochs, and their most frequent method.
 
     Only folds that chose the same network vote; if none did, all vote.
@@ -244,7 +244,7 @@ def fold_line(fold: int, info: FoldInfo) -> str:
     )
 
 
-def voted_line(recipe: Recipe, infos: Sequence[FoldInfo], images: int) -> str:
+def voted_line(recipe: Settled, infos: Sequence[FoldInfo], images: int) -> str:
     how = "quantized after training"
     if recipe.qat.method == "qat":
         how = f"quantization-aware training to epoch {recipe.qat.keep}"
@@ -315,7 +315,7 @@ def train_head_only(dataset: Dataset, run: Run, reporter: Reporter) -> RunInfo:
     return info
 
 
-def fitted(recipe: Recipe, whole: Dataset, run: Run, folds: Folds, reporter: Reporter, started: float) -> RunInfo:
+def fitted(recipe: Settled, whole: Dataset, run: Run, folds: Folds, reporter: Reporter, started: float) -> RunInfo:
     """Fit the last layer to all photos, and return the run's record."""
     from edgecnn.train.candidates import Photos
     from edgecnn.train.train import input_shape
@@ -340,7 +340,7 @@ def fitted(recipe: Recipe, whole: Dataset, run: Run, folds: Folds, reporter: Rep
     )
 
 
-def fold_info(recipe: Recipe, shape: tuple[int, int, int], held: HeldOut, fold: int) -> FoldInfo:
+def fold_info(recipe: Settled, shape: tuple[int, int, int], held: HeldOut, fold: int) -> FoldInfo:
     own = held.fold == fold
     right = [float(np.mean(values[own].argmax(axis=1) == held.classes[own])) for values in (held.float, held.int8)]
     return FoldInfo(

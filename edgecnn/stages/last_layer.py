@@ -16,7 +16,7 @@ from edgecnn.export import tflite
 from edgecnn.export.onnx import with_features
 from edgecnn.export.tflite import IMAGES
 from edgecnn.files import write_atomic
-from edgecnn.recipe import Recipe
+from edgecnn.recipe import Settled
 from edgecnn.run_info import Int8Method, RunInfo, StartedFrom, Validation
 from edgecnn.runs import FEATURES, FLOAT_MODEL, QAT_MODEL, Run
 from edgecnn.runtime.model import Model
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Int8Files:
     """Implements `edgecnn.train.best.Int8`: the answers that the files of `edgecnn export` would give, on a device's engine."""
 
-    recipe: Recipe
+    recipe: Settled
 
     def fake_quantized(self, model: Any, images: np.ndarray) -> np.ndarray:
         """Return the logits, float32 (n, num_classes), of a fake-quantized model's int8 TFLite file; ExportError if the file has floats."""
@@ -63,7 +63,7 @@ class Int8Files:
         return device_model(data, "tflite", contract_of(self.recipe, images.shape[1:]), processors())
 
 
-def ship_head(recipe: Recipe, dataset: Dataset, run: Run, info: RunInfo, reporter: Reporter) -> RunInfo:
+def ship_head(recipe: Settled, dataset: Dataset, run: Run, info: RunInfo, reporter: Reporter) -> RunInfo:
     """Fit the last layer to the training and validation photos of a run whose fine-tuning has lost, and return the run's record.
 
     Held-out answers of folds choose temperature and limits. The test photos stay unseen.
@@ -99,7 +99,7 @@ class LastLayer(NamedTuple):
 
 
 def fit_last_layer(
-    recipe: Recipe, dataset: Dataset, photos: "Photos", fold: np.ndarray, run: Run, reporter: Reporter
+    recipe: Settled, dataset: Dataset, photos: "Photos", fold: np.ndarray, run: Run, reporter: Reporter
 ) -> LastLayer:
     """Fit the last layer to photos, whose folds are `fold`, int (n,), and write both models and the answers to held-out photos."""
     from edgecnn.networks import build_network
@@ -165,7 +165,7 @@ def fit_last_layer(
     return LastLayer(shape, model.count_params(), start.recorded, held, int8, judged.accuracy)
 
 
-def similarities(recipe: Recipe, features: np.ndarray, classes: np.ndarray, folds: np.ndarray) -> np.ndarray:
+def similarities(recipe: Settled, features: np.ndarray, classes: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Return each photo's similarity to known photos of the other folds, float64 (n,); NaN if strangers are not detected."""
     from edgecnn.calibrate.confidence import known_codes, similar_to
     from edgecnn.train.candidates import parts

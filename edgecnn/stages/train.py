@@ -31,7 +31,7 @@ from edgecnn.labels import SPLITS_CSV, plural
 from edgecnn.networks import build_network, network_module
 from edgecnn.networks.own import own_network
 from edgecnn.networks.pretrained import is_backbone
-from edgecnn.recipe import Recipe
+from edgecnn.recipe import Recipe, Settled
 from edgecnn.report.plots import write_curves
 from edgecnn.report.table import tuning_line
 from edgecnn.run_info import NetworkChoice, RunInfo
@@ -273,7 +273,7 @@ def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Wo
     return dataset
 
 
-def settled(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> Recipe:
+def settled(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> Settled:
     """Return the recipe with its open keys chosen for the images, and report each choice with its reason."""
     from edgecnn.train.settle import reasons, require_start, settle
 
@@ -309,7 +309,7 @@ def resumable(run: Run | None, reporter: Reporter) -> Iterator[None]:
 
 
 def train_run(
-    recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, cluster: Workers | None
+    recipe: Settled, dataset: Dataset, run: Run | None, reporter: Reporter, cluster: Workers | None
 ) -> RunInfo:
     where = f"run {run.path}" if run else f"worker {cluster.index if cluster else 0}"
     reporter.note(f"{where}: {network_name(recipe)} on {dataset.title}, {len(dataset.labels)} classes")
@@ -352,7 +352,7 @@ def check_network(recipe: Recipe, dataset: Dataset) -> None:
 
 
 def train_stage(
-    recipe: Recipe,
+    recipe: Settled,
     dataset: Dataset,
     run: Run | None,
     reporter: Reporter,
@@ -361,7 +361,6 @@ def train_stage(
 ) -> RunInfo:
     """Train a run and plot its curves; `run` is None for a worker that is not the first, and `why` from `settle.reasons`."""
     from edgecnn.stages.last_layer import Int8Files
-    from edgecnn.train.settle import settle
     from edgecnn.train.train import input_line, train
 
     for line in (*dataset.summary(), worst(dataset)):
@@ -377,7 +376,7 @@ def train_stage(
     if run and info.head_ships:
         from edgecnn.stages.last_layer import ship_head
 
-        info = ship_head(settle(recipe, dataset), dataset, run, info, reporter)
+        info = ship_head(recipe, dataset, run, info, reporter)
     if info.int8 and info.int8.skipped:
         reporter.detail(
             f"int8: post-training quantization agrees with the float model on all {info.int8.validation.n:,} validation images, with "

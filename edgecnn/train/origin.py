@@ -21,7 +21,7 @@ from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.own import own_network, read_source
 from edgecnn.networks.predict import model_from_bytes, predictor, real_input
 from edgecnn.networks.pretrained import is_backbone, load_weights, read_backbone, read_weights
-from edgecnn.recipe import Recipe
+from edgecnn.recipe import Recipe, Settled
 from edgecnn.run_info import OwnFile, StartedFrom, TaughtBy
 from edgecnn.runs import BACKBONE, FLOAT_MODEL, INFO, INIT_MODEL, NETWORK_FILE, Run, open_run, trained_run
 from edgecnn.tables import Struct
@@ -68,7 +68,7 @@ def take_body(model: "keras.Model", trained: "keras.Model") -> None:
 
 def fit_head(
     model: "keras.Model",
-    recipe: Recipe,
+    recipe: Settled,
     images: np.ndarray,
     classes: np.ndarray,
     weights: np.ndarray | None = None,
@@ -93,7 +93,7 @@ def fit_head(
     head.set_weights([layer.weights.astype(np.float32), layer.bias.astype(np.float32)][: len(head.get_weights())])
 
 
-def compute_features(body: "keras.Model", recipe: Recipe, images: np.ndarray, progress: Progress | None) -> np.ndarray:
+def compute_features(body: "keras.Model", recipe: Settled, images: np.ndarray, progress: Progress | None) -> np.ndarray:
     predict = predictor(body, recipe.input_scale, recipe.input_zero_point, BATCH)
     parts = []
     for start in range(0, len(images), BATCH):
@@ -123,7 +123,7 @@ class Trained(NamedTuple):
 
 def train_head(
     model: "keras.Model",
-    recipe: Recipe,
+    recipe: Settled,
     pixels: np.ndarray,
     images: Images,
     folds: np.ndarray,
@@ -179,7 +179,7 @@ def set_int8_layer(student: "keras.Model", int8: Int8Layer) -> None:
     set_logits_range(student, *int8.ends)
 
 
-def local_recipe(recipe: Recipe, run: Run | None) -> Recipe:
+def local_recipe(recipe: Settled, run: Run | None) -> Settled:
     """Return the recipe with the user's own network, if any, read from the run's copy of its file. Makes that copy if it is missing."""
     network = recipe.network
     if run is None or not network.file:
@@ -201,7 +201,7 @@ class Start:
     give: Callable[["keras.Model"], None]
 
 
-def open_start(recipe: Recipe, run: Run | None) -> Start | None:
+def open_start(recipe: Settled, run: Run | None) -> Start | None:
     """Return the trained weights that a settled recipe starts from: a run's, or the network's ImageNet weights. None means random weights.
 
     A run's weights are copied into this run. Raises RunError if it has none or read its images differently, and ModuleNotFoundError or
@@ -222,7 +222,7 @@ def open_start(recipe: Recipe, run: Run | None) -> Start | None:
     return Start(recorded, lambda model: load_weights(model, state))
 
 
-def init_weights(recipe: Recipe, run: Run | None) -> bytes:
+def init_weights(recipe: Settled, run: Run | None) -> bytes:
     copy = run.file(INIT_MODEL) if run else None
     if copy and copy.exists():
         return copy.read_bytes()
@@ -270,7 +270,7 @@ class Teacher(Struct):
     described: TaughtBy
 
 
-def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...]) -> Teacher | None:
+def open_teacher(recipe: Settled, shape: tuple[int, int, int], labels: tuple[str, ...]) -> Teacher | None:
     """Load the float model of the run named by `teacher.run`; None without a teacher. Raises RunError if it is missing or does not fit."""
     if not recipe.teacher:
         return None
@@ -287,7 +287,7 @@ def open_teacher(recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str,
     scale, zero_point = run.recipe.input_scale, run.recipe.input_zero_point
     model = model_from_bytes(data)
     if recipe.train.precision != "float32" and not run.imported:
-        weights, network = model.get_weights(), local_recipe(run.recipe, run).network
+        weights, network = model.get_weights(), local_recipe(run.settled, run).network
         model = build_at(recipe.train.precision, network, shape, len(labels))
         model.set_weights(weights)
 

@@ -15,7 +15,7 @@ from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import even_depthwise, fitting_biases, folded, predictor, real_input
 from edgecnn.networks.pretrained import tuned_variables
-from edgecnn.recipe import NetworkRecipe, Recipe, TrainRecipe
+from edgecnn.recipe import NetworkRecipe, Settled, TrainRecipe
 from edgecnn.run_info import Rounding
 from edgecnn.train import distribute
 from edgecnn.train.best import Best, Int8, Rival, Score, averaging, score, score_variable
@@ -58,7 +58,7 @@ def right_answers(logits: Any, classes: Any) -> Any:
     return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
 
 
-def objective(recipe: Recipe, num_classes: int, weights: np.ndarray | None = None) -> Callable[[Any, Any, Any], Any]:
+def objective(recipe: Settled, num_classes: int, weights: np.ndarray | None = None) -> Callable[[Any, Any, Any], Any]:
     """Return a function that maps (classes, logits, the teacher's logits or None) to the mean loss of a batch.
 
     `weights` are those of the classes in the labels' term, (num_classes,).
@@ -83,7 +83,7 @@ def objective(recipe: Recipe, num_classes: int, weights: np.ndarray | None = Non
 
 
 def float_phase(
-    recipe: Recipe,
+    recipe: Settled,
     shape: tuple[int, int, int],
     num_classes: int,
     validation: tuple[np.ndarray, np.ndarray],
@@ -165,7 +165,7 @@ def float_phase(
     )
 
 
-def to_float32(model: "keras.Model", recipe: Recipe, shape: tuple[int, int, int], num_classes: int) -> "keras.Model":
+def to_float32(model: "keras.Model", recipe: Settled, shape: tuple[int, int, int], num_classes: int) -> "keras.Model":
     """Return the trained network with float32 layers: quantize_model raises TypeError on bfloat16 ones (TFMOT 0.8.1)."""
     if recipe.train.precision == "float32":
         return model
@@ -194,7 +194,7 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras
     return quantized
 
 
-def is_enough(recipe: Recipe, found: Score | None) -> bool:
+def is_enough(recipe: Settled, found: Score | None) -> bool:
     """Return whether quantization-aware epochs can be left out: they are not requested, the float model comes from trained weights, and an
     int8 file that answers like it exists."""
     return recipe.qat.method is None and starts_trained(recipe) and found is not None and found.like_float
@@ -213,7 +213,7 @@ class Qat:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Settled,
         teacher: "keras.Model",
         validation: tuple[np.ndarray, np.ndarray],
         reference: np.ndarray,
@@ -301,7 +301,7 @@ class Qat:
         return self.student
 
 
-def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model") -> Callable[[Any], tuple[Any, Any]]:
+def distillation(recipe: Settled, teacher: "keras.Model", student: "keras.Model") -> Callable[[Any], tuple[Any, Any]]:
     """Return a function from uint8 images to their loss (Hinton et al. 2015, arXiv:1503.02531, times T²) and the student's logits."""
 
     def loss(images):
@@ -315,7 +315,7 @@ def distillation(recipe: Recipe, teacher: "keras.Model", student: "keras.Model")
 
 
 def training_step(
-    recipe: Recipe, loss_of: Callable[[Any], tuple[Any, Any]], student: "keras.Model"
+    recipe: Settled, loss_of: Callable[[Any], tuple[Any, Any]], student: "keras.Model"
 ) -> tuple[Callable[[np.ndarray, np.ndarray, float], tuple[Any, Any]], "keras.optimizers.Optimizer"]:
     """Return the step that trains the student on a loss, and its optimizer: SGD at the recipe's rate, or Adam if the recipe sets none."""
     if recipe.qat.learning_rate:

@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
-from edgecnn.recipe import Recipe
+from edgecnn.recipe import Settled
 from edgecnn.train.loop import Batches
 
 CALIBRATION_BATCHES, CALIBRATION_DECAY = 60, 0.9
@@ -52,7 +52,7 @@ def calibration_images(batches: Batches) -> Iterator[np.ndarray]:
     return (images for images, _ in chosen)
 
 
-def calibrate(student: "keras.Model", recipe: Recipe, batches: Batches) -> None:
+def calibrate(student: "keras.Model", recipe: Settled, batches: Batches) -> None:
     """Set the activation ranges from training images: the first batch's ranges, then a moving average. After a ReLU the lower end is 0."""
     for index, images in enumerate(calibration_images(batches)):
         if index < 2:
@@ -62,7 +62,7 @@ def calibrate(student: "keras.Model", recipe: Recipe, batches: Batches) -> None:
             observe(real_input(tf.constant(images), recipe.input_scale, recipe.input_zero_point))
 
 
-def measure(student: "keras.Model", model: "keras.Model", recipe: Recipe, batches: Sequence[np.ndarray]) -> None:
+def measure(student: "keras.Model", model: "keras.Model", recipe: Settled, batches: Sequence[np.ndarray]) -> None:
     """Set a student's ranges from the activations and weights of the float model that it copies: sooner than `calibrate` does.
 
     An activation's range is the mean over the batches, uint8 (n, height, width, channels), of the range in each.
@@ -90,7 +90,7 @@ def measure(student: "keras.Model", model: "keras.Model", recipe: Recipe, batche
             variable.assign(value)
 
 
-def logits_range(teacher: "keras.Model", recipe: Recipe, batches: Batches) -> tuple[float, float]:
+def logits_range(teacher: "keras.Model", recipe: Settled, batches: Batches) -> tuple[float, float]:
     """Return the quantization range of the int8 model's logits: the narrowest that preserves the teacher's scores, see `narrow`."""
     predict = predictor(teacher, recipe.input_scale, recipe.input_zero_point)
     return narrow(np.concatenate([predict(images) for images in calibration_images(batches)]))

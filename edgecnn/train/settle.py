@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import cast
 
 from edgecnn.data import Dataset
 from edgecnn.errors import RecipeError
 from edgecnn.labels import STRANGER
 from edgecnn.networks.pretrained import Source, locate, source_of
-from edgecnn.recipe import ALWAYS, IF_BETTER, RANDOM, Recipe
+from edgecnn.recipe import ALWAYS, IF_BETTER, RANDOM, Recipe, Settled
 
 WARM_UP = 0.2  # fraction of the one-cycle schedule in which the rate rises
 
@@ -101,7 +102,7 @@ def starts_trained(recipe: Recipe) -> bool:
     return recipe.init.source not in (None, RANDOM) or own_weights(recipe) is not None
 
 
-def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
+def settle(recipe: Recipe, dataset: Dataset) -> Settled:
     """Return a complete recipe: every key left out is filled with a value that suits the images.
 
     Named datasets get the article's network, ten epochs and batches of 128, unless they start from trained weights. Raises RecipeError if
@@ -165,7 +166,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Recipe:
             f"stranger.rate is {stranger.rate:g}, but a class is named {STRANGER!r}, the name of that decision. Rename the class's "
             "folder, or set stranger.rate to 0."
         )
-    return dataclasses.replace(recipe, network=network, train=train, qat=qat, stranger=stranger)
+    return cast(Settled, dataclasses.replace(recipe, network=network, train=train, qat=qat, stranger=stranger))
 
 
 def may_lose(recipe: Recipe, dataset: Dataset) -> bool:
@@ -175,7 +176,7 @@ def may_lose(recipe: Recipe, dataset: Dataset) -> bool:
     return trained and not (recipe.folds or recipe.train.robust or recipe.qat.method)
 
 
-def require_start(recipe: Recipe) -> None:
+def require_start(recipe: Settled) -> None:
     """Raise ModuleNotFoundError if a settled recipe needs ImageNet weights that are not installed. The command line names the extra."""
     if source := own_weights(recipe):
         locate(source)

@@ -19,7 +19,7 @@ from edgecnn.labels import plural
 from edgecnn.networks.blocks import NetworkCost, describe
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import folded, model_bytes, model_from_bytes, predictor
-from edgecnn.recipe import IF_BETTER, Recipe
+from edgecnn.recipe import IF_BETTER, Recipe, Settled
 from edgecnn.run_info import Asked, InputSize, Int8Method, RunInfo, Tuning, Validation
 from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, ROUNDED_MODEL, Run
 from edgecnn.train import Workers, distribute
@@ -44,12 +44,12 @@ def input_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
     return network.height or height, network.width or width, network.channels or channels
 
 
-def input_line(recipe: Recipe, dataset: Dataset) -> str:
+def input_line(recipe: Settled, dataset: Dataset) -> str:
     height, width, channels = input_shape(recipe, dataset)
     return f"input: {width}x{height} pixels (width x height), {plural(channels, 'channel')}"
 
 
-def load_splits(recipe: Recipe, dataset: Dataset, progress: Progress | None = None) -> dict[str, Split]:
+def load_splits(recipe: Settled, dataset: Dataset, progress: Progress | None = None) -> dict[str, Split]:
     """Decode the training and validation images at the network's size. Raises DatasetError like `Dataset.load`."""
     height, width, channels = input_shape(recipe, dataset)
     splits = ("train", "validation")
@@ -76,7 +76,7 @@ def train(
     Raises RecipeError if several machines would start from a trained network, RunError if the teacher has changed since the run began
     or the trained network is missing, and NetworkError, TrainingError, DatasetError, OutputError and ClusterError like its parts.
     """
-    training = Training(recipe, dataset, run, report, data_progress, workers)
+    training = Training(settle(recipe, dataset), dataset, run, report, data_progress, workers)
     info = training.info
     if workers:
         distribute.check_same(training.strategy, workers, recipe, info)
@@ -111,14 +111,13 @@ class Training:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Settled,
         dataset: Dataset,
         run: Run | None,
         report: Report,
         data_progress: Progress | None,
         workers: Workers | None,
     ) -> None:
-        recipe = settle(recipe, dataset)
         tf.config.experimental.enable_op_determinism()
         self.strategy = distribute.open_strategy(workers)
         distribute.check_batch(recipe.train.batch_size, self.strategy)
@@ -247,13 +246,13 @@ class Training:
         self.history = run_phase(phase, batches, self.run, self.history, self.checkpoint, self.report)
 
 
-def source_size(recipe: Recipe, shape: tuple[int, int, int]) -> tuple[int, int]:
+def source_size(recipe: Settled, shape: tuple[int, int, int]) -> tuple[int, int]:
     """Return the (rows, columns) of the float phase's images for an input. Photos are LARGER, because crops are taken from them."""
     height, width, _ = shape
     return (round(LARGER * height), round(LARGER * width)) if recipe.train.augment == "photo" else (height, width)
 
 
-def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> Batches:
+def training_batches(recipe: Settled, images: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> Batches:
     """Return the float phase's batches of uint8 images (n, rows, columns, channels) of `source_size` and their classes (n,)."""
     views = (recipe.teacher.views if recipe.teacher else None) or 0
     return Batches(
@@ -271,7 +270,7 @@ def training_batches(recipe: Recipe, images: np.ndarray, classes: np.ndarray, si
     )
 
 
-def qat_batches(recipe: Recipe, batches: Batches, images: np.ndarray) -> Batches:
+def qat_batches(recipe: Settled, batches: Batches, images: np.ndarray) -> Batches:
     """Return the quantization-aware phase's batches: at input size, without cutout, repeats or photo augmentation."""
     return dataclasses.replace(batches, images=images, batch_size=recipe.qat.batch_size, cutout=0, views=0, photo=None)
 
@@ -322,7 +321,7 @@ class Photos:
         self.images, self.classes = validation.images, validation.classes
 
 
-def distil(run: Run, recipe: Recipe, photos: Photos, int8: Int8, report: Report) -> Int8Method:
+def distil(run: Run, recipe: Settled, photos: Photos, int8: Int8, report: Report) -> Int8Method:
     """Train the quantization-aware phase of a run's float model to its end, and choose how its int8 models are made.
 
     `recipe` is settled. Only the choice looks at labels: the loss compares the two networks' answers.
@@ -345,7 +344,7 @@ def distil(run: Run, recipe: Recipe, photos: Photos, int8: Int8, report: Report)
     return choice("auto", qat, ptq, score(reference, reference, photos.classes))
 
 
-def round_weights(run: Run, recipe: Recipe, photos: Photos, int8: Int8) -> Int8Method:
+def round_weights(run: Run, recipe: Settled, photos: Photos, int8: Int8) -> Int8Method:
     """Round the kernels of a run's float model for its int8 file, which is quantized after training, if that validates better."""
     model = model_from_bytes(run.read(FLOAT_MODEL, "import"))
     reference, logits = answers(model, recipe, photos, int8)
@@ -376,7 +375,7 @@ def round_weights(run: Run, recipe: Recipe, photos: Photos, int8: Int8) -> Int8M
     )
 
 
-def answers(model: "keras.Model", recipe: Recipe, photos: Photos, int8: Int8) -> tuple[np.ndarray, np.ndarray | None]:
+def answers(model: "keras.Model", recipe: Settled, photos: Photos, int8: Int8) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the logits of a float model, and of its int8 file by post-training quantization, on the photos to choose by."""
     predict = predictor(model, recipe.input_scale, recipe.input_zero_point)
     return predict(photos.images), int8.post_training(model, photos.train, photos.images)
@@ -410,7 +409,7 @@ class DryRun:
 
 
 def dry_run(
-    recipe: Recipe, shape: tuple[int, int, int], labels: tuple[str, ...], train_images: int, steps: int = 8
+    recipe: Settled, shape: tuple[int, int, int], labels: tuple[str, ...], train_images: int, steps: int = 8
 ) -> DryRun:
     """Build a settled recipe's network, time a few steps of each phase, and estimate the cost of the whole training."""
     tf.config.experimental.enable_op_determinism()
