@@ -34,8 +34,8 @@ COMMANDS = {
 """The commands in `--help` order, each with its function; `import` is a Python keyword."""
 
 MODULES = {
-    "run": "train", "bundle": "export", "report": "export", "layers": "verify", "selftest": "doctor", "benchmark": "doctor",
-    "cameras": "capture", "datasets": "networks", "targets": "networks",
+    "run": "train", "bundle": "export", "report": "export", "compare": "verify", "layers": "verify", "selftest": "doctor",
+    "benchmark": "doctor", "cameras": "capture", "datasets": "networks", "targets": "networks",
 }  # fmt: skip
 """The module of each command that is not in a module of its own name."""
 
