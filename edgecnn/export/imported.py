@@ -28,42 +28,46 @@ TO_ONNX = """\
 """What writes an ONNX file from weights in PyTorch."""
 
 LOAD_ERRORS = (
-    *(OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError),
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError, RecursionError),
     tf.errors.OpError,
 )
 
 SAME_VALUES = ("Identity", "StopGradient", "Reshape", "Squeeze")
 
 
+Check = Callable[[np.ndarray, Callable[[np.ndarray], np.ndarray]], float]
 Layers = Callable[[tuple[np.ndarray, np.ndarray] | None], "keras.Model"]
 
 
 class SourceModel(NamedTuple):
     """A model as read: its function of float32 pixels, and the input shape and dtype.
 
-    `check` compares its answers to float32 images (n, height, width, channels), as the model reads them, with those of the file's own
-    program; None if the file has no other program than the one that read it. `cut` is whether a softmax or sigmoid is removed already.
-    `layers` builds it as a Keras model of layers, for pixels that it is given as a factor and an offset per channel.
+    `check` compares its answers to images (n, height, width, channels) with those of the file's own program, given what turns images into
+    what the model reads; None if the file has no other program than the one that read it. `cut` is whether a softmax or sigmoid is removed
+    already. `layers` builds it as a Keras model of layers, for pixels that it is given as a factor and an offset per channel. `macs` counts
+    the multiply-accumulates of an image; 0 if unknown.
     """
 
     call: Callable[[Any], Any]
     shape: tuple[int | None, ...]
     dtype: str
     what: str
-    check: Callable[[np.ndarray], float] | None = None
+    check: Check | None = None
     cut: bool = False
     layers: Layers | None = None
+    macs: int = 0
 
 
 class Imported(NamedTuple):
-    """A model that edgecnn did not train, the file's format, whether a softmax was removed from its end, and `check` and `layers` of
-    `SourceModel`."""
+    """A model that edgecnn did not train, the file's format, whether a softmax was removed from its end, and `check`, `layers` and `macs`
+    of `SourceModel`."""
 
     model: FrozenModel
     format: str
     softmax_cut: bool
-    check: Callable[[np.ndarray], float] | None
+    check: Check | None
     layers: Layers | None
+    macs: int
 
 
 def read_model(path: Path, size: tuple[int, int] | None = None) -> Imported:
@@ -86,7 +90,7 @@ def read_model(path: Path, size: tuple[int, int] | None = None) -> Imported:
                 f"cannot read the model {path}: {first_line(error)}. Expected {KINDS} without custom layers: with some, write a "
                 "SavedModel with the program that has them, model.export('saved_model'), and import that folder."
             ) from error
-    return Imported(frozen, opened.what, cut or opened.cut, opened.check, opened.layers)
+    return Imported(frozen, opened.what, cut or opened.cut, opened.check, opened.layers, opened.macs)
 
 
 def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, int]) -> FrozenModel:
@@ -140,9 +144,10 @@ def _open_onnx(path: Path, size: tuple[int, int] | None) -> SourceModel:
         tuple(built.model.input_shape),
         "float32",
         f"ONNX, opset {max(item.version for item in file.opset_import if not item.domain)}",
-        check=lambda images: require_same(built, file, str(path), images),
+        check=lambda images, real: require_same(built, file, str(path), images, real),
         cut=bool(built.cut),
         layers=lambda reading: build(file, str(path), size, reading).model,
+        macs=built.macs,
     )
 
 

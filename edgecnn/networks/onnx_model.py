@@ -4,11 +4,12 @@ Nothing in the file is executed: the graph's values of constants are computed by
 the operators of `onnx_operators`. Values in a file next to the model are read only from the same folder.
 """
 
+import contextlib
 import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,25 +19,26 @@ from edgecnn.errors import ExportError, first_line
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.onnx_operators import OPERATORS
 from edgecnn.networks.onnx_values import Node, Value, reshaped, stored, unscrambled
-from edgecnn.networks.predict import PIXELS
+from edgecnn.networks.predict import images_at_once
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 
 LARGEST_BYTES = 256 * 2**20
 """Largest model, with the values next to it. The largest that a board of 1 GB can run is smaller."""
 
 MOST_NODES = 5_000
-MOST_LAYERS = 1_000  # nodes that depend on the image: the 39 classifiers of docs/your-model.md have up to 484
+MOST_LAYERS = 700  # nodes that depend on the image: the 39 classifiers of docs/your-model.md have up to 484
 MOST_ELEMENTS = 2**26  # of one constant in the file
 MOST_COMPUTED = 2**24  # of all constants that its nodes compute
 MOST_PIXELS = (
-    2**23,
+    2**22,
     2**28,
 )  # elements of one tensor that depends on the image, and of all: VGG-16 has 3.2 million at 224x224
-MOST_MACS = 2 * 10**10  # multiply-accumulates of one image: ResNet-50 at 224x224 has 4.1 * 10**9
-LARGEST_SIDE = 2048
+MOST_MACS = 5 * 10**9  # multiply-accumulates of one image: ResNet-50 at 224x224 has 4.1 * 10**9
+LARGEST_SIDE = 1024
 
 FIRST_OPSET = 7  # before, operators broadcast by attributes
 
@@ -64,12 +66,14 @@ class Built(NamedTuple):
     """A Keras model of float32 (batch, height, width, channels) that ends in logits, and each tensor of the graph in it, by name.
 
     `cut` is what was removed from its end: "Softmax", "LogSoftmax", "Sigmoid", or "". `channels_first` is how the file reads images.
+    `macs` counts the multiply-accumulates of one image.
     """
 
     model: "keras.Model"
     values: Mapping[str, Value]
     cut: str
     channels_first: bool
+    macs: int
 
     def given(self, images: np.ndarray) -> np.ndarray:
         """Return images (n, height, width, channels) as the file reads them."""
@@ -179,12 +183,15 @@ def build(
     first = inputs if reading is None else read_by(inputs, *reading)
     values[name] = Value(first, axes, tuple(shape))
     try:
-        walk(model, opset, values)
+        macs = walk(model, opset, values)
         tensor, cut = logits(model, values)
+        made = keras.Model(inputs, tensor)
     except ExportError as error:
         raise ExportError(f"{where}: {error}") from None
+    except RecursionError:  # Keras visits a model's layers by recursion
+        raise ExportError(f"{where} has too many layers, one behind the other. No board runs such a network.") from None
     built = {key: value for key, value in values.items() if isinstance(value, Value)}
-    return Built(keras.Model(inputs, tensor), built, cut, channels_first=axes[2] == 1)
+    return Built(made, built, cut, channels_first=axes[2] == 1, macs=macs)
 
 
 def conversion(read: tuple[Any, Any], given: tuple[float, int]) -> Reading:
@@ -328,8 +335,8 @@ def entry_of(
     return entries[0].name, [1, *shape[1:]], (*places, 3 if last else 1)
 
 
-def walk(model: "onnx.ModelProto", opset: int, values: dict[str, Any]) -> None:
-    """Compute each node's outputs, constants by onnx's reference and the others as Keras tensors, into `values`."""
+def walk(model: "onnx.ModelProto", opset: int, values: dict[str, Any]) -> int:
+    """Compute each node's outputs, constants by onnx's reference and the others as Keras tensors, into `values`. Returns the MACs."""
     import onnx
 
     elements = computed = macs = 0
@@ -383,6 +390,7 @@ def walk(model: "onnx.ModelProto", opset: int, values: dict[str, Any]) -> None:
                     f"at most {MOST_PIXELS[0]:,} and {MOST_PIXELS[1]:,}."
                 )
         values.update(zip(node.output, results, strict=False))
+    return macs
 
 
 def macs_of(value: Value) -> int:
@@ -457,20 +465,32 @@ BOUND = 1e-3
 """Largest difference of two logits, relative to the largest logit of all images. Float32 sums in another order differ by 1e-6 to 1e-5; a
 wrong padding, axis or constant by more than 1e-2. An int8 logit's step is about 8e-3."""
 
-LOOKED_AT = 2  # images, to find the node
+BATCH, LOOKED_AT = 32, 2  # images at once, and to find the node
 
 
-def require_same(built: Built, model: "onnx.ModelProto", where: str, images: np.ndarray) -> float:
+def require_same(
+    built: Built,
+    model: "onnx.ModelProto",
+    where: str,
+    images: np.ndarray,
+    real: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> float:
     """Return the largest difference of a logit from ONNX Runtime's, relative to the largest logit.
 
-    `images` are what the model reads, float32 (n, height, width, channels).
+    `real` turns some of the images (n, height, width, channels) into what the model reads, float32.
 
     Raises:
         ExportError: if it is above BOUND or an output is not a number; the message names the first node that differs.
     """
-    ours = np.concatenate([built.model(part, training=False).numpy() for part in batches(images)])
-    theirs = run(model, built.given(images), [model.graph.output[0].name], where)[0].reshape(len(images), -1)
-    ours = built.finished(ours)
+    session, size = opened(model, where), min(BATCH, images_at_once(built.model, images.shape))
+    parts = []
+    for start in range(0, len(images), size):
+        part = real(images[start : start + size])
+        mine = built.finished(built.model(part, training=False).numpy())
+        parts.append(
+            (mine, run(session, built.given(part), [model.graph.output[0].name], where)[0].reshape(mine.shape))
+        )
+    ours, theirs = (np.concatenate(one) for one in zip(*parts, strict=True))
     if not np.isfinite(theirs).all():
         raise ExportError(
             f"{where} gives outputs that are not numbers for these images. Train it again, or check its input range."
@@ -479,30 +499,35 @@ def require_same(built: Built, model: "onnx.ModelProto", where: str, images: np.
     if not difference <= BOUND:
         raise ExportError(
             f"{where}: the network built from it differs from ONNX Runtime by {difference:.2g} of the largest output, at most {BOUND:g} "
-            f"is expected.{first_different(built, model, where, images[:LOOKED_AT])} Please report this, with the file if you can."
+            f"is expected.{first_different(built, model, where, real(images[:LOOKED_AT]))} Please report this, with the file if you can."
         )
     return difference
 
 
-def batches(images: np.ndarray) -> list[np.ndarray]:
-    size = min(32, max(1, PIXELS // (images.shape[1] * images.shape[2])))
-    return [images[start : start + size] for start in range(0, len(images), size)]
-
-
-def run(model: "onnx.ModelProto", images: np.ndarray, names: list[str], where: str) -> list[np.ndarray]:
-    """Return ONNX Runtime's outputs for each image, with a batch of one: files with a fixed batch have that one."""
+def opened(model: "onnx.ModelProto", where: str) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with refused(where):
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def run(session: "onnxruntime.InferenceSession", images: np.ndarray, names: list[str], where: str) -> list[np.ndarray]:
+    """Return ONNX Runtime's outputs for each image, with a batch of one: files with a fixed batch have that one."""
+    with refused(where):
         name = session.get_inputs()[0].name
         found = [session.run(names, {name: image[None]}) for image in images]
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+@contextlib.contextmanager
+def refused(where: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors are of its own classes
         raise ExportError(f"ONNX Runtime cannot run {where}: {first_line(error)}. Export it again.") from None
-    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 def first_different(built: Built, model: "onnx.ModelProto", where: str, images: np.ndarray) -> str:
@@ -523,7 +548,7 @@ def first_different(built: Built, model: "onnx.ModelProto", where: str, images: 
     )
     tensors = [unscrambled(built.values[name]) for _, name in nodes]
     ours = keras.Model(built.model.inputs, [value.tensor for value in tensors])(images, training=False)
-    theirs = [run(shown, built.given(images[:1]), [name for _, name in nodes], where)][0]
+    theirs = run(opened(shown, where), built.given(images[:1]), [name for _, name in nodes], where)
     for (node, _), value, mine, other in zip(nodes, tensors, ours, theirs, strict=True):
         if apart(in_onnx_order(mine.numpy()[:1], value), other) > BOUND:
             return f" The first node that differs is {node.op_type} {node.name or node.output[0]!r}."

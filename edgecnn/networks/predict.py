@@ -1,6 +1,7 @@
 """A Keras model at work, as bytes and as a frozen graph, and with other weights that give equal answers."""
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -39,6 +40,11 @@ class FrozenModel(tf.Module):
     def __call__(self, pixels: Any, training: bool = False) -> Any:
         """Map float32 pixels to logits. `training` exists for Keras's sake and has no effect."""
         return self._function(pixels)
+
+    def tensors(self) -> list[Any]:
+        """Return the graph's symbolic tensors that depend on the image: their first dimension is open."""
+        made = (tensor for operation in self._function.graph.get_operations() for tensor in operation.outputs)
+        return [tensor for tensor in made if tensor.shape.rank and tensor.shape[0] is None]
 
     def count_params(self) -> int:
         constants = (node.attr["value"].tensor for node in self.graph_def.node if node.op == "Const")
@@ -169,8 +175,9 @@ def _folded_weights(convolution: Any, norm: Any) -> list[np.ndarray]:
 
 HDF5_MAGIC = b"\x89HDF"
 
-PIXELS = 2**19
-"""Most pixels of a batch: ten of 224x224. A network that makes 64 MB of one image would otherwise take gigabytes."""
+PIXELS, ELEMENTS = 2**19, 2**25
+"""Most pixels of a batch, ten images of 224x224, and most elements of one of its tensors. A network that makes 64 MB of one image would
+otherwise take gigabytes."""
 
 Numbers = float | tuple[float, ...]
 
@@ -190,11 +197,21 @@ def predictor(
         return tf.cast(model(real_input(images, scale, zero_point), training=False), tf.float32)
 
     def predict(images: np.ndarray) -> np.ndarray:
-        size = min(batch_size, max(1, PIXELS // (images.shape[1] * images.shape[2])))
+        size = min(batch_size, images_at_once(model, images.shape))
         batches = [images[start : start + size] for start in range(0, len(images), size)]
         return np.concatenate([forward(tf.constant(batch)).numpy() for batch in batches])
 
     return predict
+
+
+def images_at_once(model: FloatModel, shape: Sequence[int]) -> int:
+    """Return how many images (n, height, width, channels) keep a model's memory within PIXELS and ELEMENTS; at least one."""
+    if isinstance(model, FrozenModel):
+        shapes = [tensor.shape for tensor in model.tensors()]
+    else:
+        shapes = [layer.output.shape for layer in getattr(model, "layers", ()) if tf.is_tensor(layer.output)]
+    largest = max((math.prod(size or 1 for size in one[1:]) for one in shapes), default=1)
+    return max(1, min(PIXELS // (shape[1] * shape[2]), ELEMENTS // largest))
 
 
 def model_bytes(model: "keras.Model") -> bytes:

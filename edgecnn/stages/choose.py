@@ -159,8 +159,8 @@ def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
     return tuple(split for split in usual if dataset.sizes[split])
 
 
-def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelled:
-    """Draw RANGE_IMAGES images, the same number per class, from the loaded `splits_to_try`, or from `compared` if those are empty."""
+def labelled(splits: dict[str, Split], compared: Split | None = None, most: int = RANGE_IMAGES) -> Labelled:
+    """Draw `most` images, the same number per class, from the loaded `splits_to_try`, or from `compared` if those are empty."""
     loaded = {name: split for name, split in splits.items() if len(split.classes)}
     name = " and ".join({"validation": "validation", "train": "training"}[split] for split in loaded) + " images"
     if not loaded:
@@ -168,7 +168,7 @@ def labelled(splits: dict[str, Split], compared: Split | None = None) -> Labelle
         loaded, name = {"test": compared}, "of the compared images, since there are no others"
     parts = list(loaded.values())
     classes = np.concatenate([part.classes for part in parts])
-    chosen = balanced(classes, RANGE_IMAGES, 1)
+    chosen = balanced(classes, most, 1)
     images = np.empty((len(chosen), *parts[0].images.shape[1:]), np.uint8)
     start = 0
     for part in parts:

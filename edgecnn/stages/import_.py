@@ -27,7 +27,7 @@ from edgecnn.recipe import INPUT_RANGES, Recipe
 from edgecnn.run_info import ImportedFrom, InputSize, Int8Method, RepresentativeInfo, RunInfo
 from edgecnn.runs import FLOAT_GRAPH, FLOAT_MODEL, INFO, RECIPE, Run, create_run, free_path, locked, run_path
 from edgecnn.stages import Reporter
-from edgecnn.stages.choose import labelled, splits_to_try
+from edgecnn.stages.choose import RANGE_IMAGES, labelled, splits_to_try
 from edgecnn.stages.last_layer import Int8Files
 from edgecnn.train.settle import settle
 from edgecnn.train.train import Photos, distil, load_splits, round_weights
@@ -88,7 +88,11 @@ def keep_in_float(run: Run, info: RunInfo, asked: int | Sequence[str], dataset: 
 
 IMPORTED = "imported"
 
-CHECKED = 200  # images on which an ONNX file is compared with ONNX Runtime
+CHECKED, CHECKED_LEAST = 200, 100  # images on which an ONNX file is compared with ONNX Runtime, and with many MACs
+TRIED_LEAST = 32  # images on which the input ranges of a network with many MACs are tried
+MACS, PIXELS = 2 * 10**11, 2**26
+"""How many multiply-accumulates one input range may take, and how many pixels all images may have; fewer images are then used."""
+
 COMPARED = 32  # and on which the model as layers is compared with its graph
 
 
@@ -119,12 +123,12 @@ def import_stage(
     dataset = open_classes(recipe, stated, model.output_shape[1], path, reporter)
     shape = model.input_shape[1:]
     recipe = named(recipe, path, shape)
-    tried = labelled_images(shape, dataset, reporter)
+    tried = labelled_images(shape, dataset, reporter, max(TRIED_LEAST, MACS // max(opened.macs, 1)))
     reading = find_range(lambda pixels, *numbers: predictor(model, *numbers)(pixels), None, tried, stated.input_range)
-    pixels = tried.images[:CHECKED]
+    pixels = labelled_images(shape, dataset, reporter, max(CHECKED_LEAST, len(tried.images))).images[:CHECKED]
     require_numbers(predictor(model, *reading.numbers)(pixels), path)
     if opened.check:
-        difference = opened.check(real_input(pixels, *reading.numbers).numpy())
+        difference = opened.check(pixels, lambda part: real_input(part, *reading.numbers).numpy())
         reporter.note(
             f"{path.name}: answers {plural(len(pixels), 'image')} as ONNX Runtime does "
             f"(largest difference {difference:.0e} of the largest output)"
@@ -283,13 +287,14 @@ def warn(reporter: Reporter, path: Path, reading: InputRange) -> None:
         reporter.note(f"WARNING: {path.name}: {reading.warning}")
 
 
-def labelled_images(shape: Sequence[int], dataset: Dataset, reporter: Reporter) -> Labelled:
-    """Return images outside the test split, at the model's size, to try the usual input ranges on."""
+def labelled_images(shape: Sequence[int], dataset: Dataset, reporter: Reporter, most: int = RANGE_IMAGES) -> Labelled:
+    """Return at most `most` images outside the test split, at the model's size, to try the usual input ranges on."""
     height, width, channels = shape
+    most = min(most, RANGE_IMAGES, PIXELS // (height * width))
     loaded = dataset.load(
         splits_to_try(dataset), height=height, width=width, channels=channels, stage="import", progress=reporter.working
     )
-    tried = labelled(loaded)
+    tried = labelled(loaded, most=most)
     return dataclasses.replace(tried, labels=tuple(dataset.labels))
 
 

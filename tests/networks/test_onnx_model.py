@@ -10,6 +10,7 @@ from edgecnn.export.imported import read_model
 from edgecnn.networks import onnx_model
 from edgecnn.networks.keras import tf
 from edgecnn.networks.onnx_model import build, read_onnx, require_same
+from edgecnn.networks.predict import ELEMENTS, PIXELS, images_at_once
 from edgecnn.stages.import_ import operators_of
 
 SIDE = 13  # odd, so that paddings before and after differ
@@ -279,18 +280,53 @@ def test_what_would_take_too_much_memory_is_refused():
     bomb.add("Add", "x")
     bomb.end(3)
     refused(bomb, "too large")
-    deep = File((1, 3, 2048, 2048))
-    deep.conv(3, 64, kernel=1)
-    deep.end(64)
+    deep = File((1, 3, 1024, 1024))
+    deep.conv(3, 5, kernel=1)
+    deep.end(5)
     refused(deep, "elements")
+    wide = File((1, 3, 1025, 8))
+    wide.end(3)
+    refused(wide, "--size")
     long = File()
-    for _ in range(1001):
+    for _ in range(701):
         long.add("Relu")
-    refused(long, "1,001 nodes that depend on the image")
+    refused(long, "701 nodes that depend on the image")
+    padded = File()  # each node is several layers
+    for _ in range(690):
+        padded.conv(3, 3, kernel=2, pads=[1, 1, 0, 0])
+    padded.end(3)
+    refused(padded, "one behind the other")
     slow = File((1, 3, 256, 256))
     slow.conv(3, 64, kernel=63, pads=[31] * 4)
     slow.end(64)
     refused(slow, "multiply-accumulates")
+
+
+def test_the_longest_chain_of_layers_builds_also_where_the_calls_are_deep():
+    file = File()
+    for _ in range(690):
+        file.add("Relu")
+    file.end(3)
+
+    def within(calls):
+        return within(calls - 1) if calls else build(file.model(), "net.onnx")
+
+    assert len(within(100).model.layers) > 690
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_network_with_large_tensors_answers_fewer_images_at_once(tmp_path, frozen):
+    file = File((1, 3, 64, 64))
+    file.conv(3, 1000, kernel=1)
+    file.end(1000)
+    onnx.save(file.model(), tmp_path / "net.onnx")
+    model = read_model(tmp_path / "net.onnx").model if frozen else build(file.model(), "net.onnx").model
+    assert images_at_once(model, (500, 64, 64, 3)) == ELEMENTS // (64 * 64 * 1000) < 10
+    small = File((1, 3, 64, 64))
+    small.end(3)
+    onnx.save(small.model(), tmp_path / "net.onnx")
+    model = read_model(tmp_path / "net.onnx").model if frozen else build(small.model(), "net.onnx").model
+    assert images_at_once(model, (500, 64, 64, 3)) == PIXELS // 64**2
 
 
 def test_constants_that_double_again_and_again_are_refused():
@@ -435,6 +471,7 @@ def test_a_file_becomes_a_graph_with_the_same_logits(tmp_path):
     found = read_model(path)
     images = RANDOM.normal(size=(3, SIDE, SIDE, 3)).astype(np.float32)
     assert found.softmax_cut and found.format == "ONNX, opset 17"
-    assert found.check(images) < 1e-4
+    given = []
+    assert found.check(images, lambda part: given.append(len(part)) or part) < 1e-4 and given
     built = build(read_onnx(path), "net.onnx")
     np.testing.assert_allclose(found.model(tf.constant(images)).numpy(), built.model(images).numpy(), atol=1e-5)
