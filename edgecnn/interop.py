@@ -1,6 +1,7 @@
 """Other programs, Frigate and MediaPipe: the files that they load, made of a run's int8 model, and Frigate's labelled images.
 
-Written by hand, because MediaPipe's own writer (mediapipe 1.2.3) fails to import. Delete this when a writer installs alongside TensorFlow.
+TFLite's metadata are written by hand, because MediaPipe's own writer (mediapipe 1.2.3) fails to import. Delete that when a writer installs
+alongside TensorFlow.
 
 Source: metadata_schema.fbs of TFLite Support. Comments give its slot numbers.
 """

@@ -1,8 +1,7 @@
 """What a classifier's scores are worth: the temperature, the threshold below which it abstains, and the limit for strangers.
 
-All are chosen from the answers to validation images; the test split only measures their effect. With folds, each fold's figures come
-from the
-values chosen on the others. The limit for out-of-distribution images uses the features of known images too.
+All are chosen from the answers to validation images; the test split only measures their effect. With folds, each fold's figures come from
+the values chosen on the others. The limit for out-of-distribution images uses the features of known images too.
 """
 
 from dataclasses import asdict, dataclass

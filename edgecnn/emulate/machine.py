@@ -1,8 +1,7 @@
 """An emulated board: QEMU's processor, and the board's system files, made once and cached.
 
 The board's programs run as processes of this machine, without root, on its kernel. The system files are Debian's Python, and the
-packages
-that pip installs there for an engine.
+packages that pip installs there for an engine.
 """
 
 import contextlib

@@ -1,9 +1,5 @@
 """An int8 TFLite file as an ONNX graph that ONNX Runtime runs in integers.
 
-ONNX Runtime gathers a convolution's input pixel by pixel, which is slow for pixels of one to three bytes. So four pixels of a row are
-folded into the channels of one, and the kernel holds the weights four times, shifted and padded with zeros. If columns cannot be folded,
-the channels are repeated until there are four, and the copies get zero weights.
-
 The graph uses the TFLite file's own operators, weights, scales and zero points, between QuantizeLinear and DequantizeLinear
 nodes (QDQ), in the patterns that ONNX Runtime fuses: QLinearConv, QGemm, QLinearAdd and the like.
 
@@ -14,6 +10,10 @@ nodes (QDQ), in the patterns that ONNX Runtime fuses: QLinearConv, QGemm, QLinea
 - A fused ReLU needs no node if the smallest code is already zero. Otherwise it becomes a Clip of the codes.
 - Four-dimensional tensors are (batch, channels, height, width) here and (batch, height, width, channels) there. ONNX
   Runtime's own layout choice absorbs the Transposes, one at the input and one before a flatten.
+
+ONNX Runtime gathers a convolution's input pixel by pixel, which is slow for pixels of one to three bytes. So four pixels of a row are
+folded into the channels of one, and the kernel holds the weights four times, shifted and padded with zeros. If columns cannot be folded,
+the channels are repeated until there are four, and the copies get zero weights.
 """
 
 import dataclasses

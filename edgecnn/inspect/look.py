@@ -1,8 +1,7 @@
 """One look at each image: whether it can be read, its size, the hash of its pixels, its fingerprints and its features.
 
 Perceptual hashes are 64 bits that barely change when a picture is compressed or resized. In the features of an ImageNet network, copies
-lie
-close, even cut and mirrored ones. Results are stored by content: a second or resumed inspection computes nothing twice.
+lie close, even cut and mirrored ones. Results are stored by content: a second or resumed inspection computes nothing twice.
 """
 
 import contextlib

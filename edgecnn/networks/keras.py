@@ -1,15 +1,14 @@
 """TensorFlow and Keras 2, imported as quantization-aware training needs them, with a workaround for a fault of oneDNN.
 
 For the kernel's gradient of a strided 1x1 convolution, oneDNN 3.7 (in TensorFlow 2.21.0) first copies the inputs that the stride selects
-into a workspace. If there are fewer input channels than a block of channels (16, or 8 without AVX-512) and its threads do not share a
-batch evenly, it writes past that workspace: with two threads, on every odd batch. The process then ends in
-`malloc(): corrupted top size` or SIGSEGV. Check the TensorFlow after 2.21.0: delete this file once `tests/networks/test_networks.py`
-passes without it.
+into a workspace. If there are fewer input channels than a block of channels (16, or 8 without AVX-512) and its threads do not share a batch
+evenly, it writes past that workspace: with two threads, on every odd batch. The process then ends in `malloc(): corrupted top size` or
+SIGSEGV. Check the TensorFlow after 2.21.0: delete the workaround once `tests/networks/test_networks.py` passes without it.
 
 Source: uxlfoundation/oneDNN issue 6035.
 
-tensorflow-model-optimization 0.8.1 supports only Keras 2, which is `tf_keras`. TensorFlow uses it as `tf.keras` if TF_USE_LEGACY_KERAS
-is set before its first import. Delete this when the toolkit supports Keras 3.
+tensorflow-model-optimization 0.8.1 supports only Keras 2, which is `tf_keras`. TensorFlow uses it as `tf.keras` if TF_USE_LEGACY_KERAS is
+set before its first import. Delete that when the toolkit supports Keras 3.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Weights to start from: ImageNet's, from an installed package, and those of an ONNX file. Nothing in a file is executed.
 
-A file consists of five pickles (a magic number, a version, the system's byte order and sizes, the state dictionary, the order of the
-storages), followed by the storages, each an int64 count and its little-endian elements. A pickle may name any function of any module.
+A package's file consists of five pickles (a magic number, a version, the system's byte order and sizes, the state dictionary, the order of
+the storages), followed by the storages, each an int64 count and its little-endian elements. A pickle may name any function of any module.
 This reader accepts only ordered dictionaries and tensors' storages, and rejects every other name before anything is called.
 
 A recipe's network.options record the file: `sha256` is that of the file with the values next to it, and `mean` and `std` are those of each

@@ -1,8 +1,7 @@
 """The model card: what a model is, how well it does, and how to reproduce it.
 
 It shows names that an attacker may have chosen: classes, files, folders. The block at its top is what the Hugging Face Hub reads: YAML,
-whose
-values are written as JSON.
+whose values are written as JSON.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The stage that verifies a run's exports: it chooses on validation images, judges on test images or by folds, and writes the report.
 
-Accuracy, drop and scores are the folds' estimate: each image was answered by a model that never saw it. The files that ship are compared
-with their own float model by agreement and LSB only, on their training images, so no accuracy is claimed for them.
+With folds, accuracy, drop and scores are their estimate: each image was answered by a model that never saw it. The files that ship are
+compared with their own float model by agreement and LSB only, on their training images, so no accuracy is claimed for them.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """What a run begins with: the user's own network, trained weights, a head fitted to a frozen body, and a teacher.
 
-The int8 body is calibrated and rounded once, on all photos without their labels. Only the last layer differs between folds.
+A user's network and trained weights are copied into the run folder, so the run can continue after the originals are changed or deleted.
 
-Both are copied into the run folder, so the run can continue after the originals are changed or deleted.
+For a head, the int8 body is calibrated and rounded once, on all photos without their labels. Only the last layer differs between folds.
 """
 
 import dataclasses

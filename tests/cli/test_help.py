@@ -196,7 +196,9 @@ def test_a_page_without_the_extra_is_one_line(root, module):
     assert result.stderr.rstrip().endswith("[http]'")
 
 
-@pytest.mark.parametrize("module", ["edgecnn.networks", pytest.param("edgecnn.networks.blocks", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "module", ["edgecnn.networks", pytest.param("edgecnn.networks.blocks", marks=pytest.mark.slow)]
+)
 def test_any_other_missing_module_keeps_its_traceback(root, module):
     result = without(root, module)
     assert result.returncode == 1

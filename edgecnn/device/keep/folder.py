@@ -2,8 +2,7 @@
 from it.
 
 `kept.schema.json` is the description's schema. The sample is in DIR/sample.json: times drawn in advance for each UTC day, and their
-outcomes.
-From it, the accuracy in the field is estimated, using only numpy.
+outcomes. From it, the accuracy in the field is estimated, using only numpy.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
 """Keeps frames of a stream in a folder of limited size: unsure frames, strangers, and the random sample.
 
 A kept picture is only the part that the model saw, in a file that `edgecnn train` reads the same way. Whether two frames show almost the
-same
-thing follows from the model's features if it has any, else from thumbnails.
+same thing follows from the model's features if it has any, else from thumbnails.
 """
 
 import contextlib

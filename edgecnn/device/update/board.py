@@ -1,8 +1,7 @@
 """The board to update: its files, options, id and clocks, what it trusts, what it decides, and its last check. None of this needs TUF.
 
 The fetching half and the verifying half both decide in the same way. The last check is kept in status.json: its result, and the time of
-the
-last good one. What the board trusts is one file: verified metadata, and the highest release from each channel.
+the last good one. What the board trusts is one file: verified metadata, and the highest release from each channel.
 
 python-tuf writes its files without fsync, so a power cut can leave them empty, and then it accepts an older repository. This file is
 replaced by one rename, after fsync, so metadata and marks always match.
