@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecnn.cli.options import Json, check_choice, emit_json, emit_line, note, option
-from edgecnn.cli.workstation_options import Force, RunArgument
+from edgecnn.cli.workstation_options import Force, Full, RunArgument
 
 if TYPE_CHECKING:
     from edgecnn.report.page import Shown
@@ -164,6 +164,7 @@ def bundle(
         ),
     ] = 0,
     force: Force = False,
+    full: Full = False,
     json: Json = False,
 ) -> None:
     """Pack a verified run into one .edgecnn file.
@@ -193,10 +194,16 @@ def bundle(
     if json:
         emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
     else:
-        from edgecnn.report.card import confidence_line
+        from edgecnn.report.card import abstains_line, confidence_line
+        from edgecnn.report.table import model_lines
 
         print(f"{path}  {size:,} bytes  SHA-256 {digest}")
-        print(confidence_line(confidence, bool(report.folds) or opened.info.head_ships))
+        packed = {item.name for item in report.models if not only or item.precision in only}
+        for line in model_lines(report):
+            if line.partition(":")[0] in packed:
+                print(line)
+        held_out = bool(report.folds) or opened.info.head_ships
+        print(confidence_line(confidence, held_out) if full else abstains_line(confidence))
 
 
 def report(

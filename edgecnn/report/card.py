@@ -201,7 +201,7 @@ def stress_section(run: Run) -> list[str]:
 
 def confidence_line(confidence: ChosenConfidence, folds: bool = False) -> str:
     images = "held-out" if folds else "validation"
-    figures, choice = confidence.validation, confidence.choice
+    figures = confidence.validation
     before, after = f"{figures.calibration_error:.2%}", f"{figures.calibration_error_after:.2%}"
     text = (
         f"Scores: logits are divided by {confidence.temperature:.3f}, which changed the calibration error on {figures.n:,} {images} images "
@@ -210,9 +210,15 @@ def confidence_line(confidence: ChosenConfidence, folds: bool = False) -> str:
     if confidence.not_fitted:
         reason = f"no temperature was fitted ({confidence.not_fitted})"
         text = f"Scores: {reason}; the calibration error on {images} images is {before}."
+    return f"{text} {abstains_line(confidence)}"
+
+
+def abstains_line(confidence: ChosenConfidence) -> str:
+    """Return a sentence on when a model abstains, and how often it then answers, and errs."""
+    choice = confidence.choice
     if choice is None:
-        return f"{text} It never abstains (no --target-error)."
+        return "It never abstains (no --target-error)."
     return (
-        f"{text} Below a score of {confidence.threshold:.2f} it abstains: it answers {choice.share_answered:.2%} of these images "
+        f"Below a score of {confidence.threshold:.2f} it abstains: it answers {choice.share_answered:.2%} of these images "
         f"with {choice.error:.2%} errors, and with {choice.confidence:.0%} confidence at most {choice.bound:.2%}."
     )

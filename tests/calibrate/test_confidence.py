@@ -205,7 +205,7 @@ def test_a_run_with_few_validation_images_reports_that_no_temperature_was_fitted
     own_run.file(CONFIDENCE).unlink()
     why = "no temperature was fitted (206 validation images, at least 1000 are needed)"
     assert why in edgecnn("verify", own_run.path, "--full").out
-    assert why in edgecnn("bundle", own_run.path, "--force").out
+    assert why in edgecnn("bundle", own_run.path, "--force", "--full").out
     assert why in own_run.file(CARD).read_text()
     assert read_bundle(bundle_path(own_run)).manifest.temperature == 1.0
 

@@ -196,6 +196,7 @@ def test_bundles_contain_no_path_of_this_machine(own_run, tmp_path):
 def test_a_bundle_with_one_precision(edgecnn, own_run, tmp_path):
     report = json.loads(own_run.read(PARITY, "verify"))
     result = edgecnn("bundle", "--only", "int8", "--out", tmp_path / "small.edgecnn")
+    assert "tflite-int8: " in result.out and "float32: " not in result.out and "calibration error" not in result.out
     assert result.code == 0, result.err
     bundle = read_bundle(tmp_path / "small.edgecnn")
     files = {"models/int8.tflite", "models/int8.onnx"}
