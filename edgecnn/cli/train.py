@@ -114,7 +114,7 @@ def train(
     if resolved.folds and (cluster or dry_run):
         one, other = "--quick" if resolved.train.head_only else "--folds", "--workers" if cluster else "--dry-run"
         raise typer.BadParameter(f"{one} and {other} are mutually exclusive: give one.")
-    with ProgressReporter(full) as reporter, ExitStack() as held:
+    with ProgressReporter(full or dry_run) as reporter, ExitStack() as held:
         if run and (cluster is None or cluster.first):
             held.enter_context(locked(run.path))
             run = beyond_quick(run, reporter)
