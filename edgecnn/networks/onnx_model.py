@@ -35,7 +35,7 @@ MOST_ELEMENTS = 2**26  # of one constant in the file
 MOST_COMPUTED = 2**24  # of all constants that its nodes compute
 MOST_PIXELS = (
     2**22,
-    2**28,
+    2**27,
 )  # elements of one tensor that depends on the image, and of all: VGG-16 has 3.2 million at 224x224
 MOST_MACS = 5 * 10**9  # multiply-accumulates of one image: ResNet-50 at 224x224 has 4.1 * 10**9
 LARGEST_SIDE = 1024

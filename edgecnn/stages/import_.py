@@ -90,7 +90,7 @@ IMPORTED = "imported"
 
 CHECKED, CHECKED_LEAST = 200, 100  # images on which an ONNX file is compared with ONNX Runtime, and with many MACs
 TRIED_LEAST = 32  # images on which the input ranges of a network with many MACs are tried
-MACS, PIXELS = 2 * 10**11, 2**26
+MACS, PIXELS = 10**11, 2**26
 """How many multiply-accumulates one input range may take, and how many pixels all images may have; fewer images are then used."""
 
 COMPARED = 32  # and on which the model as layers is compared with its graph
