@@ -239,9 +239,9 @@ ERRORS = 1.0
 TEMPERATURES = np.geomspace(0.25, 4, 33)
 """Candidates for the divisor of a model's logits. Each model's log loss is that at its best one, because a temperature is fitted later."""
 
-PATIENCE = 30
+PATIENCE = 60
 """Fine-tuning ends when its log loss has not improved beyond noise for this many steps, rounded up to epochs. The steps in which the rate
-rises do not count: the first ones often raise the loss."""
+rises do not count, nor does the head: the first steps raise the loss, and it takes a while to come below the head's again."""
 
 
 class Rival:
@@ -272,7 +272,7 @@ class Rival:
         self._last.assign(logits)
         self._epoch.assign_add(1)
         gain, error = paired(self._losses(self._best) - self._losses(self._last))
-        if gain > ERRORS * error:
+        if self._epoch.numpy() == 1 or gain > ERRORS * error:
             self._best.assign(logits)
             self._best_epoch.assign(self._epoch)
 

@@ -123,8 +123,6 @@ def settle(recipe: Recipe, dataset: Dataset) -> Settled:
     if source and network.name in source.tuned_whole:
         steps, rate = WHOLE_TUNING_STEPS, WHOLE_TUNING_RATE
     tuning = train.tuning or (IF_BETTER if may_lose(recipe, dataset) else None)
-    if tuning == IF_BETTER:
-        steps //= 2
     suitable = next((size for below, size in BATCHES if count < below), LARGEST_BATCH)
     if not dataset.own and not trained:
         steps, suitable = 0, LARGEST_BATCH

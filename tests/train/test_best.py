@@ -273,6 +273,17 @@ def test_it_ends_when_the_log_loss_no_longer_improves(monkeypatch):
     assert rival.verdict().epochs == 7
 
 
+def test_while_it_improves_it_goes_on_below_the_head_too(monkeypatch):
+    """A head that was lucky on few photos is better than every epoch but the last."""
+    monkeypatch.setattr(rules, "PATIENCE", 20)
+    rival = Rival(CLASSES, np.ones(40), 2, epochs=3, steps=10)
+    rival.begin(logits(CLASSES, 36))
+    for right in (20, 24, 28, 32, 39):
+        rival.examine(logits(CLASSES, right))
+        assert not rival.ended()
+    assert rival.verdict().ships == "fine-tuned"
+
+
 def test_the_epochs_in_which_the_rate_rises_do_not_count(monkeypatch):
     monkeypatch.setattr(rules, "PATIENCE", 20)
     rival = Rival(CLASSES, np.ones(40), 2, epochs=12, steps=10)
