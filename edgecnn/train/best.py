@@ -240,7 +240,7 @@ TEMPERATURES = np.geomspace(0.25, 4, 33)
 """Candidates for the divisor of a model's logits. Each model's log loss is that at its best one, because a temperature is fitted later."""
 
 PATIENCE = 60
-"""Fine-tuning ends when its log loss has not improved beyond noise for this many steps, rounded up to epochs. The steps in which the rate
+"""Fine-tuning ends when its log loss has not been lower than before for this many steps, rounded up to epochs. The steps in which the rate
 rises do not count, nor does the head: the first steps raise the loss, and it takes a while to come below the head's again."""
 
 
@@ -271,8 +271,7 @@ class Rival:
         """Take an epoch's answers."""
         self._last.assign(logits)
         self._epoch.assign_add(1)
-        gain, error = paired(self._losses(self._best) - self._losses(self._last))
-        if self._epoch.numpy() == 1 or gain > ERRORS * error:
+        if self._epoch.numpy() == 1 or mean(self._losses(self._last)) < mean(self._losses(self._best)):
             self._best.assign(logits)
             self._best_epoch.assign(self._epoch)
 
