@@ -470,7 +470,8 @@ class Photos(Journal):
             )  # fmt: skip
             rows[kept.picture.sha256] = dict(zip(FIELDS, values, strict=True))
         path = self.folder / SOURCES_CSV
-        append(path, as_csv(rows.values(), head=not path.exists()), mode=0o666)
+        begun = self._rows or read_lines(path)  # a kill may leave the file empty, or a part of its first line
+        append(path, as_csv(rows.values(), head=not begun), mode=0o666)
         self._rows |= rows
         self.decided |= {sha256: decision_of(row) for sha256, row in rows.items()}
 

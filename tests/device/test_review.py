@@ -44,6 +44,17 @@ def labelled(folder):
     return files
 
 
+@pytest.mark.parametrize("left", ["", "sha256,pa"])
+def test_a_list_that_a_kill_left_before_its_first_line_gets_it(tmp_path, keep_pictures, left):
+    kept = keep_pictures(tmp_path / "kept", scenes=2, group=1)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / SOURCES_CSV).write_text(left)
+    for one in kept:
+        assert review(tmp_path).answer([one.picture.sha256], "label", "dog")
+    assert {label for label, _ in labelled(tmp_path / "photos")} == {"dog"}
+    assert review(tmp_path).document()["left"] == 0
+
+
 def test_similar_pictures_are_one_question_and_the_random_sample_comes_first_and_blind(tmp_path, keep_pictures):
     kept = keep_pictures(tmp_path / "kept", scenes=4, group=3, sample=2)
     kept[11].path.write_bytes(b"\xff\xd8\xff broken")

@@ -121,7 +121,7 @@ def test_the_boards_python_error_is_shown(emulator, bundle):
     emulator("echo 'ImportError: no libstdc++' >&2; exit 1")
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
     assert row.error == "the self-test fails on cortex-a72: exit code 1: ImportError: no libstdc++"
-    emulator('case "$*" in *replay*) echo oh >&2; exit 1;; esac; ' + QUICK)
+    emulator('case "$*" in *runtime.worker*) echo oh >&2; exit 1;; esac; ' + QUICK)
     (row,) = verify_on_boards(bundle, None, on("rpi4"), lambda *state: None)
     assert row.error == "models/int8.tflite does not run on cortex-a72: exit code 1: oh" and row.selftest is True
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgecnn.data import open_dataset
 from edgecnn.data.items import Item
-from edgecnn.data.splits import Side
+from edgecnn.data.splits import SplitGroup
 from edgecnn.inspect import groups, question
 from edgecnn.inspect.inspection import inspect_images
 from edgecnn.inspect.look import FILE
@@ -218,7 +218,7 @@ def test_stems_with_counters_that_matter_are_named_with_both_figures_and_the_pat
     assert "(IMG_4200…, 24 groups)" in sentence and r"--group-by '(.+)_\d+$'" in sentence
     by_photo, by_stem = (int(part.split()[-1]) for part in sentence.split("%")[:2])
     assert by_photo >= by_stem + 3
-    listed = {"a": Side("IMG_4200", "test", rule=r"(.+)_\d+$")}
+    listed = {"a": SplitGroup("IMG_4200", "test", rule=r"(.+)_\d+$")}
     assert not asked(names, features, classes, sides=listed), "groups are named already"
 
 

@@ -195,9 +195,10 @@ def test_help_imports_no_engine_nor_numpy(modules):
     pages = ((name, "--help") for name in ("classify", "explain", "selftest"))
     *_, loaded, targets = modules(("--version",), ("--help",), *pages, ("targets",))
     assert not targets & (HEAVY | ENGINES | {"numpy", "PIL"}) and "edgecnn.boards" in targets
-    settings = {"edgecnn.device", "edgecnn.device.stream", "edgecnn.device.stream.settings", "edgecnn.device.system"}
+    settings = {"edgecnn.device", "edgecnn.device.stream", "edgecnn.device.stream.settings"}
+    settings |= {"edgecnn.device.system", "edgecnn.runtime", "edgecnn.runtime.child"}  # with the names of secrets
     device = {name for name in loaded if name.startswith(("edgecnn.runtime", "edgecnn.bundle", "edgecnn.device"))}
-    assert device <= settings, "flags need only the settings, and no other device module"
+    assert device <= settings, "flags need only the settings and the names of secrets, and no other device module"
 
 
 SERVER = {"starlette", "uvicorn", "prometheus_client", "h11", "anyio", "asyncio", "http"}

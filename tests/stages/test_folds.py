@@ -47,7 +47,7 @@ class Quiet:
 
     def __init__(self):
         self.notes, self.epochs = [], []
-        self.note = self.notes.append
+        self.note = self.detail = self.notes.append
         self.working = lambda what, done, total: None
 
     def training(self, progress):
@@ -380,7 +380,7 @@ def made_head(tmp_path_factory):
 class Quiet_head:
     def __init__(self):
         self.notes = []
-        self.note = self.notes.append
+        self.note = self.detail = self.notes.append
         self.working = lambda what, done, total: None
 
     def training(self, progress):

@@ -99,7 +99,7 @@ def photos(tmp_path_factory):
 class Quiet:
     def __init__(self):
         self.notes = []
-        self.note = self.notes.append
+        self.note = self.detail = self.notes.append
         self.working = lambda what, done, total: None
         self.training = lambda progress: None
 
@@ -248,7 +248,7 @@ def draw_fine_tuning(folder, counts):
 class Quiet_fine_tuning:
     def __init__(self):
         self.notes, self.epochs = [], []
-        self.note = self.notes.append
+        self.note = self.detail = self.notes.append
         self.working = lambda what, done, total: None
 
     def training(self, progress):

@@ -16,7 +16,7 @@ from scipy.special import log_softmax, softmax
 
 from edgecnn.data import Split, open_dataset
 from edgecnn.data.items import Item
-from edgecnn.data.splits import Side
+from edgecnn.data.splits import SplitGroup
 from edgecnn.errors import ClusterError, RecipeError
 from edgecnn.networks.keras import tf
 from edgecnn.recipe import build_recipe, load_recipe, merge
@@ -251,7 +251,7 @@ def test_photos_of_two_splits_keep_their_classes_groups_and_pixels():
         load=lambda names, **how: loaded,
         at_size=at_size,
         items=items,
-        sides={"#a": Side("door", "train"), "#d": Side("door", "train")},
+        sides={"#a": SplitGroup("door", "train"), "#d": SplitGroup("door", "train")},
     )
     found = candidates.Photos(dataset, ("train", "validation"), 1, 3, 100, None)
     assert found.hashes == ["#a", "#b", "#d", "#c", "#e"] and found.classes.tolist() == [0, 1, 0, 1, 1]
