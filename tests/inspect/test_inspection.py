@@ -200,8 +200,8 @@ def items_of(names, classes):
     ]
 
 
-def dataset(read=lambda item: np.zeros((1, 1, 3), np.uint8), sides=None):
-    return SimpleNamespace(read=read, sides=sides or {}, region=WHOLE)
+def dataset(read=lambda item: np.zeros((1, 1, 3), np.uint8), split_groups=None):
+    return SimpleNamespace(read=read, split_groups=split_groups or {}, region=WHOLE)
 
 
 def asked(names, features, classes, **more):
@@ -219,7 +219,7 @@ def test_stems_with_counters_that_matter_are_named_with_both_figures_and_the_pat
     by_photo, by_stem = (int(part.split()[-1]) for part in sentence.split("%")[:2])
     assert by_photo >= by_stem + 3
     listed = {"a": SplitGroup("IMG_4200", "test", rule=r"(.+)_\d+$")}
-    assert not asked(names, features, classes, sides=listed), "groups are named already"
+    assert not asked(names, features, classes, split_groups=listed), "groups are named already"
 
 
 def test_runs_of_a_hundred_numbers_are_asked_about():

@@ -251,7 +251,7 @@ def test_photos_of_two_splits_keep_their_classes_groups_and_pixels():
         load=lambda names, **how: loaded,
         at_size=at_size,
         items=items,
-        sides={"#a": SplitGroup("door", "train"), "#d": SplitGroup("door", "train")},
+        split_groups={"#a": SplitGroup("door", "train"), "#d": SplitGroup("door", "train")},
     )
     found = candidates.Photos(dataset, ("train", "validation"), 1, 3, 100, None)
     assert found.hashes == ["#a", "#b", "#d", "#c", "#e"] and found.classes.tolist() == [0, 1, 0, 1, 1]
