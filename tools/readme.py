@@ -26,6 +26,8 @@ GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
 NETWORKS = ROOT / "tools" / "bench" / "results" / "networks.json"
 LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
 GROUPS = ROOT / "tools" / "bench" / "results" / "groups.json"
+WAYS = ROOT / "tools" / "bench" / "results" / "ways.json"
+QUICK = ROOT / "tools" / "bench" / "results" / "photo_sets_quick.json"
 GATE = ROOT / "tools" / "bench" / "results" / "gate_draws.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # for the benches' imports of each other
@@ -151,6 +153,28 @@ def groups_table() -> str:
     return markdown_table(bench.HEADINGS, bench.rows_of(report["results"]))
 
 
+def ways_table() -> str:
+    """Return a Markdown table of what `train`, `train --quick` and the simplest way give on photos that none of them saw."""
+    bench, report = measured(WAYS)
+    return markdown_table(bench.SUMMARY, bench.summary(report["results"]))
+
+
+def quick_table() -> str:
+    """Return a Markdown table of what `train --quick` says of all photos by folds, and the simplest way on the same folds."""
+    bench = importlib.import_module("bench.photo_sets")
+    report = json.loads(QUICK.read_text(encoding="utf-8"))
+    return f"{markdown_table(bench.HEADINGS, [bench.row(one) for one in report['results']])}\n\n{bench.pooled(report['results'])}"
+
+
+def ways_in_short() -> str:
+    """Return the columns of `ways_table` that a first reader needs."""
+    bench, report = measured(WAYS)
+    chosen = [bench.SUMMARY.index(name) for name in bench.SHORT]
+    results = [one for one in report["results"] if one["data"] in bench.FIRST]
+    rows = [tuple(row[column] for column in chosen) for row in bench.summary(results)]
+    return markdown_table(bench.SHORT, rows)
+
+
 def gpu_figures() -> str:
     """Return the results of `tools/bench/gpu.py` on an NVIDIA GPU as a table and sentences, or a sentence if there are none yet."""
     if not GPU.exists():
@@ -200,7 +224,10 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "figures.md": {
         "figures": model_table,
         "speed": speed_table,
+        "ways": ways_table,
+        "quick": quick_table,
     },
+    ROOT / "README.md": {"ways": ways_in_short},
     ROOT / "docs" / "networks.md": {"ladder": ladder_table, "networks": networks_table},
     ROOT / "docs" / "boards.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},

@@ -69,19 +69,13 @@ def test_an_interrupted_bench_resumes_unless_something_else_is_measured(root, tm
     assert not harness.Results(path, harness.about("some", n=4)).rows
 
 
-def test_photos_are_divided_into_folds_or_a_number_per_class(root, monkeypatch):
-    bench = load_bench(root, monkeypatch, "photos_by_fold")
-    photos = [bench.Photo(f"{label}/{index}.jpg", label, "") for label in "ab" for index in range(10)]
-    folds = [bench.divided(photos, 0, fold, 1) for fold in range(bench.FOLDS)]
-    tested = [name for splits in folds for name, split in splits.items() if split == "test"]
-    assert sorted(tested) == sorted(photo.name for photo in photos), "each photo is tested once"
-    few = bench.divided(photos, 3, 0, 1)
-    assert [list(few.values()).count(split) for split in ("train", "test")] == [6, 14]
-    own = [*photos, bench.Photo("test/a/x.jpg", "a", "test"), bench.Photo("test/b/x.jpg", "b", "test")]
-    splits = bench.divided(own, 3, 0, 1)
-    assert [list(splits.values()).count(split) for split in ("train", "test")] == [6, 2], (
-        "an archive's own test split is used as a whole"
-    )
+@pytest.mark.parametrize(("per_class", "taught"), [(0, 8 + 3), (3, 3 + 3), (5, 5 + 4)])
+def test_photos_teach_or_are_kept_aside_by_class(root, monkeypatch, per_class, taught):
+    bench = load_bench(root, monkeypatch, "ways")
+    photos = {f"set/{label}/{index}.jpg": label for label, count in (("a", 10), ("b", 4)) for index in range(count)}
+    drawn = bench.drawn(photos, per_class, 1)
+    assert len(drawn) == len(set(drawn)) == taught and {photos[name] for name in drawn} == {"a", "b"}
+    assert drawn == bench.drawn(photos, per_class, 1) != bench.drawn(photos, per_class, 2)
 
 
 def test_speed_of_another_bundle_is_refused(readme, tmp_path, monkeypatch):

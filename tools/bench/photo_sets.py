@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,19 @@ def row(result: Row) -> tuple[str, ...]:
         minutes = [f"{np.median(result[part]) / 60:.1f}" for part in ("choice_seconds", "train_seconds")]
     return (result["data"], str(result["seed"]), f"{result['n']:,}", networks, *shares, f"{gain:+.2f}",
             f"{result['gain'][0]:+.2f} to {result['gain'][1]:+.2f}", " + ".join(minutes))  # fmt: skip
+
+
+def pooled(results: Sequence[Row]) -> str:
+    """Return the agreement, the drop and both ways' errors over all photos, as a sentence."""
+    n, float_right, int8_right, agreed, simplest_right = (
+        sum(result[name] for result in results)
+        for name in ("n", "float_right", "int8_right", "agreed", "simplest_right")
+    )
+    return (
+        f"Of all {n:,} photos, int8 and float give {agreed / n:.2%} the same answer, and int8 is right "
+        f"{100 * (float_right - int8_right) / n:.2f} points less often. Its error is {1 - int8_right / n:.2%}, the simplest way's "
+        f"{1 - simplest_right / n:.2%}."
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import numpy as np
 from harness import Results, Row, about, edgecnn_command, finish, parser, ran
 from simplest import FAMILY, SIDE, fitted
 
+from edgecnn.data.decoding import is_unbalanced
 from edgecnn.evaluate.statistics import balanced_accuracy, found_by_class, paired_interval
 from edgecnn.images import SUFFIXES
 from edgecnn.runs import FEATURES, PARITY, Run
@@ -32,6 +33,28 @@ HEADINGS = (
     "photos", "per class", "seed", "trained on", "n", "way", "network", "right", "balanced", "simplest", "gain", "95 % interval",
     "its test: drop, agreement", "elsewhere", "bytes", "CPU min",
 )  # fmt: skip
+
+SUMMARY = (
+    "photos", "n", "`--quick`", "default", "simplest way", "default gains, in points (95 % interval)", "ships",
+    "same answer as float: quick, default", "bytes: quick, default", "CPU minutes: quick, default",
+)  # fmt: skip
+
+SHORT = ("photos", "n", "`--quick`", "default", "simplest way", "CPU minutes: quick, default")
+
+FIRST = ("signs", "masks", "coins")
+"""The sets in README."""
+
+TITLES = {
+    "trash-photos": "six materials",
+    "signs": "ten hand signs",
+    "grocery": "ten kinds of fruit and vegetable",
+    "masks": "faces with and without a mask",
+    "screws": "screws and empty holes",
+    "coins": "six coins",
+    "coffee-leaves": "coffee leaves, five kinds",
+    "solar-cells": "solar cells, good or defect",
+    "magnets": "magnetic tiles, five kinds",
+}
 
 
 def main() -> None:
@@ -87,13 +110,14 @@ def measure(archive: Path, place: Path, case: Row, other: Path | None) -> Row:
     low, high = paired_interval(lost, gained, len(kept))
     info = Run(run).info
     found = {
-        "network": f"{info.network} at {info.input.width}",
+        "network": f"{Run(run).public_recipe.network.name} at {info.input.width}",
         "head_ships": info.head_ships,
         "train": len(taught),
         "n": len(kept),
         "right": int(right.sum()),
         "simplest_right": int(simply.sum()),
         "gain": [-high, -low],
+        "unbalanced": bool(is_unbalanced(np.bincount(classes))),
         "balanced": [balanced_accuracy(found_by_class(one, classes, labels)) for one in (answers, simple)],
         "stated": files["tflite-int8"]["accuracy"],
         "stated_n": report["data"]["test_images"],
@@ -177,6 +201,35 @@ def row(result: Row) -> tuple[str, ...]:
         f"{elsewhere[0] / elsewhere[1]:.2%}, said {result['stated']:.2%}" if elsewhere else "", f"{result['bytes']:,}",
         f"{result['cpu_seconds'] / 60:.1f}",
     )  # fmt: skip
+
+
+def summary(results: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return a row for each set of photos divided by photo, three quarters of which taught both ways, with the balanced accuracies of
+    unbalanced classes."""
+    rows: list[tuple[str, ...]] = []
+    for data, title in TITLES.items():
+        both = [one for one in results if (one["data"], one["per_class"], one["group_by"]) == (data, 0, None)]
+        ways = {one["way"]: one for one in both}
+        if ways.keys() < WAYS.keys():
+            continue
+        quick, default = ways["quick"], ways["default"]
+
+        def right(result: Row, part: int, count: str) -> str:
+            text = f"{result[count] / result['n']:.2%}"
+            return f"{text}, balanced {result['balanced'][part]:.2%}" if result["unbalanced"] else text
+
+        rows.append(
+            (
+                title, f"{quick['n']:,}", right(quick, 0, "right"), right(default, 0, "right"), right(default, 1, "simplest_right"),
+                "{:+.1f} ({:+.1f} to {:+.1f})".format(
+                    100 * (default["right"] - default["simplest_right"]) / default["n"], *default["gain"]
+                ),
+                "head" if default["head_ships"] else "fine-tuned", f"{quick['agreement']:.2%}, {default['agreement']:.2%}",
+                f"{quick['bytes']:,}, {default['bytes']:,}",
+                f"{quick['cpu_seconds'] / 60:.1f}, {default['cpu_seconds'] / 60:.1f}",
+            )
+        )  # fmt: skip
+    return rows
 
 
 if __name__ == "__main__":
