@@ -210,10 +210,14 @@ def test_the_picture_and_the_state_are_those_of_the_same_frame_at_any_rate(serve
         return [json.loads(item) for item in browser.execute_script("return noted")]
 
     sizes = {"64 \u00d7 48", "96 \u00d7 48"}
-    serving.until(lambda: len(seen()) >= frames and {size for *_, size in seen()} == sizes, 30 + 2 * frames / fps)
+
+    def all_seen():  # a busy machine skips frames, and the folder is shown again and again
+        labels, found = ({one[part] for one in seen()} for part in (1, 2))
+        return len(seen()) >= frames and found == sizes and labels == COLOURS.keys()
+
+    serving.until(all_seen, 30 + 2 * frames / fps)
     for colour, label, _ in seen():
         assert max(abs(a - b) for a, b in zip(colour, COLOURS[label], strict=True)) < 60, (label, colour, seen())
-    assert {label for _, label, _ in seen()} == COLOURS.keys()
 
 
 @chromium
