@@ -33,9 +33,9 @@ GATE = ROOT / "tools" / "bench" / "results" / "gate_draws.json"
 sys.path.append(str(ROOT / "tools" / "bench"))  # for the benches' imports of each other
 
 
-def measured(path: Path) -> tuple[Any, Any]:
-    """Return the bench of the same name as a file of results, and these results."""
-    return importlib.import_module(f"bench.{path.stem}"), json.loads(path.read_text(encoding="utf-8"))
+def measured(path: Path, bench: str = "") -> tuple[Any, Any]:
+    """Return the bench of a file of results, which has the same name if none is given, and these results."""
+    return importlib.import_module(f"bench.{bench or path.stem}"), json.loads(path.read_text(encoding="utf-8"))
 
 
 def model_table() -> str:
@@ -161,8 +161,7 @@ def ways_table() -> str:
 
 def quick_table() -> str:
     """Return a Markdown table of what `train --quick` says of all photos by folds, and the simplest way on the same folds."""
-    bench = importlib.import_module("bench.photo_sets")
-    report = json.loads(QUICK.read_text(encoding="utf-8"))
+    bench, report = measured(QUICK, "photo_sets")
     return f"{markdown_table(bench.HEADINGS, [bench.row(one) for one in report['results']])}\n\n{bench.pooled(report['results'])}"
 
 

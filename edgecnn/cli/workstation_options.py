@@ -19,7 +19,7 @@ BACKBONE = "An ONNX file to start from"
 BY_COUNT = "by the number of images"
 AS_RANGE = "as --input-range"
 
-LARGEST_SIZE = 2.0  # for means and deviations of pixels from 0 to 1; those for 0 to 255 are larger
+LARGEST_MEAN = 2.0  # for means and deviations of pixels from 0 to 1; those for 0 to 255 are larger
 
 
 RecipeArgument = Annotated[
@@ -61,7 +61,7 @@ def read_channels(text: str) -> tuple[float, ...]:
         values = ()
     if len(values) not in (1, 3) or not all(math.isfinite(value) for value in values):
         raise ValueError(f"received {text!r}, expected R,G,B, such as 0.485,0.456,0.406")
-    if max(map(abs, values)) > LARGEST_SIZE:
+    if max(map(abs, values)) > LARGEST_MEAN:
         raise ValueError(f"received {text}, expected numbers for pixels from 0 to 1. Divide those for 0 to 255 by 255")
     return values
 

@@ -263,18 +263,27 @@ def read_taught(bundle: Bundle) -> dict[str, str] | None:
         raise BundleError(f"{bundle.path}: {IMAGES} is damaged: {error}.") from None
 
 
+def groups_of(run: Run, hashes: Sequence[str]) -> list[str] | None:
+    """Return the group of each of a run's images, by hash, if a user named groups."""
+    if run.info.data.groups is None:
+        return None
+    split_groups = read_split_groups(run.file(SPLITS_CSV).read_bytes(), str(run.file(SPLITS_CSV)))
+    return [split_groups[one].group for one in hashes]
+
+
 def images_csv(run: Run) -> bytes | None:
     """Return `taught_images` in a bundle's format, with numbered groups if a user named them; None also for more than MOST images."""
     taught = taught_images(run)
     if taught is None or len(taught) > MOST:
         return None
-    if run.info.data.groups is None:
-        return csv_text(("sha256", "split"), sorted(taught.items())).encode()
-    split_groups = read_split_groups(run.file(SPLITS_CSV).read_bytes(), str(run.file(SPLITS_CSV)))
+    images = sorted(taught.items())
+    groups = groups_of(run, [one for one, _ in images])
+    if groups is None:
+        return csv_text(("sha256", "split"), images).encode()
     numbers: dict[str, int] = {}
     rows = (
-        (one, split, numbers.setdefault(split_groups[one].group, len(numbers) + 1))
-        for one, split in sorted(taught.items())
+        (one, split, numbers.setdefault(group, len(numbers) + 1))
+        for (one, split), group in zip(images, groups, strict=True)
     )
     return csv_text(("sha256", "split", "group"), rows).encode()
 

@@ -135,7 +135,8 @@ def _open(path: Path, size: tuple[int, int] | None) -> SourceModel:
 
 
 def _open_onnx(path: Path, size: tuple[int, int] | None) -> SourceModel:
-    from edgecnn.networks.onnx_model import build, read_onnx, require_same
+    from edgecnn.networks.onnx_model import build, read_onnx
+    from edgecnn.networks.onnx_parity import require_same
 
     file = read_onnx(path)
     built = build(file, str(path), size)

@@ -21,7 +21,8 @@ from edgecnn.export.imported import LOAD_ERRORS, Imported, layers_of, read_model
 from edgecnn.export.tflite import IMAGES
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural
-from edgecnn.networks.onnx_model import BOUND, conversion, read_onnx
+from edgecnn.networks.onnx_model import conversion, read_onnx
+from edgecnn.networks.onnx_parity import BOUND
 from edgecnn.networks.predict import FrozenModel, model_bytes, model_from_bytes, predictor, real_input
 from edgecnn.recipe import INPUT_RANGES, Recipe
 from edgecnn.run_info import ImportedFrom, InputSize, Int8Method, RepresentativeInfo, RunInfo

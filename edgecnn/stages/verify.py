@@ -16,7 +16,16 @@ from edgecnn.data import Dataset, Split
 from edgecnn.data.dataset import require_split
 from edgecnn.data.decoding import some
 from edgecnn.errors import RunError
-from edgecnn.evaluate.answers import Answers, HeldOut, Progress, export_answers, load_test, require_held_out, timed
+from edgecnn.evaluate.answers import (
+    Answers,
+    HeldOut,
+    Progress,
+    export_answers,
+    groups_of,
+    load_test,
+    require_held_out,
+    timed,
+)
 from edgecnn.evaluate.statistics import WORTH, Interval, folds_interval, found_by_class, grouped_interval, wilson
 from edgecnn.export import EXPORTS, alternative, export_path
 from edgecnn.runs import PARITY, Run, write_json
@@ -25,7 +34,7 @@ from edgecnn.stages.choose import Choosing
 from edgecnn.tables import Struct
 from edgecnn.verify.matrix import check_programs, file_answers, find_python, program_answers, program_comparisons
 from edgecnn.verify.matrix import matrix as engine_matrix
-from edgecnn.verify.parity import Basis, compared, data_of, groups_of, int8_choice, judged, references, run_comparisons
+from edgecnn.verify.parity import Basis, compared, data_of, int8_choice, judged, references, run_comparisons
 from edgecnn.verify.parity_report import BoardRow, Comparison, Confidence, Gate, Report, StrangerFigures
 from edgecnn.verify.predictions import tested_confidence, tested_strangers, write_predictions
 

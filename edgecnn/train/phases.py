@@ -75,9 +75,9 @@ def objective(recipe: Settled, num_classes: int, weights: np.ndarray | None = No
         if recipe.teacher is None or taught is None:
             return labelled
         temperature, weight = recipe.teacher.temperature, recipe.teacher.weight
-        wanted = tf.nn.softmax(taught / temperature)
-        apart = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(wanted, logits / temperature))
-        return (1 - weight) * labelled + weight * temperature**2 * apart
+        target = tf.nn.softmax(taught / temperature)
+        distilled = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits / temperature))
+        return (1 - weight) * labelled + weight * temperature**2 * distilled
 
     return loss
 

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from edgecnn.data import Split
-from edgecnn.data.splits import read_split_groups
 from edgecnn.errors import RunError
 from edgecnn.evaluate import statistics
 from edgecnn.evaluate.answers import REPEATS, Answers, Progress, export_answers, in_chunks, milliseconds, timed
 from edgecnn.evaluate.statistics import expected_calibration_error
 from edgecnn.files import sha256
-from edgecnn.labels import SPLITS_CSV, plural
+from edgecnn.labels import plural
 from edgecnn.runs import PARITY, QAT_MODEL, Run
 from edgecnn.tables import build
 from edgecnn.verify.parity_report import (
@@ -146,14 +145,6 @@ class Basis(NamedTuple):
 
 SHARES_OFF = 0.1
 """Nothing is at chance level if a class has another share of the test images than of the data by more: they do not show what is usual."""
-
-
-def groups_of(run: Run, hashes: Sequence[str]) -> list[str] | None:
-    """Return the group of each of a run's images, by hash, if a user named groups."""
-    if run.info.data.groups is None:
-        return None
-    split_groups = read_split_groups(run.file(SPLITS_CSV).read_bytes(), str(run.file(SPLITS_CSV)))
-    return [split_groups[one].group for one in hashes]
 
 
 def judged(

@@ -21,21 +21,17 @@ from edgecnn.inspect.inspection import inspect_images
 from edgecnn.labels import SOURCES_CSV, SPLITS_CSV
 from edgecnn.recipe import DataRecipe, build_recipe
 from edgecnn.runs import LEFT_OUT, create_run
+from edgecnn.stages import Silent
 from edgecnn.stages import train as stage
 from edgecnn.stages.train import placed, write_split_groups
 
 SPLITS = ("train", "validation", "test")
 
 
-class Quiet:
+class Quiet(Silent):
     def __init__(self):
         self.notes = []
         self.note = self.detail = self.notes.append
-
-    def working(self, what, done, total):
-        pass
-
-    training = working
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ from edgecnn.errors import ExportError
 from edgecnn.export.imported import read_model
 from edgecnn.networks import onnx_model
 from edgecnn.networks.keras import tf
-from edgecnn.networks.onnx_model import build, read_onnx, require_same
+from edgecnn.networks.onnx_model import build, read_onnx
+from edgecnn.networks.onnx_parity import require_same
 from edgecnn.networks.predict import ELEMENTS, PIXELS, images_at_once
 from edgecnn.stages.import_ import operators_of
 

@@ -19,7 +19,6 @@ from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from sklearn.datasets import load_sample_images
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.data import open_run_dataset
@@ -30,7 +29,7 @@ from edgecnn.networks.blocks import RUNGS, all_features
 from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import FLOAT_MODEL, FOLD, INFO, QAT_MODEL, Run, create_run
-from edgecnn.stages import folds
+from edgecnn.stages import Silent, folds
 from edgecnn.stages import folds as stage
 from edgecnn.stages.against import verify_against
 from edgecnn.stages.bundle import bundle_path
@@ -42,13 +41,12 @@ from edgecnn.verify.parity import parity_report
 COUNT = 2
 
 
-class Quiet:
+class Quiet(Silent):
     """A reporter that records its notes and the trained epochs."""
 
     def __init__(self):
         self.notes, self.epochs = [], []
         self.note = self.detail = self.notes.append
-        self.working = lambda what, done, total: None
 
     def training(self, progress):
         self.epochs.append(progress.epoch)
@@ -328,17 +326,6 @@ def test_training_without_folds_ends_with_the_cost_and_benefit_of_folds(photos, 
 NETWORK = "efficientnet_lite0_150kb"
 
 
-def draw(folder, counts):
-    """Crops of a temple and of a flower, so many of each."""
-    random = np.random.default_rng(1)
-    for (label, count), photo in zip(counts.items(), load_sample_images().images, strict=True):
-        (folder / label).mkdir(parents=True)
-        for index in range(count):
-            top, left = (int(random.integers(0, size - 120)) for size in photo.shape[:2])
-            Image.fromarray(photo[top : top + 120, left : left + 120]).save(folder / label / f"{index}.png")
-    return folder
-
-
 def recipe_of_head(folder, **train):
     return build_recipe(
         {
@@ -357,10 +344,10 @@ def shorten(patch):
 
 
 @pytest.fixture(scope="module")
-def made_head(tmp_path_factory):
+def made_head(tmp_path_factory, crops):
     """A run through every stage, which was killed after its features were computed, and the notes of its last start."""
     folder = tmp_path_factory.mktemp("quick photos")
-    recipe = recipe_of_head(draw(folder / "photos", {"temple": 40, "flower": 20}))
+    recipe = recipe_of_head(crops(folder / "photos", {"temple": 40, "flower": 20}))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         shorten(patch)
@@ -368,8 +355,8 @@ def made_head(tmp_path_factory):
         with patch.context() as killed:
             killed.setattr("edgecnn.stages.last_layer.Int8Files", None)
             with pytest.raises(TypeError):
-                run_recipe(recipe, folder / "run", Quiet_head(), max_drop=100.0)
-        reporter = Quiet_head()
+                run_recipe(recipe, folder / "run", QuietHead(), max_drop=100.0)
+        reporter = QuietHead()
         with patch.context() as resumed:
             resumed.setattr("edgecnn.train.candidates.computed", None)
             run, report = run_recipe(recipe, folder / "run", reporter, max_drop=100.0)
@@ -377,12 +364,7 @@ def made_head(tmp_path_factory):
     all_features.cache_clear()
 
 
-class Quiet_head:
-    def __init__(self):
-        self.notes = []
-        self.note = self.detail = self.notes.append
-        self.working = lambda what, done, total: None
-
+class QuietHead(Quiet):
     def training(self, progress):
         raise AssertionError("no epoch is trained")
 
@@ -409,7 +391,7 @@ def test_the_body_keeps_its_weights_and_the_layer_is_the_one_on_all_photos(made_
         for one, other in zip(mine.get_weights(), theirs.get_weights(), strict=True):
             assert np.array_equal(one, other), mine.name
     student = model_from_bytes(run.read(QAT_MODEL, "train"))
-    dataset = open_images(run.recipe, run, Quiet_head(), None)
+    dataset = open_images(run.recipe, run, QuietHead(), None)
     images = np.concatenate(
         [
             dataset.load((split,), height=32, width=32, channels=3, stage="verify")[split].images
@@ -457,7 +439,7 @@ def test_report_bundle_and_card_treat_it_as_a_run_of_folds(made_head):
 def test_a_second_run_does_nothing_and_a_deleted_record_gives_the_same_model(made_head, monkeypatch):
     run, _, notes, recipe = made_head
     assert any("about" in line and "60 photos" in line for line in notes), "an estimate"
-    reporter = Quiet_head()
+    reporter = QuietHead()
     run_recipe(recipe, run.path, reporter, max_drop=100.0)
     assert (
         sum("skipped" in note for note in reporter.notes) == len(reporter.notes) - 1
@@ -466,25 +448,25 @@ def test_a_second_run_does_nothing_and_a_deleted_record_gives_the_same_model(mad
     before = {name: run.file(name).read_bytes() for name in (FLOAT_MODEL, QAT_MODEL)}
     held = require_held_out(run).sha256
     run.file(INFO).rename(run.file("kept.json"))
-    train_on_all(open_images(recipe, run, Quiet_head(), None), Run(run.path), Quiet_head())
+    train_on_all(open_images(recipe, run, QuietHead(), None), Run(run.path), QuietHead())
     assert {name: run.file(name).read_bytes() for name in before} == before
     assert require_held_out(run).sha256 == held
     run.file("kept.json").replace(run.file(INFO))
 
 
 @pytest.mark.guard
-def test_two_photos_per_class_give_a_model_and_one_group_does_not(tmp_path, monkeypatch):
+def test_two_photos_per_class_give_a_model_and_one_group_does_not(tmp_path, monkeypatch, crops):
     monkeypatch.chdir(tmp_path)
     shorten(monkeypatch)
-    recipe = recipe_of_head(draw(tmp_path / "photos", {"temple": 2, "flower": 2}))
+    recipe = recipe_of_head(crops(tmp_path / "photos", {"temple": 2, "flower": 2}))
     run = create_run(recipe, tmp_path / "run")
-    info = train_on_all(open_images(recipe, run, Quiet_head(), None), run, Quiet_head())
+    info = train_on_all(open_images(recipe, run, QuietHead(), None), run, QuietHead())
     assert len(info.folds) == 2 and len(require_held_out(run).classes) == 4
     first = tmp_path / "photos" / "flower" / "0.png"
     (tmp_path / "photos" / "flower" / "1.png").write_bytes(first.read_bytes())
     other = create_run(recipe, tmp_path / "other")
     with pytest.raises(DatasetError, match="flower"):
-        train_on_all(open_images(recipe, other, Quiet_head(), None), other, Quiet_head())
+        train_on_all(open_images(recipe, other, QuietHead(), None), other, QuietHead())
     all_features.cache_clear()
 
 

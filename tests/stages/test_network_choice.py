@@ -12,7 +12,6 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from sklearn.datasets import load_sample_images
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.errors import ExportError, NetworkError, OutputExistsError, RecipeError, RunError
@@ -23,6 +22,7 @@ from edgecnn.networks.blocks import RUNGS, all_features
 from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import IF_BETTER, build_recipe
 from edgecnn.runs import BACKBONE, CHECKPOINT, FLOAT_MODEL, HELD_OUT, QAT_MODEL, Run, create_run
+from edgecnn.stages import Silent
 from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.network_choice import with_backbone
 from edgecnn.stages.pipeline import run_recipe
@@ -96,12 +96,16 @@ def photos(tmp_path_factory):
     return draw(tmp_path_factory.mktemp("some photos") / "photos", {"dark": 30, "light": 30})
 
 
-class Quiet:
+class Quiet(Silent):
+    """A reporter that records its notes and the trained epochs."""
+
     def __init__(self):
-        self.notes = []
+        self.notes, self.epochs = [], []
         self.note = self.detail = self.notes.append
-        self.working = lambda what, done, total: None
-        self.training = lambda progress: None
+
+    def training(self, progress):
+        if progress.validation_accuracy is not None:
+            self.epochs.append((progress.phase, progress.epoch))
 
 
 def test_quick_fits_a_last_layer_to_the_files_features_and_runs_to_the_bundle(
@@ -235,27 +239,6 @@ def test_what_is_no_backbone_is_refused_with_the_reason(photos, tmp_path, report
 NETWORK = "efficientnet_lite0_150kb"
 
 
-def draw_fine_tuning(folder, counts):
-    """Crops of a temple and of a flower, as many of each as given."""
-    random = np.random.default_rng(1)
-    for (label, count), photo in zip(counts.items(), load_sample_images().images, strict=True):
-        (folder / label).mkdir(parents=True)
-        for index in range(count):
-            top, left = (int(random.integers(0, size - 120)) for size in photo.shape[:2])
-            Image.fromarray(photo[top : top + 120, left : left + 120]).save(folder / label / f"{index}.png")
-
-
-class Quiet_fine_tuning:
-    def __init__(self):
-        self.notes, self.epochs = [], []
-        self.note = self.detail = self.notes.append
-        self.working = lambda what, done, total: None
-
-    def training(self, progress):
-        if progress.validation_accuracy is not None:
-            self.epochs.append((progress.phase, progress.epoch))
-
-
 def recipe_of_fine_tuning(folder):
     return build_recipe(
         {
@@ -269,9 +252,9 @@ def recipe_of_fine_tuning(folder):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, crops):
     folder = tmp_path_factory.mktemp("fine tuning")
-    draw_fine_tuning(folder / "photos", {"temple": 72, "flower": 18})
+    crops(folder / "photos", {"temple": 72, "flower": 18})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setitem(RUNGS, NETWORK, 4)
@@ -296,8 +279,8 @@ def made(place, name, kills=(), **answers):
                 where, name = kill
                 killed.setattr(import_module(where) if isinstance(where, str) else where, name, None)
                 with pytest.raises(TypeError):
-                    run_recipe(recipe, run, Quiet_fine_tuning(), max_drop=100.0)
-        reporter = Quiet_fine_tuning()
+                    run_recipe(recipe, run, Quiet(), max_drop=100.0)
+        reporter = Quiet()
         return *run_recipe(recipe, run, reporter, max_drop=100.0), reporter
 
 
@@ -343,6 +326,7 @@ def test_a_head_without_mistakes_ships_and_nothing_is_fine_tuned(head):
     assert any("head 100.0%" in note for note in reporter.notes)
 
 
+@pytest.mark.guard
 def test_no_test_photo_teaches_the_head_or_chooses(head):
     run, *_ = head
     from edgecnn.data.dataset import known_images
@@ -373,6 +357,7 @@ def test_stress_does_not_measure_on_photos_that_taught_the_head(head):
     assert len(subject.images.classes) == run.info.data.split_sizes["test"]
 
 
+@pytest.mark.guard
 def test_a_fine_tuned_model_that_wins_ships_as_before(beaten):
     run, report, reporter = beaten
     info = run.info
@@ -387,7 +372,7 @@ def test_a_fine_tuned_model_that_wins_ships_as_before(beaten):
 def test_with_tuning_always_there_is_no_rival(place):
     recipe = recipe_of_fine_tuning(place / "photos")
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, tuning="always"))
-    run, _ = run_recipe(recipe, place / "always", reporter := Quiet_fine_tuning(), max_drop=100.0)
+    run, _ = run_recipe(recipe, place / "always", reporter := Quiet(), max_drop=100.0)
     assert run.info.tuning is None and not run.file(HELD_OUT).exists()
     assert [one for one in reporter.epochs if one[0] == "float"] == [("float", 1), ("float", 2), ("float", 3)]
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from harness import Results, Row, about, finish, parser
+from simplest import all_photos
 
 from edgecnn.data.decoding import class_weights
 from edgecnn.run_info import Candidate
@@ -56,15 +57,10 @@ class Seen(NamedTuple):
 
 
 def photos_of(archive: Path, kept: Path | None) -> Seen:
-    from edgecnn.data import open_dataset
-    from edgecnn.recipe import build_recipe
     from edgecnn.stages import Silent
     from edgecnn.stages.network_choice import Choosing
 
-    recipe = build_recipe({"data": {"source": str(archive.resolve())}})
-    dataset = open_dataset(recipe.data)
-    whole = dataset.redivided({item.hash: "train" for part in dataset.items.values() for item in part})
-    photos = rules.Photos(whole, ("train",), 3, 1, 10**6, None)
+    recipe, whole, photos = all_photos(archive)
     reading = recipe.input_scale, recipe.input_zero_point
     found: list[tuple[Candidate, np.ndarray]] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from harness import Results, Row, about, environment, finish, parser
-from simplest import FAMILY, SIDE, fitted
+from simplest import features_of, fitted
 
 from edgecnn.data import open_dataset
 from edgecnn.data.folds import Folds, read_folds
@@ -97,14 +97,11 @@ def figures(path: Path) -> Row:
 
 def simplest(run: Run, folds: Folds, held: HeldOut) -> np.ndarray:
     """Return the simplest way's answers to a run's held-out photos, int (n,)."""
-    from edgecnn.networks.blocks import is_whole
-    from edgecnn.train.candidates import Photos, frozen_features
+    from edgecnn.train.candidates import Photos
 
     dataset = folds.all_teach(open_dataset(run.recipe.data))
     photos = Photos(dataset, ("train",), 3, run.recipe.seed, len(held.classes), None)
-    reading = run.recipe.input_scale, run.recipe.input_zero_point
-    found = frozen_features(FAMILY, (SIDE, SIDE), photos, reading, run.file(FEATURES))
-    features = next(values for rung, values in found.items() if is_whole(rung))
+    features = features_of(photos, run.recipe, run.file(FEATURES))
     place = {one: index for index, one in enumerate(photos.hashes)}
     features = features[[place[one] for one in held.hashes.tolist()]]
     answers = np.zeros(len(held.classes), int)

@@ -11,15 +11,16 @@ simplest way is logistic regression on the features of the whole EfficientNet-Li
 
 import json
 import random
-import subprocess
+import shutil
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from harness import Results, Row, about, edgecnn_command, finish, parser, ran
-from simplest import FAMILY, SIDE, fitted
+from simplest import all_photos, features_of, fitted
 
 from edgecnn.data.decoding import is_unbalanced
 from edgecnn.evaluate.statistics import balanced_accuracy, found_by_class, paired_interval
@@ -83,34 +84,33 @@ def measure(archive: Path, place: Path, case: Row, other: Path | None) -> Row:
     """Train in a way on some photos, unless that was done before; return counts of the others, bytes and processor seconds."""
     photos = photos_in(archive)
     taught = drawn(photos, case["per_class"], case["seed"])
-    data, run, bundle = place / "photos.zip", place / case["way"], place / f"{case['way']}.edgecnn"
+    data, run, bundle = place / "photos.zip", Run(place / case["way"]), place / f"{case['way']}.edgecnn"
     place.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(data, "w") as written:
         for name in taught:
-            written.writestr("/".join(name.split("/")[-2:]), opened.read(name))
+            written.writestr(short(name), opened.read(name))
     cost, groups = place / f"{case['way']}.json", ("--group-by", case["group_by"]) if case["group_by"] else ()
     if not bundle.exists():
-        subprocess.run(["rm", "-rf", str(run)], check=True)
-        command = [*edgecnn_command(), "train", "--data", data, *WAYS[case["way"]], *groups, "--out", run]
+        shutil.rmtree(run.path, ignore_errors=True)
+        command = [*edgecnn_command(), "train", "--data", data, *WAYS[case["way"]], *groups, "--out", run.path]
         used = ran([*command, "--set", f"seed={case['seed']}"], cwd=place)
         cost.write_text(json.dumps(used.cpu_seconds))
-        ran([*edgecnn_command(), "export", run, "--int8"], cwd=place)
-        ran([*edgecnn_command(), "verify", run, "--max-drop", "100"], cwd=place)
-        ran([*edgecnn_command(), "bundle", run, "--out", bundle], cwd=place)
-    report = json.loads(Run(run).file(PARITY).read_text())
+        ran([*edgecnn_command(), "export", run.path, "--int8"], cwd=place)
+        ran([*edgecnn_command(), "verify", run.path, "--max-drop", "100"], cwd=place)
+        ran([*edgecnn_command(), "bundle", run.path, "--out", bundle], cwd=place)
+    report = json.loads(run.file(PARITY).read_text())
     files = {item["name"]: item for item in report["models"]}
     whole = next(item for item in report["comparisons"] if item["candidate"] == "tflite-int8")
     kept = [name for name in photos if name not in set(taught)]
-    labels = Run(run).info.data.labels
+    info, labels = run.info, run.info.data.labels
     classes = np.array([labels.index(photos[name]) for name in kept])
     answers = answered(bundle, archive, kept)
-    simple = simplest(archive, Run(run), photos, taught, kept)
+    simple = np.array([labels.index(one) for one in simplest(archive, place / FEATURES, tuple(taught), tuple(kept))])
     right, simply = answers == classes, simple == classes
     lost, gained = int(np.sum(simply & ~right)), int(np.sum(right & ~simply))
     low, high = paired_interval(lost, gained, len(kept))
-    info = Run(run).info
     found = {
-        "network": f"{Run(run).public_recipe.network.name} at {info.input.width}",
+        "network": f"{run.public_recipe.network.name} at {info.input.width}",
         "head_ships": info.head_ships,
         "train": len(taught),
         "n": len(kept),
@@ -158,34 +158,22 @@ def answered(bundle: Path, archive: Path, names: Sequence[str]) -> np.ndarray:
         return np.array([classifier.labels.index(result.top[0].label) for result in results])
 
 
-def simplest(
-    archive: Path, run: Run, photos: Mapping[str, str], taught: Sequence[str], kept: Sequence[str]
-) -> np.ndarray:
-    """Return the simplest way's answers to the photos kept aside, int (n,). The run's folder keeps the features."""
-    from edgecnn.data import open_dataset
-    from edgecnn.networks.blocks import is_whole
-    from edgecnn.recipe import build_recipe
-    from edgecnn.train.candidates import Photos, frozen_features
+@lru_cache(1)
+def simplest(archive: Path, features: Path, taught: tuple[str, ...], kept: tuple[str, ...]) -> list[str]:
+    """Return the simplest way's answers to the photos kept aside. The folder `features` caches the features."""
+    recipe, whole, photos = all_photos(archive)
+    place = {short(source): index for index, (_, source) in enumerate(photos.places)}
+    values = features_of(photos, recipe, features)
+    teaching, asked = ([place[short(name)] for name in names if short(name) in place] for names in (taught, kept))
+    if len(asked) < len(kept):
+        sys.exit(f"{archive}: {len(kept) - len(asked)} photos kept aside are exact copies of others, or unreadable")
+    answers = fitted(values[teaching], photos.classes[teaching]).predict(values[asked])
+    return [whole.labels[answer] for answer in answers]
 
-    recipe = build_recipe({"data": {"source": str(archive)}})
-    dataset = open_dataset(recipe.data)
-    whole = dataset.redivided({item.hash: "train" for part in dataset.items.values() for item in part})
-    seen = Photos(whole, ("train",), 3, 1, 10**6, None)
-    reading = recipe.input_scale, recipe.input_zero_point
-    found = frozen_features(FAMILY, (SIDE, SIDE), seen, reading, run.path.parent / FEATURES)
-    features = next(values for rung, values in found.items() if is_whole(rung))
-    place = {"/".join(source.split("/")[-2:]): index for index, (_, source) in enumerate(seen.places)}
-    labels = run.info.data.labels
 
-    def some(names: Sequence[str]) -> list[int]:
-        return [place["/".join(name.split("/")[-2:])] for name in names if "/".join(name.split("/")[-2:]) in place]
-
-    classes = np.array([labels.index(whole.labels[one]) for one in seen.classes])
-    teaching = some(taught)
-    answers = fitted(features[teaching], classes[teaching]).predict(features[some(kept)])
-    if len(answers) != len(kept):
-        sys.exit(f"{archive}: {len(kept) - len(answers)} photos kept aside are exact copies of others, or unreadable")
-    return np.array(answers)
+def short(name: str) -> str:
+    """Return a photo's class folder and file name."""
+    return "/".join(name.split("/")[-2:])
 
 
 def row(result: Row) -> tuple[str, ...]:

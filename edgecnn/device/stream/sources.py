@@ -27,7 +27,7 @@ Expanded = Iterator[tuple[str, ImageError | None]]
 
 
 Image = tuple[list[str], str, ImageError | None]
-"""The notes to show before it, its source, and the error if there is none."""
+"""The notes to show before it, its source, and the error if no image exists."""
 
 
 class ImageOutcome(NamedTuple, Generic[T]):
