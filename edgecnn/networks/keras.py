@@ -7,6 +7,8 @@ SIGSEGV. Check the TensorFlow after 2.21.0: delete the workaround once `tests/ne
 
 Source: uxlfoundation/oneDNN issue 6035.
 
+AutoGraph rewrites Python's conditions on tensors. The toolkit has none, and to look for them takes as long as to build a network.
+
 tensorflow-model-optimization 0.8.1 supports only Keras 2, which is `tf_keras`. TensorFlow uses it as `tf.keras` if TF_USE_LEGACY_KERAS is
 set before its first import. Delete that when the toolkit supports Keras 3.
 """
@@ -43,6 +45,13 @@ def guard_conv2d_gradient() -> None:
     registered["type"] = gradient
 
 
+def pass_over_toolkit() -> None:
+    """Keep AutoGraph from converting the toolkit's functions, as it leaves those of TensorFlow and Keras."""
+    from tensorflow.python.autograph.core import config
+
+    config.CONVERSION_RULES = (config.DoNotConvert("tensorflow_model_optimization"), *config.CONVERSION_RULES)
+
+
 def _concerned(op: Any) -> bool:
     height, width, channels, _ = op.inputs[1].shape
     pointwise = height == width == 1 and max(op.get_attr("strides")) > 1 and channels < BLOCK
@@ -63,5 +72,6 @@ with quiet_stderr(), warnings.catch_warnings():
 
 tf.get_logger().setLevel("ERROR")
 guard_conv2d_gradient()
+pass_over_toolkit()
 
 __all__ = ["keras", "tf"]

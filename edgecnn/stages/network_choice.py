@@ -9,6 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,16 +128,17 @@ class Choosing:
         costed = [self.costed(family, size) for family, size in inputs]
         self.check_budget([one for candidates in costed for one in candidates])
         folds = rules.folds_of(photos.classes, photos.groups, recipe.seed)
-        found, answers = [], []
-        for number, ((family, size), candidates) in enumerate(zip(inputs, costed, strict=True), 1):
-            if fitting := [one for one in candidates if one.fits]:
-                features_of = frozen_features(family, size, photos, reading, self.features)
-                for one in fitting:
-                    images = Images(features_of[one.network], photos.classes, weights, len(self.dataset.labels))
-                    answers.append(held_out(images, folds)[0])
-                found += fitting
-            self.reporter.working("comparing networks and inputs", number, len(inputs))
-        return found, answers
+        found, fits = [], []
+        with ThreadPoolExecutor(1) as pool:  # layers are fitted while the next features are computed
+            for number, ((family, size), candidates) in enumerate(zip(inputs, costed, strict=True), 1):
+                if fitting := [one for one in candidates if one.fits]:
+                    features_of = frozen_features(family, size, photos, reading, self.features)
+                    for one in fitting:
+                        images = Images(features_of[one.network], photos.classes, weights, len(self.dataset.labels))
+                        fits.append(pool.submit(held_out, images, folds))
+                    found += fitting
+                self.reporter.working("comparing networks and inputs", number, len(inputs))
+            return found, [fit.result()[0] for fit in fits]
 
     def taken(
         self, candidates: list[Candidate], answers: list[np.ndarray], classes: np.ndarray, weights: np.ndarray

@@ -66,6 +66,8 @@ def choose_strength(features: np.ndarray, classes: np.ndarray, seed: int) -> flo
 
 MOST_ITERATIONS = 200
 
+SPAN = 1e-10  # directions in which features vary by less than this share of their largest variance are left out
+
 MOVED_DAMPING = 0.1  # how strongly moved weights stay near the others, as a share of the features' mean sum of squares
 
 ABSENT = 20.0  # how far below all others the logit of a class stays that has no image in training
@@ -103,14 +105,29 @@ def fit(images: Images, strength: float) -> Layer:
     present = np.unique(classes)
     weights, bias = np.zeros((features.shape[1], count)), np.zeros(count)
     if len(present) > 1:
-        fitted = regression(strength, MOST_ITERATIONS).fit(centred / scale, classes, shares)
-        own, offsets = fitted.coef_.T / scale, fitted.intercept_
+        coordinates, basis = spanned(centred / scale)
+        fitted = regression(strength, MOST_ITERATIONS).fit(coordinates, classes, shares)
+        own, offsets = basis @ fitted.coef_.T / scale, fitted.intercept_
         if len(present) == 2:  # scikit-learn gives the log-odds of the second class
             own, offsets = np.concatenate([-own, own], axis=1) / 2, np.array([-offsets[0], offsets[0]]) / 2
         weights[:, present], bias[present] = own, offsets - mean @ own
     absent = np.setdiff1d(np.arange(count), present)
     bias[absent] = (features @ weights + bias).min() - ABSENT
     return Layer(weights, bias)
+
+
+def spanned(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return coordinates of features (n, length), float64, in an orthonormal basis (length, dimensions), which holds them all.
+
+    A layer fitted to coordinates is the same, since its weights are sums of photos, and takes a fraction of the time for few photos.
+    """
+    count, length = features.shape
+    if 2 * count > length:
+        return features, np.eye(length)
+    values, vectors = np.linalg.eigh(features @ features.T)
+    kept = values > SPAN * values[-1]
+    roots = np.sqrt(values[kept])
+    return vectors[:, kept] * roots, features.T @ (vectors[:, kept] / roots)
 
 
 def moved(layer: Layer, before: np.ndarray, after: np.ndarray) -> Layer:

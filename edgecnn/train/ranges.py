@@ -166,6 +166,8 @@ INPUTS = 4096
 DAMPING = 0.01
 """Added to the Hessian's diagonal, as a fraction of its mean. Source: Frantar et al. 2022, section 3."""
 
+BLOCK = 128  # rows of a matrix that are rounded before the rows behind them change. Source: Frantar et al. 2022, section 3.3
+
 CODES = 127  # A kernel's codes are -127 to 127
 
 
@@ -308,7 +310,8 @@ def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int
             max((-(-length // stride) - 1) * stride + wide - length, 0)
             for (length, _, stride, _), wide in zip(sides, reach, strict=True)
         ]
-        values = np.pad(values, ((0, 0), *((count // 2, count - count // 2) for count in zeros), (0, 0)))
+        if any(zeros):
+            values = np.pad(values, ((0, 0), *((count // 2, count - count // 2) for count in zeros), (0, 0)))
     (down, right), (tall, wide) = layer.strides, layer.dilation_rate
     windows = sliding_window_view(values, reach, axis=(1, 2))[:, ::down, ::right, :, ::tall, ::wide]
     images, height, width = windows.shape[:3]
@@ -331,12 +334,17 @@ def round_matrix(matrix: np.ndarray, step: np.ndarray, hessian: np.ndarray) -> n
     weights = matrix[permutation].astype(np.float64)
     limits = np.where(np.abs(weights) >= (CODES - 0.5) * step, np.sign(weights) * CODES, 0)
     codes = np.empty_like(weights)
-    for row, inv_row in enumerate(hessian_inv):
-        rounded = np.clip(np.rint(weights[row] / step), -CODES, CODES)
-        quantized = np.where(limits[row], limits[row], rounded)
-        err = (weights[row] - quantized * step) / inv_row[row]
-        weights[row:] -= np.outer(inv_row[row:], err)
-        codes[permutation[row]] = quantized
+    for first in range(0, len(weights), BLOCK):  # rows behind a block compensate for all of its errors at once
+        block = slice(first, first + BLOCK)
+        errors = np.empty_like(weights[block])
+        for row, inv_row in enumerate(hessian_inv[block, block]):
+            own = weights[first + row]
+            rounded = np.clip(np.rint(own / step), -CODES, CODES)
+            quantized = np.where(limits[first + row], limits[first + row], rounded)
+            errors[row] = (own - quantized * step) / inv_row[row]
+            weights[block][row:] -= np.outer(inv_row[row:], errors[row])
+            codes[permutation[first + row]] = quantized
+        weights[first + BLOCK :] -= hessian_inv[block, first + BLOCK :].T @ errors
     return codes
 
 
