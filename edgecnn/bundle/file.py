@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecnn.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, ModelEntry, check_labels, safe_name
+from edgecnn.bundle.manifest import FORMATS, MANIFEST, MAX_MANIFEST_BYTES, Manifest, ModelEntry, check_labels, safe_name
 from edgecnn.errors import BundleError
 from edgecnn.files import open_regular, refuse_existing, sha256, write_atomic
 
@@ -199,6 +199,11 @@ class Bundle:
     def sha256(self) -> str:
         """The file's SHA-256, computed on first access: `classify` does not need it, and computing it takes half as long as reading."""
         return sha256(self.data)
+
+    def entry(self, precision: str) -> ModelEntry | None:
+        """Return the model of a precision, in the first of FORMATS that it has; None without one."""
+        models = [model for model in self.manifest.models if model.precision == precision]
+        return min(models, key=lambda model: FORMATS.index(model.format), default=None)
 
     def golden_inputs(self) -> np.ndarray:
         """Return the golden images: uint8, shape (n, height, width, channels), read-only."""

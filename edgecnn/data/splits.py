@@ -1,10 +1,9 @@
 """Divide images into training, validation and test: by content, by the list next to the photos, and by the groups that a user names.
 
-The list, in which nothing ever moves, says which split and group each photo has. A user names a group by the photos' folder or a part of
-their names, such as photos of one pile, board or person; they share a split and a fold.
-
-Photos of a group share a split. Whoever knows which photos belong together names the groups; otherwise a group is a photo with its copies,
-or frames that a board kept one after another. There are no chains: a near copy joins the first photo of a group, never another near copy.
+The list, in which nothing ever moves, says which split and group each photo has. Photos of a group share a split and a fold. A user names
+the groups by the photos' folder or a part of their names, such as photos of one pile, board or person. Otherwise a group is a photo with
+its copies, or frames that a board kept one after another. There are no chains: a near copy joins the first photo of a group, never another
+near copy.
 """
 
 import csv
@@ -397,14 +396,10 @@ def grouping(items: Sequence[Item], labels: Sequence[str], asked: str | None, kn
     for item in items:
         by_class[item.label].add(texts.get(item.hash, item.hash))
     if asked is None:
-        few = [label for label, found in zip(labels, by_class, strict=True) if len(found) < FEWEST]
-        if not texts or few:
-            if not texts:
-                return Grouping()
-            has = plural(len(by_class[labels.index(few[0])]), "group")
-            return Grouping(
-                line=f"folders below the class folders are ignored: {few[0]!r} has {has}, expected {FEWEST} or more"
-            )
+        few = [(label, len(found)) for label, found in zip(labels, by_class, strict=True) if len(found) < FEWEST]
+        for label, count in few[:1]:
+            has = f"{label!r} has {plural(count, 'group')}, expected {FEWEST} or more"
+            return Grouping(line=f"folders below the class folders are ignored: {has}" if texts else "")
     elif not texts:
         raise DatasetError(
             f"--group-by '{asked}' matches none of {plural(len(items), 'name')}, such as {items[0].below!r}. It sees the path below the "

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
-from edgecnn.data import Dataset
 from edgecnn.data.items import Fault, Item
 from edgecnn.images import SUFFIXES
 from edgecnn.labels import plural
@@ -191,8 +190,6 @@ FEWEST_OF_A_SIZE = 10  # fewest images of one size that say something about the 
 PHOTOS = (*SUFFIXES, ".heic", ".heif", ".jxl", ".dng", ".raw", ".zip")
 """Suffixes of photo files."""
 
-REMOVE = "Keep one of each group."
-
 
 def finding(kind: Kind, severity: Severity, images: int, text: str, advice: str) -> Finding:
     return Finding(kind=kind, severity=severity, images=images, text=text, advice=advice)
@@ -222,10 +219,11 @@ def of_groups(groups: Sequence[Group], own_splits: Iterable[str], keeps_groups: 
     """
     given = set(own_splits)
     leaks = [group for group in groups if group.leak]
-    theirs = [group for group in leaks if {copy.split for copy in group.copies} <= given]
-    ours = [group for group in leaks if not {copy.split for copy in group.copies} <= given]
+    theirs, ours = (
+        [group for group in leaks if ({copy.split for copy in group.copies} <= given) is own] for own in (True, False)
+    )
     rest = [group for group in groups if not group.leak and not group.two_labels]
-    leaked = "the same image in more than one split"
+    leaked, remove = "the same image in more than one split", "Keep one of each group."
     keep_one = "Keep one of each, or divide the images into train, val and test folders yourself."
     if keeps_groups:
         keep_one = "Nothing: photos added later connect them, and model comparisons leave the test images out."
@@ -234,9 +232,9 @@ def of_groups(groups: Sequence[Group], own_splits: Iterable[str], keeps_groups: 
         ("leak", "warning", ours, leaked, keep_one),
         ("two-labels", "error", [group for group in groups if group.two_labels], "the same image with different labels",
          "Remove the images with the wrong label."),
-        ("duplicate", "warning", [group for group in rest if group.twins], "identical images within a split", REMOVE),
+        ("duplicate", "warning", [group for group in rest if group.twins], "identical images within a split", remove),
         ("near-duplicate", "note", [group for group in rest if not group.exact],
-         "nearly identical images within a split", REMOVE),
+         "nearly identical images within a split", remove),
     )  # fmt: skip
     for kind, severity, found, what, advice in kinds:
         if found:
@@ -360,21 +358,3 @@ def first_two(group: Group, kind: Kind) -> str:
 
     other = next(filter(problem, others), others[0])
     return " and ".join(f"{copy.source} ({copy.split})" if group.leak else copy.source for copy in (first, other))
-
-
-def worst(dataset: Dataset) -> str:
-    """Return a line on the copies and the small classes among a user's own images; "" if it has nothing to say."""
-    if not dataset.own:
-        return ""
-    hashes = Counter(item.hash for items in dataset.items.values() for item in items)
-    copies = sum(hashes.values()) - len(hashes)
-    training = Counter(item.label for item in dataset.items["train"])
-    few = [label for index, label in enumerate(dataset.labels) if training[index] < FEW_TRAINING]
-    parts = []
-    if copies:
-        parts.append(f"{plural(copies, 'file is a copy', 'files are copies')} of another one")
-    if few:
-        parts.append(
-            f"{plural(len(few), 'class has', 'classes have')} fewer than {FEW_TRAINING} training images, such as {few[0]}"
-        )
-    return f"{dataset.name}: {'; '.join(parts)}. To find more problems: edgecnn inspect" if parts else ""

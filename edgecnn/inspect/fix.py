@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -107,16 +106,13 @@ def write_cleaned(
     )
     meter = Meter(progress, f"writing {folder}", len(items))
     with output_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        made = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.tmp")
+        made.mkdir(parents=True)
         try:
             write_items(items, dataset, made, meter)
             for name in dataset.lists.keys() & {SPLITS_CSV, SOURCES_CSV}:
                 (made / name).write_bytes(dataset.lists[name])
             (made / LEFT_OUT).write_text(canonical_json(to_json(cleaned)), encoding="utf-8")
-            umask = os.umask(0)
-            os.umask(umask)
-            made.chmod(0o777 & ~umask)
             made.rename(folder)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)

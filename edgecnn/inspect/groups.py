@@ -1,17 +1,14 @@
-"""Find the images of a set that show the same thing, by content, by perceptual hash and by features; frames of a burst; and images unlike
-all others.
+"""Find the images of a set that show the same thing, by content, by perceptual hash and by features; bursts; and images unlike all others.
 
-A burst is frames that a board kept one after another and that look alike: one person at the door, one part on the belt. An image is
-unlike
+A burst is frames that a board kept one after another and that look alike: one person at the door, one part on the belt. An image is unlike
 the others if it is far away in features, or blurred.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -24,11 +21,11 @@ from edgecnn.inspect.findings import By
 from edgecnn.inspect.look import FEATURES_KIND, Body, Cache, Looks, chunks, near_pairs, neighbours
 from edgecnn.inspect.pairs import MEASURES, Measures, PairVerdict, Pictures, decided, frame_difference, measure_pairs
 
-P = TypeVar("P", bound=tuple)
+P = TypeVar("P", bound=tuple[Any, ...])
 
 KIND = f"pair-1 {FEATURES_KIND}"  # the name of cached measures; it changes with what is measured
 
-CHUNK = 256  # pairs to measure before the results are stored
+CHUNK = 256  # candidates after ALL_PAIRS to compare before images are grouped again
 
 LEAST_COSINE = 0.5
 """An image and its nearest by features with a smaller cosine are not compared: a copy cut to 60 % of each side has 0.5 or more. To compare
@@ -106,48 +103,40 @@ class Search:
         )
 
     def by_content(self) -> tuple[list[Pair], np.ndarray]:
-        first: dict[bytes, int] = {}
-        pairs = []
-        for index, content in enumerate(self.looks.table["pixels"].tolist()):
-            other = first.setdefault(content, index)
-            if other != index:
-                pairs.append(Pair(other, index, "content", PairVerdict(1.0, False)))
-        return pairs, np.array(list(first.values()), np.int64)
+        _, places, inverse = np.unique(self.looks.table["pixels"], return_index=True, return_inverse=True)
+        firsts = places[inverse].tolist()
+        same = PairVerdict(1.0, False)
+        pairs = [Pair(first, index, "content", same) for index, first in enumerate(firsts) if first != index]
+        return pairs, np.sort(places)
 
-    def measured(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures | None]:
+    def measured(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures]:
         """Return the measures of pairs, from the cache or computed a few at a time, since their parts take memory."""
-        items = self.looks.items
-        keys = {pair: items[pair[0]].hash + items[pair[1]].hash for pair in pairs}
-        known = {
-            key: Measures(*MEASURES.unpack(value)) if len(value) == MEASURES.size else None
-            for key, value in self.cache.get(KIND, list(keys.values())).items()
-        }
-        missing = [pair for pair, key in keys.items() if key not in known]
-        meter.advance(len(pairs) - len(missing))
-        for part in chunks(missing, CHUNK):
-            measures = measure_pairs(self.pictures, part, self.body, meter.advance)
-            fresh = {keys[pair]: item for pair, item in zip(part, measures, strict=True)}
-            self.cache.put(KIND, [(key, MEASURES.pack(*item) if item else b"") for key, item in fresh.items()])
-            known |= fresh
-        return [known[keys[pair]] for pair in pairs]
+        hashes = [item.hash for item in self.looks.items]
+
+        def measures(part: Sequence[int]) -> Iterable[bytes]:
+            found = measure_pairs(self.pictures, [pairs[place] for place in part], self.body)
+            return (MEASURES.pack(*one) for one in found)
+
+        keys = [hashes[first] + hashes[second] for first, second in pairs]
+        values, _ = self.cache.completed(KIND, keys, measures, meter, MEASURES.size)
+        return [Measures(*MEASURES.unpack(value)) for value in values]
 
     def by_hash(self, distinct: np.ndarray) -> list[Pair]:
         """Return the pairs that are the same whole picture, among those with near perceptual hashes."""
-        table = self.looks.table[distinct]
+        table, count = self.looks.table[distinct], len(self.looks.items)
         progress = partial(self.progress, "comparing hashes")
         pairs, mirrored, self.uncompared = near_pairs(table["hash"], table["mirrored"], progress)
         keep = thumbs_agree(table["thumb"], pairs, mirrored)
-        near = distinct[pairs[keep]]
-        chosen = together(near, list(zip(*near.T.tolist(), mirrored[keep].tolist(), strict=True)))
+        near = zip(*distinct[pairs[keep]].T.tolist(), mirrored[keep].tolist(), strict=True)
+        chosen = together(count, list(near))
         meter = Meter(self.progress, "comparing pictures", len(chosen))
-        found = self.same_frames(chosen[:ALL_PAIRS], meter)
-        group = grouped(len(self.looks.items), found)
-        for part in chunks(chosen[ALL_PAIRS:], CHUNK):
+        found, group = list[Pair](), grouped(count, ())
+        for part in (chosen[:ALL_PAIRS], *chunks(chosen[ALL_PAIRS:], CHUNK)):
             apart = [pair for pair in part if group[pair[0]] != group[pair[1]]]
             meter.advance(len(part) - len(apart))
             if same := self.same_frames(apart, meter):
                 found += same
-                group = grouped(len(group), found)
+                group = grouped(count, found)
         return found
 
     def same_frames(self, pairs: Sequence[tuple[int, int, bool]], meter: Meter) -> list[Pair]:
@@ -167,15 +156,15 @@ class Search:
             return []
         progress = partial(self.progress, "comparing features")
         nearest, cosines = neighbours(self.features[distinct], 1, progress)
-        ends = np.stack([distinct, distinct[nearest[:, 0]]], axis=1)
+        ends = np.sort(np.stack([distinct, distinct[nearest[:, 0]]], axis=1), axis=1)
         candidates = {
             (first, second): cosine
-            for (first, second), cosine in zip(np.sort(ends, axis=1).tolist(), cosines[:, 0].tolist(), strict=True)
+            for (first, second), cosine in zip(ends.tolist(), cosines[:, 0].tolist(), strict=True)
             if cosine >= LEAST_COSINE and (first, second) not in known
         }
         ordered = sorted(candidates, key=lambda pair: (-candidates[pair], pair))
         self.skipped = max(0, len(ordered) - MOST_PAIRS)
-        chosen = together(ends, ordered[:MOST_PAIRS])
+        chosen = together(len(self.looks.items), ordered[:MOST_PAIRS])
         meter = Meter(self.progress, "comparing pictures by their features", len(chosen))
         return [
             Pair(first, second, "features", verdict)
@@ -196,34 +185,28 @@ def thumbs_agree(thumbs: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) ->
     return agree
 
 
-def components(count: int, ends: np.ndarray) -> list[int]:
-    """Return the number of each image's component if the pairs in `ends`, integers (pairs, 2), are connected."""
-    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (count, count))
+def grouped(count: int, pairs: Sequence[P]) -> list[int]:
+    """Return the number of each image's group, which pairs connect: each begins with two images."""
+    first, second = np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(first)), (first, second)), (count, count))
     return connected_components(graph, directed=False)[1].tolist()
 
 
-def together(near: np.ndarray, pairs: Sequence[P]) -> list[P]:
-    """Order pairs so that images connected by `near` follow each other: a burst's pictures are then decoded only once."""
-    component = components(int(near.max(initial=0)) + 1, near)
-    return sorted(pairs, key=lambda pair: (component[pair[0]], pair))
+def together(count: int, pairs: Sequence[P]) -> list[P]:
+    """Order pairs so that those of a group follow each other: a burst's pictures are then decoded only once."""
+    group = grouped(count, pairs)
+    return sorted(pairs, key=lambda pair: (group[pair[0]], pair))
 
 
-def grouped(count: int, pairs: Sequence[Pair]) -> list[int]:
-    """Return the number of each image's group, which pairs connect."""
-    return components(count, np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2))
-
-
-def connected(count: int, pairs: Sequence[Pair]) -> Iterator[tuple[list[int], list[Pair]]]:
-    """Yield the groups of images that pairs connect: their indices in order, and their pairs."""
-    component = grouped(count, pairs)
-    ends = sorted({index for pair in pairs for index in (pair.first, pair.second)})
-    groups: dict[int, tuple[list[int], list[Pair]]] = {component[index]: ([], []) for index in ends}
-    for index, number in enumerate(component):
-        if number in groups:
-            groups[number][0].append(index)
+def connected(count: int, pairs: Sequence[Pair]) -> list[tuple[list[int], list[Pair]]]:
+    """Return the groups of images that pairs connect: their indices in order, and their pairs."""
+    group = grouped(count, pairs)
+    groups: dict[int, tuple[list[int], list[Pair]]] = defaultdict(lambda: ([], []))
+    for index in sorted({index for pair in pairs for index in pair[:2]}):
+        groups[group[index]][0].append(index)
     for pair in pairs:
-        groups[component[pair.first]][1].append(pair)
-    yield from groups.values()
+        groups[group[pair.first]][1].append(pair)
+    return list(groups.values())
 
 
 GAP_S, LONGEST_S = 15.0, 60.0
@@ -254,14 +237,15 @@ def bursts(
     frames = values[[rows[one] for _, one in taken]]
     times = np.array([moment for moment, _ in taken])
     begun = 0
-    for index, (first, second) in enumerate(pairwise(range(len(taken)))):
+    for second in range(1, len(taken)):
+        first = second - 1
         if times[second] - times[first] > GAP_S or times[second] - times[begun] > LONGEST_S:
             begun = second
             continue
         elsewhere = np.minimum(abs(times - times[first]), abs(times - times[second])) > GAP_S
         known = elsewhere.sum() >= ELSEWHERE
         usual = frames[elsewhere].mean(axis=0) if known else np.zeros(frames.shape[1], np.float32)
-        one, other = frames[index] - usual, frames[index + 1] - usual
+        one, other = frames[first] - usual, frames[second] - usual
         cosine = float(one @ other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-12)
         if cosine >= (ALIKE if known else ALIKE_AS_A_WHOLE):
             yield Link(taken[first][1], taken[second][1], cosine, BURST)

@@ -77,7 +77,8 @@ def inspect_images(
         dataset = dataset.with_split_groups(dataset.split_groups, links_of(dataset, found))
         found = found.divided(dataset)
         question = ask(dataset, found.looks.items, found.features, progress, note)
-    looks, features, search, _, groups, computed = found
+    looks, features, search, pairs, computed = found
+    groups = connected(len(looks.items), pairs)
     method = Method(
         features=None if features is None else SOURCE.title,
         missing=missing,
@@ -94,11 +95,11 @@ def inspect_images(
     )
     classes = class_figures(looks.items, [indices for indices, _ in groups], labels)
     reported = tuple(sorted((group_of(looks, indices, pairs, labels) for indices, pairs in groups), key=order))
-    doubted = functools.partial(labels_in_doubt, dataset, looks, features, groups, progress)
-    wrong = doubted_by_folds(dataset, looks, answers[1]) if answers else doubted()
+    judged = () if answers else labels_in_doubt(dataset, looks, features, groups, progress)
+    wrong = doubted_by_folds(dataset, looks, answers[1]) if answers else judged
     far = () if features is None else odd_of(looks, far_from_the_rest(features, progress), labels)
     soft = odd_of(looks, blurred(table["sharpness"], table["spread"]), labels)
-    shapes = [(int(row["width"]), int(row["height"]), int(row["channels"])) for row in table]
+    shapes = table[["width", "height", "channels"]].tolist()
     return Inspection(
         schema="edgecnn.inspect/1",
         edgecnn=__version__,
@@ -139,15 +140,13 @@ def inspect_images(
 class Copies(NamedTuple):
     """The results of the search for images that show the same thing.
 
-    `pairs` are copies and near copies of each other, directly. `groups` are the images that they connect, perhaps through others: their
-    indices and pairs.
+    `pairs` are copies and near copies of each other, directly.
     """
 
     looks: Looks
     features: np.ndarray | None
     search: Search
     pairs: list[Pair]
-    groups: list[tuple[list[int], list[Pair]]]
     computed: dict[str, int]
 
     def divided(self, dataset: Dataset) -> "Copies":
@@ -183,8 +182,7 @@ def find_copies(
         cache=cache,
         progress=progress,
     )
-    pairs = search.run()
-    return Copies(looks, features, search, pairs, list(connected(len(looks.items), pairs)), computed)
+    return Copies(looks, features, search, search.run(), computed)
 
 
 def find_links(
@@ -236,34 +234,32 @@ def labels_in_doubt(
     classes = np.searchsorted(present, labels[usable])
     scores = out_of_fold(features[usable], classes, together[usable], SEED, progress)
     names = [dataset.labels[index] for index in present]
+    return wrong_labels([looks.items[index] for index in usable], names, scores, classes)
+
+
+def doubted_by_folds(dataset: Dataset, looks: Looks, held: HeldOut) -> tuple[WrongLabel, ...]:
+    """Return the labels that a run's folds contradict, each image judged by the model that never saw it."""
+    answered = zip(held.hashes.tolist(), held.classes.tolist(), strict=True)
+    rows = {photo_and_label: row for row, photo_and_label in enumerate(answered)}
+    judged = [item for item in looks.items if (item.hash, item.label) in rows]
+    chosen = [rows[item.hash, item.label] for item in judged]
+    return wrong_labels(judged, dataset.labels, softmax(held.float[chosen]), held.classes[chosen])
+
+
+def wrong_labels(
+    items: Sequence[Item], names: Sequence[str], scores: np.ndarray, classes: np.ndarray
+) -> tuple[WrongLabel, ...]:
+    """Return the labels that `doubts` names; `names` are those of the classes."""
     return tuple(
         WrongLabel(
-            **photo(looks.items[usable[doubt.index]], dataset.labels),
+            source=items[doubt.index].source,
+            split=items[doubt.index].split,
+            label=names[classes[doubt.index]],
             suggested=names[doubt.suggested],
             score=doubt.score,
             suggested_score=doubt.suggested_score,
         )
         for doubt in doubts(scores, classes)
-    )
-
-
-def doubted_by_folds(dataset: Dataset, looks: Looks, held: HeldOut) -> tuple[WrongLabel, ...]:
-    """Return the labels that a run's folds contradict, each image judged by the model that never saw it."""
-    rows = {
-        (one, label): row
-        for row, (one, label) in enumerate(zip(held.hashes.tolist(), held.classes.tolist(), strict=True))
-    }
-    judged = [item for item in looks.items if (item.hash, item.label) in rows]
-    chosen = [rows[item.hash, item.label] for item in judged]
-    scores = softmax(held.float[chosen])
-    return tuple(
-        WrongLabel(
-            **photo(judged[doubt.index], dataset.labels),
-            suggested=dataset.labels[doubt.suggested],
-            score=doubt.score,
-            suggested_score=doubt.suggested_score,
-        )
-        for doubt in doubts(scores, held.classes[chosen])
     )
 
 

@@ -28,6 +28,8 @@ FILE = "inspect-1.sqlite"  # in the user's cache folder; may be deleted to free 
 
 ASKED = 500  # keys of one query: below SQLite's own limit in every version
 
+CHUNK = 64  # results to compute before they are stored
+
 
 class Cache:
     """Bytes by kind and content hash, in one file. The key of a pair is the hashes of both, one after the other.
@@ -62,8 +64,7 @@ class Cache:
     def get(self, kind: str, hashes: Sequence[str], size: int | None = None) -> dict[str, bytes]:
         """Return the stored values of some hashes, by hash, except those that do not have `size` bytes."""
         known: dict[str, bytes] = {}
-        for start in range(0, len(hashes), ASKED):
-            part = hashes[start : start + ASKED]
+        for part in chunks(hashes, ASKED):
             query = f"SELECT hash, value FROM entries WHERE kind = ? AND hash IN ({','.join('?' * len(part))})"
             with contextlib.suppress(sqlite3.Error):  # the entries of a damaged file are computed again
                 rows = self._database.execute(query, (kind + self._part, *part)).fetchall()
@@ -76,8 +77,37 @@ class Cache:
             rows = [(kind + self._part, key, value) for key, value in values]
             self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
 
+    def completed(
+        self,
+        kind: str,
+        keys: Sequence[str],
+        compute: Callable[[Sequence[int]], Iterable[Any]],
+        meter: Meter,
+        size: int | None = None,
+    ) -> tuple[list[Any], int]:
+        """Return the value of each key, and how many were computed; the others, of `size` bytes, were stored.
+
+        `compute` returns the values of some keys, by their places. They are stored before the next CHUNK, if they are bytes.
+        """
+        known: dict[str, Any] = dict(self.get(kind, list(dict.fromkeys(keys)), size))
+        missing = [place for place, key in enumerate(keys) if key not in known]
+        meter.advance(len(keys) - len(missing))
+        for part in chunks(missing, CHUNK):
+            fresh = {}
+            for place, value in zip(part, compute(part), strict=True):
+                fresh[keys[place]] = value
+                meter.advance()
+            self.put(kind, [(key, value) for key, value in fresh.items() if isinstance(value, bytes)])
+            known |= fresh
+        return [known[key] for key in keys], len(missing)
+
     def close(self) -> None:
         self._database.close()
+
+
+def chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 HASH_SIDE = 32  # side, in pixels, of the grey picture whose frequencies make the hash
@@ -98,26 +128,14 @@ COSINES = np.cos(np.pi * np.arange(KEPT)[:, np.newaxis] * (2 * np.arange(HASH_SI
 """The first KEPT rows of the DCT-II of SIDE values, float64 (KEPT, SIDE)."""
 
 
-def perceptual_hash(image: Image.Image) -> int:
-    """Return the 64-bit hash of an image of mode "L": which of its 8x8 lowest frequencies are above their median.
+def perceptual_hashes(image: Image.Image) -> list[int]:
+    """Return the 64-bit hashes of an image of mode "L" and of its mirror image: which of its 8x8 lowest frequencies are above their median.
 
     Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1 (DCT based hash).
     """
-    return _hash(_small(image))
-
-
-def mirrored_hash(image: Image.Image) -> int:
-    return _hash(_small(image)[:, ::-1])
-
-
-def _small(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BOX), np.float64)
-
-
-def _hash(pixels: np.ndarray) -> int:
-    frequencies = COSINES @ pixels @ COSINES.T
-    bits = (frequencies > np.median(frequencies)).ravel()
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    small = np.asarray(image.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BOX), np.float64)
+    both = [COSINES @ pixels @ COSINES.T for pixels in (small, small[:, ::-1])]
+    return [int.from_bytes(np.packbits(one > np.median(one)).tobytes(), "big") for one in both]
 
 
 def near_pairs(
@@ -153,8 +171,6 @@ THUMB = 16  # side of the small picture for comparing candidates for copies
 SHARP_SIDE = 160
 """Longer side, in pixels, for measuring sharpness: a photo and its reduced copy are then equally sharp."""
 
-CHUNK = 64  # images to look at before the results are stored
-
 LOOK = np.dtype([
     ("width", "<u4"), ("height", "<u4"), ("channels", "u1"), ("pixels", "S64"), ("hash", "<u8"), ("mirrored", "<u8"),
     ("sharpness", "<f4"), ("spread", "<f4"), ("thumb", "u1", (THUMB, THUMB, 3)),
@@ -174,43 +190,23 @@ class Looks(Struct):
 
 def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, meter: Meter) -> Looks:
     """Look at all items of a dataset; those that are not in the cache are decoded."""
-    known = cache.get(LOOK_KIND, list(dict.fromkeys(item.hash for item in items)), LOOK.itemsize)
-    table = np.zeros(len(items), LOOK)
-    reasons: dict[int, str] = {}
-    missing = []
-    for index, item in enumerate(items):
-        if item.hash in known:
-            table[index] = np.frombuffer(known[item.hash], LOOK)[0]
-        else:
-            missing.append(index)
-    meter.advance(len(items) - len(missing))
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for part in chunks(missing, CHUNK):
-            fresh = []
-            for index, looked in zip(part, pool.map(lambda index: one_look(items[index], read), part), strict=True):
-                meter.advance()
-                if isinstance(looked, str):
-                    reasons[index] = looked
-                else:
-                    table[index] = looked
-                    fresh.append((items[index].hash, looked.tobytes()))
-            cache.put(LOOK_KIND, fresh)
-    good = [index for index in range(len(items)) if index not in reasons]
+
+        def look(part: Sequence[int]) -> Iterator[bytes | str]:
+            return pool.map(lambda place: one_look(items[place], read), part)
+
+        seen, computed = cache.completed(LOOK_KIND, [item.hash for item in items], look, meter, LOOK.itemsize)
+    looks = list(zip(items, seen, strict=True))
     return Looks(
-        items=tuple(items[index] for index in good),
-        table=table[good],
-        broken=tuple((items[index], reason) for index, reason in reasons.items()),
-        computed=len(missing),
+        items=tuple(item for item, one in looks if isinstance(one, bytes)),
+        table=np.frombuffer(b"".join(one for one in seen if isinstance(one, bytes)), LOOK),
+        broken=tuple((item, one) for item, one in looks if isinstance(one, str)),
+        computed=computed,
     )
 
 
-def chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
-
-
-def one_look(item: Item, read: Callable[[Item], Any]) -> Any:
-    """Return an item's look, a scalar of LOOK; or the reason, as text, if it cannot be read."""
+def one_look(item: Item, read: Callable[[Item], Any]) -> bytes | str:
+    """Return an item's look, the bytes of a LOOK; or the reason, as text, if it cannot be read."""
     try:
         data = read(item)
         image = picture(item, lambda _: data, 3)
@@ -221,12 +217,12 @@ def one_look(item: Item, read: Callable[[Item], Any]) -> Any:
     result = np.zeros((), LOOK)
     result["width"], result["height"], result["channels"] = *image.size, channels
     result["pixels"] = sha256(f"{image.size}".encode() + image.tobytes()).encode()
-    result["hash"], result["mirrored"] = perceptual_hash(grey), mirrored_hash(grey)
+    result["hash"], result["mirrored"] = perceptual_hashes(grey)
     small = np.asarray(scaled(grey, SHARP_SIDE), np.float32)
     result["sharpness"] = (steps(small) + steps(small.T)) / 2
     result["spread"] = small.std()
     result["thumb"] = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX))
-    return result[()]
+    return result.tobytes()
 
 
 def steps(pixels: np.ndarray) -> float:
@@ -247,7 +243,6 @@ FEATURES_SIDE = 160  # side of the square that the whole image is resized to
 
 LENGTH = 1280
 STORED = np.dtype("<f2")
-BATCH = 64
 FEATURES_KIND = f"features-1 {SOURCE.sha256[:12]} {FEATURES_SIDE}"
 """The name under which features are cached; it changes with the weights and the size."""
 
@@ -272,32 +267,33 @@ def open_body(side: int = FEATURES_SIDE) -> Body:
 
     model = efficientnet_lite0_4000kb(side, side, 3, 2)
     load_weights(model, read_weights(SOURCE))
-    return predictor(keras.Model(model.inputs, model.layers[-1].input), 1 / 128, 0, BATCH)
+    return predictor(keras.Model(model.inputs, model.layers[-1].input), 1 / 128, 0, CHUNK)
 
 
 def compute(
     items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, body: Callable[[], Body], meter: Meter
 ) -> tuple[np.ndarray, int]:
-    """Return each image's features, of length 1, and how many were computed; the others come from the cache."""
-    known = cache.get(FEATURES_KIND, list(dict.fromkeys(item.hash for item in items)), LENGTH * STORED.itemsize)
-    missing = list({item.hash: item for item in items if item.hash not in known}.values())
-    meter.advance(len(items) - len(missing))
-    if missing:
-        network, size = body(), min(BATCH, len(missing))
-        with ThreadPoolExecutor(2) as pool:
-            for part in chunks(missing, BATCH):
-                pictures = np.stack(list(pool.map(lambda item: square(item, read), part)))
-                # one batch shape, so that the network is traced only once
-                padded = np.concatenate(
-                    [pictures, np.zeros((size - len(part), FEATURES_SIDE, FEATURES_SIDE, 3), np.uint8)]
-                )
-                values = network(padded)[: len(part)].astype(STORED)
-                fresh = [(item.hash, row.tobytes()) for item, row in zip(part, values, strict=True)]
-                cache.put(FEATURES_KIND, fresh)
-                known.update(fresh)
-                meter.advance(len(part))
-    rows = np.stack([np.frombuffer(known[item.hash], STORED) for item in items])
-    return unit(rows.astype(np.float32)), len(missing)
+    """Return each image's features, of length 1, and how many were computed; the others come from the cache.
+
+    `body` returns the network, opened by its first call.
+    """
+    distinct = {item.hash: item for item in items}
+    hashes, batch = list(distinct), np.empty(0)
+    meter.advance(len(items) - len(distinct))
+    with ThreadPoolExecutor(2) as pool:
+
+        def features(part: Sequence[int]) -> list[bytes]:
+            nonlocal batch
+            if not len(batch):  # one shape for all batches, so that the network is traced only once
+                batch = np.empty((len(part), FEATURES_SIDE, FEATURES_SIDE, 3), np.uint8)
+            for row, pixels in enumerate(pool.map(lambda place: square(distinct[hashes[place]], read), part)):
+                batch[row] = pixels
+            return [row.tobytes() for row in body()(batch)[: len(part)].astype(STORED)]
+
+        found, computed = cache.completed(FEATURES_KIND, hashes, features, meter, LENGTH * STORED.itemsize)
+    rows = dict(zip(hashes, found, strict=True))
+    every = np.stack([np.frombuffer(rows[item.hash], STORED) for item in items])
+    return unit(every.astype(np.float32)), computed
 
 
 def square(item: Item, read: Callable[[Item], Any]) -> np.ndarray:
@@ -318,17 +314,14 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 def neighbours(features: np.ndarray, count: int, progress: Callable[[int, int], None]) -> tuple[np.ndarray, np.ndarray]:
     """Return each image's nearest others by cosine of the features, float32 (n, LENGTH) of length 1, nearest first."""
-    total = len(features)
+    total, indices, cosines = len(features), [], []
     count = min(count, total - 1)
-    indices, cosines = np.empty((total, count), np.int64), np.empty((total, count), np.float32)
     for start in range(0, total, 512):
         block = features[start : start + 512] @ features.T
-        rows = np.arange(len(block))
-        block[rows, rows + start] = -2.0
+        np.fill_diagonal(block[:, start:], -2.0)
         chosen = np.argpartition(-block, count - 1, axis=1)[:, :count]
-        values = np.take_along_axis(block, chosen, axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        indices[start : start + 512] = np.take_along_axis(chosen, order, axis=1)
-        cosines[start : start + 512] = np.take_along_axis(values, order, axis=1)
+        order = np.argsort(-np.take_along_axis(block, chosen, axis=1), axis=1, kind="stable")
+        indices.append(np.take_along_axis(chosen, order, axis=1))
+        cosines.append(np.take_along_axis(block, indices[-1], axis=1))
         progress(min(start + 512, total), total)
-    return indices, cosines
+    return np.concatenate(indices), np.concatenate(cosines)

@@ -8,7 +8,7 @@ slow changes of brightness are removed first, and the detail of one picture is s
 
 import struct
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,31 +54,24 @@ class Match(NamedTuple):
 
 
 class Detail:
-    """The detail of a picture in mode "L" with longer side COARSE_SIDE, and the Fourier transform of its middle at each scale."""
+    """The detail of a picture in mode "L" with longer side COARSE_SIDE: its Fourier transform and energy, and those of its middle.
+
+    `middles` are the middle at each of SCALES, then mirrored; `spectra` are their transforms, and `norms` their norms.
+    """
 
     def __init__(self, grey: Image.Image) -> None:
-        self.grey = grey
-        self.whole = detail(np.asarray(grey), COARSE_BLURS)
+        size = (COARSE_SIDE, COARSE_SIDE)
+        whole = detail(np.asarray(grey), COARSE_BLURS)
+        self.spectrum, self.energy = fft.rfft2(whole, size), energy_sums(whole)
+        cuts = [middle(detail(enlarged(grey, scale), COARSE_BLURS)) for scale in SCALES]
+        self.middles = [*cuts, *(cut[:, ::-1] for cut in cuts)]
+        self.spectra = np.stack([fft.rfft2(cut, size) for cut in self.middles])
+        self.norms = [norm(cut) for cut in self.middles]
 
-    @cached_property
-    def spectrum(self) -> np.ndarray:
-        return fft.rfft2(self.whole, (COARSE_SIDE, COARSE_SIDE))
 
-    @cached_property
-    def energy(self) -> np.ndarray:
-        return energy_sums(self.whole)
-
-    @cached_property
-    def middles(self) -> tuple[np.ndarray, list[tuple[int, ...]], np.ndarray]:
-        """Transforms of the middle at each of SCALES, then of those mirrored; their sizes (rows, columns), and their norms."""
-        cuts = []
-        for scale in SCALES:
-            size = [max(8, round(scale * side)) for side in self.grey.size]
-            resized = np.asarray(self.grey.resize((size[0], size[1]), Image.Resampling.BILINEAR))
-            cuts.append(middle(detail(resized, COARSE_BLURS)))
-        cuts += [cut[:, ::-1] for cut in cuts]
-        spectra = np.stack([fft.rfft2(cut, (COARSE_SIDE, COARSE_SIDE)) for cut in cuts])
-        return spectra, [cut.shape for cut in cuts], np.array([norm(cut) for cut in cuts])
+def enlarged(image: Image.Image, scale: float) -> np.ndarray:
+    width, height = (max(8, round(scale * side)) for side in image.size)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def detail(pixels: np.ndarray, blurs: tuple[float, float]) -> np.ndarray:
@@ -118,12 +111,11 @@ def correlations(sums: np.ndarray, energy: np.ndarray, shape: Sequence[int]) -> 
 
 def best_fit(first: Detail, second: Detail) -> Match:
     """Return the best fit of the second picture's middle in the first; the boxes are not set."""
-    spectra, shapes, norms = second.middles
-    sums = fft.irfft2(first.spectrum * spectra.conj(), (COARSE_SIDE, COARSE_SIDE))
+    sums = fft.irfft2(first.spectrum * second.spectra.conj(), (COARSE_SIDE, COARSE_SIDE))
     best = Match(-1.0, False, 1.0)
-    for index, shape in enumerate(shapes):
-        scores = correlations(sums[index], first.energy, shape)
-        if scores is not None and (score := float(scores.max()) / norms[index]) > best.score:
+    for index, cut in enumerate(second.middles):
+        scores = correlations(sums[index], first.energy, cut.shape)
+        if scores is not None and (score := float(scores.max()) / second.norms[index]) > best.score:
             best = Match(score, index >= len(SCALES), SCALES[index % len(SCALES)])
     return best
 
@@ -137,9 +129,8 @@ def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
     best = found._replace(score=-1.0)
     for step in FINE_STEPS:
         scale = step * found.scale
-        width, height = (max(8, round(scale * side)) for side in turned.size)
-        pixels = detail(np.asarray(turned.resize((width, height), Image.Resampling.BILINEAR)), FINE_BLURS)
-        cut = middle(pixels)
+        pixels = detail(enlarged(turned, scale), FINE_BLURS)
+        cut, (height, width) = middle(pixels), pixels.shape[:2]
         if cut.shape[0] > FINE_SIDE or cut.shape[1] > FINE_SIDE:
             continue
         products = spectrum * fft.rfft2(cut, size, axes=(0, 1)).conj()
@@ -210,16 +201,16 @@ class PairVerdict(NamedTuple):
 class Measures(NamedTuple):
     """The measures of a pair: how well they fit, the difference in grey levels of their common parts, and these parts' cosine of features.
 
-    `place` and `mirrored` are of the `Match`; `cosine` is -1 if it was not measured.
+    `place` and `mirrored` are of the `Match`; a value is -1 if it was not measured, since the details agree nowhere or too little.
     """
 
-    place: float
-    mirrored: bool
-    levels: float
-    cosine: float
+    place: float = -1.0
+    mirrored: bool = False
+    levels: float = -1.0
+    cosine: float = -1.0
 
 
-MEASURES = struct.Struct("<d?dd")  # measures in the cache's format; empty if there was nothing to measure
+MEASURES = struct.Struct("<d?dd")  # measures in the cache's format
 
 
 class Pictures:
@@ -248,16 +239,10 @@ def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool
     return max(levels / most for levels, most in zip(differences, allowed, strict=True))
 
 
-def measure_pairs(
-    pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None, step: Callable[[], None]
-) -> list[Measures | None]:
-    """Return the measures of each pair of images, by index; None if their detail agrees nowhere."""
-    found: list[Measures | None] = []
-    parts: list[np.ndarray] = []
-    places: list[int] = []
+def measure_pairs(pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None) -> list[Measures]:
+    """Return the measures of each pair of images, by index."""
+    found, parts = [Measures()] * len(pairs), {}
     for number, pair in enumerate(pairs):
-        found.append(None)
-        step()
         ways = [
             (one, other, measured(pictures.picture(one), pictures.picture(other), match))
             for one, other in (pair, pair[::-1])
@@ -275,28 +260,18 @@ def measure_pairs(
             cut_out(turned, match.second, FEATURES_SIDE),
         ]
         small = [cut_out(part, (0, 0, 1, 1), DIFFERENCE_SIDE) for part in shared]
-        found[-1] = Measures(match.score, match.mirrored, grey_difference(*small)[0], -1.0)
-        if body and match.score >= BURST_DETAIL:
-            places.append(number)
-            parts += [np.asarray(part) for part in shared]
-    for number, cosine in zip(places, cosines(parts, body), strict=True):
-        if (item := found[number]) is not None:
-            found[number] = item._replace(cosine=cosine)
+        found[number] = Measures(match.score, match.mirrored, grey_difference(*small)[0])
+        if match.score >= BURST_DETAIL:
+            parts[number] = [np.asarray(part) for part in shared]
+    if body and parts:
+        values = unit(body(np.concatenate([*parts.values()])))
+        for number, cosine in zip(parts, np.einsum("ij,ij->i", values[0::2], values[1::2]).tolist(), strict=True):
+            found[number] = found[number]._replace(cosine=cosine)
     return found
 
 
-def cosines(parts: Sequence[np.ndarray], body: Body | None) -> list[float]:
-    """Return the cosine of the features of every two pictures, uint8 (SIDE, SIDE, 3)."""
-    if not parts or body is None:
-        return []
-    values = unit(np.concatenate([body(np.stack(parts[start : start + 64])) for start in range(0, len(parts), 64)]))
-    return np.einsum("ij,ij->i", values[0::2], values[1::2]).astype(float).tolist()
-
-
-def decided(measures: Measures | None) -> PairVerdict | None:
+def decided(measures: Measures) -> PairVerdict | None:
     """Return the verdict that two images are the same, from their measures; None if they are not."""
-    if measures is None:
-        return None
     detail = measures.place
     copied = measures.levels <= COPIED and detail >= COPIED_DETAIL
     burst = measures.cosine >= BURST and detail >= BURST_DETAIL

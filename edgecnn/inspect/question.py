@@ -119,17 +119,12 @@ def doubts(scores: np.ndarray, classes: np.ndarray) -> list[Doubt]:
 
     Source: Northcutt et al. 2021, "Confident Learning" (arXiv:1911.00068), section 3.2, for the ranking.
     """
-    everyone = np.arange(len(classes))
-    own = scores[everyone, classes]
-    others = scores.copy()
-    others[everyone, classes] = -1.0
-    suggested = others.argmax(axis=1)
-    largest = others[everyone, suggested]
-    named = np.flatnonzero(largest > ODDS * own)
-    return [
-        Doubt(int(index), int(suggested[index]), float(own[index]), float(largest[index]))
-        for index in named[np.argsort(own[named], kind="stable")]
-    ]
+    own, others = scores[np.arange(len(classes)), classes], scores.copy()
+    others[np.arange(len(classes)), classes] = -1.0
+    named = np.flatnonzero(others.max(axis=1) > ODDS * own)
+    named = named[np.argsort(own[named], kind="stable")]
+    columns = named, others.argmax(axis=1)[named], own[named], others.max(axis=1)[named]
+    return [Doubt(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 KIND = "question-1"  # the name of cached sentences; it changes with how they are found
@@ -191,7 +186,7 @@ def ask(
             return known[key].decode()
         classes = np.unique([item.label for item in chosen], return_inverse=True)[1]
         candidates = [one for one in found(dataset, chosen) if fits(one.groups, classes)]
-        sentence = asked(candidates, features[rows], classes, progress) if candidates else ""
+        sentence = asked(candidates, features[rows], classes, progress)
         cache.put(KIND, [(key, sentence.encode())])
     return sentence
 
@@ -204,14 +199,12 @@ def asked(candidates: Sequence[Candidate], features: np.ndarray, classes: np.nda
         centred = features - features.mean(axis=0)
         # one scale for all features, as in `edgecnn.train.origin`; the first components suffice
         values = components(centred / max(float(centred.std()), 1e-12))[:, :QUESTION_COMPONENTS]
-        answers = [
-            (right(values, classes, one.groups, SEEDS), number, one)
-            for number, one in enumerate(candidates)
-            if matters(values, classes, one.groups, progress)
-        ]
-        if not answers:
+        mattering = [one for one in candidates if matters(values, classes, one.groups, progress)]
+        if not mattering:
             return ""
-        lowest, _, one = min(answers, key=lambda answer: answer[:2])
+        lowest, one = min(
+            ((right(values, classes, one.groups, SEEDS), one) for one in mattering), key=lambda answer: answer[0]
+        )
         by_photo = right(values, classes, np.arange(len(classes)), SEEDS)
     return (
         f"a head's held-out accuracy is {by_photo:.0%} by photo, and {lowest:.0%} by {one.what} ({one.example}): if new photos will come "

@@ -39,7 +39,6 @@ from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import ASKED, CHOICE, Run, without_folders, write_json
 from edgecnn.stages import Reporter
 from edgecnn.stages.verify import existing_exports
-from edgecnn.stress.measure import model_entry
 from edgecnn.tables import Struct
 from edgecnn.train.settle import settle
 from edgecnn.verify.against import MAX_LOSS, Against, Counts, Model, Rule, judge, part, read_against
@@ -183,7 +182,7 @@ class Side(Struct):
 
 def bundle_side(bundle: Bundle) -> Side:
     """Open a bundle's int8 model. BundleError if it has none, or its lists cannot be read."""
-    manifest, entry = bundle.manifest, model_entry(bundle, "int8")
+    manifest, entry = bundle.manifest, bundle.entry("int8")
     if entry is None:
         raise BundleError(f"{bundle.path} contains no int8 model.")
     try:
@@ -265,18 +264,16 @@ def compare_sides(
         for label, labels, which in ((name, old.labels, "old"), (to, new.labels, "new")):
             if label not in labels:
                 raise UnknownNameError(f"--renamed: the {which} model has no class {label!r}. {nearest(label, labels)}")
-    now = [renamed.get(label, label) for label in old.labels]
+    now, of_data = ([renamed.get(label, label) for label in names] for names in (old.labels, dataset.labels))
     labels = tuple(dict.fromkeys((*new.labels, *now)))
     shared = set(now) & set(new.labels)
-    items, left = countable(old, new, dataset, [renamed.get(label, label) for label in dataset.labels], shared)
-    answers = [answered(side, items, dataset, names, progress) for side, names in ((old, now), (new, new.labels))]
-    whole = [index for index, item in enumerate(items) if all(item.hash in given for given in answers)]
-    left["unreadable"] += len(items) - len(whole)
-    items = [items[index] for index in whole]
-    number = {label: index for index, label in enumerate(labels)}
-    true = [renamed.get(dataset.labels[item.label], dataset.labels[item.label]) for item in items]
+    counted, left = countable(old, new, dataset, of_data, shared)
+    answers = [answered(side, counted, dataset, names, progress) for side, names in ((old, now), (new, new.labels))]
+    items = [item for item in counted if all(item.hash in given for given in answers)]
+    left["unreadable"] += len(counted) - len(items)
     one, other = ([given[item.hash] for item in items] for given in answers)
-    columns = [np.array([number[label] for label in given], np.int64) for given in (one, other, true)]
+    true = [of_data[item.label] for item in items]
+    columns = [np.array([labels.index(label) for label in given], np.int64) for given in (one, other, true)]
     had = np.array([old.had(item) for item in items], bool)
     groups = {"all": np.ones(len(items), bool)}
     if old.about.taught_by != "content":
@@ -293,8 +290,8 @@ def compare_sides(
     balanced = dataset.balances(new.weights)
     by_class = counts_by_class(columns, len(labels)) if balanced else ()
     judgement = judge(*counts, rule, float(worth.mean()) if parts else 1.0, by_class)
-    pictured = decoder(dataset, new.contract)
-    pictures = {place: pictured.pixels(items[index]) for place, index in enumerate(order[:GALLERY])}
+    decode = decoder(dataset, new.contract).pixels
+    pictures = {place: decode(items[index]) for place, index in enumerate(order[:GALLERY])}
     return Against(
         **vars(judgement),
         old=old.about,
@@ -320,11 +317,8 @@ def compare_sides(
 def counts_by_class(columns: Sequence[np.ndarray], width: int) -> list[Counts]:
     """Return each class's counts for `judge`; `columns` are both models' answers and the true classes, int (n,)."""
     one, other, true = columns
-    lost, gained = (one == true) & (other != true), (one != true) & (other == true)
-    return [
-        (int(np.sum(lost & of)), int(np.sum(gained & of)), int(np.sum(of)))
-        for of in (true == number for number in range(width))
-    ]
+    chosen = (one == true) & (other != true), (one != true) & (other == true), np.ones(len(true), bool)
+    return list(zip(*(np.bincount(true[which], minlength=width).tolist() for which in chosen), strict=True))
 
 
 def countable(
@@ -357,11 +351,8 @@ def answered(
     """Return a model's answer to each photo, by hash, with classes named as in `labels`. Unreadable photos have none."""
     names = dict(zip(side.labels, labels, strict=True))
     found = {item.hash: names[side.held[item.hash]] for item in items if item.hash in side.held}
-    asked, model = (
-        [item for item in items if item.hash not in found],
-        device_model(side.file, side.format, side.contract),
-    )
-    decoding = decoder(dataset, side.contract)
+    asked = [item for item in items if item.hash not in found]
+    model, decoding = device_model(side.file, side.format, side.contract), decoder(dataset, side.contract)
     for start in range(0, len(asked), CHUNK):
         read = [(item.hash, decoding.pixels(item)) for item in asked[start : start + CHUNK]]
         whole = {digest: pixels for digest, pixels in read if pixels is not None}
@@ -383,8 +374,7 @@ def flips_in_order(one: np.ndarray, other: np.ndarray, true: np.ndarray) -> list
     """Return the photos with two answers: first those that only the old model classifies correctly, then only the new one."""
     flipped = np.flatnonzero(one != other)
     turn = np.where(one[flipped] == true[flipped], 0, np.where(other[flipped] == true[flipped], 1, 2))
-    order: list[int] = flipped[np.argsort(turn, kind="stable")].tolist()
-    return order
+    return flipped[np.argsort(turn, kind="stable")].tolist()
 
 
 def unknown(old: Side, new: Side) -> list[str]:

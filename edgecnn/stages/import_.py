@@ -24,7 +24,7 @@ from edgecnn.labels import plural
 from edgecnn.networks.onnx_model import conversion, read_onnx
 from edgecnn.networks.onnx_parity import BOUND
 from edgecnn.networks.predict import FrozenModel, model_bytes, model_from_bytes, predictor, real_input
-from edgecnn.recipe import INPUT_RANGES, Recipe
+from edgecnn.recipe import INPUT_RANGES, Recipe, Settled
 from edgecnn.run_info import ImportedFrom, InputSize, Int8Method, RepresentativeInfo, RunInfo
 from edgecnn.runs import FLOAT_GRAPH, FLOAT_MODEL, INFO, RECIPE, Run, create_run, free_path, locked, run_path
 from edgecnn.stages import Reporter
@@ -171,7 +171,9 @@ def import_stage(
         write_known(run, dataset)
         reporter.note(taught_line(recipe.data.unseen, dataset.sizes["test"]))
         if layers and recipe.qat.epochs is not None:
-            info = dataclasses.replace(info, int8=better_int8(run, dataset, reporter, train=not float_layers))
+            info = dataclasses.replace(
+                info, int8=better_int8(run, settle(recipe, dataset), dataset, reporter, train=not float_layers)
+            )
         if layers and float_layers:
             info = keep_in_float(run, info, float_layers, dataset, reporter)
         run.write_info(info)  # last: without it, no other command takes the run, and the same import begins again
@@ -211,9 +213,8 @@ def layered(
     return data
 
 
-def better_int8(run: Run, dataset: Dataset, reporter: Reporter, train: bool) -> Int8Method:
+def better_int8(run: Run, recipe: Settled, dataset: Dataset, reporter: Reporter, train: bool) -> Int8Method:
     """Train a run's int8 model, or, without `train` or if it has layers that cannot be trained as int8, round its weights."""
-    recipe = settle(run.recipe, dataset)
     photos = Photos(load_splits(recipe, dataset, reporter.working), recipe.seed)
     layers = model_from_bytes(run.read(FLOAT_MODEL, "import"))
     refused = refused_by_training(layers)

@@ -15,7 +15,7 @@ from edgecnn.export import USUAL, alternative, export, export_path, source_model
 from edgecnn.export.tflite import needs_representative_dataset
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.interop import MODEL, export_program, program_path, programs_of
-from edgecnn.recipe import Recipe, load_recipe, merge, to_tables
+from edgecnn.recipe import Recipe, Settled, load_recipe, merge, to_tables
 from edgecnn.report.page import write_run_page
 from edgecnn.runs import Run, create_run, locked, settle_run
 from edgecnn.stages import Reporter
@@ -127,21 +127,20 @@ def trained(recipe: Recipe, path: Path, force: bool, reporter: Reporter) -> tupl
     """Train a recipe in the run at `path`, from where it stopped; return the run, its images and its stages. Errors as in `run_recipe`."""
     dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
     dataset = placed(dataset, reporter, Run(path))
-    recipe = with_backbone(recipe, dataset, reporter, Run(path))
-    if images_choose(recipe, dataset):
-        recipe = chosen_network(recipe, dataset, path, force, reporter)
-    given, recipe = recipe, settle(recipe, dataset)
+    asked = with_backbone(recipe, dataset, reporter, Run(path))
+    chosen = chosen_network(asked, dataset, path, force, reporter) if images_choose(asked, dataset) else asked
+    settled = settle(chosen, dataset)
     if not Run(path).file(runs.CHECKPOINT).exists():
-        require_start(recipe)
-        check_network(recipe, dataset)
+        require_start(settled)
+        check_network(settled, dataset)
     with locked(path):
-        run = resume_or_create(recipe, dataset, path, force)
+        run = resume_or_create(asked, settled, dataset, path, force)
         stages = Stages(run, reporter.note)
         stages.do(
             "train",
             {"recipe": stored_recipe(run), "fingerprint": dataset.fingerprint},
             [run.file(name) for name in TRAINED],
-            lambda: train_stage(recipe, dataset, run, reporter, why=reasons(given, recipe, dataset)),
+            lambda: train_stage(settled, dataset, run, reporter, why=reasons(chosen, settled, dataset)),
         )
     return run, dataset, stages
 
@@ -178,10 +177,7 @@ def chosen_network(recipe: Recipe, dataset: Dataset, path: Path, force: bool, re
         run = Run(path)
         begun = run.file(runs.RECIPE).exists() and (run.recipe == recipe or is_kept(recipe, dataset, run))
         run = run if begun else create_run(recipe, path, force=force)
-        chosen = choose_network(recipe, dataset, run, reporter)
-        if run.recipe == recipe:
-            settle_run(run, settle(chosen, dataset))
-    return chosen
+        return choose_network(recipe, dataset, run, reporter)
 
 
 def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Path]:
@@ -280,12 +276,17 @@ def stored_recipe(run: Run) -> dict[str, Any]:
     return merge({"network": {"options": {}}}, load_recipe(run.file(runs.RECIPE)))  # TOML has no empty tables
 
 
-def resume_or_create(recipe: Recipe, dataset: Dataset, path: Path, force: bool) -> Run:
-    """Open the run at `path` if it has this recipe and these data, else create it; OutputExistsError unless `force`."""
+def resume_or_create(asked: Recipe, recipe: Settled, dataset: Dataset, path: Path, force: bool) -> Run:
+    """Open the run at `path` if it has this recipe and these data, else create it; OutputExistsError unless `force`.
+
+    A run with the recipe as `asked` has not begun: its open keys get their values.
+    """
     run = Run(path)
     if not run.file(runs.RECIPE).exists():
         return create_run(recipe, path, force=force)
-    changed = changed_keys(to_tables(settle(run.recipe, dataset)), to_tables(recipe))
+    if run.recipe == asked != recipe:
+        run = settle_run(run, recipe)
+    changed = changed_keys(to_tables(run.recipe), to_tables(recipe))
     if not changed and run.file("run.json").exists() and run.info.data.fingerprint != dataset.fingerprint:
         changed = ["the images"]
     changed += changed_origins(recipe, run)

@@ -26,7 +26,7 @@ from edgecnn.data.splits import (
 )
 from edgecnn.errors import DatasetError, OutputError, UnknownNameError
 from edgecnn.files import folder_lock, write_atomic
-from edgecnn.inspect.findings import worst
+from edgecnn.inspect.findings import FEW_TRAINING
 from edgecnn.labels import SPLITS_CSV, plural
 from edgecnn.networks import build_network, network_module
 from edgecnn.networks.own import own_network
@@ -184,6 +184,24 @@ def lines(after: Dataset, listed: Listed) -> Iterator[str]:
         )
     elif listed.where and fresh:
         yield f"the splits are stored in {listed.where}; photos listed there never move"
+
+
+def faults_line(dataset: Dataset) -> str:
+    """Return a line on the copies and the small classes among a user's own images; "" if it has nothing to say."""
+    if not dataset.own:
+        return ""
+    hashes = Counter(item.hash for items in dataset.items.values() for item in items)
+    copies = sum(hashes.values()) - len(hashes)
+    training = Counter(item.label for item in dataset.items["train"])
+    few = [label for index, label in enumerate(dataset.labels) if training[index] < FEW_TRAINING]
+    parts = []
+    if copies:
+        parts.append(f"{plural(copies, 'file is a copy', 'files are copies')} of another one")
+    if few:
+        parts.append(
+            f"{plural(len(few), 'class has', 'classes have')} fewer than {FEW_TRAINING} training images, such as {few[0]}"
+        )
+    return f"{dataset.name}: {'; '.join(parts)}. To find more problems: edgecnn inspect" if parts else ""
 
 
 def groups_line(after: Dataset) -> str:
@@ -363,7 +381,7 @@ def train_stage(
     from edgecnn.stages.last_layer import Int8Files
     from edgecnn.train.train import input_line, train
 
-    for line in (*dataset.summary(), worst(dataset)):
+    for line in (*dataset.summary(), faults_line(dataset)):
         if line:
             reporter.note(line)
     for line in (*why, input_line(recipe, dataset)):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgecnn.bundle.file import Bundle, read_bundle
-from edgecnn.bundle.manifest import InputContract, ModelEntry
+from edgecnn.bundle.file import read_bundle
+from edgecnn.bundle.manifest import FORMATS, InputContract
 from edgecnn.data import Dataset, Progress, Split, open_run_dataset
 from edgecnn.data.dataset import require_split
 from edgecnn.errors import BundleError, RunError, StressError, UnknownNameError, nearest
@@ -36,8 +36,6 @@ from edgecnn.stress.stress_report import (
 )
 from edgecnn.tables import Struct
 from edgecnn.versions import library_versions, processor
-
-INT8_FORMATS = ("tflite", "onnx")  # candidate formats of the int8 file; the first available is measured
 
 
 class Opened(NamedTuple):
@@ -79,7 +77,7 @@ def open_subject(
     if path is not None and path.is_file():
         bundle = read_bundle(path)
         name, contract = bundle.manifest.name, bundle.manifest.input
-        entries = {"float": model_entry(bundle, "float32"), "int8": model_entry(bundle, "int8")}
+        entries = {"float": bundle.entry("float32"), "int8": bundle.entry("int8")}
         if entries["int8"] is None:
             raise BundleError(f"{path} has no int8 model.")
         recipe = build_recipe(dict(bundle.manifest.provenance["recipe"]), str(path))
@@ -101,7 +99,7 @@ def open_subject(
             )
         require_unseen(run.path, run.info.head_ships, split)
         name, contract = recipe.name or run.name, input_contract(run)
-        exports = {format_: export_path(run, format_, "int8") for format_ in INT8_FORMATS}
+        exports = {format_: export_path(run, format_, "int8") for format_ in FORMATS}
         int8 = next((format_ for format_, file in exports.items() if file.exists()), None)
         if int8 is None:
             raise RunError(f"run {run.path} has no int8 export. First: {run.command('export')} --format tflite --int8")
@@ -132,11 +130,6 @@ def require_unseen(where: Path, head_ships: bool, split: StressSplit) -> None:
         raise RunError(
             f"the model of {where} learnt from the validation photos too, so stress cannot measure it on them. Use --split test."
         )
-
-
-def model_entry(bundle: Bundle, precision: str) -> ModelEntry | None:
-    entries = {item.format: item for item in bundle.manifest.models if item.precision == precision}
-    return next((entries[format_] for format_ in INT8_FORMATS if format_ in entries), None)
 
 
 def engine_model(name: str, data: bytes, format_: str, contract: InputContract) -> Opened:

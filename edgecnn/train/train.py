@@ -28,7 +28,7 @@ from edgecnn.train.loop import Batches, Checkpoint, History, Phase, Report, load
 from edgecnn.train.origin import fit_head, local_recipe, open_start, open_teacher, own_file, remembered
 from edgecnn.train.phases import Qat, float_phase, is_enough, to_float32
 from edgecnn.train.ranges import plain_kernels, round_kernels
-from edgecnn.train.settle import settle, starts_trained
+from edgecnn.train.settle import starts_trained
 from edgecnn.versions import library_versions
 
 SEEN = 200  # training images that substitute for an empty validation split
@@ -57,7 +57,7 @@ def load_splits(recipe: Settled, dataset: Dataset, progress: Progress | None = N
 
 
 def train(
-    recipe: Recipe,
+    recipe: Settled,
     dataset: Dataset,
     run: Run | None,
     report: Report,
@@ -76,7 +76,7 @@ def train(
     Raises RecipeError if several machines would start from a trained network, RunError if the teacher has changed since the run began
     or the trained network is missing, and NetworkError, TrainingError, DatasetError, OutputError and ClusterError like its parts.
     """
-    training = Training(settle(recipe, dataset), dataset, run, report, data_progress, workers)
+    training = Training(recipe, dataset, run, report, data_progress, workers)
     info = training.info
     if workers:
         distribute.check_same(training.strategy, workers, recipe, info)

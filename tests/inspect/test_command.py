@@ -16,9 +16,10 @@ from edgecnn import errors
 from edgecnn.data import open_dataset
 from edgecnn.data.items import LEFT_OUT
 from edgecnn.errors import DatasetError, OutputExistsError
-from edgecnn.inspect.findings import Copy, Group, Lost, Odd, WrongLabel, worst
+from edgecnn.inspect.findings import Copy, Group, Lost, Odd, WrongLabel
 from edgecnn.inspect.fix import emptied, left_out, require_new, write_cleaned
 from edgecnn.recipe import DataRecipe
+from edgecnn.stages.train import faults_line
 
 
 def contents(folder):
@@ -249,9 +250,9 @@ def test_without_the_weights_hashes_are_used_and_a_line_names_what_to_install(
 def test_training_names_copies_and_small_classes(tmp_path, fill, planted):
     fill(tmp_path / "pets", planted)
     recipe = DataRecipe(source=str(tmp_path / "pets"))
-    line = worst(open_dataset(recipe, for_training=False))
+    line = faults_line(open_dataset(recipe, for_training=False))
     assert "2 files are copies of another one" in line and line.count("\n") == 0 and "edgecnn inspect" in line
-    assert worst(open_dataset(DataRecipe(source="digits"), for_training=False)) == ""
+    assert faults_line(open_dataset(DataRecipe(source="digits"), for_training=False)) == ""
 
 
 def silent(*progress):

@@ -25,11 +25,11 @@ from edgecnn.inspect.findings import (
     Odd,
     SizeFigures,
     WrongLabel,
-    worst,
 )
 from edgecnn.inspect.fix import write_cleaned
 from edgecnn.inspect.inspection import SHOWN, pictures, render, verdict
 from edgecnn.recipe import DataRecipe
+from edgecnn.stages.train import faults_line
 
 METHOD = Method(
     features=None, missing=None, all_alike=False, skipped_pairs=0, uncompared=0, labels_by=None
@@ -408,12 +408,12 @@ def listed(*parts, own=True):
 
 
 def test_training_counts_copies_and_small_classes(own_cache):
-    assert worst(listed((0, 20, 0), (1, 30, 100), (2, 40, 200))) == ""
-    assert worst(listed((0, 20, 0), (1, 19, 100), (2, 40, 200))) == (
+    assert faults_line(listed((0, 20, 0), (1, 30, 100), (2, 40, 200))) == ""
+    assert faults_line(listed((0, 20, 0), (1, 19, 100), (2, 40, 200))) == (
         "pets: 1 class has fewer than 20 training images, such as dog. To find more problems: edgecnn inspect"
     )
-    line = worst(listed((0, 25, 0), (1, 12, 0), (2, 19, 200)))
+    line = faults_line(listed((0, 25, 0), (1, 12, 0), (2, 19, 200)))
     assert "12 files are copies of" in line and "2 classes have fewer than 20" in line and "such as dog." in line
-    assert "1 file is a copy of" in worst(listed((0, 25, 0), (1, 30, 24), (2, 40, 200)))
-    assert worst(listed((0, 5, 0), (1, 5, 0), own=False)) == "", "a known data set is as it is"
+    assert "1 file is a copy of" in faults_line(listed((0, 25, 0), (1, 30, 24), (2, 40, 200)))
+    assert faults_line(listed((0, 5, 0), (1, 5, 0), own=False)) == "", "a known data set is as it is"
     assert not list(own_cache.iterdir()), "asking stores nothing"

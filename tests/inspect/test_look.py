@@ -19,7 +19,7 @@ from edgecnn.errors import ImageError
 from edgecnn.inspect import look
 from edgecnn.inspect import look as features
 from edgecnn.inspect.inspection import inspect_images
-from edgecnn.inspect.look import FEATURES_SIDE, FILE, THUMB, Cache, one_look, scaled
+from edgecnn.inspect.look import FEATURES_SIDE, FILE, LOOK, THUMB, Cache, one_look, scaled
 from edgecnn.inspect.look import look_at as look_at_look
 from edgecnn.recipe import DataRecipe
 
@@ -50,7 +50,7 @@ def read(item):
 
 def look_at(pixels):
     (item,) = items_of(np.asarray(pixels, np.uint8))
-    return one_look(item, read)
+    return np.frombuffer(one_look(item, read), LOOK)[0]
 
 
 def test_a_look_has_the_size_the_mode_the_sharpness_and_the_contrast():
@@ -119,6 +119,7 @@ def test_features_stay_with_their_images_and_equal_files_are_computed_once(cache
         rows[:, :3] = pictures.mean(axis=(1, 2))
         return rows
 
+    @functools.cache
     def body():
         opened.append(1)
         return network

@@ -129,24 +129,24 @@ def test_a_cut_out_is_compared_with_its_own_place_whichever_image_comes_first(sc
     mirrored = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pictures = [whole, part, mirrored, other]
     items = [Item(source=str(n), split="train", label=0, hash="", handle=np.asarray(p)) for n, p in enumerate(pictures)]
-    opened, steps, parts = Pictures(items, lambda item: item.handle), [], []
+    opened, parts = Pictures(items, lambda item: item.handle), []
 
     def body(batch):
         parts.append(batch)
         return batch.reshape(len(batch), -1)[:, :30].astype(np.float32)
 
     pairs = [(0, 1), (1, 0), (0, 3), (2, 0)]
-    found = measure_pairs(opened, pairs, body, lambda: steps.append(1))
-    assert len(steps) == 4 and found[2] is None and [one.mirrored for one in found if one] == [False, False, True]
+    found = measure_pairs(opened, pairs, body)
+    assert found[2] == Measures() and [one.mirrored for one in found] == [False, False, False, True]
     for one in (found[0], found[1], found[3]):
         assert one.place > 0.85 and one.levels < 4 and one.cosine > 0.9, one
     (batch,) = parts
     assert batch.shape == (6, 160, 160, 3) and batch.dtype == np.uint8
     monkeypatch.setattr(module, "BURST_DETAIL", 0.999)
-    strict = measure_pairs(opened, pairs[:1], body, lambda: None)
+    strict = measure_pairs(opened, pairs[:1], body)
     assert strict[0] == found[0]._replace(cosine=-1.0) and len(parts) == 1, "features are not needed"
     monkeypatch.setattr(module, "COPIED_DETAIL", 0.999)
-    assert measure_pairs(opened, pairs[:1], None, lambda: None) == [None]
+    assert measure_pairs(opened, pairs[:1], None) == [Measures()]
 
 
 def test_links_are_of_copies_but_not_of_equal_files_nor_between_frames_of_one_board(search):
@@ -159,7 +159,6 @@ def test_links_are_of_copies_but_not_of_equal_files_nor_between_frames_of_one_bo
         None,
         made,
         [*near, Pair(1, 3, "content", PairVerdict(1.0, False)), Pair(2, 4, "content", PairVerdict(1.0, False))],
-        [],
         {},
     )
 

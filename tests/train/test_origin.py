@@ -80,9 +80,9 @@ def trained(recipe, path, stop_after=None, between=lambda: None):
 
     if stop_after:
         with pytest.raises(Stop):
-            train(recipe, dataset, run, report)
+            train(settle(recipe, dataset), dataset, run, report)
         between()
-    train(recipe, dataset, run, lambda progress: None)
+    train(settle(recipe, dataset), dataset, run, lambda progress: None)
     return run
 
 
@@ -317,7 +317,8 @@ def tuned(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("tuned"))
         run = create_run(recipe, tmp_path_factory.mktemp("runs") / "run")
-        train(recipe, open_dataset(recipe.data), run, lambda progress: None)
+        dataset = open_dataset(recipe.data)
+        train(settle(recipe, dataset), dataset, run, lambda progress: None)
     model = model_from_bytes(run.read(QAT_MODEL, "train"))
     return run, tflite.int8(model), model
 

@@ -63,9 +63,11 @@ def train_with(tiny_network, path, stop_after=None, network=None, method="ptq", 
 
     if stop_after:
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, open_dataset(recipe.data), run, report)
+            dataset = open_dataset(recipe.data)
+            train(settle(recipe, dataset), dataset, run, report)
         assert run.file(CHECKPOINT).exists(), "there is something to resume: an epoch is reported before it is saved"
-    train(recipe, open_dataset(recipe.data), run, lambda progress: None)
+    dataset = open_dataset(recipe.data)
+    train(settle(recipe, dataset), dataset, run, lambda progress: None)
     return run
 
 
@@ -198,7 +200,8 @@ def test_an_incompatible_teacher(trained, tmp_path, finished_run, wrong):
     run = trained(tmp_path / "run", teacher={"run": str(teacher)})
     shutil.copy(run.file(FLOAT_MODEL), teacher / FLOAT_MODEL)
     with pytest.raises(RunError, match="has changed since the run began"):
-        train(run.recipe, open_dataset(run.recipe.data), run, lambda progress: None)
+        dataset = open_dataset(run.recipe.data)
+        train(settle(run.recipe, dataset), dataset, run, lambda progress: None)
 
 
 @pytest.mark.usefixtures("in_a_folder_of_its_own")
@@ -267,7 +270,8 @@ def test_kill_at_random_moments_changes_nothing(tmp_path, monkeypatch, spawn, ti
     monkeypatch.chdir(tmp_path)
     recipe = build_recipe(TABLES | {"network": {"name": tiny_network}})
     whole = create_run(recipe, tmp_path / "whole")
-    train(recipe, open_dataset(recipe.data), whole, lambda progress: None)
+    dataset = open_dataset(recipe.data)
+    train(settle(recipe, dataset), dataset, whole, lambda progress: None)
 
     killed = create_run(recipe, tmp_path / "killed")
     moments = random.Random(seed := random.randrange(10**6))
@@ -307,9 +311,10 @@ def test_images_that_vanish_before_they_are_decoded(tmp_path, monkeypatch, photo
     run = create_run(recipe, tmp_path / "run")
     photos.rename(tmp_path / "elsewhere")
     with pytest.raises(DatasetError, match=r"photos: 60 of 60 images cannot be read: .*No such file"):
-        train(recipe, dataset, run, lambda progress: None)
+        train(settle(recipe, dataset), dataset, run, lambda progress: None)
     (tmp_path / "elsewhere").rename(photos)
-    assert train(run.recipe, open_dataset(recipe.data), run, lambda progress: None).state == "trained"
+    dataset = open_dataset(run.recipe.data)
+    assert train(settle(run.recipe, dataset), dataset, run, lambda progress: None).state == "trained"
 
 
 @pytest.mark.slow
@@ -326,7 +331,8 @@ def test_images_that_vanish_while_a_run_trains(tmp_path, monkeypatch, edgecnn, p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, open_dataset(recipe.data), run, report)
+        dataset = open_dataset(recipe.data)
+        train(settle(recipe, dataset), dataset, run, report)
     kept = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     result = edgecnn("train", "--resume", "--out", run.path)
     assert result.code == DatasetError.exit_code

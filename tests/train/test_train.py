@@ -22,7 +22,7 @@ from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, HISTORY, QAT_MODEL, Run, creat
 from edgecnn.train.best import LIKE_FLOAT, LIKE_FLOAT_IMAGES, Score
 from edgecnn.train.loop import Batches, load_checkpoint
 from edgecnn.train.phases import is_enough
-from edgecnn.train.settle import SCHEDULES
+from edgecnn.train.settle import SCHEDULES, settle
 from edgecnn.train.train import train
 
 
@@ -77,7 +77,8 @@ def other_answers(logits, count):
 
 def trained(recipe, path, int8=None, report=lambda progress: None):
     run = create_run(recipe, path)
-    train(recipe, open_dataset(recipe.data), run, report, int8=int8)
+    dataset = open_dataset(recipe.data)
+    train(settle(recipe, dataset), dataset, run, report, int8=int8)
     return run
 
 
@@ -145,7 +146,8 @@ def uninterrupted(tmp_path_factory, branches, tiny_network):
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, uninterrupted, precision, during):
     whole, copies = uninterrupted(precision)
     resumed = Run(shutil.copytree(copies / during, tmp_path / "resumed"))
-    train(resumed.recipe, open_dataset(resumed.recipe.data), resumed, lambda progress: None)
+    dataset = open_dataset(resumed.recipe.data)
+    train(settle(resumed.recipe, dataset), dataset, resumed, lambda progress: None)
     for name in (FLOAT_MODEL, QAT_MODEL):
         for one, other in zip(weights(whole, name), weights(resumed, name), strict=True):
             assert np.array_equal(one, other)
@@ -189,7 +191,8 @@ def test_loss_that_is_not_a_number_ends_with_an_error_and_keeps_the_last_epoch(t
     recipe = tiny(train=rate, network={"input_range": "raw", "name": f"{tmp_path}/net.py:build"})
     run = create_run(recipe, tmp_path / "run")
     with pytest.raises(TrainingError, match=r"not a number in epoch \d+ of the float phase"):
-        train(recipe, open_dataset(recipe.data), run, lambda progress: None)
+        dataset = open_dataset(recipe.data)
+        train(settle(recipe, dataset), dataset, run, lambda progress: None)
     assert not run.file(FLOAT_MODEL).exists()
 
 
@@ -341,7 +344,8 @@ def test_a_resumed_phase_still_knows_its_best_epoch_and_the_calibrated_models_sc
 
     with pytest.raises(KeyboardInterrupt):
         trained(recipe, int8.run.path, int8, report)
-    train(recipe, open_dataset(recipe.data), int8.run, lambda progress: None, int8=int8)
+    dataset = open_dataset(recipe.data)
+    train(settle(recipe, dataset), dataset, int8.run, lambda progress: None, int8=int8)
     chosen = int8.run.info.int8
     assert (chosen.epoch, chosen.rounding, len(int8.seen)) == (1, "nearest", 5)
     assert chosen.validation.qat.agreement == 1 - 1 / 206
