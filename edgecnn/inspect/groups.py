@@ -19,7 +19,7 @@ from edgecnn.data.items import Meter
 from edgecnn.data.splits import BURST, Link
 from edgecnn.inspect.findings import By
 from edgecnn.inspect.look import FEATURES_KIND, Body, Cache, Looks, chunks, near_pairs, neighbours
-from edgecnn.inspect.pairs import MEASURES, Measures, PairVerdict, Pictures, decided, frame_difference, measure_pairs
+from edgecnn.inspect.pairs import MEASURES, Measures, Pictures, frame_difference, likeness, measure_pairs
 
 P = TypeVar("P", bound=tuple[Any, ...])
 
@@ -49,12 +49,13 @@ never moves: its pictures are alike, but no copies."""
 
 
 class Pair(NamedTuple):
-    """Two images that show the same thing, what detected it, and how alike they are."""
+    """Two images that show the same thing, what detected it, how alike they are, 0 to 1, and whether one is mirrored left to right."""
 
     first: int
     second: int
     by: By
-    verdict: PairVerdict
+    score: float = 1.0
+    mirrored: bool = False
 
 
 @dataclass(kw_only=True)
@@ -105,8 +106,7 @@ class Search:
     def by_content(self) -> tuple[list[Pair], np.ndarray]:
         _, places, inverse = np.unique(self.looks.table["pixels"], return_index=True, return_inverse=True)
         firsts = places[inverse].tolist()
-        same = PairVerdict(1.0, False)
-        pairs = [Pair(first, index, "content", same) for index, first in enumerate(firsts) if first != index]
+        pairs = [Pair(first, index, "content") for index, first in enumerate(firsts) if first != index]
         return pairs, np.sort(places)
 
     def measured(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures]:
@@ -146,7 +146,7 @@ class Search:
             difference = frame_difference(self.pictures, first, second, mirrored)
             meter.advance()
             if difference <= 1:
-                found.append(Pair(first, second, "hash", PairVerdict(1.0 - 0.5 * difference, mirrored)))
+                found.append(Pair(first, second, "hash", 1.0 - 0.5 * difference, mirrored))
         return found
 
     def by_features(self, distinct: np.ndarray, known: set[tuple[int, int]]) -> list[Pair]:
@@ -167,9 +167,9 @@ class Search:
         chosen = together(len(self.looks.items), ordered[:MOST_PAIRS])
         meter = Meter(self.progress, "comparing pictures by their features", len(chosen))
         return [
-            Pair(first, second, "features", verdict)
-            for (first, second), item in zip(chosen, self.measured(chosen, meter), strict=True)
-            if (verdict := decided(item))
+            Pair(*pair, "features", score, measures.mirrored)
+            for pair, measures in zip(chosen, self.measured(chosen, meter), strict=True)
+            if (score := likeness(measures))
         ]
 
 

@@ -48,7 +48,7 @@ from edgecnn.tables import to_json
 SEED = 1
 SIZES = 20  # sizes to list, most frequent first
 
-BY = {"content": 0, "hash": 1, "features": 2}
+BY = ("content", "hash", "features")
 
 
 def inspect_images(
@@ -202,7 +202,7 @@ def links_of(dataset: Dataset, found: Copies) -> list[Link]:
         frames = frames_of(dataset.lists[SOURCES_CSV], f"{dataset.name}: {SOURCES_CSV}", set(hashes))
     boards = {one: board for board, taken in frames.items() for _, one in taken}
     links = [
-        Link(one, other, pair.verdict.score, SAME if pair.by == "content" else COPY)
+        Link(one, other, pair.score, SAME if pair.by == "content" else COPY)
         for pair in found.pairs
         for one, other in [(hashes[pair.first], hashes[pair.second])]
         if one != other and (pair.by == "content" or one not in boards or boards[one] != boards.get(other))
@@ -295,9 +295,9 @@ def group_of(looks: Looks, indices: Sequence[int], pairs: Sequence[Pair], labels
         exact=len(pixels) == 1,
         leak=len({item.split for item, _ in members}) > 1,
         two_labels=two_labels,
-        by=max((pair.by for pair in pairs), key=lambda by: BY[by]),
-        score=min(pair.verdict.score for pair in pairs),
-        mirrored=any(pair.verdict.mirrored for pair in pairs),
+        by=max((pair.by for pair in pairs), key=BY.index),
+        score=min(pair.score for pair in pairs),
+        mirrored=any(pair.mirrored for pair in pairs),
     )
 
 

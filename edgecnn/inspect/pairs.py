@@ -191,13 +191,6 @@ DIFFERENCE_SIDE = 32
 """Side at which two parts are compared in colour: as much of a photo survives compression and a place that is half a pixel off."""
 
 
-class PairVerdict(NamedTuple):
-    """Two images are the same; how alike they are, 0 to 1, and whether one is `mirrored` left to right."""
-
-    score: float
-    mirrored: bool
-
-
 class Measures(NamedTuple):
     """The measures of a pair: how well they fit, the difference in grey levels of their common parts, and these parts' cosine of features.
 
@@ -270,9 +263,9 @@ def measure_pairs(pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Bo
     return found
 
 
-def decided(measures: Measures) -> PairVerdict | None:
-    """Return the verdict that two images are the same, from their measures; None if they are not."""
+def likeness(measures: Measures) -> float:
+    """Return how alike two images are that show the same thing, 0 to 1, from their measures; 0 if they do not."""
     detail = measures.place
     copied = measures.levels <= COPIED and detail >= COPIED_DETAIL
     burst = measures.cosine >= BURST and detail >= BURST_DETAIL
-    return PairVerdict(min(max(detail, measures.cosine), 1.0), measures.mirrored) if copied or burst else None
+    return min(max(detail, measures.cosine), 1.0) if copied or burst else 0.0

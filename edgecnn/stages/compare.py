@@ -1,6 +1,6 @@
 """Compare any two models on any images, without a run."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,41 +126,35 @@ def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progres
     return compared_images, replace(to_try, labels=tuple(dataset.labels))
 
 
-def joined(parts: Sequence[Split], name: str) -> Split:
-    """Join splits of a dataset; a single one is returned unchanged, since a copy would take as much memory again."""
-    if len(parts) == 1:
+def joined(parts: Sequence[Split], name: str, kept: Container[str] | None = None) -> Split:
+    """Join splits of a dataset, without the images that are not among the `kept` sources.
+
+    A whole one is returned unchanged, since a copy would take as much memory again.
+    """
+    keeping = [
+        np.array([row for row, source in enumerate(part.sources) if kept is None or source in kept], np.int64)
+        for part in parts
+    ]
+    if len(parts) == 1 and len(keeping[0]) == len(parts[0].sources):
         return parts[0]
-    count = sum(len(part.classes) for part in parts)
-    (images,) = rooms(name, [count], parts[0].images.shape[1:])
+    rows = list(zip(parts, keeping, strict=True))
+    (images,) = rooms(name, [sum(map(len, keeping))], parts[0].images.shape[1:])
     start = 0
-    for part in parts:
-        images[start : start + len(part.classes)] = part.images
-        start += len(part.classes)
+    for part, keep in rows:
+        room = images[start : start + len(keep)]
+        np.take(part.images, keep, axis=0, out=room, mode="clip")  # "raise" would buffer them
+        start += len(keep)
     return Split(
         images=images,
-        classes=np.concatenate([part.classes for part in parts]),
-        sources=tuple(source for part in parts for source in part.sources),
+        classes=np.concatenate([part.classes[keep] for part, keep in rows]),
+        sources=tuple(part.sources[row] for part, keep in rows for row in keep),
     )
 
 
 def in_both(one: Split, other: Split) -> tuple[Split, Split]:
     """Keep the images that both hold: at another size, different images may be exact duplicates across splits."""
-    if one.sources == other.sources:
-        return one, other
     shared = set(one.sources) & set(other.sources)
-
-    def kept(split: Split) -> Split:
-        keep = np.array([index for index, source in enumerate(split.sources) if source in shared], np.int64)
-        if len(keep) == len(split.sources):
-            return split
-        (room,) = rooms("compared images", [len(keep)], split.images.shape[1:])
-        return Split(
-            images=np.take(split.images, keep, axis=0, out=room, mode="clip"),  # "raise" would buffer them
-            classes=split.classes[keep],
-            sources=tuple(split.sources[i] for i in keep),
-        )
-
-    return kept(one), kept(other)
+    return joined([one], "compared images", shared), joined([other], "compared images", shared)
 
 
 def file_answers(name: str, model: ModelFile, split: Split, given: InputRange, progress: Progress) -> Answers:

@@ -16,12 +16,11 @@ from edgecnn.inspect.pairs import (
     FINE_SIDE,
     Detail,
     Measures,
-    PairVerdict,
     Pictures,
     best_fit,
-    decided,
     frame_difference,
     grey_difference,
+    likeness,
     measured,
     overlap,
     sized,
@@ -202,13 +201,13 @@ def test_a_group_keeps_the_largest_copy_of_its_first_split():
         ("train/fox/c.jpg", "train", 1, 400, 300, "z"),
         ("test/fox/d.jpg", "test", 1, 20, 10, "y"),
     )
-    pairs = [Pair(0, 1, "hash", PairVerdict(0.9, False)), Pair(1, 2, "features", PairVerdict(0.7, True))]
+    pairs = [Pair(0, 1, "hash", 0.9, False), Pair(1, 2, "features", 0.7, True)]
     group = group_of(looks, [0, 1, 2], pairs, ("cat", "fox"))
     assert [copy.source[-5] for copy in group.copies] == ["c", "a", "b"]
     assert [copy.keep for copy in group.copies] == [True, False, False]
     assert (group.exact, group.leak, group.two_labels) == (False, False, False)
     assert (group.by, group.score, group.mirrored) == ("features", 0.7, True)
-    leak = group_of(looks, [0, 1, 3], [Pair(1, 3, "content", PairVerdict(1.0, False))], ("cat", "fox"))
+    leak = group_of(looks, [0, 1, 3], [Pair(1, 3, "content", 1.0, False)], ("cat", "fox"))
     assert [copy.source[-5] for copy in leak.copies if copy.keep] == ["d"], "a test image is never the one removed"
     assert leak.leak and [copy.same for copy in leak.copies] == ["pixels", "near", "pixels"]
 
@@ -240,13 +239,12 @@ def test_thumbnails_agree_up_to_a_limit_and_mirrored_ones_if_mirrored():
 
 def test_pairs_are_the_same_up_to_each_limit():
     cases = {
-        (0.6, 4.0, -1.0): 0.6, (0.59, 4.0, -1.0): None, (0.7, 4.01, -1.0): None, (0.85, 9.0, 0.92): 0.92,
-        (0.84, 9.0, 0.95): None, (0.85, 9.0, 0.919): None, (0.95, 2.0, 0.91): 0.95, (0.9, 2.0, 1.0000001): 1.0,
+        (0.6, 4.0, -1.0): 0.6, (0.59, 4.0, -1.0): 0, (0.7, 4.01, -1.0): 0, (0.85, 9.0, 0.92): 0.92,
+        (0.84, 9.0, 0.95): 0, (0.85, 9.0, 0.919): 0, (0.95, 2.0, 0.91): 0.95, (0.9, 2.0, 1.0000001): 1.0,
     }  # fmt: skip
     for (place, levels, cosine), score in cases.items():
-        verdict = decided(Measures(place, True, levels, cosine))
-        assert verdict == (score and PairVerdict(score, True)), (place, levels, cosine)
-    assert decided(Measures()) is None
+        assert likeness(Measures(place, True, levels, cosine)) == score, (place, levels, cosine)
+    assert likeness(Measures()) == 0
 
 
 def test_whole_pictures_differ_in_units_of_what_compression_may_change():

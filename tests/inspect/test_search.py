@@ -19,7 +19,7 @@ from edgecnn.inspect.findings import Copy, Group
 from edgecnn.inspect.groups import ALIKE_AS_A_WHOLE, FEWEST_OF_A_GROUP, GAP_S, LONGEST_S, Pair, Search, bursts
 from edgecnn.inspect.inspection import Copies, links_of, order
 from edgecnn.inspect.look import LOOK, Looks
-from edgecnn.inspect.pairs import Measures, PairVerdict, Pictures, measure_pairs
+from edgecnn.inspect.pairs import Measures, Pictures, measure_pairs
 from edgecnn.labels import SOURCES_CSV
 
 
@@ -43,7 +43,7 @@ def search():
 
 
 def pairs_of(*ends):
-    return [Pair(a, b, "hash", PairVerdict(1.0, False)) for a, b in ends]
+    return [Pair(a, b, "hash", 1.0, False) for a, b in ends]
 
 
 def test_a_group_is_too_large_in_its_own_class_among_different_images(search, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_mirrored_pair_has_its_own_difference(search, monkeypatch):
 
     monkeypatch.setattr(groups, "frame_difference", frame_difference)
     pairs = [(0, 1, False), (0, 1, True), (1, 2, False), (2, 0, False)]
-    expected = [Pair(0, 1, "hash", PairVerdict(0.75, True)), Pair(1, 2, "hash", PairVerdict(0.5, False))]
+    expected = [Pair(0, 1, "hash", 0.75, True), Pair(1, 2, "hash", 0.5, False)]
     assert search([0] * 3).same_frames(pairs, Meter(None, "", 4)) == expected and compared == pairs
 
 
@@ -113,7 +113,7 @@ def test_the_nearest_image_by_features_is_compared_and_the_others_counted(search
 
     made, found = by_features(2)
     assert compared.pop() == [(1, 2), (4, 5)] and made.skipped == 1, "the nearest of them"
-    assert found == [Pair(1, 2, "features", PairVerdict(0.9, True))]
+    assert found == [Pair(1, 2, "features", 0.9, True)]
     made, _ = by_features(3)
     assert compared.pop() == sorted(near[:1] + near[2:]) and made.skipped == 0, (
         "(0, 2) and (3, 4) are not of nearest ones"
@@ -153,12 +153,12 @@ def test_links_are_of_copies_but_not_of_equal_files_nor_between_frames_of_one_bo
     made = search([0] * 5)
     looks = made.looks
     looks = Looks(items=(*looks.items[:4], looks.items[2]), table=looks.table, broken=(), computed=0)
-    near = [Pair(3, 0, "hash", PairVerdict(0.7, True)), Pair(0, 1, "features", PairVerdict(0.99, False))]
+    near = [Pair(3, 0, "hash", 0.7, True), Pair(0, 1, "features", 0.99, False)]
     found = Copies(
         looks,
         None,
         made,
-        [*near, Pair(1, 3, "content", PairVerdict(1.0, False)), Pair(2, 4, "content", PairVerdict(1.0, False))],
+        [*near, Pair(1, 3, "content", 1.0, False), Pair(2, 4, "content", 1.0, False)],
         {},
     )
 

@@ -111,12 +111,7 @@ class Seen:
         search = self.found.search
         copies = search.near(np.array(here))
         return [
-            Link(
-                self.hashes[pair.first],
-                self.hashes[pair.second],
-                pair.verdict.score,
-                SAME if pair.by == "content" else COPY,
-            )
+            Link(self.hashes[pair.first], self.hashes[pair.second], pair.score, SAME if pair.by == "content" else COPY)
             for pair in copies
         ]
 
