@@ -18,18 +18,6 @@ from edgecnn.cli import drop_output
 from edgecnn.cli.options import checked, emit_line, note, note_if_shared, secret
 from edgecnn.device.address import Listener, VisiblePasswordError, open_listener, parse_address
 from edgecnn.device.stream import events
-from edgecnn.device.stream.events import (
-    SIGNAL,
-    CameraLostEvent,
-    EndedEvent,
-    Event,
-    FrameResult,
-    RateLimiter,
-    StateChangedEvent,
-    event_line,
-    result_line,
-    rfc3339,
-)
 from edgecnn.device.stream.loop import Consumer, Ends, Item, Stopped, open_stream, reader_gone, takes_output
 from edgecnn.device.system import CAMERA, MQTT
 from edgecnn.labels import plural, printable
@@ -127,7 +115,7 @@ class View:
         self._model = model
         self._clock = clock
         self._size = size
-        self._last: FrameResult | None = None
+        self._last: events.FrameResult | None = None
         self._state = ""
         self._lost = False
         self._times: deque[float] = deque()
@@ -146,11 +134,11 @@ class View:
 
     def show(self, item: Item | None) -> None:
         """Take a result or an event, and draw if it is time. Events appear above the drawing, a change of the state in it."""
-        if isinstance(item, StateChangedEvent):
+        if isinstance(item, events.StateChangedEvent):
             self._state = state_text(item)
-        elif isinstance(item, Event):
-            self._lost = isinstance(item, CameraLostEvent)
-            if isinstance(item, CameraLostEvent | EndedEvent):
+        elif isinstance(item, events.Event):
+            self._lost = isinstance(item, events.CameraLostEvent)
+            if isinstance(item, events.CameraLostEvent | events.EndedEvent):
                 self._times.clear()
             self._write(self._erase() + self._fitted(event_text(item)) + "\n")
             self._drawn_lines = 0
@@ -376,7 +364,7 @@ def classify_stream(
                         show(item)
             except Stopped:
                 if takes_output():
-                    show(stream.ended(SIGNAL))
+                    show(stream.ended(events.SIGNAL))
                 raise
 
 
@@ -387,30 +375,30 @@ def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
         with View(model=classifier.name) as view:
             yield view.show
     elif json:
-        yield functools.partial(show_json, classifier, RateLimiter(READER_EVERY_S))
+        yield functools.partial(show_json, classifier, events.RateLimiter(READER_EVERY_S))
     else:
-        yield functools.partial(show_text, RateLimiter(READER_EVERY_S))
+        yield functools.partial(show_text, events.RateLimiter(READER_EVERY_S))
 
 
-def check_reader(due: RateLimiter) -> None:
+def check_reader(due: events.RateLimiter) -> None:
     """Raise BrokenPipeError if nobody reads standard output any more; check only now and then."""
     if due.count() and reader_gone():
         raise BrokenPipeError
 
 
-def show_json(classifier: "Classifier", due: RateLimiter, item: Item | None) -> None:
+def show_json(classifier: "Classifier", due: events.RateLimiter, item: Item | None) -> None:
     if item is None:
         check_reader(due)
-    elif isinstance(item, FrameResult):
-        emit_line(result_line(item, (classifier.name, classifier.model_sha256), classifier.region))
+    elif isinstance(item, events.FrameResult):
+        emit_line(events.result_line(item, (classifier.name, classifier.model_sha256), classifier.region))
     else:
-        emit_line(event_line(item))
+        emit_line(events.event_line(item))
 
 
-def show_text(due: RateLimiter, item: Item | None) -> None:
-    if item is None or isinstance(item, FrameResult):
+def show_text(due: events.RateLimiter, item: Item | None) -> None:
+    if item is None or isinstance(item, events.FrameResult):
         check_reader(due)
-    elif isinstance(item, StateChangedEvent):
-        emit_line(f"{rfc3339(item.ts)} {state_text(item)}")
+    elif isinstance(item, events.StateChangedEvent):
+        emit_line(f"{events.rfc3339(item.ts)} {state_text(item)}")
     else:
         note(event_text(item))

@@ -29,23 +29,6 @@ from edgecnn.data.items import (
     unreadable,
     unreadable_text,
 )
-from edgecnn.data.splits import (
-    NONE,
-    SPLITS,
-    Link,
-    Newcomers,
-    SplitGroups,
-    csv_text,
-    grouping,
-    is_former,
-    order,
-    read_split_groups,
-    rule_of,
-    split_groups_text,
-    splits_of,
-    tied,
-    updated,
-)
 from edgecnn.errors import DatasetError, ImageError, RunError, SplitError, UnknownNameError, nearest
 from edgecnn.files import sha256, write_atomic
 from edgecnn.labels import SPLITS_CSV, plural, printable
@@ -76,7 +59,10 @@ class Known(Struct):
         ]
         if self.files:
             items = list(self._listed(items))
-        return {split: tuple(sorted((item for item in items if item.split == split), key=order)) for split in SPLITS}
+        return {
+            split: tuple(sorted((item for item in items if item.split == split), key=splits.order))
+            for split in splits.SPLITS
+        }
 
     def missing(self, divided: Divided, split: str) -> list[str]:
         """Return the listed files of a split that are not among the items."""
@@ -94,7 +80,7 @@ class Known(Struct):
             else:
                 moved.append(item)
         for item in moved:
-            for split in SPLITS:
+            for split in splits.SPLITS:
                 key = (split, self.labels[item.label], item.hash)
                 if left.get(key):
                     left[key] -= 1
@@ -152,12 +138,12 @@ class Dataset:
         self.read = listed.read
         self.lists, self.place = listed.lists, listed.place
         self.given = frozenset(item.split for item in listed.items)
-        self.split_groups: SplitGroups = {}
+        self.split_groups: splits.SplitGroups = {}
         self.tied: Mapping[str, str] = {}
         self.anew, self.groups_note = False, ""
         if SPLITS_CSV in self.lists and self.left_to_edgecnn:
-            self.split_groups = read_split_groups(self.lists[SPLITS_CSV], f"{self.name}: {SPLITS_CSV}")
-        self.items = splits.divide(listed.items, recipe, splits_of(self.split_groups))
+            self.split_groups = splits.read_split_groups(self.lists[SPLITS_CSV], f"{self.name}: {SPLITS_CSV}")
+        self.items = splits.divide(listed.items, recipe, splits.splits_of(self.split_groups))
         self.known = known
         if known:
             self.items, self.labels = known.only(self.items, self.labels), known.labels
@@ -207,27 +193,33 @@ class Dataset:
         held_out = self._recipe.validation_fraction, self._recipe.test_fraction
         return dict(zip(splits.SPLITS, (1 - sum(held_out), *held_out), strict=True))
 
-    def with_split_groups(self, known: SplitGroups, links: Sequence[Link]) -> "Dataset":
+    def with_split_groups(self, known: splits.SplitGroups, links: Sequence[splits.Link]) -> "Dataset":
         """Return the same images, each in the split of its group: `known` split groups stay, `links` connect copies, and frames of a burst.
 
         Known ones of other groups than the recipe's `group_by` do not stay. DatasetError if that makes no groups, or as in `check`.
         """
         listed = [item for part in self.items.values() for item in part]
         items = {item.hash: item for item in sorted(listed, key=lambda item: item.source, reverse=True)}
-        groups = grouping(listed, self.labels, self._recipe.group_by, known)
+        groups = splits.grouping(listed, self.labels, self._recipe.group_by, known)
         classes = {one: items[one].label for one in sorted(items)}
-        split_groups = updated(groups.known, Newcomers(classes, self.shares, groups.texts, groups.rule), links)
-        if not is_former(split_groups):
+        split_groups = splits.updated(
+            groups.known, splits.Newcomers(classes, self.shares, groups.texts, groups.rule), links
+        )
+        if not splits.is_former(split_groups):
             split_groups |= {one: split_groups[one]._replace(path=item.source) for one, item in items.items()}
-        other = self.redivided(splits_of(split_groups))
-        other.split_groups, other.tied, other.moved = split_groups, tied(split_groups, links, groups.known), self.moved
+        other = self.redivided(splits.splits_of(split_groups))
+        other.split_groups, other.tied, other.moved = (
+            split_groups,
+            splits.tied(split_groups, links, groups.known),
+            self.moved,
+        )
         other.anew, other.groups_note = len(groups.known) < len(known), groups.line
         other.check()
         return other
 
     def require_groups(self) -> None:
         """Raise DatasetError if the recipe groups images that are not a user's own, or have splits."""
-        if self._recipe.group_by not in (None, NONE) and not self.left_to_edgecnn:
+        if self._recipe.group_by not in (None, splits.NONE) and not self.left_to_edgecnn:
             raise DatasetError(
                 f"--group-by divides your own photos in class folders, and {self.name} is a named dataset, or has splits. Leave it out, or "
                 "put all photos into one set of class folders."
@@ -246,7 +238,7 @@ class Dataset:
 
     def groups(self) -> GroupInfo | None:
         """Return the number of groups in each split, if a user named them."""
-        rule = rule_of(self.split_groups)
+        rule = splits.rule_of(self.split_groups)
         counts = {split: len(set(map(self.group_of, items))) for split, items in self.items.items()}
         return GroupInfo(by=rule, splits=counts) if rule else None
 
@@ -321,7 +313,7 @@ class Dataset:
             duplicates=self.duplicates,
             conflicts=self.conflicts,
             unreadable=self.unreadable,
-            sides=sha256(split_groups_text(self.split_groups).encode()) if self.split_groups else None,
+            sides=sha256(splits.split_groups_text(self.split_groups).encode()) if self.split_groups else None,
             groups=self.groups(),
         )
 
@@ -482,7 +474,7 @@ def write_known(run: Run, dataset: Dataset) -> None:
         for split, items in dataset.items.items()
         for item in items
     )
-    write_atomic(run.file(IMAGES), csv_text(COLUMNS, rows))
+    write_atomic(run.file(IMAGES), splits.csv_text(COLUMNS, rows))
 
 
 def require_split(run: Run, dataset: Dataset, split: str) -> None:

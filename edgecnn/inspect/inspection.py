@@ -23,18 +23,6 @@ from edgecnn.errors import ImageError
 from edgecnn.evaluate.answers import HeldOut
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.inspect import findings
-from edgecnn.inspect.findings import (
-    SEVERITIES,
-    ClassFigures,
-    Copy,
-    Group,
-    Inspection,
-    Lost,
-    Method,
-    Odd,
-    SizeFigures,
-    WrongLabel,
-)
 from edgecnn.inspect.groups import LEAST_SIDE, OddOnes, Pair, Search, blurred, bursts, connected, far_from_the_rest
 from edgecnn.inspect.look import SOURCE, Cache, Looks, compute, look_at, open_body, scaled
 from edgecnn.inspect.pairs import Pictures
@@ -58,7 +46,7 @@ def inspect_images(
     answers: tuple[str, HeldOut] | None = None,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
-) -> Inspection:
+) -> findings.Inspection:
     """Inspect the images of all splits of a dataset that was opened with for_training=False.
 
     Results for an image are stored in the user's cache, by content. `missing` says why features are not used; None uses them. `answers`
@@ -79,7 +67,7 @@ def inspect_images(
         question = ask(dataset, found.looks.items, found.features, progress, note)
     looks, features, search, pairs, computed = found
     groups = connected(len(looks.items), pairs)
-    method = Method(
+    method = findings.Method(
         features=None if features is None else SOURCE.title,
         missing=missing,
         all_alike=search.all_alike,
@@ -90,8 +78,8 @@ def inspect_images(
     labels, table = dataset.labels, looks.table
     own = tuple(split for split in SPLITS if split in dataset.given)
     lost = (
-        *(Lost(source=item.source, split=item.split, reason=item.reason) for item in dataset.unreadable),
-        *(Lost(source=item.source, split=item.split, reason=reason) for item, reason in looks.broken),
+        *(findings.Lost(source=item.source, split=item.split, reason=item.reason) for item in dataset.unreadable),
+        *(findings.Lost(source=item.source, split=item.split, reason=reason) for item, reason in looks.broken),
     )
     classes = class_figures(looks.items, [indices for indices, _ in groups], labels)
     reported = tuple(sorted((group_of(looks, indices, pairs, labels) for indices, pairs in groups), key=order))
@@ -100,7 +88,7 @@ def inspect_images(
     far = () if features is None else odd_of(looks, far_from_the_rest(features, progress), labels)
     soft = odd_of(looks, blurred(table["sharpness"], table["spread"]), labels)
     shapes = table[["width", "height", "channels"]].tolist()
-    return Inspection(
+    return findings.Inspection(
         schema="edgecnn.inspect/1",
         edgecnn=__version__,
         name=dataset.name,
@@ -123,7 +111,7 @@ def inspect_images(
         ),
         classes=classes,
         sizes=tuple(
-            SizeFigures(width=width, height=height, channels=channels, images=count)
+            findings.SizeFigures(width=width, height=height, channels=channels, images=count)
             for (width, height, channels), count in Counter(shapes).most_common(SIZES)
         ),
         unreadable=lost,
@@ -219,7 +207,7 @@ def labels_in_doubt(
     features: np.ndarray | None,
     groups: Sequence[tuple[list[int], list[Pair]]],
     progress: Progress,
-) -> tuple[WrongLabel, ...]:
+) -> tuple[findings.WrongLabel, ...]:
     """Return the labels that are likely wrong; none without features, and none of a class with too few different images to judge."""
     if features is None:
         return ()
@@ -237,7 +225,7 @@ def labels_in_doubt(
     return wrong_labels([looks.items[index] for index in usable], names, scores, classes)
 
 
-def doubted_by_folds(dataset: Dataset, looks: Looks, held: HeldOut) -> tuple[WrongLabel, ...]:
+def doubted_by_folds(dataset: Dataset, looks: Looks, held: HeldOut) -> tuple[findings.WrongLabel, ...]:
     """Return the labels that a run's folds contradict, each image judged by the model that never saw it."""
     answered = zip(held.hashes.tolist(), held.classes.tolist(), strict=True)
     rows = {photo_and_label: row for row, photo_and_label in enumerate(answered)}
@@ -248,10 +236,10 @@ def doubted_by_folds(dataset: Dataset, looks: Looks, held: HeldOut) -> tuple[Wro
 
 def wrong_labels(
     items: Sequence[Item], names: Sequence[str], scores: np.ndarray, classes: np.ndarray
-) -> tuple[WrongLabel, ...]:
+) -> tuple[findings.WrongLabel, ...]:
     """Return the labels that `doubts` names; `names` are those of the classes."""
     return tuple(
-        WrongLabel(
+        findings.WrongLabel(
             source=items[doubt.index].source,
             split=items[doubt.index].split,
             label=names[classes[doubt.index]],
@@ -267,7 +255,7 @@ def photo(item: Item, labels: Sequence[str]) -> dict[str, str]:
     return {"source": item.source, "split": item.split, "label": labels[item.label]}
 
 
-def group_of(looks: Looks, indices: Sequence[int], pairs: Sequence[Pair], labels: Sequence[str]) -> Group:
+def group_of(looks: Looks, indices: Sequence[int], pairs: Sequence[Pair], labels: Sequence[str]) -> findings.Group:
     """Return a group for the report, with the image to keep first.
 
     That is one in the first split of PRECEDENCE, then the largest, then the first by name. If labels differ, none is kept: only people can
@@ -282,9 +270,9 @@ def group_of(looks: Looks, indices: Sequence[int], pairs: Sequence[Pair], labels
     files, pixels = Counter(item.hash for item, _ in members), Counter(content for _, content in members)
     numbers = {content: number for number, content in enumerate(pixels)}
     two_labels = len({item.label for item, _ in members}) > 1
-    return Group(
+    return findings.Group(
         copies=tuple(
-            Copy(
+            findings.Copy(
                 **photo(item, labels),
                 same="file" if files[item.hash] > 1 else "pixels" if pixels[content] > 1 else "near",
                 pixels=numbers[content],
@@ -301,7 +289,7 @@ def group_of(looks: Looks, indices: Sequence[int], pairs: Sequence[Pair], labels
     )
 
 
-def order(group: Group) -> tuple[bool, bool, bool, float, str]:
+def order(group: findings.Group) -> tuple[bool, bool, bool, float, str]:
     return not group.leak, not group.two_labels, not group.twins, -group.score, group.copies[0].source
 
 
@@ -312,7 +300,7 @@ def by_split(items: Sequence[Item]) -> dict[str, int]:
 
 def class_figures(
     items: Sequence[Item], groups: Sequence[Sequence[int]], labels: Sequence[str]
-) -> tuple[ClassFigures, ...]:
+) -> tuple[findings.ClassFigures, ...]:
     """Return each class's images by split, and how many remain if each group counts as one."""
     copies: Counter[int] = Counter()
     for indices in groups:
@@ -320,14 +308,14 @@ def class_figures(
         copies.update({label: count - 1 for label, count in counts.items()})
     members = [[item for item in items if item.label == label] for label in range(len(labels))]
     return tuple(
-        ClassFigures(label=label, images=by_split(part), distinct=len(part) - copies[number])
+        findings.ClassFigures(label=label, images=by_split(part), distinct=len(part) - copies[number])
         for number, (label, part) in enumerate(zip(labels, members, strict=True))
     )
 
 
-def odd_of(looks: Looks, found: OddOnes, labels: Sequence[str]) -> tuple[Odd, ...]:
+def odd_of(looks: Looks, found: OddOnes, labels: Sequence[str]) -> tuple[findings.Odd, ...]:
     return tuple(
-        Odd(**photo(looks.items[index], labels), value=float(found.values[index]), usual=found.usual)
+        findings.Odd(**photo(looks.items[index], labels), value=float(found.values[index]), usual=found.usual)
         for index in found.indices
     )
 
@@ -343,13 +331,13 @@ SHOWN = {"lost": 100, "groups": 60, "copies": 6, "labels": 100, "odd": 40}
 """Maximum number of entries of each kind on the page; the JSON has all. All pictures together take about 2 MB."""
 
 
-def verdict(report: Inspection) -> str:
+def verdict(report: findings.Inspection) -> str:
     counts = Counter(item.severity for item in report.findings)
-    parts = [plural(counts[name], name) for name in reversed(SEVERITIES) if counts[name]]
+    parts = [plural(counts[name], name) for name in reversed(findings.SEVERITIES) if counts[name]]
     return ", ".join(parts) or "Nothing was detected"
 
 
-def pictures(report: Inspection, dataset: Dataset) -> dict[str, str]:
+def pictures(report: findings.Inspection, dataset: Dataset) -> dict[str, str]:
     """Return the pictures of the page by source, as data URLs; images that have changed since are left out."""
     copies = (copy for group in report.groups[: SHOWN["groups"]] for copy in group.copies[: SHOWN["copies"]])
     odd = (*report.far[: SHOWN["odd"]], *report.blurred[: SHOWN["odd"]])
@@ -363,7 +351,7 @@ def pictures(report: Inspection, dataset: Dataset) -> dict[str, str]:
     return result
 
 
-def render(report: Inspection, dataset: Dataset) -> str:
+def render(report: findings.Inspection, dataset: Dataset) -> str:
     """Return the page: HTML that makes no request and has no script."""
     template = templates("edgecnn.inspect").get_template("inspection.html.j2")
     worst = report.findings[0].severity if report.findings else ""
@@ -371,7 +359,7 @@ def render(report: Inspection, dataset: Dataset) -> str:
     return template.render(report=report, verdict=verdict(report), worst=worst, pictures=shown, limits=SHOWN)
 
 
-def write_inspection(report: Inspection, dataset: Dataset, folder: Path) -> Path:
+def write_inspection(report: findings.Inspection, dataset: Dataset, folder: Path) -> Path:
     """Write the page and the JSON into a folder, and return the page's path. Raises OutputError if one cannot be written."""
     write_atomic(folder / PAGE, render(report, dataset).encode())
     write_atomic(folder / FIGURES, canonical_json(to_json(report)))

@@ -12,15 +12,6 @@ from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.labels import plural, printable
 from edgecnn.recipe import to_toml
 from edgecnn.report import table
-from edgecnn.report.table import (
-    STRESS_HEADINGS,
-    judged_line,
-    markdown_table,
-    stress_images_line,
-    stress_lines,
-    stress_rows,
-    tuning_line,
-)
 from edgecnn.run_info import NetworkChoice, RunInfo
 from edgecnn.runs import CHOICE, Run
 from edgecnn.stress.stress_report import best_report
@@ -37,7 +28,9 @@ def plain(text: str) -> str:
 
 def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out rows under headings as a Markdown table that shows each cell literally. Use this for any table that prints names."""
-    return markdown_table([plain(heading) for heading in headings], [[plain(cell) for cell in row] for row in rows])
+    return table.markdown_table(
+        [plain(heading) for heading in headings], [[plain(cell) for cell in row] for row in rows]
+    )
 
 
 TASK = "image-classification"
@@ -80,7 +73,7 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
         f"{len(info.data.labels)} classes: {', '.join(map(plain, info.data.labels))}.",
         "",
         *map(plain, origin_lines(info)),
-        *([plain(judged_line(choice))] if (choice := run.stored(CHOICE, NetworkChoice)) else []),
+        *([plain(table.judged_line(choice))] if (choice := run.stored(CHOICE, NetworkChoice)) else []),
         "",
         *measured_section(report, confidence, bool(report.folds) or info.head_ships),
         *boards_section(report.boards),
@@ -127,7 +120,7 @@ def origin_lines(info: RunInfo) -> list[str]:
     if kept_out:
         trained += f"; {plural(kept_out, 'exact duplicate')} across splits kept out of training"
     trained += "."
-    tuned = [f"Verdict on fine-tuning: {tuning_line(info.tuning)}."] if info.tuning else []
+    tuned = [f"Verdict on fine-tuning: {table.tuning_line(info.tuning)}."] if info.tuning else []
     if info.head_ships:
         tuned.append("The head was then fitted to the photos of training and validation.")
     return [trained, *started, *tuned, f"Training took {info.seconds:,.0f} s."]
@@ -193,9 +186,9 @@ def stress_section(run: Run) -> list[str]:
     if report is None:
         return []
     columns = "Columns 1 to 5 are the int8 model's accuracy by strength; the others are means over the strengths."
-    text = f"{stress_images_line(report)}. {columns}"
-    rows = plain_table(STRESS_HEADINGS, stress_rows(report))
-    lines = (f"- {plain(line)}" for line in stress_lines(report))
+    text = f"{table.stress_images_line(report)}. {columns}"
+    rows = plain_table(table.STRESS_HEADINGS, table.stress_rows(report))
+    lines = (f"- {plain(line)}" for line in table.stress_lines(report))
     return ["## Under stress", "", plain(text), "", rows, "", *lines, ""]
 
 

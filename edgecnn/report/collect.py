@@ -16,6 +16,7 @@ from edgecnn.errors import BundleError
 from edgecnn.evaluate.answers import read_answers, read_held_out
 from edgecnn.evaluate.statistics import mcnemar_exact
 from edgecnn.recipe import to_toml
+from edgecnn.report import table
 from edgecnn.report.figures import (
     NO_ANSWERS,
     AnswerFigures,
@@ -26,15 +27,6 @@ from edgecnn.report.figures import (
     RunFigures,
     answer_figures,
     epochs,
-)
-from edgecnn.report.table import (
-    against_float,
-    fold_lines,
-    images_of,
-    stranger_lines,
-    taught_lines,
-    tuning_line,
-    warnings_of,
 )
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import CHOICE, LAYERS, PARITY, PREDICTIONS, RECIPE, Run
@@ -56,12 +48,12 @@ def summary(report: Report, model: ModelFigures, matrix: Confusion | None, label
     """Return the essentials of a model: accuracy, weakest classes, and how a device handles uncertain and out-of-distribution images."""
     return (
         accuracy_line(report, model),
-        *fold_lines(report),
-        *taught_lines(report),
+        *table.fold_lines(report),
+        *table.taught_lines(report),
         *([weakest_line(matrix, labels)] if matrix else []),
         *(threshold_line(report) if report.confidence else []),
         *(
-            stranger_lines(report)
+            table.stranger_lines(report)
             or [
                 "Strangers: the device assigns every image to one of the classes; this model does not detect strangers."
             ]
@@ -79,7 +71,7 @@ def accuracy_line(report: Report, model: ModelFigures) -> str:
     )
     chance = report.chance
     return (
-        f"{model.name} is right on {model.accuracy:.2%} of the {images_of(report)} (95 % interval {low:.2%} to {high:.2%}): "
+        f"{model.name} is right on {model.accuracy:.2%} of the {table.images_of(report)} (95 % interval {low:.2%} to {high:.2%}): "
         f"{known}. Always answering {chance.label} would be right on {chance.accuracy:.2%}.{divided_line(report.data)}"
     )
 
@@ -120,7 +112,7 @@ def threshold_line(report: Report) -> list[str]:
     error = "no errors" if tested.error is None else f"{tested.error:.2%} errors"
     return [
         f"Below a score of {tested.threshold:.2f} the device abstains: it answers {tested.share_answered:.2%} of the "
-        f"{images_of(report)}, with {error}."
+        f"{table.images_of(report)}, with {error}."
     ]
 
 
@@ -179,11 +171,11 @@ def verdict(report: Report | None) -> str:
     if report is None:
         return "Not verified: it is not known whether the exports answer like the float model."
     name = int8_name(report) or report.models[-1].name
-    paired = against_float(report).get(name)
+    paired = table.against_float(report).get(name)
     figures = ""
     if paired:
         figures = (
-            f" {name} answers {paired.accuracy_candidate:.2%} of {paired.n:,} {images_of(report)} correctly, the float model "
+            f" {name} answers {paired.accuracy_candidate:.2%} of {paired.n:,} {table.images_of(report)} correctly, the float model "
             f"{paired.accuracy_reference:.2%}; they agree on {paired.agreement:.2%}."
         )
     figures = " ".join([figures, *not_excluded(report)])
@@ -208,7 +200,7 @@ def shared(report: Report | None, answers: AnswerFigures, labels: Sequence[str])
         "summary": said,
         "verdict": verdict(report),
         "passed": report.passed if report else None,
-        "warnings": tuple(warnings_of(report)) if report else (),
+        "warnings": tuple(table.warnings_of(report)) if report else (),
         "parity": report,
         "int8": int8,
     }
@@ -314,6 +306,6 @@ def run_origin(run: Run) -> Origin:
         validation_images=data.used.get("validation"),
         seconds=info.seconds,
         imported=info.imported.format if info.imported else None,
-        tuning=tuning_line(info.tuning) if info.tuning else None,
+        tuning=table.tuning_line(info.tuning) if info.tuning else None,
         recipe=to_toml(run.public_recipe),
     )

@@ -8,32 +8,21 @@ from edgecnn.labels import plural, printable, text_table
 from edgecnn.run_info import Candidate, NetworkChoice, Tuning
 from edgecnn.stress.corruptions import STRENGTHS
 from edgecnn.stress.stress_report import Mean, Measured, Stressed, StressReport
-from edgecnn.verify.parity_report import (
-    BoardRow,
-    Comparison,
-    Data,
-    Int8Choice,
-    MatrixRow,
-    ModelRange,
-    Report,
-    chance_warning,
-    measured,
-    taught_line,
-)
+from edgecnn.verify import parity_report
 
 HEADINGS = (
     "model", "accuracy", "95 % interval", "calibration error", "drop", "agreement", "bytes", "ms/image", "engine"
 )  # fmt: skip
 
 
-def divided(data: Data) -> str:
+def divided(data: parity_report.Data) -> str:
     """Return how a user's photos were divided, such as ", divided by photo"; "" for other images."""
     if data.divided_by == "group":
         return f", divided by group ({plural(data.groups or 0, 'group')}, {data.test_groups or 0:,} of them tested)"
     return ", photos like these, divided by photo" if data.divided_by else ""
 
 
-def images_line(data: Data) -> str:
+def images_line(data: parity_report.Data) -> str:
     count = f"{data.test_images:,}"
     if data.split == "folds":
         return f"{data.title}, all {count} images, each answered by a model that was not trained on it{divided(data)}"
@@ -57,11 +46,11 @@ def tuning_line(tuning: Tuning) -> str:
     return f"head {photos}: {tuning.ships} ships{why}"
 
 
-def images_of(report: Report) -> str:
+def images_of(report: parity_report.Report) -> str:
     return "held-out images" if report.data.split == "folds" else "test images"
 
 
-def fold_lines(report: Report) -> list[str]:
+def fold_lines(report: parity_report.Report) -> list[str]:
     """Describe how folds estimate the figures of a model trained on all images; empty for one with a test split."""
     if not report.folds:
         return []
@@ -75,17 +64,17 @@ def fold_lines(report: Report) -> list[str]:
     ]
 
 
-def class_lines(report: Report, always: bool = True) -> list[str]:
+def class_lines(report: parity_report.Report, always: bool = True) -> list[str]:
     """Return a line on how much of each class is found; unless `always`, only if the classes are unbalanced."""
     shown = report.found and (always or is_unbalanced([one.images for one in report.found]))
     return [class_line(report.found, images_of(report))] if shown else []
 
 
-def range_lines(report: Report) -> list[str]:
+def range_lines(report: parity_report.Report) -> list[str]:
     return [f"{item.model} reads {formula(item)} ({item.name}), {item.text}" for item in report.input_ranges]
 
 
-def formula(given: ModelRange) -> str:
+def formula(given: parity_report.ModelRange) -> str:
     text = f"{given.scale:.6g} * (pixel - 128 - {given.zero_point})"
     if given.mean is None or given.std is None:
         return text
@@ -93,9 +82,9 @@ def formula(given: ModelRange) -> str:
     return f"({text} - [{mean}]) / [{std}]"
 
 
-def against_float(report: Report) -> dict[str, Comparison]:
+def against_float(report: parity_report.Report) -> dict[str, parity_report.Comparison]:
     """Return each candidate's comparison with the float model, or with the reference of two models, by name."""
-    compared: dict[str, Comparison] = {}
+    compared: dict[str, parity_report.Comparison] = {}
     for item in report.comparisons:
         if item.kind not in ("conversion", "seen"):
             compared.setdefault(item.candidate, item)  # a program's first; its second is against the int8 file
@@ -107,7 +96,7 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
 
 
-def parity_rows(report: Report) -> list[tuple[str, ...]]:
+def parity_rows(report: parity_report.Report) -> list[tuple[str, ...]]:
     """Return a parity report's models as rows of text under HEADINGS, with drop (points) and agreement from `against_float`."""
     compared = against_float(report)
     rows: list[tuple[str, ...]] = []
@@ -120,7 +109,7 @@ def parity_rows(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
-def model_lines(report: Report) -> list[str]:
+def model_lines(report: parity_report.Report) -> list[str]:
     """Return a line for each model that the gate judges: what it costs in accuracy against its reference, in bytes and in time."""
     models = {item.name: item for item in report.models}
     lines = []
@@ -135,12 +124,12 @@ def model_lines(report: Report) -> list[str]:
     return lines
 
 
-def taught_lines(report: Report) -> list[str]:
+def taught_lines(report: parity_report.Report) -> list[str]:
     unseen = report.data.unseen
-    return [] if unseen is None else [taught_line(unseen, report.data.test_images)]
+    return [] if unseen is None else [parity_report.taught_line(unseen, report.data.test_images)]
 
 
-def conversion_lines(report: Report, only_failed: bool = False) -> list[str]:
+def conversion_lines(report: parity_report.Report, only_failed: bool = False) -> list[str]:
     accepted = "beyond its limit, ACCEPTED by --accept-conversion"
     return [
         f"{item.candidate} against {item.reference}: {item.agreement:.2%} agreement, at most {item.largest_lsb} LSB "
@@ -150,22 +139,22 @@ def conversion_lines(report: Report, only_failed: bool = False) -> list[str]:
     ]
 
 
-def warning_lines(report: Report) -> list[str]:
+def warning_lines(report: parity_report.Report) -> list[str]:
     return [f"WARNING: {warning}" for warning in warnings_of(report)]
 
 
-def warnings_of(report: Report) -> list[str]:
+def warnings_of(report: parity_report.Report) -> list[str]:
     """Return warnings that a reader must see: models at chance level, accepted conversions, a doubtful input range."""
-    warnings = [chance_warning(report)]
+    warnings = [parity_report.chance_warning(report)]
     for item in report.comparisons:
         if item.accepted:
-            figures = " and ".join(measured(item, figure) for figure in item.failed)
+            figures = " and ".join(parity_report.measured(item, figure) for figure in item.failed)
             warnings.append(f"the conversion of {item.candidate} was accepted: it {figures} (limit: {item.limit}).")
     warnings += [f"{item.model}: {item.warning}" for item in report.input_ranges if item.warning]
     return [warning for warning in (*warnings, *report.doubts) if warning]
 
 
-def program_lines(report: Report) -> list[str]:
+def program_lines(report: parity_report.Report) -> list[str]:
     """Return a line for each program with exported files: its accuracy, and its agreement with edgecnn's own int8 path."""
     first = report.comparisons[0].reference
     return [
@@ -185,7 +174,7 @@ METHODS = {
 }
 
 
-def int8_lines(report: Report) -> list[str]:
+def int8_lines(report: parity_report.Report) -> list[str]:
     """Return lines on how and why a run's int8 models were made, and the gain; empty if the report does not record it."""
     choice = report.int8
     if choice is None:
@@ -217,7 +206,7 @@ def int8_lines(report: Report) -> list[str]:
     return lines
 
 
-def reason(choice: Int8Choice) -> str:
+def reason(choice: parity_report.Int8Choice) -> str:
     one, two = choice.validation.qat, choice.validation.ptq
     if choice.skipped:
         return (
@@ -251,7 +240,7 @@ COMPARISON_HEADINGS = (
 )  # fmt: skip
 
 
-def comparison_rows(report: Report) -> list[tuple[str, ...]]:
+def comparison_rows(report: parity_report.Report) -> list[tuple[str, ...]]:
     """Return the comparisons with the float model, or the reference of two, as rows under COMPARISON_HEADINGS; drops in points."""
     at_chance = report.chance.not_better
     first = report.comparisons[0].reference
@@ -280,7 +269,7 @@ def comparison_rows(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
-def score_lines(report: Report) -> list[str]:
+def score_lines(report: parity_report.Report) -> list[str]:
     """Return lines on the test results of the temperature, threshold and stranger limit chosen on validation images."""
     tested = report.confidence
     if tested is None:
@@ -300,7 +289,7 @@ def score_lines(report: Report) -> list[str]:
     return lines + stranger_lines(report)
 
 
-def stranger_lines(report: Report) -> list[str]:
+def stranger_lines(report: parity_report.Report) -> list[str]:
     tested = report.strangers
     if tested is None:
         return []
@@ -328,7 +317,7 @@ EPOCH_CHOSEN = (
 """Source of the figures: docs/decisions.md. 1,000 draws, uninformative scores, the larger result for 600 and 2,000 images."""
 
 
-def flip_lines(report: Report) -> list[str]:
+def flip_lines(report: parity_report.Report) -> list[str]:
     lines = []
     for item in report.comparisons:
         if item.kind not in ("conversion", "alternative", "seen") and item.flips:
@@ -338,7 +327,7 @@ def flip_lines(report: Report) -> list[str]:
     return lines
 
 
-def matrix_table(rows: Sequence[MatrixRow], width: int | None = None) -> str:
+def matrix_table(rows: Sequence[parity_report.MatrixRow], width: int | None = None) -> str:
     """Lay out the matrix with `text_table`: each engine's accuracy, and its agreement and largest difference (LSB) with each other."""
     ran = [row for row in rows if row.accuracy is not None]
     headings = ("", "accuracy", *(f"({number})" for number in range(1, len(ran) + 1)), "engine")
@@ -355,7 +344,7 @@ BOARD_HEADINGS = (
 )  # fmt: skip
 
 
-def board_rows(boards: Sequence[BoardRow]) -> list[tuple[str, ...]]:
+def board_rows(boards: Sequence[parity_report.BoardRow]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for item in boards:
         ran = item.largest_difference is not None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecnn import runs
 from edgecnn.data import Dataset
 from edgecnn.data.dataset import write_known
 from edgecnn.data.folds import Folds, assign, fold_infos, read_folds, require_listed, write_folds
@@ -24,19 +25,6 @@ from edgecnn.files import write_atomic
 from edgecnn.labels import plural
 from edgecnn.recipe import ALWAYS, Recipe, Settled, build_recipe, load_recipe, to_toml
 from edgecnn.run_info import FoldInfo, InputSize, RunInfo
-from edgecnn.runs import (
-    ASKED,
-    FEATURES,
-    FLOAT_MODEL,
-    FOLD,
-    FOLD_INFO,
-    INFO,
-    RECIPE,
-    Run,
-    create_run,
-    settle_run,
-    write_json,
-)
 from edgecnn.runtime.child import end_with_parent
 from edgecnn.stages import Reporter, Silent
 from edgecnn.stages.last_layer import fit_last_layer
@@ -54,7 +42,7 @@ from edgecnn.stages.train import (
 from edgecnn.versions import library_versions
 
 
-def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1) -> RunInfo:
+def train_by_folds(dataset: Dataset, run: runs.Run, reporter: Reporter, jobs: int = 1) -> RunInfo:
     """Train a run with its recipe's folds, from where it stopped; `jobs` folds at a time, each in its own process if more than one.
 
     Raises:
@@ -63,16 +51,16 @@ def train_by_folds(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1
     """
     with resumable(run, reporter):
         asked, folds, whole = begun(dataset, run, reporter)
-        if not run.file(INFO).exists():
+        if not run.file(runs.INFO).exists():
             chosen = choose_network(asked, whole, run, reporter)
             train_folds(dataset, run, folds, reporter, jobs)
             write_held_out(run, joined([require_held_out(one) for one in fold_runs(run, folds)]))
-            run = settle_run(run, voted(settled(chosen, whole, Silent()), fold_infos(run)))
+            run = runs.settle_run(run, voted(settled(chosen, whole, Silent()), fold_infos(run)))
             reporter.note(voted_line(run.settled, fold_infos(run), len(folds.of)))
     return train_run(run.settled, whole, run, reporter, None)
 
 
-def begun(dataset: Dataset, run: Run, reporter: Reporter) -> tuple[Recipe, Folds, Dataset]:
+def begun(dataset: Dataset, run: runs.Run, reporter: Reporter) -> tuple[Recipe, Folds, Dataset]:
     """Return a run's recipe before its open keys are settled, its folds, and the dataset with every image in training."""
     asked = asked_recipe(run)
     folds = divided(dataset, run, asked, reporter)
@@ -82,15 +70,15 @@ def begun(dataset: Dataset, run: Run, reporter: Reporter) -> tuple[Recipe, Folds
     return asked, folds, folds.all_teach(dataset)
 
 
-def asked_recipe(run: Run) -> Recipe:
+def asked_recipe(run: runs.Run) -> Recipe:
     """Return the recipe that every fold starts from, before its open keys are settled."""
-    path = run.file(ASKED)
+    path = run.file(runs.ASKED)
     if not path.exists():
         write_atomic(path, to_toml(run.recipe))
     return build_recipe(load_recipe(path), str(path))
 
 
-def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> Folds:
+def divided(dataset: Dataset, run: runs.Run, recipe: Recipe, reporter: Reporter) -> Folds:
     """Return the folds of a run, made now if it has none: images that show the same thing, even cut or mirrored, share one."""
     folds = read_folds(run)
     if folds is None:
@@ -108,11 +96,11 @@ def divided(dataset: Dataset, run: Run, recipe: Recipe, reporter: Reporter) -> F
     return folds
 
 
-def fold_runs(run: Run, folds: Folds) -> Iterator[Run]:
-    return (Run(run.file(FOLD.format(fold=fold))) for fold in range(1, folds.count + 1))
+def fold_runs(run: runs.Run, folds: Folds) -> Iterator[runs.Run]:
+    return (runs.Run(run.file(runs.FOLD.format(fold=fold))) for fold in range(1, folds.count + 1))
 
 
-def train_folds(dataset: Dataset, run: Run, folds: Folds, reporter: Reporter, jobs: int) -> None:
+def train_folds(dataset: Dataset, run: runs.Run, folds: Folds, reporter: Reporter, jobs: int) -> None:
     """Train the models of all unfinished folds."""
     left = [fold for fold, one in enumerate(fold_runs(run, folds), 1) if not is_finished(one)]
     if jobs == 1 or len(left) < 2:
@@ -132,29 +120,29 @@ def train_folds(dataset: Dataset, run: Run, folds: Folds, reporter: Reporter, jo
 
 def train_one(path: Path, fold: int) -> FoldInfo:
     """Train a fold's model in a separate process."""
-    run, reporter = Run(path), Silent()
+    run, reporter = runs.Run(path), Silent()
     folds = read_folds(run)
     assert folds is not None
     return train_fold(open_images(asked_recipe(run), run, reporter, None), run, folds, fold, reporter)
 
 
-def is_finished(one: Run) -> bool:
-    return read_held_out(one) is not None and one.stored(FOLD_INFO, FoldInfo) is not None
+def is_finished(one: runs.Run) -> bool:
+    return read_held_out(one) is not None and one.stored(runs.FOLD_INFO, FoldInfo) is not None
 
 
-def train_fold(dataset: Dataset, run: Run, folds: Folds, fold: int, reporter: Reporter) -> FoldInfo:
+def train_fold(dataset: Dataset, run: runs.Run, folds: Folds, fold: int, reporter: Reporter) -> FoldInfo:
     """Train the model of a fold, from where it stopped, and store its answers for the fold."""
     from edgecnn.stages.last_layer import Int8Files
     from edgecnn.train.train import train
 
     asked = asked_recipe(run)
     part = folds.without(dataset, fold, asked.seed)
-    one = Run(run.file(FOLD.format(fold=fold)))
-    if not one.file(RECIPE).exists():
+    one = runs.Run(run.file(runs.FOLD.format(fold=fold)))
+    if not one.file(runs.RECIPE).exists():
         train_recipe = dataclasses.replace(asked.train, folds=None, tuning=ALWAYS)
-        one = create_run(dataclasses.replace(asked, train=train_recipe), one.path)
-    recipe = settled(choose_network(one.recipe, part, one, reporter, run.file(FEATURES)), part, Silent())
-    one = settle_run(one, recipe)
+        one = runs.create_run(dataclasses.replace(asked, train=train_recipe), one.path)
+    recipe = settled(choose_network(one.recipe, part, one, reporter, run.file(runs.FEATURES)), part, Silent())
+    one = runs.settle_run(one, recipe)
     info = train(recipe, part, one, reporter.training, reporter.working, Int8Files(recipe))
     held = answers(one, part, fold, reporter)
     assert info.int8 is not None
@@ -173,11 +161,11 @@ def train_fold(dataset: Dataset, run: Run, folds: Folds, fold: int, reporter: Re
         seconds=info.seconds or 0.0,
     )
     write_held_out(one, held)
-    write_json(one.file(FOLD_INFO), recorded)
+    runs.write_json(one.file(runs.FOLD_INFO), recorded)
     return recorded
 
 
-def answers(one: Run, part: Dataset, fold: int, reporter: Reporter) -> HeldOut:
+def answers(one: runs.Run, part: Dataset, fold: int, reporter: Reporter) -> HeldOut:
     """Run a fold's float model and its int8 file on the fold, which they never saw."""
     from edgecnn.calibrate.confidence import similar_to
     from edgecnn.evaluate.answers import in_chunks, load_test
@@ -191,7 +179,7 @@ def answers(one: Run, part: Dataset, fold: int, reporter: Reporter) -> HeldOut:
     hashes = {item.source: item.hash for item in part.items["test"]}
     logits, features = choosing.answers(test.images, f"fold {fold}")
     similarity = similar_to(features, choosing.known) if choosing.features else np.full(len(logits), np.nan)
-    float_model = model_from_bytes(one.read(FLOAT_MODEL, "train"))
+    float_model = model_from_bytes(one.read(runs.FLOAT_MODEL, "train"))
     predict = predictor(float_model, one.recipe.input_scale, one.recipe.input_zero_point)
     return HeldOut(
         hashes=np.array([hashes[source] for source in test.sources], np.str_),
@@ -272,16 +260,16 @@ def require_pretrained(recipe: Recipe) -> None:
         )
 
 
-def train_on_all(dataset: Dataset, run: Run, reporter: Reporter, jobs: int = 1) -> RunInfo:
+def train_on_all(dataset: Dataset, run: runs.Run, reporter: Reporter, jobs: int = 1) -> RunInfo:
     """Train a run on all images: only the last layer, or by its recipe's folds. Arguments and errors as in `train_by_folds`."""
     if asked_recipe(run).train.head_only:
         return train_head_only(dataset, run, reporter)
     return train_by_folds(dataset, run, reporter, jobs)
 
 
-def beyond_quick(run: Run, reporter: Reporter) -> Run:
+def beyond_quick(run: runs.Run, reporter: Reporter) -> runs.Run:
     """Return a run to resume: one whose last layer is trained begins anew, without --quick; the features of its photos stay."""
-    if not (run.recipe.train.head_only and run.file(INFO).exists()):
+    if not (run.recipe.train.head_only and run.file(runs.INFO).exists()):
         return run
     asked = asked_recipe(run)
     reporter.note(
@@ -289,10 +277,10 @@ def beyond_quick(run: Run, reporter: Reporter) -> Run:
         "model that is here now will be replaced"
     )
     recipe = dataclasses.replace(asked, train=dataclasses.replace(asked.train, head_only=False, folds=None))
-    return create_run(recipe, run.path, force=True, keep_features=True)
+    return runs.create_run(recipe, run.path, force=True, keep_features=True)
 
 
-def train_head_only(dataset: Dataset, run: Run, reporter: Reporter) -> RunInfo:
+def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunInfo:
     """Train the last layer of a run's network, from where it stopped.
 
     Raises:
@@ -301,21 +289,21 @@ def train_head_only(dataset: Dataset, run: Run, reporter: Reporter) -> RunInfo:
     """
     with resumable(run, reporter):
         asked, folds, whole = begun(dataset, run, reporter)
-        if run.file(INFO).exists():
+        if run.file(runs.INFO).exists():
             return run.info
         started, count = time.monotonic(), whole.sizes["train"]
         reporter.note(
             f"the last layer of a pretrained network, fitted to {count:,} photos: about {START_S + PHOTO_S * count:.0f} s on two cores"
         )
         recipe = settled(choose_network(asked, whole, run, reporter), whole, Silent())
-        run = settle_run(run, recipe)
+        run = runs.settle_run(run, recipe)
         write_known(run, whole)
         info = fitted(recipe, whole, run, folds, reporter, started)
         run.write_info(info)
     return info
 
 
-def fitted(recipe: Settled, whole: Dataset, run: Run, folds: Folds, reporter: Reporter, started: float) -> RunInfo:
+def fitted(recipe: Settled, whole: Dataset, run: runs.Run, folds: Folds, reporter: Reporter, started: float) -> RunInfo:
     """Fit the last layer to all photos, and return the run's record."""
     from edgecnn.train.candidates import Photos
     from edgecnn.train.train import input_shape

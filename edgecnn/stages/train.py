@@ -12,18 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecnn.data import Dataset, known_images, open_dataset
+from edgecnn.data import Dataset, known_images, open_dataset, splits
 from edgecnn.data.dataset import require_split
-from edgecnn.data.splits import (
-    SPLITS,
-    Link,
-    SplitGroups,
-    csv_text,
-    is_former,
-    read_split_groups,
-    rule_of,
-    split_groups_text,
-)
 from edgecnn.errors import DatasetError, OutputError, UnknownNameError
 from edgecnn.files import folder_lock, write_atomic
 from edgecnn.inspect.findings import FEW_TRAINING
@@ -56,7 +46,7 @@ UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 class Listed(NamedTuple):
     """The list before this command; where it is now, or why it is not next to the photos; and where an older one was put."""
 
-    known: SplitGroups
+    known: splits.SplitGroups
     where: str = ""
     why: str = ""
     former: str = ""
@@ -94,7 +84,7 @@ def placed(dataset: Dataset, reporter: Reporter, run: Run | None = None, *, keep
     return result
 
 
-def find(dataset: Dataset, reporter: Reporter) -> tuple[list[Link], "Copies"]:
+def find(dataset: Dataset, reporter: Reporter) -> tuple[list[splits.Link], "Copies"]:
     """Search a dataset for copies, and for frames of a burst: by hashes only, unless the images are a user's own."""
     from edgecnn.inspect.inspection import find_links
     from edgecnn.inspect.look import missing_weights
@@ -108,7 +98,9 @@ def find(dataset: Dataset, reporter: Reporter) -> tuple[list[Link], "Copies"]:
     return find_links(dataset, missing=missing, progress=reporter.working, note=reporter.note)
 
 
-def written(dataset: Dataset, place: Path, known: SplitGroups, links: list[Link]) -> tuple[Dataset, Listed]:
+def written(
+    dataset: Dataset, place: Path, known: splits.SplitGroups, links: list[splits.Link]
+) -> tuple[Dataset, Listed]:
     """Write the list, and put one that was divided otherwise next to it."""
     path, former = place / SPLITS_CSV, ""
     busy = DatasetError(f"another command is writing {path}. Run this one again.")
@@ -116,9 +108,11 @@ def written(dataset: Dataset, place: Path, known: SplitGroups, links: list[Link]
         with contextlib.suppress(OSError):  # on file systems without locks
             held.enter_context(folder_lock(place, busy, WAIT_S))
         before = path.read_bytes() if path.exists() else b""
-        known = read_split_groups(before, str(path)) if before else known  # another training may have written it since
+        known = (
+            splits.read_split_groups(before, str(path)) if before else known
+        )  # another training may have written it since
         result = dataset.with_split_groups(known, links)
-        text = split_groups_text(result.split_groups).encode()
+        text = splits.split_groups_text(result.split_groups).encode()
         try:
             if before and result.anew:
                 free = (place / f"{path.stem}-{number}.csv" for number in range(1, 10_000))
@@ -135,16 +129,16 @@ def written(dataset: Dataset, place: Path, known: SplitGroups, links: list[Link]
     return result, Listed(known, str(path), former=former)
 
 
-def kept_split_groups(run: Run | None) -> SplitGroups:
+def kept_split_groups(run: Run | None) -> splits.SplitGroups:
     path = run.file(SPLITS_CSV) if run else None
-    return read_split_groups(path.read_bytes(), str(path)) if path and path.exists() else {}
+    return splits.read_split_groups(path.read_bytes(), str(path)) if path and path.exists() else {}
 
 
 def write_split_groups(run: Run, dataset: Dataset) -> None:
     """Store the list that a run began with, and the test photos that comparisons leave out."""
     if dataset.split_groups and not run.file(SPLITS_CSV).exists():
-        write_atomic(run.file(SPLITS_CSV), split_groups_text(dataset.split_groups))
-        write_atomic(run.file(LEFT_OUT), csv_text(("sha256", "with"), dataset.tied.items()))
+        write_atomic(run.file(SPLITS_CSV), splits.split_groups_text(dataset.split_groups))
+        write_atomic(run.file(LEFT_OUT), splits.csv_text(("sha256", "with"), dataset.tied.items()))
 
 
 def lines(after: Dataset, listed: Listed) -> Iterator[str]:
@@ -161,7 +155,7 @@ def lines(after: Dataset, listed: Listed) -> Iterator[str]:
         )
         kept = f"; the list before is now {listed.former}" if listed.former else ""
         yield f"divided anew, since {SPLITS_CSV} was divided otherwise: {plural(moved, 'photo')} changed their split{kept}"
-    if is_former(known):
+    if splits.is_former(known):
         yield (
             f"{SPLITS_CSV} is of edgecnn 0.2.0, which put all similar photos into one split; it is kept as it is. Remove it, or name "
             "groups with --group-by, to divide all photos anew"
@@ -208,10 +202,10 @@ def groups_line(after: Dataset) -> str:
     """Return a line on the groups: how many, and how large, if a user named them; else how many photos share one."""
     photos = {item.hash for part in after.items.values() for item in part}
     sizes = Counter(after.split_groups[one].group for one in photos)
-    if rule := rule_of(after.split_groups):
+    if rule := splits.rule_of(after.split_groups):
         counts = after.groups()
         assert counts
-        each = ", ".join(f"{counts.splits[split]:,} {split}" for split in SPLITS)
+        each = ", ".join(f"{counts.splits[split]:,} {split}" for split in splits.SPLITS)
         return (
             f"{len(sizes):,} groups by '{rule}' ({each}), of {min(sizes.values()):,} to {max(sizes.values()):,} photos"
         )
@@ -232,7 +226,7 @@ def off_shares(after: Dataset) -> list[str]:
         counts["the photos", split] += count
     found = []
     for what in sorted({what for what, _ in counts}, key=lambda what: what != "the photos"):
-        total = sum(counts[what, split] for split in SPLITS)
+        total = sum(counts[what, split] for split in splits.SPLITS)
         for split, share in after.shares.items():
             apart = abs(counts[what, split] - share * total)
             if apart > OFF * total and apart > 1:

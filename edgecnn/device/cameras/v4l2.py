@@ -15,47 +15,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from edgecnn.device.cameras import v4l2_device
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Stalled, UnreadableFormatError
-from edgecnn.device.cameras.v4l2_device import (
-    BGR3,
-    BUF_FLAG_ERROR,
-    BUF_FLAG_TIMESTAMP_MASK,
-    BUF_FLAG_TIMESTAMP_MONOTONIC,
-    BUF_TYPE_VIDEO_CAPTURE,
-    COLORSPACE_BT2020,
-    COLORSPACE_DCI_P3,
-    COLORSPACE_JPEG,
-    COLORSPACE_REC709,
-    COLORSPACE_SMPTE240M,
-    INT,
-    JPEG,
-    MJPG,
-    QUANTIZATION_FULL_RANGE,
-    QUANTIZATION_LIM_RANGE,
-    READABLE,
-    VIDIOC_DQBUF,
-    VIDIOC_QBUF,
-    VIDIOC_QUERYBUF,
-    VIDIOC_STREAMOFF,
-    VIDIOC_STREAMON,
-    YCBCR_ENC_601,
-    YCBCR_ENC_709,
-    YCBCR_ENC_BT2020,
-    YCBCR_ENC_SMPTE240M,
-    YCBCR_ENC_XV601,
-    YCBCR_ENC_XV709,
-    YUYV,
-    Buffer,
-    Device,
-    Mode,
-    PixelFormat,
-    PixFormat,
-    SystemCalls,
-    fourcc,
-    pack_buffer,
-    unpack_buffer,
-    why_not_opened,
-)
 from edgecnn.errors import CameraError
 
 BUFFERS = 4  # frames that the driver may fill while we process one
@@ -70,10 +31,10 @@ SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 class RawFrame(Frame):
     """A frame converted to RGB on the first access to `image`, since most frames may never be classified."""
 
-    _pixels: PixFormat
+    _pixels: v4l2_device.PixFormat
 
     @classmethod
-    def of(cls, sequence: int, monotonic: float, data: np.ndarray, pixels: PixFormat) -> "RawFrame":
+    def of(cls, sequence: int, monotonic: float, data: np.ndarray, pixels: v4l2_device.PixFormat) -> "RawFrame":
         frame = cls(sequence, monotonic, data)
         frame._pixels = pixels
         return frame
@@ -90,12 +51,12 @@ class V4L2Camera:
     live = True
     patient = False
 
-    def __init__(self, path: str, settings: CameraSettings, kernel: SystemCalls | None = None) -> None:
+    def __init__(self, path: str, settings: CameraSettings, kernel: v4l2_device.SystemCalls | None = None) -> None:
         self.name = path
         self.damaged = 0
         self._last = -1
         self._buffers: list[tuple[mmap.mmap, np.ndarray]] = []
-        self._device = Device(path, kernel)
+        self._device = v4l2_device.Device(path, kernel)
         try:
             if problem := self._device.unusable():
                 raise CameraError(f"{path}: {problem}")
@@ -105,7 +66,7 @@ class V4L2Camera:
             self.close()
             if isinstance(error, CameraError):
                 raise
-            raise CameraError(f"{path}: {why_not_opened(path, error)}") from None
+            raise CameraError(f"{path}: {v4l2_device.why_not_opened(path, error)}") from None
 
     def _configure(self, settings: CameraSettings) -> None:
         device = self._device
@@ -115,15 +76,15 @@ class V4L2Camera:
         pixelformat, mode = choose_format(available, width, height, settings.fps)
         instead = f"Use ffmpeg:{self.name}, which reads more."
         if not pixelformat:
-            offered = ", ".join(fourcc(item.pixelformat) for item in available) or "none"
-            readable = ", ".join(fourcc(item) for item in READABLE)
+            offered = ", ".join(v4l2_device.fourcc(item.pixelformat) for item in available) or "none"
+            readable = ", ".join(v4l2_device.fourcc(item) for item in v4l2_device.READABLE)
             raise UnreadableFormatError(f"{self.name}: its formats are {offered}; edgecnn reads {readable}. {instead}")
         self.format = device.set_format(mode.width, mode.height, pixelformat)
-        if self.format.pixelformat not in READABLE:
-            got, requested = fourcc(self.format.pixelformat), fourcc(pixelformat)
+        if self.format.pixelformat not in v4l2_device.READABLE:
+            got, requested = v4l2_device.fourcc(self.format.pixelformat), v4l2_device.fourcc(pixelformat)
             why = f"the driver set {got} instead of {requested}, and edgecnn cannot read that"
             raise UnreadableFormatError(f"{self.name}: {why}. {instead}")
-        self._encoded = self.format.pixelformat in (MJPG, JPEG)
+        self._encoded = self.format.pixelformat in (v4l2_device.MJPG, v4l2_device.JPEG)
         if not self._encoded:  # a driver may leave the stride at 0 for rows without padding
             stride = max(self.format.bytesperline, row_bytes(self.format))
             self.format = self.format._replace(bytesperline=stride)
@@ -137,13 +98,15 @@ class V4L2Camera:
             what = f"the driver provided {count} of at least 2 buffers"
             raise CameraError(f"{self.name}: {what}. Free memory, or request a smaller size.")
         for index in range(count):
-            buffer = unpack_buffer(device.request(VIDIOC_QUERYBUF, pack_buffer(Buffer(index))))
+            buffer = v4l2_device.unpack_buffer(
+                device.request(v4l2_device.VIDIOC_QUERYBUF, v4l2_device.pack_buffer(v4l2_device.Buffer(index)))
+            )
             mapped = device.kernel.map(device.descriptor, buffer.length, buffer.offset)
             self._buffers.append((mapped, np.frombuffer(mapped, np.uint8)))
         for index in range(count):
             self._give(index)
         self._started = time.monotonic()
-        device.request(VIDIOC_STREAMON, INT.pack(BUF_TYPE_VIDEO_CAPTURE))
+        device.request(v4l2_device.VIDIOC_STREAMON, v4l2_device.INT.pack(v4l2_device.BUF_TYPE_VIDEO_CAPTURE))
 
     def read(self, timeout: float) -> Frame:
         """Return a copy of the newest whole frame, with the driver's time if it uses the same clock. Raises CameraLost."""
@@ -165,12 +128,14 @@ class V4L2Camera:
                 damaged = f", {self.damaged} damaged" if self.damaged else ""
                 raise Stalled(self.name, "no complete frame", timeout, damaged)
 
-    def _newest(self) -> Buffer | None:
+    def _newest(self) -> v4l2_device.Buffer | None:
         """Take the buffers that the driver has filled, hand back all but the last whole frame's, and return that one."""
         newest = None
         for _ in range(len(self._buffers)):
             try:
-                buffer = unpack_buffer(self._device.request(VIDIOC_DQBUF, pack_buffer(Buffer(0))))
+                buffer = v4l2_device.unpack_buffer(
+                    self._device.request(v4l2_device.VIDIOC_DQBUF, v4l2_device.pack_buffer(v4l2_device.Buffer(0)))
+                )
             except BlockingIOError:
                 break
             if self._whole(buffer):
@@ -182,15 +147,15 @@ class V4L2Camera:
                 self._give(buffer.number)
         return newest
 
-    def _whole(self, buffer: Buffer) -> bool:
-        if buffer.flags & BUF_FLAG_ERROR:
+    def _whole(self, buffer: v4l2_device.Buffer) -> bool:
+        if buffer.flags & v4l2_device.BUF_FLAG_ERROR:
             return False
         if self._encoded:
             data = self._buffers[buffer.number][1][: buffer.bytesused].tobytes()
             return data.startswith(SOI) and data.rfind(EOI) > 0
         return buffer.bytesused >= self.format.bytesperline * (self.format.height - 1) + row_bytes(self.format)
 
-    def _frame(self, buffer: Buffer) -> Frame:
+    def _frame(self, buffer: v4l2_device.Buffer) -> Frame:
         data = self._buffers[buffer.number][1][: buffer.bytesused].copy()
         self._give(buffer.number)
         self._last = max(self._last + 1, buffer.sequence)  # some drivers do not count frames
@@ -198,14 +163,14 @@ class V4L2Camera:
             return Frame(self._last, self._time(buffer), data.tobytes())
         return RawFrame.of(self._last, self._time(buffer), data, self.format)
 
-    def _time(self, buffer: Buffer) -> float:
+    def _time(self, buffer: v4l2_device.Buffer) -> float:
         now = time.monotonic()
         stamp = buffer.seconds + buffer.microseconds / 1e6
-        ours = buffer.flags & BUF_FLAG_TIMESTAMP_MASK == BUF_FLAG_TIMESTAMP_MONOTONIC
+        ours = buffer.flags & v4l2_device.BUF_FLAG_TIMESTAMP_MASK == v4l2_device.BUF_FLAG_TIMESTAMP_MONOTONIC
         return stamp if ours and self._started <= stamp <= now else now
 
     def _give(self, index: int) -> None:
-        self._device.request(VIDIOC_QBUF, pack_buffer(Buffer(index)))
+        self._device.request(v4l2_device.VIDIOC_QBUF, v4l2_device.pack_buffer(v4l2_device.Buffer(index)))
 
     def _lose(self, error: OSError) -> NoReturn:
         what = error.strerror or str(error)
@@ -220,7 +185,7 @@ class V4L2Camera:
         if device.descriptor < 0:
             return
         with contextlib.suppress(OSError):  # a device that went away has nothing left to stop
-            device.request(VIDIOC_STREAMOFF, INT.pack(BUF_TYPE_VIDEO_CAPTURE))
+            device.request(v4l2_device.VIDIOC_STREAMOFF, v4l2_device.INT.pack(v4l2_device.BUF_TYPE_VIDEO_CAPTURE))
         mapped = [item for item, _ in self._buffers]
         self._buffers = []  # drop the arrays first: a map cannot close while a view of it exists
         for item in mapped:
@@ -231,30 +196,34 @@ class V4L2Camera:
         device.close()
 
 
-def choose_format(available: list[PixelFormat], width: int, height: int, fps: float) -> tuple[int, Mode]:
+def choose_format(
+    available: list[v4l2_device.PixelFormat], width: int, height: int, fps: float
+) -> tuple[int, v4l2_device.Mode]:
     """Return the (pixel format, mode) to request, by nearest size, then rate, then best format; format 0 if none is readable."""
     target = fps or USUAL_FPS
-    best: tuple[tuple[float, ...], int, Mode] | None = None
+    best: tuple[tuple[float, ...], int, v4l2_device.Mode] | None = None
     for item in available:
-        if item.pixelformat not in READABLE:
+        if item.pixelformat not in v4l2_device.READABLE:
             continue
         for mode in item.within(width, height):
             covers = mode.width >= width and mode.height >= height
             area = mode.width * mode.height
             missing = max(0.0, target - mode.rates[0]) if mode.rates else 0.0
-            key = (not covers, area if covers else -area, missing, READABLE.index(item.pixelformat))
+            key = (not covers, area if covers else -area, missing, v4l2_device.READABLE.index(item.pixelformat))
             if best is None or key < best[0]:
                 best = (key, item.pixelformat, mode)
-    return (best[1], best[2]) if best else (0, Mode(width, height))
+    return (best[1], best[2]) if best else (0, v4l2_device.Mode(width, height))
 
 
-def row_bytes(pixels: PixFormat) -> int:
+def row_bytes(pixels: v4l2_device.PixFormat) -> int:
     """Return the bytes in a row of a raw frame without padding, which the last row may lack."""
-    return 2 * (pixels.width + pixels.width % 2) if pixels.pixelformat == YUYV else 3 * pixels.width
+    return 2 * (pixels.width + pixels.width % 2) if pixels.pixelformat == v4l2_device.YUYV else 3 * pixels.width
 
 
-def describe(path: str, card: str, got: PixFormat, fps: float, requested: CameraSettings, signal: str) -> str:
-    text = f"{path} ({card}) through V4L2: {fourcc(got.pixelformat)} {got.width}x{got.height}"
+def describe(
+    path: str, card: str, got: v4l2_device.PixFormat, fps: float, requested: CameraSettings, signal: str
+) -> str:
+    text = f"{path} ({card}) through V4L2: {v4l2_device.fourcc(got.pixelformat)} {got.width}x{got.height}"
     if fps:
         text += f" at {fps:g} frames/s"
     differs = []
@@ -271,29 +240,29 @@ LUMA_WEIGHTS = {"601": (0.299, 0.114), "709": (0.2126, 0.0722), "2020": (0.2627,
 """Kr and Kb of each Y'CbCr encoding. Source: ITU-R BT.601, BT.709, BT.2020; SMPTE 240M."""
 
 ENCODINGS = {
-    YCBCR_ENC_601: "601",
-    YCBCR_ENC_XV601: "601",
-    YCBCR_ENC_709: "709",
-    YCBCR_ENC_XV709: "709",
-    YCBCR_ENC_BT2020: "2020",
-    YCBCR_ENC_SMPTE240M: "240M",
+    v4l2_device.YCBCR_ENC_601: "601",
+    v4l2_device.YCBCR_ENC_XV601: "601",
+    v4l2_device.YCBCR_ENC_709: "709",
+    v4l2_device.YCBCR_ENC_XV709: "709",
+    v4l2_device.YCBCR_ENC_BT2020: "2020",
+    v4l2_device.YCBCR_ENC_SMPTE240M: "240M",
 }
 DEFAULT_ENCODINGS = {
-    COLORSPACE_REC709: "709",
-    COLORSPACE_DCI_P3: "709",
-    COLORSPACE_BT2020: "2020",
-    COLORSPACE_SMPTE240M: "240M",
+    v4l2_device.COLORSPACE_REC709: "709",
+    v4l2_device.COLORSPACE_DCI_P3: "709",
+    v4l2_device.COLORSPACE_BT2020: "2020",
+    v4l2_device.COLORSPACE_SMPTE240M: "240M",
 }
 """The meaning of encoding 0 in each colour space; BT.601 in the others. Source: V4L2_MAP_YCBCR_ENC_DEFAULT in linux/videodev2.h."""
 
 FRACTION_BITS = 5  # fixed point of the conversion: the largest sum, 279 + 238 levels at BT.2020, stays within int16
 
 
-def encoding_of(pixels: PixFormat) -> tuple[str, bool]:
+def encoding_of(pixels: v4l2_device.PixFormat) -> tuple[str, bool]:
     """Return (key of LUMA_WEIGHTS, whether full range) for the Y'CbCr format that a driver reports."""
     encoding = ENCODINGS.get(pixels.ycbcr_enc) or DEFAULT_ENCODINGS.get(pixels.colorspace, "601")
-    full = pixels.quantization == QUANTIZATION_FULL_RANGE or (
-        pixels.quantization != QUANTIZATION_LIM_RANGE and pixels.colorspace == COLORSPACE_JPEG
+    full = pixels.quantization == v4l2_device.QUANTIZATION_FULL_RANGE or (
+        pixels.quantization != v4l2_device.QUANTIZATION_LIM_RANGE and pixels.colorspace == v4l2_device.COLORSPACE_JPEG
     )
     return encoding, full
 
@@ -351,13 +320,13 @@ def stretch_table() -> np.ndarray:
     return np.rint(np.clip((np.arange(256.0) - 16) * 255 / 219, 0, 255)).astype(np.uint8)
 
 
-def to_rgb(data: np.ndarray, pixels: PixFormat) -> np.ndarray:
+def to_rgb(data: np.ndarray, pixels: v4l2_device.PixFormat) -> np.ndarray:
     """Convert a driver's one-dimensional uint8 buffer (YUYV, RGB3 or BGR3) to uint8 RGB (height, width, 3), which may be a view."""
-    if pixels.pixelformat == YUYV:
+    if pixels.pixelformat == v4l2_device.YUYV:
         width = pixels.width + pixels.width % 2
         packed = rows(data, pixels.height, 2 * width, pixels.bytesperline)
         return yuyv_to_rgb(packed, *encoding_of(pixels))[:, : pixels.width]
     view = rows(data, pixels.height, 3 * pixels.width, pixels.bytesperline).reshape(pixels.height, pixels.width, 3)
-    if pixels.quantization == QUANTIZATION_LIM_RANGE:
+    if pixels.quantization == v4l2_device.QUANTIZATION_LIM_RANGE:
         view = stretch_table()[view]
-    return bgr_to_rgb(view) if pixels.pixelformat == BGR3 else np.ascontiguousarray(view)
+    return bgr_to_rgb(view) if pixels.pixelformat == v4l2_device.BGR3 else np.ascontiguousarray(view)

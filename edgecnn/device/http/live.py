@@ -16,32 +16,11 @@ import numpy as np
 
 from edgecnn.bundle.evidence import read_validation
 from edgecnn.device.address import Listener
+from edgecnn.device.http import link
 from edgecnn.device.http.drift import shown_validation
-from edgecnn.device.http.link import (
-    EVENT,
-    LOOK,
-    MOST_BYTES,
-    PICTURE,
-    RESULT,
-    UNSURE,
-    UNSURES,
-    Opening,
-    Shared,
-    dumps,
-    send,
-)
 from edgecnn.device.keep.folder import read_kept
 from edgecnn.device.slots.store import about
-from edgecnn.device.stream.events import (
-    CameraBackEvent,
-    CameraLostEvent,
-    CameraOpenedEvent,
-    Event,
-    FrameResult,
-    ProblemEvent,
-    event_line,
-    result_line,
-)
+from edgecnn.device.stream import events
 from edgecnn.device.stream.loop import Consumer, Item
 from edgecnn.device.stream.settings import Settings
 from edgecnn.device.system import environment
@@ -72,20 +51,20 @@ LEAST_END_S, END_S = 0.5, 2.0  # time for the server to write its files; the fir
 class Live(Consumer):
     """Runs the server in its own process and sends it the stream's results. Nothing here waits for it."""
 
-    def __init__(self, opening: Opening, listener: socket.socket, model: tuple[str, str], region: Any) -> None:
+    def __init__(self, opening: link.Opening, listener: socket.socket, model: tuple[str, str], region: Any) -> None:
         """Start the server, which listens on `listener`; `model` and `region` are as in `result_line`."""
         self._opening = opening
         self._listener = listener
         self._model, self._region = model, region
-        self._shared = Shared.create()
+        self._shared = link.Shared.create()
         self._decisions: Counter[str] = Counter()
         self._late: Counter[str] = Counter()
         self._replay: deque[str] = deque(maxlen=REPLAYED)
-        self._kept: deque[dict[str, Any]] = deque(opening.kept, UNSURES)
+        self._kept: deque[dict[str, Any]] = deque(opening.kept, link.UNSURES)
         self._camera: str | None = None
         self._waiting: deque[bytes] = deque(maxlen=WAITING)
         self._newest: tuple[str, tuple[int, int]] | None = None
-        self._frame: FrameResult | None = None
+        self._frame: events.FrameResult | None = None
         self._unseen = False
         self._size: tuple[int, int] | None = None
         self._sized_at = 0.0
@@ -96,49 +75,49 @@ class Live(Consumer):
         self._due = 0.0
         self._start()
 
-    def take(self, item: Item) -> Iterable[Event]:
+    def take(self, item: Item) -> Iterable[events.Event]:
         self._source = item.source
-        if isinstance(item, FrameResult):
+        if isinstance(item, events.FrameResult):
             self._frame, self._unseen = item, True
             self._decisions[item.decision] += 1
             self._late[item.decision] += 1
-            self._newest = result_line(item, self._model, self._region), self._size_of(item.image)
+            self._newest = events.result_line(item, self._model, self._region), self._size_of(item.image)
             self._flush()
             self._show()
         else:
             self.hear(item)
         return ()
 
-    def hear(self, event: Event) -> None:
-        if isinstance(event, CameraOpenedEvent | CameraBackEvent):
+    def hear(self, event: events.Event) -> None:
+        if isinstance(event, events.CameraOpenedEvent | events.CameraBackEvent):
             self._size = None
-        line = event_line(event)
+        line = events.event_line(event)
         self._replay.append(line)
-        if isinstance(event, CameraOpenedEvent | CameraBackEvent | CameraLostEvent):
+        if isinstance(event, events.CameraOpenedEvent | events.CameraBackEvent | events.CameraLostEvent):
             self._camera = line
-        self._waiting.append(EVENT + line.encode())
+        self._waiting.append(link.EVENT + line.encode())
         self._flush()
 
-    def kept(self, name: str, result: FrameResult) -> None:
+    def kept(self, name: str, result: events.FrameResult) -> None:
         """Report an unsure frame that was kept as `name` in its folder."""
         best = result.top[0] if result.top else None
         known = {"guess": best and best.label, "reason": result.reason, "score": best and round(best.score, 6)}
         entry = {"name": name, "ts": result.ts, **known}
         self._kept.append(entry)
-        self._waiting.append(UNSURE + dumps(entry))
+        self._waiting.append(link.UNSURE + link.dumps(entry))
         self._flush()
 
-    def poll(self) -> Iterable[Event]:
+    def poll(self) -> Iterable[events.Event]:
         """Send waiting messages, note whether somebody is watching, and restart a server that has ended."""
         with contextlib.suppress(OSError):
-            while message := self._link.recv(MOST_BYTES):
-                self._looking = self._unseen = message == LOOK
+            while message := self._link.recv(link.MOST_BYTES):
+                self._looking = self._unseen = message == link.LOOK
                 self._shown_at = 0.0
                 self._show()
         self._flush()
         return self._revive()
 
-    def finish(self, wait_s: float) -> Iterable[Event]:
+    def finish(self, wait_s: float) -> Iterable[events.Event]:
         """End the server by closing the link; kill it if it does not end in time."""
         self._link.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -163,7 +142,7 @@ class Live(Consumer):
         safe = [] if os.getcwd() in sys.path or "" in sys.path else ["-P"]
         command = [sys.executable, *safe, "-m", "edgecnn.device.http.serve", *map(str, files)]
         with theirs, open(os.memfd_create("edgecnn-opening"), "w+b") as text:
-            text.write(dumps(opening))
+            text.write(link.dumps(opening))
             text.seek(0)
             self._process = subprocess.Popen(
                 command, stdin=text, stdout=subprocess.DEVNULL, env=environment(), pass_fds=files
@@ -175,7 +154,7 @@ class Live(Consumer):
         first = () if self._camera is None or self._camera in self._replay else (self._camera,)
         return (*first, *self._replay)
 
-    def _revive(self) -> Iterable[Event]:
+    def _revive(self) -> Iterable[events.Event]:
         if self._process.poll() is None:
             return ()
         now = time.monotonic()
@@ -186,7 +165,7 @@ class Live(Consumer):
             code = self._process.returncode
             how = f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
             message = f"the page's server has ended ({how}); it restarts in {again:g} s"
-            return [ProblemEvent(ts=time.time(), source=self._source, about="http", message=message)]
+            return [events.ProblemEvent(ts=time.time(), source=self._source, about="http", message=message)]
         if now >= self._due:
             self._due = 0.0
             self._link.close()
@@ -196,13 +175,13 @@ class Live(Consumer):
     def _flush(self) -> None:
         """Send the waiting events, then the newest result. A message that does not fit waits; a newer result replaces an older one."""
         while self._waiting:
-            if not send(self._link, self._waiting[0]):
+            if not link.send(self._link, self._waiting[0]):
                 return
             self._waiting.popleft()
         if self._newest is not None:
             line, size = self._newest
-            head = dumps([size, self._late])
-            if send(self._link, b"%b%b\n%b" % (RESULT, head, line.encode())):
+            head = link.dumps([size, self._late])
+            if link.send(self._link, b"%b%b\n%b" % (link.RESULT, head, line.encode())):
                 self._newest = None
                 self._late.clear()
 
@@ -215,7 +194,7 @@ class Live(Consumer):
         image = result.image
         if isinstance(image, np.ndarray) and (step := max(image.shape) // PREVIEW_SIDE) > 1:
             image = image[::step, ::step]
-        send(self._link, PICTURE + dumps(self._shared.write(image, result.ts, result.seq)))
+        link.send(self._link, link.PICTURE + link.dumps(self._shared.write(image, result.ts, result.seq)))
 
     def _size_of(self, image: bytes | np.ndarray) -> tuple[int, int]:
         """Return the upright (width, height) of a frame. An encoded one's header is read at most PICTURES_PER_S times a second."""
@@ -244,14 +223,14 @@ def make_opening(
     *,
     camera: str | None = None,
     kept: Sequence[str] = (),
-) -> Opening:
+) -> link.Opening:
     """Return the server's starting data.
 
     `choice` holds the arguments of `Classifier.load` except the path. `camera` is the stream's address: "" for the first camera that
     works, None without a stream. `kept` lists the unsure frames that an earlier run kept in the settings' folder, oldest first.
     """
     folder, metrics_file = settings.reaction.keep, settings.metrics.file
-    return Opening(
+    return link.Opening(
         port=door.address[1] if door else 0,
         token=door.token if door else None,
         hosts=door.hosts if door else (),
