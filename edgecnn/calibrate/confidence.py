@@ -11,16 +11,7 @@ import numpy as np
 
 from edgecnn.bundle.manifest import StrangerLimit
 from edgecnn.errors import ThresholdError
-from edgecnn.evaluate.statistics import (
-    ScoreFigures,
-    Selective,
-    answered_at,
-    clopper_pearson,
-    expected_calibration_error,
-    nll,
-    score_figures,
-    selective,
-)
+from edgecnn.evaluate import statistics
 from edgecnn.runtime.decision import Strangers, similarity, softmax, unit_rows
 from edgecnn.tables import Fraction, Positive, Struct, described
 
@@ -41,7 +32,7 @@ def fit_temperature(logits: np.ndarray, classes: np.ndarray) -> float:
     from scipy.optimize import minimize_scalar
 
     minimum = minimize_scalar(
-        lambda log_temperature: nll(logits, classes, float(np.exp(log_temperature))),
+        lambda log_temperature: statistics.nll(logits, classes, float(np.exp(log_temperature))),
         bounds=tuple(np.log(TEMPERATURES)),
         method="bounded",
         options={"xatol": 1e-6},
@@ -53,7 +44,7 @@ THRESHOLDS = tuple(index / 100 for index in range(100))
 """The candidate thresholds, 0.00 to 0.99. The grid is fixed before the data are seen, and the correction counts all of it."""
 
 
-class Choice(Selective):
+class Choice(statistics.Selective):
     """A threshold, its figures on the images used to choose it, and the bound on its error that follows from them."""
 
     bound: Fraction = described(
@@ -81,12 +72,12 @@ def choose_threshold(scores: np.ndarray, right: np.ndarray, target_error: float,
     choices = [
         Choice(
             **asdict(selective),
-            bound=clopper_pearson(selective.errors, selective.answered, each, "upper").high,
+            bound=statistics.clopper_pearson(selective.errors, selective.answered, each, "upper").high,
             target_error=target_error,
             confidence=confidence,
             tried=len(THRESHOLDS),
         )
-        for selective in (answered_at(scores, right, threshold) for threshold in THRESHOLDS)
+        for selective in (statistics.answered_at(scores, right, threshold) for threshold in THRESHOLDS)
         if selective.answered
     ]
     chosen = next((choice for choice in choices if choice.bound <= target_error), None)
@@ -114,7 +105,7 @@ class ChosenConfidence(Struct):
     not_fitted: str | None
     threshold: float
     choice: Choice | None
-    validation: ScoreFigures
+    validation: statistics.ScoreFigures
     model: str = ""
     model_sha256: str = ""
     validation_sha256: str = ""
@@ -139,7 +130,7 @@ def fit_confidence(logits: np.ndarray, classes: np.ndarray, target_error: float 
         not_fitted=not_fitted,
         threshold=threshold,
         choice=choice,
-        validation=score_figures(logits, classes, temperature, threshold),
+        validation=statistics.score_figures(logits, classes, temperature, threshold),
     )
 
 
@@ -231,7 +222,7 @@ NONE_KNOWN = np.zeros((1, 1), np.int8)  # a placeholder, since similarities to t
 
 def cross_fitted_scores(
     logits: np.ndarray, classes: np.ndarray, fold: np.ndarray, threshold: float, target_error: float | None = None
-) -> ScoreFigures:
+) -> statistics.ScoreFigures:
     """Evaluate temperatures and thresholds on logits float32 (n, num_classes), true classes (n,) and each image's fold (n,).
 
     Each fold's images use the temperature and threshold that the other folds choose. If these have too few images for any threshold, none
@@ -243,12 +234,12 @@ def cross_fitted_scores(
         temperature, limit = temperature_and_threshold(logits[~mine], classes[~mine], target_error)
         tempered[mine] = logits[mine] / np.float32(temperature)
         answered[mine] = softmax(tempered[mine]).max(axis=1).astype(np.float64) >= limit
-    return ScoreFigures(
-        **vars(selective(threshold, answered, np.argmax(tempered, axis=1) == classes)),
-        nll=nll(logits, classes),
-        nll_after=nll(tempered, classes),
-        calibration_error=expected_calibration_error(softmax(logits), classes),
-        calibration_error_after=expected_calibration_error(softmax(tempered), classes),
+    return statistics.ScoreFigures(
+        **vars(statistics.selective(threshold, answered, np.argmax(tempered, axis=1) == classes)),
+        nll=statistics.nll(logits, classes),
+        nll_after=statistics.nll(tempered, classes),
+        calibration_error=statistics.expected_calibration_error(softmax(logits), classes),
+        calibration_error_after=statistics.expected_calibration_error(softmax(tempered), classes),
     )
 
 

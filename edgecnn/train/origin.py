@@ -25,19 +25,7 @@ from edgecnn.recipe import Recipe, Settled
 from edgecnn.run_info import OwnFile, StartedFrom, TaughtBy
 from edgecnn.runs import BACKBONE, FLOAT_MODEL, INFO, INIT_MODEL, NETWORK_FILE, Run, open_run, trained_run
 from edgecnn.tables import Struct
-from edgecnn.train.candidates import (
-    STRENGTHS,
-    Images,
-    Int8Layer,
-    Layer,
-    fit,
-    folds_of,
-    held_out,
-    held_out_layers,
-    moved,
-    parts,
-    quantize,
-)
+from edgecnn.train import candidates
 from edgecnn.train.phases import build_at, fake_quantize, set_batch_norm
 from edgecnn.train.ranges import measure, round_kernels, set_logits_range
 from edgecnn.train.settle import own_weights, starts_trained
@@ -85,11 +73,13 @@ def fit_head(
         return
     features = compute_features(keras.Model(model.inputs, head.input), recipe, images, progress)
     shares = np.ones(len(classes)) if weights is None else weights
-    everything = Images(features, classes, shares, head.units)
-    drawn, strength = everything.some(np.sort(balanced(classes, SAMPLE, recipe.seed))), STRENGTHS[1]
+    everything = candidates.Images(features, classes, shares, head.units)
+    drawn, strength = everything.some(np.sort(balanced(classes, SAMPLE, recipe.seed))), candidates.STRENGTHS[1]
     if np.bincount(classes).max() > 1:  # otherwise no class can be divided
-        _, strength = held_out(drawn, folds_of(drawn.classes, list(map(str, range(len(drawn.classes)))), recipe.seed))
-    layer = fit(everything, strength)
+        _, strength = candidates.held_out(
+            drawn, candidates.folds_of(drawn.classes, list(map(str, range(len(drawn.classes)))), recipe.seed)
+        )
+    layer = candidates.fit(everything, strength)
     head.set_weights([layer.weights.astype(np.float32), layer.bias.astype(np.float32)][: len(head.get_weights())])
 
 
@@ -125,7 +115,7 @@ def train_head(
     model: "keras.Model",
     recipe: Settled,
     pixels: np.ndarray,
-    images: Images,
+    images: candidates.Images,
     folds: np.ndarray,
     features_of: Callable[["keras.Model"], np.ndarray],
     progress: Progress,
@@ -134,8 +124,8 @@ def train_head(
 
     `features_of` returns the features of the pixels that a fake-quantized model's int8 file computes, as the values of their codes.
     """
-    float_logits, strength, of_folds = held_out_layers(images, folds)
-    layer = fit(images, strength)
+    float_logits, strength, of_folds = candidates.held_out_layers(images, folds)
+    layer = candidates.fit(images, strength)
     model.layers[-1].set_weights([layer.weights.astype(np.float32), layer.bias.astype(np.float32)])
     student = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
     drawn = pixels[balanced(images.classes, MEASURED, recipe.seed)]
@@ -155,19 +145,19 @@ def train_head(
     codes = features_of(student)
     progress("int8 body", 3, 3)
     int8_logits = np.empty_like(float_logits)
-    for (kept, held), of_fold in zip(parts(folds), of_folds, strict=True):
+    for (kept, held), of_fold in zip(candidates.parts(folds), of_folds, strict=True):
         int8_logits[held] = int8_layer(of_fold, images.features[kept], codes[kept]).logits(codes[held])
     set_int8_layer(student, int8_layer(layer, images.features, codes))
     set_batch_norm(student, trainable=True)
     return Trained(model, student, float_logits, int8_logits, codes)
 
 
-def int8_layer(layer: Layer, features: np.ndarray, codes: np.ndarray) -> Int8Layer:
+def int8_layer(layer: candidates.Layer, features: np.ndarray, codes: np.ndarray) -> candidates.Int8Layer:
     """Return the layer that gives a float layer's logits on the values of the int8 body's codes, both (n, length), rounded."""
-    return quantize(moved(layer, features, codes), codes)
+    return candidates.quantize(candidates.moved(layer, features, codes), codes)
 
 
-def set_int8_layer(student: "keras.Model", int8: Int8Layer) -> None:
+def set_int8_layer(student: "keras.Model", int8: candidates.Int8Layer) -> None:
     """Give a fake-quantized model's last layer these weights, their step and the range of its logits."""
     wrapper = student.layers[-1]
     wrapper.layer.bias.assign(int8.layer.bias.astype(np.float32))

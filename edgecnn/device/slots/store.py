@@ -13,21 +13,7 @@ from typing import NamedTuple
 
 from edgecnn.bundle.evidence import Verdict, bad_reason, objection, verdict_of
 from edgecnn.bundle.file import MAX_BYTES, Bundle, parse_bundle, read_bundle
-from edgecnn.device.slots import RECORD, ROOT
-from edgecnn.device.slots.record import (
-    SHA256,
-    Disk,
-    Release,
-    Slots,
-    activated,
-    added,
-    after_failure,
-    after_proof,
-    after_start,
-    pruned,
-    read_json,
-    replace,
-)
+from edgecnn.device.slots import RECORD, ROOT, record
 from edgecnn.errors import BundleError, EngineError, OutputError, SlotError
 from edgecnn.files import canonical_json, folder_lock, output_errors
 from edgecnn.region import WHOLE, Region, region_text
@@ -112,12 +98,12 @@ class Use(NamedTuple):
 class Store:
     """The releases in one folder. A lock allows one change at a time. Raises OutputError, or SlotError if another change does not end."""
 
-    def __init__(self, root: Path = ROOT, disk: Disk | None = None, *, wait_s: float = WAIT_S) -> None:
+    def __init__(self, root: Path = ROOT, disk: record.Disk | None = None, *, wait_s: float = WAIT_S) -> None:
         self.root = root
-        self._disk = disk or Disk(root)
+        self._disk = disk or record.Disk(root)
         self._wait_s = wait_s
 
-    def read(self) -> Slots:
+    def read(self) -> record.Slots:
         """Return the record; an empty one if the file does not exist. SlotError if it cannot be read."""
         path = self.root / RECORD
 
@@ -125,16 +111,16 @@ class Store:
             return SlotError(f"{path} is damaged: {what}. Remove it, and add the bundles again.")
 
         try:
-            table = read_json(self._disk, path, MAX_RECORD_BYTES, damaged)
+            table = record.read_json(self._disk, path, MAX_RECORD_BYTES, damaged)
         except (FileNotFoundError, NotADirectoryError):
-            return Slots()
+            return record.Slots()
         except OSError as error:
             raise SlotError(
                 f"cannot read {path}: {error.strerror}. If a service uses it, only root may read it."
             ) from None
-        slots = build(Slots, table, SlotError, str(path))
+        slots = build(record.Slots, table, SlotError, str(path))
         for name in (*slots.releases, *slots.chain):
-            if not SHA256.fullmatch(name):
+            if not record.SHA256.fullmatch(name):
                 raise damaged(f"{shown(name)} is not a SHA-256")
             if name not in slots.releases:
                 raise damaged(f"chain names {name}, which is not a release")
@@ -168,12 +154,12 @@ class Store:
         except (OSError, SlotError, BundleError):
             return None
 
-    def change(self, transition: Callable[[Slots], Slots]) -> Slots:
+    def change(self, transition: Callable[[record.Slots], record.Slots]) -> record.Slots:
         """Change the record with a function of `record`, and return it."""
         with self._locked():
             return self._commit(transition)
 
-    def add(self, source: Path, use: Use | None = None) -> tuple[str, Slots]:
+    def add(self, source: Path, use: Use | None = None) -> tuple[str, record.Slots]:
         """Copy a bundle to the releases, and put it in use if `use` says how; return its release and the record.
 
         Nothing is added if it may not be put in use. BundleError if it is damaged, EngineError if it cannot run here.
@@ -183,8 +169,8 @@ class Store:
         choose_model(manifest)
         with self._locked():
 
-            def transition(slots: Slots) -> Slots:
-                slots = added(slots, release, manifest.name, manifest.serial)
+            def transition(slots: record.Slots) -> record.Slots:
+                slots = record.added(slots, release, manifest.name, manifest.serial)
                 return self._used(slots, release, bundle, use) if use else slots
 
             transition(self.read())
@@ -193,10 +179,10 @@ class Store:
                 with output_errors(path):
                     self._make_folder(self.root / RELEASES)
                     self._make_folder(path.parent)
-                    replace(self._disk, path, bundle.data)
+                    record.replace(self._disk, path, bundle.data)
             return release, self._commit(transition)
 
-    def activate(self, name: str, use: Use = Use()) -> tuple[str, Slots]:
+    def activate(self, name: str, use: Use = Use()) -> tuple[str, record.Slots]:
         """Put a release in use, named by the first digits of its SHA-256; return it and the record."""
         with self._locked():
             release = find_release(self.read(), name)
@@ -205,7 +191,7 @@ class Store:
                 raise SlotError(f"the bundle of release {release[:12]} is missing or damaged. Add it again.")
             return release, self._commit(lambda slots: self._used(slots, release, bundle, use))
 
-    def _used(self, slots: Slots, release: str, bundle: Bundle, use: Use) -> Slots:
+    def _used(self, slots: record.Slots, release: str, bundle: Bundle, use: Use) -> record.Slots:
         """Return the record with a release in use; SlotError if it may not be put in use this way."""
         new, old, accepted = about(bundle), self.about(slots.current), use.accept
         if old and not (use.others or use.signed) and (what := class_difference(new, old)):
@@ -226,16 +212,16 @@ class Store:
             if wrong := bad_reason(accepted):
                 raise SlotError(wrong)
             accepted = accepted if why else ""
-        return activated(slots, release, older=use.older, accepted=accepted, signed=use.signed)
+        return record.activated(slots, release, older=use.older, accepted=accepted, signed=use.signed)
 
-    def prune(self, keep: int) -> tuple[list[str], Slots]:
+    def prune(self, keep: int) -> tuple[list[str], record.Slots]:
         """Remove the releases that `record.pruned` drops; return them and the record."""
         with self._locked():
-            slots = self._commit(lambda slots: pruned(slots, keep))
+            slots = self._commit(lambda slots: record.pruned(slots, keep))
             folder, gone = self.root / RELEASES, []
             with output_errors(folder), contextlib.suppress(FileNotFoundError):
                 for name in self._disk.names(folder):
-                    if SHA256.fullmatch(name) and name not in slots.releases:
+                    if record.SHA256.fullmatch(name) and name not in slots.releases:
                         for file in self._disk.names(folder / name):
                             self._disk.remove(folder / name / file)
                         self._disk.remove_folder(folder / name)
@@ -249,13 +235,13 @@ class Store:
         self._disk.make_folder(path)
         self._disk.sync(path.parent)
 
-    def _commit(self, transition: Callable[[Slots], Slots]) -> Slots:
+    def _commit(self, transition: Callable[[record.Slots], record.Slots]) -> record.Slots:
         before = self.read()
         after = transition(before)
         if after != before:
             path = self.root / RECORD
             with output_errors(path):
-                replace(self._disk, path, canonical_json(to_json(after)).encode())
+                record.replace(self._disk, path, canonical_json(to_json(after)).encode())
         return after
 
     @contextlib.contextmanager
@@ -271,7 +257,7 @@ class Store:
             yield
 
 
-def find_release(slots: Slots, name: str) -> str:
+def find_release(slots: record.Slots, name: str) -> str:
     """Return the release whose SHA-256 begins with the digits in `name`; SlotError unless there is exactly one."""
     matches = [release for release in slots.releases if len(name) >= SHORTEST and release.startswith(name.lower())]
     if len(matches) == 1:
@@ -291,7 +277,7 @@ class Choice(NamedTuple):
     release: str | None
     name: str
     pending: bool
-    refused: Mapping[str, Release]
+    refused: Mapping[str, record.Release]
     problems: tuple[str, ...]
 
 
@@ -300,14 +286,14 @@ def choose_for_start(store: Store, avoid: Collection[str] = ()) -> Choice:
 
     A pending release does not run if its start cannot be counted, since a release that crashes would then restart forever.
     """
-    before = Slots()
+    before = record.Slots()
     problems: list[str] = []
-    refused: dict[str, Release] = {}
+    refused: dict[str, record.Release] = {}
 
-    def count(slots: Slots) -> Slots:
+    def count(slots: record.Slots) -> record.Slots:
         nonlocal before
         before = slots
-        return after_start(slots)
+        return record.after_start(slots)
 
     try:
         slots = store.change(count)
@@ -318,14 +304,14 @@ def choose_for_start(store: Store, avoid: Collection[str] = ()) -> Choice:
         try:
             slots = store.read()
         except SlotError:
-            slots = Slots()
+            slots = record.Slots()
         if slots.current is not None and slots.pending:
             release = slots.current
-            slots = after_failure(slots, release, UNCOUNTED)
+            slots = record.after_failure(slots, release, UNCOUNTED)
             refused[release] = slots.releases[release]
     while slots.current is not None and (slots.current in avoid or not store.whole(slots.current)):
         release = slots.current
-        slots = after_failure(slots, release, LOST)
+        slots = record.after_failure(slots, release, LOST)
         if release not in avoid:
             refused[release] = slots.releases[release]
             problems += condemn(store, release, LOST)
@@ -335,15 +321,15 @@ def choose_for_start(store: Store, avoid: Collection[str] = ()) -> Choice:
 
 def approve(store: Store, release: str) -> list[str]:
     """Record that a release has proved itself; return the reason if that fails."""
-    return _recorded(store, lambda slots: after_proof(slots, release))
+    return _recorded(store, lambda slots: record.after_proof(slots, release))
 
 
 def condemn(store: Store, release: str, reason: str) -> list[str]:
     """Record that a release is bad, so that the previous one comes back; return the reason if that fails."""
-    return _recorded(store, lambda slots: after_failure(slots, release, reason))
+    return _recorded(store, lambda slots: record.after_failure(slots, release, reason))
 
 
-def _recorded(store: Store, transition: Callable[[Slots], Slots]) -> list[str]:
+def _recorded(store: Store, transition: Callable[[record.Slots], record.Slots]) -> list[str]:
     try:
         store.change(transition)
     except (OutputError, SlotError) as error:
