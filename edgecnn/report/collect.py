@@ -20,7 +20,6 @@ from edgecnn.report import table
 from edgecnn.report.figures import (
     NO_ANSWERS,
     AnswerFigures,
-    Confusion,
     Missing,
     Origin,
     Pair,
@@ -41,16 +40,14 @@ from edgecnn.verify.predictions import Predictions
 WIDE = 0.1
 """Width of an accuracy's 95 % interval, as a fraction, from which the summary says that there are too few images."""
 
-WEAKEST = 3
 
-
-def summary(report: Report, model: ModelFigures, matrix: Confusion | None, labels: Sequence[str]) -> tuple[str, ...]:
+def summary(report: Report, model: ModelFigures) -> tuple[str, ...]:
     """Return the essentials of a model: accuracy, weakest classes, and how a device handles uncertain and out-of-distribution images."""
     return (
         accuracy_line(report, model),
         *table.fold_lines(report),
         *table.taught_lines(report),
-        *([weakest_line(matrix, labels)] if matrix else []),
+        *table.class_lines(report),
         *(threshold_line(report) if report.confidence else []),
         *(
             table.stranger_lines(report)
@@ -86,20 +83,6 @@ def divided_line(data: Data) -> str:
     return (
         f" That is by group: of {data.groups:,} groups, {data.test_groups:,} tested{few}. The interval is over groups."
     )
-
-
-def weakest_line(matrix: Confusion, labels: Sequence[str]) -> str:
-    shown, right = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
-    for true, answer, images in matrix.cells:
-        shown[true] += images
-        right[true] += images * (true == answer)
-    wrong = [index for index in range(len(labels)) if right[index] < shown[index]]
-    worst = sorted(wrong, key=lambda index: (right[index] / shown[index], -shown[index]))[:WEAKEST]
-    named = ", ".join(f"{labels[index]} ({right[index]:,} of {shown[index]:,} right)" for index in worst)
-    line = f"Weakest classes: {named}." if worst else "There are no mistakes in any class."
-    missing = int(np.sum(shown == 0))
-    lack = "has" if missing == 1 else "have"
-    return f"{line} {missing:,} of {len(labels):,} classes {lack} no test images." if missing else line
 
 
 def threshold_line(report: Report) -> list[str]:
@@ -186,15 +169,13 @@ def verdict(report: Report | None) -> str:
     return f"Passed: the exports answer like the float model.{figures}"
 
 
-def shared(report: Report | None, answers: AnswerFigures, labels: Sequence[str]) -> dict[str, Any]:
+def shared(report: Report | None, answers: AnswerFigures) -> dict[str, Any]:
     """Return the common part of a run's and a bundle's report, from the parity report and answers, as arguments of `RunFigures`."""
     said: tuple[str, ...] = ()
     int8 = int8_name(report) if report else None
     if report:
         model = next(item for item in report.models if item.name == (int8 or report.models[-1].name))
-        said = summary(
-            report, model, next((item for item in answers.confusion if item.model == model.name), None), labels
-        )
+        said = summary(report, model)
     return {
         **vars(answers),
         "summary": said,
@@ -245,7 +226,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
         layers=layers,
         stress=stressed,
         missing=tuple(missing),
-        **shared(report, answers, labels),
+        **shared(report, answers),
     )
 
 
@@ -288,7 +269,7 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
         layers=None,
         stress=None,
         missing=(missing,),
-        **shared(report, NO_ANSWERS, manifest.labels),
+        **shared(report, NO_ANSWERS),
     )
 
 

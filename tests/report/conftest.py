@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from edgecnn.data import Split
 pytest.importorskip("matplotlib", reason="the workstation side needs the train extra")
 
 from edgecnn.evaluate.answers import Answers
+from edgecnn.evaluate.statistics import found_by_class
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.recipe import build_recipe
 from edgecnn.run_info import DataInfo, InputSize, RunInfo
@@ -86,6 +88,7 @@ def drawn_run(tmp_path):
             run_comparisons(float_, [fake], [int8], [], hold),
             Basis(split, labels),
         )
+        report = replace(report, found=found_by_class(noisy.argmax(axis=1), classes, labels))
         write_atomic(run.file(PARITY), canonical_json(to_json(report)))
         write_predictions(run, split, (float_, fake, int8), int8, (int8, 0.8))
         return run

@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.evaluate.answers import HeldOut, write_held_out
+from edgecnn.evaluate.statistics import ClassFound
 from edgecnn.report.collect import (
-    WEAKEST,
     accuracy_line,
     bundle_figures,
     int8_name,
@@ -20,9 +20,8 @@ from edgecnn.report.collect import (
     run_figures,
     summary,
     threshold_line,
-    weakest_line,
 )
-from edgecnn.report.figures import CONFUSED, Confusion, Pair, answer_figures, confusion
+from edgecnn.report.figures import CONFUSED, Pair, answer_figures, confusion
 from edgecnn.report.table import images_line
 from edgecnn.run_info import ImportedFrom, InputSize
 from edgecnn.runs import FLOAT_GRAPH, IMAGES, LAYERS, PARITY, write_json
@@ -194,40 +193,14 @@ def test_with_folds_the_held_out_answers_of_int8_count(drawn_run, fold_info):
     assert run_answers(run, None, None) == {"1" * 64: ("fox", "cat"), "2" * 64: ("cat", "fox")}
 
 
-LABELS_SUMMARY = ("ant", "bee", "cat", "dog", "eel", "fox")
-
-CELLS = ((0, 0, 3), (0, 5, 1), (1, 1, 5), (2, 2, 1), (2, 0, 1), (3, 1, 2), (3, 3, 3), (3, 4, 1), (5, 5, 9), (5, 0, 1))
-"""Ants are right 3 times of 4, bees 5 of 5, cats 1 of 2, dogs 3 of 6 and foxes 9 of 10; no image shows an eel."""
-
 TESTED = Confidence(
     n=13, answered=11, errors=1, share_answered=0.8125, error=0.0375, threshold=0.65, nll=0.9, nll_after=0.8,
     calibration_error=0.21, calibration_error_after=0.07, model="tflite-int8", temperature=1.5,
 )  # fmt: skip
 
 
-def matrix(*cells):
-    return Confusion(model="m", cells=cells, most_confused=())
-
-
 def figures_in(line):
     return re.findall(r"\d[\d.,]*\d%?|\d%?", line)
-
-
-def test_the_weakest_classes_are_the_three_of_lowest_accuracy_and_the_larger_comes_first():
-    """Dogs and cats tie at one half; bees have no mistake, and eels no images."""
-    line = weakest_line(matrix(*CELLS), LABELS_SUMMARY)
-    named = re.findall(r"(\w+) \((\d+) of (\d+) ", line)
-    assert named == [("dog", "3", "6"), ("cat", "1", "2"), ("ant", "3", "4")] and len(named) == WEAKEST
-    assert figures_in(line)[-2:] == ["1", "6"] and " has no test images" in line, "the eels"
-    assert " have no test images" in weakest_line(matrix(*CELLS), (*LABELS_SUMMARY, "gnu")), "the eels and gnus"
-
-
-def test_a_class_without_a_mistake_is_never_weak():
-    line = weakest_line(matrix((0, 0, 1200), (0, 1, 34), (1, 1, 7), (2, 2, 5)), LABELS_SUMMARY[:3])
-    assert re.findall(r"(\w+) \(([\d,]+) of ([\d,]+)", line) == [("ant", "1,200", "1,234")]
-    assert "test images" not in line, "every class has some"
-    perfect = weakest_line(matrix((0, 0, 4), (1, 1, 7)), LABELS_SUMMARY[:2])
-    assert "no mistakes" in perfect and not figures_in(perfect)
 
 
 @pytest.mark.parametrize(
@@ -267,17 +240,16 @@ def test_the_summary_says_whether_photos_or_groups_were_divided(counted, divided
 def test_the_summary_has_a_sentence_for_each_part_that_the_report_has(counted):
     report, _ = counted
     model = report.models[1]
-    first, last = summary(report, model, None, LABELS_SUMMARY[:3])
+    first, last = summary(report, model)
     assert first.startswith("tflite-int8 is right on 69.23%") and last.startswith("Strangers: the device assigns")
     strangers = StrangerFigures(
         model="tflite-int8", rate=0.05, not_fitted=None, known_images=90, validation_images=40, n=2000, refused=120,
         refused_wrong=70, refused_interval=(0.0504, 0.0712), decide=False,
     )  # fmt: skip
-    report = replace(report, confidence=TESTED, strangers=strangers)
-    first, weakest, threshold, last = summary(
-        report, model, matrix((0, 0, 6), (0, 2, 1), (1, 1, 4)), LABELS_SUMMARY[:3]
-    )
-    assert weakest.startswith("Weakest classes: ant (6 of 7") and threshold.startswith("Below a score of 0.65")
+    found = (ClassFound(label="ant", images=7, found=6), ClassFound(label="bee", images=4, found=4))
+    report = replace(report, confidence=TESTED, strangers=strangers, found=found)
+    first, weakest, threshold, last = summary(report, model)
+    assert weakest.endswith("weakest: ant: 6 of 7 found") and threshold.startswith("Below a score of 0.65")
     assert last.startswith("Strangers (tflite-int8)")
 
 

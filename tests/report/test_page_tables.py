@@ -133,7 +133,7 @@ def shown(counted):
             "name": name, "kind": "run", "origin": origin, "choice": None, "against": None, "epochs": (epoch, later),
             "layers": LayerErrors(images=200, layers=(layer,), unmatched=()), "stress": STRESSED, "missing": (),
         }  # fmt: skip
-        figures |= shared(report, answers, LABELS) | values
+        figures |= shared(report, answers) | values
         return Shown(figures=RunFigures(**figures), pictures={}, answers=dict(answered))
 
     return make
