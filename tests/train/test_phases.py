@@ -361,7 +361,8 @@ def trained_qat_rate(folder, tables):
         if progress.int8_agreement is not None:
             agreements.append(progress.int8_agreement)
 
-    info = train(recipe, open_dataset(recipe.data), create_run(recipe, folder), report)
+    dataset = open_dataset(recipe.data)
+    info = train(settle(recipe, dataset), dataset, create_run(recipe, folder), report)
     return info.int8, agreements
 
 
