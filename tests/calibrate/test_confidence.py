@@ -50,6 +50,7 @@ from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.choose import Choosing
 from edgecnn.stages.train import train_stage
 from edgecnn.stages.verify import verify
+from edgecnn.train.settle import settle
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Gate
 from edgecnn.verify.predictions import stored_confidence, stored_strangers
@@ -501,7 +502,7 @@ def run(tmp_path_factory, photos, tiny_network):
     )
     made = create_run(recipe, tmp_path_factory.mktemp("runs") / "colours")
     dataset = open_dataset(recipe.data)
-    train_stage(recipe, dataset, made, Mock())
+    train_stage(settle(recipe, dataset), dataset, made, Mock())
     for pair in EXPORTS:
         export(made, *pair, dataset=dataset)
     verify(made, dataset, gate=Gate(max_drop=100.0, accept_conversion=True))
