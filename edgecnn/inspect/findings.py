@@ -6,12 +6,12 @@ Frozen dataclasses; `inspection.json` is `tables.to_json` of an `Inspection`, an
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 from edgecnn.data.items import Fault, Item
 from edgecnn.images import SUFFIXES
 from edgecnn.labels import plural
-from edgecnn.tables import Count, Fraction, Limits, NonNegative, Positive, Struct, described
+from edgecnn.tables import Count, Fraction, NonNegative, Positive, Struct, described
 
 Severity = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
@@ -22,7 +22,6 @@ Kind = Literal[
 ]  # fmt: skip
 Same = Literal["file", "pixels", "near"]
 By = Literal["content", "hash", "features"]
-Cosine = Annotated[float, Limits(minimum=-1, maximum=1)]
 
 
 class Photo(Struct):

@@ -4,7 +4,6 @@ Its status is what it offers, and how long that is valid.
 """
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,9 +27,6 @@ DAYS = {"root": 3 * 365, "targets": 365, "snapshot": 30, "timestamp": 30}
 """How long metadata is valid after it was signed."""
 
 ONLINE_ROLES = ("snapshot", "timestamp")
-
-NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Errors of locking a folder on a file system without locks, such as NFS."""
 
 T = TypeVar("T", Root, Targets, Snapshot, Timestamp)
 

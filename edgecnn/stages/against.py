@@ -121,10 +121,10 @@ ALIKE = "showing the same thing as a training photo of the {} model"
 
 
 class Side(Struct):
-    """One of the two models: its int8 `file`, and what its bundle or run records about it; `data` is the recipe's.
+    """One of the two models: its int8 `file`, its `recipe`, and what else its bundle or run records about it.
 
     `taught` is the split of each photo that it had, by hash, None without a list; `held` its folds' answers, by hash; `passed` the bundles
-    that it may itself replace; `rule` is that of the groups that a user named for it, "" for none; `weights` its recipe's class weights.
+    that it may itself replace; `rule` is that of the groups that a user named for it, "" for none.
     """
 
     name: str
@@ -134,13 +134,12 @@ class Side(Struct):
     format: str
     labels: tuple[str, ...]
     contract: InputContract
-    data: DataRecipe
+    recipe: Recipe
     taught: Mapping[str, str] | None
     held: Mapping[str, str]
     earlier: Against | None
     passed: tuple[str, ...] = ()
     rule: str = ""
-    weights: str
 
     @property
     def about(self) -> Model:
@@ -161,7 +160,7 @@ class Side(Struct):
             return ""
         if self.taught is None and not self.held:
             by_source = "test" in given
-            tested = item.split == "test" if by_source else position_of(item.hash) < self.data.test_fraction
+            tested = item.split == "test" if by_source else position_of(item.hash) < self.recipe.data.test_fraction
             return "" if tested else "possibly in the training data of the {} model"
         split = (self.taught or {}).get(item.hash, "test")
         return {"test": "", TIED: ALIKE}.get(split, "in the training or validation data of the {} model")
@@ -197,13 +196,12 @@ def bundle_side(bundle: Bundle) -> Side:
         format=entry.format,
         labels=manifest.labels,
         contract=manifest.input,
-        data=recipe.data,
+        recipe=recipe,
         taught=read_taught(bundle),
         held={digest: row["int8"] for digest, row in read_answers(bundle).items()},
         earlier=read_against(bundle),
         passed=verdict_of(bundle).passed,
         rule=str((manifest.provenance.get("data", {}).get("groups") or {}).get("by", "")),
-        weights=recipe.train.class_weights,
     )
 
 
@@ -220,12 +218,11 @@ def run_side(run: Run) -> Side:
         format=format_,
         labels=labels,
         contract=input_contract(run),
-        data=run.recipe.data,
+        recipe=run.recipe,
         taught=taught_images(run),
         held=held,
         earlier=run.stored(AGAINST, Against),
         rule=run.info.data.groups.by if run.info.data.groups else "",
-        weights=run.recipe.train.class_weights,
     )
 
 
@@ -249,7 +246,7 @@ def compare_bundles(
 ) -> tuple[Against, dict[int, np.ndarray]]:
     """Compare two bundles' int8 models on the photos of `data` that neither learnt from; return what `compare_sides` does."""
     one, other = bundle_side(read_bundle(old)), bundle_side(read_bundle(new))
-    recipe = dataclasses.replace(other.data, source=data)
+    recipe = dataclasses.replace(other.recipe.data, source=data)
     dataset = open_dataset(recipe, progress=reporter.working, for_training=False, note=reporter.note)
     for line in dataset.left_out():
         reporter.note(line)
@@ -287,7 +284,7 @@ def compare_sides(
     ]
     order = flips_in_order(*columns)
     counts = (parts[0].lost, parts[0].gained, parts[0].n) if parts else (0, 0, 0)
-    balanced = dataset.balances(new.weights)
+    balanced = dataset.balances(new.recipe.train.class_weights)
     by_class = counts_by_class(columns, len(labels)) if balanced else ()
     judgement = judge(*counts, rule, float(worth.mean()) if parts else 1.0, by_class)
     decode = decoder(dataset, new.contract).pixels
@@ -383,5 +380,5 @@ def unknown(old: Side, new: Side) -> list[str]:
         f"{side.name} does not list its training images, so only photos count that its own rule assigns to the test split. "
         "It is unknown whether it was still trained on some of them, and whether photos were moved between splits."
         for side in (old, new)
-        if side.about.taught_by == "content" and side.data.source not in DATASETS
+        if side.about.taught_by == "content" and side.recipe.data.source not in DATASETS
     ]

@@ -21,9 +21,8 @@ from edgecnn.errors import CameraError
 
 BUFFERS = 4  # frames that the driver may fill while we process one
 
-USUAL_FPS = (
-    30.0  # the target if no rate is requested: many cameras deliver large YUYV frames at only 5 frames per second
-)
+USUAL_FPS = 30.0
+"""The target if no rate is requested: many cameras deliver large YUYV frames at only 5 frames per second."""
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 

@@ -26,9 +26,8 @@ NO_VALUE = "None"  # the payload for no state or score, which Home Assistant sho
 
 RESERVED = ("none", "unknown", "unavailable")  # states with a special meaning in Home Assistant, in upper or lower case
 
-MOST_CLASSES = (
-    5  # maximum number of classes in the attributes: Home Assistant does not store attributes of more than 16 kB
-)
+MOST_CLASSES = 5
+"""Maximum number of classes in the attributes: Home Assistant does not store attributes of more than 16 kB."""
 
 
 LEVELS = ("availability", "camera", "state", "score", "attributes", "binary", "picture", "model")

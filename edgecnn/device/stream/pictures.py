@@ -119,14 +119,6 @@ def why_no_folder(label: str) -> str:
     return ""
 
 
-def folder_name(label: str) -> str:
-    """Return the name of a label's class folder: the label itself if possible, else with underscores for invalid characters."""
-    if not why_no_folder(label):
-        return label
-    text = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in label).strip()
-    return "_" + text.encode("utf-8", "replace")[: LONGEST_NAME - 1].decode("utf-8", "ignore")
-
-
 TICK_S = 0.05  # longest wait for a frame between checks of the keyboard and of signals
 
 TAKE, QUIT = "take", "quit"
