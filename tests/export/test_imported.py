@@ -317,6 +317,7 @@ def test_layers_can_stay_in_float_at_a_price_that_is_named(edgecnn, tmp_path, ph
     assert "3 layers in float" in (tmp_path / "runs" / "net" / "card.md").read_text()
 
 
+@pytest.mark.guard
 def test_an_interrupted_import_leaves_no_run_and_begins_again(edgecnn, tmp_path, photos, monkeypatch):
     (tmp_path / "net.onnx").write_bytes(float32(network(keras2, imagenet, softmax="layer")))
     start = ("import", "net.onnx", "--calibrate", photos, "--input-range", "imagenet", "--qat-epochs", 1)

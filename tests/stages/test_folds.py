@@ -99,6 +99,7 @@ def made(tmp_path_factory, tiny_network):
     return run, report, reporter, recipe
 
 
+@pytest.mark.guard
 def test_every_image_has_one_answer_from_a_model_that_never_saw_it(made):
     run, _, _, _ = made
     held = require_held_out(run)
@@ -113,6 +114,7 @@ def test_every_image_has_one_answer_from_a_model_that_never_saw_it(made):
     assert (Run(run.path.parent / "runs" / "latest")).path.resolve() == run.path.resolve(), "no fold is the last run"
 
 
+@pytest.mark.guard
 def test_the_final_model_uses_what_the_folds_chose(made):
     run = made[0]
     infos = [json.loads(run.file(f"{FOLD.format(fold=fold)}/fold.json").read_text()) for fold in range(1, COUNT + 1)]
@@ -124,6 +126,7 @@ def test_the_final_model_uses_what_the_folds_chose(made):
     assert started == ["fold 2 of 2"], "the last start found the first fold finished"
 
 
+@pytest.mark.guard
 def test_old_and_new_folds_are_compared_on_their_held_out_answers(made, tmp_path):
     run = Run(shutil.copytree(made[0].path, tmp_path / "run"))
     old = bundle_path(made[0])
@@ -139,6 +142,7 @@ def test_old_and_new_folds_are_compared_on_their_held_out_answers(made, tmp_path
     assert read_bundle(old).manifest.provenance["asked"]["train"]["epochs"] == made[3].train.epochs
 
 
+@pytest.mark.guard
 def test_the_report_gives_the_folds_estimate_over_all_images(made):
     run, report, _, _ = made
     held = require_held_out(run)
@@ -159,6 +163,7 @@ def test_the_report_gives_the_folds_estimate_over_all_images(made):
     assert report == parity_report(run)
 
 
+@pytest.mark.guard
 def test_the_bundle_carries_each_images_hash_fold_and_answer(made):
     run, _, _, _ = made
     bundle = read_bundle(bundle_path(run))
@@ -171,6 +176,7 @@ def test_the_bundle_carries_each_images_hash_fold_and_answer(made):
     assert bundle.manifest.provenance["data"]["split_sizes"]["train"] == 1797
 
 
+@pytest.mark.guard
 def test_card_page_and_texts_name_the_figures(made):
     run = made[0]
     for text in (run.file("card.md").read_text(), run.file("report.html").read_text()):
@@ -179,6 +185,7 @@ def test_card_page_and_texts_name_the_figures(made):
         assert "1,797 test images" not in text and "used once" not in text
 
 
+@pytest.mark.guard
 def test_a_second_run_does_nothing(made):
     run, recipe = made[0], made[3]
     reporter = Quiet()
@@ -188,6 +195,7 @@ def test_a_second_run_does_nothing(made):
     assert reporter.epochs == [] and "train" not in reporter.notes
 
 
+@pytest.mark.guard
 def test_inspect_judges_labels_by_the_folds_answers(made, edgecnn, monkeypatch):
     run = made[0]
     monkeypatch.setattr("edgecnn.inspect.question.ODDS", 1.0)  # so that every error of the tiny network is named

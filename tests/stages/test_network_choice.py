@@ -133,6 +133,7 @@ def test_quick_fits_a_last_layer_to_the_files_features_and_runs_to_the_bundle(
         run_recipe(recipe, tmp_path / "run", Quiet(), max_drop=100.0)
 
 
+@pytest.mark.guard
 def test_fine_tuning_starts_from_the_file_and_resumes_without_it(photos, tmp_path, edgecnn):
     file = write(tmp_path / "my net.onnx")
     out = tmp_path / "run"
@@ -340,6 +341,7 @@ def test_no_test_photo_teaches_the_head_or_chooses(head):
             assert not set(kept["hashes"].tolist()) & of_split["test"], file.name
 
 
+@pytest.mark.guard
 def test_card_report_and_bundle_show_the_verdict(head):
     run, *_ = head
     card = run.file("card.md").read_text(encoding="utf-8")
@@ -348,6 +350,7 @@ def test_card_report_and_bundle_show_the_verdict(head):
     assert read_bundle(bundle_path(run)).manifest.provenance["tuning"]["ships"] == "head"
 
 
+@pytest.mark.guard
 def test_stress_does_not_measure_on_photos_that_taught_the_head(head):
     run, *_ = head
     for path in (run.path, bundle_path(run)):
