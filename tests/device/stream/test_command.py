@@ -301,10 +301,10 @@ def test_a_disk_too_full_for_unsure_frames(start, parse, tmp_path):
 
 def until_full(reading):
     """Wait until nothing more arrives in a pipe."""
-    before, since = -1, time.monotonic()
-    while time.monotonic() < since + 0.15:
+    before, since = 0, time.monotonic()
+    while not before or time.monotonic() < since + 0.15:
         held = int.from_bytes(fcntl.ioctl(reading, termios.FIONREAD, bytes(4)), sys.byteorder)
-        if held != before or not held:
+        if held != before:
             before, since = held, time.monotonic()
         time.sleep(0.02)
 
