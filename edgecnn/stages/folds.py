@@ -242,9 +242,9 @@ def voted_line(recipe: Settled, infos: Sequence[FoldInfo], images: int) -> str:
     )
 
 
-START_S, PHOTO_S = 60, 0.12
-"""Seconds for the start and the int8 body, and per photo, on two busy cores of an Intel Xeon: 400 photos took 127 s and 1,465 took 256 s
-when each network was still built twice, which cost about 20 s."""
+START_S, PHOTO_S = 50, 0.09
+"""Seconds for the start and the int8 body, and per photo, on two cores of an Intel Xeon, idle or busy: 20 photos took 42 to 58 s, 250 took 62
+to 86 s, and 1,000 took 132 s."""
 
 
 def require_pretrained(recipe: Recipe) -> None:
