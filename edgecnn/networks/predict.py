@@ -175,7 +175,7 @@ def _folded_weights(convolution: Any, norm: Any) -> list[np.ndarray]:
 
 HDF5_MAGIC = b"\x89HDF"
 
-PIXELS, ELEMENTS = 2**19, 2**25
+PIXELS, ELEMENTS = 2**19, 2**24
 """Most pixels of a batch, ten images of 224x224, and most elements of one of its tensors. A network that makes 64 MB of one image would
 otherwise take gigabytes."""
 
