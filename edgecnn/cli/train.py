@@ -96,18 +96,9 @@ def train(
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import create_run, free_path, locked, open_run, settle_run
     from edgecnn.stages import Silent
+    from edgecnn.stages import train as stage
     from edgecnn.stages.folds import beyond_quick, require_pretrained, train_on_all
     from edgecnn.stages.network_choice import choose_network, images_choose, with_backbone
-    from edgecnn.stages.train import (
-        by_folds_line,
-        open_images,
-        placed,
-        require_same_images,
-        resumable,
-        run_name,
-        settled,
-        train_run,
-    )
 
     run = open_run(out) if resume else None
     resolved = run.recipe if run else resolve(recipe, training.settings, given)
@@ -119,9 +110,9 @@ def train(
             held.enter_context(locked(run.path))
             run = beyond_quick(run, reporter)
             resolved = run.recipe
-        dataset = open_images(resolved, run, reporter, cluster)
+        dataset = stage.open_images(resolved, run, reporter, cluster)
         if cluster is None:
-            dataset = placed(dataset, reporter, run, keep=not dry_run)
+            dataset = stage.placed(dataset, reporter, run, keep=not dry_run)
             if run is None:
                 resolved = with_backbone(resolved, dataset, reporter)
         elif dataset.left_to_edgecnn:
@@ -131,7 +122,7 @@ def train(
                 "--workers, then copy the photos with their edgecnn-splits.csv"
             )
         folds, choosing = resolved.folds, cluster is None and images_choose(resolved, dataset)
-        chosen = None if choosing else settled(resolved, dataset, Silent() if folds else reporter)
+        chosen = None if choosing else stage.settled(resolved, dataset, Silent() if folds else reporter)
         named = chosen or resolved
         require_pretrained(named)
         if not folds:
@@ -144,29 +135,29 @@ def train(
         if cluster and not cluster.first:
             run = None
         elif run is None:
-            path = out or free_path(run_name(named, dataset), force)
+            path = out or free_path(stage.run_name(named, dataset), force)
             held.enter_context(locked(path))
             run = create_run(resolved, path, force=force)
         elif not folds:
-            require_same_images(run, dataset)
+            stage.require_same_images(run, dataset)
             if chosen and run.recipe != chosen:
                 run = settle_run(run, chosen)
         if run and folds:
             info = train_on_all(dataset, run, reporter, jobs)
         else:
             if run and choosing:
-                with resumable(run, reporter):
-                    chosen = settled(choose_network(resolved, dataset, run, reporter), dataset, reporter)
+                with stage.resumable(run, reporter):
+                    chosen = stage.settled(choose_network(resolved, dataset, run, reporter), dataset, reporter)
                 run = settle_run(run, chosen)
             assert chosen, "with several machines, the images choose nothing"
-            info = train_run(chosen, dataset, run, reporter, cluster)
+            info = stage.train_run(chosen, dataset, run, reporter, cluster)
     if json:
         emit_json({"run": str(run.path) if run else None, **to_json(info)})
     else:
         print(result_text(run, info, cluster))
         if run and (info.folds or info.head_ships):
             print(held_out_line(run))
-        if run and cluster is None and (line := by_folds_line(run, dataset, info)):
+        if run and cluster is None and (line := stage.by_folds_line(run, dataset, info)):
             print(line)
 
 

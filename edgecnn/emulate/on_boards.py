@@ -16,20 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import edgecnn
+from edgecnn import errors
 from edgecnn.boards import RELEASES, Target
 from edgecnn.bundle.file import Bundle, read_bundle, write_bundle
 from edgecnn.bundle.manifest import Manifest, ModelEntry
 from edgecnn.data import Split
 from edgecnn.emulate.machine import LIMIT_S, Emulations, System, find_qemu, make_system
-from edgecnn.errors import (
-    DatasetError,
-    DownloadError,
-    EmulatorError,
-    EngineError,
-    RecipeError,
-    UnknownNameError,
-    nearest,
-)
 from edgecnn.evaluate.answers import Progress, in_chunks, input_contract, recorded_data
 from edgecnn.export import export_path
 from edgecnn.files import npy
@@ -65,10 +57,12 @@ class OnBoards(Struct):
 
     def __post_init__(self) -> None:
         if self.release is not None and self.release not in RELEASES:
-            raise UnknownNameError(f"no Debian release {self.release!r} for boards. {nearest(self.release, RELEASES)}")
+            raise errors.UnknownNameError(
+                f"no Debian release {self.release!r} for boards. {errors.nearest(self.release, RELEASES)}"
+            )
         for name in self.engines:
             if name not in (*ENGINES, ALL):
-                raise UnknownNameError(f"no engine {name!r}. {nearest(name, (*ENGINES, ALL))}")
+                raise errors.UnknownNameError(f"no engine {name!r}. {errors.nearest(name, (*ENGINES, ALL))}")
 
 
 class Case(NamedTuple):
@@ -147,7 +141,7 @@ def draw_images(split: Split, count: int) -> Split:
 
 def cases(target: Target, boards: OnBoards, manifest: Manifest) -> list[Case]:
     if target.emulator is None:
-        raise EmulatorError(f"{target.name} cannot be emulated: it has no [emulator] table.")
+        raise errors.EmulatorError(f"{target.name} cannot be emulated: it has no [emulator] table.")
     release = boards.release or target.emulator.release
     names = boards.engines or (target.engine,)
     if ALL in names:
@@ -164,7 +158,7 @@ def model_for(manifest: Manifest, engine: str) -> ModelEntry:
     fitting = [model for model in manifest.models if model.format == format_]
     if not fitting:
         has = ", ".join(model.file for model in manifest.models)
-        raise EngineError(
+        raise errors.EngineError(
             f"{engine} runs .{format_} models, but the bundle has only {has}. "
             f"Export one: edgecnn export --format {format_} --int8, or choose another engine with --engines."
         )
@@ -214,7 +208,7 @@ def emulate(
         ended = call("edgecnn.runtime.worker", bundle, file, case.engine, threads, str(folder / "pixels.npy"), outputs)
         if ended.code:
             return result._replace(error=f"{file} does not run on {case.cpu}: {ended.failure}")
-    except EmulatorError as error:
+    except errors.EmulatorError as error:
         return result._replace(error=str(error))
     return result._replace(engine=ended.table["engine"], outputs=np.load(outputs, allow_pickle=False))
 
@@ -307,7 +301,7 @@ def bundle_on_boards(
     bundle = read_bundle(path)
     try:
         split, described = test_images(bundle, data, progress, note)
-    except (DatasetError, DownloadError, RecipeError, UnknownNameError) as error:
+    except (errors.DatasetError, errors.DownloadError, errors.RecipeError, errors.UnknownNameError) as error:
         if data is not None:
             raise
         note(f"{error}\nusing only the golden images of {path.name}. Give its test images with --data.")

@@ -27,18 +27,9 @@ from edgecnn.recipe import ALWAYS, Recipe, Settled, build_recipe, load_recipe, t
 from edgecnn.run_info import FoldInfo, InputSize, RunInfo
 from edgecnn.runtime.child import end_with_parent
 from edgecnn.stages import Reporter, Silent
+from edgecnn.stages import train as stage
 from edgecnn.stages.last_layer import fit_last_layer
 from edgecnn.stages.network_choice import choose_network
-from edgecnn.stages.train import (
-    find,
-    kept_split_groups,
-    network_name,
-    open_images,
-    resumable,
-    settled,
-    train_run,
-    write_split_groups,
-)
 from edgecnn.versions import library_versions
 
 
@@ -49,15 +40,15 @@ def train_by_folds(dataset: Dataset, run: runs.Run, reporter: Reporter, jobs: in
         DatasetError: if the images cannot be divided into the folds; otherwise as in training.
         RunError: if images of the folds are gone.
     """
-    with resumable(run, reporter):
+    with stage.resumable(run, reporter):
         asked, folds, whole = begun(dataset, run, reporter)
         if not run.file(runs.INFO).exists():
             chosen = choose_network(asked, whole, run, reporter)
             train_folds(dataset, run, folds, reporter, jobs)
             write_held_out(run, joined([require_held_out(one) for one in fold_runs(run, folds)]))
-            run = runs.settle_run(run, voted(settled(chosen, whole, Silent()), fold_infos(run)))
+            run = runs.settle_run(run, voted(stage.settled(chosen, whole, Silent()), fold_infos(run)))
             reporter.note(voted_line(run.settled, fold_infos(run), len(folds.of)))
-    return train_run(run.settled, whole, run, reporter, None)
+    return stage.train_run(run.settled, whole, run, reporter, None)
 
 
 def begun(dataset: Dataset, run: runs.Run, reporter: Reporter) -> tuple[Recipe, Folds, Dataset]:
@@ -65,7 +56,7 @@ def begun(dataset: Dataset, run: runs.Run, reporter: Reporter) -> tuple[Recipe, 
     asked = asked_recipe(run)
     folds = divided(dataset, run, asked, reporter)
     run.make_latest()
-    if kept := kept_split_groups(run):
+    if kept := stage.kept_split_groups(run):
         dataset.split_groups = kept
     return asked, folds, folds.all_teach(dataset)
 
@@ -82,11 +73,13 @@ def divided(dataset: Dataset, run: runs.Run, recipe: Recipe, reporter: Reporter)
     """Return the folds of a run, made now if it has none: images that show the same thing, even cut or mirrored, share one."""
     folds = read_folds(run)
     if folds is None:
-        split_groups = dataset.split_groups or dataset.with_split_groups({}, find(dataset, reporter)[0]).split_groups
+        split_groups = (
+            dataset.split_groups or dataset.with_split_groups({}, stage.find(dataset, reporter)[0]).split_groups
+        )
         assert recipe.folds is not None
         groups = {one: split_group.group for one, split_group in split_groups.items()}
         folds = assign(dataset, groups, recipe.folds, recipe.seed, validates=not recipe.train.head_only)
-        write_split_groups(run, dataset)
+        stage.write_split_groups(run, dataset)
         write_folds(run, folds)
         sizes = Counter(folds.groups.values())
         count = sum(size for size in sizes.values() if size > 1)
@@ -123,7 +116,7 @@ def train_one(path: Path, fold: int) -> FoldInfo:
     run, reporter = runs.Run(path), Silent()
     folds = read_folds(run)
     assert folds is not None
-    return train_fold(open_images(asked_recipe(run), run, reporter, None), run, folds, fold, reporter)
+    return train_fold(stage.open_images(asked_recipe(run), run, reporter, None), run, folds, fold, reporter)
 
 
 def is_finished(one: runs.Run) -> bool:
@@ -141,13 +134,13 @@ def train_fold(dataset: Dataset, run: runs.Run, folds: Folds, fold: int, reporte
     if not one.file(runs.RECIPE).exists():
         train_recipe = dataclasses.replace(asked.train, folds=None, tuning=ALWAYS)
         one = runs.create_run(dataclasses.replace(asked, train=train_recipe), one.path)
-    recipe = settled(choose_network(one.recipe, part, one, reporter, run.file(runs.FEATURES)), part, Silent())
+    recipe = stage.settled(choose_network(one.recipe, part, one, reporter, run.file(runs.FEATURES)), part, Silent())
     one = runs.settle_run(one, recipe)
     info = train(recipe, part, one, reporter.training, reporter.working, Int8Files(recipe))
     held = answers(one, part, fold, reporter)
     assert info.int8 is not None
     recorded = FoldInfo(
-        network=network_name(recipe),
+        network=stage.network_name(recipe),
         height=info.input.height,
         width=info.input.width,
         images=len(held.classes),
@@ -197,7 +190,7 @@ def voted(recipe: Settled, infos: Sequence[FoldInfo]) -> Settled:
 
     Only folds that chose the same network vote; if none did, all vote.
     """
-    voters = [one for one in infos if one.network == network_name(recipe)] or list(infos)
+    voters = [one for one in infos if one.network == stage.network_name(recipe)] or list(infos)
     method = most_frequent([one.method for one in voters])
     train = dataclasses.replace(recipe.train, epochs=median([one.epochs for one in voters]))
     qat = dataclasses.replace(recipe.qat, method=method)
@@ -287,7 +280,7 @@ def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunI
         DatasetError: if the images cannot be divided into folds.
         RunError: if images of the folds are gone.
     """
-    with resumable(run, reporter):
+    with stage.resumable(run, reporter):
         asked, folds, whole = begun(dataset, run, reporter)
         if run.file(runs.INFO).exists():
             return run.info
@@ -295,7 +288,7 @@ def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunI
         reporter.note(
             f"the last layer of a pretrained network, fitted to {count:,} photos: about {START_S + PHOTO_S * count:.0f} s on two cores"
         )
-        recipe = settled(choose_network(asked, whole, run, reporter), whole, Silent())
+        recipe = stage.settled(choose_network(asked, whole, run, reporter), whole, Silent())
         run = runs.settle_run(run, recipe)
         write_known(run, whole)
         info = fitted(recipe, whole, run, folds, reporter, started)
@@ -332,7 +325,7 @@ def fold_info(recipe: Settled, shape: tuple[int, int, int], held: HeldOut, fold:
     own = held.fold == fold
     right = [float(np.mean(values[own].argmax(axis=1) == held.classes[own])) for values in (held.float, held.int8)]
     return FoldInfo(
-        network=network_name(recipe),
+        network=stage.network_name(recipe),
         height=shape[0],
         width=shape[1],
         images=int(own.sum()),
