@@ -284,7 +284,7 @@ def test_the_folds_vote(fold_info):
 
 def test_photos_of_a_named_group_share_a_fold_also_when_the_rule_changes(tmp_path, monkeypatch):
     """Piles over both classes; without the rule photos differ and piles are divided. A run keeps its folds, whatever the rule is later."""
-    monkeypatch.setattr(stage, "find", lambda dataset, reporter: ([], None))
+    monkeypatch.setattr("edgecnn.stages.train.find", lambda dataset, reporter: ([], None))
     random = np.random.default_rng(1)
     for label in ("coin", "token"):
         (tmp_path / "photos" / label).mkdir(parents=True)
