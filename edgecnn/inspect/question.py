@@ -66,7 +66,6 @@ def out_of_fold(
         Softmax scores, float64 (n, classes); zeros for an image that was never held out while others of its class were fitted.
     """
     from sklearn.model_selection import StratifiedGroupKFold
-    from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
     from edgecnn.train.candidates import choose_strength, regression  # edgecnn.train loads TensorFlow
@@ -76,7 +75,7 @@ def out_of_fold(
     folds = max(2, min(FOLDS, int(distinct(classes, groups).min())))
     # small matrices: on a busy machine, threads waiting for each other took 30 times as long
     with threadpool_limits(1):
-        scaled = components(StandardScaler().fit_transform(features))
+        scaled = components(standardised(features))
         strength = choose_strength(scaled, classes, seed)
         for number in range(ROUNDS):
             split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + number)
@@ -95,6 +94,14 @@ def out_of_fold(
 
 def distinct(classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.bincount(np.unique(np.stack([classes, groups]), axis=1)[0])
+
+
+def standardised(features: np.ndarray) -> np.ndarray:
+    """Return features (n, features) with mean 0 and standard deviation 1; a constant one becomes 0."""
+    spread = features.std(axis=0)
+    spread = np.where(spread > 1e-6 * max(float(spread.max()), 1e-12), spread, np.inf)
+    scaled: np.ndarray = (features - features.mean(axis=0)) / spread
+    return scaled
 
 
 def components(features: np.ndarray) -> np.ndarray:

@@ -297,9 +297,15 @@ def test_each_image_is_judged_without_its_copies_and_its_scores_are_means(monkey
     assert [step[1:] for step in steps] == [(n, 12) for n in range(1, 13)]
 
 
-def test_features_are_reduced_to_their_principal_components(monkeypatch):
+def test_features_are_standardised_and_reduced_to_their_principal_components(monkeypatch):
+    from scipy.stats import zscore
+
     monkeypatch.setattr(question, "COMPONENTS", 5)
-    scaled = np.random.default_rng(6).normal(size=(60, 9)) * np.linspace(1, 5, 9)
+    random = np.random.default_rng(6)
+    features = random.normal(3, 2, (60, 9)) * np.linspace(1, 50, 9) + random.normal(size=(60, 1)) * 30
+    features[:, 4] = 5.0
+    scaled = question.standardised(features)
+    assert not scaled[:, 4].any() and np.allclose(np.delete(scaled, 4, 1), zscore(np.delete(features, 4, 1)))
     expected = np.linalg.svd(scaled, compute_uv=False)[:5]
     assert np.linalg.norm(question.components(scaled), axis=0) == pytest.approx(expected)
     assert np.array_equal(question.components(scaled[:, :5]), scaled[:, :5])
