@@ -396,10 +396,12 @@ def grouping(items: Sequence[Item], labels: Sequence[str], asked: str | None, kn
     for item in items:
         by_class[item.label].add(texts.get(item.hash, item.hash))
     if asked is None:
-        few = [(label, len(found)) for label, found in zip(labels, by_class, strict=True) if len(found) < FEWEST]
-        for label, count in few[:1]:
-            has = f"{label!r} has {plural(count, 'group')}, expected {FEWEST} or more"
-            return Grouping(line=f"folders below the class folders are ignored: {has}" if texts else "")
+        if not texts:
+            return Grouping()
+        for label, found in zip(labels, by_class, strict=True):
+            if len(found) < FEWEST:
+                has = f"{label!r} has {plural(len(found), 'group')}, expected {FEWEST} or more"
+                return Grouping(line=f"folders below the class folders are ignored: {has}")
     elif not texts:
         raise DatasetError(
             f"--group-by '{asked}' matches none of {plural(len(items), 'name')}, such as {items[0].below!r}. It sees the path below the "

@@ -83,8 +83,11 @@ def inspect_images(
     )
     classes = class_figures(looks.items, [indices for indices, _ in groups], labels)
     reported = tuple(sorted((group_of(looks, indices, pairs, labels) for indices, pairs in groups), key=order))
-    judged = () if answers else labels_in_doubt(dataset, looks, features, groups, progress)
-    wrong = doubted_by_folds(dataset, looks, answers[1]) if answers else judged
+    wrong = (
+        doubted_by_folds(dataset, looks, answers[1])
+        if answers
+        else labels_in_doubt(dataset, looks, features, groups, progress)
+    )
     far = () if features is None else odd_of(looks, far_from_the_rest(features, progress), labels)
     soft = odd_of(looks, blurred(table["sharpness"], table["spread"]), labels)
     shapes = table[["width", "height", "channels"]].tolist()

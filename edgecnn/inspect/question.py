@@ -186,7 +186,7 @@ def ask(
             return known[key].decode()
         classes = np.unique([item.label for item in chosen], return_inverse=True)[1]
         candidates = [one for one in found(dataset, chosen) if fits(one.groups, classes)]
-        sentence = asked(candidates, features[rows], classes, progress)
+        sentence = asked(candidates, features[rows], classes, progress) if candidates else ""
         cache.put(KIND, [(key, sentence.encode())])
     return sentence
 

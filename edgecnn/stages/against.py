@@ -270,7 +270,8 @@ def compare_sides(
     left["unreadable"] += len(counted) - len(items)
     one, other = ([given[item.hash] for item in items] for given in answers)
     true = [of_data[item.label] for item in items]
-    columns = [np.array([labels.index(label) for label in given], np.int64) for given in (one, other, true)]
+    number = {label: index for index, label in enumerate(labels)}
+    columns = [np.array([number[label] for label in given], np.int64) for given in (one, other, true)]
     had = np.array([old.had(item) for item in items], bool)
     groups = {"all": np.ones(len(items), bool)}
     if old.about.taught_by != "content":

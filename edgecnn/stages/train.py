@@ -108,9 +108,8 @@ def written(
         with contextlib.suppress(OSError):  # on file systems without locks
             held.enter_context(folder_lock(place, busy, WAIT_S))
         before = path.read_bytes() if path.exists() else b""
-        known = (
-            splits.read_split_groups(before, str(path)) if before else known
-        )  # another training may have written it since
+        # another training may have written it since
+        known = splits.read_split_groups(before, str(path)) if before else known
         result = dataset.with_split_groups(known, links)
         text = splits.split_groups_text(result.split_groups).encode()
         try:

@@ -105,9 +105,11 @@ def fit(images: Images, strength: float) -> Layer:
     present = np.unique(classes)
     weights, bias = np.zeros((features.shape[1], count)), np.zeros(count)
     if len(present) > 1:
-        coordinates, basis = spanned(centred / scale)
-        fitted = regression(strength, MOST_ITERATIONS).fit(coordinates, classes, shares)
-        own, offsets = basis @ fitted.coef_.T / scale, fitted.intercept_
+        values, basis = centred / scale, None
+        if 2 * len(values) <= values.shape[1]:  # few photos: the same layer in a fraction of the time
+            values, basis = spanned(values)
+        fitted = regression(strength, MOST_ITERATIONS).fit(values, classes, shares)
+        own, offsets = (fitted.coef_.T if basis is None else basis @ fitted.coef_.T) / scale, fitted.intercept_
         if len(present) == 2:  # scikit-learn gives the log-odds of the second class
             own, offsets = np.concatenate([-own, own], axis=1) / 2, np.array([-offsets[0], offsets[0]]) / 2
         weights[:, present], bias[present] = own, offsets - mean @ own
@@ -119,11 +121,8 @@ def fit(images: Images, strength: float) -> Layer:
 def spanned(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return coordinates of features (n, length), float64, in an orthonormal basis (length, dimensions), which holds them all.
 
-    A layer fitted to coordinates is the same, since its weights are sums of photos, and takes a fraction of the time for few photos.
+    A layer fitted to the coordinates is the same, since its weights are sums of photos.
     """
-    count, length = features.shape
-    if 2 * count > length:
-        return features, np.eye(length)
     values, vectors = np.linalg.eigh(features @ features.T)
     kept = values > SPAN * values[-1]
     roots = np.sqrt(values[kept])

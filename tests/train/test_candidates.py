@@ -9,6 +9,7 @@ from PIL import Image
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
 from sklearn.datasets import load_sample_images
+from sklearn.linear_model import LogisticRegression
 
 from edgecnn.data import open_dataset
 from edgecnn.data.decoding import class_weights
@@ -24,6 +25,29 @@ from edgecnn.train import candidates as rules
 from edgecnn.train.candidates import Images, fit, held_out, log_losses, moved, quantize
 
 EVEN = np.ones(400)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_few_photos_get_the_layer_that_all_dimensions_give(monkeypatch, classes):
+    monkeypatch.setattr(
+        candidates, "regression", lambda strength, most: LogisticRegression(C=strength, tol=1e-8, max_iter=5_000)
+    )
+    random = np.random.default_rng(1)
+    features = (random.normal(size=(40, 9)) @ random.normal(size=(9, 80)) + 3).astype(np.float32)
+    features[5], features[:, 7] = (
+        features[4],
+        2.0,
+    )  # a copy and a constant: the photos span fewer dimensions than there are photos
+    images = Images(features, np.arange(40) % classes, random.uniform(0.5, 1.5, 40), classes)
+    fitted = fit(images, 0.1)
+    values = (features - features.mean(axis=0)).astype(np.float64)
+    coordinates, basis = candidates.spanned(values)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-6)
+    np.testing.assert_allclose(coordinates @ basis.T, values, atol=1e-4)
+    monkeypatch.setattr(candidates, "spanned", lambda values: (values, np.eye(80)))
+    expected = fit(images, 0.1)
+    np.testing.assert_allclose(fitted.weights, expected.weights, atol=1e-3 * np.abs(expected.weights).max())
+    np.testing.assert_allclose(fitted.bias, expected.bias, atol=1e-3 * np.abs(expected.bias).max())
 
 
 def candidate(network, side=160, *, macs=100, whole=False):

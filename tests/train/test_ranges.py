@@ -12,6 +12,7 @@ from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor
 from edgecnn.recipe import build_recipe
 from edgecnn.runtime.decision import softmax
+from edgecnn.train import ranges
 from edgecnn.train.phases import Qat, fake_quantize
 from edgecnn.train.ranges import (
     SCORE_ERROR,
@@ -201,6 +202,18 @@ def test_the_inputs_of_a_convolutions_kernel(padding, size, strides, dilation):
     for image, found in zip(outputs.reshape(3, -1, 5), np.split(products, 3), strict=True):
         assert np.sort(found, axis=0) == pytest.approx(np.sort(image, axis=0), abs=1e-5)
     assert len(input_rows(layer, inputs, np.random.default_rng(1), 2)) == 6
+
+
+def test_blocks_give_the_codes_of_rounding_row_by_row(monkeypatch):
+    random = np.random.default_rng(1)
+    inputs, matrix = random.normal(size=(300, 21)) @ random.normal(size=(21, 21)), random.normal(size=(21, 6))
+    step = np.abs(matrix).max(axis=0) / ranges.CODES
+    found = []
+    for block in (1, 8, 128):
+        monkeypatch.setattr(ranges, "BLOCK", block)
+        found.append(ranges.round_matrix(matrix, step, inputs.T @ inputs))
+    assert np.array_equal(found[0], found[2]) and np.array_equal(found[1], found[2])
+    assert not np.array_equal(found[0], np.rint(matrix / step))
 
 
 @pytest.mark.slow
