@@ -76,6 +76,7 @@ class Silent:
 
 def pytest_addoption(parser):
     parser.addoption("--rewrite", action="store_true", help="write the files in tests/cli/golden again")
+    parser.addoption("--once", metavar="FILE", help="leave out tests that FILE names, and add those that pass to it")
 
 
 def pytest_configure():
@@ -110,14 +111,27 @@ keeps one worker busy for minutes. Without it, the next file makes `finished_run
 other worker busy."""
 
 
-def pytest_collection_modifyitems(items):
-    """Start with the slowest files."""
+def pytest_collection_modifyitems(config, items):
+    """Start with the slowest files, and leave out what `--once` names."""
+    once = config.getoption("--once")
+    if once and os.path.exists(once):
+        done = set(Path(once).read_text(encoding="utf-8").splitlines())
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+        items[:] = [item for item in items if item.nodeid not in done]
 
     def turn(item):
         path = item.path.relative_to(ROOT / "tests").as_posix()
         return next((index for index, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
 
     items.sort(key=turn)
+
+
+def pytest_sessionfinish(session):
+    once = session.config.getoption("--once")
+    if once and "PYTEST_XDIST_WORKER" not in os.environ:
+        passed = session.config.pluginmanager.get_plugin("terminalreporter").stats.get("passed", [])
+        with open(once, "a", encoding="utf-8") as file:
+            file.writelines(f"{report.nodeid}\n" for report in passed)
 
 
 @pytest.fixture(scope="session")

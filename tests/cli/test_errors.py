@@ -348,8 +348,11 @@ def epochs(folder):
         return []
 
 
-@pytest.mark.guard  # tests/stages/test_pipeline.py interrupts `edgecnn run` by default
-@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
+# tests/stages/test_pipeline.py interrupts `edgecnn run` by default, and tests/train/test_phases.py kills `train`
+@pytest.mark.parametrize(
+    "signal_",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.guard), pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
+)
 def test_an_interrupted_training_keeps_its_last_epoch_and_resumes(start, tmp_path, tiny_network, signal_):
     few = (
         "--data",

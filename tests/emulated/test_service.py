@@ -186,6 +186,7 @@ def test_apt_installs_it_and_it_waits_for_a_release(service_board):
     service_board.run("systemd-analyze", "security", "--no-pager", "--threshold=15", "edgecnn.service")  # 1.5 of 10
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_no_problem(service_board):
     done = service_board.run("edgecnn", "doctor", "--json")
     findings = json.loads(done.out)["findings"]
@@ -202,6 +203,7 @@ def test_a_new_bundle_becomes_good(service_board):
     service_board.released("new", "good", pending)
 
 
+@pytest.mark.slow
 def test_its_page_is_reachable_and_without_one_its_network_is_closed(service_board):
     closed = service_board.filters()
     service_board.machine.put({"environment": f"EDGECNN_HTTP_TOKEN={TOKEN}\n".encode()}, "/etc/edgecnn")

@@ -25,7 +25,7 @@ from edgecnn.runs import BACKBONE, CHECKPOINT, FLOAT_MODEL, HELD_OUT, QAT_MODEL,
 from edgecnn.stages import Silent
 from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.network_choice import with_backbone
-from edgecnn.stages.pipeline import run_recipe
+from edgecnn.stages.pipeline import run_recipe, trained
 from edgecnn.stages.train import open_images
 from edgecnn.stress.measure import open_subject
 from edgecnn.train.best import Rival
@@ -265,8 +265,8 @@ def place(tmp_path_factory, crops):
     all_features.cache_clear()
 
 
-def made(place, name, kills=(), **answers):
-    """A run through every stage, after a kill at each of the moments, and the reporter of its last start.
+def made(place, name, kills=None, **answers):
+    """A run through every stage, its report, and its reporter. With `kills`: only trained, and first killed at each of these moments.
 
     `head` are the answers that the head is said to give: a poor head loses.
     """
@@ -275,14 +275,16 @@ def made(place, name, kills=(), **answers):
         if "head" in answers:
             begin = Rival.begin
             patch.setattr(Rival, "begin", lambda self, logits: begin(self, answers["head"](logits)))
+        reporter = Quiet()
+        if kills is None:
+            return *run_recipe(recipe, run, reporter, max_drop=100.0), reporter
         for kill in kills:
             with patch.context() as killed:
                 where, name = kill
                 killed.setattr(import_module(where) if isinstance(where, str) else where, name, None)
                 with pytest.raises(TypeError):
-                    run_recipe(recipe, run, Quiet(), max_drop=100.0)
-        reporter = Quiet()
-        return *run_recipe(recipe, run, reporter, max_drop=100.0), reporter
+                    trained(recipe, run, False, Quiet())
+        return trained(recipe, run, False, reporter)[0], None, reporter
 
 
 def weights(run, name):
@@ -375,7 +377,7 @@ def test_a_fine_tuned_model_that_wins_ships_as_before(beaten):
 def test_with_tuning_always_there_is_no_rival(place):
     recipe = recipe_of_fine_tuning(place / "photos")
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, tuning="always"))
-    run, _ = run_recipe(recipe, place / "always", reporter := Quiet(), max_drop=100.0)
+    run, *_ = trained(recipe, place / "always", False, reporter := Quiet())
     assert run.info.tuning is None and not run.file(HELD_OUT).exists()
     assert [one for one in reporter.epochs if one[0] == "float"] == [("float", 1), ("float", 2), ("float", 3)]
 
@@ -404,7 +406,7 @@ def test_killed_before_the_verdict_and_after_it(place, beaten):
 @pytest.mark.guard
 def test_killed_in_fine_tuning_that_loses(place, monkeypatch):
     monkeypatch.setattr("edgecnn.train.best.PATIENCE", 1)
-    whole, *_ = made(place, "loses", head=unsure)
+    whole, *_ = made(place, "loses", (), head=unsure)
     assert whole.info.tuning.epochs > 0
     kills = [(Rival, "begin"), ("edgecnn.train.loop", "write_history"), (Rival, "verdict")]
     run, *_ = made(place, "loses and is killed", kills, head=unsure)
