@@ -9,7 +9,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +215,25 @@ def private_folder(path: Path) -> None:
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows as CSV, below a header line."""
+    import csv  # here, since the device's start does not need it
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((columns, *rows))
+    return text.getvalue()
+
+
+def csv_rows(data: bytes) -> list[dict[str, str]]:
+    """Return the rows of CSV below a header line, by column; ValueError if they cannot be read."""
+    import csv
+
+    try:
+        return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
 
 
 def npy(array: "np.ndarray") -> bytes:

@@ -5,11 +5,10 @@ began with are looked for among those in the folder now, so adding photos does n
 """
 
 import copy
-import csv
 import dataclasses
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from edgecnn.data.items import (
     unreadable_text,
 )
 from edgecnn.errors import DatasetError, ImageError, RunError, SplitError, UnknownNameError, nearest
-from edgecnn.files import sha256, write_atomic
+from edgecnn.files import csv_rows, csv_text, sha256, write_atomic
 from edgecnn.labels import SPLITS_CSV, plural, printable
 from edgecnn.pixels import as_array, resize
 from edgecnn.recipe import DataRecipe
@@ -59,10 +58,7 @@ class Known(Struct):
         ]
         if self.files:
             items = list(self._listed(items))
-        return {
-            split: tuple(sorted((item for item in items if item.split == split), key=splits.order))
-            for split in splits.SPLITS
-        }
+        return splits.in_splits((item, item.split) for item in items)
 
     def missing(self, divided: Divided, split: str) -> list[str]:
         """Return the listed files of a split that are not among the items."""
@@ -166,23 +162,15 @@ class Dataset:
 
     def _describe(self) -> None:
         self.sizes = {split: len(items) for split, items in self.items.items()}
-        self.hashes = {split: splits.split_hash(items, self.labels) for split, items in self.items.items()}
-        self.fingerprint = splits.fingerprint(self.items, self.labels)
+        self.hashes = {split: splits.digest(items, self.labels) for split, items in self.items.items()}
+        self.fingerprint = splits.digest(chain(*self.items.values()), self.labels, with_split=True)
         self.conflicts = find_conflicts(self.items, self.labels)
 
     def redivided(self, places: Mapping[str, str]) -> "Dataset":
         """Return the same images in other splits, `places` by content hash; those without a place are left out. Nothing is decoded."""
         other = copy.copy(self)
-        items = [item for part in self.items.values() for item in part]
-        other.items = {
-            split: tuple(
-                sorted(
-                    (dataclasses.replace(item, split=split) for item in items if places.get(item.hash) == split),
-                    key=splits.order,
-                )
-            )
-            for split in splits.SPLITS
-        }
+        items = [item for part in self.items.values() for item in part if places.get(item.hash) in splits.SPLITS]
+        other.items = splits.in_splits((item, places[item.hash]) for item in items)
         other.duplicates, other._decoded, other.moved = (), {}, True
         other._describe()
         return other
@@ -202,9 +190,7 @@ class Dataset:
         items = {item.hash: item for item in sorted(listed, key=lambda item: item.source, reverse=True)}
         groups = splits.grouping(listed, self.labels, self._recipe.group_by, known)
         classes = {one: items[one].label for one in sorted(items)}
-        split_groups = splits.updated(
-            groups.known, splits.Newcomers(classes, self.shares, groups.texts, groups.rule), links
-        )
+        split_groups = splits.updated(groups, classes, self.shares, links)
         if not splits.is_former(split_groups):
             split_groups |= {one: split_groups[one]._replace(path=item.source) for one, item in items.items()}
         other = self.redivided(splits.splits_of(split_groups))
@@ -458,9 +444,9 @@ def known_images(run: Run) -> Known:
     files: dict[tuple[str, str, str], list[str]] = {}
     if path.exists():
         try:
-            for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+            for row in csv_rows(path.read_bytes()):
                 files.setdefault((row["split"], row["class"], row["sha256"]), []).append(row["file"])
-        except (OSError, ValueError, KeyError, csv.Error) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise RunError(f"{path} is damaged ({error}). Remove it to continue without the list.") from None
     return Known(labels=run.info.data.labels, files=files)
 
@@ -474,7 +460,7 @@ def write_known(run: Run, dataset: Dataset) -> None:
         for split, items in dataset.items.items()
         for item in items
     )
-    write_atomic(run.file(IMAGES), splits.csv_text(COLUMNS, rows))
+    write_atomic(run.file(IMAGES), csv_text(COLUMNS, rows))
 
 
 def require_split(run: Run, dataset: Dataset, split: str) -> None:

@@ -3,8 +3,6 @@
 The list is `folds.csv` of a run. Inside a fold, a part of its own training images is for validation: no choice sees the test images.
 """
 
-import csv
-import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecnn.data.dataset import Dataset
-from edgecnn.data.items import NAMED
-from edgecnn.data.splits import csv_text
+from edgecnn.data.items import NAMED, Item
 from edgecnn.errors import DatasetError, RunError
-from edgecnn.files import write_atomic
+from edgecnn.files import csv_rows, csv_text, write_atomic
 from edgecnn.labels import printable
 from edgecnn.run_info import FoldInfo
 from edgecnn.runs import FOLD, FOLD_INFO, FOLDS, Run
@@ -40,27 +37,19 @@ class Folds:
 
     def without(self, dataset: Dataset, fold: int, seed: int) -> Dataset:
         """Return the dataset of a fold's model: the fold itself is the test split, and a part of the other images validates."""
-        hashes, classes, groups = self._listed(dataset)
-        held = np.array([self.of[one] == fold for one in hashes])
-        others = np.flatnonzero(~held)
-        validating = others[stratified(classes[others], [groups[index] for index in others], VALIDATION_PARTS, seed)[0]]
-        left = set(classes[np.setdiff1d(others, validating)].tolist())
-        validating = [
-            index for index in validating.tolist() if classes[index] in left
-        ]  # otherwise the class would have no training image
-        places = dict.fromkeys(hashes, "train")
-        places |= {hashes[index]: "test" for index in np.flatnonzero(held)}
-        places |= {hashes[index]: "validation" for index in validating}
+        others = [item for item in ordered(dataset) if self.of.get(item.hash, fold) != fold]
+        classes = np.array([item.label for item in others])
+        part = stratified(classes, [self.groups[item.hash] for item in others], VALIDATION_PARTS, seed)[0]
+        left = np.delete(classes, part)  # a class that is not among them would have no training image
+        places = {one: "test" if own == fold else "train" for one, own in self.of.items()}
+        places |= {others[index].hash: "validation" for index in part if classes[index] in left}
         return dataset.redivided(places)
 
-    def _listed(self, dataset: Dataset) -> tuple[list[str], np.ndarray, list[str]]:
-        items = [item for part in dataset.items.values() for item in part if item.hash in self.of]
-        items.sort(key=lambda item: (item.hash, item.label))
-        hashes = [item.hash for item in items]
-        return hashes, np.array([item.label for item in items]), [self.groups[one] for one in hashes]
 
-
-NO_FOLDS = Folds(count=0, of={}, groups={})
+def ordered(dataset: Dataset) -> list[Item]:
+    """Return all images of a dataset, in an order that does not depend on their splits and names."""
+    items = (item for part in dataset.items.values() for item in part)
+    return sorted(items, key=lambda item: (item.hash, item.label))
 
 
 def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int, *, validates: bool = True) -> Folds:
@@ -76,7 +65,7 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int, *
             f"{dataset.name} has its own {' and '.join(own)} images, but with folds every image trains and tests. "
             "Put all images into one set of class folders, or leave out --folds and --quick."
         )
-    items = sorted((item for part in dataset.items.values() for item in part), key=lambda item: (item.hash, item.label))
+    items = ordered(dataset)
     found = {item.hash: groups.get(item.hash, item.hash) for item in items}
     for number, label in enumerate(dataset.labels):
         if len({found[item.hash] for item in items if item.label == number}) < 2:
@@ -117,10 +106,10 @@ def read_folds(run: Run) -> Folds | None:
     if not path.exists():
         return None
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        rows = csv_rows(path.read_bytes())
         of = {row["sha256"]: int(row["fold"]) for row in rows}
         return Folds(count=max(of.values()), of=of, groups={row["sha256"]: row["group"] for row in rows})
-    except (OSError, ValueError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged ({error}). Train again with --force, or into another folder.") from None
 
 
@@ -137,6 +126,7 @@ def require_listed(run: Run, folds: Folds, dataset: Dataset) -> None:
 
 def fold_infos(run: Run) -> tuple[FoldInfo, ...]:
     """Return the records of a run's finished folds, in order."""
-    count = (read_folds(run) or NO_FOLDS).count
-    found = (Run(run.file(FOLD.format(fold=fold))).stored(FOLD_INFO, FoldInfo) for fold in range(1, count + 1))
+    folds = read_folds(run)
+    numbers = range(1, folds.count + 1) if folds else ()
+    found = (Run(run.file(FOLD.format(fold=fold))).stored(FOLD_INFO, FoldInfo) for fold in numbers)
     return tuple(info for info in found if info is not None)

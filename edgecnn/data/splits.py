@@ -17,21 +17,13 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
+
 from edgecnn.data.items import Item
 from edgecnn.errors import DatasetError
-from edgecnn.files import sha256
+from edgecnn.files import csv_rows, csv_text, sha256
 from edgecnn.labels import SPLITS_CSV, plural
 from edgecnn.recipe import DataRecipe
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as CSV, below a header line."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
-
 
 SPLITS = ("train", "validation", "test")
 
@@ -48,13 +40,19 @@ def divide(
     given = {item.split for item in items}
     test = 0.0 if "test" in given else recipe.test_fraction
     validation = 0.0 if "validation" in given else recipe.validation_fraction
+
+    def split_of(item: Item) -> str:
+        if item.split != "train":
+            return item.split
+        return places.get(item.hash) or split_at(position_of(item.hash), test, validation)
+
+    return in_splits((item, split_of(item)) for item in items)
+
+
+def in_splits(placed: Iterable[tuple[Item, str]]) -> dict[str, tuple[Item, ...]]:
+    """Return images in the split given with each, sorted by content hash."""
     divided: dict[str, list[Item]] = {split: [] for split in SPLITS}
-    for item in items:
-        split = item.split
-        if split == "train" and item.hash in places:
-            split = places[item.hash]
-        elif split == "train":
-            split = split_at(position_of(item.hash), test, validation)
+    for item, split in placed:
         divided[split].append(item if split == item.split else replace(item, split=split))
     return {split: tuple(sorted(divided[split], key=order)) for split in SPLITS}
 
@@ -103,16 +101,10 @@ def _needed(chance: float) -> int:
     return math.ceil(math.log(1e-3) / math.log(chance))
 
 
-def split_hash(items: Iterable[Item], labels: Sequence[str]) -> str:
-    """Return the SHA-256 over a split's sorted (label, content hash) pairs: order and file names do not matter."""
+def digest(items: Iterable[Item], labels: Sequence[str], with_split: bool = False) -> str:
+    """Return the SHA-256 over the sorted ([split,] label, content hash) of images: order and file names do not matter."""
     names = [json.dumps(label) for label in labels]
-    return sha256("".join(sorted(f"{names[item.label]} {item.hash}\n" for item in items)).encode())
-
-
-def fingerprint(divided: dict[str, tuple[Item, ...]], labels: Sequence[str]) -> str:
-    """Return the SHA-256 over the sorted (split, label, content hash) of every image."""
-    names = [json.dumps(label) for label in labels]
-    lines = (f"{split} {names[item.label]} {item.hash}\n" for split, items in divided.items() for item in items)
+    lines = (f"{item.split} " * with_split + f"{names[item.label]} {item.hash}\n" for item in items)
     return sha256("".join(sorted(lines)).encode())
 
 
@@ -135,6 +127,9 @@ class SplitGroup(NamedTuple):
     split: str
     path: str = ""
     rule: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path or 'a photo'} of the group {self.group!r}"
 
 
 SplitGroups = Mapping[str, SplitGroup]
@@ -173,18 +168,13 @@ def read_split_groups(data: bytes, where: str) -> dict[str, SplitGroup]:
         first, other = lines.setdefault(split_group.group, (number, split_group))
         if other.split != split_group.split:
             raise DatasetError(
-                f"{where}: line {first} puts {split_group_text(other)} into {other.split}, and line {number} puts "
-                f"{split_group_text(split_group)} into {split_group.split}. "
+                f"{where}: line {first} puts {other} into {other.split}, and line {number} puts {split_group} into {split_group.split}. "
                 "The photos of a group share a split: change one of the lines, or give one of the photos a group of its own."
             )
         split_groups[one] = split_group
     if len(rules := {split_group.rule for split_group in split_groups.values() if is_users(split_group.rule)}) > 1:
         raise damaged(where, f"its rules are of two ways to group photos, {' and '.join(map(repr, sorted(rules)))}")
     return split_groups
-
-
-def split_group_text(split_group: SplitGroup) -> str:
-    return f"{split_group.path or 'a photo'} of the group {split_group.group!r}"
 
 
 def is_users(rule: str) -> bool:
@@ -217,41 +207,47 @@ def frames_of(data: bytes, where: str, photos: Container[str]) -> dict[str, list
     """Return the time and hash of each board's frames, in order, from the list of the photos' sources; DatasetError if that is damaged."""
     frames: dict[str, list[tuple[float, str]]] = defaultdict(list)
     try:
-        for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig"))):
+        for row in csv_rows(data):
             if row["sha256"] in photos and row["ts"] and row["board"] and math.isfinite(moment := float(row["ts"])):
                 frames[row["board"]].append((moment, row["sha256"]))
-    except (ValueError, KeyError, csv.Error) as error:
+    except (ValueError, KeyError) as error:
         raise DatasetError(f"{where} is damaged ({error}). Put back a copy of it, or remove the line.") from None
     return {board: sorted(taken) for board, taken in frames.items()}
 
 
-class Newcomers(NamedTuple):
-    """The basis for the split groups of new photos: all photos' classes, the user's groups and rule, and each split's fraction."""
+class Grouping(NamedTuple):
+    """The user's rule, "" for none, each photo's group by its hash, the listed ones that remain, and a line on what a user should know."""
 
-    classes: Mapping[str, int]
-    shares: Mapping[str, float]
-    texts: Mapping[str, str] = MappingProxyType({})
     rule: str = ""
+    texts: Mapping[str, str] = MappingProxyType({})
+    known: SplitGroups = MappingProxyType({})
+    line: str = ""
 
 
-def updated(known: SplitGroups, photos: Newcomers, links: Sequence[Link]) -> dict[str, SplitGroup]:
-    """Return the known split groups, unchanged, and those of the other photos."""
-    found = {one: place for one, place in grouped(known, photos, links).items() if one not in known}
+def updated(
+    named: Grouping, photos: Mapping[str, int], shares: Mapping[str, float], links: Sequence[Link]
+) -> dict[str, SplitGroup]:
+    """Return the listed split groups that remain, unchanged, and those of the other photos.
+
+    `photos` are the classes of all photos, by hash, and `shares` the splits' fractions.
+    """
+    known = named.known
+    found = {one: place for one, place in grouped(named, photos, links).items() if one not in known}
     members: dict[str, list[str]] = defaultdict(list)
     for one in sorted(found):
         members[found[one][0]].append(one)
     splits = {split_group.group: split_group.split for split_group in known.values()}
-    splits |= split_of_new({name: ones for name, ones in members.items() if name not in splits}, known, photos)
+    splits |= split_of_new({name: ones for name, ones in members.items() if name not in splits}, known, photos, shares)
     former = is_former(known)
     return dict(known) | {
         one: SplitGroup(group, splits[group], rule="" if former else rule) for one, (group, rule) in found.items()
     }
 
 
-def grouped(known: SplitGroups, photos: Newcomers, links: Sequence[Link]) -> dict[str, tuple[str, str]]:
+def grouped(named: Grouping, photos: Mapping[str, int], links: Sequence[Link]) -> dict[str, tuple[str, str]]:
     """Return each photo's group and the rule for it: listed, the user's, frames in a row, then copies of a group's first photo."""
-    place = {one: (photos.texts[one], photos.rule) for one in photos.classes if one in photos.texts}
-    place |= {one: (split_group.group, split_group.rule) for one, split_group in known.items()}
+    place = {one: (text, named.rule) for one, text in named.texts.items() if one in photos}
+    place |= {one: (split_group.group, split_group.rule) for one, split_group in named.known.items()}
     bursts, same = ([(link.first, link.second) for link in links if link.rule == rule] for rule in (BURST, SAME))
     backwards = [pair[::-1] for pair in reversed(bursts)]
     spread(place, [*bursts, *backwards], BURST)
@@ -265,10 +261,10 @@ def grouped(known: SplitGroups, photos: Newcomers, links: Sequence[Link]) -> dic
             near[link.first].append(link.second)
             near[link.second].append(link.first)
     firsts: dict[str, str] = {}
-    for one in sorted(place.keys() & photos.classes.keys(), key=lambda one: (one != place[one][0], one)):
+    for one in sorted(place.keys() & photos.keys(), key=lambda one: (one != place[one][0], one)):
         firsts.setdefault(place[one][0], one)
     joined = {one for one, (_, rule) in place.items() if rule == BURST or is_users(rule)} | {*firsts.values()}
-    left = [one for one in photos.classes if one not in place and one not in equals]
+    left = [one for one in photos if one not in place and one not in equals]
     for one in left:
         if other := next((other for other in near[one] if other in joined), None):
             place[one] = place[other][0], COPY
@@ -290,50 +286,43 @@ def spread(place: dict[str, tuple[str, str]], pairs: Iterable[tuple[str, str]], 
             place[other] = place[one][0], rule
 
 
-ALL = -1  # counts photos of all classes
-
-
-def split_of_new(groups: Mapping[str, Sequence[str]], known: SplitGroups, photos: Newcomers) -> dict[str, str]:
+def split_of_new(
+    groups: Mapping[str, Sequence[str]], known: SplitGroups, photos: Mapping[str, int], shares: Mapping[str, float]
+) -> dict[str, str]:
     """Return the split of each new group, so that each split gets its share of all photos and of each class, as near as groups allow.
 
     The largest group goes first, each to the split where sum(n (n + 2 h) / t) is smallest: it is what n more photos of a class, next to h
     in the split, add to sum((h - t)² / t) over classes and all photos, with t the split's share. Above MOST photos, a hash decides.
     """
-    if len(photos.classes) > MOST:
-        places = {name: position_of(name if name in photos.classes else sha256(name.encode())) for name in groups}
-        return {
-            name: split_at(place, photos.shares["test"], photos.shares["validation"]) for name, place in places.items()
-        }
-    totals = Counter((*photos.classes.values(), *[ALL] * len(photos.classes)))
-    counts = Counter(
-        (label, known[one].split) for one in photos.classes if one in known for label in (photos.classes[one], ALL)
-    )
-    sizes = {
-        name: Counter((*(photos.classes[one] for one in ones), *[ALL] * len(ones))) for name, ones in groups.items()
-    }
+    if len(photos) > MOST:
+        places = {name: position_of(name if name in photos else sha256(name.encode())) for name in groups}
+        return {name: split_at(place, shares["test"], shares["validation"]) for name, place in places.items()}
+    classes = sorted(set(photos.values()))
+
+    def counted(ones: Iterable[str]) -> np.ndarray:
+        counts = Counter(photos[one] for one in ones)
+        return np.array([*(counts[label] for label in classes), counts.total()])
+
+    sizes = {name: counted(ones) for name, ones in groups.items()}
+    held = {split: counted(one for one in photos if one in known and known[one].split == split) for split in SPLITS}
+    aims = {split: np.maximum(shares[split] * counted(photos), 1e-9) for split in SPLITS}
     order = sorted(groups, key=lambda name: (-len(groups[name]), sha256(name.encode())))
     splits: dict[str, str] = {}
-
-    def costs(name: str, split: str) -> float:
-        aims = {label: max(photos.shares[split] * totals[label], 1e-9) for label in sizes[name]}
-        return sum(n * (n + 2 * counts[label, split]) / aims[label] for label, n in sizes[name].items())
-
-    def put(name: str, split: str) -> None:
-        if name in splits:
-            counts.subtract({(label, splits[name]): n for label, n in sizes[name].items()})
-        splits[name] = split
-        counts.update({(label, split): n for label, n in sizes[name].items()})
-
     for name in order:
-        put(name, min(reversed(SPLITS), key=lambda split: costs(name, split)))
+        n = sizes[name]
+        costs = {split: float((n * (n + 2 * held[split]) / aims[split]).sum()) for split in reversed(SPLITS)}
+        splits[name] = min(costs, key=costs.__getitem__)
+        held[splits[name]] += n
     # training needs validation, and each class a test, if that leaves it training photos
-    for label, split in ((ALL, "validation"), *((label, "test") for label in sorted(totals))):
-        spare = (
-            name for name in reversed(order)
-            if splits[name] == "train" and sizes[name][label] and all(counts[one, "train"] > n for one, n in sizes[name].items())
-        )  # fmt: skip
-        if not counts[label, split] and (name := next(spare, "")):
-            put(name, split)
+    for column, split in ((-1, "validation"), (-1, "test"), *((column, "test") for column in range(len(classes)))):
+        for name in reversed(order):
+            n = sizes[name]
+            if held[split][column]:
+                break
+            if splits[name] == "train" and n[column] and ((held["train"] > n) | (n == 0)).all():
+                splits[name] = split
+                held["train"] -= n
+                held[split] += n
     return splits
 
 
@@ -357,15 +346,6 @@ BY_FOLDER = "(.+)/"
 """The pattern that gives the same groups."""
 
 FEWEST = 3  # groups of each class, one for each split, without which folders are no groups
-
-
-class Grouping(NamedTuple):
-    """The user's rule, "" for none, each photo's group by its hash, the listed ones that remain, and a line on what a user should know."""
-
-    rule: str = ""
-    texts: Mapping[str, str] = MappingProxyType({})
-    known: SplitGroups = MappingProxyType({})
-    line: str = ""
 
 
 def texts_by(rule: str, items: Iterable[Item]) -> dict[str, str]:
@@ -407,14 +387,10 @@ def grouping(items: Sequence[Item], labels: Sequence[str], asked: str | None, kn
             f"--group-by '{asked}' matches none of {plural(len(items), 'name')}, such as {items[0].below!r}. It sees the path below the "
             "class folder, without the ending."
         )
-    elif (count := len(set().union(*by_class))) < FEWEST:
+    elif (count := len(set().union(*by_class))) < FEWEST or max(map(len, by_class)) < 2:
         raise DatasetError(
-            f"--group-by '{asked}' gives {plural(count, 'group')}, such as {next(iter(texts.values()))!r}; training, validation and test "
-            "need one each. Match the part of the name that differs from one group to the next."
-        )
-    elif max(map(len, by_class)) < 2:
-        raise DatasetError(
-            f"--group-by '{asked}' gives each class one group, such as {next(iter(texts.values()))!r} for {labels[0]!r}: it would train, "
-            "and nothing would test. Match a part of the name that differs within a class."
+            f"--group-by '{asked}' gives {plural(count, 'group')}, such as {next(iter(texts.values()))!r}, and at most "
+            f"{max(map(len, by_class))} to a class. Training, validation and test need one each, and a class with one group would train or "
+            "test, but not both. Match a part of the name that differs within a class."
         )
     return Grouping(rule, texts, known if rule_of(known) == rule else {})

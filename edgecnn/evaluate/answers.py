@@ -3,7 +3,6 @@
 Each fold's run stores its answers in `held-out.npz`, and the run of the final model, trained on all images, stores all of them.
 """
 
-import csv
 import io
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,9 @@ from edgecnn.bundle.file import Bundle
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import Dataset, Split, open_dataset
 from edgecnn.data.dataset import Known, known_images, require_split
-from edgecnn.data.splits import csv_text, read_split_groups
+from edgecnn.data.splits import read_split_groups
 from edgecnn.errors import BundleError, DatasetError, RunError, UnknownNameError
-from edgecnn.files import sha256, write_atomic
+from edgecnn.files import csv_rows, csv_text, sha256, write_atomic
 from edgecnn.labels import SPLITS_CSV
 from edgecnn.recipe import DataRecipe, Recipe, build_recipe, merge
 from edgecnn.runs import HELD_OUT, IMAGES, LEFT_OUT, Run
@@ -213,9 +212,9 @@ def read_answers(bundle: Bundle) -> dict[str, dict[str, str]]:
     if ANSWERS not in bundle.files:
         return {}
     try:
-        rows = list(csv.DictReader(io.StringIO(bundle.files[ANSWERS].decode())))
+        rows = csv_rows(bundle.files[ANSWERS])
         named = {name for row in rows for name in (row["class"], row["int8"])}
-    except (ValueError, KeyError, csv.Error) as error:
+    except (ValueError, KeyError) as error:
         raise BundleError(f"{bundle.path}: {ANSWERS} is damaged: {error}.") from None
     if strange := named - set(bundle.manifest.labels):
         raise BundleError(f"{bundle.path}: {ANSWERS} names {shown(min(strange))}, which is not a class of the bundle.")
@@ -247,7 +246,7 @@ def taught_images(run: Run) -> dict[str, str] | None:
     if not rows:
         return None
     path = run.file(LEFT_OUT)
-    tied = {row["sha256"] for row in csv.DictReader(io.StringIO(path.read_text()))} if path.exists() else set()
+    tied = {row["sha256"] for row in csv_rows(path.read_bytes())} if path.exists() else set()
     splits = {digest: TIED if digest in tied else split for split, digest in rows if split == "test"}
     return splits | {digest: split for split, digest in sorted(rows) if split != "test"}
 
@@ -257,9 +256,8 @@ def read_taught(bundle: Bundle) -> dict[str, str] | None:
     if IMAGES not in bundle.files:
         return None
     try:
-        rows = csv.DictReader(io.StringIO(bundle.files[IMAGES].decode()))
-        return {row["sha256"]: row["split"] for row in rows}
-    except (ValueError, KeyError, csv.Error) as error:
+        return {row["sha256"]: row["split"] for row in csv_rows(bundle.files[IMAGES])}
+    except (ValueError, KeyError) as error:
         raise BundleError(f"{bundle.path}: {IMAGES} is damaged: {error}.") from None
 
 

@@ -207,7 +207,7 @@ def of_folders(faults: Iterable[Fault], skipped: Sequence[str], lines: Iterable[
 
 def of_files(lost: Sequence[Lost], total: int) -> Iterator[Finding]:
     if lost:
-        text = f"{images(len(lost))} of {total:,} cannot be read, such as {lost[0].source} ({lost[0].reason})"
+        text = f"{plural(len(lost), 'image')} of {total:,} cannot be read, such as {lost[0].source} ({lost[0].reason})"
         yield finding("unreadable", "warning", len(lost), text, "Replace or remove them.")
 
 
@@ -218,9 +218,8 @@ def of_groups(groups: Sequence[Group], own_splits: Iterable[str], keeps_groups: 
     """
     given = set(own_splits)
     leaks = [group for group in groups if group.leak]
-    theirs, ours = (
-        [group for group in leaks if ({copy.split for copy in group.copies} <= given) is own] for own in (True, False)
-    )
+    theirs = [group for group in leaks if {copy.split for copy in group.copies} <= given]
+    ours = [group for group in leaks if not {copy.split for copy in group.copies} <= given]
     rest = [group for group in groups if not group.leak and not group.two_labels]
     leaked, remove = "the same image in more than one split", "Keep one of each group."
     keep_one = "Keep one of each, or divide the images into train, val and test folders yourself."
@@ -331,29 +330,21 @@ def of_sizes(items: Sequence[Item], shapes: Sequence[tuple[int, int, int]], labe
 
 def of_odd_ones(far: Sequence[Odd], soft: Sequence[Odd]) -> Iterator[Finding]:
     if far:
-        text = f"{images(len(far))} unlike all others, such as {far[0].source} ({far[0].label})"
+        text = f"{plural(len(far), 'image')} unlike all others, such as {far[0].source} ({far[0].label})"
         yield finding("far", "note", len(far), text, "Check that they belong to the data.")
     if soft:
-        text = f"{images(len(soft))} much less sharp than the others, such as {soft[0].source} ({soft[0].label})"
+        text = (
+            f"{plural(len(soft), 'image')} much less sharp than the others, such as {soft[0].source} ({soft[0].label})"
+        )
         yield finding("blurred", "note", len(soft), text, "Remove them, unless the camera's images will be like that.")
-
-
-def ordered(found: Iterable[Finding]) -> tuple[Finding, ...]:
-    return tuple(sorted(found, key=lambda item: -SEVERITIES.index(item.severity)))
-
-
-def images(count: int) -> str:
-    return plural(count, "image")
 
 
 def first_two(group: Group, kind: Kind) -> str:
     """Return the first two images of a group that show the problem: different splits or labels, the same pixels, or different ones."""
     first, *others = group.twins if kind == "duplicate" else group.copies
 
-    def problem(copy: Copy) -> bool:
-        if kind == "near-duplicate":
-            return copy.pixels != first.pixels
-        return (copy.split, copy.label) != (first.split, first.label)
+    def shown(copy: Copy) -> tuple[str, str, bool]:
+        return copy.split, copy.label, kind == "near-duplicate" and copy.pixels != first.pixels
 
-    other = next(filter(problem, others), others[0])
+    other = next((copy for copy in others if shown(copy) != shown(first)), others[0])
     return " and ".join(f"{copy.source} ({copy.split})" if group.leak else copy.source for copy in (first, other))

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from edgecnn.data import Dataset, Progress
+from edgecnn.data.decoding import require_listed
 from edgecnn.data.items import LEFT_OUT, Item, Meter
 from edgecnn.errors import DatasetError, ImageError, OutputExistsError
-from edgecnn.files import canonical_json, output_errors, sha256
+from edgecnn.files import canonical_json, output_errors
 from edgecnn.images import SUFFIXES, suffix_of
 from edgecnn.inspect.findings import Cleaned, Copy, Group, Inspection, LeftOut
 from edgecnn.labels import SOURCES_CSV, SPLITS_CSV, unsafe
@@ -29,20 +30,18 @@ LONGEST_NAME = 200  # maximum bytes of a file's name to keep
 
 
 def left_out(report: Inspection, kinds: Sequence[str]) -> dict[str, str]:
-    reasons: dict[str, str] = {}
-    if "unreadable" in kinds:
-        reasons |= {item.source: f"it cannot be read: {item.reason}" for item in report.unreadable}
-    for group in report.groups:
-        for source, reason in of_group(group, kinds):
-            reasons.setdefault(source, reason)
-    if "labels" in kinds:
-        for wrong in report.wrong_labels:
-            reasons.setdefault(wrong.source, f"it is labelled {wrong.label} but looks like {wrong.suggested}")
-    for item in report.far if "far" in kinds else ():
-        reasons.setdefault(item.source, "it is unlike all others")
-    for item in report.blurred if "blurred" in kinds else ():
-        reasons.setdefault(item.source, "it is much less sharp than the others")
-    return reasons
+    """Return the first reason for each image that is left out, by source."""
+    found: dict[str, list[tuple[str, str]]] = {
+        "unreadable": [(item.source, f"it cannot be read: {item.reason}") for item in report.unreadable],
+        "groups": [pair for group in report.groups for pair in of_group(group, kinds)],
+        "labels": [
+            (item.source, f"it is labelled {item.label} but looks like {item.suggested}")
+            for item in report.wrong_labels
+        ],
+        "far": [(item.source, "it is unlike all others") for item in report.far],
+        "blurred": [(item.source, "it is much less sharp than the others") for item in report.blurred],
+    }
+    return dict(pair for kind in reversed(found) if kind in ("groups", *kinds) for pair in reversed(found[kind]))
 
 
 def of_group(group: Group, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -54,27 +53,22 @@ def of_group(group: Group, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def but_one(copies: Sequence[Copy]) -> Iterator[tuple[str, str]]:
-    kept, *others = copies
-    if any(copy.label != kept.label for copy in others):
-        for copy in copies:
-            other = next(item for item in copies if item.label != copy.label)
+    kept = copies[0]
+    for copy in copies:
+        if other := next((item for item in copies if item.label != copy.label), None):
             yield copy.source, f"it shows the same thing as {other.source}, which is labelled {other.label}"
-        return
-    for copy in others:
-        same = copy.pixels == kept.pixels
-        why = f"it has the same pixels as {kept.source}" if same else f"it shows the same thing as {kept.source}"
-        yield copy.source, why + (f", which is in {kept.split}" if kept.split != copy.split else "")
+        elif copy is not kept:
+            same = copy.pixels == kept.pixels
+            why = f"it has the same pixels as {kept.source}" if same else f"it shows the same thing as {kept.source}"
+            yield copy.source, why + (f", which is in {kept.split}" if kept.split != copy.split else "")
 
 
 def require_new(folder: Path, source: str) -> None:
     """Raise OutputExistsError if the folder of a cleaned copy exists, or lies inside the data."""
     original = Path(os.path.expanduser(source))
-    fault = ""
-    if folder.exists() or folder.is_symlink():
-        fault = "exists"
-    elif original.is_dir() and folder.resolve().is_relative_to(original.resolve()):
-        fault = "lies inside the data"
-    if fault:
+    inside = original.is_dir() and folder.resolve().is_relative_to(original.resolve())
+    if inside or folder.exists() or folder.is_symlink():
+        fault = "lies inside the data" if inside else "exists"
         raise OutputExistsError(f"{folder} {fault}. Name a new folder outside the data with --fix.")
 
 
@@ -93,8 +87,8 @@ def write_cleaned(
     every = [item for part in dataset.items.values() for item in part]
     broken = {item.source for item in report.unreadable}
     for item in every:
-        if item.source in broken and leads_outside(item):
-            reasons.setdefault(item.source, "it is a link to a file outside the data, which is not an image")
+        if item.source in broken and is_link(item):
+            reasons.setdefault(item.source, "it is a link, and not to an image")
     items = [item for item in every if item.source not in reasons]
     if len({item.label for item in items}) < 2:
         raise DatasetError(f"a cleaned copy of {dataset.name} would have fewer than two classes. Leave out less.")
@@ -126,11 +120,10 @@ def emptied(cleaned: Cleaned, dataset: Dataset) -> list[str]:
     return [label for index, label in enumerate(dataset.labels) if index not in kept]
 
 
-def leads_outside(item: Item) -> bool:
-    if not isinstance(item.handle, Path):
-        return False
-    root = item.handle.parents[item.source.count("/")]
-    return not item.handle.resolve().is_relative_to(root.resolve())
+def is_link(item: Item) -> bool:
+    """Return whether an item's file, or a folder above it in the data, is a link: its content may be anything."""
+    inside = (item.handle, *item.handle.parents[: item.source.count("/")]) if isinstance(item.handle, Path) else ()
+    return any(path.is_symlink() for path in inside)
 
 
 def write_items(items: Sequence[Item], dataset: Dataset, folder: Path, meter: Meter) -> None:
@@ -151,14 +144,13 @@ def write_items(items: Sequence[Item], dataset: Dataset, folder: Path, meter: Me
 def encoded(item: Item, dataset: Dataset) -> bytes:
     try:
         data = dataset.read(item)
+        if isinstance(data, np.ndarray):
+            buffer = io.BytesIO()
+            as_image(data).save(buffer, "PNG")
+            return buffer.getvalue()
+        require_listed(item, data)
     except ImageError as error:
         raise DatasetError(f"{item.source}: {error}. Inspect the images again.") from None
-    if isinstance(data, np.ndarray):
-        buffer = io.BytesIO()
-        as_image(data).save(buffer, "PNG")
-        return buffer.getvalue()
-    if sha256(data) != item.hash:
-        raise DatasetError(f"{item.source} changed after it was inspected. Inspect the images again.")
     return data
 
 
@@ -171,6 +163,4 @@ def destination_of(item: Item, dataset: Dataset, data: bytes) -> tuple[str, str,
         stem = name if plain else item.hash[:16]
         name = f"{stem}{suffix_of(data)}"
     label = dataset.labels[item.label].replace("/", "-").replace("\\", "-")
-    if label.startswith("."):
-        label = f"class{label}"
     return split if dataset.given != {"train"} else "", label, name

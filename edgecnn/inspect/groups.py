@@ -4,11 +4,11 @@ A burst is frames that a board kept one after another and that look alike: one p
 the others if it is far away in features, or blurred.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -20,8 +20,6 @@ from edgecnn.data.splits import BURST, Link
 from edgecnn.inspect.findings import By
 from edgecnn.inspect.look import FEATURES_KIND, Body, Cache, Looks, chunks, near_pairs, neighbours
 from edgecnn.inspect.pairs import MEASURES, Measures, Pictures, frame_difference, likeness, measure_pairs
-
-P = TypeVar("P", bound=tuple[Any, ...])
 
 KIND = f"pair-1 {FEATURES_KIND}"  # the name of cached measures; it changes with what is measured
 
@@ -60,31 +58,31 @@ class Pair(NamedTuple):
 
 @dataclass(kw_only=True)
 class Search:
-    """Finds the pairs of a set.
+    """Finds the `pairs` of a set: images that are copies or near copies of each other, each with the first one of its content.
 
-    The features, float32 (n, LENGTH) of length 1, and the body that computes those of picture parts are None for hashes only. At the end,
+    The features, float32 (n, length) of length 1, and the body that computes those of picture parts are None for hashes only. At the end,
     `skipped` counts candidates by features that were not compared, `uncompared` images whose hashes were not compared with later ones.
     `all_alike` means that most of a class looked like one group, so that only equal pixels make a pair.
     """
 
     looks: Looks
     pictures: Pictures
-    features: np.ndarray | None
-    body: Body | None
     cache: Cache
     progress: Progress
+    features: np.ndarray | None = None
+    body: Body | None = None
+    pairs: list[Pair] = field(default_factory=list)
     all_alike: bool = False
     skipped: int = 0
     uncompared: int = 0
 
-    def run(self) -> list[Pair]:
-        """Return the pairs of images that are copies or near copies of each other, each image with the first one of its content."""
-        pairs, distinct = self.by_content()
+    def run(self) -> None:
+        equal, distinct = self.by_content()
         table = self.looks.table[distinct]
         distinct = distinct[np.minimum(table["width"], table["height"]) >= LEAST_SIDE]
         found = self.near(distinct)
         self.all_alike = self.too_large(distinct, found)
-        return pairs if self.all_alike else pairs + found
+        self.pairs = equal if self.all_alike else equal + found
 
     def near(self, distinct: np.ndarray) -> list[Pair]:
         found = self.by_hash(distinct)
@@ -95,12 +93,11 @@ class Search:
     def too_large(self, distinct: np.ndarray, found: Sequence[Pair]) -> bool:
         """Return whether one group has most of a class's different images, and at least FEWEST_OF_A_GROUP of them."""
         labels = [item.label for item in self.looks.items]
+        group = grouped(len(labels), found)
         totals = Counter(labels[index] for index in distinct.tolist())
-        groups = (Counter(labels[index] for index in indices) for indices, _ in connected(len(labels), found))
+        counts = Counter((group[index], labels[index]) for index in distinct.tolist())
         return any(
-            count >= FEWEST_OF_A_GROUP and count > LARGEST_GROUP * totals[label]
-            for group in groups
-            for label, count in group.items()
+            count >= FEWEST_OF_A_GROUP and count > LARGEST_GROUP * totals[label] for (_, label), count in counts.items()
         )
 
     def by_content(self) -> tuple[list[Pair], np.ndarray]:
@@ -118,35 +115,29 @@ class Search:
             return (MEASURES.pack(*one) for one in found)
 
         keys = [hashes[first] + hashes[second] for first, second in pairs]
-        values, _ = self.cache.completed(KIND, keys, measures, meter, MEASURES.size)
-        return [Measures(*MEASURES.unpack(value)) for value in values]
+        return [Measures(*MEASURES.unpack(value)) for value in self.cache.completed(KIND, keys, measures, meter)]
 
     def by_hash(self, distinct: np.ndarray) -> list[Pair]:
         """Return the pairs that are the same whole picture, among those with near perceptual hashes."""
-        table, count = self.looks.table[distinct], len(self.looks.items)
+        table, thumbs, count = self.looks.table[distinct], self.looks.table["thumb"], len(self.looks.items)
         progress = partial(self.progress, "comparing hashes")
-        pairs, mirrored, self.uncompared = near_pairs(table["hash"], table["mirrored"], progress)
-        keep = thumbs_agree(table["thumb"], pairs, mirrored)
-        near = zip(*distinct[pairs[keep]].T.tolist(), mirrored[keep].tolist(), strict=True)
+        pairs, self.uncompared = near_pairs(table["hash"], table["mirrored"], progress)
+        first, second, mirrored = pairs.T
+        near = zip(distinct[first].tolist(), distinct[second].tolist(), (mirrored > 0).tolist(), strict=True)
         chosen = together(count, list(near))
         meter = Meter(self.progress, "comparing pictures", len(chosen))
         found, group = list[Pair](), grouped(count, ())
         for part in (chosen[:ALL_PAIRS], *chunks(chosen[ALL_PAIRS:], CHUNK)):
-            apart = [pair for pair in part if group[pair[0]] != group[pair[1]]]
-            meter.advance(len(part) - len(apart))
-            if same := self.same_frames(apart, meter):
-                found += same
+            before = len(found)
+            for first, second, flipped in part:
+                meter.advance()
+                if group[first] == group[second] or not thumbs_agree(thumbs[first], thumbs[second], flipped):
+                    continue
+                difference = frame_difference(self.pictures, first, second, flipped)
+                if difference <= 1:
+                    found.append(Pair(first, second, "hash", 1.0 - 0.5 * difference, flipped))
+            if len(found) > before:
                 group = grouped(count, found)
-        return found
-
-    def same_frames(self, pairs: Sequence[tuple[int, int, bool]], meter: Meter) -> list[Pair]:
-        """Return the pairs, whose second image may be mirrored, that are the same whole picture."""
-        found = []
-        for first, second, mirrored in pairs:
-            difference = frame_difference(self.pictures, first, second, mirrored)
-            meter.advance()
-            if difference <= 1:
-                found.append(Pair(first, second, "hash", 1.0 - 0.5 * difference, mirrored))
         return found
 
     def by_features(self, distinct: np.ndarray, known: set[tuple[int, int]]) -> list[Pair]:
@@ -167,46 +158,29 @@ class Search:
         chosen = together(len(self.looks.items), ordered[:MOST_PAIRS])
         meter = Meter(self.progress, "comparing pictures by their features", len(chosen))
         return [
-            Pair(*pair, "features", score, measures.mirrored)
+            Pair(pair[0], pair[1], "features", score, measures.mirrored)
             for pair, measures in zip(chosen, self.measured(chosen, meter), strict=True)
             if (score := likeness(measures))
         ]
 
 
-def thumbs_agree(thumbs: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """Return which pairs have thumbnails similar enough to decode their images, bool (pairs,)."""
-    agree = np.empty(len(pairs), bool)
-    for start in range(0, len(pairs), 4096):
-        part, flags = pairs[start : start + 4096], mirrored[start : start + 4096, np.newaxis, np.newaxis, np.newaxis]
-        one, other = thumbs[part[:, 0]].astype(np.int16), thumbs[part[:, 1]].astype(np.int16)
-        levels = one - np.where(flags, other[:, :, ::-1], other)
-        levels = levels - levels.mean(axis=(1, 2), keepdims=True)
-        agree[start : start + 4096] = np.abs(levels).mean(axis=(1, 2, 3)) <= THUMB_LEVELS
-    return agree
+def thumbs_agree(one: np.ndarray, other: np.ndarray, mirrored: bool) -> bool:
+    """Return whether thumbnails, uint8 (side, side, 3), the second perhaps mirrored, are similar enough to decode their images."""
+    levels = one.astype(np.int16) - (other[:, ::-1] if mirrored else other)
+    return bool(np.abs(levels - levels.mean(axis=(0, 1))).mean() <= THUMB_LEVELS)
 
 
-def grouped(count: int, pairs: Sequence[P]) -> list[int]:
-    """Return the number of each image's group, which pairs connect: each begins with two images."""
+def grouped(count: int, pairs: Sequence[tuple[Any, ...]]) -> np.ndarray:
+    """Return the number of each image's group, int (count,), which pairs connect: each begins with two images."""
     first, second = np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(first)), (first, second)), (count, count))
-    return connected_components(graph, directed=False)[1].tolist()
+    return connected_components(graph, directed=False)[1]
 
 
-def together(count: int, pairs: Sequence[P]) -> list[P]:
+def together(count: int, pairs: Sequence[Any]) -> list[Any]:
     """Order pairs so that those of a group follow each other: a burst's pictures are then decoded only once."""
     group = grouped(count, pairs)
     return sorted(pairs, key=lambda pair: (group[pair[0]], pair))
-
-
-def connected(count: int, pairs: Sequence[Pair]) -> list[tuple[list[int], list[Pair]]]:
-    """Return the groups of images that pairs connect: their indices in order, and their pairs."""
-    group = grouped(count, pairs)
-    groups: dict[int, tuple[list[int], list[Pair]]] = defaultdict(lambda: ([], []))
-    for index in sorted({index for pair in pairs for index in pair[:2]}):
-        groups[group[index]][0].append(index)
-    for pair in pairs:
-        groups[group[pair.first]][1].append(pair)
-    return list(groups.values())
 
 
 GAP_S, LONGEST_S = 15.0, 60.0
@@ -220,21 +194,12 @@ ALIKE, ALIKE_AS_A_WHOLE = 0.4, 0.9
 made-up doors, with faces 4 s apart, 95 % of the pairs of one person had 0.43 or more, and 95 % of those of two people 0.53 or less."""
 
 
-def bursts(
-    taken: Sequence[tuple[float, str]], rows: Mapping[str, int], thumbs: np.ndarray, features: np.ndarray | None
-) -> Iterator[Link]:
+def bursts(taken: Sequence[tuple[float, str]], frames: np.ndarray) -> Iterator[Link]:
     """Yield links between frames of one board that follow each other in time and are alike.
 
-    At a fixed door the background makes all frames alike, so the mean of the frames of other moments is subtracted first.
-
-    Args:
-        taken: the time and the hash of each frame, in order.
-        rows: the row of each image, by hash.
-        thumbs: small pictures, uint8 (n, side, side, 3), which are compared if there are no features.
-        features: float32 (n, length), or None.
+    `taken` are the time and the hash of each frame, in order, and `frames` its features or small picture, float32 (n, length). At a fixed
+    door the background makes all frames alike, so the mean of the frames of other moments is subtracted first.
     """
-    values = thumbs.reshape(len(thumbs), -1).astype(np.float32) if features is None else features
-    frames = values[[rows[one] for _, one in taken]]
     times = np.array([moment for moment, _ in taken])
     begun = 0
     for second in range(1, len(taken)):
@@ -263,33 +228,27 @@ FEWEST = 20  # with fewer images, nothing is called odd
 EMPTY = 4.0  # a picture with a smaller standard deviation, in grey levels, is too empty to be called blurred
 
 
-class OddOnes(NamedTuple):
-    """Indices of odd images, the oddest first; the values of all images, and their median."""
-
-    indices: tuple[int, ...]
-    values: np.ndarray
-    usual: float
-
-
-def far_from_the_rest(features: np.ndarray, progress: Progress) -> OddOnes:
-    """Return the images farthest from their neighbours in features (n, LENGTH), of length 1: 1 minus the mean cosine, 0 to 2."""
+def far_from_the_rest(features: np.ndarray, progress: Progress) -> list[tuple[int, float, float]]:
+    """Do as `odd_ones` for the images farthest from their neighbours in features (n, length) of length 1, by 1 minus the mean cosine."""
     if len(features) < FEWEST:
-        return OddOnes((), np.zeros(len(features)), 0.0)
+        return []
     _, cosines = neighbours(features, NEIGHBOURS, partial(progress, "comparing features"))
     return odd_ones(1.0 - cosines.mean(axis=1, dtype=np.float64), 1)
 
 
-def blurred(sharpness: np.ndarray, spread: np.ndarray) -> OddOnes:
-    """Return the images whose neighbouring pixels differ least, relative to contrast; arguments as in LOOK, (n,)."""
+def blurred(sharpness: np.ndarray, spread: np.ndarray) -> list[tuple[int, float, float]]:
+    """Do as `odd_ones` for the images whose neighbouring pixels differ least, relative to contrast; arguments as in LOOK, (n,)."""
     values = sharpness.astype(np.float64) / np.maximum(spread, 1e-6)
     full = spread >= EMPTY
     if full.sum() < FEWEST:
-        return OddOnes((), values, 0.0)
-    return odd_ones(np.where(full, values, np.median(values[full])), -1)._replace(values=values)
+        return []
+    return odd_ones(np.where(full, values, np.median(values[full])), -1)
 
 
-def odd_ones(values: np.ndarray, side: int) -> OddOnes:
-    """Return the values at least SPREADS robust standard deviations of the logarithm from the median: above it for side 1, below for -1.
+def odd_ones(values: np.ndarray, side: int) -> list[tuple[int, float, float]]:
+    """Return the index and value of each odd image, the oddest first, with the median of all values.
+
+    Odd is at least SPREADS robust standard deviations of the logarithm from the median: above it for side 1, below for -1.
 
     Source: Iglewicz and Hoaglin 1993, "How to Detect and Handle Outliers", section 3.3 (modified z-score).
     """
@@ -297,6 +256,5 @@ def odd_ones(values: np.ndarray, side: int) -> OddOnes:
     middle = np.median(logs)
     spread = 1.4826 * np.median(np.abs(logs - middle))
     score = side * (logs - middle) / max(float(spread), 1e-6)
-    order = np.argsort(-score, kind="stable")
-    odd = tuple(int(index) for index in order if score[index] > SPREADS)
-    return OddOnes(odd, values, float(np.median(values)))
+    order, usual = np.argsort(-score, kind="stable").tolist(), float(np.median(values))
+    return [(index, float(values[index]), usual) for index in order if score[index] > SPREADS]

@@ -9,24 +9,23 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.fft import dctn
 
 from edgecnn import images
 from edgecnn.data.decoding import picture
 from edgecnn.data.items import Item, Meter
 from edgecnn.errors import ImageError
 from edgecnn.files import cache_home, sha256
-from edgecnn.networks.pretrained import SOURCES, locate
+from edgecnn.networks.pretrained import SOURCES
 from edgecnn.region import WHOLE, Region, region_text
 from edgecnn.tables import Struct
 
 FILE = "inspect-1.sqlite"  # in the user's cache folder; may be deleted to free space
-
-ASKED = 500  # keys of one query: below SQLite's own limit in every version
 
 CHUNK = 64  # results to compute before they are stored
 
@@ -35,40 +34,34 @@ class Cache:
     """Bytes by kind and content hash, in one file. The key of a pair is the hashes of both, one after the other.
 
     Values of one region of the images are kept apart from those of whole images. A file that cannot be used is replaced by memory, and
-    `note` is called with a line that says so.
+    `note` is called with a line that says so. `computed` is how many values of a kind were not stored.
     """
 
-    def __init__(
-        self, note: Callable[[str], None] = lambda text: None, region: Region = WHOLE, path: Path | None = None
-    ) -> None:
-        self._path = path or cache_home() / FILE
-        self._part = "" if region == WHOLE else f" {region_text(region)}"
+    def __init__(self, note: Callable[[str], None] = lambda text: None, region: Region = WHOLE) -> None:
+        path, self._part = cache_home() / FILE, "" if region == WHOLE else f" {region_text(region)}"
+        self.computed: dict[str, int] = {}
         try:
-            self._database = self._opened(self._path)
-        except (OSError, sqlite3.Error) as error:
-            note(f"{self._path} cannot be used ({error}), so results are not kept for next time.")
-            self._database = self._opened(":memory:")
-
-    @staticmethod
-    def _opened(path: Path | str) -> sqlite3.Connection:
-        if isinstance(path, Path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(path, timeout=30)
-        database.execute("PRAGMA synchronous = NORMAL")
-        database.execute(
+            self._open(str(path))
+        except (OSError, sqlite3.Error) as error:
+            note(f"{path} cannot be used ({error}), so results are not kept for next time.")
+            self._open(":memory:")
+
+    def _open(self, path: str) -> None:
+        self._database = sqlite3.connect(path, timeout=30)
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.execute(
             "CREATE TABLE IF NOT EXISTS entries (kind TEXT, hash TEXT, value BLOB, PRIMARY KEY (kind, hash)) WITHOUT ROWID"
         )
-        database.commit()
-        return database
 
-    def get(self, kind: str, hashes: Sequence[str], size: int | None = None) -> dict[str, bytes]:
-        """Return the stored values of some hashes, by hash, except those that do not have `size` bytes."""
+    def get(self, kind: str, hashes: Iterable[str]) -> dict[str, bytes]:
+        """Return the stored values of some hashes, by hash."""
         known: dict[str, bytes] = {}
-        for part in chunks(hashes, ASKED):
-            query = f"SELECT hash, value FROM entries WHERE kind = ? AND hash IN ({','.join('?' * len(part))})"
-            with contextlib.suppress(sqlite3.Error):  # the entries of a damaged file are computed again
-                rows = self._database.execute(query, (kind + self._part, *part)).fetchall()
-                known.update((key, value) for key, value in rows if size is None or len(value) == size)
+        query = "SELECT value FROM entries WHERE kind = ? AND hash = ?"
+        with contextlib.suppress(sqlite3.Error):  # the entries of a damaged file are computed again
+            for key in hashes:
+                if row := self._database.execute(query, (kind + self._part, key)).fetchone():
+                    known[key] = row[0]
         return known
 
     def put(self, kind: str, values: Iterable[tuple[str, bytes]]) -> None:
@@ -78,20 +71,16 @@ class Cache:
             self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
 
     def completed(
-        self,
-        kind: str,
-        keys: Sequence[str],
-        compute: Callable[[Sequence[int]], Iterable[Any]],
-        meter: Meter,
-        size: int | None = None,
-    ) -> tuple[list[Any], int]:
-        """Return the value of each key, and how many were computed; the others, of `size` bytes, were stored.
+        self, kind: str, keys: Sequence[str], compute: Callable[[Sequence[int]], Iterable[Any]], meter: Meter
+    ) -> list[Any]:
+        """Return the value of each key, stored or computed.
 
         `compute` returns the values of some keys, by their places. They are stored before the next CHUNK, if they are bytes.
         """
-        known: dict[str, Any] = dict(self.get(kind, list(dict.fromkeys(keys)), size))
-        missing = [place for place, key in enumerate(keys) if key not in known]
+        known: dict[str, Any] = dict(self.get(kind, keys))
+        missing = list({key: place for place, key in enumerate(keys) if key not in known}.values())
         meter.advance(len(keys) - len(missing))
+        self.computed[kind] = len(missing)
         for part in chunks(missing, CHUNK):
             fresh = {}
             for place, value in zip(part, compute(part), strict=True):
@@ -99,7 +88,7 @@ class Cache:
                 meter.advance()
             self.put(kind, [(key, value) for key, value in fresh.items() if isinstance(value, bytes)])
             known |= fresh
-        return [known[key] for key in keys], len(missing)
+        return [known[key] for key in keys]
 
     def close(self) -> None:
         self._database.close()
@@ -124,44 +113,37 @@ MOST_CANDIDATES = 2_000_000
 """Maximum number of candidates: only pictures without content have more, and the pixels still give their copies."""
 
 
-COSINES = np.cos(np.pi * np.arange(KEPT)[:, np.newaxis] * (2 * np.arange(HASH_SIDE)[np.newaxis] + 1) / (2 * HASH_SIDE))
-"""The first KEPT rows of the DCT-II of SIDE values, float64 (KEPT, SIDE)."""
-
-
 def perceptual_hashes(image: Image.Image) -> list[int]:
     """Return the 64-bit hashes of an image of mode "L" and of its mirror image: which of its 8x8 lowest frequencies are above their median.
 
     Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1 (DCT based hash).
     """
     small = np.asarray(image.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BOX), np.float64)
-    both = [COSINES @ pixels @ COSINES.T for pixels in (small, small[:, ::-1])]
+    both = [dctn(pixels)[:KEPT, :KEPT] for pixels in (small, small[:, ::-1])]
     return [int.from_bytes(np.packbits(one > np.median(one)).tobytes(), "big") for one in both]
 
 
 def near_pairs(
-    hashes: np.ndarray, mirrored: np.ndarray, progress: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[np.ndarray, np.ndarray, int]:
+    hashes: np.ndarray, mirrored: np.ndarray, progress: Callable[[int, int], None]
+) -> tuple[np.ndarray, int]:
     """Return the pairs of images whose hashes, uint64 (n,), differ in at most NEAR bits, also with one of them mirrored.
 
     Returns:
-            int64 (pairs, 2), the smaller index first; bool (pairs,): whether the second had to be mirrored; and the number of images not
+            int64 (pairs, 3): the smaller index, the other one, and 1 if this one had to be mirrored, else 0; and the number of images not
             compared with later ones, since there were more than MOST_CANDIDATES pairs.
     """
-    pairs, flags = [np.empty((0, 2), np.int64)], [np.empty(0, bool)]
-    found = compared = 0
+    pairs, compared = [np.empty((0, 3), np.int64)], 0
     for start in range(0, len(hashes), BLOCK):
         block = hashes[start : start + BLOCK, np.newaxis]
-        for flag, others in ((False, hashes[start:]), (True, mirrored[start:])):
+        for flag, others in enumerate((hashes[start:], mirrored[start:])):
             first, second = np.nonzero(np.bitwise_count(block ^ others) <= NEAR)
-            later = second > first
-            pairs.append(np.stack([first[later], second[later]], axis=1) + start)
-            flags.append(np.full(int(later.sum()), flag))
-            found += len(pairs[-1])
+            found = np.stack([first + start, second + start, np.full(len(first), flag)], axis=1)
+            pairs.append(found[first < second])
         compared = min(start + BLOCK, len(hashes))
         progress(compared, len(hashes))
-        if found > MOST_CANDIDATES:
+        if sum(map(len, pairs)) > MOST_CANDIDATES:
             break
-    return np.concatenate(pairs), np.concatenate(flags), len(hashes) - compared
+    return np.concatenate(pairs), len(hashes) - compared
 
 
 LOOK_KIND = "look-1"  # the name of cached looks; it changes with what is computed
@@ -185,7 +167,6 @@ class Looks(Struct):
     items: tuple[Item, ...]
     table: np.ndarray
     broken: tuple[tuple[Item, str], ...]
-    computed: int
 
 
 def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, meter: Meter) -> Looks:
@@ -195,13 +176,12 @@ def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, me
         def look(part: Sequence[int]) -> Iterator[bytes | str]:
             return pool.map(lambda place: one_look(items[place], read), part)
 
-        seen, computed = cache.completed(LOOK_KIND, [item.hash for item in items], look, meter, LOOK.itemsize)
+        seen = cache.completed(LOOK_KIND, [item.hash for item in items], look, meter)
     looks = list(zip(items, seen, strict=True))
     return Looks(
         items=tuple(item for item, one in looks if isinstance(one, bytes)),
         table=np.frombuffer(b"".join(one for one in seen if isinstance(one, bytes)), LOOK),
         broken=tuple((item, one) for item, one in looks if isinstance(one, str)),
-        computed=computed,
     )
 
 
@@ -229,19 +209,18 @@ def steps(pixels: np.ndarray) -> float:
     return float(np.abs(np.diff(pixels)).mean()) if pixels.shape[1] > 1 else 0.0
 
 
-def scaled(image: Image.Image, side: int) -> Image.Image:
-    """Return an image with its longer side reduced to `side`, a smaller one unchanged. No side drops below 8 unless it was below."""
+def scaled(image: Image.Image, side: int, enlarge: bool = False) -> Image.Image:
+    """Return an image with its longer side reduced to `side`, or also enlarged. No side drops below 8 unless it was below."""
     factor = side / max(image.size)
-    if factor >= 1:
+    if factor >= 1 and not enlarge:
         return image
     width, height = (max(round(factor * length), min(8, length)) for length in image.size)
-    return image.resize((width, height), Image.Resampling.BOX)
+    return image.resize((width, height), Image.Resampling.BOX if factor <= 1 else Image.Resampling.BILINEAR)
 
 
 SOURCE = SOURCES[0]
 FEATURES_SIDE = 160  # side of the square that the whole image is resized to
 
-LENGTH = 1280
 STORED = np.dtype("<f2")
 FEATURES_KIND = f"features-1 {SOURCE.sha256[:12]} {FEATURES_SIDE}"
 """The name under which features are cached; it changes with the weights and the size."""
@@ -251,15 +230,11 @@ Body = Callable[[np.ndarray], np.ndarray]
 
 def missing_weights() -> bool:
     """Return whether the weights' package is missing."""
-    try:
-        locate(SOURCE)
-    except ModuleNotFoundError:
-        return True
-    return False
+    return find_spec(SOURCE.package) is None
 
 
 def open_body(side: int = FEATURES_SIDE) -> Body:
-    """Build the network, and return a function from uint8 (n, side, side, 3) to float32 features (n, LENGTH)."""
+    """Build the network, and return a function from uint8 (n, side, side, 3) to float32 features (n, 1280)."""
     from edgecnn.networks.blocks import efficientnet_lite0_4000kb
     from edgecnn.networks.keras import keras
     from edgecnn.networks.predict import predictor
@@ -272,28 +247,17 @@ def open_body(side: int = FEATURES_SIDE) -> Body:
 
 def compute(
     items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, body: Callable[[], Body], meter: Meter
-) -> tuple[np.ndarray, int]:
-    """Return each image's features, of length 1, and how many were computed; the others come from the cache.
-
-    `body` returns the network, opened by its first call.
-    """
-    distinct = {item.hash: item for item in items}
-    hashes, batch = list(distinct), np.empty(0)
-    meter.advance(len(items) - len(distinct))
+) -> np.ndarray:
+    """Return each image's features, of length 1, from the cache or computed. `body` returns the network, opened by its first call."""
     with ThreadPoolExecutor(2) as pool:
 
         def features(part: Sequence[int]) -> list[bytes]:
-            nonlocal batch
-            if not len(batch):  # one shape for all batches, so that the network is traced only once
-                batch = np.empty((len(part), FEATURES_SIDE, FEATURES_SIDE, 3), np.uint8)
-            for row, pixels in enumerate(pool.map(lambda place: square(distinct[hashes[place]], read), part)):
-                batch[row] = pixels
-            return [row.tobytes() for row in body()(batch)[: len(part)].astype(STORED)]
+            pixels = np.stack(list(pool.map(lambda place: square(items[place], read), part)))
+            return [row.tobytes() for row in body()(pixels).astype(STORED)]
 
-        found, computed = cache.completed(FEATURES_KIND, hashes, features, meter, LENGTH * STORED.itemsize)
-    rows = dict(zip(hashes, found, strict=True))
-    every = np.stack([np.frombuffer(rows[item.hash], STORED) for item in items])
-    return unit(every.astype(np.float32)), computed
+        hashes = [item.hash for item in items]
+        found = cache.completed(FEATURES_KIND, hashes, features, meter)
+    return unit(np.stack([np.frombuffer(one, STORED) for one in found]).astype(np.float32))
 
 
 def square(item: Item, read: Callable[[Item], Any]) -> np.ndarray:
@@ -313,15 +277,13 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def neighbours(features: np.ndarray, count: int, progress: Callable[[int, int], None]) -> tuple[np.ndarray, np.ndarray]:
-    """Return each image's nearest others by cosine of the features, float32 (n, LENGTH) of length 1, nearest first."""
+    """Return each image's nearest others by cosine of the features, float32 (n, length) of length 1, nearest first."""
     total, indices, cosines = len(features), [], []
     count = min(count, total - 1)
     for start in range(0, total, 512):
         block = features[start : start + 512] @ features.T
         np.fill_diagonal(block[:, start:], -2.0)
-        chosen = np.argpartition(-block, count - 1, axis=1)[:, :count]
-        order = np.argsort(-np.take_along_axis(block, chosen, axis=1), axis=1, kind="stable")
-        indices.append(np.take_along_axis(chosen, order, axis=1))
+        indices.append(np.argpartition(-block, range(count), axis=1)[:, :count])
         cosines.append(np.take_along_axis(block, indices[-1], axis=1))
         progress(min(start + 512, total), total)
     return np.concatenate(indices), np.concatenate(cosines)

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 
 from edgecnn.data.decoding import picture
 from edgecnn.data.items import Item
-from edgecnn.inspect.look import FEATURES_SIDE, Body, unit
+from edgecnn.inspect.look import FEATURES_SIDE, Body, scaled, unit
 
 COARSE_SIDE, FINE_SIDE = 64, 160
 """Longer side, in pixels, for the search of a place, and for its measurement."""
@@ -99,12 +99,12 @@ def energy_sums(pixels: np.ndarray) -> np.ndarray:
     return np.pad(np.cumsum(np.cumsum(squares, 0), 1), ((1, 0), (1, 0)))
 
 
-def correlations(sums: np.ndarray, energy: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
-    """Return a cut's products with the whole, over the whole's norm, wherever the cut lies fully inside; None if it is too large."""
+def correlations(sums: np.ndarray, energy: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return a cut's products with the whole, over the whole's norm, wherever the cut lies fully inside; -inf if it is too large."""
     rows, columns = shape[:2]
     down, across = energy.shape[0] - rows, energy.shape[1] - columns
     if down < 1 or across < 1:
-        return None
+        return np.full((1, 1), -np.inf)
     local = energy[rows:, columns:] - energy[:down, columns:] - energy[rows:, :across] + energy[:down, :across]
     return sums[:down, :across] / np.sqrt(np.maximum(local, 0) + NOISE**2 * np.prod(shape))
 
@@ -114,8 +114,8 @@ def best_fit(first: Detail, second: Detail) -> Match:
     sums = fft.irfft2(first.spectrum * second.spectra.conj(), (COARSE_SIDE, COARSE_SIDE))
     best = Match(-1.0, False, 1.0)
     for index, cut in enumerate(second.middles):
-        scores = correlations(sums[index], first.energy, cut.shape)
-        if scores is not None and (score := float(scores.max()) / second.norms[index]) > best.score:
+        score = float(correlations(sums[index], first.energy, cut.shape).max()) / second.norms[index]
+        if score > best.score:
             best = Match(score, index >= len(SCALES), SCALES[index % len(SCALES)])
     return best
 
@@ -131,11 +131,10 @@ def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
         scale = step * found.scale
         pixels = detail(enlarged(turned, scale), FINE_BLURS)
         cut, (height, width) = middle(pixels), pixels.shape[:2]
-        if cut.shape[0] > FINE_SIDE or cut.shape[1] > FINE_SIDE:
-            continue
         products = spectrum * fft.rfft2(cut, size, axes=(0, 1)).conj()
         scores = correlations(fft.irfft2(products.sum(axis=2), size), energy, cut.shape)
-        if scores is None or (score := float(scores.max()) / norm(cut)) <= best.score:
+        score = float(scores.max()) / norm(cut)
+        if score <= best.score:
             continue
         row, column = np.unravel_index(int(scores.argmax()), scores.shape)
         top, left = int(row) - (height - cut.shape[0]) // 2, int(column) - (width - cut.shape[1]) // 2
@@ -151,12 +150,6 @@ def overlap(size: tuple[int, int], place: tuple[int, int, int, int]) -> tuple[Bo
     return (ends[0] / width, ends[1] / height, ends[2] / width, ends[3] / height), (
         (ends[0] - left) / across, (ends[1] - top) / down, (ends[2] - left) / across, (ends[3] - top) / down,
     )  # fmt: skip
-
-
-def sized(image: Image.Image, side: int) -> Image.Image:
-    factor = side / max(image.size)
-    width, height = (max(8, round(factor * length)) for length in image.size)
-    return image.resize((width, height), Image.Resampling.BOX if factor <= 1 else Image.Resampling.BILINEAR)
 
 
 def cut_out(image: Image.Image, box: Box, side: int) -> Image.Image:
@@ -215,10 +208,10 @@ class Pictures:
         self.detail = lru_cache(KEPT_PICTURES)(self._detail)
 
     def _picture(self, index: int) -> Image.Image:
-        return sized(picture(self._items[index], self._read, 3, (FINE_SIDE, FINE_SIDE)), FINE_SIDE)
+        return scaled(picture(self._items[index], self._read, 3, (FINE_SIDE, FINE_SIDE)), FINE_SIDE, enlarge=True)
 
     def _detail(self, index: int) -> Detail:
-        return Detail(sized(self.picture(index).convert("L"), COARSE_SIDE))
+        return Detail(scaled(self.picture(index).convert("L"), COARSE_SIDE))
 
 
 def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool) -> float:
@@ -227,9 +220,8 @@ def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool
     if mirrored:
         other = other.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     spread = sum(float(np.asarray(image.convert("L")).std()) for image in (one, other)) / 2
-    differences = grey_difference(one, other)
-    allowed = (levels + share * spread for levels, share in (MEAN, PEAK))
-    return max(levels / most for levels, most in zip(differences, allowed, strict=True))
+    limits = zip(grey_difference(one, other), (MEAN, PEAK), strict=True)
+    return max(difference / (levels + share * spread) for difference, (levels, share) in limits)
 
 
 def measure_pairs(pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None) -> list[Measures]:

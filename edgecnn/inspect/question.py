@@ -1,7 +1,5 @@
 """Labels that a classifier fitted to all other images contradicts, and the question whether new photos of new things are harder.
 
-Held-out accuracy by photo is compared with that by what names and times tell.
-
 Many pictures of few things share a pile, a module or an hour. If file names or EXIF times show such groups, and the head's accuracy by
 folds over them is lower than over groups that mean nothing, the accuracy by photo is too high for new piles, modules and hours.
 """
@@ -9,28 +7,26 @@ folds over them is lower than over groups that mean nothing, the accuracy by pho
 import contextlib
 import io
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from edgecnn.data import Dataset, Progress
 from edgecnn.data.folds import stratified
-from edgecnn.data.items import Item
+from edgecnn.data.items import Item, Meter
 from edgecnn.data.splits import FEWEST, rule_of, texts_by
 from edgecnn.errors import ImageError
+from edgecnn.evaluate.answers import HeldOut
 from edgecnn.files import sha256
+from edgecnn.inspect.findings import WrongLabel
 from edgecnn.inspect.look import Cache
+from edgecnn.runtime.decision import softmax
 
+SEED = 1
 FOLDS = 5
 ROUNDS = 3  # random divisions of all images into folds; an image's scores are the mean over them
-
-FEWEST_IMAGES = 2
-"""Fewest different images of a class for its scores to be cross-validated: copies of each other share a fold."""
 
 ODDS = 10.0
 """A label is named if another class has this many times its score. Of 1,465 photos with 50 wrong labels, this names about 80, 44 of them
@@ -40,32 +36,45 @@ COMPONENTS = 256
 """Principal components to use instead of the features: they name as many wrong labels as all 1,280, in a fraction of the time."""
 
 
-@dataclass(frozen=True)
-class Doubt:
-    """A label that is likely wrong: the image's index, the class that its features suggest, and both classes' scores, 0 to 1."""
+def labels_in_doubt(
+    items: Sequence[Item], names: Sequence[str], features: np.ndarray, group: np.ndarray, progress: Progress
+) -> tuple[WrongLabel, ...]:
+    """Return the labels that are likely wrong; none of a class with too few different images to judge.
 
-    index: int
-    suggested: int
-    score: float
-    suggested_score: float
+    `names` are those of the classes, `group` the number of each image's group, int (n,), the same for copies of each other.
+    """
+    labels = np.array([item.label for item in items])
+    usable = np.flatnonzero(distinct(labels, group)[labels] >= 2)  # copies of each other share a fold
+    present = np.unique(labels[usable]).tolist()
+    if len(present) < 2:
+        return ()
+    classes = np.searchsorted(present, labels[usable])
+    scores = out_of_fold(features[usable], classes, group[usable], progress)
+    judged = [items[index] for index in usable.tolist()]
+    return wrong_labels(judged, [names[index] for index in present], scores, classes)
 
 
-def out_of_fold(
-    features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int, progress: Progress | None = None
-) -> np.ndarray:
+def doubted_by_folds(items: Sequence[Item], names: Sequence[str], held: HeldOut) -> tuple[WrongLabel, ...]:
+    """Return the labels that a run's folds contradict, each image judged by the model that never saw it."""
+    answered = zip(held.hashes.tolist(), held.classes.tolist(), strict=True)
+    rows = {photo_and_label: row for row, photo_and_label in enumerate(answered)}
+    judged = [item for item in items if (item.hash, item.label) in rows]
+    chosen = [rows[item.hash, item.label] for item in judged]
+    return wrong_labels(judged, names, softmax(held.float[chosen]), held.classes[chosen])
+
+
+def out_of_fold(features: np.ndarray, classes: np.ndarray, groups: np.ndarray, progress: Progress) -> np.ndarray:
     """Return each image's scores from logistic regressions that were fitted without it and its copies.
 
     Args:
         features: float32 (n, features).
-        classes: int (n,); each class 0 to the largest has FEWEST or more different images.
+        classes: int (n,); each class 0 to the largest has two or more different images.
         groups: int (n,), the same for copies of each other, which share a fold.
-        seed: of the folds.
-        progress: if any.
+        progress: called after each fold.
 
     Returns:
         Softmax scores, float64 (n, classes); zeros for an image that was never held out while others of its class were fitted.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
     from threadpoolctl import threadpool_limits
 
     from edgecnn.train.candidates import choose_strength, regression  # edgecnn.train loads TensorFlow
@@ -76,12 +85,11 @@ def out_of_fold(
     # small matrices: on a busy machine, threads waiting for each other took 30 times as long
     with threadpool_limits(1):
         scaled = components(standardised(features))
-        strength = choose_strength(scaled, classes, seed)
+        strength = choose_strength(scaled, classes, SEED)
         for number in range(ROUNDS):
-            split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + number)
-            for fold, (kept, held) in enumerate(split.split(scaled, classes, groups)):
-                if progress:
-                    progress("checking labels", number * folds + fold + 1, ROUNDS * folds)
+            for fold, held in enumerate(stratified(classes, groups.tolist(), folds, SEED + number)):
+                progress("checking labels", number * folds + fold + 1, ROUNDS * folds)
+                kept = np.delete(np.arange(len(classes)), held)
                 # a class that was not fitted scores 0, right or wrong
                 judged = held[np.isin(classes[held], classes[kept])]
                 if not len(judged) or len(np.unique(classes[kept])) < 2:
@@ -92,8 +100,9 @@ def out_of_fold(
     return scores / np.maximum(times, 1)
 
 
-def distinct(classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    return np.bincount(np.unique(np.stack([classes, groups]), axis=1)[0])
+def distinct(classes: np.ndarray, groups: np.ndarray, width: int = 0) -> np.ndarray:
+    """Return how many groups each class has, int (classes,), for at least `width` classes."""
+    return np.bincount(np.unique(np.stack([classes, groups]), axis=1)[0], minlength=width)
 
 
 def standardised(features: np.ndarray) -> np.ndarray:
@@ -106,14 +115,14 @@ def standardised(features: np.ndarray) -> np.ndarray:
 
 def components(features: np.ndarray) -> np.ndarray:
     """Return the first COMPONENTS principal components of standardised features (n, features)."""
-    if features.shape[1] <= COMPONENTS:
-        return features
     _, vectors = np.linalg.eigh(np.asarray(features.T @ features, np.float64))
     return features @ vectors[:, : -COMPONENTS - 1 : -1].astype(features.dtype)
 
 
-def doubts(scores: np.ndarray, classes: np.ndarray) -> list[Doubt]:
-    """Return the labels that are likely wrong according to the scores of `out_of_fold`, the likeliest first.
+def wrong_labels(
+    items: Sequence[Item], names: Sequence[str], scores: np.ndarray, classes: np.ndarray
+) -> tuple[WrongLabel, ...]:
+    """Return the labels that are likely wrong according to scores (n, classes), the likeliest first; `names` are those of the classes.
 
     These are labels for which another class is preferred at ODDS. They are ranked by their own score (self-confidence).
 
@@ -121,10 +130,19 @@ def doubts(scores: np.ndarray, classes: np.ndarray) -> list[Doubt]:
     """
     own, others = scores[np.arange(len(classes)), classes], scores.copy()
     others[np.arange(len(classes)), classes] = -1.0
-    named = np.flatnonzero(others.max(axis=1) > ODDS * own)
-    named = named[np.argsort(own[named], kind="stable")]
-    columns = named, others.argmax(axis=1)[named], own[named], others.max(axis=1)[named]
-    return [Doubt(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    suggested, best = others.argmax(axis=1), others.max(axis=1)
+    named = np.flatnonzero(best > ODDS * own)
+    return tuple(
+        WrongLabel(
+            source=items[index].source,
+            split=items[index].split,
+            label=names[classes[index]],
+            suggested=names[suggested[index]],
+            score=float(own[index]),
+            suggested_score=float(best[index]),
+        )
+        for index in named[np.argsort(own[named], kind="stable")]
+    )
 
 
 KIND = "question-1"  # the name of cached sentences; it changes with how they are found
@@ -144,8 +162,7 @@ MATCHED, LEAST, LARGEST, SIZE = 0.9, 10, 0.25, 2.0
 QUESTION_COMPONENTS, STRENGTH, ITERATIONS = 128, 0.01, 100
 """Principal components, inverse regularisation strength and iterations of the head: one that is fitted often."""
 
-QUESTION_FOLDS, SEEDS = 5, (1, 2, 3)
-"""Folds, and the seeds of the folds for the figures that are said."""
+SEEDS = 1, 2, 3  # of the folds for the figures that are said
 
 LOWER, SHUFFLES, FIRST = 0.03, 60, 10
 """Groups matter if accuracy over them is lower by this than the mean of shuffled groups, and lower than with every one of the SHUFFLES.
@@ -155,13 +172,8 @@ MOST = 18_000
 """Photos to ask about, drawn by hash, times classes: the head for 1,200 photos of six classes takes 25 s of CPU time for all shuffles."""
 
 
-class Candidate(NamedTuple):
-    """A way to group photos: its name, an example, each photo's group, and how to use it."""
-
-    what: str
-    example: str
-    groups: np.ndarray
-    advice: str
+Candidate = tuple[np.ndarray, str, str, str]
+"""A way to group photos: each photo's group, int (n,), its name, an example, and how to use it."""
 
 
 def ask(
@@ -181,14 +193,14 @@ def ask(
     rows = sorted(range(len(items)), key=lambda row: items[row].hash)[:count]
     chosen = [items[row] for row in rows]
     key = sha256(repr([(item.hash, item.label, item.below) for item in chosen]).encode())
-    with contextlib.closing(Cache(note, dataset.region)) as cache:
-        if key in (known := cache.get(KIND, [key])):
-            return known[key].decode()
+
+    def answer(_: Sequence[int]) -> list[bytes]:
         classes = np.unique([item.label for item in chosen], return_inverse=True)[1]
-        candidates = [one for one in found(dataset, chosen) if fits(one.groups, classes)]
-        sentence = asked(candidates, features[rows], classes, progress) if candidates else ""
-        cache.put(KIND, [(key, sentence.encode())])
-    return sentence
+        candidates = [one for one in found(dataset, chosen) if fits(one[0], classes)]
+        return [asked(candidates, features[rows], classes, progress).encode() if candidates else b""]
+
+    with contextlib.closing(Cache(note, dataset.region)) as cache:
+        return cache.completed(KIND, [key], answer, Meter(None, "", 1))[0].decode()
 
 
 def asked(candidates: Sequence[Candidate], features: np.ndarray, classes: np.ndarray, progress: Progress) -> str:
@@ -199,16 +211,18 @@ def asked(candidates: Sequence[Candidate], features: np.ndarray, classes: np.nda
         centred = features - features.mean(axis=0)
         # one scale for all features, as in `edgecnn.train.origin`; the first components suffice
         values = components(centred / max(float(centred.std()), 1e-12))[:, :QUESTION_COMPONENTS]
-        mattering = [one for one in candidates if matters(values, classes, one.groups, progress)]
+        mattering = [
+            (right(values, classes, one[0], SEEDS), *one)
+            for one in candidates
+            if matters(values, classes, one[0], progress)
+        ]
         if not mattering:
             return ""
-        lowest, one = min(
-            ((right(values, classes, one.groups, SEEDS), one) for one in mattering), key=lambda answer: answer[0]
-        )
+        lowest, groups, what, example, advice = min(mattering, key=lambda one: one[0])
         by_photo = right(values, classes, np.arange(len(classes)), SEEDS)
     return (
-        f"a head's held-out accuracy is {by_photo:.0%} by photo, and {lowest:.0%} by {one.what} ({one.example}): if new photos will come "
-        f"from others, expect the second; {one.advice}"
+        f"a head's held-out accuracy is {by_photo:.0%} by photo, and {lowest:.0%} by {what} ({example}, {groups.max() + 1} groups): if new "
+        f"photos will come from others, expect the second; {advice} makes it the figure"
     )
 
 
@@ -218,9 +232,8 @@ def found(dataset: Dataset, items: Sequence[Item]) -> Iterator[Candidate]:
         for pattern in patterns:
             texts = texts_by(pattern, items)
             if len(texts) >= MATCHED * len(items):
-                groups = numbered([texts.get(item.hash, item.hash) for item in items])
-                example = f"{min(texts.values())}…, {len(set(groups.tolist()))} groups"
-                yield Candidate(what, example, groups, f"--group-by '{pattern}' makes it the figure")
+                groups = np.unique([texts.get(item.hash, item.hash) for item in items], return_inverse=True)[1]
+                yield groups, what, f"{min(texts.values())}…", f"--group-by '{pattern}'"
                 break
     times = [taken(dataset, item) for item in items]
     if sum(one is not None for one in times) >= MATCHED * len(items):
@@ -228,10 +241,8 @@ def found(dataset: Dataset, items: Sequence[Item]) -> Iterator[Candidate]:
         order = np.argsort(moments, kind="stable")
         groups = np.zeros(len(items), np.int64)
         groups[order] = np.cumsum(np.diff(moments[order], prepend=moments[order[0]]) > BREAK_S)
-        example = f"breaks of {BREAK_S / 60:.0f} minutes, {groups.max() + 1} groups"
-        yield Candidate(
-            "time in EXIF", example, groups, "a folder for each of them below the class folders makes it the figure"
-        )
+        folders = "a folder for each of them below the class folders"
+        yield groups, "time in EXIF", f"breaks of {BREAK_S / 60:.0f} minutes", folders
 
 
 def taken(dataset: Dataset, item: Item) -> float | None:
@@ -248,21 +259,15 @@ def taken(dataset: Dataset, item: Item) -> float | None:
         return None
 
 
-def numbered(texts: Sequence[str]) -> np.ndarray:
-    return np.unique(texts, return_inverse=True)[1]
-
-
 def fits(groups: np.ndarray, classes: np.ndarray) -> bool:
     """Return whether groups are many, none too large, and not the classes themselves: each class has at least FEWEST."""
-    sizes = np.bincount(groups)
-    sizes = sizes[sizes > 0]
-    each = Counter(label for label, _ in set(zip(classes.tolist(), groups.tolist(), strict=True)))
+    sizes, each = np.bincount(groups), distinct(classes, groups)
     return (
         len(sizes) >= LEAST
         and sizes.max() <= LARGEST * len(groups)
         and len(groups) >= SIZE * len(sizes)
         and len(each) > 1
-        and min(each.values()) >= FEWEST
+        and each.min() >= FEWEST
     )
 
 
@@ -287,7 +292,7 @@ def right(values: np.ndarray, classes: np.ndarray, groups: np.ndarray, seeds: Se
     answers = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a head that has not converged is good enough
-        for part in (part for seed in seeds for part in stratified(classes, groups.tolist(), QUESTION_FOLDS, seed)):
+        for part in (part for seed in seeds for part in stratified(classes, groups.tolist(), FOLDS, seed)):
             kept = np.delete(np.arange(len(classes)), part)
             fitted = regression(STRENGTH, ITERATIONS).fit(values[kept], classes[kept])
             answers.append(fitted.predict(values[part]) == classes[part])

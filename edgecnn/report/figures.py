@@ -3,14 +3,13 @@
 `report.json` is the figures' JSON, and the page shows nothing else.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from edgecnn.evaluate.statistics import BINS, bins_of
+from edgecnn.files import csv_rows
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import HISTORY, Run
 from edgecnn.stress.stress_report import StressReport
@@ -40,14 +39,13 @@ def epochs(run: Run) -> tuple[Epoch, ...]:
     """Return a run's epochs; an imported model has none."""
     if not run.file(HISTORY).exists():
         return ()
-    rows = csv.DictReader(io.StringIO(run.read(HISTORY, "train").decode()))
     return tuple(
         Epoch(
             phase=row["phase"],
             epoch=int(row["epoch"]),
             **{name: float(row[name]) if row[name] else None for name in NUMBERS},  # type: ignore[arg-type]
         )
-        for row in rows
+        for row in csv_rows(run.read(HISTORY, "train"))
     )
 
 

@@ -18,11 +18,10 @@ from edgecnn.bundle.file import Bundle, read_bundle
 from edgecnn.bundle.manifest import InputContract
 from edgecnn.data import DATASETS, Dataset, Progress, open_dataset
 from edgecnn.data.decoding import Decoder
-from edgecnn.data.items import Item
+from edgecnn.data.items import Item, Meter
 from edgecnn.data.splits import position_of, texts_by
 from edgecnn.errors import BundleError, UnknownNameError, nearest
 from edgecnn.evaluate.answers import (
-    CHUNK,
     TIED,
     device_model,
     input_contract,
@@ -86,17 +85,15 @@ def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[R
     before, tables = copy.copy(dataset), to_tables(recipe)
     sizes: Mapping[str, Any] = dict(bundle.manifest.provenance.get("data", {}).get("split_sizes", {}))
     before.labels, before.sizes = bundle.manifest.labels, {split: int(sizes.get(split, 0)) for split in dataset.sizes}
-    given = {(table, key): tables.get(table, {}).get(key) for table, key in BY_NUMBER}
-    opened = with_values(recipe, dict.fromkeys(BY_NUMBER))
+    counts = f"{sum(dataset.sizes.values()):,} images, not {sum(before.sizes.values()):,}"
+    opened, kept, lines = with_values(recipe, dict.fromkeys(BY_NUMBER)), {}, []
     then, now = (to_tables(settle(opened, images)) for images in (before, dataset))
-    kept = {
-        place: value for place, value in given.items() if value is not None and value != then[place[0]].get(place[1])
-    }
-    lines = [
-        f"{table}.{key}: {now[table][key]}, was {value}: {sum(dataset.sizes.values()):,} images, not {sum(before.sizes.values()):,}"
-        for (table, key), value in given.items()
-        if value is not None and (table, key) not in kept and value != now[table].get(key)
-    ]
+    for table, key in BY_NUMBER:
+        value = tables.get(table, {}).get(key)
+        if value is not None and value != then[table].get(key):
+            kept[table, key] = value
+        elif value is not None and value != now[table].get(key):
+            lines.append(f"{table}.{key}: {now[table][key]}, was {value}: {counts}")
     return with_values(opened, kept), lines
 
 
@@ -113,9 +110,6 @@ def with_values(recipe: Recipe, values: Mapping[tuple[str, str], Any]) -> Recipe
         recipe = dataclasses.replace(recipe, **{table: dataclasses.replace(getattr(recipe, table), **{key: value})})
     return recipe
 
-
-KEPT = 100
-"""Bundles that a verdict names, in a chain of one that passed against the next."""
 
 ALIKE = "showing the same thing as a training photo of the {} model"
 
@@ -155,28 +149,29 @@ class Side(Struct):
         return item.hash in self.held or item.hash in (self.taught or {})
 
     def why_not(self, item: Item, given: frozenset[str]) -> str:
-        """Return why a photo cannot count for this model; "" if it can. `given` are the splits that the source itself has."""
+        """Return what the model learnt of a photo; "" if nothing. `given` are the splits that the source itself has."""
         if item.hash in self.held:
             return ""
         if self.taught is None and not self.held:
-            by_source = "test" in given
-            tested = item.split == "test" if by_source else position_of(item.hash) < self.recipe.data.test_fraction
+            by_content = position_of(item.hash) < self.recipe.data.test_fraction
+            tested = item.split == "test" if "test" in given else by_content
             return "" if tested else "possibly in the training data of the {} model"
         split = (self.taught or {}).get(item.hash, "test")
         return {"test": "", TIED: ALIKE}.get(split, "in the training or validation data of the {} model")
 
-    def alike(self, items: Sequence[Item], dataset: Dataset) -> set[str]:
-        """Return the hashes of photos new to the model that share a group with a training photo of it, in the list or by its own rule."""
+    def left_out(self, items: Sequence[Item], dataset: Dataset) -> dict[str, str]:
+        """Return why photos cannot count for the model, by hash: it learnt from them, or they are new to it and share a group, in the list
+        or by its own rule, with one that it learnt from."""
         texts = texts_by(self.rule, items) if self.rule else {}
 
         def groups(item: Item) -> set[tuple[str, str]]:
             own = {(self.rule, texts[item.hash])} if item.hash in texts else set()
             return {("", dataset.group_of(item))} | own
 
-        taught = {
-            one for item in items if item.hash in self.held or self.why_not(item, dataset.given) for one in groups(item)
-        }
-        return {item.hash for item in items if not self.had(item) and groups(item) & taught}
+        reasons = {item.hash: why for item in items if (why := self.why_not(item, dataset.given))}
+        taught = {one for item in items if item.hash in self.held or item.hash in reasons for one in groups(item)}
+        alike = {item.hash: ALIKE for item in items if not self.had(item) and groups(item) & taught}
+        return alike | reasons
 
 
 def bundle_side(bundle: Bundle) -> Side:
@@ -270,8 +265,7 @@ def compare_sides(
     left["unreadable"] += len(counted) - len(items)
     one, other = ([given[item.hash] for item in items] for given in answers)
     true = [of_data[item.label] for item in items]
-    number = {label: index for index, label in enumerate(labels)}
-    columns = [np.array([number[label] for label in given], np.int64) for given in (one, other, true)]
+    columns = [np.array(list(map(labels.index, given)), np.int64) for given in (one, other, true)]
     had = np.array([old.had(item) for item in items], bool)
     groups = {"all": np.ones(len(items), bool)}
     if old.about.taught_by != "content":
@@ -294,7 +288,7 @@ def compare_sides(
         **vars(judgement),
         old=old.about,
         new=new.about,
-        earlier=old.passed[:KEPT],
+        earlier=old.passed,
         rule=rule,
         margin=MAX_LOSS,
         balanced=balanced,
@@ -325,18 +319,16 @@ def countable(
     """Return the photos of shared classes that neither model learnt from, each once, and the counts of the others by reason."""
     listed = {(item.hash, item.label): item for items in dataset.items.values() for item in items}
     often = Counter(digest for digest, _ in listed)
-    sides = [(which, side, side.alike(list(listed.values()), dataset)) for which, side in (("old", old), ("new", new))]
+    items = list(listed.values())
+    whys = {side: model.left_out(items, dataset) for side, model in (("old", old), ("new", new))}
     kept, left = [], Counter[str]()
-    for item in listed.values():
-        reasons = (
-            (side.why_not(item, dataset.given) or (ALIKE if item.hash in alike else "")).format(which)
-            for which, side, alike in sides
-        )
+    for item in items:
+        reasons = (why[item.hash].format(side) for side, why in whys.items() if item.hash in why)
         if often[item.hash] > 1:
             left["with two labels"] += 1
         elif labels[item.label] not in shared:
             left["of classes that one of the models lacks"] += 1
-        elif reason := next(filter(None, reasons), ""):
+        elif reason := next(reasons, ""):
             left[reason] += 1
         else:
             kept.append(item)
@@ -351,13 +343,11 @@ def answered(
     found = {item.hash: names[side.held[item.hash]] for item in items if item.hash in side.held}
     asked = [item for item in items if item.hash not in found]
     model, decoding = device_model(side.file, side.format, side.contract), decoder(dataset, side.contract)
-    for start in range(0, len(asked), CHUNK):
-        read = [(item.hash, decoding.pixels(item)) for item in asked[start : start + CHUNK]]
-        whole = {digest: pixels for digest, pixels in read if pixels is not None}
-        if whole:
-            logits = model.logits(np.stack(list(whole.values())))
-            found |= dict(zip(whole, (labels[index] for index in logits.argmax(axis=1)), strict=True))
-        progress(f"running {side.name}", min(start + CHUNK, len(asked)), len(asked))
+    meter = Meter(progress, f"running {side.name}", len(asked))
+    for item in asked:
+        if (pixels := decoding.pixels(item)) is not None:
+            found[item.hash] = labels[int(model.logits(pixels[np.newaxis]).argmax())]
+        meter.advance()
     return found
 
 
@@ -370,9 +360,9 @@ def decoder(dataset: Dataset, contract: InputContract) -> Decoder:
 
 def flips_in_order(one: np.ndarray, other: np.ndarray, true: np.ndarray) -> list[int]:
     """Return the photos with two answers: first those that only the old model classifies correctly, then only the new one."""
-    flipped = np.flatnonzero(one != other)
-    turn = np.where(one[flipped] == true[flipped], 0, np.where(other[flipped] == true[flipped], 1, 2))
-    return flipped[np.argsort(turn, kind="stable")].tolist()
+    return sorted(
+        np.flatnonzero(one != other).tolist(), key=lambda row: (one[row] != true[row], other[row] != true[row])
+    )
 
 
 def unknown(old: Side, new: Side) -> list[str]:

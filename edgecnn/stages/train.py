@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecnn.data import Dataset, known_images, open_dataset, splits
 from edgecnn.data.dataset import require_split
 from edgecnn.errors import DatasetError, OutputError, UnknownNameError
-from edgecnn.files import folder_lock, write_atomic
+from edgecnn.files import csv_text, folder_lock, write_atomic
 from edgecnn.inspect.findings import FEW_TRAINING
 from edgecnn.labels import SPLITS_CSV, plural
 from edgecnn.networks import build_network, network_module
@@ -30,7 +30,7 @@ from edgecnn.stages import Reporter
 from edgecnn.train import Workers
 
 if TYPE_CHECKING:
-    from edgecnn.inspect.inspection import Copies
+    from edgecnn.inspect.groups import Search
 
 
 NAMED = 3  # pairs of photos, or classes, that a line names
@@ -84,9 +84,9 @@ def placed(dataset: Dataset, reporter: Reporter, run: Run | None = None, *, keep
     return result
 
 
-def find(dataset: Dataset, reporter: Reporter) -> tuple[list[splits.Link], "Copies"]:
+def find(dataset: Dataset, reporter: Reporter) -> tuple[list[splits.Link], "Search"]:
     """Search a dataset for copies, and for frames of a burst: by hashes only, unless the images are a user's own."""
-    from edgecnn.inspect.inspection import find_links
+    from edgecnn.inspect.inspection import find_copies, links_of
     from edgecnn.inspect.look import missing_weights
 
     missing = None
@@ -95,7 +95,8 @@ def find(dataset: Dataset, reporter: Reporter) -> tuple[list[splits.Link], "Copi
     elif missing_weights():
         missing = "no search for cut and moved copies: it needs the extra backbones"
         reporter.note(f"{dataset.name}: {missing}")
-    return find_links(dataset, missing=missing, progress=reporter.working, note=reporter.note)
+    found = find_copies(dataset, missing, reporter.working, reporter.note, for_links=True)
+    return links_of(dataset, found), found
 
 
 def written(
@@ -137,7 +138,7 @@ def write_split_groups(run: Run, dataset: Dataset) -> None:
     """Store the list that a run began with, and the test photos that comparisons leave out."""
     if dataset.split_groups and not run.file(SPLITS_CSV).exists():
         write_atomic(run.file(SPLITS_CSV), splits.split_groups_text(dataset.split_groups))
-        write_atomic(run.file(LEFT_OUT), splits.csv_text(("sha256", "with"), dataset.tied.items()))
+        write_atomic(run.file(LEFT_OUT), csv_text(("sha256", "with"), dataset.tied.items()))
 
 
 def lines(after: Dataset, listed: Listed) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """The epoch loop of both phases: seeded batches, progress, and a checkpoint and history row per epoch."""
 
-import csv
 import io
 import itertools
 import json
@@ -17,7 +16,7 @@ import numpy as np
 
 from edgecnn.data.augment import augment, augment_photos, mix_corruptions
 from edgecnn.errors import RunError, TrainingError
-from edgecnn.files import write_atomic
+from edgecnn.files import csv_text, write_atomic
 from edgecnn.runs import CHECKPOINT, HISTORY, Run
 from edgecnn.tables import Struct, build
 
@@ -297,8 +296,6 @@ def history_row(done: TrainProgress, rate: float, seconds: float) -> dict[str, A
 
 
 def write_history(run: Run, rows: Sequence[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(run.file(HISTORY), text.getvalue())
+    write_atomic(
+        run.file(HISTORY), csv_text(HISTORY_COLUMNS, ([row[name] for name in HISTORY_COLUMNS] for row in rows))
+    )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from math import ceil
 from typing import Annotated, Final, Literal
 
@@ -13,7 +12,7 @@ from edgecnn.bundle.file import Bundle
 from edgecnn.errors import BundleError, NotShownError, WorseError
 from edgecnn.evaluate import statistics
 from edgecnn.tables import Count, Fraction, Limits, Points, Positive, Sha256, Struct, build, described
-from edgecnn.verify.parity import paired_figures
+from edgecnn.verify.parity import class_drops, paired_figures
 from edgecnn.verify.parity_report import ClassDrop, LabelledFlip, Name, PairedFigures
 
 MAX_LOSS = 1.5
@@ -135,9 +134,9 @@ def judge(
     fewer = min(lost, gained)
     least, needed = (ceil(photos_needed(2 * fewer / n, sure) / worth) for sure in (False, confident))
     measure = "its balanced accuracy" if by_class else "it"
-    limits = f"95 % interval of the drop {interval.low:.2f} to {interval.high:.2f} points"
+    found = f"{measure} {change(drop)} (95 % interval of the drop {interval.low:.2f} to {interval.high:.2f} points) on {n:,} photos"
     verdict: Verdict = PASSED
-    why = found = f"{measure} {change(drop)} ({limits}) on {n:,} photos"
+    why = found
     if rule == USUAL:
         refused = interval.low > 0 or (drop > MAX_LOSS and net > 1)
     else:
@@ -158,8 +157,8 @@ def judge(
     return Judgement(verdict=verdict, why=why, needed=needed)
 
 
-def drop_interval(lost: int, gained: int, n: int, worth: float, confidence: float = 0.95) -> statistics.Interval:
-    return statistics.paired_interval(worth * lost, worth * gained, worth * n, confidence)
+def drop_interval(lost: int, gained: int, n: int, worth: float) -> statistics.Interval:
+    return statistics.paired_interval(worth * lost, worth * gained, worth * n)
 
 
 def photos_needed(rate: float, confident: bool = False) -> int:
@@ -177,20 +176,12 @@ def part(
 ) -> Part:
     """Return the figures for some photos; `answers` are both models' and the true classes, as indices into `labels`, int (n,)."""
     one, other, classes = answers
-    paired = paired_figures(*names, one, other, classes)
-    counts = paired.lost, paired.gained, paired.n, worth
-    paired = replace(paired, drop_interval=drop_interval(*counts), drop_upper=drop_interval(*counts, 0.9).high)
-    images = np.bincount(classes, minlength=len(labels)).tolist()
-    drops = statistics.per_class_drop(one, other, classes, len(labels))
+    paired = paired_figures(*names, one, other, classes, worth)
     return Part(
         **vars(paired),
         photos=photos,
         mcnemar_p=statistics.mcnemar_exact(paired.lost, paired.gained),
-        per_class=tuple(
-            ClassDrop(label=label, images=count, drop=drop)
-            for label, count, drop in zip(labels, images, drops, strict=True)
-            if count
-        ),
+        per_class=tuple(item for item in class_drops(one, other, classes, labels) if item.images),
     )
 
 

@@ -239,11 +239,14 @@ def model_figures(answers: Answers, classes: np.ndarray, groups: Sequence[str] |
 
 
 def paired_figures(
-    reference: str, candidate: str, one: np.ndarray, other: np.ndarray, classes: np.ndarray
+    reference: str, candidate: str, one: np.ndarray, other: np.ndarray, classes: np.ndarray, worth: float = 1.0
 ) -> PairedFigures:
-    """Return the paired figures of two named models; `one` and `other` are the classes that they answer, int (n,)."""
+    """Return the paired figures of two named models; `one` and `other` are the classes that they answer, int (n,).
+
+    `worth` is the weight of a photo in the intervals: less than 1 if folds' models answered.
+    """
     figures = statistics.compare(one, other, classes)
-    lost, gained, n = figures.lost, figures.gained, figures.n
+    lost, gained, n = worth * figures.lost, worth * figures.gained, worth * figures.n
     return PairedFigures(
         **vars(figures),
         reference=reference,
@@ -251,6 +254,13 @@ def paired_figures(
         drop_interval=statistics.paired_interval(lost, gained, n),
         drop_upper=statistics.paired_interval(lost, gained, n, 0.9).high,  # one end of a 90 % interval is a 95 % bound
     )
+
+
+def class_drops(one: np.ndarray, other: np.ndarray, classes: np.ndarray, labels: Sequence[str]) -> list[ClassDrop]:
+    """Return the images and the drop of each class; arguments as in `paired_figures`."""
+    images = np.bincount(classes, minlength=len(labels)).tolist()
+    rows = zip(labels, images, statistics.per_class_drop(one, other, classes, len(labels)), strict=True)
+    return [ClassDrop(label=label, images=count, drop=drop) for label, count, drop in rows]
 
 
 def compared(
@@ -273,8 +283,6 @@ def compared(
         free = unit == "logit" and kind != "conversion"
         grid = candidate.codes, candidate.scale, candidate.zero_point
         mean_lsb, largest_lsb = statistics.lsb_difference(one, *grid, up_to_constant=free)
-    images = np.bincount(classes, minlength=len(labels)).tolist()
-    by_class = zip(labels, images, statistics.per_class_drop(*tops, classes, len(labels)), strict=True)
     figures = ComparisonFigures(
         **vars(paired),
         kind=kind,
@@ -282,7 +290,7 @@ def compared(
         unit=unit,
         largest_difference=float(np.max(np.abs(one - other))),
         mcnemar_p=statistics.mcnemar_exact(paired.lost, paired.gained),
-        per_class=tuple(ClassDrop(label=label, images=count, drop=drop) for label, count, drop in by_class),
+        per_class=tuple(class_drops(*tops, classes, labels)),
         confidence_drift=ConfidenceDrift(mean=mean_drift, p95=p95),
         mean_lsb=mean_lsb,
         largest_lsb=largest_lsb,

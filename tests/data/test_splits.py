@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections import Counter
 from itertools import pairwise, product
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from edgecnn.data.splits import (
     NONE,
     SAME,
     SPLITS,
+    Grouping,
     Link,
-    Newcomers,
     SplitGroup,
     divide,
     frames_of,
@@ -201,6 +202,10 @@ def name(text: object) -> str:
     return sha256(str(text).encode())
 
 
+def placed(known, photos, links, texts=MappingProxyType({}), rule=""):
+    return updated(Grouping(rule, texts, known), photos, SHARES, links)
+
+
 def divided(split_groups, photos):
     return Counter((photos[one], split_group.split) for one, split_group in split_groups.items())
 
@@ -221,13 +226,13 @@ def test_each_split_gets_its_share_of_each_class_and_nothing_moves_as_copies_arr
                 for number in range((*sorted(days[scene].tolist()), 10)[day])
             }
             here = [link for link in links if {link.first, link.second} <= photos.keys()]
-            split_groups = updated(known, Newcomers(photos, SHARES), here)
+            split_groups = placed(known, photos, here)
             assert {one: split_groups[one] for one in known} == dict(known) and split_groups.keys() == photos.keys()
             assert not tied(split_groups, here)
         for scene in range(60):
             assert len({split_groups[frames[scene, number]] for number in range(10)}) <= 2, "the first, and its copies"
             assert len({split_groups[frames[scene, number]].split for number in range(10)}) == 1
-    whole = updated({}, Newcomers(photos, SHARES), links)
+    whole = placed({}, photos, links)
     counts = divided(whole, photos)
     assert {key: counts[key] for key in counts if key[0] == 0} == {
         (0, "train"): 280,
@@ -243,33 +248,31 @@ def test_each_split_gets_its_share_of_each_class_and_nothing_moves_as_copies_arr
 
 def test_without_groups_the_shares_are_exact_to_a_photo_and_later_photos_fill_what_lacks():
     photos = {name(number): int(number >= 57) for number in range(91)}
-    split_groups = updated({}, Newcomers(photos, SHARES), [])
+    split_groups = placed({}, photos, [])
     for label, total in ((0, 57), (1, 34)):
         for split, share in SHARES.items():
             assert abs(divided(split_groups, photos)[label, split] - share * total) <= 1
     listed = {one: SplitGroup(one, "train") for one in photos}
     photos |= {name(("later", number)): 0 for number in range(30)}
-    later = updated(listed, Newcomers(photos, SHARES), [])
+    later = placed(listed, photos, [])
     assert {later[one].split for one in photos if one not in listed} == {"validation", "test"}
 
 
 def test_a_near_copy_joins_the_first_photo_of_a_group_and_never_another_near_copy():
     chain = [name(number) for number in range(30)]
     photos = dict.fromkeys(chain, 0)
-    split_groups = updated(
-        {}, Newcomers(photos, SHARES), [Link(one, other, 0.9, COPY) for one, other in pairwise(chain)]
-    )
+    split_groups = placed({}, photos, [Link(one, other, 0.9, COPY) for one, other in pairwise(chain)])
     assert max(Counter(split_group.group for split_group in split_groups.values()).values()) == 3, (
         "a photo and its two neighbours"
     )
-    same = updated({}, Newcomers(photos, SHARES), [Link(chain[0], other, 1.0, SAME) for other in chain[1:]])
+    same = placed({}, photos, [Link(chain[0], other, 1.0, SAME) for other in chain[1:]])
     assert len({split_group.group for split_group in same.values()}) == 1
 
 
 def test_a_copy_of_equal_pixels_follows_them_into_the_group_of_a_near_copy():
     first, near, equal, other = map(name, ("first", "near", "equal", "other"))
     links = [Link(first, near, 0.9, COPY), Link(first, other, 0.9, COPY), Link(near, equal, 1.0, SAME)]
-    split_groups = updated({}, Newcomers(dict.fromkeys((first, near, equal, other), 0), SHARES), links)
+    split_groups = placed({}, dict.fromkeys((first, near, equal, other), 0), links)
     assert {split_group.group for split_group in split_groups.values()} == {first}
     assert [split_groups[one].rule for one in (first, near, equal)] == ["photo", "copy", "same"]
 
@@ -278,7 +281,7 @@ def test_a_new_photo_joins_the_most_alike_and_two_groups_stay_two():
     test, train, new, far = map(name, ("test", "train", "new", "far"))
     known = {test: SplitGroup(test, "test", rule="photo"), train: SplitGroup(train, "train", rule="photo")}
     links = [Link(test, new, 0.9, COPY), Link(new, train, 0.8, COPY), Link(new, far, 0.7, COPY)]
-    split_groups = updated(known, Newcomers(dict.fromkeys((test, train, new, far), 0), SHARES), links)
+    split_groups = placed(known, dict.fromkeys((test, train, new, far), 0), links)
     assert split_groups[new] == SplitGroup(test, "test", rule="copy") and split_groups[far].group == far
     assert {one: split_groups[one] for one in known} == known
     assert tied(split_groups, links)[new] == train and test not in tied(split_groups, links), (
@@ -291,7 +294,7 @@ def test_few_groups_leave_no_split_empty_and_each_class_with_training_and_test_p
         groups = {(label, number): size for label in range(2) for number, size in enumerate(sizes)}
         photos = {name((key, n)): key[0] for key, size in groups.items() for n in range(size)}
         texts = {name((key, n)): f"pile {key}" for key, size in groups.items() for n in range(size)}
-        split_groups = updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), [])
+        split_groups = placed({}, photos, [], texts, "(.+)_")
         counts = divided(split_groups, photos)
         assert all(counts[label, "train"] for label in range(2)), sizes
         assert len(sizes) < 3 or all(counts[label, "test"] for label in range(2)), sizes
@@ -303,13 +306,13 @@ def test_named_groups_come_before_copies_and_take_in_later_photos_of_their_text(
     photos = {name(number): 0 for number in range(40)}
     texts = {name(number): f"pile {number // 8}" for number in range(32)}
     links = [Link(name(0), name(31), 0.95, COPY), Link(name(1), name(39), 0.95, COPY)]
-    split_groups = updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), links)
+    split_groups = placed({}, photos, links, texts, "(.+)_")
     assert split_groups[name(0)].group == "pile 0" and split_groups[name(31)].group == "pile 3", (
         "a copy does not join two piles"
     )
     assert split_groups[name(39)][::3] == ("pile 0", "copy") and rule_of(split_groups) == "(.+)_"
     later = photos | {name("later"): 0}
-    again = updated(split_groups, Newcomers(later, SHARES, texts | {name("later"): "pile 3"}, "(.+)_"), [])
+    again = placed(split_groups, later, [], texts | {name("later"): "pile 3"}, "(.+)_")
     assert again[name("later")].split == split_groups[name(31)].split
 
 
@@ -317,7 +320,7 @@ def test_of_many_photos_content_alone_decides(monkeypatch):
     monkeypatch.setattr("edgecnn.data.splits.MOST", 50)
     photos = {name(number): 0 for number in range(60)}
     texts = {name(number): "one pile" for number in range(30)}
-    split_groups = splits_of(updated({}, Newcomers(photos, SHARES, texts, "(.+)_"), []))
+    split_groups = splits_of(placed({}, photos, [], texts, "(.+)_"))
     assert len({split_groups[name(number)] for number in range(30)}) == 1
     assert all((position_of(one) < 0.2) == (split_groups[one] == "test") for one in photos if one not in texts)
 
@@ -326,10 +329,10 @@ def test_frames_in_a_row_are_one_group_and_join_a_listed_one():
     a, b, c, d, copy = map(name, "abcde")
     links = [Link(one, other, 0.9, BURST) for one, other in pairwise((a, b, c, d))]
     photos = dict.fromkeys((a, b, c, d), 0)
-    assert {split_group.group for split_group in updated({}, Newcomers(photos, SHARES), links).values()} == {a}
+    assert {split_group.group for split_group in placed({}, photos, links).values()} == {a}
     known = {c: SplitGroup(c, "test", rule="photo")}
     links.append(Link(b, copy, 0.9, COPY))
-    split_groups = updated(known, Newcomers(photos | {copy: 0}, SHARES), links)
+    split_groups = placed(known, photos | {copy: 0}, links)
     assert set(splits_of(split_groups).values()) == {"test"} and {
         split_group.group for split_group in split_groups.values()
     } == {c}
@@ -391,7 +394,7 @@ def test_a_list_of_the_version_before_keeps_its_columns():
     text = split_groups_text(former)
     assert text.startswith("sha256,group,split\n") and read_split_groups(text.encode(), SPLITS_CSV) == former
     photos = dict.fromkeys([*former, name("new")], 0)
-    split_groups = updated(former, Newcomers(photos, SHARES), [])
+    split_groups = placed(former, photos, [])
     assert split_groups[name("new")].rule == "" and split_groups_text(split_groups).startswith("sha256,group,split\n")
 
 
@@ -475,7 +478,7 @@ def test_one_group_per_class_is_a_clear_error_and_one_class_with_one_group_train
         for label in range(3)
         for n in range(4)
     ]
-    with pytest.raises(DatasetError, match=r"gives each class one group, such as '0' for 'a'"):
+    with pytest.raises(DatasetError, match=r"gives 3 groups, such as '0', and at most 1 to a class"):
         grouping(items, labels, "(.+)_", {})
     assert len(set(grouping(items, labels, r"^(0|[12]_\d)", {}).texts.values())) == 9
 

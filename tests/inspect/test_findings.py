@@ -3,7 +3,9 @@
 import base64
 import io
 import re
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,7 +29,7 @@ from edgecnn.inspect.findings import (
     WrongLabel,
 )
 from edgecnn.inspect.fix import write_cleaned
-from edgecnn.inspect.inspection import SHOWN, pictures, render, verdict
+from edgecnn.inspect.inspection import SHOWN, pictures, verdict, write_inspection
 from edgecnn.recipe import DataRecipe
 from edgecnn.stages.train import faults_line
 
@@ -111,10 +113,6 @@ def test_copies_are_named_with_their_fault():
         ("duplicate", "warning", 2, ["train/9", "train/10"]),
         ("near-duplicate", "note", 1, ["train/11", "train/12"]),
     ]
-    assert [one.severity for one in findings.ordered(found)] == ["error", "error", "warning", "warning", "note"]
-    assert [one.kind for one in findings.ordered(found)] == [
-        "leak", "two-labels", "leak", "duplicate", "near-duplicate",
-    ]  # fmt: skip
     mixed = group(*((f"train/{number}", "cat") for number in range(4)), exact=False, pixels=(0, 1, 2, 1))
     found = list(findings.of_groups([same, near, mixed], ("train", "test"), keeps_groups=False))
     assert [(one.kind, one.images) for one in found] == [("duplicate", 2), ("near-duplicate", 2)]
@@ -291,6 +289,11 @@ def copies(*sources, label="cat", exact=True, **more):
         exact=exact,
         **{"leak": False, "two_labels": False, "by": "content", "score": 1.0, "mirrored": False} | more,
     )
+
+
+def render(report, dataset):
+    with tempfile.TemporaryDirectory() as folder:
+        return write_inspection(report, dataset, Path(folder)).read_text()
 
 
 def text_of(page):

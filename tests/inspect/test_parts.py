@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from edgecnn.data.items import Item
-from edgecnn.inspect import inspection, question
+from edgecnn.inspect import question
 from edgecnn.inspect.groups import Pair, blurred, far_from_the_rest, odd_ones, thumbs_agree
 from edgecnn.inspect.inspection import class_figures, group_of
-from edgecnn.inspect.look import LOOK, NEAR, Looks, near_pairs, neighbours, perceptual_hashes, unit
+from edgecnn.inspect.look import LOOK, NEAR, Looks, near_pairs, neighbours, perceptual_hashes, scaled, unit
 from edgecnn.inspect.pairs import (
     COARSE_SIDE,
     FINE_SIDE,
@@ -23,8 +23,11 @@ from edgecnn.inspect.pairs import (
     likeness,
     measured,
     overlap,
-    sized,
 )
+
+
+def silent(*progress):
+    """Show nothing."""
 
 
 def bits(first, second):
@@ -52,9 +55,8 @@ def test_near_pairs_equal_those_of_a_plain_comparison(monkeypatch):
     hashes[5] = hashes[31] ^ np.uint64(0b1011)
     mirrored = random.integers(0, 2**64, 40, np.uint64)
     mirrored[20] = hashes[3]
-    pairs, flags, left = near_pairs(hashes, mirrored)
+    pairs, left = near_pairs(hashes, mirrored, silent)
     assert left == 0
-    found = {(*pair, flag) for pair, flag in zip(pairs.tolist(), flags.tolist(), strict=True)}
     plain = {
         (a, b, flag)
         for a in range(40)
@@ -62,7 +64,7 @@ def test_near_pairs_equal_those_of_a_plain_comparison(monkeypatch):
         for flag, other in ((False, hashes), (True, mirrored))
         if bits(int(hashes[a]), int(other[b])) <= NEAR
     }
-    assert {(a, b, flag) for (a, b), flag in [((item[0], item[1]), item[2]) for item in found]} == plain
+    assert set(map(tuple, pairs.tolist())) == plain
     assert plain == {(5, 31, False), (3, 20, True)}
 
 
@@ -72,7 +74,7 @@ def test_too_many_near_pairs_are_counted(monkeypatch):
     monkeypatch.setattr(look, "BLOCK", 7)
     monkeypatch.setattr(look, "MOST_CANDIDATES", 100)
     same = np.zeros(40, np.uint64)
-    pairs, _, left = near_pairs(same, ~same)
+    pairs, left = near_pairs(same, ~same, silent)
     assert left == 40 - 7 and set(pairs[:, 0].tolist()) == set(range(7))
 
 
@@ -82,12 +84,12 @@ def test_a_part_of_a_picture_is_located(scene, mirror):
     part = whole.crop((30, 10, 150, 100))
     if mirror:
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    match = best_fit(*(Detail(sized(image.convert("L"), COARSE_SIDE)) for image in (whole, part)))
+    match = best_fit(*(Detail(scaled(image.convert("L"), COARSE_SIDE)) for image in (whole, part)))
     assert match.score > 0.8 and match.mirrored is mirror
-    fine = measured(sized(whole, FINE_SIDE), sized(part, FINE_SIDE), match)
+    fine = measured(scaled(whole, FINE_SIDE, enlarge=True), scaled(part, FINE_SIDE, enlarge=True), match)
     assert fine.score > 0.9
     assert np.allclose(fine.first, (30 / 160, 10 / 120, 150 / 160, 100 / 120), atol=0.05)
-    other = best_fit(*(Detail(sized(image.convert("L"), COARSE_SIDE)) for image in (whole, scene(44))))
+    other = best_fit(*(Detail(scaled(image.convert("L"), COARSE_SIDE)) for image in (whole, scene(44))))
     assert other.score < 0.7
 
 
@@ -119,30 +121,37 @@ def labelled(count=300, classes=3, seed=4):
     return random.normal(size=(count, 20)).astype(np.float32) + 4 * np.eye(classes, 20, dtype=np.float32)[truth], truth
 
 
+def doubts(scores, classes):
+    """Return the index, the suggested class, and both scores of each label that is likely wrong."""
+    items = [Item(source=str(n), split="train", label=0, hash="", handle=None) for n in range(len(classes))]
+    named = question.wrong_labels(items, [str(n) for n in range(scores.shape[1])], scores, classes)
+    assert all(int(one.label) == classes[int(one.source)] for one in named)
+    return [(int(one.source), int(one.suggested), one.score, one.suggested_score) for one in named]
+
+
 def test_wrong_labels_are_named_first():
     features, truth = labelled()
     given = truth.copy()
     wrong = np.random.default_rng(5).choice(len(truth), 15, replace=False)
     given[wrong] = (truth[wrong] + 1) % 3
-    scores = question.out_of_fold(features, given, np.arange(len(given)), 1)
+    scores = question.out_of_fold(features, given, np.arange(len(given)), silent)
     assert np.allclose(scores.sum(axis=1), 1)
-    named = question.doubts(scores, given)
-    assert len(named) >= 8 and {item.index for item in named[:8]} <= set(wrong.tolist())
-    assert all(item.suggested == truth[item.index] for item in named[:8])
+    named = doubts(scores, given)
+    assert len(named) >= 8 and {index for index, *_ in named[:8]} <= set(wrong.tolist())
+    assert all(suggested == truth[index] for index, suggested, *_ in named[:8])
 
 
 def test_the_label_with_the_lowest_score_is_named_first():
     scores = np.array([
         [0.02, 0.9, 0.08], [0.95, 0.03, 0.02], [0.001, 0.2, 0.799], [0.5, 0.4, 0.1], [0.9, 0.06, 0.04], [0.1, 0.89, 0.01],
     ])  # fmt: skip
-    named = question.doubts(scores, np.array([0, 0, 0, 0, 1, 0]))
-    found = [(item.index, item.suggested, item.score, item.suggested_score) for item in named]
+    found = doubts(scores, np.array([0, 0, 0, 0, 1, 0]))
     assert found == [(2, 2, 0.001, 0.799), (0, 1, 0.02, 0.9), (4, 0, 0.06, 0.9)]
 
 
 def test_correct_labels_are_not_named():
     features, truth = labelled()
-    assert len(question.doubts(question.out_of_fold(features, truth, np.arange(300), 1), truth)) <= 2
+    assert len(doubts(question.out_of_fold(features, truth, np.arange(300), silent), truth)) <= 2
 
 
 def test_a_copy_does_not_vouch_for_a_wrong_label():
@@ -154,26 +163,30 @@ def test_a_copy_does_not_vouch_for_a_wrong_label():
     given[0] = (truth[0] + 1) % 3
     given[60:] = given[0]
     together = np.concatenate([np.arange(60), np.zeros(20, int)])
-    scores = question.out_of_fold(features, given, together, 1)
-    assert 0 in {item.index for item in question.doubts(scores, given)}
+    scores = question.out_of_fold(features, given, together, silent)
+    assert 0 in {index for index, *_ in doubts(scores, given)}
 
 
 def test_labels_that_no_fold_could_judge_are_not_named():
     features, truth = labelled(46, classes=2)
     truth = np.repeat([0, 1], (6, 40))
     features[:6], together = features[0], np.concatenate([np.zeros(6, int), np.arange(6, 46)])
-    scores = question.out_of_fold(features, truth, together, 1)
-    assert not scores[:6].any() and not {item.index for item in question.doubts(scores, truth)} & set(range(6))
+    scores = question.out_of_fold(features, truth, together, silent)
+    assert not scores[:6].any() and not {index for index, *_ in doubts(scores, truth)} & set(range(6))
+
+
+def indices(found):
+    return [index for index, *_ in found]
 
 
 def test_odd_ones_are_far_from_the_median():
     values = np.random.default_rng(1).uniform(0.9, 1.1, 200)
     values[17] = 5.0
-    assert odd_ones(values, 1).indices == (17,) and odd_ones(values, -1).indices == ()
+    assert indices(odd_ones(values, 1)) == [17] and odd_ones(values, -1) == []
     values[40], values[60], values[80] = 9.0, 0.1, 0.05
-    assert odd_ones(values, 1).indices == (40, 17), "the oddest first"
-    assert odd_ones(values, -1).indices == (80, 60)
-    assert odd_ones(values, 1).usual == np.median(values)
+    usual = np.median(values)
+    assert odd_ones(values, 1) == [(40, 9.0, usual), (17, 5.0, usual)], "the oddest first"
+    assert odd_ones(values, -1) == [(80, 0.05, usual), (60, 0.1, usual)]
 
 
 def test_a_picture_without_contrast_is_not_called_blurred():
@@ -181,8 +194,7 @@ def test_a_picture_without_contrast_is_not_called_blurred():
     sharpness[3], sharpness[5], sharpness[7] = 1.0, 0.5, 0.01
     spread[7] = 3.0  # an empty wall
     found = blurred(sharpness, spread)
-    assert found.indices == (5, 3) and found.usual == pytest.approx(0.2)
-    assert found.values[[3, 5]] == pytest.approx([0.025, 0.0125])
+    assert indices(found) == [5, 3] and np.allclose(found, [(5, 0.0125, 0.2), (3, 0.025, 0.2)])
 
 
 def looked_at(*files):
@@ -191,7 +203,7 @@ def looked_at(*files):
     for row, (source, split, label, width, height, pixels) in zip(table, files, strict=True):
         items.append(Item(source=source, handle=0, hash=source, label=label, split=split))
         row["width"], row["height"], row["pixels"] = width, height, pixels.encode()
-    return Looks(items=tuple(items), table=table, broken=(), computed=0)
+    return Looks(items=tuple(items), table=table, broken=())
 
 
 def test_a_group_keeps_the_largest_copy_of_its_first_split():
@@ -202,12 +214,12 @@ def test_a_group_keeps_the_largest_copy_of_its_first_split():
         ("test/fox/d.jpg", "test", 1, 20, 10, "y"),
     )
     pairs = [Pair(0, 1, "hash", 0.9, False), Pair(1, 2, "features", 0.7, True)]
-    group = group_of(looks, [0, 1, 2], pairs, ("cat", "fox"))
+    group = group_of(looks, pairs, ("cat", "fox"))
     assert [copy.source[-5] for copy in group.copies] == ["c", "a", "b"]
     assert [copy.keep for copy in group.copies] == [True, False, False]
     assert (group.exact, group.leak, group.two_labels) == (False, False, False)
     assert (group.by, group.score, group.mirrored) == ("features", 0.7, True)
-    leak = group_of(looks, [0, 1, 3], [Pair(1, 3, "content", 1.0, False)], ("cat", "fox"))
+    leak = group_of(looks, [Pair(0, 1, "hash", 0.9, False), Pair(1, 3, "content", 1.0, False)], ("cat", "fox"))
     assert [copy.source[-5] for copy in leak.copies if copy.keep] == ["d"], "a test image is never the one removed"
     assert leak.leak and [copy.same for copy in leak.copies] == ["pixels", "near", "pixels"]
 
@@ -220,10 +232,10 @@ def test_hashes_are_of_the_lowest_frequencies_and_near_up_to_eight_bits():
     expected = "".join("01"[int(value > np.median(low))] for value in low.ravel())
     assert f"{perceptual_hashes(Image.fromarray(pixels))[0]:064b}" == expected
     hashes = np.array([0, 2**8 - 1, 2**63 + 2**9 - 1], np.uint64)  # 0, 8 and 10 bits
-    found, flags, _ = near_pairs(hashes, ~np.array([0, 2**40 - 1, 2**9 - 1], np.uint64))
-    assert found.tolist() == [[0, 1], [1, 2]] and not flags.any()
-    found, flags, _ = near_pairs(np.array([0, 2**63], np.uint64), np.array([2**50 - 1, 2**7 - 1], np.uint64))
-    assert sorted(zip(found.tolist(), flags.tolist(), strict=True)) == [([0, 1], False), ([0, 1], True)]
+    found, _ = near_pairs(hashes, ~np.array([0, 2**40 - 1, 2**9 - 1], np.uint64), silent)
+    assert found.tolist() == [[0, 1, 0], [1, 2, 0]]
+    found, _ = near_pairs(np.array([0, 2**63], np.uint64), np.array([2**50 - 1, 2**7 - 1], np.uint64), silent)
+    assert sorted(found.tolist()) == [[0, 1, 0], [0, 1, 1]]
 
 
 def test_thumbnails_agree_up_to_a_limit_and_mirrored_ones_if_mirrored():
@@ -232,9 +244,9 @@ def test_thumbnails_agree_up_to_a_limit_and_mirrored_ones_if_mirrored():
     thumbs[1, :, :8], thumbs[1, :, 8:] = 170, 120
     thumbs[2, :, :8], thumbs[2, :, 8:] = 172, 120
     thumbs[3, :, 8:], thumbs[3, :, :8] = 170, 120
-    pairs = np.array([[0, 1], [0, 2], [1, 3], [1, 3], [1, 2]])
-    agree = thumbs_agree(thumbs, pairs, np.array([False, False, False, True, False]))
-    assert agree.tolist() == [True, False, False, True, True]
+    pairs = ((0, 1, False), (0, 2, False), (1, 3, False), (1, 3, True), (1, 2, False))
+    agree = [thumbs_agree(thumbs[one], thumbs[other], mirrored) for one, other, mirrored in pairs]
+    assert agree == [True, False, False, True, True]
 
 
 def test_pairs_are_the_same_up_to_each_limit():
@@ -265,7 +277,7 @@ def test_whole_pictures_differ_in_units_of_what_compression_may_change():
 
 def test_a_label_is_named_only_beyond_ten_to_one():
     scores = np.array([[0.05, 0.5, 0.45], [0.0625, 0.625, 0.3125], [0.0499, 0.5, 0.4501]])
-    assert [item.index for item in question.doubts(scores, np.zeros(3, int))] == [2]
+    assert [index for index, *_ in doubts(scores, np.zeros(3, int))] == [2]
 
 
 def test_each_image_is_judged_without_its_copies_and_its_scores_are_means(monkeypatch):
@@ -291,7 +303,7 @@ def test_each_image_is_judged_without_its_copies_and_its_scores_are_means(monkey
 
     monkeypatch.setattr("edgecnn.train.candidates.regression", lambda strength: Fitted())
     monkeypatch.setattr("edgecnn.train.candidates.choose_strength", lambda features, classes, seed: 1.0)
-    scores = question.out_of_fold(features, classes, groups, 1, lambda *step: steps.append(step))
+    scores = question.out_of_fold(features, classes, groups, lambda *step: steps.append(step))
     assert np.allclose(scores, [(0.2 + 0.5 + 0.6) / 3, (0.8 + 0.5 + 0.4) / 3])
     assert len(fits) == 12 and sum(count for count, _ in fits) == 63 and not any(shared for _, shared in fits)
     assert [step[1:] for step in steps] == [(n, 12) for n in range(1, 13)]
@@ -308,25 +320,24 @@ def test_features_are_standardised_and_reduced_to_their_principal_components(mon
     assert not scaled[:, 4].any() and np.allclose(np.delete(scaled, 4, 1), zscore(np.delete(features, 4, 1)))
     expected = np.linalg.svd(scaled, compute_uv=False)[:5]
     assert np.linalg.norm(question.components(scaled), axis=0) == pytest.approx(expected)
-    assert np.array_equal(question.components(scaled[:, :5]), scaled[:, :5])
 
 
 def test_images_are_odd_beyond_four_spreads_and_only_among_twenty():
     """The median of the logarithms is 0, and half of them are within 1: a spread is 1.4826."""
     logs = np.array([-1.0] * 7 + [0.0] * 7 + [1.0] * 5 + [5.88, 5.99])
-    assert odd_ones(np.exp(logs), 1).indices == (20,) and odd_ones(np.exp(-logs), -1).indices == (20,)
+    assert indices(odd_ones(np.exp(logs), 1)) == [20] == indices(odd_ones(np.exp(-logs), -1))
     rows = np.random.default_rng(2).normal(scale=0.1, size=(21, 8)).astype(np.float32)
     rows[:, 0] += 1
     rows[4] = (0, 0, 0, 1, 0, 0, 0, 0)
-    found = far_from_the_rest(unit(rows), lambda *step: None)
-    cosines = np.sort(np.delete(unit(rows) @ unit(rows)[4], 4))[-10:]
-    assert found.indices == (4,) and found.values[4] == pytest.approx(1 - cosines.mean(), abs=1e-5)
-    assert found.usual == np.median(found.values)
-    assert far_from_the_rest(unit(rows[:20]), lambda *step: None).indices == (4,)
-    assert far_from_the_rest(unit(rows[:19]), lambda *step: None).indices == ()
+    ((index, value, usual),) = far_from_the_rest(unit(rows), silent)
+    cosines = np.sort(unit(rows) @ unit(rows).T, axis=1)[:, -11:-1]  # without the one with itself
+    assert index == 4 and value == pytest.approx(1 - cosines[4].mean(), abs=1e-5)
+    assert usual == pytest.approx(np.median(1 - cosines.mean(axis=1)), abs=1e-5)
+    assert indices(far_from_the_rest(unit(rows[:20]), silent)) == [4]
+    assert far_from_the_rest(unit(rows[:19]), silent) == []
     sharpness, spread = np.full(22, 8.0, np.float32), np.full(22, 40.0, np.float32)
     sharpness[1], spread[1], spread[2], spread[3] = 0.01, 4.0, 3.9, 3.9
-    assert blurred(sharpness, spread).indices == (1,) and blurred(sharpness[:21], spread[:21]).indices == ()
+    assert indices(blurred(sharpness, spread)) == [1] and blurred(sharpness[:21], spread[:21]) == []
 
 
 def test_classes_count_each_group_once_per_class():
@@ -337,7 +348,7 @@ def test_classes_count_each_group_once_per_class():
         Item(source=str(n), handle=0, hash=str(n), label=label, split=split)
         for n, (label, split) in enumerate(zip(labels, splits, strict=True))
     ]
-    cat, dog, fox = class_figures(items, [[0, 1, 3, 4], [5, 6]], ("cat", "dog", "fox"))
+    cat, dog, fox = class_figures(items, np.array([0, 0, 2, 0, 0, 1, 1]), ("cat", "dog", "fox"))
     assert (cat.label, cat.images, cat.distinct) == ("cat", {"train": 3, "validation": 0, "test": 1}, 2)
     assert (dog.label, dog.images, dog.distinct) == ("dog", {"train": 1, "validation": 1, "test": 1}, 2)
     assert (fox.label, sum(fox.images.values()), fox.distinct) == ("fox", 0, 0)
@@ -349,22 +360,21 @@ def test_a_class_of_copies_is_not_judged_and_the_others_keep_their_names(monkeyp
     looks = looked_at(*((f"{n}.jpg", "test" if n == 5 else "train", label, 9, 8, "") for n, label in enumerate(labels)))
     features, seen = np.arange(16.0).reshape(8, 2), []
 
-    def answered(rows, classes, groups, seed, progress):
+    def answered(rows, classes, groups, progress):
         seen.append((rows[:, 0].tolist(), classes.tolist(), groups.tolist()))
         return np.array([[0.9, 0.1], [0.92, 0.08], [0.03, 0.97], [0.2, 0.8], [0.4, 0.6]])
 
-    monkeypatch.setattr(inspection, "out_of_fold", answered)
-    dataset = SimpleNamespace(labels=("ant", "bee", "cat"))
+    monkeypatch.setattr(question, "out_of_fold", answered)
 
-    def doubted(features, *groups):
-        return inspection.labels_in_doubt(dataset, looks, features, [(group, []) for group in groups], None)
+    def doubted(*group):
+        return question.labels_in_doubt(looks.items, ("ant", "bee", "cat"), features, np.array(group), silent)
 
-    found = [tuple(vars(item).values()) for item in doubted(features, [0, 1, 4], [6, 7])]
+    found = [tuple(vars(item).values()) for item in doubted(0, 0, 2, 3, 0, 5, 6, 6)]
     assert found == [
         ("5.jpg", "test", "bee", "cat", 0.03, 0.97), ("3.jpg", "train", "cat", "bee", 0.08, 0.92),
     ]  # fmt: skip
     assert seen == [([4, 6, 10, 12, 14], [0, 1, 0, 1, 1], [2, 3, 5, 6, 6])]
-    assert doubted(None) == () and doubted(features, [0, 1, 4], [2, 5]) == (), "one class is nothing to compare"
+    assert doubted(0, 0, 2, 3, 0, 2, 6, 7) == (), "one class is nothing to compare"
 
 
 def test_a_runs_folds_judge_only_the_images_and_labels_that_they_have():
@@ -376,7 +386,7 @@ def test_a_runs_folds_judge_only_the_images_and_labels_that_they_have():
         hashes=np.array(["3.jpg", "9.jpg", "1.jpg", "0.jpg", "0.jpg"]), classes=np.array([1, 2, 1, 1, 0]),
         float=np.array([[0, 9, 0], [9, 0, 0], [1, 0, 4], [9, 0, 1], [2, 1, 6]], np.float32),
     )  # fmt: skip
-    found = inspection.doubted_by_folds(SimpleNamespace(labels=("ant", "bee", "cat")), looks, held)
+    found = question.doubted_by_folds(looks.items, ("ant", "bee", "cat"), held)
     first, second = softmax([1.0, 0, 4]), softmax([2.0, 1, 6])
     assert [(item.source, item.label, item.suggested) for item in found] == [
         ("1.jpg", "bee", "cat"), ("0.jpg", "ant", "cat"),

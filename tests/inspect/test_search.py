@@ -12,12 +12,12 @@ from PIL import Image
 
 pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
 
-from edgecnn.data.items import Item, Meter
+from edgecnn.data.items import Item
 from edgecnn.inspect import groups
 from edgecnn.inspect import pairs as module
 from edgecnn.inspect.findings import Copy, Group
 from edgecnn.inspect.groups import ALIKE_AS_A_WHOLE, FEWEST_OF_A_GROUP, GAP_S, LONGEST_S, Pair, Search, bursts
-from edgecnn.inspect.inspection import Copies, links_of, order
+from edgecnn.inspect.inspection import links_of, order
 from edgecnn.inspect.look import LOOK, Looks
 from edgecnn.inspect.pairs import Measures, Pictures, measure_pairs
 from edgecnn.labels import SOURCES_CSV
@@ -34,8 +34,8 @@ def search():
         )
         table = np.zeros(len(items), LOOK)
         table["pixels"] = [str(n) for n in range(len(items))]
-        looks = Looks(items=items, table=table, broken=(), computed=0)
-        made = Search(looks=looks, pictures=None, features=features, body=None, cache=None, progress=lambda *step: None)
+        looks = Looks(items=items, table=table, broken=())
+        made = Search(looks=looks, pictures=None, features=features, cache=None, progress=lambda *step: None)
         made.measured = lambda pairs, meter: measures(pairs)
         return made
 
@@ -72,7 +72,8 @@ def test_near_copies_are_forgotten_only_if_one_group_takes_most_of_a_class(searc
             return chain
 
         made.near = near
-        equal, *found = made.run()
+        made.run()
+        equal, *found = made.pairs
         assert (equal.first, equal.second, equal.by) == (0, cats + 1, "content") and found in ([], chain)
         return len(found), made.all_alike
 
@@ -87,12 +88,13 @@ def test_a_mirrored_pair_has_its_own_difference(search, monkeypatch):
 
     def frame_difference(pictures, first, second, mirrored):
         compared.append((first, second, mirrored))
-        return {(0, 1, False): 2.0, (0, 1, True): 0.5, (1, 2, False): 1.0, (2, 0, False): 1.001}[compared[-1]]
+        return {(0, 1, False): 2.0, (0, 1, True): 0.5, (1, 2, False): 1.0, (0, 2, False): 1.001}[compared[-1]]
 
     monkeypatch.setattr(groups, "frame_difference", frame_difference)
-    pairs = [(0, 1, False), (0, 1, True), (1, 2, False), (2, 0, False)]
+    pairs = [(0, 1, False), (0, 1, True), (0, 2, False), (1, 2, False)]
+    monkeypatch.setattr(groups, "near_pairs", lambda *hashes: (np.array(pairs, int), 0))
     expected = [Pair(0, 1, "hash", 0.75, True), Pair(1, 2, "hash", 0.5, False)]
-    assert search([0] * 3).same_frames(pairs, Meter(None, "", 4)) == expected and compared == pairs
+    assert search([0] * 3).by_hash(np.arange(3)) == expected and compared == pairs
 
 
 def test_the_nearest_image_by_features_is_compared_and_the_others_counted(search, monkeypatch):
@@ -152,20 +154,14 @@ def test_a_cut_out_is_compared_with_its_own_place_whichever_image_comes_first(sc
 def test_links_are_of_copies_but_not_of_equal_files_nor_between_frames_of_one_board(search):
     made = search([0] * 5)
     looks = made.looks
-    looks = Looks(items=(*looks.items[:4], looks.items[2]), table=looks.table, broken=(), computed=0)
+    made.looks = looks = Looks(items=(*looks.items[:4], looks.items[2]), table=looks.table, broken=())
     near = [Pair(3, 0, "hash", 0.7, True), Pair(0, 1, "features", 0.99, False)]
-    found = Copies(
-        looks,
-        None,
-        made,
-        [*near, Pair(1, 3, "content", 1.0, False), Pair(2, 4, "content", 1.0, False)],
-        {},
-    )
+    made.pairs = [*near, Pair(1, 3, "content", 1.0, False), Pair(2, 4, "content", 1.0, False)]
 
     def linked(frames):
         rows = "".join(f"{looks.items[index].hash},door,{1000 * index}\n" for index in frames)
         lists = {SOURCES_CSV: f"sha256,board,ts\n{rows}".encode()} if frames else {}
-        links = links_of(SimpleNamespace(lists=lists, name="pets"), found)
+        links = links_of(SimpleNamespace(lists=lists, name="pets"), made)
         return [(int(link.first, 16), int(link.second, 16), link.score, link.rule) for link in links]
 
     assert linked(()) == [(3, 0, 0.7, "copy"), (0, 1, 0.99, "copy"), (1, 3, 1.0, "same")]
@@ -189,7 +185,7 @@ def test_groups_are_shown_leaks_first_then_two_labels_exact_ones_and_the_most_al
     assert [one.copies[0].source for one in sorted(made, key=order)] == list("abcdefg")
 
 
-def linked(people, apart_s=4.0, times=None, background=3.0, thumbs=None):
+def linked(people, apart_s=4.0, times=None, background=3.0):
     """Return the pairs of neighbouring frames that are linked; each frame shows one of the `people` before one background."""
     random = np.random.default_rng(2)
     looks = {one: random.normal(size=50) / 50**0.5 for one in sorted(set(people))}
@@ -197,9 +193,7 @@ def linked(people, apart_s=4.0, times=None, background=3.0, thumbs=None):
     frames[:, 0] += background
     features = (frames / np.linalg.norm(frames, axis=1, keepdims=True)).astype(np.float32)
     taken = [(float(moment), f"{n}") for n, moment in enumerate(times or apart_s * np.arange(len(people)))]
-    rows = {name: len(people) - 1 - n for n, (_, name) in enumerate(taken)}
-    thumbs = np.zeros((len(people), 4, 4, 3), np.uint8) if thumbs is None else thumbs
-    return [(int(link.first), int(link.second)) for link in bursts(taken, rows, thumbs, features[::-1])]
+    return [(int(link.first), int(link.second)) for link in bursts(taken, features)]
 
 
 def test_each_frame_is_compared_with_its_neighbours_before_the_usual_view():
@@ -223,19 +217,21 @@ def test_a_gap_ends_a_burst_and_so_does_its_length():
     assert (int(LONGEST_S / 10), int(LONGEST_S / 10) + 1) not in found and found[0] == (0, 1)
 
 
-def test_without_features_small_pictures_are_compared():
+def test_without_features_small_pictures_are_compared(search):
     random = np.random.default_rng(1)
-    background = random.integers(0, 256, (8, 8, 3))
+    background = random.integers(0, 256, (16, 16, 3))
     thumbs = []
     for person in [0, 0, *range(1, 15)]:
         frame, own = background.copy(), np.random.default_rng(person)
-        top, left = own.integers(0, 5, 2)
-        frame[top : top + 3, left : left + 3] = own.integers(0, 256, (3, 3, 3))
+        top, left = own.integers(0, 11, 2)
+        frame[top : top + 5, left : left + 5] = own.integers(0, 256, (5, 5, 3))
         thumbs.append(frame)
-    taken = [(4.0 * n, str(n)) for n in range(16)]
-    rows = {str(n): n for n in range(16)}
-    found = [(link.first, link.second) for link in bursts(taken, rows, np.stack(thumbs).astype(np.uint8), None)]
-    assert ("0", "1") in found and len(found) <= 2
+    made = search([0] * 16)
+    made.looks.table["thumb"] = thumbs[::-1]
+    rows = "".join(f"{15 - n:064x},door,{4.0 * n}\n" for n in range(16))
+    dataset = SimpleNamespace(lists={SOURCES_CSV: f"sha256,board,ts\n{rows}".encode()}, name="pets")
+    found = [(int(link.first, 16), int(link.second, 16)) for link in links_of(dataset, made)]
+    assert (15, 14) in found and len(found) <= 2
 
 
 def test_a_board_with_one_frame_has_no_burst():

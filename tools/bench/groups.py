@@ -22,9 +22,9 @@ from edgecnn.data.items import Item, Meter
 from edgecnn.data.splits import SPLITS, is_users, texts_by
 from edgecnn.evaluate.statistics import grouped_interval
 from edgecnn.inspect import look as module
-from edgecnn.inspect.inspection import find_links
+from edgecnn.inspect.inspection import find_copies, links_of
 from edgecnn.inspect.look import Cache
-from edgecnn.inspect.question import SEEDS, STRENGTH, ask, numbered, right
+from edgecnn.inspect.question import SEEDS, STRENGTH, ask, right
 from edgecnn.recipe import DataRecipe
 from edgecnn.train.candidates import regression
 
@@ -81,13 +81,14 @@ def counts_of(dataset: Dataset) -> dict[str, Any]:
 def features_of(dataset: Dataset) -> tuple[list[Item], np.ndarray]:
     items = [item for part in dataset.items.values() for item in part]
     with contextlib.closing(Cache()) as cache:
-        values, _ = module.compute(items, dataset.read, cache, module.open_body, Meter(None, "", len(items)))
+        values = module.compute(items, dataset.read, cache, module.open_body, Meter(None, "", len(items)))
     return items, values
 
 
 def measured(name: str, one: Set) -> dict[str, Any]:
     dataset = opened(name)
-    links, found = find_links(dataset, missing=None, progress=quiet, note=quiet)
+    found = find_copies(dataset, None, quiet, quiet, for_links=True)
+    links = links_of(dataset, found)
     plain = dataset.with_split_groups({}, links)
     items, features = list(found.looks.items), found.features
     assert features is not None
@@ -101,7 +102,7 @@ def measured(name: str, one: Set) -> dict[str, Any]:
         if one.pattern:
             row["by_group"] = counts_of(opened(name, one.pattern).with_split_groups({}, links))
             texts = texts_by(one.pattern, items)
-            groups = numbered([texts.get(item.hash, item.hash) for item in items])
+            groups = np.unique([texts.get(item.hash, item.hash) for item in items], return_inverse=True)[1]
             row["groups"] = int(groups.max()) + 1
             row["head_by_group"] = right(whole, classes, groups, SEEDS)
             divided = opened(name, one.pattern).with_split_groups({}, links)

@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 
 from edgecnn.data import Dataset, open_dataset
 from edgecnn.data.items import Item
-from edgecnn.data.splits import COPY, SAME, Link, Newcomers, SplitGroups, splits_of, tied, updated
+from edgecnn.data.splits import COPY, SAME, Grouping, Link, SplitGroups, splits_of, tied, updated
 from edgecnn.files import write_atomic
 from edgecnn.inspect import groups
 from edgecnn.inspect.inspection import find_copies
@@ -103,16 +103,15 @@ class Seen:
 
     def __init__(self, dataset: Dataset, cache: Cache) -> None:
         groups.frame_difference = functools.cache(groups.frame_difference)  # draws repeat their pairs
-        self.found = find_copies(dataset, cache, None, show, for_links=True)
+        self.found = find_copies(dataset, None, show, print, for_links=True)
+        self.found.cache = cache  # draws measure further pairs
         self.hashes = [item.hash for item in self.found.looks.items]
 
     def links(self, here: Sequence[int]) -> list[Link]:
         """Return the links that the search finds among some of the frames, as if only these existed."""
-        search = self.found.search
-        copies = search.near(np.array(here))
         return [
             Link(self.hashes[pair.first], self.hashes[pair.second], pair.score, SAME if pair.by == "content" else COPY)
-            for pair in copies
+            for pair in self.found.near(np.array(here))
         ]
 
 
@@ -138,7 +137,8 @@ def arrived(frames: Frames, order: Sequence[int], seen: Seen, named: bool) -> tu
         photos = {frames.hashes[index]: int(frames.classes[index]) for index in here}
         links = seen.links(here)
         scenes = {frames.hashes[index]: str(frames.scenes[index]) for index in here if named}
-        split_groups = updated(split_groups, Newcomers(photos, SHARES, scenes, "(.+)-" if named else ""), links)
+        groups = Grouping("(.+)-" if named else "", scenes, split_groups)
+        split_groups = updated(groups, photos, SHARES, links)
         left_out = tied(split_groups, links)
     return splits_of(split_groups), left_out
 
