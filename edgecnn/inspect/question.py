@@ -7,7 +7,7 @@ folds over them is lower than over groups that mean nothing, the accuracy by pho
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgecnn.data import Dataset, Progress
 from edgecnn.data.folds import stratified
-from edgecnn.data.items import Item, Meter
+from edgecnn.data.items import Item, Meter, Note
 from edgecnn.data.splits import FEWEST, rule_of, texts_by
 from edgecnn.errors import ImageError
 from edgecnn.evaluate.answers import HeldOut
@@ -176,13 +176,7 @@ Candidate = tuple[np.ndarray, str, str, str]
 """A way to group photos: each photo's group, int (n,), its name, an example, and how to use it."""
 
 
-def ask(
-    dataset: Dataset,
-    items: Sequence[Item],
-    features: np.ndarray | None,
-    progress: Progress,
-    note: Callable[[str], None],
-) -> str:
+def ask(dataset: Dataset, items: Sequence[Item], features: np.ndarray | None, progress: Progress, note: Note) -> str:
     """Return a sentence if held-out accuracy is lower by groups that names or times show than by photo; else "".
 
     It is "" if a user named groups, or without `features`, float32 (n, length). Sentences are cached by content, classes and names.
