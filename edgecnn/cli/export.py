@@ -194,16 +194,15 @@ def bundle(
     if json:
         emit_json({"path": str(path), "size_bytes": size, "sha256": digest, "confidence": confidence})
     else:
-        from edgecnn.report.card import abstains_line, confidence_line
-        from edgecnn.report.table import model_lines
+        from edgecnn.report.sections import abstains_line, calibration_line, chosen_on, model_lines
 
         print(f"{path}  {size:,} bytes  SHA-256 {digest}")
-        packed = {item.name for item in report.models if not only or item.precision in only}
-        for line in model_lines(report):
-            if line.partition(":")[0] in packed:
-                print(line)
-        held_out = bool(report.folds) or opened.info.head_ships
-        print(confidence_line(confidence, held_out) if full else abstains_line(confidence))
+        for line in model_lines(report, only):
+            print(line)
+        images = chosen_on(opened.info)
+        if full:
+            print(calibration_line(confidence.validation, confidence, images))
+        print(abstains_line(confidence.validation, confidence.choice, images))
 
 
 def report(

@@ -1,13 +1,14 @@
 """edgecnn networks, datasets and targets: what a recipe can name."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.options import Json, emit_json, option, with_flags
-from edgecnn.cli.recipes import chosen_by, print_choice
+from edgecnn.cli.recipes import chosen_by
 
 if TYPE_CHECKING:
     from edgecnn.networks.blocks import NetworkCost
@@ -83,7 +84,9 @@ def networks(
         )
         return
     if choice:
-        print_choice(choice)
+        from edgecnn.report.table import choice_section
+
+        shared.print_section(choice_section(choice))
     print(f"{count} classes" + (f"; edgecnn train chooses {chosen}" if chosen else ""))
     print_costs(costs, sizes, layers)
 
@@ -98,21 +101,21 @@ def inputs_for(
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_dataset
     from edgecnn.recipe import build_recipe
-    from edgecnn.train.settle import settle
+    from edgecnn.train.settle import settled_network
 
     given = {name: value for name, value in stated.items() if value}
-    recipes = {
-        item: build_recipe({"data": {"source": data}, "network": {"name": item, **given}}) for item in (None, *names)
-    }
+    asked = build_recipe({"data": {"source": data}, "network": given})
     with ProgressReporter() as reporter:
-        dataset = open_dataset(recipes[None].data, progress=reporter.working)
+        dataset = open_dataset(asked.data, progress=reporter.working)
         dataset.check()
-        recipes[None], choice = chosen_by(recipes[None], dataset, reporter)
-    settled = {item: settle(recipe, dataset).network for item, recipe in recipes.items()}
-    inputs = {item: (settled[item].height, settled[item].width, settled[item].channels) for item in names}
-    if choice and choice.network in inputs:
-        inputs[choice.network] = (choice.height, choice.width, settled[None].channels)
-    return settled[None].name, choice, len(dataset.labels), inputs
+        recipe, choice = chosen_by(asked, dataset, reporter)
+    networks = {
+        item: settled_network(replace(asked, network=replace(asked.network, name=item)), dataset) for item in names
+    }
+    if choice and choice.network in networks:
+        networks[choice.network] = recipe.network
+    inputs = {item: (network.height, network.width, network.channels) for item, network in networks.items()}
+    return recipe.network.name, choice, len(dataset.labels), inputs
 
 
 def starts_from(network: str) -> str | None:

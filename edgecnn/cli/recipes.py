@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgecnn.cli.options import emit_json
+from edgecnn.cli.workstation_options import print_section
 from edgecnn.tables import fields_of
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from edgecnn.bundle.file import Bundle
     from edgecnn.data import Dataset
-    from edgecnn.recipe import Recipe
+    from edgecnn.recipe import Recipe, Settled
     from edgecnn.run_info import NetworkChoice
     from edgecnn.stages import Reporter
     from edgecnn.tables import Group
@@ -112,23 +113,14 @@ def said(*groups: "Group") -> dict[str, Any]:
     return values
 
 
-def chosen_by(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "tuple[Recipe, NetworkChoice | None]":
-    """Choose the network for the images if the recipe leaves it open; return the recipe and the choice. Nothing is saved."""
+def chosen_by(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter") -> "tuple[Settled, NetworkChoice | None]":
+    """Close the keys that a recipe leaves open, the network first; return the recipe and the choice. Nothing is saved."""
     from edgecnn.run_info import NetworkChoice
     from edgecnn.runs import CHOICE
-    from edgecnn.stages.network_choice import choose_network, unkept
+    from edgecnn.stages.network_choice import settled, unkept
 
     with unkept() as run:
-        return choose_network(recipe, dataset, run, reporter), run.stored(CHOICE, NetworkChoice)
-
-
-def print_choice(choice: "NetworkChoice") -> None:
-    from edgecnn.cli.options import terminal_width
-    from edgecnn.labels import text_table
-    from edgecnn.report.table import CHOICE_HEADINGS, choice_rows, judged_line
-
-    print(text_table(CHOICE_HEADINGS, choice_rows(choice), terminal_width()))
-    print(judged_line(choice))
+        return settled(recipe, dataset, run, reporter), run.stored(CHOICE, NetworkChoice)
 
 
 def show_keys(as_json: bool) -> None:
@@ -149,17 +141,16 @@ def show_keys(as_json: bool) -> None:
     )
 
 
-def show_dry_run(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
+def show_dry_run(asked: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
     """Choose an open network for the images, time a few training steps, and print the costs and the estimated time."""
     from edgecnn.cli.progress import clock
-    from edgecnn.stages.train import network_name, settled
+    from edgecnn.stages.train import network_name
     from edgecnn.tables import to_json
     from edgecnn.train.train import dry_run, input_shape, load_splits
 
     for line in dataset.summary():
         reporter.note(line)
-    recipe, choice = chosen_by(recipe, dataset, reporter)
-    recipe = settled(recipe, dataset, reporter)
+    recipe, choice = chosen_by(asked, dataset, reporter)
     network = network_name(recipe)
     started = time.perf_counter()
     images = {name: len(split.classes) for name, split in load_splits(recipe, dataset, reporter.working).items()}
@@ -187,7 +178,9 @@ def show_dry_run(recipe: "Recipe", dataset: "Dataset", reporter: "Reporter", as_
         )
         return
     if choice:
-        print_choice(choice)
+        from edgecnn.report.table import choice_section
+
+        print_section(choice_section(choice))
     print(f"{network} on {dataset.title}: input {shape}, {len(dataset.labels)} classes, {images['train']:,} images")
     print(
         f"{estimate.cost.parameters:,} parameters  {estimate.cost.macs:,} MACs  {estimate.cost.int8_bytes:,} bytes as int8 (expected)  "

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.options import Json, check_choice, emit_json, note, option, terminal_width
-from edgecnn.cli.workstation_options import GATE
+from edgecnn.cli.options import Json, check_choice, emit_json, note, option
+from edgecnn.cli.workstation_options import GATE, print_section
 
 if TYPE_CHECKING:
     from edgecnn.cli.progress import ProgressReporter
@@ -93,7 +93,9 @@ def stress(
     if json:
         emit_json(report)
     else:
-        print_report(report)
+        from edgecnn.report.table import stress_section
+
+        print_section(stress_section(report))
     for place in places:
         note(str(place)) if json else print(place)
     require_passed(report)
@@ -137,13 +139,3 @@ def keep_report(report: "StressReport", subject: "Subject", out: Path | None) ->
         write_atomic((out / name).with_suffix(".png"), png(stress_plot(report)))
         places.append(f"figures: {out / name}")
     return places
-
-
-def print_report(report: "StressReport") -> None:
-    from edgecnn.labels import text_table
-    from edgecnn.report.table import STRESS_HEADINGS, stress_images_line, stress_lines, stress_rows
-
-    print(stress_images_line(report))
-    print(text_table(STRESS_HEADINGS, stress_rows(report), terminal_width()))
-    for line in stress_lines(report):
-        print(line)

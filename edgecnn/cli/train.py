@@ -98,7 +98,7 @@ def train(
     from edgecnn.stages import Silent
     from edgecnn.stages import train as stage
     from edgecnn.stages.folds import beyond_quick, require_pretrained, train_on_all
-    from edgecnn.stages.network_choice import choose_network, images_choose, with_backbone
+    from edgecnn.stages.network_choice import images_choose, settled, with_backbone
 
     run = open_run(out) if resume else None
     resolved = run.recipe if run else resolve(recipe, training.settings, given)
@@ -122,16 +122,16 @@ def train(
                 "--workers, then copy the photos with their edgecnn-splits.csv"
             )
         folds, choosing = resolved.folds, cluster is None and images_choose(resolved, dataset)
-        chosen = None if choosing else stage.settled(resolved, dataset, Silent() if folds else reporter)
-        named = chosen or resolved
-        require_pretrained(named)
-        if not folds:
-            resolved = named
+        require_pretrained(resolved, dataset)
         if dry_run:
             from edgecnn.cli.recipes import show_dry_run
 
             show_dry_run(resolved, dataset, reporter, json)
             return
+        chosen = None if choosing else settled(resolved, dataset, run, Silent() if folds else reporter)
+        named = chosen or resolved
+        if not folds:
+            resolved = named
         if cluster and not cluster.first:
             run = None
         elif run is None:
@@ -147,7 +147,7 @@ def train(
         else:
             if run and choosing:
                 with stage.resumable(run, reporter):
-                    chosen = stage.settled(choose_network(resolved, dataset, run, reporter), dataset, reporter)
+                    chosen = settled(resolved, dataset, run, reporter)
                 run = settle_run(run, chosen)
             assert chosen, "with several machines, the images choose nothing"
             info = stage.train_run(chosen, dataset, run, reporter, cluster)

@@ -27,33 +27,19 @@ def show_report(report: "Report", json: bool, full: bool = False) -> None:
 
 def print_report(report: "Report", full: bool = False) -> None:
     """Print what decides the next command, or with `full` all figures."""
-    from edgecnn.labels import text_table
-    from edgecnn.report import table
-    from edgecnn.verify.parity_report import gate_line
+    from edgecnn.report import sections as words
 
-    width = terminal_width()
-    lines = [f"{table.images_line(report.data)}{f'; {report.timing}' if full else ''}", *table.range_lines(report)]
-    lines += table.taught_lines(report)
-    lines += table.class_lines(report, full)
     if full:
-        lines += [
-            *table.fold_lines(report),
-            text_table(table.HEADINGS, table.parity_rows(report), width),
-            text_table(table.COMPARISON_HEADINGS, table.comparison_rows(report), width),
-            *table.int8_lines(report),
-            *table.conversion_lines(report),
-            *table.program_lines(report),
-            *table.flip_lines(report),
-            *table.score_lines(report),
-        ]
+        for section in words.parity_sections(report):
+            shared.print_section(section)
     else:
-        lines += [*table.model_lines(report), *table.conversion_lines(report, only_failed=True)]
-    lines.append(gate_line(report))
-    if report.matrix:
-        lines.append(f"\n{table.matrix_table(report.matrix, width)}")
-    if report.boards:
-        lines.append(f"\n{text_table(table.BOARD_HEADINGS, table.board_rows(report.boards), width)}")
-    print("\n".join([*lines, *table.warning_lines(report)]))
+        lines = [words.images_line(report.data), *words.range_lines(report), *words.taught_lines(report)]
+        lines += [*words.class_lines(report, always=False), *words.model_lines(report)]
+        lines += [*words.conversion_lines(report, only_failed=True), words.gate_line(report)]
+        print("\n".join(lines))
+        for section in words.elsewhere_sections(report):
+            shared.print_section(section)
+    print("".join(f"{line}\n" for line in words.warning_lines(report)), end="")
 
 
 def show_against(against: "Against") -> None:
@@ -64,7 +50,7 @@ def show_against(against: "Against") -> None:
 
 
 def note_warnings(report: "Report") -> None:
-    from edgecnn.report.table import warning_lines
+    from edgecnn.report.sections import warning_lines
 
     for line in warning_lines(report):
         note(line)
@@ -131,8 +117,7 @@ def last_run() -> bool:
 def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out: Path | None, json: bool) -> None:
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.emulate.on_boards import bundle_on_boards
-    from edgecnn.labels import text_table
-    from edgecnn.report.table import BOARD_HEADINGS, board_rows
+    from edgecnn.report.sections import boards_section
     from edgecnn.runs import write_json
     from edgecnn.runtime.default import find_bundle
     from edgecnn.verify.parity_report import require_boards
@@ -148,7 +133,7 @@ def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out:
     else:
         images = f"a sample of {report.data.title}'s test split" if report.data else "golden images"
         print(f"{report.bundle}, {images}")
-        print(text_table(BOARD_HEADINGS, board_rows(report.boards), terminal_width()))
+        shared.print_section(boards_section(report.boards))
     require_boards(report.boards)
 
 

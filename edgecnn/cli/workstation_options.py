@@ -12,6 +12,7 @@ from edgecnn.tables import Group, option
 
 if TYPE_CHECKING:
     from edgecnn.calibrate.input_range import Stated
+    from edgecnn.report.table import Section
     from edgecnn.verify.against import Rule
 
 GATE = "Gate"
@@ -32,6 +33,15 @@ Jobs = Annotated[
 ]
 Full = Annotated[bool, options.option("Print all figures, not only those that decide.", "off", None, "--full")]
 Force = Annotated[bool, options.option("Replace existing output.", "off", None, "--force")]
+
+
+def print_section(section: "Section") -> None:
+    from edgecnn.labels import text_table
+
+    if section.table:
+        print(text_table(*section.table, options.terminal_width()))
+    for line in section.lines:
+        print(line)
 
 
 def read_sides(text: str) -> tuple[int, int]:

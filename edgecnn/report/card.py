@@ -12,10 +12,11 @@ from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.labels import plural, printable
 from edgecnn.recipe import to_toml
 from edgecnn.report import table
+from edgecnn.report.sections import abstains_line, calibration_line, chosen_on, parity_sections, warning_lines
 from edgecnn.run_info import NetworkChoice, RunInfo
 from edgecnn.runs import CHOICE, Run
 from edgecnn.stress.stress_report import best_report
-from edgecnn.verify.parity_report import BoardRow, Report, gate_line
+from edgecnn.verify.parity_report import Report
 
 MARKUP = re.compile(r"[&<>|\\`*\[\]~$]|(?<!\w)_|_(?!\w)")
 """Characters that start HTML, an entity, a cell, code, emphasis, a link or a formula. An underscore within a word starts nothing."""
@@ -65,6 +66,12 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
     info = run.info
     name = run.recipe.name or run.name
     network = printable(run.public_recipe.network.name).replace("`", "")
+    measured, *others = parity_sections(report)
+    images = chosen_on(info)
+    chosen = [
+        calibration_line(confidence.validation, confidence, images),
+        abstains_line(confidence.validation, confidence.choice, images),
+    ]
     lines = [
         metadata_block(name, report),
         f"# {plain(name)}",
@@ -75,9 +82,10 @@ def card(run: Run, report: Report, confidence: ChosenConfidence) -> str:
         *map(plain, origin_lines(info)),
         *([plain(table.judged_line(choice))] if (choice := run.stored(CHOICE, NetworkChoice)) else []),
         "",
-        *measured_section(report, confidence, bool(report.folds) or info.head_ships),
-        *boards_section(report.boards),
-        *stress_section(run),
+        *(part for line in warning_lines(report) for part in (f"**{plain(line.replace(chr(10), ' '))}**", "")),
+        section_text(measured._replace(lines=[*measured.lines, *chosen])),
+        *map(section_text, others),
+        *([section_text(table.stress_section(stressed))] if (stressed := best_report(run)) else []),
         *recipe_section(run, report),
     ]
     return "\n".join(lines)
@@ -126,34 +134,9 @@ def origin_lines(info: RunInfo) -> list[str]:
     return [trained, *started, *tuned, f"Training took {info.seconds:,.0f} s."]
 
 
-def measured_section(report: Report, confidence: ChosenConfidence, held_out: bool) -> list[str]:
-    return [
-        "## Measured",
-        "",
-        f"{where_measured(report)} Drop (percentage points) and agreement are against the float model.",
-        "",
-        *(part for line in table.warning_lines(report) for part in (f"**{plain(line.replace(chr(10), ' '))}**", "")),
-        plain_table(table.HEADINGS, table.parity_rows(report)),
-        "",
-        plain_table(table.COMPARISON_HEADINGS, table.comparison_rows(report)),
-        "",
-        *(
-            f"- {plain(line)}"
-            for line in (*table.class_lines(report), *table.int8_lines(report), *table.conversion_lines(report))
-        ),
-        *(f"- {plain(line)}" for line in (confidence_line(confidence, held_out), *table.score_lines(report))),
-        f"- Times: {plain(report.timing)}; {plain(report.machine)}.",
-        f"- {plain(gate_line(report))}",
-        "",
-    ]
-
-
-def where_measured(report: Report) -> str:
-    if report.folds:
-        return plain(" ".join(table.fold_lines(report)))
-    count = f"{report.data.test_images:,} images{table.divided(report.data)}"
-    where = f"On the test split of {plain(report.data.title)}, {count}, used once."
-    return " ".join([where, *map(plain, table.taught_lines(report))])
+def section_text(section: table.Section) -> str:
+    rows = [plain_table(*section.table), ""] if section.table else []
+    return "\n".join([f"## {section.title}", "", *rows, *(f"- {plain(line)}" for line in section.lines), ""])
 
 
 def recipe_section(run: Run, report: Report) -> list[str]:
@@ -170,48 +153,3 @@ def recipe_section(run: Run, report: Report) -> list[str]:
         "```",
         "",
     ]
-
-
-def boards_section(boards: Sequence[BoardRow]) -> list[str]:
-    text = (
-        "The runtime and packages that a board would install, on its processor, emulated by QEMU. Accuracy, agreement and "
-        "differences are relative to this machine, on a sample of the test split."
-    )
-    rows = plain_table(table.BOARD_HEADINGS, table.board_rows(boards))
-    return ["## On emulated boards", "", text, "", rows, ""] if boards else []
-
-
-def stress_section(run: Run) -> list[str]:
-    report = best_report(run)
-    if report is None:
-        return []
-    columns = "Columns 1 to 5 are the int8 model's accuracy by strength; the others are means over the strengths."
-    text = f"{table.stress_images_line(report)}. {columns}"
-    rows = plain_table(table.STRESS_HEADINGS, table.stress_rows(report))
-    lines = (f"- {plain(line)}" for line in table.stress_lines(report))
-    return ["## Under stress", "", plain(text), "", rows, "", *lines, ""]
-
-
-def confidence_line(confidence: ChosenConfidence, folds: bool = False) -> str:
-    images = "held-out" if folds else "validation"
-    figures = confidence.validation
-    before, after = f"{figures.calibration_error:.2%}", f"{figures.calibration_error_after:.2%}"
-    text = (
-        f"Scores: logits are divided by {confidence.temperature:.3f}, which changed the calibration error on {figures.n:,} {images} images "
-        f"from {before} to {after}."
-    )
-    if confidence.not_fitted:
-        reason = f"no temperature was fitted ({confidence.not_fitted})"
-        text = f"Scores: {reason}; the calibration error on {images} images is {before}."
-    return f"{text} {abstains_line(confidence)}"
-
-
-def abstains_line(confidence: ChosenConfidence) -> str:
-    """Return a sentence on when a model abstains, and how often it then answers, and errs."""
-    choice = confidence.choice
-    if choice is None:
-        return "It never abstains (no --target-error)."
-    return (
-        f"Below a score of {confidence.threshold:.2f} it abstains: it answers {choice.share_answered:.2%} of these images "
-        f"with {choice.error:.2%} errors, and with {choice.confidence:.0%} confidence at most {choice.bound:.2%}."
-    )

@@ -16,7 +16,6 @@ from edgecnn.errors import BundleError
 from edgecnn.evaluate.answers import read_answers, read_held_out
 from edgecnn.evaluate.statistics import mcnemar_exact
 from edgecnn.recipe import to_toml
-from edgecnn.report import table
 from edgecnn.report.figures import (
     NO_ANSWERS,
     AnswerFigures,
@@ -27,6 +26,8 @@ from edgecnn.report.figures import (
     answer_figures,
     epochs,
 )
+from edgecnn.report.sections import accuracy_line, gate_line, model_lines, parity_sections, warnings_of
+from edgecnn.report.table import tuning_line
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import CHOICE, LAYERS, PARITY, PREDICTIONS, RECIPE, Run
 from edgecnn.stress.stress_report import best_report
@@ -34,69 +35,14 @@ from edgecnn.tables import build
 from edgecnn.verify.against import Against, read_against
 from edgecnn.verify.layers import LayerErrors
 from edgecnn.verify.parity import paired_figures, parity_report
-from edgecnn.verify.parity_report import FEW_GROUPS, Data, ModelFigures, Report, not_excluded
+from edgecnn.verify.parity_report import ModelFigures, Report
 from edgecnn.verify.predictions import Predictions
-
-WIDE = 0.1
-"""Width of an accuracy's 95 % interval, as a fraction, from which the summary says that there are too few images."""
 
 
 def summary(report: Report, model: ModelFigures) -> tuple[str, ...]:
-    """Return the essentials of a model: accuracy, weakest classes, and how a device handles uncertain and out-of-distribution images."""
-    return (
-        accuracy_line(report, model),
-        *table.fold_lines(report),
-        *table.taught_lines(report),
-        *table.class_lines(report),
-        *(threshold_line(report) if report.confidence else []),
-        *(
-            table.stranger_lines(report)
-            or [
-                "Strangers: the device assigns every image to one of the classes; this model does not detect strangers."
-            ]
-        ),
-    )
-
-
-def accuracy_line(report: Report, model: ModelFigures) -> str:
-    low, high = model.accuracy_interval
-    count = report.data.test_images
-    known = (
-        f"{count:,} images are too few to tell {low:.0%} from {high:.0%}"
-        if high - low >= WIDE
-        else f"{count:,} images determine it to within {100 * max(model.accuracy - low, high - model.accuracy):.1f} points"
-    )
-    chance = report.chance
-    return (
-        f"{model.name} is right on {model.accuracy:.2%} of the {table.images_of(report)} (95 % interval {low:.2%} to {high:.2%}): "
-        f"{known}. Always answering {chance.label} would be right on {chance.accuracy:.2%}.{divided_line(report.data)}"
-    )
-
-
-def divided_line(data: Data) -> str:
-    """Return what the accuracy holds for: photos like these, or photos of other groups; "" if edgecnn did not divide the images."""
-    if data.divided_by == "photo":
-        return " That is of photos like these, divided by photo: photos of other things, places or days may be harder."
-    if data.divided_by is None or data.test_groups is None:
-        return ""
-    few = ", which are few, so the interval is wide" if data.test_groups < FEW_GROUPS else ""
-    return (
-        f" That is by group: of {data.groups:,} groups, {data.test_groups:,} tested{few}. The interval is over groups."
-    )
-
-
-def threshold_line(report: Report) -> list[str]:
-    tested = report.confidence
-    assert tested
-    if not tested.threshold:
-        return [
-            "The device always answers with a class, however low its score: no threshold was chosen (verify --target-error)."
-        ]
-    error = "no errors" if tested.error is None else f"{tested.error:.2%} errors"
-    return [
-        f"Below a score of {tested.threshold:.2f} the device abstains: it answers {tested.share_answered:.2%} of the "
-        f"{table.images_of(report)}, with {error}."
-    ]
+    """Return how good a model is: its accuracy, on which images, its weakest classes, and what a device does if it is not sure."""
+    measured, scores, *_ = parity_sections(report)
+    return accuracy_line(report, model), *measured.lines, *scores.lines
 
 
 Answered = Mapping[str, tuple[str, str]]
@@ -154,19 +100,7 @@ def verdict(report: Report | None) -> str:
     if report is None:
         return "Not verified: it is not known whether the exports answer like the float model."
     name = int8_name(report) or report.models[-1].name
-    paired = table.against_float(report).get(name)
-    figures = ""
-    if paired:
-        figures = (
-            f" {name} answers {paired.accuracy_candidate:.2%} of {paired.n:,} {table.images_of(report)} correctly, the float model "
-            f"{paired.accuracy_reference:.2%}; they agree on {paired.agreement:.2%}."
-        )
-    figures = " ".join([figures, *not_excluded(report)])
-    if not report.passed:
-        return f"FAILED: the exports do not answer like the float model.{figures}"
-    if report.chance.not_better:
-        return f"AT CHANCE LEVEL: the model is not shown to be better than guessing.{figures}"
-    return f"Passed: the exports answer like the float model.{figures}"
+    return " ".join([gate_line(report), *(line for line in model_lines(report) if line.startswith(f"{name}: "))])
 
 
 def shared(report: Report | None, answers: AnswerFigures) -> dict[str, Any]:
@@ -181,7 +115,7 @@ def shared(report: Report | None, answers: AnswerFigures) -> dict[str, Any]:
         "summary": said,
         "verdict": verdict(report),
         "passed": report.passed if report else None,
-        "warnings": tuple(table.warnings_of(report)) if report else (),
+        "warnings": tuple(warnings_of(report)) if report else (),
         "parity": report,
         "int8": int8,
     }
@@ -287,6 +221,6 @@ def run_origin(run: Run) -> Origin:
         validation_images=data.used.get("validation"),
         seconds=info.seconds,
         imported=info.imported.format if info.imported else None,
-        tuning=table.tuning_line(info.tuning) if info.tuning else None,
+        tuning=tuning_line(info.tuning) if info.tuning else None,
         recipe=to_toml(run.public_recipe),
     )

@@ -16,7 +16,8 @@ from edgecnn.pixels import as_image
 from edgecnn.report.collect import Answered, pairs, run_answers, run_figures
 from edgecnn.report.figures import PageFigures, Pair, RunFigures
 from edgecnn.report.plots import Plots, drop_of, plots, png, side_by_side, svg
-from edgecnn.report.table import CHOICE_HEADINGS, ROBUST_KIN, against_float, choice_rows, images_of, judged_line
+from edgecnn.report.sections import against_float, images_of, parity_sections
+from edgecnn.report.table import Figure, Section, choice_section, stress_section
 from edgecnn.runs import PAGE, Run, write_json
 from edgecnn.tables import Struct
 from edgecnn.verify.against import Against, against_lines
@@ -87,8 +88,7 @@ def render(shown: Sequence[Shown]) -> str:
             **int8_of(item.figures),
             "plots": drawn(plots(item.figures), f"r{number}"),
             "drops": drop_of(item.figures),
-            "kin": ROBUST_KIN,
-            **choice_texts(item.figures),
+            "sections": sections_of(item.figures),
             "images": images_of(item.figures.parity) if item.figures.parity else "",
             "against": against_texts(item.figures.against, item.flips),
         }
@@ -133,6 +133,7 @@ def templates(*packages: str) -> "Environment":
         "name": name_of,
         "title": title_of,
         "headed": headed,
+        "cell": cell,
     }
     return environment
 
@@ -144,16 +145,13 @@ def int8_of(figures: RunFigures) -> dict[str, Comparison | ModelFigures | None]:
     return {"int8": model, "compared": against_float(figures.parity)[model.name]}
 
 
-def choice_texts(figures: RunFigures) -> dict[str, Any]:
-    if figures.choice is None:
-        return {"chosen": None}
-    return {
-        "chosen": {
-            "rows": choice_rows(figures.choice),
-            "line": judged_line(figures.choice),
-            "headings": CHOICE_HEADINGS,
-        }
-    }
+def sections_of(figures: RunFigures) -> list[Section]:
+    """Return the page's sections after the summary, which has the first two of a parity report."""
+    return [
+        *(parity_sections(figures.parity)[2:] if figures.parity else ()),
+        *([stress_section(figures.stress)] if figures.stress else ()),
+        *([choice_section(figures.choice)] if figures.choice else ()),
+    ]
 
 
 def drawn(figures: Plots, prefix: str) -> dict[str, dict[str, Any]]:
@@ -180,6 +178,16 @@ def points(value: float | None) -> "Markup | str":
 
 def num(value: float | None, digits: int = 0) -> "Markup | str":
     return "-" if value is None else data(value, f"{value:,.{digits}f}")
+
+
+def cell(text: str) -> "Markup":
+    """Show a table's cell: each number as data, or a text like `name_of`."""
+    from markupsafe import Markup
+
+    if not isinstance(text, Figure):
+        return name_of(text)
+    marked = re.sub(r"{(:[^}]*)?}", r'<data value="{}">{\1}</data>', text.form)
+    return Markup(marked).format(*(value for value in text.values for _ in range(2)))
 
 
 def name_of(text: str) -> "Markup":

@@ -11,7 +11,7 @@ import numpy as np
 from edgecnn.files import write_atomic
 from edgecnn.labels import printable
 from edgecnn.report.figures import Confusion, RunFigures, epochs
-from edgecnn.report.table import against_float
+from edgecnn.report.sections import against_float
 from edgecnn.runs import CURVES, Run
 from edgecnn.stress.stress_report import StressReport
 from edgecnn.verify.parity_report import ClassDrop

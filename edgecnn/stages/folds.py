@@ -29,7 +29,7 @@ from edgecnn.runtime.child import end_with_parent
 from edgecnn.stages import Reporter, Silent
 from edgecnn.stages import train as stage
 from edgecnn.stages.last_layer import fit_last_layer
-from edgecnn.stages.network_choice import choose_network
+from edgecnn.stages.network_choice import settled
 from edgecnn.versions import library_versions
 
 
@@ -43,10 +43,10 @@ def train_by_folds(dataset: Dataset, run: runs.Run, reporter: Reporter, jobs: in
     with stage.resumable(run, reporter):
         asked, folds, whole = begun(dataset, run, reporter)
         if not run.file(runs.INFO).exists():
-            chosen = choose_network(asked, whole, run, reporter)
+            recipe = settled(asked, whole, run, reporter)
             train_folds(dataset, run, folds, reporter, jobs)
             write_held_out(run, joined([require_held_out(one) for one in fold_runs(run, folds)]))
-            run = runs.settle_run(run, voted(stage.settled(chosen, whole, Silent()), fold_infos(run)))
+            run = runs.settle_run(run, voted(recipe, fold_infos(run)))
             reporter.note(voted_line(run.settled, fold_infos(run), len(folds.of)))
     return stage.train_run(run.settled, whole, run, reporter, None)
 
@@ -134,7 +134,7 @@ def train_fold(dataset: Dataset, run: runs.Run, folds: Folds, fold: int, reporte
     if not one.file(runs.RECIPE).exists():
         train_recipe = dataclasses.replace(asked.train, folds=None, tuning=ALWAYS)
         one = runs.create_run(dataclasses.replace(asked, train=train_recipe), one.path)
-    recipe = stage.settled(choose_network(one.recipe, part, one, reporter, run.file(runs.FEATURES)), part, Silent())
+    recipe = settled(one.recipe, part, one, reporter, run.file(runs.FEATURES))
     one = runs.settle_run(one, recipe)
     info = train(recipe, part, one, reporter.training, reporter.working, Int8Files(recipe))
     held = answers(one, part, fold, reporter)
@@ -240,12 +240,13 @@ START_S, PHOTO_S = 50, 0.09
 62 to 86 s, and 1,000 took 132 s."""
 
 
-def require_pretrained(recipe: Recipe) -> None:
-    """Raise RecipeError if a recipe trains only the last layer of a network without weights to keep; an open network has some."""
+def require_pretrained(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise RecipeError if a recipe trains only the last layer of a network without weights to keep."""
     from edgecnn.networks.pretrained import SOURCES, source_of
+    from edgecnn.train.settle import usual_network
 
-    name, start = recipe.network.name, recipe.init.source
-    if recipe.train.head_only and name and (start or source_of(name) is None):
+    name, start = recipe.network.name or usual_network(recipe, dataset), recipe.init.source
+    if recipe.train.head_only and (start or source_of(name) is None):
         known = " or ".join(f"{source.prefix}…" for source in SOURCES)
         raise RecipeError(
             f"--quick fits the last layer of a network with ImageNet weights ({known}), not of {name} from {start or 'random weights'}. "
@@ -288,7 +289,7 @@ def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunI
         reporter.note(
             f"the last layer of a pretrained network, fitted to {count:,} photos: about {START_S + PHOTO_S * count:.0f} s on two cores"
         )
-        recipe = stage.settled(choose_network(asked, whole, run, reporter), whole, Silent())
+        recipe = settled(asked, whole, run, reporter)
         run = runs.settle_run(run, recipe)
         write_known(run, whole)
         info = fitted(recipe, whole, run, folds, reporter, started)

@@ -25,6 +25,7 @@ from edgecnn.networks.onnx_model import conversion, read_onnx
 from edgecnn.networks.onnx_parity import BOUND
 from edgecnn.networks.predict import FrozenModel, model_bytes, model_from_bytes, predictor, real_input
 from edgecnn.recipe import INPUT_RANGES, Recipe, Settled
+from edgecnn.report.sections import taught_line
 from edgecnn.run_info import ImportedFrom, InputSize, Int8Method, RepresentativeInfo, RunInfo
 from edgecnn.runs import FLOAT_GRAPH, FLOAT_MODEL, INFO, RECIPE, Run, create_run, free_path, locked, run_path
 from edgecnn.stages import Reporter
@@ -35,7 +36,6 @@ from edgecnn.train.train import Photos, distil, load_splits, round_weights
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.layers import LAYER_IMAGES, layer_errors
 from edgecnn.verify.model_files import ModelFile, open_model_file, refused_layers
-from edgecnn.verify.parity_report import taught_line
 from edgecnn.versions import library_versions
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from edgecnn.errors import NetworkError, RecipeError
 from edgecnn.files import canonical_json, sha256
 from edgecnn.labels import plural
 from edgecnn.networks.pretrained import MEAN, SHA256, STD, is_backbone
-from edgecnn.recipe import INPUT_RANGES, Recipe, to_tables
+from edgecnn.recipe import INPUT_RANGES, Recipe, Settled, to_tables
 from edgecnn.run_info import Candidate, NetworkChoice
-from edgecnn.runs import CHOICE, FEATURES, RECIPE, Run, write_json
+from edgecnn.runs import CHECKPOINT, CHOICE, FEATURES, RECIPE, Run, write_json
 from edgecnn.stages import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -51,6 +51,22 @@ def unkept() -> Iterator[Run]:
     """Yield a temporary run for a choice that is only shown."""
     with tempfile.TemporaryDirectory() as folder:
         yield Run(Path(folder))
+
+
+def settled(recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporter, kept: Path | None = None) -> Settled:
+    """Return the recipe with every open key closed for the images, the network first, and report each choice with its reason.
+
+    Arguments and errors as in `choose_network`; without a run, which would store the choice, the network is the usual one.
+    """
+    from edgecnn.train.settle import reasons, require_start, settle
+
+    named = choose_network(recipe, dataset, run, reporter, kept) if run else recipe
+    chosen = settle(named, dataset)
+    if not (run and run.file(CHECKPOINT).exists()):
+        require_start(chosen)
+    for line in reasons(named, chosen, dataset):
+        reporter.detail(line)
+    return chosen
 
 
 def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter, kept: Path | None = None) -> Recipe:

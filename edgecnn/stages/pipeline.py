@@ -22,13 +22,12 @@ from edgecnn.stages import Reporter
 from edgecnn.stages.against import verify_against
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.folds import asked_recipe, require_pretrained, train_on_all
-from edgecnn.stages.network_choice import choose_network, images_choose, is_kept, with_backbone
+from edgecnn.stages.network_choice import images_choose, is_kept, settled, with_backbone
 from edgecnn.stages.train import check_network, open_images, placed, train_stage
 from edgecnn.stages.verify import verify
 from edgecnn.stress.stress_report import SPLITS
 from edgecnn.tables import to_json
 from edgecnn.train.origin import changed_origins
-from edgecnn.train.settle import reasons, require_start, settle
 from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.against import Rule
 from edgecnn.verify.parity import parity_report
@@ -123,24 +122,22 @@ def run_recipe(
 TRAINED = (runs.RECIPE, runs.FLOAT_MODEL, runs.QAT_MODEL, runs.HISTORY, runs.CURVES, runs.HELD_OUT)
 
 
-def trained(recipe: Recipe, path: Path, force: bool, reporter: Reporter) -> tuple[Run, Dataset, "Stages"]:
+def trained(open_recipe: Recipe, path: Path, force: bool, reporter: Reporter) -> tuple[Run, Dataset, "Stages"]:
     """Train a recipe in the run at `path`, from where it stopped; return the run, its images and its stages. Errors as in `run_recipe`."""
-    dataset = open_dataset(recipe.data, progress=reporter.working, note=reporter.note)
+    dataset = open_dataset(open_recipe.data, progress=reporter.working, note=reporter.note)
     dataset = placed(dataset, reporter, Run(path))
-    asked = with_backbone(recipe, dataset, reporter, Run(path))
-    chosen = chosen_network(asked, dataset, path, force, reporter) if images_choose(asked, dataset) else asked
-    settled = settle(chosen, dataset)
+    asked = with_backbone(open_recipe, dataset, reporter, Run(path))
+    recipe = settled_in(path, asked, dataset, force, reporter)
     if not Run(path).file(runs.CHECKPOINT).exists():
-        require_start(settled)
-        check_network(settled, dataset)
+        check_network(recipe, dataset)
     with locked(path):
-        run = resume_or_create(asked, settled, dataset, path, force)
+        run = resume_or_create(asked, recipe, dataset, path, force)
         stages = Stages(run, reporter.note)
         stages.do(
             "train",
             {"recipe": stored_recipe(run), "fingerprint": dataset.fingerprint},
             [run.file(name) for name in TRAINED],
-            lambda: train_stage(settled, dataset, run, reporter, why=reasons(chosen, settled, dataset)),
+            lambda: train_stage(recipe, dataset, run, reporter),
         )
     return run, dataset, stages
 
@@ -152,8 +149,7 @@ def trained_by_folds(
     dataset = open_images(recipe, Run(path) if Run(path).file(runs.RECIPE).exists() else None, reporter, None)
     dataset = placed(dataset, reporter, Run(path))
     recipe = with_backbone(recipe, dataset, reporter, Run(path))
-    if recipe.train.head_only and not images_choose(recipe, dataset):
-        require_pretrained(settle(recipe, dataset))
+    require_pretrained(recipe, dataset)
     with locked(path):
         run = Run(path)
         if not (run.file(runs.RECIPE).exists() and asked_recipe(run) == recipe):
@@ -171,13 +167,15 @@ def trained_by_folds(
     return run, folds.all_teach(dataset), Stages(run, reporter.note)
 
 
-def chosen_network(recipe: Recipe, dataset: Dataset, path: Path, force: bool, reporter: Reporter) -> Recipe:
-    """Return a recipe with the network chosen for the images, stored in the run at `path`; OutputExistsError if that is another run."""
+def settled_in(path: Path, recipe: Recipe, dataset: Dataset, force: bool, reporter: Reporter) -> Settled:
+    """Return a recipe with every key closed. The run at `path` stores the choice of a network; OutputExistsError if it is another."""
+    if not images_choose(recipe, dataset):
+        return settled(recipe, dataset, Run(path), reporter)
     with locked(path):
         run = Run(path)
         begun = run.file(runs.RECIPE).exists() and (run.recipe == recipe or is_kept(recipe, dataset, run))
         run = run if begun else create_run(recipe, path, force=force)
-        return choose_network(recipe, dataset, run, reporter)
+        return settled(recipe, dataset, run, reporter)
 
 
 def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Path]:

@@ -8,7 +8,7 @@ TensorFlow takes seconds to import: each function imports what needs it, so that
 import contextlib
 import errno
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -285,17 +285,6 @@ def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Wo
     return dataset
 
 
-def settled(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> Settled:
-    """Return the recipe with its open keys chosen for the images, and report each choice with its reason."""
-    from edgecnn.train.settle import reasons, require_start, settle
-
-    chosen = settle(recipe, dataset)
-    require_start(chosen)
-    for line in reasons(recipe, chosen, dataset):
-        reporter.detail(line)
-    return chosen
-
-
 def run_name(recipe: Recipe, dataset: Dataset) -> str:
     """Return the default name of the run folder: the recipe's, or that of the data, and of the network if known."""
     own = own_network(recipe.network.name)
@@ -369,17 +358,15 @@ def train_stage(
     run: Run | None,
     reporter: Reporter,
     workers: Workers | None = None,
-    why: Sequence[str] = (),
 ) -> RunInfo:
-    """Train a run and plot its curves; `run` is None for a worker that is not the first, and `why` from `settle.reasons`."""
+    """Train a run and plot its curves; `run` is None for a worker that is not the first."""
     from edgecnn.stages.last_layer import Int8Files
     from edgecnn.train.train import input_line, train
 
     for line in (*dataset.summary(), faults_line(dataset)):
         if line:
             reporter.note(line)
-    for line in (*why, input_line(recipe, dataset)):
-        reporter.detail(line)
+    reporter.detail(input_line(recipe, dataset))
     if run:
         write_split_groups(run, dataset)
     info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)

@@ -9,7 +9,7 @@ from edgecnn.data import Dataset
 from edgecnn.errors import RecipeError
 from edgecnn.labels import STRANGER
 from edgecnn.networks.pretrained import Source, locate, source_of
-from edgecnn.recipe import ALWAYS, IF_BETTER, RANDOM, Recipe, Settled
+from edgecnn.recipe import ALWAYS, IF_BETTER, RANDOM, NetworkRecipe, Recipe, Settled
 
 WARM_UP = 0.2  # fraction of the one-cycle schedule in which the rate rises
 
@@ -108,14 +108,9 @@ def settle(recipe: Recipe, dataset: Dataset) -> Settled:
     Named datasets get the article's network, ten epochs and batches of 128, unless they start from trained weights. Raises RecipeError if
     a class has the name of the stranger decision.
     """
-    network = recipe.network
-    if network.name is None:
-        network = dataclasses.replace(network, name=usual_network(recipe, dataset))
+    network = settled_network(recipe, dataset)
     recipe = dataclasses.replace(recipe, network=network)
     source, trained = own_weights(recipe), starts_trained(recipe)
-    native = (BACKBONE_SIDE, BACKBONE_SIDE) if source else dataset.shape[:2]
-    height, width = network.height or native[0], network.width or native[1]
-    network = dataclasses.replace(network, height=height, width=width, channels=network.channels or dataset.shape[2])
     train, count = recipe.train, dataset.sizes["train"]
     steps, limits, rate = (
         (FINE_TUNING_STEPS, FINE_TUNING_EPOCHS, FINE_TUNING_RATE) if trained else (STEPS, EPOCHS, RATE)
@@ -127,7 +122,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Settled:
     if not dataset.own and not trained:
         steps, suitable = 0, LARGEST_BATCH
     batch_size = train.batch_size or suitable
-    photo = dataset.own and min(height, width) >= PHOTO_SIDE
+    photo = dataset.own and min(network.height, network.width) >= PHOTO_SIDE
     epochs = epochs_for(steps, count, batch_size, limits)
     train = dataclasses.replace(
         train,
@@ -165,6 +160,19 @@ def settle(recipe: Recipe, dataset: Dataset) -> Settled:
             "folder, or set stranger.rate to 0."
         )
     return cast(Settled, dataclasses.replace(recipe, network=network, train=train, qat=qat, stranger=stranger))
+
+
+def settled_network(recipe: Recipe, dataset: Dataset) -> NetworkRecipe:
+    """Return the network of a complete recipe: its name, or the usual one, and its input."""
+    network = dataclasses.replace(recipe.network, name=recipe.network.name or usual_network(recipe, dataset))
+    pretrained = own_weights(dataclasses.replace(recipe, network=network))
+    height, width = (BACKBONE_SIDE, BACKBONE_SIDE) if pretrained else dataset.shape[:2]
+    return dataclasses.replace(
+        network,
+        height=network.height or height,
+        width=network.width or width,
+        channels=network.channels or dataset.shape[2],
+    )
 
 
 def may_lose(recipe: Recipe, dataset: Dataset) -> bool:
@@ -213,7 +221,7 @@ def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
             f"input size: {size} pixels (width x height), chosen from the network and the images. "
             "Set network.width and network.height to change it."
         )
-    if not (before.train.epochs and before.train.batch_size):
+    if not (before.train.epochs and before.train.batch_size) and not before.train.head_only:
         most = "at most " if after.train.tuning == IF_BETTER else ""
         lines.append(
             f"training: {most}{after.train.epochs} epochs in batches of {after.train.batch_size}, chosen for {count:,} images"

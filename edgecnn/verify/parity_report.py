@@ -344,16 +344,6 @@ class BoardsReport(Struct):
     versions: Mapping[str, str]
 
 
-def taught_line(unseen: bool | str | None, images: int) -> str:
-    """Return a sentence on whether test images may have taught an imported model; `unseen`: its importer says that they did not."""
-    if unseen:
-        return f"By the importer's word, the {images:,} test images did not train the model (--unseen)."
-    return (
-        f"edgecnn cannot know which images trained an imported model: if the {images:,} test images did, it is less accurate on new ones "
-        "than measured. To judge it on others: edgecnn import … --unseen FOLDER"
-    )
-
-
 MAX_DROP = 1.0
 """Default of the gate, in percentage points of accuracy."""
 
@@ -431,26 +421,6 @@ def measured(comparison: Comparison, figure: Figure) -> str:
     if comparison.kind not in ("conversion", "seen"):
         return share
     return f"{share} of {comparison.n:,} images (at most {comparison.agreement_upper:.2%} with 95 % confidence)"
-
-
-def gate_line(report: Report) -> str:
-    line = f"Gate: a drop of at most {report.max_drop:.2f} points; {'passed' if report.passed else 'FAILED'}."
-    return " ".join([line, *not_excluded(report)])
-
-
-def not_excluded(report: Report) -> list[str]:
-    """Return a sentence on the largest drop of the gated models that the images do not rule out, if there are any."""
-    gated = [item for item in report.comparisons if item.kind not in ("conversion", "alternative", "seen")]
-    if not gated:
-        return []
-    worst = max(gated, key=lambda item: item.drop_upper)
-    upper = worst.drop_upper
-    line = f"These {worst.n:,} images do not rule out a drop of up to {upper:.2f} points (one-sided 95 % upper bound, {worst.candidate})."
-    if upper > report.max_drop:
-        line += (
-            " That is more than the gate allows: more test images would narrow it, and --confident fails such a result."
-        )
-    return [line]
 
 
 def require_parity(report: Report) -> None:

@@ -40,7 +40,7 @@ from edgecnn.export.onnx import with_features
 from edgecnn.interop import MEDIAPIPE, program_files
 from edgecnn.labels import STRANGER
 from edgecnn.recipe import build_recipe
-from edgecnn.report.table import stranger_lines
+from edgecnn.report.sections import stranger_line
 from edgecnn.runs import CARD, CONFIDENCE, KNOWN, PARITY, STRANGERS, create_run
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import Strangers, softmax
@@ -534,9 +534,7 @@ def test_the_report_counts_known_images_that_are_refused(run):
         in run.file(CARD).read_text()
     )
     assert f"it refuses {text}" in run.file(CARD).read_text()
-    (line,) = stranger_lines(
-        dataclasses.replace(parity_report(run), strangers=dataclasses.replace(figures, decide=False))
-    )
+    line = stranger_line(dataclasses.replace(parity_report(run), strangers=dataclasses.replace(figures, decide=False)))
     assert "the decision is off without --strangers" in line and f"it would refuse {text}" in line
 
 

@@ -19,7 +19,7 @@ from edgecnn.emulate.on_boards import OnBoards, differences, draw_images, model_
 from edgecnn.errors import DatasetError, EmulatorError, EngineError, ParityError, UnknownNameError
 from edgecnn.evaluate.answers import recorded_data
 from edgecnn.labels import text_table
-from edgecnn.report.table import BOARD_HEADINGS, board_rows
+from edgecnn.report.sections import boards_section
 from edgecnn.tables import to_json
 from edgecnn.verify.parity_report import require_boards
 
@@ -93,7 +93,7 @@ def test_boards_answer_like_this_machine(emulator, bundle, schema_of):
         assert row.engine.startswith("litert ") and row.against == row.engine
         assert row.versions["python"] == "3.13.5-2" and row.qemu == "0.0 (fake)"
     require_boards(rows)
-    printed = text_table(BOARD_HEADINGS, board_rows(rows))
+    printed = text_table(*boards_section(rows).table)
     assert "rpi4 (cortex-a72)" in printed and f"{GOLDEN} golden" in printed and "0 LSB" in printed
 
 
@@ -112,7 +112,7 @@ def test_an_illegal_instruction_names_engine_and_processor(emulator, bundle, sch
     assert [row.error for row in rows] == ["illegal instruction on cortex-a72", None]
     assert [row.passed for row in rows] == [False, True] and rows[0].failed == ("error",)
     valid(to_json(rows[0]), schema_of, "board_row")
-    assert "illegal instruction on cortex-a72" in text_table(BOARD_HEADINGS, board_rows(rows))
+    assert "illegal instruction on cortex-a72" in text_table(*boards_section(rows).table)
     with pytest.raises(EmulatorError, match=r"rpi4.*cortex-a72.*1 of 2"):
         require_boards(rows)
 

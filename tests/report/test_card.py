@@ -12,8 +12,9 @@ from edgecnn.bundle.file import read_bundle
 from edgecnn.calibrate.confidence import Choice, ChosenConfidence
 from edgecnn.evaluate.statistics import ScoreFigures
 from edgecnn.files import canonical_json
-from edgecnn.report.card import card, confidence_line, metadata_block, origin_lines, plain
-from edgecnn.report.table import CHOICE_HEADINGS, choice_rows, judged_line, stress_lines
+from edgecnn.report.card import card, metadata_block, origin_lines, plain
+from edgecnn.report.sections import abstains_line, calibration_line
+from edgecnn.report.table import choice_section, judged_line, stress_lines
 from edgecnn.run_info import (
     Candidate,
     Duplicate,
@@ -63,7 +64,7 @@ def test_hostile_names_are_shown_and_do_nothing(text, render):
     assert set(re.findall(r"<([a-z0-9]+)", html)) <= allowed, "no link, picture or script"
     rows = re.findall(r"<tr>.*?</tr>", html, re.DOTALL)
     cells = [len(re.findall(r"<t[hd]\b", row)) for row in rows]
-    assert set(cells) == {9, 8} and len(rows) >= 6, "no more cells than the heading has"
+    assert set(cells) == {9, 10} and len(rows) >= 6, "no more cells than the heading has"
     shown = re.sub(r"&(lt|gt|amp|quot);|&#(\d+);", lambda found: entity(found), html)
     for label in HOSTILE:
         assert label in shown
@@ -128,18 +129,13 @@ CHOSEN = ChosenConfidence(
 
 
 def test_the_card_gives_the_calibration_error_before_and_after_and_the_proved_error():
-    chosen = ["0.65", "77.00%", "2.00%", "95%", "3.45%"]
-    line = confidence_line(CHOSEN)
-    assert numbers_in(line) == ["1.500", "1,300", "21.00%", "7.00%", *chosen] and "validation images" in line
-    assert "held-out images" in confidence_line(CHOSEN, folds=True)
-    unfitted = confidence_line(replace(CHOSEN, not_fitted="no error on them", temperature=1.0))
-    assert numbers_in(unfitted) == ["21.00%", *chosen] and "(no error on them)" in unfitted
-    assert numbers_in(confidence_line(replace(CHOSEN, choice=None, threshold=0.0))) == [
-        "1.500",
-        "1,300",
-        "21.00%",
-        "7.00%",
-    ]
+    line = abstains_line(CHOSEN.validation, CHOSEN.choice, "held-out images")
+    assert numbers_in(line) == ["0.65", "77.00%", "2.00%", "95%", "3.45%"] and "held-out images" in line
+    line = calibration_line(CHOSEN.validation, CHOSEN, "held-out images")
+    assert numbers_in(line) == ["1,300", "7.00%", "21.00%", "1.500"] and "held-out images" in line
+    unfitted = replace(CHOSEN, not_fitted="no error on them", temperature=1.0)
+    line = calibration_line(unfitted.validation, unfitted, "held-out images")
+    assert numbers_in(line) == ["1,300", "21.00%"] and "(no error on them)" in line
 
 
 def section(text, heading):
@@ -153,7 +149,9 @@ def test_the_card_of_an_input_that_is_not_square(drawn_run, counted, root):
     report, _ = counted
     plain_card = card(run, report, CHOSEN)
     assert "`article` (1,234 parameters), input 48x20x3, 3 classes: cat, dog, fox." in plain_card
-    assert "Counted images, 13 images, used once" in section(plain_card, "Measured")
+    measured = section(plain_card, "Measured")
+    assert "Counted images, 13 test images" in measured and "21.00% without the temperature of 1.500" in measured
+    assert "at most 3.45%" in measured and "15.38" in section(plain_card, "Comparisons")
     assert [section(plain_card, name) for name in ("On emulated boards", "Under stress")] == ["", ""]
     assert "edgecnn run recipe.toml" in section(plain_card, "Made with") and "b" * 64 in plain_card
 
@@ -187,7 +185,7 @@ def test_the_card_of_an_input_that_is_not_square(drawn_run, counted, root):
         ["occlusion", "-", "75.00%", "-", "50.00%", "-", "62.50%", "70.00%", "87.50%", "12.50"],
         ["mean", *"-----", "66.00%", "-", "-", "9.00"],
     ]
-    first, costs = (line for line in text.splitlines() if line.startswith("- "))
+    _, first, costs = (line for line in text.splitlines() if line.startswith("- "))
     assert numbers_in(first.replace("int8", "")) == [
         "66.00%",
         "61.00%",
@@ -255,7 +253,8 @@ CHOICE = NetworkChoice(
 
 
 def test_each_network_has_a_row_with_its_distance_from_the_best():
-    rows = [dict(zip(CHOICE_HEADINGS, row, strict=True)) for row in choice_rows(CHOICE)]
+    headings, cells = choice_section(CHOICE).table
+    rows = [dict(zip(headings, row, strict=True)) for row in cells]
     assert [row["network"] for row in rows] == ["c", "b", "e"]
     assert [row[""] for row in rows] == ["", "chosen", "over the budget"]
     assert rows[1] == {

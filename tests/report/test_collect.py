@@ -12,17 +12,15 @@ from edgecnn.bundle.file import read_bundle
 from edgecnn.evaluate.answers import HeldOut, write_held_out
 from edgecnn.evaluate.statistics import ClassFound
 from edgecnn.report.collect import (
-    accuracy_line,
     bundle_figures,
     int8_name,
     pairs,
     run_answers,
     run_figures,
     summary,
-    threshold_line,
 )
 from edgecnn.report.figures import CONFUSED, Pair, answer_figures, confusion
-from edgecnn.report.table import images_line
+from edgecnn.report.sections import accuracy_line, images_line
 from edgecnn.run_info import ImportedFrom, InputSize
 from edgecnn.runs import FLOAT_GRAPH, IMAGES, LAYERS, PARITY, write_json
 from edgecnn.verify.parity import parity_report
@@ -231,36 +229,22 @@ def test_too_few_images_are_those_whose_interval_is_ten_points_wide(counted, int
 def test_the_summary_says_whether_photos_or_groups_were_divided(counted, divided, words, figures):
     report, _ = counted
     report = replace(report, data=replace(report.data, **divided))
-    line = accuracy_line(report, report.models[1])
-    assert words in line and figures_in(line.partition("53.85%")[2]) == figures
-    assert ("few" in line.partition("53.85%")[2]) == ("are few" in words)
-    assert all(figure in images_line(report.data) for figure in figures) and "divided by" in images_line(report.data)
+    line = summary(report, report.models[1])[1]
+    assert line == images_line(report.data) and words in line and "divided by" in line
+    assert figures_in(line.partition("divided")[2]) == figures and ("few" in line) == ("are few" in words)
 
 
 def test_the_summary_has_a_sentence_for_each_part_that_the_report_has(counted):
     report, _ = counted
     model = report.models[1]
-    first, last = summary(report, model)
-    assert first.startswith("tflite-int8 is right on 69.23%") and last.startswith("Strangers: the device assigns")
+    first, images = summary(report, model)
+    assert first.startswith("tflite-int8 is right on 69.23%") and images == images_line(report.data)
     strangers = StrangerFigures(
         model="tflite-int8", rate=0.05, not_fitted=None, known_images=90, validation_images=40, n=2000, refused=120,
         refused_wrong=70, refused_interval=(0.0504, 0.0712), decide=False,
     )  # fmt: skip
     found = (ClassFound(label="ant", images=7, found=6), ClassFound(label="bee", images=4, found=4))
     report = replace(report, confidence=TESTED, strangers=strangers, found=found)
-    first, weakest, threshold, last = summary(report, model)
+    _, _, weakest, _, threshold, last = summary(report, model)
     assert weakest.endswith("weakest: ant: 6 of 7 found") and threshold.startswith("Below a score of 0.65")
     assert last.startswith("Strangers (tflite-int8)")
-
-
-def test_the_threshold_is_given_with_the_share_answered_and_then_its_errors(counted):
-    report, _ = counted
-
-    def line(**values):
-        (text,) = threshold_line(replace(report, confidence=replace(TESTED, **values)))
-        return text
-
-    assert figures_in(line()) == ["0.65", "81.25%", "3.75%"]
-    assert figures_in(line(threshold=0.01, error=0.0)) == ["0.01", "81.25%", "0.00%"], "0 errors are a figure"
-    assert figures_in(line(share_answered=0.0, error=None)) == ["0.65", "0.00%"]
-    assert figures_in(line(threshold=0.0)) == [], "it always answers"

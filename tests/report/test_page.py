@@ -126,7 +126,7 @@ def test_a_stress_test_is_on_the_page_with_every_figure_in_the_json(drawn_run, f
     assert figures["runs"][0]["stress"]["worst"] == report.worst
     known = set(numbers(figures))
     assert [value for value in page.values if value not in known] == []
-    assert "Mean corrupted accuracy of int8" in page.text and f"{report.worst} costs the most accuracy" in page.text
+    assert any(name.startswith(f"{report.worst} costs the most accuracy") for name in page.names)
     assert not [item for item in figures["runs"][0]["missing"] if item["part"] == "stress"]
     jsonschema.validate(figures, schema_of("report"))
 
@@ -136,8 +136,8 @@ def test_the_verdict_comes_first_and_its_figures_are_the_reports(drawn_run):
     run = drawn_run()
     paired = next(item for item in parity_report(run).comparisons if item.candidate == "tflite-int8")
     shown = shown_run(run).figures
-    assert shown.verdict.startswith("Passed: ")
-    assert f"{paired.accuracy_candidate:.2%} of 400" in shown.verdict and f"{paired.agreement:.2%}" in shown.verdict
+    assert shown.verdict.startswith("Gate: ") and "; passed." in shown.verdict and "These 400 images" in shown.verdict
+    assert f"{paired.accuracy_candidate:.2%} right" in shown.verdict and f"{paired.agreement:.2%}" in shown.verdict
     html = render([shown_run(run)])
     assert html.index(shown.verdict) < html.index("<table>") and html.index(shown.verdict) < html.index("<svg")
 
@@ -146,14 +146,14 @@ def test_the_verdict_comes_first_and_its_figures_are_the_reports(drawn_run):
 def test_is_it_good_comes_first_and_states_what_the_images_can_show(drawn_run):
     run = drawn_run(n=32, labels=HOSTILE, noise=2.0)
     shown = shown_run(run)
-    accuracy, weakest, strangers = shown.figures.summary
+    accuracy, images, weakest, *_ = shown.figures.summary
     model = next(item for item in parity_report(run).models if item.name == "tflite-int8")
     low, high = model.accuracy_interval
     assert f"right on {model.accuracy:.2%} of the test images" in accuracy
     assert f"32 images are too few to tell {low:.0%} from {high:.0%}" in accuracy
     worst = min(shown.figures.parity.found, key=lambda one: one.found / one.images)
     assert f"weakest: {printable(worst.label)}: {worst.found} of {worst.images} found" in weakest
-    assert "Strangers: the device assigns every image to one of the classes" in strangers
+    assert "32 test images" in images
     html = render([shown])
     assert html.index("Is it good?") < html.index(shown.figures.verdict) < html.index("<table>")
     assert "385 images determine it to within" in shown_run(drawn_run(n=385, noise=0.1)).figures.summary[0]
@@ -331,7 +331,7 @@ def test_accuracies_come_with_their_interval_and_int8_before_float(counted):
         f"{high:.0%}",
         f"{7 / 13:.2%}",
     ]
-    assert re.findall(r"\d\d\.\d\d%", verdict(report))[:3] == ["69.23%", "84.62%", "69.23%"]
+    assert re.findall(r"\d\d\.\d\d%", verdict(report))[-3:] == ["69.23%", "84.62%", "69.23%"]
 
 
 def test_reliability_and_coverage_match_a_hand_count():

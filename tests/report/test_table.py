@@ -10,26 +10,24 @@ from scipy.stats import binomtest
 from edgecnn.calibrate.confidence import Choice
 from edgecnn.cli.verify import print_report
 from edgecnn.labels import text_table
-from edgecnn.report.table import (
-    BOARD_HEADINGS,
-    COMPARISON_HEADINGS,
+from edgecnn.report.sections import (
     EPOCH_CHOSEN,
-    HEADINGS,
+    abstains_line,
     against_float,
-    board_rows,
-    comparison_rows,
+    boards_section,
+    comparisons_table,
     conversion_lines,
     flip_lines,
     fold_lines,
     formula,
     images_line,
     int8_lines,
-    matrix_table,
-    parity_rows,
+    matrix_section,
+    models_table,
     program_lines,
     range_lines,
     score_lines,
-    stranger_lines,
+    stranger_line,
     warnings_of,
 )
 from edgecnn.run_info import Validated, Validation
@@ -53,6 +51,10 @@ BOARD = BoardRow(
     passed=True, error=None, engine="onnxruntime 1.32.0 (CPUExecutionProvider)", against="onnxruntime 1.32.0 (CPUExecutionProvider)",
     versions={"python": "3.13.5"}, qemu="10.0",
 )  # fmt: skip
+
+
+def named_rows(table):
+    return [dict(zip(table.headings, row, strict=True)) for row in table.rows]
 
 
 def words(text):
@@ -85,11 +87,7 @@ def test_the_reports_tables_fit(finished_run, width):
     report = parity_report(finished_run)
     limit = "drop of at most 1.00 points with its whole 95 % interval, agreement of at least 98.50%"
     report = replace(report, comparisons=tuple(replace(item, limit=limit) for item in report.comparisons))
-    for headings, rows in (
-        (HEADINGS, parity_rows(report)),
-        (COMPARISON_HEADINGS, comparison_rows(report)),
-        (BOARD_HEADINGS, board_rows([BOARD])),
-    ):
+    for headings, rows in (models_table(report), comparisons_table(report), boards_section([BOARD]).table):
         text = text_table(headings, rows, width)
         assert max(map(len, text.splitlines())) <= width
         every = words(" ".join(cell for row in (headings[1:], *(row[1:] for row in rows)) for cell in row))
@@ -134,7 +132,7 @@ def figures_in(line):
 def test_the_tables_figures_match_a_hand_count(counted):
     """11 and 9 of 13 answers are right; int8 loses three dogs and gains a fox."""
     report, _ = counted
-    rows = [dict(zip(HEADINGS, row, strict=True)) for row in parity_rows(report)]
+    rows = named_rows(models_table(report))
     low, high = binomtest(9, 13).proportion_ci(method="wilson")
     expected = {
         "model": "tflite-int8",
@@ -144,12 +142,18 @@ def test_the_tables_figures_match_a_hand_count(counted):
     }
     assert rows[1].items() >= (expected | {"agreement": "69.23%", "bytes": "1,000"}).items()
     assert rows[0].items() >= {"model": "float", "accuracy": "84.62%", "drop": "-", "agreement": "-"}.items()
-    (row,) = (dict(zip(COMPARISON_HEADINGS, row, strict=True)) for row in comparison_rows(report))
+    (row,) = named_rows(comparisons_table(report))
     low, high = map(float, row["95 % interval"].split(" to "))
     assert -25 < low < 0 < 15.38 < high < 50
     assert (
         row.items()
-        >= {"drop": "15.38", "McNemar p": f"{binomtest(3, 4).pvalue:.3g}", "worst class": "dog 75.00"}.items()
+        >= {
+            "drop": "15.38",
+            "lost": "3",
+            "gained": "1",
+            "McNemar p": f"{binomtest(3, 4).pvalue:.3g}",
+            "worst class": "dog 75.00",
+        }.items()
     )
     (line,) = flip_lines(report)
     assert figures_in(line.partition(": ")[0])[-2:] == ["4", "13"]
@@ -170,8 +174,9 @@ def test_the_quality_of_scores_is_stated_in_the_order_of_its_words(counted):
         refused_wrong=70, refused_interval=(0.0504, 0.0712), decide=False,
     )  # fmt: skip
     report = replace(report, confidence=tested, strangers=strangers)
-    assert figures_in(score_lines(report)[0].partition("): ")[2]) == ["7.00%", "21.00%", "0.65", "81.25%", "3.75%"]
-    (line,) = stranger_lines(report)
+    calibration, abstains, line = score_lines(report)
+    assert figures_in(calibration.partition("): ")[2]) == ["7.00%", "21.00%", "1.500"]
+    assert figures_in(abstains) == ["0.65", "81.25%", "3.75%"]
     assert figures_in(line.partition("): ")[2]) == ["5.00%", "120", "2,000", "6.00%", "95 %", "5.04%", "7.12%", "70"]
 
 
@@ -185,16 +190,16 @@ def test_an_engines_row_compares_it_with_each_other_engine():
             name="two 2", accuracy=0.8, against=(MatrixCell(name="one 1", agreement=0.97, largest_lsb=2),), note=""
         ),
     )
-    lines = matrix_table(rows).splitlines()
-    assert [re.split(r"  +", line.strip()) for line in lines[2:4]] == [
-        ["(1)", "90.00%", "-", "98.00% 3 LSB", "one 1"],
-        ["(2)", "80.00%", "97.00% 2 LSB", "-", "two 2"],
+    _, (note,), table = matrix_section(rows)
+    assert table.rows == [
+        ("(1)", "90.00%", "-", "98.00% 3 LSB", "one 1"),
+        ("(2)", "80.00%", "97.00% 2 LSB", "-", "two 2"),
     ]
-    assert lines[4].startswith("gone 3") and lines[4].endswith("no such engine")
+    assert note.startswith("gone 3") and note.endswith("no such engine")
 
 
 def test_a_boards_row_has_its_own_figures_before_this_machines():
-    (row,) = (dict(zip(BOARD_HEADINGS, row, strict=True)) for row in board_rows([BOARD]))
+    (row,) = named_rows(boards_section([BOARD]).table)
     expected = {"board": "rpi-zero2w (cortex-a53)", "accuracy": "86.41%", "here": "86.39%", "agreement": "99.98%"}
     assert (
         row.items()
@@ -214,14 +219,14 @@ def test_a_board_that_failed_or_did_not_finish_is_not_shown_as_passed():
         agreement=None,
         error="Illegal instruction",
     )
-    rows = [dict(zip(BOARD_HEADINGS, row, strict=True)) for row in board_rows([golden, ended])]
+    rows = named_rows(boards_section([golden, ended]).table)
     shown = ("images", "accuracy", "agreement", "rows that differ", "largest difference", "self-test", "gate")
     assert [[row[name] for name in shown] for row in rows] == [
         ["1,200 golden", "-", "99.98%", "12", "1 LSB", "FAILED", "FAILED"],
         ["1,200 golden", "-", "-", "-", "-", "-", "Illegal instruction"],
     ]
     equal = replace(BOARD, rows_that_differ=0, largest_difference=0.0)
-    (row,) = board_rows([equal])
+    (row,) = boards_section([equal]).table.rows
     assert row[5:7] == ("0", "0 LSB"), "no difference is a figure"
 
 
@@ -272,8 +277,8 @@ def test_a_models_drop_is_against_the_float_model_and_not_the_file_it_was_made_f
     again = replace(item, kind="program", reference="other", drop=0.7)
     assert against_float(replace(report, comparisons=(made, item, again))) == {"tflite-int8": item}
     report = replace(report, comparisons=(item, made, again))
-    assert parity_rows(report)[1][4] == "15.38"
-    rows = comparison_rows(report)
+    assert models_table(report).rows[1][4] == "15.38"
+    rows = comparisons_table(report).rows
     assert [row[0] for row in rows] == ["tflite-int8", "tflite-int8 (against other)"]
     (line,) = conversion_lines(report)
     assert line.startswith("tflite-int8 against fake-quantized: 99.00%") and "at most 4 LSB (passed: " in line
@@ -292,14 +297,13 @@ def test_each_comparison_shows_its_verdict_its_differences_and_its_worst_class(c
     }
     for verdict, one in shown.items():
         above = replace(report.chance, not_better=())
-        (row,) = comparison_rows(replace(report, chance=above, comparisons=(one,)))
-        named = dict(zip(COMPARISON_HEADINGS, row, strict=True))
+        (named,) = named_rows(comparisons_table(replace(report, chance=above, comparisons=(one,))))
         assert named["gate"] == f"{verdict}{item.limit}" and named["LSB mean, max"] == "0.38, 2"
         assert named["worst class"] == "fox -1.50", "the one that gained least"
     chance = replace(report.chance, not_better=("tflite-int8",))
-    rows = [comparison_rows(replace(report, chance=chance, comparisons=(one,)))[0] for one in (item, failed)]
+    rows = [comparisons_table(replace(report, chance=chance, comparisons=(one,))).rows[0] for one in (item, failed)]
     assert [row[-1].partition(":")[0] for row in rows] == ["AT CHANCE LEVEL", "FAILED"]
-    (plain,) = (dict(zip(COMPARISON_HEADINGS, row, strict=True)) for row in comparison_rows(report))
+    (plain,) = named_rows(comparisons_table(report))
     assert plain["LSB mean, max"] == "-", "float has no codes"
 
 
@@ -416,17 +420,19 @@ def test_scores_without_a_temperature_say_why_and_a_bound_after_a_choice_of_epoc
         n=13, answered=0, errors=0, share_answered=0.0, error=None, threshold=0.65, nll=0.9, nll_after=0.9,
         calibration_error=0.21, calibration_error_after=0.07, model="tflite-int8", temperature=1.0, not_fitted="too few",
     )  # fmt: skip
-    (line,) = score_lines(replace(report, confidence=tested))
-    assert figures_in(line.partition("): ")[2]) == ["21.00%", "0.65", "0.00%"] and "(too few)" in line
-    assert line.endswith("with no errors.") and score_lines(report) == []
+    calibration, abstains, _ = score_lines(replace(report, confidence=tested))
+    assert figures_in(calibration.partition("): ")[2]) == ["21.00%"] and "(too few)" in calibration
+    assert figures_in(abstains) == ["0.65", "0.00%"] and abstains.endswith("with no errors.")
+    assert score_lines(report) == [] and figures_in(abstains_line(replace(tested, threshold=0.0), None, "images")) == []
+    assert "0.00% errors" in abstains_line(replace(tested, error=0.0), None, "images"), "0 errors are a figure"
     chosen = Choice(
         threshold=0.65, n=13, answered=9, errors=1, share_answered=9 / 13, error=1 / 9, bound=0.3, target_error=0.4,
         confidence=0.95, tried=100,
     )  # fmt: skip
     warned = replace(report, confidence=replace(tested, choice=chosen), int8=replace(CHOICE, epoch=0))
-    assert score_lines(warned)[1:] == [EPOCH_CHOSEN], "epoch 0 was chosen as well"
-    assert len(score_lines(replace(warned, int8=replace(CHOICE, epoch=None)))) == 1
-    assert len(score_lines(replace(warned, confidence=tested))) == 1
+    assert score_lines(warned)[2] == EPOCH_CHOSEN, "epoch 0 was chosen as well"
+    assert len(score_lines(replace(warned, int8=replace(CHOICE, epoch=None)))) == 3
+    assert len(score_lines(replace(warned, confidence=tested))) == 3
 
 
 def test_strangers_are_refused_only_if_the_decision_is_on(counted):
@@ -435,9 +441,9 @@ def test_strangers_are_refused_only_if_the_decision_is_on(counted):
         model="tflite-int8", rate=0.05, not_fitted=None, known_images=90, validation_images=40, n=2000, refused=120,
         refused_wrong=70, refused_interval=(0.0504, 0.0712), decide=False,
     )  # fmt: skip
-    lines = [stranger_lines(replace(report, strangers=replace(figures, decide=decide)))[0] for decide in (False, True)]
+    lines = [stranger_line(replace(report, strangers=replace(figures, decide=decide))) for decide in (False, True)]
     assert ["off without --strangers" in line for line in lines] == [True, False]
     assert ["it would refuse 120" in line for line in lines] == [True, False]
     assert ["it refuses 120" in line for line in lines] == [False, True]
-    (none,) = stranger_lines(replace(report, strangers=replace(figures, not_fitted="19 are needed")))
-    assert "(19 are needed)" in none and "%" not in none and stranger_lines(report) == []
+    none = stranger_line(replace(report, strangers=replace(figures, not_fitted="19 are needed")))
+    assert "(19 are needed)" in none and "%" not in none and "does not detect strangers" in stranger_line(report)

@@ -17,7 +17,7 @@ from edgecnn.errors import DatasetError, EngineError
 from edgecnn.evaluate.statistics import is_scores
 from edgecnn.networks.keras import keras, tf
 from edgecnn.recipe import DataRecipe, build_recipe, to_tables
-from edgecnn.report.table import range_lines, warning_lines
+from edgecnn.report.sections import range_lines, warning_lines
 from edgecnn.stages.compare import compare_models
 from edgecnn.tables import to_json
 from edgecnn.verify.model_files import open_model_file

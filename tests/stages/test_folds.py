@@ -479,10 +479,11 @@ def test_two_photos_per_class_give_a_model_and_one_group_does_not(tmp_path, monk
 
 
 def test_a_network_without_weights_is_refused():
+    photos = SimpleNamespace(own=True, shape=(90, 120, 3), sizes={"train": 40})
     own = dataclasses.replace(
         recipe_of_head("photos"), network=dataclasses.replace(recipe_of_head("photos").network, name="resnet8")
     )
     with pytest.raises(RecipeError, match="resnet8"):
-        folds.require_pretrained(own)
-    folds.require_pretrained(recipe_of_head("photos"))
-    folds.require_pretrained(dataclasses.replace(own, train=dataclasses.replace(own.train, head_only=False)))
+        folds.require_pretrained(own, photos)
+    folds.require_pretrained(recipe_of_head("photos"), photos)
+    folds.require_pretrained(dataclasses.replace(own, train=dataclasses.replace(own.train, head_only=False)), photos)

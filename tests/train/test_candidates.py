@@ -15,7 +15,7 @@ from edgecnn.data import open_dataset
 from edgecnn.data.decoding import class_weights
 from edgecnn.errors import RecipeError
 from edgecnn.recipe import NetworkRecipe, build_recipe
-from edgecnn.report.table import choice_rows, judged_line
+from edgecnn.report.table import choice_section, judged_line
 from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.runs import CHOICE, FEATURES, create_run
 from edgecnn.stages import network_choice
@@ -176,7 +176,7 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
     taken = next(one for one in made.candidates if one.network == made.network)
     assert taken.macs <= 6e6 and taken.close and taken.accuracy > 0.9
     assert made.images == count
-    rows = choice_rows(made)
+    rows = choice_section(made).table.rows
     assert len(rows) < 4 and [row[-1] for row in rows].count("chosen") == 1, "the largest is over the budget"
     assert made.network in judged_line(made)
 

@@ -20,7 +20,7 @@ from edgecnn.errors import MissingExtraError, ParityError, RunError
 from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path
 from edgecnn.interop import LABELMAP, MODEL, with_scores
-from edgecnn.report.table import comparison_rows, parity_rows, program_lines
+from edgecnn.report.sections import comparisons_table, models_table, program_lines
 from edgecnn.runs import PARITY, Run
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import open_engine
@@ -102,10 +102,10 @@ def test_the_report_is_written_and_follows_its_schema(report, frigate_run, schem
 
 
 def test_the_tables_name_the_basis_of_each_figure(report):
-    rows = {row[0]: row for row in parity_rows(report)}
+    rows = {row[0]: row for row in models_table(report).rows}
     by_float, by_int8 = items(report, "program", "frigate")
     assert rows["frigate"][5] == f"{by_float.agreement:.2%}"
-    names = [row[0] for row in comparison_rows(report)]
+    names = [row[0] for row in comparisons_table(report).rows]
     assert names[-4:] == [
         "frigate", "frigate (against tflite-int8)", "mediapipe", "mediapipe (against tflite-int8)",
     ]  # fmt: skip

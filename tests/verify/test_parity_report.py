@@ -18,7 +18,7 @@ from edgecnn.data import Split
 from edgecnn.errors import EmulatorError, ParityError
 from edgecnn.evaluate.answers import Answers
 from edgecnn.evaluate.statistics import paired_interval
-from edgecnn.report.table import comparison_rows, conversion_lines, flip_lines, warning_lines
+from edgecnn.report.sections import comparisons_table, conversion_lines, flip_lines, gate_line, warning_lines
 from edgecnn.tables import build, to_json
 from edgecnn.verify.parity import Basis, compared, judged
 from edgecnn.verify.parity_report import (
@@ -29,7 +29,6 @@ from edgecnn.verify.parity_report import (
     LabelledFlip,
     Report,
     chance_warning,
-    gate_line,
     require_boards,
     require_parity,
 )
@@ -253,7 +252,7 @@ def test_a_model_at_chance_level_gets_a_warning():
     (warning,) = warning_lines(report)
     assert warning.startswith("WARNING: not shown to be better than chance: float 60.00% (50% to 69%)")
     assert "Always answering 'bee' is right for 55.00% of these 100 images" in warning
-    assert comparison_rows(report)[0][-1].startswith("AT CHANCE LEVEL: ")
+    assert comparisons_table(report).rows[0][-1].startswith("AT CHANCE LEVEL: ")
     strict = at_chance(two, 60, confident=True, max_drop=5.0)
     assert not strict.passed
     with pytest.raises(ParityError, match="not shown to be better than chance"):
@@ -265,7 +264,7 @@ def test_a_model_above_chance_raises_no_alarm():
     report = at_chance(two, 80, confident=True, max_drop=5.0)
     assert report.chance.not_better == () and report.passed
     assert warning_lines(report) == []
-    assert comparison_rows(report)[0][-1].startswith("passed: ")
+    assert comparisons_table(report).rows[0][-1].startswith("passed: ")
     require_parity(report)
 
 
