@@ -177,7 +177,16 @@ def signals():
 @pytest.fixture(scope="session")
 def keep_pictures():
     """Keep pictures as a board does, `group` frames of each of `scenes`; return them. The first ones belong to the random sample."""
-    from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, kept_pictures, write_kept
+    from edgecnn.device.keep.folder import (
+        Facts,
+        KeptModel,
+        KeptPicture,
+        KeptScore,
+        documents,
+        kept_pictures,
+        name_of,
+        write_files,
+    )
     from edgecnn.files import sha256
 
     def keep(folder, scenes, group=1, labels=("cat", "dog", "fox"), sample=0, seed=1):
@@ -196,7 +205,7 @@ def keep_pictures():
                 label=best[0] if why == "random" else None, reason=None if why == "random" else "below_threshold", region=None,
                 picture=KeptPicture(sha256=sha256(buffer.getvalue()), width=160, height=120),
             )  # fmt: skip
-            write_kept(folder, facts, buffer.getvalue())
+            write_files(folder, name_of(facts.ts, facts.seq), documents(facts, buffer.getvalue()))
         return kept_pictures(folder)
 
     return keep

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecnn.cli.options import Model, emit_line, load_classifier, note, with_flags
-from edgecnn.cli.workstation_options import Force
+from edgecnn.cli.options import Force, Model, emit_line, load_classifier, note, with_flags
 from edgecnn.device.stream import settings
 from edgecnn.labels import printable, utf8
 from edgecnn.region import WHOLE, Region, region_text

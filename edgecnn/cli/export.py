@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecnn.cli.options import Json, check_choice, emit_json, emit_line, note, option
-from edgecnn.cli.workstation_options import Force, Full, RunArgument
+from edgecnn.cli.options import Force, Json, check_choice, emit_json, emit_line, note, option
+from edgecnn.cli.workstation_options import Full, RunArgument
 
 if TYPE_CHECKING:
     from edgecnn.report.page import Shown

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from edgecnn.cli import workstation_options as shared
-from edgecnn.cli.options import Json, emit_json, option, with_flags
+from edgecnn.cli.options import Force, Json, emit_json, option, with_flags
 from edgecnn.cli.recipes import resolve, said
 from edgecnn.tables import Group, to_json
 from edgecnn.tables import option as setting
@@ -101,7 +101,7 @@ def import_(
         ),
     ] = None,
     out: Annotated[Path | None, option("The run folder to write.", "runs/MODEL")] = None,
-    force: shared.Force = False,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Start a run with a model that was trained elsewhere.

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgecnn.cli.options import Json, checked, emit_json, emit_line, note, option
-from edgecnn.cli.workstation_options import Force, Full
+from edgecnn.cli.options import Force, Json, checked, emit_json, emit_line, note, option
+from edgecnn.cli.workstation_options import Full
 from edgecnn.region import read_region
 
 if TYPE_CHECKING:

@@ -66,6 +66,7 @@ Model = Annotated[
         show_default="the last run's, or the release in use on this board, or the installed one, or the one shipped with edgecnn",
     ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing output.", show_default="off")]
 SlotsFolder = Annotated[Path, typer.Option("--slots", metavar="DIR", help="Folder of this board's releases.")]
 
 

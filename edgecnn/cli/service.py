@@ -12,7 +12,7 @@ from edgecnn.errors import OutputError, ServiceError
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from edgecnn.device.keep.keeper import Keeper
     from edgecnn.device.service.config import Config
@@ -146,63 +146,55 @@ def print_item(item: "Item") -> None:
         emit_line(event_line(item))
 
 
+PACKAGES = {"http": "python3-starlette python3-uvicorn python3-prometheus-client", "mqtt": "python3-paho-mqtt"}
+"""Debian's packages of each extra."""
+
+
 def publishers(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
     """Make the consumers that keep frames and publish the state, as the options require. Invalid options are reported, not fatal."""
-    keepers = frames(config, classifier, around)
-    return [*keepers, *brokers(config, classifier, around), *pages(config, classifier, around, keepers)]
-
-
-def frames(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Keeper]":
-    if config.settings.reaction.keep is None:
-        return []
-    from edgecnn.device.keep.keeper import make_keepers
-
-    try:
-        return make_keepers(config.settings, classifier)
-    except OutputError as error:
-        around.problem("configuration", f"no frames are kept: {error}")
-    return []
-
-
-def pages(
-    config: "Config", classifier: "Classifier", around: "Surroundings", keepers: "Sequence[Keeper]"
-) -> "list[Consumer]":
     settings, source = config.settings, config.source
-    if settings.http.address is None and settings.metrics.file is None:
-        return []
-    from edgecnn.cli.classify_stream import listen, make_live, make_metrics_file
 
-    try:
+    def frames() -> "Sequence[Consumer]":
+        from edgecnn.device.keep.keeper import make_keepers
+
+        keepers.extend(make_keepers(settings, classifier))
+        return keepers
+
+    def broker() -> "Sequence[Consumer]":
+        from edgecnn.cli.classify_stream import make_publisher, read_settings
+
+        return [make_publisher(read_settings(settings.mqtt, settings.camera.rotation), classifier)]
+
+    def page() -> "Sequence[Consumer]":
+        from edgecnn.cli.classify_stream import listen, make_live, make_metrics_file
+
         if settings.http.address is None:
             return [make_metrics_file(settings, classifier, source)]
         door = listen(settings.http, say=bool, warn=lambda text: around.problem("configuration", text))
         return [make_live(door, settings, classifier, {"strangers": config.strangers}, source, keepers)]
-    except typer.BadParameter as error:
-        around.problem("configuration", f"no page: {error.message}")
-    except ModuleNotFoundError as error:
-        from edgecnn.versions import install_command
 
-        packages = "python3-starlette python3-uvicorn python3-prometheus-client"
-        around.problem(
-            "configuration",
-            f"no page and no metrics: {error}. Install it: apt install {packages}, or {install_command('http')}",
-        )
-    return []
+    keepers: list[Keeper] = []
+    made: list[Consumer] = []
+    if settings.reaction.keep is not None:
+        made += attempt(frames, around, "frames are kept")
+    if settings.mqtt.address is not None:
+        made += attempt(broker, around, "MQTT", "mqtt")
+    if settings.http.address is not None or settings.metrics.file is not None:
+        made += attempt(page, around, "page and no metrics", "http")
+    return made
 
 
-def brokers(config: "Config", classifier: "Classifier", around: "Surroundings") -> "list[Consumer]":
-    settings = config.settings
-    if settings.mqtt.address is None:
-        return []
-    from edgecnn.cli.classify_stream import make_publisher, read_settings
-
+def attempt(
+    make: "Callable[[], Sequence[Consumer]]", around: "Surroundings", what: str, extra: str = ""
+) -> "Sequence[Consumer]":
+    """Return what `make` makes; for an invalid option or a missing package of an extra, report why there is no such consumer."""
     try:
-        return [make_publisher(read_settings(settings.mqtt, settings.camera.rotation), classifier)]
-    except typer.BadParameter as error:
-        around.problem("configuration", f"no MQTT: {error.message}")
+        return make()
+    except (OutputError, typer.BadParameter) as error:
+        around.problem("configuration", f"no {what}: {getattr(error, 'message', error)}")
     except ModuleNotFoundError as error:
         from edgecnn.versions import install_command
 
-        what = f"no MQTT: {error}. Install it: apt install python3-paho-mqtt, or {install_command('mqtt')}"
-        around.problem("configuration", what)
-    return []
+        install = f"apt install {PACKAGES[extra]}, or {install_command(extra)}"
+        around.problem("configuration", f"no {what}: {error}. Install it: {install}")
+    return ()

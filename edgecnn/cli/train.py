@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecnn.cli import workstation_options as shared
-from edgecnn.cli.options import Json, emit_json, note, option, with_flags
+from edgecnn.cli.options import Force, Json, emit_json, note, option, with_flags
 from edgecnn.cli.recipes import former_recipe, resolve, said
 from edgecnn.labels import printable
 from edgecnn.tables import to_json
@@ -33,7 +33,7 @@ def train(
         Path | None, option("The run folder to write.", "runs/DATA-NETWORK, or runs/DATA if the network is chosen")
     ] = None,
     resume: Annotated[bool, option("Continue the run at --out, or the last one.", "off", None, "--resume")] = False,
-    force: shared.Force = False,
+    force: Force = False,
     jobs: shared.Jobs = 1,
     workers: Annotated[
         str | None,
@@ -230,7 +230,7 @@ def run(
         ),
     ] = False,
     jobs: shared.Jobs = 1,
-    force: shared.Force = False,
+    force: Force = False,
     full: shared.Full = False,
     json: Json = False,
 ) -> None:

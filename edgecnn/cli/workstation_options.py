@@ -2,13 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from edgecnn.cli import options
+from edgecnn.recipe import Recipe
 from edgecnn.region import read_region, read_size
-from edgecnn.tables import Group, option
+from edgecnn.tables import Group, leaves, option
 
 if TYPE_CHECKING:
     from edgecnn.calibrate.input_range import Stated
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 GATE = "Gate"
 BACKBONE = "An ONNX file to start from"
-BY_COUNT = "by the number of images"
 AS_RANGE = "as --input-range"
+
+MEANINGS = {key: str(entry.metadata.get("meaning")) for key, entry in leaves(Recipe)}
 
 LARGEST_MEAN = 2.0  # for means and deviations of pixels from 0 to 1; those for 0 to 255 are larger
 
@@ -32,7 +34,6 @@ Jobs = Annotated[
     options.option("Folds to train at the same time, each in its own process.", True, "Training", min=1, max=64),
 ]
 Full = Annotated[bool, options.option("Print all figures, not only those that decide.", "off", None, "--full")]
-Force = Annotated[bool, options.option("Replace existing output.", "off", None, "--force")]
 
 
 def print_section(section: "Section") -> None:
@@ -187,74 +188,34 @@ class Data(Group):
     )
 
 
+def overriding(key: str, default: Any = None, **more: Any) -> Any:
+    """Return the option that overrides a recipe key: the key's meaning says what it does, and what the default is if left open."""
+    about, _, usual = MEANINGS[key].rstrip(".").partition("; by default ")
+    return option(default, f"{about}.", keys=(key,), **({"shown": usual} if usual else {}) | more)
+
+
 class Budget(Group):
     """Limits for choosing the network; `keys` as in Data."""
 
     heading: ClassVar = "Data and network"
-    max_kb: float | None = option(
-        None,
-        "Largest int8 file of a network that may be chosen, in kB of 1,000 bytes.",
-        shown="no limit",
-        low=1,
-        keys=("network.max_kb",),
-    )
-    max_macs: float | None = option(
-        None,
-        "Maximum multiply-accumulates per answer of a network that may be chosen, such as 2e8.",
-        shown="no limit",
-        low=1_000,
-        keys=("network.max_macs",),
-    )
-    max_ms: float | None = option(
-        None,
-        "Longest time per answer of that int8 file, in milliseconds, measured on this machine.",
-        shown="no limit",
-        low=0.001,
-        keys=("network.max_ms",),
-    )
+    max_kb: float | None = overriding("network.max_kb", shown="no limit", low=1)
+    max_macs: float | None = overriding("network.max_macs", shown="no limit", low=1_000)
+    max_ms: float | None = overriding("network.max_ms", shown="no limit", low=0.001)
 
 
 class Training(Group):
     """How to train; `keys` as in Data."""
 
     heading: ClassVar = "Training"
-    epochs: int | None = option(None, "Epochs of the float phase.", shown=BY_COUNT, low=1, keys=("train.epochs",))
-    qat_epochs: int | None = option(
-        None, "Epochs of the quantization-aware phase.", shown=BY_COUNT, low=0, keys=("qat.epochs",)
-    )
-    batch_size: int | None = option(
-        None, "Images per batch.", shown=f"32, 64 or 128, {BY_COUNT}", low=1, keys=("train.batch_size",)
-    )
-    learning_rate: float | None = option(
-        None,
-        "Peak learning rate of the float phase.",
-        shown="0.003, or 0.0005 from trained weights",
-        keys=("train.learning_rate",),
-    )
-    seed: int | None = option(None, "Seed of weights and batches.", shown="1", keys=("seed",))
-    robust: bool = option(
-        False,
-        "Mix corruptions into a third of the training images, to prepare for what cameras do: noise, blur, light, colour. edgecnn stress "
-        "measures the gain.",
-        keys=("train.robust",),
-    )
-    folds: int | None = option(
-        None,
-        "Cross-validate: train this many models, each tested on a part of the images that it does not learn from, and then the model "
-        "itself on all images. Takes that many times as long, and once more.",
-        shown="none",
-        low=2,
-        high=20,
-        keys=("train.folds",),
-    )
-    class_weights: str | None = option(
-        None,
-        "auto lets every class of photos weigh the same if the largest has at least three times as many as the smallest; with none, every "
-        "photo weighs the same.",
-        shown="auto",
-        metavar="auto|none",
-        heading=Data.heading,
-        keys=("train.class_weights",),
+    epochs: int | None = overriding("train.epochs", low=1)
+    qat_epochs: int | None = overriding("qat.epochs", low=0)
+    batch_size: int | None = overriding("train.batch_size", low=1)
+    learning_rate: float | None = overriding("train.learning_rate")
+    seed: int | None = overriding("seed", shown="1")
+    robust: bool = overriding("train.robust", False)
+    folds: int | None = overriding("train.folds", shown="none", low=2, high=20)
+    class_weights: str | None = overriding(
+        "train.class_weights", shown="auto", metavar="auto|none", heading=Data.heading
     )
     quick: bool = option(
         False,

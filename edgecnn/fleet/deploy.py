@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -207,13 +207,8 @@ def package_tar() -> bytes:
 
 
 def files_below(folder: Path) -> dict[str, Path]:
-    return {str(path.relative_to(folder)): path for path in regular(folder)}
-
-
-def regular(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
-            yield path
+    found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path.relative_to(folder)): path for path in found}
 
 
 def tar(files: Mapping[str, Path | bytes]) -> bytes:

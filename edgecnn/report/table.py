@@ -82,12 +82,16 @@ def candidate_row(one: Candidate, choice: NetworkChoice) -> tuple[str, ...]:
     )
 
 
-def judged_line(choice: NetworkChoice) -> str:
+def chosen_text(choice: NetworkChoice) -> str:
     limit = f", within {choice.budget}" if choice.budget else ""
+    return f"{choice.network} at {choice.width}x{choice.height} was chosen for {choice.images:,} images{limit}: {choice.why}"
+
+
+def judged_line(choice: NetworkChoice) -> str:
     every = ", every class counting the same," if choice.balanced else ""
     return (
-        f"{choice.network} at {choice.width}x{choice.height} was chosen for {choice.images:,} images{limit}: {choice.why}. "
-        f"Frozen networks with a fitted last layer were compared{every} on images that did not fit it. It took {choice.seconds:,.0f} s."
+        f"{chosen_text(choice)}. Frozen networks with a fitted last layer were compared{every} on images that did not fit it. "
+        f"It took {choice.seconds:,.0f} s."
     )
 
 

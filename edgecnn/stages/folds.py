@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -139,18 +140,16 @@ def train_fold(dataset: Dataset, run: runs.Run, folds: Folds, fold: int, reporte
     info = train(recipe, part, one, reporter.training, reporter.working, Int8Files(recipe))
     held = answers(one, part, fold, reporter)
     assert info.int8 is not None
-    recorded = FoldInfo(
-        network=stage.network_name(recipe),
-        height=info.input.height,
-        width=info.input.width,
-        images=len(held.classes),
+    recorded = fold_info(
+        recipe,
+        (info.input.height, info.input.width),
+        held,
+        fold,
         epochs=recipe.train.epochs,
         method=info.int8.method,
         rounding=info.int8.rounding,
         epoch=info.int8.epoch,
         qat_epochs=recipe.qat.epochs,
-        float_accuracy=float(np.mean(held.float.argmax(axis=1) == held.classes)),
-        int8_accuracy=float(np.mean(held.int8.argmax(axis=1) == held.classes)),
         seconds=info.seconds or 0.0,
     )
     write_held_out(one, held)
@@ -322,20 +321,19 @@ def fitted(recipe: Settled, whole: Dataset, run: runs.Run, folds: Folds, reporte
     )
 
 
-def fold_info(recipe: Settled, shape: tuple[int, int, int], held: HeldOut, fold: int) -> FoldInfo:
+LAST_LAYER = {"epochs": 0, "method": "qat", "rounding": "gptq", "epoch": 0, "qat_epochs": 0, "seconds": 0.0}
+"""What is recorded of a fold whose last layer alone was fitted."""
+
+
+def fold_info(recipe: Settled, size: Sequence[int], held: HeldOut, fold: int, **trained: Any) -> FoldInfo:
     own = held.fold == fold
     right = [float(np.mean(values[own].argmax(axis=1) == held.classes[own])) for values in (held.float, held.int8)]
     return FoldInfo(
         network=stage.network_name(recipe),
-        height=shape[0],
-        width=shape[1],
+        height=size[0],
+        width=size[1],
         images=int(own.sum()),
-        epochs=0,
-        method="qat",
-        rounding="gptq",
-        epoch=0,
-        qat_epochs=0,
         float_accuracy=right[0],
         int8_accuracy=right[1],
-        seconds=0.0,
+        **(trained or LAST_LAYER),
     )

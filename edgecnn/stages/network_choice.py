@@ -22,6 +22,7 @@ from edgecnn.files import canonical_json, sha256
 from edgecnn.labels import plural
 from edgecnn.networks.pretrained import MEAN, SHA256, STD, is_backbone
 from edgecnn.recipe import INPUT_RANGES, Recipe, Settled, to_tables
+from edgecnn.report.table import chosen_text
 from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.runs import CHECKPOINT, CHOICE, FEATURES, RECIPE, Run, write_json
 from edgecnn.stages import Reporter, Silent
@@ -86,8 +87,7 @@ def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporte
         reporter.detail("choosing network and input for the images")
         made = choosing.choose()
         write_json(run.file(CHOICE), made)
-    for line in choice_lines(made):
-        reporter.note(line)
+    reporter.note(f"{chosen_text(made)}. --network and --size change it")
     network = dataclasses.replace(recipe.network, name=made.network, height=made.height, width=made.width)
     return dataclasses.replace(recipe, network=network)
 
@@ -242,14 +242,6 @@ def why(chosen: Candidate, best: Candidate) -> str:
         f"{100 * chosen.behind:.1f} points behind {best.network} at {best.width}x{best.height}, less than the standard error of "
         f"{100 * chosen.behind_error:.1f}, and cheaper"
     )
-
-
-def choice_lines(choice: NetworkChoice) -> list[str]:
-    limit = f" within {choice.budget}" if choice.budget else ""
-    return [
-        f"network: {choice.network} at {choice.width}x{choice.height}, chosen by {choice.images:,} images{limit}: {choice.why}; "
-        "--network and --size change it"
-    ]
 
 
 TRIED = 300  # photos on whose features the usual input ranges are compared

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from edgecnn.boards import LABELS_FILE
-from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, write_kept
+from edgecnn.device.keep.folder import Facts, KeptModel, KeptPicture, KeptScore, documents, name_of, write_files
 from edgecnn.device.review import REVIEWED, Journal, Photos, Reviewing, are_alike, file_name
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import sha256, sha256_file
@@ -176,7 +176,7 @@ def test_a_picture_is_shown_and_compared_as_the_model_saw_it(tmp_path):
             scores=(KeptScore(label="cat", score=0.5),), label=None, reason="below_margin", region=(0.5, 0.0, 0.5, 0.25),
             picture=KeptPicture(sha256=sha256(buffer.getvalue()), width=160, height=120),
         )  # fmt: skip
-        write_kept(tmp_path / "kept", facts, buffer.getvalue())
+        write_files(tmp_path / "kept", name_of(facts.ts, facts.seq), documents(facts, buffer.getvalue()))
     reviewing = review(tmp_path)
     (question,) = reviewing.document()["next"]
     assert len(question["pictures"]) == 2 and question["ts"] == 1795860902.5, "one question, of the first one's time"

@@ -15,7 +15,7 @@ from edgecnn.data import open_dataset
 from edgecnn.data.decoding import class_weights
 from edgecnn.errors import RecipeError
 from edgecnn.recipe import NetworkRecipe, build_recipe
-from edgecnn.report.table import choice_section, judged_line
+from edgecnn.report.table import choice_section, chosen_text, judged_line
 from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.runs import CHOICE, FEATURES, create_run
 from edgecnn.stages import network_choice
@@ -130,9 +130,8 @@ def test_the_reason_for_a_choice_and_its_budget_in_words():
         key="0" * 64, images=1_234, balanced=False, budget=budget, candidates=(), network="small", height=96, width=128,
         why="the most accurate", seconds=3.0,
     )  # fmt: skip
-    (line,) = network_choice.choice_lines(made)
-    assert line.startswith(f"network: small at 128x96, chosen by 1,234 images within {budget}: the most accurate")
-    assert "1,234 images: the most" in network_choice.choice_lines(dataclasses.replace(made, budget=""))[0]
+    assert chosen_text(made) == f"small at 128x96 was chosen for 1,234 images, within {budget}: the most accurate"
+    assert "1,234 images: the most" in chosen_text(dataclasses.replace(made, budget=""))
 
 
 @pytest.fixture(scope="module")

@@ -235,26 +235,14 @@ def describe(
     return f"{text}; the driver reports: {signal}" if signal else text
 
 
-LUMA_WEIGHTS = {"601": (0.299, 0.114), "709": (0.2126, 0.0722), "2020": (0.2627, 0.0593), "240M": (0.212, 0.087)}
-"""Kr and Kb of each Y'CbCr encoding. Source: ITU-R BT.601, BT.709, BT.2020; SMPTE 240M."""
+LUMA_WEIGHTS = {"601": (0.299, 0.114), "709": (0.2126, 0.0722)}
+"""Kr and Kb of each Y'CbCr encoding of cameras. Source: ITU-R BT.601 and BT.709."""
 
-ENCODINGS = {
-    v4l2_device.YCBCR_ENC_601: "601",
-    v4l2_device.YCBCR_ENC_XV601: "601",
-    v4l2_device.YCBCR_ENC_709: "709",
-    v4l2_device.YCBCR_ENC_XV709: "709",
-    v4l2_device.YCBCR_ENC_BT2020: "2020",
-    v4l2_device.YCBCR_ENC_SMPTE240M: "240M",
-}
-DEFAULT_ENCODINGS = {
-    v4l2_device.COLORSPACE_REC709: "709",
-    v4l2_device.COLORSPACE_DCI_P3: "709",
-    v4l2_device.COLORSPACE_BT2020: "2020",
-    v4l2_device.COLORSPACE_SMPTE240M: "240M",
-}
+ENCODINGS = {v4l2_device.YCBCR_ENC_601: "601", v4l2_device.YCBCR_ENC_709: "709"}
+DEFAULT_ENCODINGS = {v4l2_device.COLORSPACE_REC709: "709"}
 """The meaning of encoding 0 in each colour space; BT.601 in the others. Source: V4L2_MAP_YCBCR_ENC_DEFAULT in linux/videodev2.h."""
 
-FRACTION_BITS = 5  # fixed point of the conversion: the largest sum, 279 + 238 levels at BT.2020, stays within int16
+FRACTION_BITS = 5  # fixed point of the conversion: the largest sum stays within int16
 
 
 def encoding_of(pixels: v4l2_device.PixFormat) -> tuple[str, bool]:

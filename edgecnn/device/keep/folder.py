@@ -129,13 +129,6 @@ def write_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
         undo.pop_all()
 
 
-def write_kept(folder: Path, facts: Facts, data: bytes) -> Kept:
-    """Write a picture as a keeper does, and return it. OutputError if it cannot be written."""
-    name = name_of(facts.ts, facts.seq)
-    write_files(folder, name, documents(facts, data))
-    return Kept(path=folder / f"{name}.jpg", **vars(facts))
-
-
 def kept_pictures(folder: Path) -> list[Kept]:
     """Return a folder's kept pictures, oldest first; a missing folder has none.
 

@@ -317,4 +317,4 @@ def test_the_network_is_closed_unless_the_options_need_it(bundle, spawn, tmp_pat
 def test_a_port_that_is_taken_is_a_problem_without_a_page(consume):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         made, (problem,) = consume(f'http = "{taken.getsockname()[1]}"\n')
-    assert not made and "no page: 127.0.0.1:" in problem and "Address already in use" in problem
+    assert not made and "no page and no metrics: 127.0.0.1:" in problem and "Address already in use" in problem

@@ -16,16 +16,18 @@ from edgecnn.device.keep.folder import (
     Answer,
     Counts,
     Facts,
+    Kept,
     KeptModel,
     KeptPicture,
     KeptScore,
     Sample,
+    documents,
     field_accuracy,
     kept_pictures,
     name_of,
     read_counts,
     student,
-    write_kept,
+    write_files,
 )
 from edgecnn.errors import ImageError
 from edgecnn.evaluate.statistics import wilson
@@ -52,6 +54,12 @@ def facts(**changed):
             **changed,
         }
     )
+
+
+def write_kept(folder, facts, data):
+    name = name_of(facts.ts, facts.seq)
+    write_files(folder, name, documents(facts, data))
+    return Kept(path=folder / f"{name}.jpg", **vars(facts))
 
 
 def test_a_picture_is_written_for_its_owner_and_read_back(tmp_path):
