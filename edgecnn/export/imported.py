@@ -42,16 +42,19 @@ Layers = Callable[[tuple[np.ndarray, np.ndarray] | None], "keras.Model"]
 class SourceModel(NamedTuple):
     """A model as read: its function of float32 pixels, and the input shape and dtype.
 
-    `check` compares its answers to images (n, height, width, channels) with those of the file's own program, given what turns images into
-    what the model reads; None if the file has no other program than the one that read it. `cut` is whether a softmax or sigmoid is removed
-    already. `layers` builds it as a Keras model of layers, for pixels that it is given as a factor and an offset per channel. `macs` counts
-    the multiply-accumulates of an image; 0 if unknown.
+    `program` runs it, and `output` has the shape and dtype of what it gives. `check` compares its answers to images (n, height, width,
+    channels) with those of the file's own program, given what turns images into what the model reads; None if the file has no other
+    program than the one that read it. `cut` is whether a softmax or sigmoid is removed already. `layers` builds it as a Keras model of
+    layers, for pixels that it is given as a factor and an offset per channel. `macs` counts the multiply-accumulates of an image; 0 if
+    unknown.
     """
 
     call: Callable[[Any], Any]
     shape: tuple[int | None, ...]
     dtype: str
     what: str
+    program: str = ""
+    output: Any = None
     check: Check | None = None
     cut: bool = False
     layers: Layers | None = None
@@ -81,7 +84,7 @@ def read_model(path: Path, size: tuple[int, int] | None = None) -> Imported:
     """
     with quiet_stderr():
         try:
-            opened = _open(path, size)
+            opened = open_source(path, size)
             frozen, cut = _freeze(opened)
         except (ExportError, NetworkError):
             raise
@@ -103,7 +106,8 @@ def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, in
 PICKLED = (".pt", ".pth", ".pt2", ".ckpt", ".safetensors")
 
 
-def _open(path: Path, size: tuple[int, int] | None) -> SourceModel:
+def open_source(path: Path, size: tuple[int, int] | None = None) -> SourceModel:
+    """Open a model file of another program than edgecnn. Errors as in `read_model`, and LOAD_ERRORS."""
     if path.suffix == ".onnx" and path.is_file():
         return _open_onnx(path, size)
     if size:
@@ -122,16 +126,21 @@ def _open(path: Path, size: tuple[int, int] | None) -> SourceModel:
         raise ExportError(f"no model at {path}. Expected {KINDS}.")
     version = _keras_version(path)
     refuse_code(path, str(path))
+    library: Any = keras
     if version.startswith("3."):
         import keras as keras3
 
-        model = keras3.models.load_model(path, compile=False)
-    else:
-        model = keras.models.load_model(path, compile=False)
+        library = keras3
+    model = library.models.load_model(path, compile=False)
     _require_one(path, model.inputs, model.outputs)
     entry = model.inputs[0]
     dtype = getattr(entry.dtype, "name", entry.dtype)
-    return SourceModel(lambda pixels: model(pixels, training=False), tuple(entry.shape), dtype, f"Keras {version}")
+    program, output = f"keras {library.__version__}", model.outputs[0]
+
+    def call(pixels: Any) -> Any:
+        return model(pixels, training=False)
+
+    return SourceModel(call, tuple(entry.shape), dtype, f"Keras {version}", program, output)
 
 
 def _open_onnx(path: Path, size: tuple[int, int] | None) -> SourceModel:
@@ -185,12 +194,12 @@ def _open_saved_model(path: Path) -> SourceModel:
     entries, outputs = signature.structured_input_signature[1], signature.structured_outputs
     _require_one(path, entries, outputs)
     ((name, entry),) = entries.items()
-    (output,) = outputs
+    ((output, given),) = outputs.items()
 
     def call(pixels: Any, loaded: Any = loaded) -> Any:  # keeps `loaded` alive, which owns the variables
         return signature(**{name: pixels})[output]
 
-    return SourceModel(call, tuple(entry.shape), entry.dtype.name, "SavedModel")
+    return SourceModel(call, tuple(entry.shape), entry.dtype.name, "SavedModel", f"tensorflow {tf.__version__}", given)
 
 
 def _require_one(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:

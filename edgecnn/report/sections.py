@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from edgecnn.calibrate.confidence import Choice, ChosenConfidence
+from edgecnn.calibrate.input_range import line
 from edgecnn.data.decoding import is_unbalanced
 from edgecnn.evaluate.statistics import ScoreFigures, class_line
 from edgecnn.labels import plural, printable
@@ -97,15 +98,7 @@ def class_lines(report: parity_report.Report, always: bool = True) -> list[str]:
 
 
 def range_lines(report: parity_report.Report) -> list[str]:
-    return [f"{item.model} reads {formula(item)} ({item.name}), {item.text}" for item in report.input_ranges]
-
-
-def formula(given: parity_report.ModelRange) -> str:
-    text = f"{given.scale:.6g} * (pixel - 128 - {given.zero_point})"
-    if given.mean is None or given.std is None:
-        return text
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (given.mean, given.std))
-    return f"({text} - [{mean}]) / [{std}]"
+    return [line(item.model, item) for item in report.input_ranges]
 
 
 def against_float(report: parity_report.Report) -> dict[str, parity_report.Comparison]:

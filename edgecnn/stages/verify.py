@@ -26,7 +26,7 @@ from edgecnn.evaluate.answers import (
     require_held_out,
     timed,
 )
-from edgecnn.evaluate.statistics import WORTH, Interval, folds_interval, found_by_class, grouped_interval, wilson
+from edgecnn.evaluate.statistics import WORTH, Interval, folds_interval, found_by_class, grouped_interval, score_figures
 from edgecnn.export import EXPORTS, alternative, export_path
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.runtime.decision import softmax
@@ -35,8 +35,8 @@ from edgecnn.tables import Struct
 from edgecnn.verify.matrix import check_programs, file_answers, find_python, program_answers, program_comparisons
 from edgecnn.verify.matrix import matrix as engine_matrix
 from edgecnn.verify.parity import Basis, compared, data_of, int8_choice, judged, references, run_comparisons
-from edgecnn.verify.parity_report import BoardRow, Comparison, Confidence, Gate, Report, StrangerFigures
-from edgecnn.verify.predictions import tested_confidence, tested_strangers, write_predictions
+from edgecnn.verify.parity_report import BoardRow, Gate, Report, StrangerFigures
+from edgecnn.verify.predictions import stranger_figures, tested_confidence, tested_strangers, write_predictions
 
 Boards = Callable[[Run, Sequence[tuple[str, str]], Split, Progress], Sequence[BoardRow]]
 """Maps a run, the format and precision of its exports, images and a progress callback to what boards answered."""
@@ -92,7 +92,7 @@ def verify_by_folds(
     int8 = next((item for item in models if item.precision == "int8"), None)
     comparisons = [estimated("quantization", models[0], int8)] if int8 else []
     hold = partial(compared, split=seen, labels=labels, gate=gate)
-    comparisons += own_parity(float_, fakes, candidates, hold)
+    comparisons += run_comparisons(float_, fakes, candidates, [], hold, "seen")
     # to measure the cost of a program's own resize would take test images
     comparisons += [
         hold("conversion", candidates[0], file_answers(run, one, seen.images, progress)) for one in programs
@@ -101,7 +101,6 @@ def verify_by_folds(
     rows = boards(run, exports, seen, progress) if boards else ()
     shipped = next(item for item in models if item.name == candidates[0].name)
     scores = cross_fitted_scores(shipped.values, held.classes, held.fold, confidence.threshold, target_error)
-    made = {name: getattr(confidence, name) for name in ("temperature", "not_fitted", "choice")}
     basis = Basis(tested, labels, balanced=dataset.balances(run.recipe.train.class_weights))
     report = judged(run.name, data, gate, models, comparisons, basis)
     groups = groups_of(run, held.hashes.tolist())
@@ -116,7 +115,7 @@ def verify_by_folds(
         folds=run.info.folds,
         seen_images=len(seen.classes),
         found=found_by_class(shipped.values.argmax(axis=1), held.classes, labels),
-        confidence=Confidence(**vars(scores), **made, model=shipped.name),
+        confidence=tested_confidence(confidence, scores, shipped.name),
         strangers=refused_strangers(run, held, strangers, shipped.name) if strangers else None,
     )
     shown = [item for item in models if item in (models[0], int8, shipped)]
@@ -149,31 +148,12 @@ def by_folds(own: Answers, held: HeldOut) -> Answers:
     return replace(own, values=held.int8 if int8 else held.float, unit="logit", codes=None)
 
 
-def own_parity(float_: Answers, fakes: Sequence[Answers], candidates: Sequence[Answers], hold) -> list[Comparison]:
-    """Compare the files that ship with the float model, and int8 ones with the fake-quantized model, on their training images."""
-    comparisons = []
-    for candidate in candidates:
-        comparisons.append(hold("seen", float_, candidate))
-        if candidate.precision.startswith("int8"):
-            comparisons += [hold("conversion", fake, candidate) for fake in fakes]
-    return comparisons
-
-
 def refused_strangers(run: Run, held: HeldOut, chosen: ChosenStrangers, model: str) -> StrangerFigures:
     """Return the decision on each image, with the limit that the other folds set."""
     scores = softmax(held.int8 / np.float32(chosen.temperature)).max(axis=1)
     found = cross_fitted_strangers(scores, held.similarity, held.fold, chosen.rate)
-    refused = int(found.images.sum())
-    made = {key: getattr(chosen, key) for key in ("rate", "not_fitted", "known_images", "validation_images")}
-    return StrangerFigures(
-        **made,
-        model=model,
-        n=len(held.classes),
-        refused=refused,
-        refused_wrong=int(np.sum(found.images & (held.int8.argmax(axis=1) != held.classes))),
-        refused_interval=wilson(refused, len(held.classes)) if found.limited else None,
-        decide=bool(run.recipe.stranger.decide),
-    )
+    wrong = found.images & (held.int8.argmax(axis=1) != held.classes)
+    return stranger_figures(run, chosen, model, found.images, wrong, found.limited)
 
 
 class Matrix(Struct):
@@ -241,6 +221,7 @@ def verify(
     balanced = dataset.balances(run.recipe.train.class_weights)
     tested = Basis(test, recorded.labels, groups, dataset.class_counts(), balanced)
     report = judged(run.name, data, gate, models, comparisons, tested)
+    scores = score_figures(shipped.values, test.classes, confidence.temperature, confidence.threshold)
     report = replace(
         report,
         passed=report.passed and all(row.passed for row in rows),
@@ -248,7 +229,7 @@ def verify(
         matrix=tuple(engine_matrix(run, fakes, candidates, test, tflite_python, progress)) if matrix else (),
         boards=tuple(rows),
         found=found_by_class(shipped.values.argmax(axis=1), test.classes, recorded.labels),
-        confidence=tested_confidence(confidence, shipped, test.classes),
+        confidence=tested_confidence(confidence, scores, shipped.name),
         strangers=tested_strangers(run, strangers, shipped.name, *exports[0], test, progress) if strangers else None,
     )
     int8 = next((item for item in candidates if item.precision == "int8"), None)

@@ -21,7 +21,7 @@ from edgecnn.pixels import to_codes
 from edgecnn.runs import Run
 from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import engine_text, is_installed, open_engine
-from edgecnn.runtime.model import Model
+from edgecnn.runtime.model import Model, dequantized
 from edgecnn.verify.parity_report import Comparison, Kind, MatrixCell, MatrixRow
 
 OTHER_ENGINES = (("litert", "tflite", "reference"), ("onnxruntime", "onnx", "cuda"))
@@ -127,7 +127,7 @@ def run_in_environment(run: Run, export: Answers, python: Path, split: Split, pr
             raise EngineError(f"--tflite-python {python} did not run the model: {ended.failure}")
         codes = np.load(folder / "outputs.npy", allow_pickle=False)
     progress("tflite_runtime", len(split.images), len(split.images))
-    values = (codes.astype(np.float32) - np.float32(export.zero_point)) * np.float32(export.scale)
+    values = dequantized(codes, np.float32(export.scale), np.float32(export.zero_point))
     return replace(export, engine=ended.table["engine"], values=values, codes=codes)
 
 

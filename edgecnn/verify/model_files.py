@@ -1,8 +1,6 @@
 """Model files from any source, opened according to their contents, and whether a user's own network can be quantized."""
 
-import json
-import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +10,9 @@ import numpy as np
 from edgecnn.errors import EngineError, ExportError, NetworkError, first_line
 from edgecnn.export.given import quantization
 from edgecnn.files import sha256, sha256_file
-from edgecnn.networks.own import refuse_code
 from edgecnn.pixels import to_codes, to_real
 from edgecnn.runtime.engines import Tensor, engine_text, open_engine
+from edgecnn.runtime.model import dequantized
 
 if TYPE_CHECKING:
     from edgecnn.networks.keras import keras
@@ -54,9 +52,9 @@ class ModelFile:
 
     def dequantize(self, outputs: np.ndarray) -> np.ndarray:
         """Convert raw outputs to float32: scale * (code - zero_point), or the outputs themselves."""
-        values = outputs.astype(np.float32)
-        scale = self.output.scale
-        return (values - np.float32(self.output.zero_point)) * np.float32(scale) if scale else values
+        if not self.output.scale:
+            return outputs.astype(np.float32)
+        return dequantized(outputs, np.float32(self.output.scale), np.float32(self.output.zero_point))
 
 
 def open_model_file(path: Path) -> ModelFile:
@@ -69,11 +67,11 @@ def open_model_file(path: Path) -> ModelFile:
     if not path.exists():
         raise EngineError(f"{path} does not exist. Name a .tflite, .onnx, .keras or .h5 file, or a SavedModel folder.")
     if path.is_dir():
-        model = _saved_model(path)
+        model = _tensorflow("saved-model", path)
     elif path.suffix in (".tflite", ".onnx"):
         model = _engine(path)
     elif path.suffix in (".keras", ".h5", ".hdf5"):
-        model = _keras(path)
+        model = _tensorflow("keras", path)
     else:
         raise EngineError(f"{path} is not a .tflite, .onnx, .keras or .h5 file, nor a SavedModel folder.")
     if len(model.input.shape) != 4 or len(model.output.shape) != 2 or model.input.shape[3] not in (1, 3):
@@ -113,81 +111,33 @@ def _engine(path: Path) -> ModelFile:
     )
 
 
-def _keras(path: Path) -> ModelFile:
-    """Open a Keras file with the version that wrote it: tf_keras cannot read Keras 3 files, nor Keras 3 all Keras 2 files."""
-    from edgecnn.networks.keras import keras as keras2
+def _tensorflow(format_: str, path: Path) -> ModelFile:
+    from edgecnn.export.imported import LOAD_ERRORS, open_source
+    from edgecnn.networks.keras import tf
 
-    library: Any = keras2
-    if path.suffix == ".keras" and not _written_by(path).startswith("2."):
-        import keras as keras3
-
-        library = keras3
     try:
-        refuse_code(path, str(path))
-        model = library.models.load_model(path, compile=False)
+        source = open_source(path)
     except NetworkError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise EngineError(f"Keras {library.__version__} cannot load {path}: {first_line(error)}") from None
-    _require_one(path, model.inputs, model.outputs)
-    name, ends = f"keras {library.__version__}", (model.inputs[0], model.outputs[0])
-    return _tensorflow("keras", name, path, *ends, lambda batch: model(batch, training=False))
+    except (ExportError, *LOAD_ERRORS) as error:
+        raise EngineError(f"{path} cannot be opened: {first_line(error)}") from None
 
+    def tensor(shape: Sequence[int | None], dtype: Any) -> Tensor:
+        sizes = tuple(-1 if size is None else int(size) for size in shape)
+        return Tensor("", sizes, np.dtype(tf.as_dtype(dtype).as_numpy_dtype), 0.0, 0)
 
-def _written_by(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as file:
-            return str(json.loads(file.read("metadata.json"))["keras_version"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise EngineError(f"{path} is not a .keras file: it does not state its Keras version.") from None
-
-
-def _require_one(path: Path, inputs: Collection[Any], outputs: Collection[Any]) -> None:
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise EngineError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
-
-
-def _saved_model(path: Path) -> ModelFile:
-    from edgecnn.networks.keras import tf
-
-    try:
-        loaded = tf.saved_model.load(str(path))
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        raise EngineError(f"{path} is not a SavedModel: {first_line(error)}") from None
-    if "serving_default" not in loaded.signatures:
-        raise EngineError(
-            f"{path} has no signature 'serving_default' (it has {', '.join(loaded.signatures) or 'none'})."
-        )
-    signature = loaded.signatures["serving_default"]
-    inputs, outputs = signature.structured_input_signature[1], signature.structured_outputs
-    _require_one(path, inputs, outputs)
-    ((name, read),), ((answer, given),) = inputs.items(), outputs.items()
-
-    def call(batch: Any) -> Any:
-        return loaded.signatures["serving_default"](**{name: batch})[answer]  # `loaded` keeps the variables alive
-
-    return _tensorflow("saved-model", f"tensorflow {tf.__version__}", path, read, given, call)
-
-
-def _tensorflow(format_: str, engine: str, path: Path, read: Any, given: Any, call: Callable[[Any], Any]) -> ModelFile:
-    from edgecnn.networks.keras import tf
-
-    def tensor(value: Any) -> Tensor:
-        shape = tuple(-1 if size is None else int(size) for size in value.shape)
-        return Tensor("", shape, np.dtype(tf.as_dtype(value.dtype).as_numpy_dtype), 0.0, 0)
-
-    forward = tf.function(call, reduce_retracing=True)
+    forward = tf.function(source.call, reduce_retracing=True)
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         listed = "".join(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files)
     return ModelFile(
         format=format_,
-        engine=engine,
+        engine=source.program,
         size_bytes=sum(file.stat().st_size for file in files),
         sha256=sha256(listed.encode()) if path.is_dir() else sha256_file(path),
-        input=tensor(read),
-        output=tensor(given),
+        input=tensor(source.shape, source.dtype),
+        output=tensor(source.output.shape, source.output.dtype),
         run=lambda batch: forward(tf.constant(batch)).numpy(),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from edgecnn.calibrate.confidence import ChosenConfidence, ChosenStrangers
 from edgecnn.data import Split
 from edgecnn.evaluate.answers import Answers, Progress, device_model, in_chunks, input_contract
-from edgecnn.evaluate.statistics import score_figures, wilson
+from edgecnn.evaluate.statistics import ScoreFigures, wilson
 from edgecnn.export import export_path
 from edgecnn.files import sha256_file, write_atomic
 from edgecnn.pixels import as_image
@@ -121,10 +121,9 @@ def read_predictions(run: Run) -> Predictions | None:
         return None
 
 
-def tested_confidence(chosen: ChosenConfidence, answers: Answers, classes: np.ndarray) -> Confidence:
-    figures = score_figures(answers.values, classes, chosen.temperature, chosen.threshold)
+def tested_confidence(chosen: ChosenConfidence, figures: ScoreFigures, model: str) -> Confidence:
     made = {name: getattr(chosen, name) for name in ("temperature", "not_fitted", "choice")}
-    return Confidence(**vars(figures), **made, model=answers.name)
+    return Confidence(**vars(figures), **made, model=model)
 
 
 def stored_confidence(run: Run) -> ChosenConfidence | None:
@@ -135,7 +134,7 @@ def stored_confidence(run: Run) -> ChosenConfidence | None:
 def tested_strangers(
     run: Run, chosen: ChosenStrangers, name: str, format_: str, precision: str, test: Split, progress: Progress
 ) -> StrangerFigures:
-    refused = wrong = 0
+    refused = wrong = np.zeros(len(test.classes), bool)
     if chosen.limit:
         data = export_path(run, format_, precision).read_bytes()
         opened = device_model(data, format_, input_contract(run))
@@ -147,16 +146,24 @@ def tested_strangers(
             return np.column_stack([strangers.refused(scores.max(axis=1), features), logits.argmax(axis=1)])
 
         found = in_chunks(answers, test.images, "strangers", progress)
-        of_known = found[:, 0].astype(bool)
-        refused, wrong = int(of_known.sum()), int(np.sum(of_known & (found[:, 1] != test.classes)))
+        refused = found[:, 0].astype(bool)
+        wrong = refused & (found[:, 1] != test.classes)
+    return stranger_figures(run, chosen, name, refused, wrong, bool(chosen.limit))
+
+
+def stranger_figures(
+    run: Run, chosen: ChosenStrangers, model: str, refused: np.ndarray, wrong: np.ndarray, limited: bool
+) -> StrangerFigures:
+    """Return the figures of a decision that has `refused` some images, which are also `wrong` if the best class is: bool (n,)."""
+    count, n = int(refused.sum()), len(refused)
     made = {key: getattr(chosen, key) for key in ("rate", "not_fitted", "known_images", "validation_images")}
     return StrangerFigures(
         **made,
-        model=name,
-        n=len(test.classes),
-        refused=refused,
-        refused_wrong=wrong,
-        refused_interval=wilson(refused, len(test.classes)) if chosen.limit else None,
+        model=model,
+        n=n,
+        refused=count,
+        refused_wrong=int(wrong.sum()),
+        refused_interval=wilson(count, n) if limited else None,
         decide=bool(run.recipe.stranger.decide),
     )
 

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from scipy.stats import binomtest
@@ -19,13 +18,11 @@ from edgecnn.report.sections import (
     conversion_lines,
     flip_lines,
     fold_lines,
-    formula,
     images_line,
     int8_lines,
     matrix_section,
     models_table,
     program_lines,
-    range_lines,
     score_lines,
     stranger_line,
     warnings_of,
@@ -257,17 +254,6 @@ def test_folds_are_described_with_their_accuracies_in_order_and_their_networks_o
     (line,) = fold_lines(replace(report, folds=folds, seen_images=500, data=data))
     assert figures_in(line.replace("int8", "")) == ["1,300", "3", "91.7%", "80.4%", "88.2%", "128", "96.", "500"]
     assert line.count("article at 128x96") == 1 and fold_lines(report) == []
-
-
-def test_an_input_range_is_spelled_as_the_formula_that_gives_its_values():
-    given = ModelRange(model="m.onnx", name="given", scale=1 / 255, zero_point=-128, text="as given", warning=None)
-    (line,) = range_lines(SimpleNamespace(input_ranges=(given,)))
-    assert line.startswith("m.onnx reads ")
-    spelled = re.search(r"reads (.*) \(given\)", line)[1]
-    assert eval(spelled, {"pixel": 51}) == pytest.approx(0.2, rel=1e-4), "of 0 to 255, to 0 to 1"
-    channels = formula(replace(given, mean=(0.5, 0.25, 0.125), std=(0.2, 0.4, 0.8)))
-    own, mean, std = re.fullmatch(r"\((.*) - \[(.*)\]\) / \[(.*)\]", channels).groups()
-    assert (own, mean, std) == (spelled, "0.5, 0.25, 0.125", "0.2, 0.4, 0.8")
 
 
 def test_a_models_drop_is_against_the_float_model_and_not_the_file_it_was_made_from(counted):

@@ -173,7 +173,7 @@ def test_the_input_range_is_chosen_and_named(nearest, grey, name):
     assert [item.name for item in report.input_ranges] == [name, other]
     assert report.comparisons[0].accuracy_reference > 0.8 and report.comparisons[0].agreement == 1.0
     first, second = range_lines(report)
-    assert first.startswith(f"{name}.h5 reads ") and f"({name}), the best of the usual ones on" in first
+    assert first.startswith(f"{name}.h5 reads pixels as ") and f"({name}), the best of the usual ones on" in first
     assert f"({other})" in second and warning_lines(report) == []
 
 
