@@ -16,7 +16,7 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
-from edgecnn.data.folder import open_folder, printable
+from edgecnn.data.folder import escaped_name, open_folder
 from edgecnn.data.items import LabelledImages, Progress
 from edgecnn.errors import DatasetError, ExportError
 from edgecnn.export import export, export_path
@@ -269,7 +269,7 @@ def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = F
         DatasetError: if there is no dataset, or several and none is named; also like `open_folder`.
     """
     folder = find_dataset(path)
-    name = printable((folder.parent if folder.name == DATASET else folder).resolve().name) or "frigate"
+    name = escaped_name((folder.parent if folder.name == DATASET else folder).resolve().name) or "frigate"
     listed = open_folder(folder, progress, lenient, may_be_empty=(NONE,))
     return replace(listed, name=name, title=f"Frigate's {name}", shape=INPUT, place=None)
 
@@ -287,7 +287,7 @@ def find_dataset(path: Path) -> Path:
     clips = next((path / below for below in CLIPS if (path / below).is_dir()), path)
     datasets = [folder / DATASET for folder in _folders(clips) if (folder / DATASET).is_dir()]
     if len(datasets) > 1:
-        names = ", ".join(printable(dataset.parent.name) for dataset in datasets)
+        names = ", ".join(escaped_name(dataset.parent.name) for dataset in datasets)
         raise DatasetError(
             f"{clips} holds the datasets of {len(datasets)} classifiers: {names}. Name one, such as "
             f"frigate:{datasets[0].parent}"

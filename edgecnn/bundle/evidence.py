@@ -62,7 +62,7 @@ def bin_of(score: float) -> int:
     return bisect.bisect_left(BOUNDS, score)
 
 
-def counted(scores: np.ndarray) -> tuple[int, ...]:
+def score_counts(scores: np.ndarray) -> tuple[int, ...]:
     """Count the best scores, shape (n,), in each bin."""
     bins = np.searchsorted(BOUNDS, scores.astype(np.float64))
     return tuple(np.bincount(bins, minlength=BINS).tolist())

@@ -152,7 +152,7 @@ def find_range(
     best = next((one for one in trials if one.range == IMAGENET and better(one, top) < CLOSE), best)
     read = best if own is None else next(one for one in trials if one.range == own)
     if channels == 3:
-        doubts += swapped(call, images, read, labels_ordered=trials is not others)
+        doubts += blue_first(call, images, read, labels_ordered=trials is not others)
     if own is None:
         found = ", ".join(f"{one.range.name} {one.accuracy:.1%} right (loss {one.loss:.2f})" for one in trials)
         text = f"the best of the usual ones on {images.name}: {found}"
@@ -166,7 +166,7 @@ def find_range(
     return InputRange(**vars(own), text="as given", warning=" ".join(doubts) or None)
 
 
-def swapped(call: Call, images: Labelled, read: Trial, labels_ordered: bool) -> list[str]:
+def blue_first(call: Call, images: Labelled, read: Trial, labels_ordered: bool) -> list[str]:
     """Return a doubt about a model that answers better if it reads blue first, in the range that it reads; else an empty list."""
     values = call(np.ascontiguousarray(images.images[..., ::-1]), *read.range.numbers)
     blue = trial(read.range, values if labels_ordered else reordered(values, images.classes), images.classes)

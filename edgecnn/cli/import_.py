@@ -7,7 +7,7 @@ import typer
 
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.options import Force, Json, emit_json, option, with_flags
-from edgecnn.cli.recipes import resolve, said
+from edgecnn.cli.recipes import resolve, stated_values
 from edgecnn.tables import Group, to_json
 from edgecnn.tables import option as setting
 
@@ -126,7 +126,7 @@ def import_(
     from edgecnn.recipe import INPUT_RANGES
 
     stated = shared.stated(foreign)
-    keys = {"data.source": calibrate, **said(calibration)}
+    keys = {"data.source": calibrate, **stated_values(calibration)}
     match stated.input_range:
         case (scale, zero_point):
             keys |= {"network.input_scale": scale, "network.input_zero_point": zero_point}
@@ -134,9 +134,9 @@ def import_(
             keys["network.input_range"] = name
     recipe = resolve(None, None, keys)
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.stages.import_ import import_given, import_stage, is_finished
+    from edgecnn.stages.import_ import import_given, import_stage, ships_unchanged
 
-    ships = is_finished(model)
+    ships = ships_unchanged(model)
     making = {
         "--qat-epochs": calibration.qat_epochs,
         "--calibrate-images": calibration.calibrate_images,

@@ -95,7 +95,7 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
     return dataclasses.replace(recipe, network=network, teacher=teacher, data=data)
 
 
-def said(*groups: "Group") -> dict[str, Any]:
+def stated_values(*groups: "Group") -> dict[str, Any]:
     """Return the recipe values of groups of settings, by recipe key."""
     values: dict[str, Any] = {}
     for group in groups:

@@ -8,7 +8,7 @@ import typer
 
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.options import Force, Json, emit_json, note, option, with_flags
-from edgecnn.cli.recipes import former_recipe, resolve, said
+from edgecnn.cli.recipes import former_recipe, resolve, stated_values
 from edgecnn.labels import printable
 from edgecnn.tables import to_json
 
@@ -90,7 +90,7 @@ def train(
         show_keys(json)
         return
     cluster = join_cluster(workers, worker)
-    given = said(data, budget, training)
+    given = stated_values(data, budget, training)
     if resume and (recipe or training.settings or force or dry_run or given):
         raise typer.BadParameter("--resume uses the run's own recipe: combine it only with --out.")
     from edgecnn.cli.progress import ProgressReporter
@@ -258,7 +258,7 @@ def run(
         raise typer.BadParameter(f"{expected}.")
     renamed = shared.renames(replacing.renamed)
     old = read_bundle(replacing.against) if replacing.against else None
-    given = said(data, budget, training)
+    given = stated_values(data, budget, training)
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.runs import PAGE, run_path
 

@@ -119,7 +119,7 @@ def open_folder(
         root, read_handle, name = list_folder(path), images.read_file, path.resolve().name or "images"
     else:
         (root, read_handle), name = open_zip(path), path.stem
-    name = printable(name)
+    name = escaped_name(name)
     for label in may_be_empty:
         if label in root.folders and not root.folders[label].images:
             del root.folders[label]
@@ -198,7 +198,7 @@ def native_shape(items: Sequence[Item], read: Callable[[Any], bytes], where: str
     return (USUAL_SIDE, USUAL_SIDE, channels) if max(height, width) > LARGEST_SIDE else (height, width, channels)
 
 
-def printable(name: str) -> str:
+def escaped_name(name: str) -> str:
     """Return a file's name as text that can be written anywhere: bytes that are not UTF-8 as \\xNN."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
@@ -211,7 +211,7 @@ def list_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
         above = (*above, (status.st_dev, status.st_ino))
         with os.scandir(path) as entries:
             for entry in entries:
-                name = printable(entry.name)
+                name = escaped_name(entry.name)
                 if hidden(name):
                     continue
                 inner = Path(entry.path)

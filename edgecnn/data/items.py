@@ -214,7 +214,7 @@ class Item:
     below: str = ""
 
 
-def held(item: Item) -> np.ndarray:
+def held_pixels(item: Item) -> np.ndarray:
     return item.handle
 
 
@@ -233,7 +233,7 @@ class LabelledImages(Struct):
     mirror: bool
     own: bool = False
     items: tuple[Item, ...]
-    read: Callable[[Item], bytes | np.ndarray] = held
+    read: Callable[[Item], bytes | np.ndarray] = held_pixels
     skipped: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     faults: tuple[Fault, ...] = ()

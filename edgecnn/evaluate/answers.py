@@ -169,7 +169,7 @@ class HeldOut:
         return sha256(b"".join(parts))
 
 
-def joined(parts: Sequence[HeldOut]) -> HeldOut:
+def joined_folds(parts: Sequence[HeldOut]) -> HeldOut:
     """Concatenate the answers of all folds, sorted by content hash."""
     whole = {entry.name: np.concatenate([getattr(part, entry.name) for part in parts]) for entry in fields(HeldOut)}
     order = np.lexsort((whole["classes"], whole["hashes"]))

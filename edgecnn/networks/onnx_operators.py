@@ -172,11 +172,11 @@ def average_pool(node: Node) -> Outputs:
     result = pool(zero_padded(tensor, one))
     if whole:
         return of_image(result, positive)
-    counts = pool(zero_padded(tf.constant(counted(node, sides)), one)).numpy()
+    counts = pool(zero_padded(tf.constant(counted_pixels(node, sides)), one)).numpy()
     return of_image(result * (1 / counts).astype(np.float32), positive)
 
 
-def counted(node: Node, sides: Sequence[int]) -> np.ndarray:
+def counted_pixels(node: Node, sides: Sequence[int]) -> np.ndarray:
     """Return ones for the pixels that a padded average counts, float32 (1, height, width, 1)."""
     if node.attributes.get("count_include_pad", 0):
         raise ExportError(f"AveragePool {node.name!r} counts its padding and has ceil_mode, which is not supported.")

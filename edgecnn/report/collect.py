@@ -103,7 +103,7 @@ def verdict(report: Report | None) -> str:
     return " ".join([gate_line(report), *(line for line in model_lines(report) if line.startswith(f"{name}: "))])
 
 
-def shared(report: Report | None, answers: AnswerFigures) -> dict[str, Any]:
+def common_figures(report: Report | None, answers: AnswerFigures) -> dict[str, Any]:
     """Return the common part of a run's and a bundle's report, from the parity report and answers, as arguments of `RunFigures`."""
     said: tuple[str, ...] = ()
     int8 = int8_name(report) if report else None
@@ -160,7 +160,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
         layers=layers,
         stress=stressed,
         missing=tuple(missing),
-        **shared(report, answers),
+        **common_figures(report, answers),
     )
 
 
@@ -203,7 +203,7 @@ def bundle_figures(bundle: Bundle) -> RunFigures:
         layers=None,
         stress=None,
         missing=(missing,),
-        **shared(report, NO_ANSWERS),
+        **common_figures(report, NO_ANSWERS),
     )
 
 

@@ -39,16 +39,18 @@ def elsewhere_sections(report: parity_report.Report) -> list[Section]:
 def images_line(data: parity_report.Data) -> str:
     count = f"{data.test_images:,}"
     if data.split == "folds":
-        return f"{data.title}, all {count} images, each answered by a model that was not trained on it{divided(data)}"
+        return (
+            f"{data.title}, all {count} images, each answered by a model that was not trained on it{how_divided(data)}"
+        )
     if data.split == "all":
         return f"{data.title}, all {count} images"
     if data.images is None:
-        return f"{data.title}, {count} test images{divided(data)}"
+        return f"{data.title}, {count} test images{how_divided(data)}"
     whose = "its own test split" if data.own_test else "a test split, chosen by content; --split all uses all images"
     return f"{data.title}, {count} of {data.images:,} images ({whose})"
 
 
-def divided(data: parity_report.Data) -> str:
+def how_divided(data: parity_report.Data) -> str:
     """Return how a user's photos were divided, and so what an accuracy holds for; "" for other images."""
     if data.divided_by == "photo":
         return ", divided by photo: photos of other things, places or days may be harder"

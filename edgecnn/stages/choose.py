@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecnn.bundle.evidence import BOUNDS, VALIDATION, ValidationScores, counted
+from edgecnn.bundle.evidence import BOUNDS, VALIDATION, ValidationScores, score_counts
 from edgecnn.calibrate.confidence import (
     ChosenConfidence,
     ChosenStrangers,
@@ -100,7 +100,7 @@ class Choosing:
         found = ValidationScores(
             images=len(scores),
             bounds=BOUNDS,
-            counts=counted(scores),
+            counts=score_counts(scores),
             below=int(np.sum(below & ~refused)),
             strangers=int(np.sum(refused)),
             strangers_below=int(np.sum(below & refused)),

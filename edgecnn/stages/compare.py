@@ -72,7 +72,7 @@ def compare_models(
     ]
     answers = []
     for name, model, images, chosen in zip(names(*paths), opened, splits, ranges, strict=True):
-        answers += timed([file_answers(name, model, images, chosen, reporter.working)], images.images[:1])
+        answers += timed([model_answers(name, model, images, chosen, reporter.working)], images.images[:1])
     comparison = compared("models", answers[0], answers[1], splits[0], dataset.labels, gate)
     described = Data(
         name=dataset.name,
@@ -121,12 +121,12 @@ def images_for(model: ModelFile, dataset: Dataset, split: str, progress: Progres
     tried = splits_to_try(dataset)
     requested = tuple(dict.fromkeys((*SPLITS[split], *tried)))
     loaded = dataset.load(requested, **size, stage="verify", progress=progress)
-    compared_images = joined([loaded[name] for name in SPLITS[split]], dataset.name)
+    compared_images = joined_splits([loaded[name] for name in SPLITS[split]], dataset.name)
     to_try = labelled({name: loaded[name] for name in tried}, compared_images)
     return compared_images, replace(to_try, labels=tuple(dataset.labels))
 
 
-def joined(parts: Sequence[Split], name: str, kept: Container[str] | None = None) -> Split:
+def joined_splits(parts: Sequence[Split], name: str, kept: Container[str] | None = None) -> Split:
     """Join splits of a dataset, without the images that are not among the `kept` sources.
 
     A whole one is returned unchanged, since a copy would take as much memory again.
@@ -154,10 +154,10 @@ def joined(parts: Sequence[Split], name: str, kept: Container[str] | None = None
 def in_both(one: Split, other: Split) -> tuple[Split, Split]:
     """Keep the images that both hold: at another size, different images may be exact duplicates across splits."""
     shared = set(one.sources) & set(other.sources)
-    return joined([one], "compared images", shared), joined([other], "compared images", shared)
+    return joined_splits([one], "compared images", shared), joined_splits([other], "compared images", shared)
 
 
-def file_answers(name: str, model: ModelFile, split: Split, given: InputRange, progress: Progress) -> Answers:
+def model_answers(name: str, model: ModelFile, split: Split, given: InputRange, progress: Progress) -> Answers:
 
     def call(pixels: np.ndarray) -> np.ndarray:
         return model.outputs(pixels, *given.numbers)

@@ -21,7 +21,7 @@ from edgecnn.data import Dataset
 from edgecnn.data.dataset import write_known
 from edgecnn.data.folds import Folds, assign, fold_infos, read_folds, require_listed, write_folds
 from edgecnn.errors import RecipeError
-from edgecnn.evaluate.answers import HeldOut, joined, read_held_out, require_held_out, write_held_out
+from edgecnn.evaluate.answers import HeldOut, joined_folds, read_held_out, require_held_out, write_held_out
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural
 from edgecnn.recipe import ALWAYS, Recipe, Settled, build_recipe, load_recipe, to_toml
@@ -46,8 +46,8 @@ def train_by_folds(dataset: Dataset, run: runs.Run, reporter: Reporter, jobs: in
         if not run.file(runs.INFO).exists():
             recipe = settled(asked, whole, run, reporter)
             train_folds(dataset, run, folds, reporter, jobs)
-            write_held_out(run, joined([require_held_out(one) for one in fold_runs(run, folds)]))
-            run = runs.settle_run(run, voted(recipe, fold_infos(run)))
+            write_held_out(run, joined_folds([require_held_out(one) for one in fold_runs(run, folds)]))
+            run = runs.settle_run(run, majority_recipe(recipe, fold_infos(run)))
             reporter.note(voted_line(run.settled, fold_infos(run), len(folds.of)))
     return stage.train_run(run.settled, whole, run, reporter, None)
 
@@ -96,7 +96,7 @@ def fold_runs(run: runs.Run, folds: Folds) -> Iterator[runs.Run]:
 
 def train_folds(dataset: Dataset, run: runs.Run, folds: Folds, reporter: Reporter, jobs: int) -> None:
     """Train the models of all unfinished folds."""
-    left = [fold for fold, one in enumerate(fold_runs(run, folds), 1) if not is_finished(one)]
+    left = [fold for fold, one in enumerate(fold_runs(run, folds), 1) if not is_whole_fold(one)]
     if jobs == 1 or len(left) < 2:
         for fold in left:
             reporter.note(f"fold {fold} of {folds.count}")
@@ -120,7 +120,7 @@ def train_one(path: Path, fold: int) -> FoldInfo:
     return train_fold(stage.open_images(asked_recipe(run), run, reporter, None), run, folds, fold, reporter)
 
 
-def is_finished(one: runs.Run) -> bool:
+def is_whole_fold(one: runs.Run) -> bool:
     return read_held_out(one) is not None and one.stored(runs.FOLD_INFO, FoldInfo) is not None
 
 
@@ -138,7 +138,7 @@ def train_fold(dataset: Dataset, run: runs.Run, folds: Folds, fold: int, reporte
     recipe = settled(one.recipe, part, one, reporter, run.file(runs.FEATURES))
     one = runs.settle_run(one, recipe)
     info = train(recipe, part, one, reporter.training, reporter.working, Int8Files(recipe))
-    held = answers(one, part, fold, reporter)
+    held = fold_answers(one, part, fold, reporter)
     assert info.int8 is not None
     recorded = fold_info(
         recipe,
@@ -157,7 +157,7 @@ def train_fold(dataset: Dataset, run: runs.Run, folds: Folds, fold: int, reporte
     return recorded
 
 
-def answers(one: runs.Run, part: Dataset, fold: int, reporter: Reporter) -> HeldOut:
+def fold_answers(one: runs.Run, part: Dataset, fold: int, reporter: Reporter) -> HeldOut:
     """Run a fold's float model and its int8 file on the fold, which they never saw."""
     from edgecnn.calibrate.confidence import similar_to
     from edgecnn.evaluate.answers import in_chunks, load_test
@@ -184,7 +184,7 @@ def answers(one: runs.Run, part: Dataset, fold: int, reporter: Reporter) -> Held
     )
 
 
-def voted(recipe: Settled, infos: Sequence[FoldInfo]) -> Settled:
+def majority_recipe(recipe: Settled, infos: Sequence[FoldInfo]) -> Settled:
     """Return the recipe of the model that learns from all images: the folds' median epochs, and their most frequent method.
 
     Only folds that chose the same network vote; if none did, all vote.
@@ -291,12 +291,14 @@ def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunI
         recipe = settled(asked, whole, run, reporter)
         run = runs.settle_run(run, recipe)
         write_known(run, whole)
-        info = fitted(recipe, whole, run, folds, reporter, started)
+        info = fit_all_photos(recipe, whole, run, folds, reporter, started)
         run.write_info(info)
     return info
 
 
-def fitted(recipe: Settled, whole: Dataset, run: runs.Run, folds: Folds, reporter: Reporter, started: float) -> RunInfo:
+def fit_all_photos(
+    recipe: Settled, whole: Dataset, run: runs.Run, folds: Folds, reporter: Reporter, started: float
+) -> RunInfo:
     """Fit the last layer to all photos, and return the run's record."""
     from edgecnn.train.candidates import Photos
     from edgecnn.train.train import input_shape

@@ -32,7 +32,7 @@ from edgecnn.stages import Reporter
 from edgecnn.stages.choose import RANGE_IMAGES, labelled, splits_to_try
 from edgecnn.stages.last_layer import Int8Files
 from edgecnn.train.settle import settle
-from edgecnn.train.train import Photos, distil, load_splits, round_weights
+from edgecnn.train.train import TrainingPhotos, distil, load_splits, round_weights
 from edgecnn.verify.golden import golden_images
 from edgecnn.verify.layers import LAYER_IMAGES, layer_errors
 from edgecnn.verify.model_files import ModelFile, open_model_file, refused_layers
@@ -123,7 +123,7 @@ def import_stage(
     model = opened.model
     dataset = open_classes(recipe, stated, model.output_shape[1], path, reporter)
     shape = model.input_shape[1:]
-    recipe = named(recipe, path, shape)
+    recipe = imported_recipe(recipe, path, shape)
     tried = labelled_images(shape, dataset, reporter, max(TRIED_LEAST, MACS // max(opened.macs, 1)))
     reading = find_range(lambda pixels, *numbers: predictor(model, *numbers)(pixels), None, tried, stated.input_range)
     pixels = labelled_images(shape, dataset, reporter, max(CHECKED_LEAST, len(tried.images))).images[:CHECKED]
@@ -165,7 +165,7 @@ def import_stage(
             file=path.name, format=opened.format, softmax_cut=opened.softmax_cut, range=line(path.name, reading)
         )
         info = dataclasses.replace(
-            started(dataset, shape, model.count_params(), imported),
+            imported_info(dataset, shape, model.count_params(), imported),
             representative_dataset=RepresentativeInfo(images=images or IMAGES, seed=recipe.seed),
         )
         write_known(run, dataset)
@@ -215,7 +215,7 @@ def layered(
 
 def better_int8(run: Run, recipe: Settled, dataset: Dataset, reporter: Reporter, train: bool) -> Int8Method:
     """Train a run's int8 model, or, without `train` or if it has layers that cannot be trained as int8, round its weights."""
-    photos = Photos(load_splits(recipe, dataset, reporter.working), recipe.seed)
+    photos = TrainingPhotos(load_splits(recipe, dataset, reporter.working), recipe.seed)
     layers = model_from_bytes(run.read(FLOAT_MODEL, "import"))
     refused = refused_by_training(layers)
     if train and not refused:
@@ -265,14 +265,14 @@ def open_classes(recipe: Recipe, stated: Stated, classes: int, path: Path, repor
     return dataset
 
 
-def named(recipe: Recipe, path: Path, shape: Sequence[int]) -> Recipe:
+def imported_recipe(recipe: Recipe, path: Path, shape: Sequence[int]) -> Recipe:
     """Return a recipe with the name of an imported file, and its input's (height, width, channels)."""
     height, width, channels = shape
     network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
     return dataclasses.replace(recipe, name=path.stem, network=network)
 
 
-def started(dataset: Dataset, shape: Sequence[int], parameters: int, imported: ImportedFrom) -> RunInfo:
+def imported_info(dataset: Dataset, shape: Sequence[int], parameters: int, imported: ImportedFrom) -> RunInfo:
     height, width, channels = shape
     return RunInfo(
         state="imported",
@@ -353,7 +353,7 @@ def precision_of(path: Path) -> str:
     return "int8" if quantized else "float32"
 
 
-def is_finished(path: Path) -> bool:
+def ships_unchanged(path: Path) -> bool:
     """Return whether a file ships as it is: any TFLite file, and a quantized ONNX file."""
     if not path.is_file():
         return False
@@ -388,7 +388,7 @@ def import_given(
         )
     shape = model.input.shape[1:]
     dataset = open_classes(recipe, stated, model.output.shape[1], path, reporter)
-    recipe = named(recipe, path, shape)
+    recipe = imported_recipe(recipe, path, shape)
     tried = labelled_images(shape, dataset, reporter)
     reading = find_range(model.values, model.input, tried, stated.input_range)
     reporter.note(line(path.name, reading))
@@ -416,7 +416,7 @@ def import_given(
             ships=True,
             reference=reference.name if reference else None,
         )
-        run.write_info(started(dataset, shape, finished.parameters, imported))
+        run.write_info(imported_info(dataset, shape, finished.parameters, imported))
         write_known(run, dataset)
         run.make_latest()
         reporter.note(taught_line(recipe.data.unseen, dataset.sizes["test"]))

@@ -11,7 +11,15 @@ import numpy as np
 from edgecnn.data import Dataset, Split
 from edgecnn.data.decoding import balanced, class_weights
 from edgecnn.errors import ExportError
-from edgecnn.evaluate.answers import HeldOut, Progress, contract_of, device_model, in_chunks, joined, write_held_out
+from edgecnn.evaluate.answers import (
+    HeldOut,
+    Progress,
+    contract_of,
+    device_model,
+    in_chunks,
+    joined_folds,
+    write_held_out,
+)
 from edgecnn.export import tflite
 from edgecnn.export.onnx import with_features
 from edgecnn.export.tflite import IMAGES
@@ -145,7 +153,7 @@ def fit_last_layer(
         int8=made.int8_logits,
         similarity=similarities(recipe, made.features, photos.classes, fold),
     )
-    write_held_out(run, joined([held]))
+    write_held_out(run, joined_folds([held]))
     judged = score(held.int8, held.float, held.classes)
     int8 = Int8Method(
         asked="auto",

@@ -162,8 +162,8 @@ class Choosing:
         """Return the chosen candidate and all of them; with a time limit, one whose int8 file is within it here."""
         limit, over = self.recipe.network.max_ms, list[Candidate]()
         while candidates:
-            ranked = self.rules.compared(candidates, answers, classes, weights)
-            chosen = self.rules.taken(ranked)
+            ranked = self.rules.ranked_candidates(candidates, answers, classes, weights)
+            chosen = self.rules.cheapest_close(ranked)
             if limit is None or (chosen.ms is not None and chosen.ms <= limit):
                 return chosen, ranked + over
             ms = milliseconds_of(chosen, self.recipe, self.channels, len(self.dataset.labels))
@@ -191,7 +191,7 @@ class Choosing:
                 int8_bytes=cost.int8_bytes,
                 fits=True,
             )
-            found.append(dataclasses.replace(one, fits=self.rules.within(one, self.recipe.network)))
+            found.append(dataclasses.replace(one, fits=self.rules.fits_budget(one, self.recipe.network)))
         return found
 
     def check_budget(self, candidates: Sequence[Candidate]) -> None:

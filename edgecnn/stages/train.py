@@ -71,7 +71,7 @@ def placed(dataset: Dataset, reporter: Reporter, run: Run | None = None, *, keep
     links, found = find(dataset, reporter)
     listed = Listed(dataset.split_groups or kept_split_groups(run))
     if keep and dataset.place:
-        result, listed = written(dataset, dataset.place, listed.known, links)
+        result, listed = write_list(dataset, dataset.place, listed.known, links)
     else:
         result = dataset.with_split_groups(listed.known, links)
         if keep:
@@ -99,7 +99,7 @@ def find(dataset: Dataset, reporter: Reporter) -> tuple[list[splits.Link], "Sear
     return links_of(dataset, found), found
 
 
-def written(
+def write_list(
     dataset: Dataset, place: Path, known: splits.SplitGroups, links: list[splits.Link]
 ) -> tuple[Dataset, Listed]:
     """Write the list, and put one that was divided otherwise next to it."""

@@ -50,7 +50,7 @@ def existing_exports(run: Run) -> list[tuple[str, str]]:
     return exports
 
 
-def answered(
+def run_exports(
     run: Run, exports: Sequence[tuple[str, str]], programs: Sequence[Answers], test: Split, progress: Progress
 ) -> tuple[list[Answers], list[Answers], list[Answers]]:
     """Run and time the exports on the test images; return their answers, the alternative's, and both with the programs'."""
@@ -83,7 +83,7 @@ def verify_by_folds(
     everything = load_seen(run, dataset, progress)
     seen = some(everything, SEEN, run.recipe.seed)
     float_, *fakes = references(run, seen, progress)
-    candidates, _, _ = answered(run, exports, [], seen, progress)
+    candidates, _, _ = run_exports(run, exports, [], seen, progress)
 
     labels = run.info.data.labels
     models = [by_folds(item, held) for item in (float_, *fakes, *candidates)]
@@ -119,7 +119,7 @@ def verify_by_folds(
         strangers=refused_strangers(run, held, strangers, shipped.name) if strangers else None,
     )
     shown = [item for item in models if item in (models[0], int8, shipped)]
-    pictured = replace(tested, images=ordered(everything, held))
+    pictured = replace(tested, images=held_out_pixels(everything, held))
     write_predictions(run, pictured, shown, int8, (shipped, confidence.temperature))
     write_json(run.file(PARITY), report)
     return report
@@ -135,7 +135,7 @@ def load_seen(run: Run, dataset: Dataset, progress: Progress) -> Split:
     return dataset.load(("train",), **vars(run.info.input), stage="verify", progress=progress)["train"]
 
 
-def ordered(split: Split, held: HeldOut) -> np.ndarray:
+def held_out_pixels(split: Split, held: HeldOut) -> np.ndarray:
     """Return the pixels of the held-out images, in their order."""
     rows = {source: row for row, source in enumerate(split.sources)}
     pixels: np.ndarray = split.images[[rows[source] for source in held.sources.tolist()]]
@@ -206,7 +206,7 @@ def verify(
     test = load_test(run, dataset, progress)
     float_, *fakes = references(run, test, progress)
     by_programs = [program_answers(run, program, dataset, test, progress) for program in programs]
-    candidates, others, answers = answered(run, exports, [own for own, _ in by_programs], test, progress)
+    candidates, others, answers = run_exports(run, exports, [own for own, _ in by_programs], test, progress)
     shipped = candidates[0]
 
     hold = partial(compared, split=test, labels=run.info.data.labels, gate=gate)

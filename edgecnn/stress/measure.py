@@ -187,7 +187,7 @@ def stress(
             f"grey images have no colours for {', '.join(settings.names)} to change. Name another corruption."
         )
     began = time.monotonic()
-    answers = answered(subject, settings, progress)
+    answers = run_conditions(subject, settings, progress)
     return report_of(subject, settings, answers, time.monotonic() - began)
 
 
@@ -200,7 +200,7 @@ def plan(subject: Subject, settings: Settings) -> list[tuple[str, int]]:
     return [("", 0), *conditions(subject.contract.channels, settings.names)]
 
 
-def answered(subject: Subject, settings: Settings, progress: CountProgress) -> np.ndarray:
+def run_conditions(subject: Subject, settings: Settings, progress: CountProgress) -> np.ndarray:
     """Return every model's answers to all images under all conditions, int64 (models, conditions, images)."""
     todo, count = plan(subject, settings), len(subject.images.classes[: settings.limit])
     parts = []

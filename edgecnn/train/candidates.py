@@ -129,7 +129,7 @@ def spanned(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return vectors[:, kept] * roots, features.T @ (vectors[:, kept] / roots)
 
 
-def moved(layer: Layer, before: np.ndarray, after: np.ndarray) -> Layer:
+def nearest_layer(layer: Layer, before: np.ndarray, after: np.ndarray) -> Layer:
     """Return the layer nearest to `layer` whose logits for some features differ least from its own for these photos' features `before`.
 
     Features are (n, length). Another logistic regression on the same photos would agree with this layer on fewer others.
@@ -372,7 +372,7 @@ def sides_of(family: str, network: NetworkRecipe) -> tuple[tuple[int, int], ...]
     return tuple((side, side) for side in (SIDES if limited else USUAL)[family])
 
 
-def within(candidate: Candidate, network: NetworkRecipe) -> bool:
+def fits_budget(candidate: Candidate, network: NetworkRecipe) -> bool:
     """Return whether a candidate is within the recipe's budget, as far as that is known without running it."""
     bytes_fit = network.max_kb is None or ROOM * candidate.int8_bytes <= 1_000 * network.max_kb
     return bytes_fit and (network.max_macs is None or candidate.macs <= network.max_macs)
@@ -390,7 +390,7 @@ def by_cost(candidate: Candidate) -> tuple[float, int, int]:
     return candidate.ms or 0.0, candidate.macs, candidate.int8_bytes
 
 
-def compared(
+def ranked_candidates(
     candidates: Sequence[Candidate], answers: Sequence[np.ndarray], classes: np.ndarray, weights: np.ndarray
 ) -> list[Candidate]:
     """Return candidates, best first, with their accuracy and distance from the best.
@@ -407,8 +407,8 @@ def compared(
     )
     found = []
     for index in order:
-        behind, error = paired(right[order[0]] - right[index])
-        worse, loss_error = paired(losses[index] - losses[order[0]])
+        behind, error = distance_of(right[order[0]] - right[index])
+        worse, loss_error = distance_of(losses[index] - losses[order[0]])
         close = behind <= min(CLOSE_ERRORS * error, CLOSE_SHARE) and worse <= max(CLOSE_ERRORS * loss_error, CLOSE_LOSS)
         found.append(
             replace(
@@ -423,11 +423,11 @@ def compared(
     return found
 
 
-def paired(differences: np.ndarray) -> tuple[float, float]:
+def distance_of(differences: np.ndarray) -> tuple[float, float]:
     """Return the mean of paired differences (n,) and its standard error."""
     return float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
 
 
-def taken(ranked: Sequence[Candidate]) -> Candidate:
+def cheapest_close(ranked: Sequence[Candidate]) -> Candidate:
     """Return the cheapest of compared candidates that are not clearly behind the best."""
     return min((one for one in ranked if one.close), key=by_cost)

@@ -87,11 +87,11 @@ def load_checkpoint(run: Run) -> Checkpoint | None:
         if sum(row.phase == read.phase for row in read.history) != read.epoch:
             raise ValueError("its history has a different number of epochs")
     except UNREADABLE as error:
-        raise damaged(run, str(error)) from None
+        raise damaged_checkpoint(run, str(error)) from None
     return Checkpoint(phase=read.phase, epoch=read.epoch, arrays=arrays, history=tuple(map(vars, read.history)))
 
 
-def damaged(run: Run, why: str) -> RunError:
+def damaged_checkpoint(run: Run, why: str) -> RunError:
     return RunError(
         f"{run.file(CHECKPOINT)} is damaged ({why}). Train again with --force, or into another folder with --out."
     )
@@ -216,7 +216,7 @@ def run_phase(
         now = [np.asarray(variable.numpy()) for variable in phase.variables]
         kinds = [[(array.shape, array.dtype) for array in arrays] for arrays in (now, resumed.arrays)]
         if run and (kinds[0] != kinds[1] or first > phase.epochs):
-            raise damaged(run, "its arrays or its epoch do not match this network")
+            raise damaged_checkpoint(run, "its arrays or its epoch do not match this network")
         for variable, array in zip(phase.variables, resumed.arrays, strict=True):
             variable.assign(array)
     for epoch in range(first, phase.end):

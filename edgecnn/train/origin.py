@@ -154,7 +154,7 @@ def train_head(
 
 def int8_layer(layer: candidates.Layer, features: np.ndarray, codes: np.ndarray) -> candidates.Int8Layer:
     """Return the layer that gives a float layer's logits on the values of the int8 body's codes, both (n, length), rounded."""
-    return candidates.quantize(candidates.moved(layer, features, codes), codes)
+    return candidates.quantize(candidates.nearest_layer(layer, features, codes), codes)
 
 
 def set_int8_layer(student: "keras.Model", int8: candidates.Int8Layer) -> None:

@@ -312,7 +312,7 @@ def choice(asked: Asked, qat: Qat | None, ptq: Score | None, reference: Score) -
     )
 
 
-class Photos:
+class TrainingPhotos:
     """A run's training photos, and those to choose by: validation photos, or without them training photos."""
 
     def __init__(self, splits: Mapping[str, Split], seed: int) -> None:
@@ -321,13 +321,13 @@ class Photos:
         self.images, self.classes = validation.images, validation.classes
 
 
-def distil(run: Run, recipe: Settled, photos: Photos, int8: Int8, report: Report) -> Int8Method:
+def distil(run: Run, recipe: Settled, photos: TrainingPhotos, int8: Int8, report: Report) -> Int8Method:
     """Train the quantization-aware phase of a run's float model to its end, and choose how its int8 models are made.
 
     `recipe` is settled. Only the choice looks at labels: the loss compares the two networks' answers.
     """
     teacher = model_from_bytes(run.read(FLOAT_MODEL, "import"))
-    reference, logits = answers(teacher, recipe, photos, int8)
+    reference, logits = choosing_answers(teacher, recipe, photos, int8)
     ptq = None if logits is None else score(logits, reference, photos.classes)
     batches = Batches(
         images=photos.train.images,
@@ -344,16 +344,16 @@ def distil(run: Run, recipe: Settled, photos: Photos, int8: Int8, report: Report
     return choice("auto", qat, ptq, score(reference, reference, photos.classes))
 
 
-def round_weights(run: Run, recipe: Settled, photos: Photos, int8: Int8) -> Int8Method:
+def round_weights(run: Run, recipe: Settled, photos: TrainingPhotos, int8: Int8) -> Int8Method:
     """Round the kernels of a run's float model for its int8 file, which is quantized after training, if that validates better."""
     model = model_from_bytes(run.read(FLOAT_MODEL, "import"))
-    reference, logits = answers(model, recipe, photos, int8)
+    reference, logits = choosing_answers(model, recipe, photos, int8)
     assert logits is not None  # the recipe has no other method, so a failure is an error
     nearest = best = score(logits, reference, photos.classes)
     rounded = folded(model)
     numbers = recipe.input_scale, recipe.input_zero_point
     round_kernels(rounded, photos.train.images, *numbers, recipe.seed, plain_kernels(rounded))
-    _, after = answers(rounded, recipe, photos, int8)
+    _, after = choosing_answers(rounded, recipe, photos, int8)
     assert after is not None
     found = score(after, reference, photos.classes)
     if found.better_than(nearest):
@@ -375,7 +375,9 @@ def round_weights(run: Run, recipe: Settled, photos: Photos, int8: Int8) -> Int8
     )
 
 
-def answers(model: "keras.Model", recipe: Settled, photos: Photos, int8: Int8) -> tuple[np.ndarray, np.ndarray | None]:
+def choosing_answers(
+    model: "keras.Model", recipe: Settled, photos: TrainingPhotos, int8: Int8
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the logits of a float model, and of its int8 file by post-training quantization, on the photos to choose by."""
     predict = predictor(model, recipe.input_scale, recipe.input_zero_point)
     return predict(photos.images), int8.post_training(model, photos.train, photos.images)

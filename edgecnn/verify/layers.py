@@ -130,14 +130,14 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
         for pair, total, values, codes in zip(pairs, sums, real, codes_of(chunk), strict=True):
             values = values.numpy().reshape(codes.shape)
             if pair.tensor == graph.outputs[0]:
-                values, codes = within(values, codes, float(pair.tensor.scale[0]), int(pair.tensor.zero_point[0]))
+                values, codes = inside_codes(values, codes, float(pair.tensor.scale[0]), int(pair.tensor.zero_point[0]))
             total.add(values, codes, float(pair.tensor.scale[0]), int(pair.tensor.zero_point[0]))
         progress("layers", min(start + CHUNK, len(images)), len(images))
     errors = sorted((layer_error(*item) for item in zip(pairs, sums, strict=True)), key=lambda error: error.sqnr_db)
     return LayerErrors(images=len(images), layers=tuple(errors), unmatched=tuple(unmatched))
 
 
-def within(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> tuple[np.ndarray, np.ndarray]:
+def inside_codes(logits: np.ndarray, codes: np.ndarray, scale: float, zero_point: int) -> tuple[np.ndarray, np.ndarray]:
     """Clip logits and their codes just inside the codes' range, which is narrow on purpose (`edgecnn.train.ranges`)."""
     limits = np.iinfo(codes.dtype)
     low, high = limits.min + 1, limits.max - 1

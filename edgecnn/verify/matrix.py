@@ -71,12 +71,12 @@ def matrix_row(
     for other_name, other in ran.items():
         if other is not answers:
             agreement = float(np.mean(top == np.argmax(other.values, axis=1)))
-            lsb = int(np.max(np.abs(on_grid(answers, grid) - on_grid(other, grid)))) if grid else None
+            lsb = int(np.max(np.abs(as_codes(answers, grid) - as_codes(other, grid)))) if grid else None
             cells.append(MatrixCell(name=other_name, agreement=agreement, largest_lsb=lsb))
     return MatrixRow(name=name, accuracy=float(np.mean(top == classes)), against=tuple(cells), note="")
 
 
-def on_grid(answers: Answers, grid: Answers) -> np.ndarray:
+def as_codes(answers: Answers, grid: Answers) -> np.ndarray:
     """Return outputs as codes of the grid's scale and type, int32. Outputs quantized on the same grid are unchanged."""
     assert grid.codes is not None
     limits = np.iinfo(grid.codes.dtype)

@@ -20,9 +20,9 @@ from edgecnn.bundle.evidence import (
     ValidationScores,
     bad_reason,
     bin_of,
-    counted,
     objection,
     read_validation,
+    score_counts,
     verdict_of,
 )
 from edgecnn.bundle.manifest import Manifest, safe_name
@@ -230,9 +230,9 @@ IN_BINS = [0, 0, 1, 1, 9, 10, 14, 15, 15]
 
 def test_a_score_at_a_bound_is_in_the_lower_bin_and_both_counts_agree():
     assert [bin_of(score) for score in SCORES] == IN_BINS
-    counts = counted(np.array(SCORES))
+    counts = score_counts(np.array(SCORES))
     assert counts == (2, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 2) and len(counts) == BINS
-    assert counted(np.array([0.3])) == (0, 0, 1, *[0] * 13), "bins without scores at the end are counted too"
+    assert score_counts(np.array([0.3])) == (0, 0, 1, *[0] * 13), "bins without scores at the end are counted too"
 
 
 SCORES_OF_50 = ValidationScores(

@@ -13,7 +13,7 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from scipy.stats import binom
 
-from edgecnn.bundle.evidence import VALIDATION, counted, read_validation
+from edgecnn.bundle.evidence import VALIDATION, read_validation, score_counts
 from edgecnn.bundle.file import pack, parse_bundle, read_bundle, write_bundle
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.calibrate.confidence import (
@@ -610,7 +610,7 @@ def test_the_bundle_counts_validation_images_by_the_devices_decisions(own, tmp_p
     for recognised in (True, False):
         classifier = Classifier.load(path, strangers=recognised)
         results = [classifier.classify(image, threshold=0.9) for image in images]
-        assert counted(np.array([result.top[0].score for result in results])) == stated.counts
+        assert score_counts(np.array([result.top[0].score for result in results])) == stated.counts
         shares = tuple(
             float(np.mean([result.decision == name for result in results])) for name in ("abstain", "stranger")
         )

@@ -16,7 +16,7 @@ pytest.importorskip("tuf", reason="releases need the extra release")
 import jsonschema
 
 from edgecnn.cli.networks import print_costs
-from edgecnn.cli.recipes import resolve, said
+from edgecnn.cli.recipes import resolve, stated_values
 from edgecnn.cli.workstation_options import Data, read_sides
 from edgecnn.device.slots.record import NO_RELEASE
 from edgecnn.emulate import on_boards
@@ -669,13 +669,13 @@ def test_keys_lists_every_recipe_key(edgecnn):
 
 @pytest.mark.parametrize(("text", "width", "height"), [("128", 128, 128), ("160x96", 160, 96), ("160X96", 160, 96)])
 def test_size_is_width_by_height(text, width, height):
-    network = resolve(None, None, said(Data(size=read_sides(text)))).network
+    network = resolve(None, None, stated_values(Data(size=read_sides(text)))).network
     assert (network.width, network.height) == (width, height)
 
 
 def test_size_comes_before_the_recipe(tmp_path):
     (tmp_path / "r.toml").write_text("[network]\nwidth = 32\nheight = 32\n")
-    assert resolve(tmp_path / "r.toml", None, said(Data(size=(48, 48)))).network.height == 48
+    assert resolve(tmp_path / "r.toml", None, stated_values(Data(size=(48, 48)))).network.height == 48
     assert resolve(tmp_path / "r.toml", None, {}).network.height == 32
 
 

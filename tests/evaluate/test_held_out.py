@@ -17,7 +17,7 @@ from edgecnn.evaluate.answers import (
     answers_csv,
     contract_of,
     in_chunks,
-    joined,
+    joined_folds,
     read_held_out,
     timed,
     write_held_out,
@@ -49,7 +49,7 @@ PARTS = (held(["c", "a"], [1, 2], 1, [2, 1], [0, 0]), held(["b"], [0], 2, [1], [
 
 
 def test_a_bundles_answers_are_sorted_by_hash_and_name_the_class_then_float_then_int8():
-    rows = answers_csv(joined(PARTS), ("cat", "dog", "fox")).decode().splitlines()
+    rows = answers_csv(joined_folds(PARTS), ("cat", "dog", "fox")).decode().splitlines()
     score = np.exp(2) / (np.exp(2) + 2)
     assert rows == [
         "sha256,class,fold,float,int8,score",
@@ -60,10 +60,10 @@ def test_a_bundles_answers_are_sorted_by_hash_and_name_the_class_then_float_then
 
 
 def test_damaged_answers_of_folds_are_not_used(tmp_path):
-    run, made = Run(tmp_path), joined(PARTS)
+    run, made = Run(tmp_path), joined_folds(PARTS)
     assert read_held_out(run) is None
     write_held_out(run, made)
-    assert read_held_out(run).sha256 == made.sha256 != joined(PARTS[:1]).sha256
+    assert read_held_out(run).sha256 == made.sha256 != joined_folds(PARTS[:1]).sha256
     write_held_out(run, replace(made, fold=made.fold[:2]))
     assert read_held_out(run) is None, "one photo lacks its fold"
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from edgecnn.report.collect import shared
+from edgecnn.report.collect import common_figures
 from edgecnn.report.figures import Epoch, Missing, Origin, RunFigures, answer_figures
 from edgecnn.report.page import Shown, page_figures, render, write_against_page, write_page
 from edgecnn.run_info import Candidate, NetworkChoice
@@ -133,7 +133,7 @@ def shown(counted):
             "name": name, "kind": "run", "origin": origin, "choice": None, "against": None, "epochs": (epoch, later),
             "layers": LayerErrors(images=200, layers=(layer,), unmatched=()), "stress": STRESSED, "missing": (),
         }  # fmt: skip
-        figures |= shared(report, answers) | values
+        figures |= common_figures(report, answers) | values
         return Shown(figures=RunFigures(**figures), pictures={}, answers=dict(answered))
 
     return make
@@ -243,7 +243,7 @@ def test_runs_side_by_side_have_their_own_figures_and_links(shown, counted, tmp_
     answers = {"a": ("cat", "cat"), "b": ("cat", "dog"), "c": ("dog", "dog"), "d": ("fox", "fox"), "e": ("fox", "cat")}
     others = {"a": ("cat", "dog"), "b": ("cat", "cat"), "c": ("dog", "fox"), "d": ("fox", "cat"), "f": ("fox", "fox")}
     report, _ = counted
-    failed = shared(replace(report, passed=False), shown().figures)
+    failed = common_figures(replace(report, passed=False), shown().figures)
     bare = {key: failed[key] for key in ("verdict", "passed", "summary", "warnings", "parity", "int8")}
     runs = [shown("first", answers), shown("second", others, **bare)]
     unverified = {"verdict": "", "passed": None, "summary": (), "parity": None, "int8": None, "flips_in_all": None}
@@ -308,7 +308,7 @@ def test_each_comparison_has_its_own_verdict_and_training_images_give_no_drop(sh
         "seen": {"reference": "fake-quantized"}, "program": {"passed": False},
     }  # fmt: skip
     comparisons = tuple(replace(item, kind=kind, limit=f"limit of {kind}", **more) for kind, more in kinds.items())
-    made = shared(replace(report, comparisons=comparisons), shown().figures)
+    made = common_figures(replace(report, comparisons=comparisons), shown().figures)
     page = Tables(render([shown(parity=made["parity"])]))
     rows = page.rows("Comparisons")
     assert [row["gate"] for row in rows] == [

@@ -33,7 +33,7 @@ from edgecnn.stages import Silent, folds
 from edgecnn.stages import folds as stage
 from edgecnn.stages.against import verify_against
 from edgecnn.stages.bundle import bundle_path
-from edgecnn.stages.folds import begun, train_by_folds, train_on_all, voted
+from edgecnn.stages.folds import begun, majority_recipe, train_by_folds, train_on_all
 from edgecnn.stages.pipeline import run_recipe
 from edgecnn.stages.train import by_folds_line, open_images
 from edgecnn.verify.parity import parity_report
@@ -69,7 +69,7 @@ def recipe_of(network):
 def made(tmp_path_factory, tiny_network):
     """A run through every stage that was killed twice on the way, and the notes of its last start."""
     folder = tmp_path_factory.mktemp("folds")
-    answers, train_fold = stage.answers, stage.train_fold
+    answers, train_fold = stage.fold_answers, stage.train_fold
     kills = {"answers of fold 1": 1, "before fold 2": 2}
 
     def killed(place, function):
@@ -85,7 +85,7 @@ def made(tmp_path_factory, tiny_network):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("edgecnn.report.page.svg", lambda figure, name: "")
-        patch.setattr(stage, "answers", killed("answers of fold 1", answers))
+        patch.setattr(stage, "fold_answers", killed("answers of fold 1", answers))
         patch.setattr(stage, "train_fold", killed("before fold 2", train_fold))
         recipe = recipe_of(tiny_network)
         while True:
@@ -265,18 +265,18 @@ def assert_same(whole, run):
 def test_the_folds_vote(fold_info):
     recipe = build_recipe({"network": {"name": "article"}, "train": {"epochs": 7}, "qat": {"epochs": 3}})
     others = fold_info(network="b", epoch=0, epochs=90), fold_info(method="ptq", epoch=1)
-    result = voted(recipe, [fold_info(epochs=9), fold_info(epoch=3), *others])
+    result = majority_recipe(recipe, [fold_info(epochs=9), fold_info(epoch=3), *others])
     assert (result.train.epochs, result.qat.method, result.qat.keep, result.qat.epochs) == (10, "qat", 2, 4)
     assert result.qat.rounding == "nearest"
-    calibrated = voted(
+    calibrated = majority_recipe(
         recipe, [fold_info(epoch=0, rounding="gptq"), fold_info(epoch=0, rounding="gptq"), fold_info(epoch=5)]
     )
     assert (calibrated.qat.keep, calibrated.qat.rounding) == (0, "gptq")
-    after = voted(recipe, [fold_info(method="ptq"), fold_info(method="ptq"), fold_info()])
+    after = majority_recipe(recipe, [fold_info(method="ptq"), fold_info(method="ptq"), fold_info()])
     assert (after.qat.method, after.qat.keep) == ("ptq", None)
     others = [fold_info(network="b", epochs=90, qat_epochs=9, epoch=9)] * 2
-    assert voted(recipe, others).train.epochs == 90, "the network was left open: all vote"
-    outvoted = voted(recipe, [fold_info(epochs=9, qat_epochs=4, epoch=1), *others])
+    assert majority_recipe(recipe, others).train.epochs == 90, "the network was left open: all vote"
+    outvoted = majority_recipe(recipe, [fold_info(epochs=9, qat_epochs=4, epoch=1), *others])
     assert (outvoted.train.epochs, outvoted.qat.epochs) == (9, 4), (
         "folds of another network do not vote, even if they are more"
     )

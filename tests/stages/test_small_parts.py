@@ -28,7 +28,7 @@ from edgecnn.stages.bundle import default_model, verified_scores
 from edgecnn.stages.choose import Choosing, labelled, splits_to_try
 from edgecnn.stages.folds import divided, fold_line, voted_line
 from edgecnn.stages.pipeline import STAGES, Stages, changed_keys
-from edgecnn.stages.verify import by_folds, of_folds, ordered, refused_strangers
+from edgecnn.stages.verify import by_folds, held_out_pixels, of_folds, refused_strangers
 
 
 def split_of(classes, first=0, name="photo", shape=(2, 3, 1)):
@@ -174,7 +174,7 @@ def test_held_out_answers_stand_for_a_shipped_models_in_its_own_precision_and_wi
         found = by_folds(dataclasses.replace(own, precision=precision), held)
         assert found.values is held.float and (found.unit, found.codes) == ("logit", None), precision
     split = Split(images=np.arange(5).reshape(5, 1, 1, 1), classes=np.zeros(5, np.int64), sources=tuple("abcde"))
-    assert ordered(split, held).ravel().tolist() == [2, 0, 4, 1, 3]
+    assert held_out_pixels(split, held).ravel().tolist() == [2, 0, 4, 1, 3]
     low, high = of_folds(np.array([1, 0, 1, 1, 0], bool))
     inner = binomtest(3, 5).proportion_ci(method="wilson")
     assert low < inner.low < 0.6 < inner.high < high, "wider, since the model that ships is another one"
@@ -225,11 +225,11 @@ def test_a_reference_is_doubtful_below_a_third_of_the_way_from_guessing():
 
 def test_splits_are_joined_in_order_and_images_that_only_one_size_has_are_left_out():
     first, last = split_of([4, 0], shape=(2, 5, 3)), split_of([1, 1, 3], first=2, shape=(2, 5, 3))
-    both = compare.joined([first, last], "photos")
+    both = compare.joined_splits([first, last], "photos")
     assert both.images[:, 1, 4, 2].tolist() == [0, 1, 2, 3, 4] and both.images.shape == (5, 2, 5, 3)
     assert both.classes.tolist() == [4, 0, 1, 1, 3]
     assert both.sources == ("photo0", "photo1", "photo2", "photo3", "photo4")
-    assert compare.joined([last], "photos") is last
+    assert compare.joined_splits([last], "photos") is last
     large = split_of([4, 0, 1, 1, 3], shape=(4, 7, 1))
     one, other = compare.in_both(large, last)
     assert other is last and one.images.shape == (3, 4, 7, 1)

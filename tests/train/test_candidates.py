@@ -22,7 +22,7 @@ from edgecnn.stages import network_choice
 from edgecnn.stages.network_choice import choose_network
 from edgecnn.train import candidates
 from edgecnn.train import candidates as rules
-from edgecnn.train.candidates import Images, fit, held_out, log_losses, moved, quantize
+from edgecnn.train.candidates import Images, fit, held_out, log_losses, nearest_layer, quantize
 
 EVEN = np.ones(400)
 
@@ -66,15 +66,17 @@ def test_the_cheapest_of_equally_good_candidates_wins():
     classes = np.arange(400) % 2
     few = [candidate("small", macs=100), candidate("large", macs=300), candidate("middle", macs=200)]
     wrong = [range(30), range(8), range(4, 14)]  # of the middle's 10 errors 6 are its own, and 4 of the large one's
-    ranked = rules.compared(few, [answers(list(one), classes) for one in wrong], classes, EVEN)
+    ranked = rules.ranked_candidates(few, [answers(list(one), classes) for one in wrong], classes, EVEN)
     assert [one.network for one in ranked] == ["large", "middle", "small"]
     assert [one.behind for one in ranked] == pytest.approx([0, 0.005, 0.055])
     assert ranked[1].behind_error == pytest.approx(np.sqrt(10 - 4 / 400) / 400)
     assert [one.close for one in ranked] == [True, True, False]
-    assert rules.taken(ranked).network == "middle"
+    assert rules.cheapest_close(ranked).network == "middle"
     wrong[2] = range(8, 21)  # 5 photos behind of 21 that differ: within the error, but more than one point
     assert (
-        rules.taken(rules.compared(few, [answers(list(one), classes) for one in wrong], classes, EVEN)).network
+        rules.cheapest_close(
+            rules.ranked_candidates(few, [answers(list(one), classes) for one in wrong], classes, EVEN)
+        ).network
         == "large"
     )
 
@@ -83,9 +85,9 @@ def test_a_candidate_with_as_many_right_answers_but_unsure_ones_is_not_as_good()
     classes = np.arange(20) % 2
     few = [candidate("small", macs=100), candidate("large", macs=300)]
     unsure = [answers([], classes, 0.1), answers([], classes)]
-    assert rules.taken(rules.compared(few, unsure, classes, np.ones(20))).network == "large"
+    assert rules.cheapest_close(rules.ranked_candidates(few, unsure, classes, np.ones(20))).network == "large"
     sure = [answers([], classes), answers([], classes)]
-    assert rules.taken(rules.compared(few, sure, classes, np.ones(20))).network == "small", (
+    assert rules.cheapest_close(rules.ranked_candidates(few, sure, classes, np.ones(20))).network == "small", (
         "all else equal, the cheaper"
     )
 
@@ -97,8 +99,8 @@ def test_rare_classes_count_as_much_as_common_ones():
     blind = answers(np.arange(360, 400), classes)  # never finds the rare class: 90 % right
     finds = answers(np.arange(60), classes)  # finds all of it, and is wrong on a sixth of the others: 85 % right
     few = [candidate("blind"), candidate("finds", macs=900)]
-    by_photo = rules.compared(few, [blind, finds], classes, EVEN)
-    by_class = rules.compared(few, [blind, finds], classes, class_weights(classes))
+    by_photo = rules.ranked_candidates(few, [blind, finds], classes, EVEN)
+    by_class = rules.ranked_candidates(few, [blind, finds], classes, class_weights(classes))
     assert [one.network for one in by_photo] == ["blind", "finds"]
     assert [one.network for one in by_class] == ["finds", "blind"]
     assert by_class[0].accuracy == pytest.approx((5 / 6 + 1) / 2) and by_class[1].accuracy == pytest.approx(0.5)
@@ -162,7 +164,7 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
         def interrupted(*arguments):
             raise KeyboardInterrupt
 
-        killed.setattr(rules, "compared", interrupted)
+        killed.setattr(rules, "ranked_candidates", interrupted)
         choose_network(recipe, dataset, run, reporter)
     (features,) = run.file(FEATURES).iterdir()
     count = dataset.sizes["train"] + dataset.sizes["validation"]
@@ -270,10 +272,10 @@ def test_a_moved_layer_gives_its_answers_on_changed_features_of_photos_that_it_d
     refitted = fit(images._replace(features=changed).some(seen), 0.1)
     agreement = [
         float(np.mean(one.logits(changed[new]).argmax(axis=1) == expected))
-        for one in (layer, refitted, moved(layer, features[seen], changed[seen]))
+        for one in (layer, refitted, nearest_layer(layer, features[seen], changed[seen]))
     ]
     assert agreement[0] < 0.85 and agreement[2] > max(agreement[1], 0.93)
-    same = moved(layer, features[seen], features[seen])
+    same = nearest_layer(layer, features[seen], features[seen])
     assert np.allclose(same.weights, layer.weights) and np.allclose(same.bias, layer.bias)
 
 

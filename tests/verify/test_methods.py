@@ -26,8 +26,8 @@ from edgecnn.stages.verify import verify
 from edgecnn.tables import to_json
 from edgecnn.verify import golden
 from edgecnn.verify.golden import tolerance_of
-from edgecnn.verify.layers import HINTS, Noise, Pair, layer_error, measured_split, within
-from edgecnn.verify.matrix import matrix_row, on_grid
+from edgecnn.verify.layers import HINTS, Noise, Pair, inside_codes, layer_error, measured_split
+from edgecnn.verify.matrix import as_codes, matrix_row
 from edgecnn.verify.model_files import ModelFile
 from edgecnn.verify.parity import Basis, compared, judged, parity_report
 from edgecnn.verify.parity_report import Data, Gate, require_parity
@@ -234,7 +234,7 @@ def test_a_hint_begins_at_its_limit_and_the_first_cause_is_named(saturated, rati
 
 
 def test_the_last_layers_clipped_ends_are_not_counted_as_noise():
-    logits, codes = within(np.array([-90.0, 1.5, 90.0]), np.array([-128, 5, 127], np.int8), 0.5, 2)
+    logits, codes = inside_codes(np.array([-90.0, 1.5, 90.0]), np.array([-128, 5, 127], np.int8), 0.5, 2)
     assert codes.tolist() == [-127, 5, 126] and logits.tolist() == [-64.5, 1.5, 62.0]
     runs = [SimpleNamespace(info=SimpleNamespace(folds=folds)) for folds in ((), ("fold",))]
     assert [measured_split(run) for run in runs] == ["validation", "train"]
@@ -251,7 +251,7 @@ def answers(values, codes=None):
 def test_engines_are_compared_in_codes_of_the_first_int8_file():
     grid = answers([[2.0, 1.0], [0.0, 3.0], [1.0, 0.5]], [[1, -1], [-3, 3], [-1, -2]])
     keras = answers([[2.0, 1.2], [0.0, 1.0], [0.0, 90.0]])
-    assert on_grid(keras, grid).tolist() == [[1, -1], [-3, -1], [-3, 127]], "codes end at 127"
+    assert as_codes(keras, grid).tolist() == [[1, -1], [-3, -1], [-3, 127]], "codes end at 127"
     row = matrix_row("keras", keras, {"keras": keras, "litert": grid}, grid, np.array([0, 0, 1]))
     (cell,) = row.against
     assert (row.name, cell.name, cell.largest_lsb) == ("keras", "litert", 129)

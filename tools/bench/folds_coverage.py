@@ -93,7 +93,9 @@ def one_draw(seen: Seen, n: int, seed: int) -> Row:
     folds = rules.folds_of(classes, [seen.groups[index] for index in mine], seed)
     images = [rules.Images(values[mine], classes, weights, count) for values in seen.features]
     answers = [rules.held_out(one, folds) for one in images]
-    chosen = rules.taken(rules.compared(seen.candidates, [logits for logits, _ in answers], classes, weights))
+    chosen = rules.cheapest_close(
+        rules.ranked_candidates(seen.candidates, [logits for logits, _ in answers], classes, weights)
+    )
     place = [(one.network, one.height) for one in seen.candidates].index((chosen.network, chosen.height))
     (held, strength), features = answers[place], seen.features[place]
     similar = np.zeros(n)

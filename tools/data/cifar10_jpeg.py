@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgecnn.data.items import LabelledImages, held
+from edgecnn.data.items import LabelledImages, held_pixels
 from edgecnn.data.named import open_cifar10
 
 
@@ -27,7 +27,7 @@ def write_zip(images: LabelledImages, out: Path) -> int:
         if item.split == "test" and number % 2:
             continue
         jpeg = io.BytesIO()
-        Image.fromarray(held(item)).save(jpeg, "JPEG", quality=75)
+        Image.fromarray(held_pixels(item)).save(jpeg, "JPEG", quality=75)
         files[f"{out.stem}/{item.split}/{images.labels[item.label]}/{number:04d}.jpg"] = jpeg.getvalue()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):

@@ -74,11 +74,11 @@ class View(NamedTuple):
             return image, width, height
         pixels = part(image, self.rotation, WHOLE if self.seen == self.own else self.seen)
         if self.own != WHOLE:
-            pixels = masked(pixels, self.own) if self.seen == self.own else placed(pixels, self.own)
+            pixels = grey_around(pixels, self.own) if self.seen == self.own else on_grey(pixels, self.own)
         return encode(pixels)[0], pixels.shape[1], pixels.shape[0]
 
 
-def masked(whole: np.ndarray, region: Region) -> np.ndarray:
+def grey_around(whole: np.ndarray, region: Region) -> np.ndarray:
     """Return an upright frame, uint8 (height, width, 3), with grey around a region."""
     left, top, right, bottom = pixel_box((whole.shape[1], whole.shape[0]), region)
     grey = np.full_like(whole, GREY)
@@ -86,7 +86,7 @@ def masked(whole: np.ndarray, region: Region) -> np.ndarray:
     return grey
 
 
-def placed(pixels: np.ndarray, region: Region) -> np.ndarray:
+def on_grey(pixels: np.ndarray, region: Region) -> np.ndarray:
     """Return a grey picture with these pixels, uint8 (height, width, 3), as a region, to within a row or column."""
     height, width = pixels.shape[:2]
     whole = np.full((round(height / region[3]), round(width / region[2]), pixels.shape[2]), GREY, np.uint8)

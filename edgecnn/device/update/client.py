@@ -404,7 +404,7 @@ def fetch_release(request: Request) -> None:
         shutil.rmtree(scratch)
 
 
-def end_with_parent() -> None:
+def end_with_input() -> None:
     """End this process, and so its lock, when standard input closes: then the process that waits for the answer has ended, however."""
     os.read(0, 1)  # not with sys.stdin, which this thread would lock
     os._exit(1)
@@ -414,7 +414,7 @@ def main() -> None:
     answer: dict[str, Any] = {"reason": ""}
     try:
         request = json.loads(sys.stdin.readline())
-        threading.Thread(target=end_with_parent, daemon=True).start()
+        threading.Thread(target=end_with_input, daemon=True).start()
         fetch_release(build(Request, request, UpdateError, "request"))
     except EdgeCNNError as error:
         answer["reason"] = str(error)

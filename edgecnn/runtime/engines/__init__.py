@@ -123,7 +123,7 @@ def split_outputs(inputs: Sequence[Any], outputs: Sequence[Any], names: Sequence
     raise EngineError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs; expected one of each")
 
 
-def joined(runs: list[list["np.ndarray"]], tensors: Iterable[Tensor]) -> list["np.ndarray"]:
+def joined_runs(runs: list[list["np.ndarray"]], tensors: Iterable[Tensor]) -> list["np.ndarray"]:
     if len(runs) == 1:
         return runs[0]
     import numpy as np  # here, since a single run does not need it

@@ -13,7 +13,7 @@ import onnxruntime
 
 from edgecnn.bundle.file import has_external_data
 from edgecnn.errors import EngineError, ProviderError
-from edgecnn.runtime.engines import FEATURES, Tensor, joined, opening, refusal, split_outputs
+from edgecnn.runtime.engines import FEATURES, Tensor, joined_runs, opening, refusal, split_outputs
 from edgecnn.versions import read_cpu
 
 ABOUT = f"onnxruntime {onnxruntime.__version__}"
@@ -76,7 +76,7 @@ class ONNXRuntime:
             ]
         except Exception as error:  # noqa: BLE001 - whatever it raises, it is about the model
             raise refusal(ABOUT, "run", error) from None
-        return joined(runs, tensors)
+        return joined_runs(runs, tensors)
 
 
 def _session(model: bytes, num_threads: int, provider: str) -> onnxruntime.InferenceSession:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgecnn.labels import printable
-from edgecnn.runtime.engines import Tensor, joined, opening, refusal, split_outputs
+from edgecnn.runtime.engines import Tensor, joined_runs, opening, refusal, split_outputs
 
 
 class TFLiteEngine:
@@ -60,7 +60,7 @@ class TFLiteEngine:
                     runs.append(list(map(interpreter.get_tensor, tensors)))
         except Exception as error:  # noqa: BLE001 - whatever it raises, it is about the model
             raise refusal(self.about, "run", error) from None
-        return joined(runs, tensors.values())
+        return joined_runs(runs, tensors.values())
 
 
 def _tensor(details: dict[str, Any]) -> Tensor:
