@@ -20,9 +20,9 @@ from edgecnn import errors
 from edgecnn.boards import RELEASES, Target
 from edgecnn.bundle.file import Bundle, read_bundle, write_bundle
 from edgecnn.bundle.manifest import Manifest, ModelEntry
-from edgecnn.data import Split
+from edgecnn.data import Progress, Split
 from edgecnn.emulate.machine import LIMIT_S, Emulations, System, find_qemu, make_system
-from edgecnn.evaluate.answers import Progress, in_chunks, input_contract, recorded_data
+from edgecnn.evaluate.answers import in_chunks, input_contract, recorded_data
 from edgecnn.export import export_path
 from edgecnn.files import npy
 from edgecnn.packages import engines_on, package_name

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgecnn.bundle.file import Bundle
 from edgecnn.bundle.manifest import InputContract
-from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.data import Dataset, Progress, Split, open_dataset
 from edgecnn.data.dataset import Known, known_images, require_split
 from edgecnn.data.splits import read_split_groups
 from edgecnn.errors import BundleError, DatasetError, RunError, UnknownNameError
@@ -33,7 +33,6 @@ REPEATS = 100
 CHUNK = 100
 """Images converted and run at a time, so that verification's memory on top of the pixels does not grow with their number."""
 
-Progress = Callable[[str, int, int], None]
 Unit = Literal["logit", "score"]
 
 

@@ -17,10 +17,10 @@ from edgecnn.calibrate.confidence import (
     similar_to,
 )
 from edgecnn.calibrate.input_range import Labelled
-from edgecnn.data import Dataset, Split
+from edgecnn.data import Dataset, Progress, Split
 from edgecnn.data.dataset import require_split
 from edgecnn.data.decoding import balanced
-from edgecnn.evaluate.answers import Progress, device_model, in_chunks, input_contract, require_held_out
+from edgecnn.evaluate.answers import device_model, in_chunks, input_contract, require_held_out
 from edgecnn.export import export_path
 from edgecnn.files import npy, sha256, write_atomic
 from edgecnn.labels import plural

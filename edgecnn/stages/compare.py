@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from edgecnn.calibrate.input_range import InputRange, Labelled, Stated, find_range
-from edgecnn.data import Dataset, Split, open_dataset
+from edgecnn.data import Dataset, Progress, Split, open_dataset
 from edgecnn.data.decoding import rooms
 from edgecnn.errors import DatasetError
-from edgecnn.evaluate.answers import Answers, Progress, in_chunks, timed
+from edgecnn.evaluate.answers import Answers, in_chunks, timed
 from edgecnn.evaluate.statistics import is_scores
 from edgecnn.recipe import build_recipe
 from edgecnn.stages import Reporter, Silent

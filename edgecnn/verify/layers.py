@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgecnn.data import Dataset
+from edgecnn.data import Dataset, Progress
 from edgecnn.data.dataset import require_split
 from edgecnn.errors import RunError
-from edgecnn.evaluate.answers import Progress, input_contract
+from edgecnn.evaluate.answers import input_contract
 from edgecnn.export import export_path
 from edgecnn.export.flatbuffer import WEIGHTED, Pair, matched
 from edgecnn.pixels import to_codes, to_real

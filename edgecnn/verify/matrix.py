@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 import edgecnn
-from edgecnn.data import Dataset, Split
+from edgecnn.data import Dataset, Progress, Split
 from edgecnn.errors import EngineError, RunError
-from edgecnn.evaluate.answers import CHUNK, Answers, Progress, in_chunks, input_contract
+from edgecnn.evaluate.answers import CHUNK, Answers, in_chunks, input_contract
 from edgecnn.export import export_path
 from edgecnn.files import sha256
 from edgecnn.interop import FRIGATE, MEDIAPIPE, MODEL, program_files, program_path, programs_of

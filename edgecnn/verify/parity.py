@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgecnn.data import Split
+from edgecnn.data import Progress, Split
 from edgecnn.errors import RunError
 from edgecnn.evaluate import statistics
-from edgecnn.evaluate.answers import REPEATS, Answers, Progress, export_answers, in_chunks, milliseconds, timed
+from edgecnn.evaluate.answers import REPEATS, Answers, export_answers, in_chunks, milliseconds, timed
 from edgecnn.evaluate.statistics import expected_calibration_error
 from edgecnn.files import sha256
 from edgecnn.labels import plural

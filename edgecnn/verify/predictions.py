@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecnn.calibrate.confidence import ChosenConfidence, ChosenStrangers
-from edgecnn.data import Split
-from edgecnn.evaluate.answers import Answers, Progress, device_model, in_chunks, input_contract
+from edgecnn.data import Progress, Split
+from edgecnn.evaluate.answers import Answers, device_model, in_chunks, input_contract
 from edgecnn.evaluate.statistics import ScoreFigures, wilson
 from edgecnn.export import export_path
 from edgecnn.files import sha256_file, write_atomic
