@@ -17,7 +17,7 @@ from edgecnn.report.collect import Answered, pairs, run_answers, run_figures
 from edgecnn.report.figures import PageFigures, Pair, RunFigures
 from edgecnn.report.plots import Plots, drop_of, plots, png, side_by_side, svg
 from edgecnn.report.sections import against_float, images_of, parity_sections
-from edgecnn.report.table import Figure, Section, choice_section, stress_section
+from edgecnn.report.table import FigureText, Section, choice_section, stress_section
 from edgecnn.runs import PAGE, Run, write_json
 from edgecnn.tables import Struct
 from edgecnn.verify.against import Against, against_lines
@@ -184,7 +184,7 @@ def cell(text: str) -> "Markup":
     """Show a table's cell: each number as data, or a text like `name_of`."""
     from markupsafe import Markup
 
-    if not isinstance(text, Figure):
+    if not isinstance(text, FigureText):
         return name_of(text)
     marked = re.sub(r"{(:[^}]*)?}", r'<data value="{}">{\1}</data>', text.form)
     return Markup(marked).format(*(value for value in text.values for _ in range(2)))

@@ -7,7 +7,7 @@ from edgecnn.calibrate.input_range import line
 from edgecnn.data.decoding import is_unbalanced
 from edgecnn.evaluate.statistics import ScoreFigures, class_line
 from edgecnn.labels import plural, printable
-from edgecnn.report.table import Figure, Section, Table, share
+from edgecnn.report.table import FigureText, Section, Table, share
 from edgecnn.run_info import RunInfo
 from edgecnn.verify import parity_report
 
@@ -118,17 +118,19 @@ def models_table(report: parity_report.Report) -> Table:
     rows: list[tuple[str, ...]] = []
     for model in report.models:
         comparison = compared.get(model.name)
-        drop, agreement = (Figure("{:.2f}", comparison.drop), share(comparison.agreement)) if comparison else ("-", "-")
+        drop, agreement = (
+            (FigureText("{:.2f}", comparison.drop), share(comparison.agreement)) if comparison else ("-", "-")
+        )
         rows.append(
             (
                 model.name,
                 share(model.accuracy),
-                Figure("{:.2%} to {:.2%}", *model.accuracy_interval),
+                FigureText("{:.2%} to {:.2%}", *model.accuracy_interval),
                 share(model.calibration_error),
                 drop,
                 agreement,
-                Figure("{:,}", model.size_bytes),
-                Figure("{:.3f}", model.ms_per_image),
+                FigureText("{:,}", model.size_bytes),
+                FigureText("{:.3f}", model.ms_per_image),
                 model.engine,
             )
         )
@@ -291,16 +293,16 @@ def comparisons_table(report: parity_report.Report) -> Table:
         rows.append(
             (
                 item.candidate + ("" if item.reference == first else f" (against {item.reference})"),
-                Figure("{:.2f}", item.drop),
-                Figure("{:.2f} to {:.2f}", *item.drop_interval),
-                Figure("{:.3g}", item.mcnemar_p),
-                Figure("{:,}", item.lost),
-                Figure("{:,}", item.gained),
+                FigureText("{:.2f}", item.drop),
+                FigureText("{:.2f} to {:.2f}", *item.drop_interval),
+                FigureText("{:.3g}", item.mcnemar_p),
+                FigureText("{:,}", item.lost),
+                FigureText("{:,}", item.gained),
                 f"{label} {worst:.2f}",
-                Figure("{:.4f}", item.confidence_drift.mean),
+                FigureText("{:.4f}", item.confidence_drift.mean),
                 "-"
                 if item.mean_lsb is None or item.largest_lsb is None
-                else Figure("{:.2f}, {}", item.mean_lsb, item.largest_lsb),
+                else FigureText("{:.2f}, {}", item.mean_lsb, item.largest_lsb),
                 f"{verdict}{item.limit}",
             )
         )
@@ -423,12 +425,12 @@ def boards_section(boards: Sequence[parity_report.BoardRow]) -> Section:
     rows: list[tuple[str, ...]] = []
     for item in boards:
         python = item.versions["python"].partition("-")[0]
-        largest = "-" if item.largest_difference is None else Figure(f"{{:g}} {item.unit}", item.largest_difference)
-        differ = "-" if item.largest_difference is None else Figure("{:,}", item.rows_that_differ or 0)
+        largest = "-" if item.largest_difference is None else FigureText(f"{{:g}} {item.unit}", item.largest_difference)
+        differ = "-" if item.largest_difference is None else FigureText("{:,}", item.rows_that_differ or 0)
         rows.append(
             (
                 f"{item.target} ({item.cpu})",
-                Figure("{:,}" if item.split == "test" else "{:,} golden", item.images),
+                FigureText("{:,}" if item.split == "test" else "{:,} golden", item.images),
                 *map(share, (item.accuracy, item.accuracy_here, item.agreement)),
                 differ,
                 largest,

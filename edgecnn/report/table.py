@@ -12,13 +12,13 @@ from edgecnn.stress.corruptions import STRENGTHS
 from edgecnn.stress.stress_report import Mean, Measured, Stressed, StressReport
 
 
-class Figure(str):
+class FigureText(str):
     """A cell with numbers: `form`, with a field for each of `values`. The page marks each number as data."""
 
     form: str
     values: tuple[float, ...]
 
-    def __new__(cls, form: str, *values: float) -> "Figure":
+    def __new__(cls, form: str, *values: float) -> "FigureText":
         made = super().__new__(cls, form.format(*values))
         made.form, made.values = form, values
         return made
@@ -41,7 +41,7 @@ class Section(NamedTuple):
 
 def share(value: float | None) -> str:
     """Return a fraction as a percentage, or a dash for None."""
-    return "-" if value is None else Figure("{:.2%}", value)
+    return "-" if value is None else FigureText("{:.2%}", value)
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -125,7 +125,7 @@ def stressed_row(item: Stressed) -> tuple[str, ...]:
     by_strength = {entry.strength: entry.int8.accuracy for entry in item.strengths}
     strengths = (share(by_strength.get(strength)) for strength in STRENGTHS)
     means = map(share, (item.int8, item.float, item.agreement))
-    return item.corruption, *strengths, *means, Figure("{:.2f}", item.lost)
+    return item.corruption, *strengths, *means, FigureText("{:.2f}", item.lost)
 
 
 def stress_images_line(report: StressReport) -> str:
