@@ -228,7 +228,7 @@ def test_the_bundle_carries_the_choices_and_the_runtime_applies_them(own_run, ed
     assert manifest.provenance["confidence"] == chosen and chosen["model"] == "models/int8.tflite"
     assert chosen["choice"]["error"] <= chosen["choice"]["bound"] <= 0.2
     card = own_run.file(CARD).read_text()
-    assert "Scores: logits are divided by" in card
+    assert f"temperature of {manifest.temperature:.3f}" in card
     assert "ignores that the epoch was chosen on the same validation images" in card
 
     split = open_dataset(own_run.recipe.data).load(("validation",), **vars(own_run.info.input), stage="bundle")[
