@@ -244,8 +244,10 @@ def require_pretrained(recipe: Recipe, dataset: Dataset) -> None:
     from edgecnn.networks.pretrained import SOURCES, source_of
     from edgecnn.train.settle import usual_network
 
+    if not recipe.train.head_only:
+        return
     name, start = recipe.network.name or usual_network(recipe, dataset), recipe.init.source
-    if recipe.train.head_only and (start or source_of(name) is None):
+    if start or source_of(name) is None:
         known = " or ".join(f"{source.prefix}…" for source in SOURCES)
         raise RecipeError(
             f"--quick fits the last layer of a network with ImageNet weights ({known}), not of {name} from {start or 'random weights'}. "

@@ -18,7 +18,7 @@ from edgecnn.interop import MODEL, export_program, program_path, programs_of
 from edgecnn.recipe import Recipe, Settled, load_recipe, merge, to_tables
 from edgecnn.report.page import write_run_page
 from edgecnn.runs import Run, create_run, locked, settle_run
-from edgecnn.stages import Reporter
+from edgecnn.stages import Reporter, Silent
 from edgecnn.stages.against import verify_against
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.folds import asked_recipe, require_pretrained, train_on_all
@@ -170,7 +170,8 @@ def trained_by_folds(
 def settled_in(path: Path, recipe: Recipe, dataset: Dataset, force: bool, reporter: Reporter) -> Settled:
     """Return a recipe with every key closed. The run at `path` stores the choice of a network; OutputExistsError if it is another."""
     if not images_choose(recipe, dataset):
-        return settled(recipe, dataset, Run(path), reporter)
+        finished = Run(path).file(runs.FLOAT_MODEL).exists() and not force  # what is trained needs no reasons
+        return settled(recipe, dataset, Run(path), Silent() if finished else reporter)
     with locked(path):
         run = Run(path)
         begun = run.file(runs.RECIPE).exists() and (run.recipe == recipe or is_kept(recipe, dataset, run))

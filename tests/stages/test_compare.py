@@ -369,7 +369,7 @@ def test_a_mean_and_a_deviation_per_channel(edgecnn, torch, root, given, schema_
     jsonschema.validate(report, schema_of("parity"))
     assert report["comparisons"][0]["accuracy_reference"] > 0.95 and "doubts" not in report
     printed = edgecnn(*command).out
-    assert "(0.00392157 * (pixel - 128 - -128) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]" in printed
+    assert "0 to 1, less the mean 0.485, 0.456, 0.406, over the deviation 0.229, 0.224, 0.225" in printed
     assert "WARNING" not in printed
 
 
