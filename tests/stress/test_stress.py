@@ -134,7 +134,7 @@ def test_the_command_writes_into_the_run_its_page_and_its_card(own_run, edgecnn,
     page = json.loads(own_run.file("report.json").read_text())["runs"][0]
     assert page["stress"]["data"]["split"] == "test"
     html = own_run.file("report.html").read_text()
-    assert "<h3>Stress</h3>" in html and "Each corruption and strength" in html
+    assert "<h3>Under stress</h3>" in html and "Each corruption and strength" in html
     card = own_run.file("card.md").read_text()
     assert "## Under stress" in card and "## Under stress" not in kept and "FAILED" in card
     part = edgecnn("stress", own_run.path, "--limit", 2, "--corruptions", "jpeg", "--out", "here")
