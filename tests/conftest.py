@@ -76,7 +76,9 @@ class Silent:
 
 def pytest_addoption(parser):
     parser.addoption("--rewrite", action="store_true", help="write the files in tests/cli/golden again")
-    parser.addoption("--once", metavar="FILE", help="leave out tests that FILE names, and add those that pass to it")
+    parser.addoption(
+        "--once", metavar="FILE", help="as --once=FILE: leave out tests that FILE names, and add those that pass to it"
+    )
 
 
 def pytest_configure():

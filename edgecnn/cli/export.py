@@ -258,7 +258,7 @@ def show(path: Path | None) -> "tuple[Shown, Path]":
 
     if path is not None and path.is_file():
         from edgecnn.bundle.file import read_bundle
-        from edgecnn.report.collect import bundle_answers, bundle_figures
+        from edgecnn.report.figures import bundle_answers, bundle_figures
 
         bundle = read_bundle(path)
         shown = Shown(figures=bundle_figures(bundle), pictures={}, answers=bundle_answers(bundle))

@@ -13,8 +13,7 @@ import numpy as np
 from edgecnn.files import write_atomic
 from edgecnn.labels import printable
 from edgecnn.pixels import as_image
-from edgecnn.report.collect import Answered, pairs, run_answers, run_figures
-from edgecnn.report.figures import PageFigures, Pair, RunFigures
+from edgecnn.report.figures import AnswersByPhoto, PageFigures, Pair, RunFigures, pairs, run_answers, run_figures
 from edgecnn.report.plots import Plots, drop_of, plots, png, side_by_side, svg
 from edgecnn.report.sections import against_float, images_of, parity_sections
 from edgecnn.report.table import FigureText, Section, choice_section, stress_section
@@ -41,7 +40,7 @@ class Shown(Struct):
 
     figures: RunFigures
     pictures: Mapping[int, str]
-    answers: Answered = field(default_factory=dict)
+    answers: AnswersByPhoto = field(default_factory=dict)
     flips: Mapping[int, str] = field(default_factory=dict)
 
 

@@ -53,11 +53,11 @@ def images_line(data: parity_report.Data) -> str:
 def how_divided(data: parity_report.Data) -> str:
     """Return how a user's photos were divided, and so what an accuracy holds for; "" for other images."""
     if data.divided_by == "photo":
-        return ", divided by photo: photos of other things, places or days may be harder"
+        return ", photos like these, divided by photo: photos of other things, places or days may be harder"
     if data.divided_by is None or data.test_groups is None:
         return ""
     few = ", which are few, so intervals are wide" if data.test_groups < parity_report.FEW_GROUPS else ""
-    return f", divided by group: of {data.groups:,} groups, {data.test_groups:,} tested{few}. Intervals are over groups"
+    return f", photos like these, divided by group: of {data.groups:,} groups, {data.test_groups:,} tested{few}. Intervals are over groups"
 
 
 def accuracy_line(report: parity_report.Report, model: parity_report.ModelFigures) -> str:

@@ -17,8 +17,7 @@ from scipy.stats import binomtest
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.labels import printable
-from edgecnn.report.collect import bundle_figures, summary, verdict
-from edgecnn.report.figures import confusion, coverage, reliability
+from edgecnn.report.figures import bundle_figures, confusion, coverage, reliability, summary, verdict
 from edgecnn.report.page import (
     Shown,
     page_figures,

@@ -7,8 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from edgecnn.report.collect import common_figures
-from edgecnn.report.figures import Epoch, Missing, Origin, RunFigures, answer_figures
+from edgecnn.report.figures import Epoch, Missing, Origin, RunFigures, answer_figures, common_figures
 from edgecnn.report.page import Shown, page_figures, render, write_against_page, write_page
 from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.stress.stress_report import Condition, Mean, Measured, StressData, Stressed, StressedModel, StressReport

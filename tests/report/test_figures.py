@@ -11,15 +11,18 @@ from scipy.stats import binomtest
 from edgecnn.bundle.file import read_bundle
 from edgecnn.evaluate.answers import HeldOut, write_held_out
 from edgecnn.evaluate.statistics import ClassFound
-from edgecnn.report.collect import (
+from edgecnn.report.figures import (
+    CONFUSED,
+    Pair,
+    answer_figures,
     bundle_figures,
+    confusion,
     int8_name,
     pairs,
     run_answers,
     run_figures,
     summary,
 )
-from edgecnn.report.figures import CONFUSED, Pair, answer_figures, confusion
 from edgecnn.report.sections import accuracy_line, images_line
 from edgecnn.run_info import ImportedFrom, InputSize
 from edgecnn.runs import FLOAT_GRAPH, IMAGES, LAYERS, PARITY, write_json
