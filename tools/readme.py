@@ -28,6 +28,7 @@ LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
 GROUPS = ROOT / "tools" / "bench" / "results" / "groups.json"
 WAYS = ROOT / "tools" / "bench" / "results" / "ways.json"
 QUICK = ROOT / "tools" / "bench" / "results" / "photo_sets_quick.json"
+IMPORTED = ROOT / "tools" / "bench" / "results" / "imported.json"
 GATE = ROOT / "tools" / "bench" / "results" / "gate_draws.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # for the benches' imports of each other
@@ -187,6 +188,18 @@ def gpu_figures() -> str:
     return "\n".join([markdown_table(bench.HEADINGS, bench.rows(report)), "", *bench.sentences(report), where])
 
 
+def imported_table() -> str:
+    """Return Markdown tables of networks trained in PyTorch: accuracy of their int8 files, and milliseconds."""
+    bench, report = measured(IMPORTED)
+    others = {name: version for one in report["others"] for name, version in one.items()}
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(others.items()))
+    tables = (
+        markdown_table(headings, rows(report["results"]))
+        for headings, rows in ((bench.SUMMARY, bench.summary), (bench.SPEEDS, bench.speeds))
+    )
+    return "\n\n".join((*tables, f"{report['machine']}; {versions}, onnxruntime {report['versions']['onnxruntime']}."))
+
+
 def networks_table() -> str:
     """Return what `tools/bench/networks.py` measured: a table and its conditions."""
     bench, report = measured(NETWORKS)
@@ -231,6 +244,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "boards.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
     ROOT / "docs" / "second-day.md": {"gate": gate_table, "strict": strict_table},
+    ROOT / "docs" / "your-model.md": {"imported": imported_table},
     ROOT / "docs" / "splits.md": {"leaks": leaks_table, "groups": groups_table},
 }
 """Each page's sections and their generators."""
