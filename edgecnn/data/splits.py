@@ -305,7 +305,8 @@ def split_of_new(
 
     sizes = {name: counted(ones) for name, ones in groups.items()}
     held = {split: counted(one for one in photos if one in known and known[one].split == split) for split in SPLITS}
-    aims = {split: np.maximum(shares[split] * counted(photos), 1e-9) for split in SPLITS}
+    whole = counted(photos)
+    aims = {split: np.maximum(shares[split] * whole, 1e-9) for split in SPLITS}
     order = sorted(groups, key=lambda name: (-len(groups[name]), sha256(name.encode())))
     splits: dict[str, str] = {}
     for name in order:

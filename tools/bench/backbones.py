@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from harness import Results, Row, about, finish, parser
-from simplest import SIDE, all_photos
+from simplest import SIDE, all_photos, gain
 
 from edgecnn.data.decoding import class_weights
-from edgecnn.evaluate.statistics import balanced_accuracy, found_by_class, paired_interval
+from edgecnn.evaluate.statistics import balanced_accuracy, found_by_class
 
 FAMILIES = ("efficientnet_lite0", "lite1", "efficientnet_lite2")
 HEADINGS = ("photos", "n", "Lite0", "Lite1", "Lite2", "Lite1 gains over Lite0, in points", "over Lite2")
@@ -64,13 +64,6 @@ def measure(archive: Path, backbone: Path, kept: Path) -> Row:
         "gains": {family: gain(right[family], right["lite1"]) for family in FAMILIES if family != "lite1"},
         "read_as": dict(read.network.options),
     }
-
-
-def gain(before: np.ndarray, after: np.ndarray) -> list[float]:
-    """Return what answers gain over others, in points, with the ends of its 95 % interval."""
-    lost, gained, n = int(np.sum(before & ~after)), int(np.sum(after & ~before)), len(before)
-    low, high = paired_interval(lost, gained, n)
-    return [100 * (gained - lost) / n, -high, -low]
 
 
 def row(result: Row) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgecnn.evaluate.statistics import paired_interval
+
 if TYPE_CHECKING:
     from edgecnn.data import Dataset
     from edgecnn.recipe import Recipe
@@ -49,3 +51,10 @@ def fitted(features: np.ndarray, classes: np.ndarray) -> Any:
     way = GridSearchCV(steps, {"logisticregression__C": STRENGTHS}, scoring="neg_log_loss", cv=5)
     with threadpool_limits(1):
         return way.fit(features, classes)
+
+
+def gain(before: np.ndarray, after: np.ndarray) -> list[float]:
+    """Return what right answers, bool (n,), gain over others on the same photos, in points, and the ends of its 95 % interval."""
+    lost, gained, n = int(np.sum(before & ~after)), int(np.sum(after & ~before)), len(before)
+    low, high = paired_interval(lost, gained, n)
+    return [100 * (gained - lost) / n, -high, -low]

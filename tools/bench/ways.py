@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 from harness import Results, Row, about, edgecnn_command, finish, parser, ran
-from simplest import all_photos, features_of, fitted
+from simplest import all_photos, features_of, fitted, gain
 
 from edgecnn.data.decoding import is_unbalanced
-from edgecnn.evaluate.statistics import balanced_accuracy, found_by_class, paired_interval
+from edgecnn.evaluate.statistics import balanced_accuracy, found_by_class
 from edgecnn.images import SUFFIXES
 from edgecnn.runs import FEATURES, PARITY, Run
 from edgecnn.runtime import Classifier
@@ -107,8 +107,6 @@ def measure(archive: Path, place: Path, case: Row, other: Path | None) -> Row:
     answers = answered(bundle, archive, kept)
     simple = np.array([labels.index(one) for one in simplest(archive, place / FEATURES, tuple(taught), tuple(kept))])
     right, simply = answers == classes, simple == classes
-    lost, gained = int(np.sum(simply & ~right)), int(np.sum(right & ~simply))
-    low, high = paired_interval(lost, gained, len(kept))
     found = {
         "network": f"{run.public_recipe.network.name} at {info.input.width}",
         "head_ships": info.head_ships,
@@ -116,7 +114,7 @@ def measure(archive: Path, place: Path, case: Row, other: Path | None) -> Row:
         "n": len(kept),
         "right": int(right.sum()),
         "simplest_right": int(simply.sum()),
-        "gain": [-high, -low],
+        "gain": gain(simply, right)[1:],
         "unbalanced": bool(is_unbalanced(np.bincount(classes))),
         "balanced": [balanced_accuracy(found_by_class(one, classes, labels)) for one in (answers, simple)],
         "stated": files["tflite-int8"]["accuracy"],
@@ -179,12 +177,12 @@ def short(name: str) -> str:
 def row(result: Row) -> tuple[str, ...]:
     """Return a training's figures as text."""
     n, elsewhere = result["n"], result.get("elsewhere")
-    gain = 100 * (result["right"] - result["simplest_right"]) / n
+    points = 100 * (result["right"] - result["simplest_right"]) / n
     return (
         result["data"] + (" by group" if result["group_by"] else ""), str(result["per_class"] or "three quarters"), str(result["seed"]),
         f"{result['train']:,}", f"{n:,}", result["way"] + (": head" if result["head_ships"] and result["way"] != "quick" else ""),
         result["network"], f"{result['right'] / n:.2%}", f"{result['balanced'][0]:.2%}", f"{result['simplest_right'] / n:.2%}",
-        f"{gain:+.2f}", "{:+.2f} to {:+.2f}".format(*result["gain"]),
+        f"{points:+.2f}", "{:+.2f} to {:+.2f}".format(*result["gain"]),
         f"{result['drop']:+.2f}, {result['agreement']:.2%} of {result['stated_n']:,}",
         f"{elsewhere[0] / elsewhere[1]:.2%}, said {result['stated']:.2%}" if elsewhere else "", f"{result['bytes']:,}",
         f"{result['cpu_seconds'] / 60:.1f}",
