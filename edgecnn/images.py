@@ -315,7 +315,15 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
-def load(data: bytes, height: int, width: int, channels: int, fit: str = "crop", region: Region = WHOLE) -> np.ndarray:
+def load(
+    data: bytes,
+    height: int,
+    width: int,
+    channels: int,
+    fit: str = "crop",
+    region: Region = WHOLE,
+    resampling: str = "box",
+) -> np.ndarray:
     """Decode and resize an encoded image: bytes to the model's input pixels, uint8 (height, width, channels). Errors as in `decode`."""
     decoded = decode(data, channels, whole_size(height, width, region))
-    return resize(decoded, height, width, fit, region=region)
+    return resize(decoded, height, width, fit, region=region, resampling=resampling)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from edgecnn.errors import ImageError
-from edgecnn.region import FITS, ROTATIONS, WHOLE, Region, pixel_box
+from edgecnn.region import FITS, RESAMPLINGS, ROTATIONS, WHOLE, Region, pixel_box
 
 BAND_PIXELS = 500_000
 """A larger image is converted in bands of this size: otherwise memory would hold all of it in both forms and those in between."""
@@ -84,18 +84,21 @@ def resize(
     fit: str = "crop",
     rotation: int = 0,
     region: Region = WHOLE,
+    resampling: str = "box",
 ) -> np.ndarray:
     """Resize an image to the model's input, uint8 (height, width, channels), channels 1 or 3. This is the only resize of the project.
 
-    A pixel becomes the mean of the area that it covers (bilinear if the image is enlarged): of the whole region, of its centre crop with
-    the model's aspect ratio, or of the region between mid-grey bars. A region of the right size passes through unchanged. `image` has mode
-    "L" or "RGB", or is uint8 (rows, columns, 1 or 3); `region` is of the rotated image. ValueError unless `fit` and `rotation` are in FITS
-    and ROTATIONS.
+    A pixel becomes the mean of the pixels in the area that it covers, or of more, weighted, with bilinear `resampling` (always if the
+    image is enlarged): of the whole region, of its centre crop with the model's aspect ratio, or of the region between mid-grey bars. A
+    region of the right size passes through unchanged. `image` has mode "L" or "RGB", or is uint8 (rows, columns, 1 or 3); `region` is of
+    the rotated image. ValueError unless `fit`, `rotation` and `resampling` are in FITS, ROTATIONS and RESAMPLINGS.
     """
     if fit not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, received {fit!r}")
     if rotation not in ROTATIONS:
         raise ValueError(f"rotation must be one of {', '.join(map(str, ROTATIONS))}, received {rotation!r}")
+    if resampling not in RESAMPLINGS:
+        raise ValueError(f"resampling must be one of {', '.join(RESAMPLINGS)}, received {resampling!r}")
     if rotation in (90, 270):
         height, width = width, height
     if region != WHOLE:
@@ -106,12 +109,12 @@ def resize(
     rows, columns, _ = pixels.shape
     if (rows, columns) != (height, width):
         if fit == "letterbox":
-            pixels = letterbox(pixels, height, width)
+            pixels = letterbox(pixels, height, width, resampling)
         else:
             if fit == "crop":
                 left, top, right, bottom = crop_box((columns, rows), height, width)
                 pixels = pixels[top:bottom, left:right]
-            pixels = average(pixels, height, width)
+            pixels = average(pixels, height, width, resampling)
     if rotation:
         pixels = np.ascontiguousarray(np.rot90(pixels, -rotation // 90))
     return pixels
@@ -126,8 +129,8 @@ def cut(image: Image.Image | np.ndarray, region: Region, rotation: int = 0) -> I
     return image[top:bottom, left:right]
 
 
-def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Average an image, uint8 (rows, columns, 1 or 3), down to (height, width), or enlarge it.
+def average(pixels: np.ndarray, height: int, width: int, resampling: str = "box") -> np.ndarray:
+    """Shrink an image, uint8 (rows, columns, 1 or 3), to (height, width) by one of RESAMPLINGS, or enlarge it.
 
     Blocks of whole rows, then columns, are averaged first, in integers: this is far cheaper than the filter, but may move an edge by a
     quarter of a pixel.
@@ -136,13 +139,13 @@ def average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     if rows < height or columns < width:
         return _resized(as_image(pixels), height, width, Image.Resampling.BILINEAR)
     even = rows % height == 0 and columns % width == 0
-    kept = 1 if even else KEPT
+    kept = 1 if even and resampling == "box" else KEPT
     down, across = max(1, rows // (kept * height)), max(1, columns // (kept * width))
     image = as_image(mean_of_rows(pixels, down))
     if across > 1:
         image = image.reduce((across, 1))
     box = (0, 0, columns / across, rows / down)
-    return _resized(image, height, width, Image.Resampling.BOX, box)
+    return _resized(image, height, width, Image.Resampling[resampling.upper()], box)
 
 
 def mean_of_rows(pixels: np.ndarray, count: int) -> np.ndarray:
@@ -187,14 +190,14 @@ def crop_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int, 
     return left, top, left + across, top + down
 
 
-def letterbox(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def letterbox(pixels: np.ndarray, height: int, width: int, resampling: str = "box") -> np.ndarray:
     """Fit the whole image, uint8 (rows, columns, channels), into (height, width), centred, with bars of grey level PAD."""
     rows, columns, channels = pixels.shape
     scale = min(width / columns, height / rows)
     across, down = max(1, round(columns * scale)), max(1, round(rows * scale))
     left, top = (width - across) // 2, (height - down) // 2
     result = np.full((height, width, channels), PAD, np.uint8)
-    result[top : top + down, left : left + across] = average(pixels, down, across)
+    result[top : top + down, left : left + across] = average(pixels, down, across, resampling)
     return result
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.errors import RecipeError
-from edgecnn.region import EXPECTED, FITS, WHOLE, Region, is_region, region_text
+from edgecnn.region import EXPECTED, FITS, RESAMPLINGS, WHOLE, Region, is_region, region_text
 from edgecnn.tables import NAMES, Struct, build, end_text, key, leaves, to_json, value_type
 
 
@@ -104,6 +104,12 @@ class DataRecipe(Struct):
         "The part of each image that the model sees: [x, y, width, height] as fractions of the upright image.",
         valid=is_region,
         expected=EXPECTED,
+    )
+    resampling: str = key(
+        "box",
+        "The filter that shrinks images: the mean of the pixels that are covered, or bilinear, as PyTorch and Pillow shrink them.",
+        choices=RESAMPLINGS,
+        left_out=True,
     )
 
 

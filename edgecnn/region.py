@@ -12,6 +12,9 @@ ROTATIONS = (0, 90, 180, 270)
 FITS = ("crop", "letterbox", "stretch")
 """Ways to fit an image to the model's aspect ratio: centre crop, mid-grey bars, or neither."""
 
+RESAMPLINGS = ("box", "bilinear")
+"""Filters that shrink an image, by Pillow's names: box is the faster, and most models from elsewhere were trained with bilinear."""
+
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
 
 EXPECTED = (

@@ -9,7 +9,7 @@ from typing import Any
 from edgecnn.errors import BundleError
 from edgecnn.files import canonical_json
 from edgecnn.labels import STRANGER, unsafe, why_not_a_label
-from edgecnn.region import EXPECTED, FITS, WHOLE, Region, is_region
+from edgecnn.region import EXPECTED, FITS, RESAMPLINGS, WHOLE, Region, is_region
 from edgecnn.tables import Struct, build, key, shown, to_json
 
 SCHEMA = "edgecnn.bundle/1"
@@ -43,6 +43,7 @@ class InputContract(Struct):
     scale: float = key(low=1e-9, high=1e9)
     zero_point: int = key(low=-128, high=127)
     region: Region = key(WHOLE, valid=is_region, expected=EXPECTED, left_out=True)
+    resampling: str = key("box", choices=RESAMPLINGS, left_out=True)
 
 
 class ModelEntry(Struct):

@@ -71,10 +71,15 @@ Given = str | tuple[float, int] | PixelRange
 
 
 class Stated(Struct):
-    """The user's information about models that edgecnn did not train. Without labels the classes are in alphabetical order."""
+    """The user's information about models that edgecnn did not train. Without labels the classes are in alphabetical order.
+
+    `fit` and `resampling` are one of FITS and of RESAMPLINGS.
+    """
 
     input_range: Given = AUTO
     labels: tuple[str, ...] = ()
+    fit: str = "crop"
+    resampling: str = "bilinear"
 
 
 class Trial(Struct):

@@ -8,7 +8,7 @@ import typer
 
 from edgecnn.cli import options
 from edgecnn.recipe import Recipe
-from edgecnn.region import read_region, read_size
+from edgecnn.region import FITS, RESAMPLINGS, read_region, read_size
 from edgecnn.tables import Group, leaves, option
 
 if TYPE_CHECKING:
@@ -333,6 +333,18 @@ class Foreign(Group):
         typed=None,
         read=read_deviations,
     )
+    fit: str = option(
+        "crop",
+        "How an image of another shape is fitted to the model's input: centre crop, grey bars, or stretched.",
+        choices=FITS,
+    )
+    resampling: str = option(
+        "bilinear",
+        "The filter that shrinks images to the model's input. Use the one of its training: bilinear as in torchvision and Pillow, or "
+        "box, the mean of the pixels that are covered.",
+        choices=RESAMPLINGS,
+        metavar="|".join(RESAMPLINGS),
+    )
     labels: tuple[str, ...] = option(
         (),
         "Names of the model's outputs in their order, one per line; each class folder must be among them.",
@@ -348,7 +360,7 @@ def stated(given: Foreign) -> "Stated":
     """Return the labels, and the input range: a name, "auto" if none was given, a scale and a zero point, or a mean and a deviation."""
     from edgecnn.calibrate.input_range import AUTO, RANGES, Stated, per_channel
 
-    name, scale, zero_point, mean, std, labels = vars(given).values()
+    name, scale, zero_point, mean, std, fit, resampling, labels = vars(given).values()
     options.check_choice("--input-range", name, (AUTO, *RANGES))
     ways = {"--input-range": name, "--input-scale": scale, "--input-mean": mean}
     if len(several := [way for way, value in ways.items() if value is not None]) > 1:
@@ -360,4 +372,5 @@ def stated(given: Foreign) -> "Stated":
     if mean and len(mean) != len(std):
         raise typer.BadParameter(f"--input-mean has {len(mean)} numbers, --input-std {len(std)}.")
     alone = name or AUTO if scale is None else (scale, zero_point or 0)
-    return Stated(input_range=per_channel(mean, std) if mean else alone, labels=labels)
+    read = per_channel(mean, std) if mean else alone
+    return Stated(input_range=read, labels=labels, fit=fit, resampling=resampling)

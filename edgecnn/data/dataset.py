@@ -370,12 +370,12 @@ class Dataset:
     ) -> np.ndarray:
         """Decode images of a loaded split again, at another size: uint8, each of `shape`. Errors as in `load` and `pictures`."""
         height, width, channels = shape
-        fit, region = self._recipe.fit, self._recipe.region
+        fit, region, resampling = self._recipe.fit, self._recipe.region, self._recipe.resampling
         meter = Meter(progress, f"decoding {self.name} at {width}x{height}", len(sources))
         (room,) = rooms(self.name, [len(sources)], shape, self.note)
         least = whole_size(height, width, region)
         for index, image in enumerate(self.pictures(split, sources, channels=channels, least=least, stage=stage)):
-            room[index] = resize(image, height, width, fit, region=region)
+            room[index] = resize(image, height, width, fit, region=region, resampling=resampling)
             meter.advance()
         return room
 

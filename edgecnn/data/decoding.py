@@ -199,13 +199,13 @@ class Decoder:
 
     def _resized(self, data: bytes | np.ndarray) -> np.ndarray:
         height, width, channels = self.shape
-        fit, region = self.recipe.fit, self.recipe.region
+        fit, region, resampling = self.recipe.fit, self.recipe.region, self.recipe.resampling
         if not isinstance(data, np.ndarray) and self.other_resize is None:
-            return images.load(data, height, width, channels, fit, region)
+            return images.load(data, height, width, channels, fit, region, resampling)
         image = to_mode(as_image(data), channels) if isinstance(data, np.ndarray) else images.decode(data, channels)
         if self.other_resize is not None:
             return self.other_resize(as_array(image))
-        return resize(image, height, width, fit, region=region)
+        return resize(image, height, width, fit, region=region, resampling=resampling)
 
 
 def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:

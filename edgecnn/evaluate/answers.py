@@ -78,6 +78,7 @@ def contract_of(recipe: Recipe, shape: tuple[int, ...]) -> InputContract:
         channels=channels,
         fit=recipe.data.fit,
         region=recipe.data.region,
+        resampling=recipe.data.resampling,
         scale=recipe.input_scale,
         zero_point=recipe.input_zero_point,
     )

@@ -199,9 +199,8 @@ def fitted(
     picture: Image.Image | np.ndarray, contract: InputContract, fit: str | None = None, rotation: int = 0
 ) -> np.ndarray:
     """Resize a picture from `decoded` to the contract's pixels."""
-    return resize(
-        picture, contract.height, contract.width, contract.fit if fit is None else fit, rotation, contract.region
-    )
+    size, fit = (contract.height, contract.width), contract.fit if fit is None else fit
+    return resize(picture, *size, fit, rotation, contract.region, contract.resampling)
 
 
 def decoded(image: Picture, contract: InputContract, rotation: int = 0) -> Image.Image | np.ndarray:

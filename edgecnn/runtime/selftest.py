@@ -11,9 +11,9 @@ from edgecnn.bundle.file import Bundle
 from edgecnn.bundle.manifest import ModelEntry
 from edgecnn.errors import EngineError, ImageError, SelftestError
 from edgecnn.files import sha256
-from edgecnn.pixels import resize
 from edgecnn.region import whole_size
 from edgecnn.runtime.child import isolated
+from edgecnn.runtime.classifier import fitted
 from edgecnn.runtime.engines import ENGINES, engines_for, first_installed, is_installed, known_engine, open_engine
 from edgecnn.runtime.model import bundle_model
 
@@ -117,7 +117,7 @@ def check_layers(bundle: Bundle) -> tuple[Layer, ...]:
         if decoded is None or sha256(decoded.tobytes()) != golden.decoded_sha256:
             wrong["decode"].append(golden.file)
             continue
-        resized = resize(decoded, contract.height, contract.width, contract.fit, region=contract.region)
+        resized = fitted(decoded, contract)
         if sha256(resized.tobytes()) != golden.resized_sha256:
             wrong["resize"].append(golden.file)
     count = len(bundle.manifest.golden_images)

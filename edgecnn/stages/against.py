@@ -354,7 +354,7 @@ def answered(
 def decoder(dataset: Dataset, contract: InputContract) -> Decoder:
     """Return a function that decodes photos as a device does for a model."""
     shape = contract.height, contract.width, contract.channels
-    recipe = DataRecipe(source=dataset.name, fit=contract.fit, region=contract.region)
+    recipe = DataRecipe(source=dataset.name, fit=contract.fit, region=contract.region, resampling=contract.resampling)
     return Decoder(read=dataset.read, recipe=recipe, shape=shape, other_resize=None)
 
 

@@ -46,7 +46,7 @@ def compare_models(
             class is not among the labels.
     """
     paths, opened = (reference, candidate), [open_model_file(reference), open_model_file(candidate)]
-    recipe = build_recipe({"data": {"source": data}})
+    recipe = build_recipe({"data": {"source": data, "fit": stated.fit, "resampling": stated.resampling}})
     dataset = open_dataset(recipe.data, progress=reporter.working, for_training=False, note=reporter.note)
     if stated.labels:
         dataset.order_classes(stated.labels)

@@ -119,6 +119,7 @@ def import_stage(
             cannot be removed.
     """
     reporter.note(f"reading {path}")
+    recipe = as_stated(recipe, stated)
     opened = read_model(path, size)
     model = opened.model
     dataset = open_classes(recipe, stated, model.output_shape[1], path, reporter)
@@ -265,6 +266,13 @@ def open_classes(recipe: Recipe, stated: Stated, classes: int, path: Path, repor
     return dataset
 
 
+def as_stated(recipe: Recipe, stated: Stated) -> Recipe:
+    """Return a recipe that reads images as the user states that the model does."""
+    return dataclasses.replace(
+        recipe, data=dataclasses.replace(recipe.data, fit=stated.fit, resampling=stated.resampling)
+    )
+
+
 def imported_recipe(recipe: Recipe, path: Path, shape: Sequence[int]) -> Recipe:
     """Return a recipe with the name of an imported file, and its input's (height, width, channels)."""
     height, width, channels = shape
@@ -375,6 +383,7 @@ def import_given(
     Only the file's ends are changed, see `edgecnn.export.given`. Raises ExportError, EngineError or DatasetError if it cannot be used.
     """
     reporter.note(f"reading {path}")
+    recipe = as_stated(recipe, stated)
     finished = Finished(path)
     if finished.precision not in ("float32", "float16") and reference is None:
         raise ExportError(

@@ -20,6 +20,7 @@ from edgecnn.pixels import resize
 from edgecnn.recipe import build_recipe
 from edgecnn.region import whole_size
 from edgecnn.runs import Run, open_run
+from edgecnn.runtime.classifier import fitted
 from edgecnn.runtime.engines import engine_text, open_engine
 from edgecnn.runtime.model import Model
 from edgecnn.stress.corruptions import CORRUPTIONS, SizeClass, conditions, corrupt, generator, value_text
@@ -229,8 +230,7 @@ def answer(
                 corrupt(image, name, strength, generator(seed, name, source), size_class)
                 for image, source in zip(originals, sources, strict=True)
             )
-            size, fit = (contract.height, contract.width), contract.fit
-            images = np.stack([resize(image, *size, fit, region=contract.region) for image in corrupted])
+            images = np.stack([fitted(image, contract) for image in corrupted])
         for index, model in enumerate(subject.models.values()):
             logits = in_chunks(model.call, np.ascontiguousarray(images), name, lambda what, done, total: None)
             answers[index, number] = np.argmax(logits, axis=1)

@@ -14,9 +14,9 @@ from edgecnn.errors import EngineError
 from edgecnn.evaluate.answers import device_model, input_contract
 from edgecnn.export import export_path
 from edgecnn.files import npy, sha256
-from edgecnn.pixels import resize
 from edgecnn.region import whole_size
 from edgecnn.runs import Run
+from edgecnn.runtime.classifier import fitted
 from edgecnn.runtime.engines import engine_text
 from edgecnn.runtime.model import measure_interleaved
 from edgecnn.tables import Struct, described
@@ -116,7 +116,7 @@ def golden_photos(contract: InputContract, seed: int = 0) -> tuple[dict[str, byt
         files[file] = buffer.getvalue()
         least = whole_size(contract.height, contract.width, contract.region)
         decoded = pixels.decode(files[file], contract.channels, least)
-        resized = resize(decoded, contract.height, contract.width, contract.fit, region=contract.region)
+        resized = fitted(decoded, contract)
         entries.append(
             GoldenImage(file=file, decoded_sha256=sha256(decoded.tobytes()), resized_sha256=sha256(resized.tobytes()))
         )
