@@ -17,7 +17,7 @@ from PIL import Image, features
 from edgecnn import images
 from edgecnn import pixels as modes
 from edgecnn.errors import ImageError, ImageTooLargeError
-from edgecnn.pixels import FITS, PAD, ROTATIONS, crop_box, mean_of_rows, resize, to_codes, to_real
+from edgecnn.pixels import FITS, PAD, RESAMPLINGS, ROTATIONS, crop_box, mean_of_rows, resize, to_codes, to_real
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -452,6 +452,14 @@ class TestResize:
             moved = max(step / 4, 0.5) * 255 / (length - 1)
             expected = np.broadcast_to(middle if axis else middle[:, np.newaxis], (32, 32))
             assert np.abs(small[:, :, channel] - expected).max() <= moved + 1.5
+
+    @pytest.mark.parametrize("size", [(150, 150), (320, 240), (641, 479), (1280, 960)])
+    def test_bilinear_shrinks_as_pillow_does(self, size):
+        coarse = np.random.default_rng(0).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
+        image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        expected = np.asarray(image.resize((96, 64), Image.Resampling.BILINEAR)).astype(int)
+        apart = [np.abs(resize(image, 64, 96, "stretch", resampling=name) - expected).mean() for name in RESAMPLINGS]
+        assert 5 * apart[RESAMPLINGS.index("bilinear")] < apart[RESAMPLINGS.index("box")]
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_whole_ratios_are_means_of_rows_then_of_columns(self, channels):

@@ -19,7 +19,10 @@ from edgecnn.export.onnx import float32
 from edgecnn.networks.keras import keras as keras2
 from edgecnn.networks.keras import tf
 from edgecnn.networks.predict import FrozenModel
-from edgecnn.runtime.classifier import Classifier
+from edgecnn.pixels import resize
+from edgecnn.region import RESAMPLINGS
+from edgecnn.runtime.classifier import Classifier, fitted
+from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.selftest import selftest
 
 pytestmark = [
@@ -153,6 +156,30 @@ def test_a_mean_and_other_labels_become_part_of_the_run(edgecnn, tmp_path, photo
     random = np.random.default_rng(1)
     classifier = Classifier.load(tmp_path / "out.edgecnn")
     assert [classifier.classify(picture(LEVELS[name], random)).decision for name in names] == list(names.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "fit", "resampling"),
+    [((), "crop", "bilinear"), (("--fit", "stretch", "--resampling", "box"), "stretch", "box")],
+)
+def test_photos_are_shrunk_as_in_the_training_of_the_model(edgecnn, tmp_path, photos, options, fit, resampling):
+    network(keras2, RANGES["0..255"][0], softmax="").save(tmp_path / "net.h5")
+    assert edgecnn("import", "net.h5", "--calibrate", photos, "--input-range", "raw", *options).code == 0
+    for command in (("export",), ("verify", "--max-drop", 3), ("bundle", "--out", "out.edgecnn")):
+        assert edgecnn(*command).code == 0
+    assert selftest(read_bundle(tmp_path / "out.edgecnn")).passed
+    classifier = Classifier.load(tmp_path / "out.edgecnn")
+    photo = np.random.default_rng(3).integers(0, 256, (37, 29, 3), np.uint8)
+    photo[:, ::2] = 255
+    pixels, other = (
+        resize(photo, 8, 10, fit, resampling=name) for name in (resampling, *{*RESAMPLINGS} - {resampling})
+    )
+    assert not np.array_equal(pixels, other)
+    scores = softmax(classifier.model.logits(pixels[None])[0] / classifier.temperature)
+    assert [one.score for one in classifier.classify(photo).top] == pytest.approx(
+        sorted(scores, reverse=True), rel=1e-6
+    )
+    assert np.array_equal(fitted(photo, classifier.model.contract), pixels)
 
 
 def test_a_range_that_another_one_clearly_beats_gets_a_warning(edgecnn, tmp_path, photos):
