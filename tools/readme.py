@@ -28,6 +28,7 @@ LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
 GROUPS = ROOT / "tools" / "bench" / "results" / "groups.json"
 WAYS = ROOT / "tools" / "bench" / "results" / "ways.json"
 QUICK = ROOT / "tools" / "bench" / "results" / "photo_sets_quick.json"
+BACKBONES = ROOT / "tools" / "bench" / "results" / "backbones.json"
 IMPORTED = ROOT / "tools" / "bench" / "results" / "imported.json"
 GATE = ROOT / "tools" / "bench" / "results" / "gate_draws.json"
 
@@ -200,6 +201,12 @@ def imported_table() -> str:
     return "\n\n".join((*tables, f"{report['machine']}; {versions}, onnxruntime {report['versions']['onnxruntime']}."))
 
 
+def backbones_table() -> str:
+    """Return a Markdown table of heads on the features of Lite0, Lite1 and Lite2."""
+    bench, report = measured(BACKBONES)
+    return markdown_table(bench.HEADINGS, map(bench.row, report["results"]))
+
+
 def networks_table() -> str:
     """Return what `tools/bench/networks.py` measured: a table and its conditions."""
     bench, report = measured(NETWORKS)
@@ -244,7 +251,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "boards.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
     ROOT / "docs" / "second-day.md": {"gate": gate_table, "strict": strict_table},
-    ROOT / "docs" / "your-model.md": {"imported": imported_table},
+    ROOT / "docs" / "your-model.md": {"imported": imported_table, "backbones": backbones_table},
     ROOT / "docs" / "splits.md": {"leaks": leaks_table, "groups": groups_table},
 }
 """Each page's sections and their generators."""
