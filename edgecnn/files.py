@@ -9,7 +9,8 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,17 +34,15 @@ def sha256(data: bytes | memoryview) -> str:
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
     """Open a file to read its bytes, without a buffer; OSError for a device, a socket or a pipe, which would wait for a writer."""
     try:
-        file = io.FileIO(os.fspath(path), opener=_open_at_once)
+        file = io.FileIO(
+            os.fspath(path), opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        )
     except ValueError as error:  # a null character in the path
         raise OSError(errno.EINVAL, str(error)) from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "not a regular file")
     return file
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def sha256_file(path: Path) -> str:
@@ -78,9 +77,7 @@ def output_errors(path: Path):
         raise
     except OSError as error:
         advice = "Free some space." if error.errno in NO_SPACE else "Choose a folder that you can write to."
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. Nothing was left half-written. {advice}"
-        ) from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}. {advice}") from error
 
 
 def write_atomic(path: Path, data: bytes | str, mode: int = 0o666) -> None:
@@ -181,7 +178,6 @@ def _unnamed_file() -> int:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise OutputExistsError if `path` exists and `force` is false."""
     if not force and (path.exists() or path.is_symlink()):
         raise OutputExistsError(f"{path} exists. Add --force to replace it.")
 
@@ -218,7 +214,6 @@ def private_folder(path: Path) -> None:
 
 
 def csv_text(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return rows as CSV, below a header line."""
     import csv  # here, since the device's start does not need it
 
     text = io.StringIO()
@@ -227,7 +222,6 @@ def csv_text(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def csv_rows(data: bytes) -> list[dict[str, str]]:
-    """Return the rows of CSV below a header line, by column; ValueError if they cannot be read."""
     import csv
 
     try:
@@ -242,3 +236,24 @@ def npy(array: "np.ndarray") -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def npz(arrays: "Mapping[str, np.ndarray]") -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def read_npz(path: Path) -> "dict[str, np.ndarray]":
+    """Return the arrays of an .npz file by name; none if it is missing or damaged."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
+        return {}

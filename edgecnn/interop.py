@@ -105,8 +105,7 @@ def with_scores(data: bytes) -> bytes:
 
     pixel -> QUANTIZE -> the file's own graph -> SOFTMAX -> QUANTIZE -> score. The first code is pixel - 128, the last is code + 128, both
     exact. The answer is the int8 softmax of the file's logits, with scale 1/256 and zero point 0.
-    Raises:
-        ExportError: if the file's input or output is not one int8 tensor.
+    Raises ExportError if the file's input or output is not one int8 tensor.
     """
     schema, model = load_schema(), unpacked(data)
     graph = model.subgraphs[0]
@@ -129,9 +128,9 @@ def with_scores(data: bytes) -> bytes:
         graph.tensors.append(added)
         return len(graph.tensors) - 1
 
-    def operator(code: int, version: int, read: int, made: int) -> Any:
+    def operator(code: int, read: int, made: int) -> Any:
         known = schema.OperatorCodeT()
-        known.builtinCode, known.version = code, version
+        known.builtinCode, known.version = code, 2
         known.deprecatedBuiltinCode = min(code, 127)  # the older field holds codes up to 127
         model.operatorCodes.append(known)
         added = schema.OperatorT()
@@ -144,12 +143,12 @@ def with_scores(data: bytes) -> bytes:
     pixels = tensor(PIXELS, codes, schema.TensorType.UINT8, float(codes.quantization.scale[0]), zero_point)
     scores_int8 = tensor("scores_int8", logits, schema.TensorType.INT8, SCORE_SCALE, -128)
     scores = tensor(SCORES, logits, schema.TensorType.UINT8, SCORE_SCALE, 0)
-    softmax = operator(schema.BuiltinOperator.SOFTMAX, 2, old_output, scores_int8)
+    softmax = operator(schema.BuiltinOperator.SOFTMAX, old_output, scores_int8)
     softmax.builtinOptionsType = schema.BuiltinOptions.SoftmaxOptions
     softmax.builtinOptions = schema.SoftmaxOptionsT()
     softmax.builtinOptions.beta = 1.0
     quantize = schema.BuiltinOperator.QUANTIZE
-    first, last = operator(quantize, 2, pixels, old_input), operator(quantize, 2, scores_int8, scores)
+    first, last = operator(quantize, pixels, old_input), operator(quantize, scores_int8, scores)
     graph.operators = [first, *graph.operators, softmax, last]
     graph.inputs, graph.outputs = np.array([pixels], np.int32), np.array([scores], np.int32)
     for signature in model.signatureDefs or ():
@@ -178,7 +177,6 @@ def programs_of(run: Run) -> list[str]:
 
 
 def check_program(run: Run, program: str) -> None:
-    """Raise ExportError if a model expects other images than the program provides, or Frigate would change its labels."""
     region = run.recipe.data.region
     if region != WHOLE:
         cuts = "Frigate crops its images itself" if program == FRIGATE else "a file for MediaPipe cannot hold a region"
@@ -264,9 +262,7 @@ def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = F
     """The dataset of a Frigate custom classifier, at 224x224 RGB. PATH is Frigate's media folder or clips/NAME.
 
     `none` is a class like the others, left out if it has no images. Images without a class yet (clips/NAME/train) are not read.
-
-    Raises:
-        DatasetError: if there is no dataset, or several and none is named; also like `open_folder`.
+    Raises DatasetError if there is no dataset, or several and none is named; also like `open_folder`.
     """
     folder = find_dataset(path)
     name = escaped_name((folder.parent if folder.name == DATASET else folder).resolve().name) or "frigate"
@@ -277,9 +273,7 @@ def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = F
 def find_dataset(path: Path) -> Path:
     """Return the dataset folder for a path of Frigate's. Raises DatasetError if it has no dataset, or several, which the message lists."""
     if not path.is_dir():
-        raise DatasetError(
-            f"frigate:{path} is not a folder. Expected Frigate's media folder, clips/NAME, or clips/NAME/{DATASET}."
-        )
+        raise DatasetError(f"frigate:{path} is not a folder. Expected Frigate's media folder, or clips/NAME.")
     if path.name == DATASET:
         return path
     if (path / DATASET).is_dir():

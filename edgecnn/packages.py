@@ -7,6 +7,7 @@ The sources, their keys and the proxies are the host's. Only the release differs
 import contextlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 from edgecnn.boards import RELEASES
 from edgecnn.errors import EdgeCNNError, EmulatorError, OutputError
-from edgecnn.files import canonical_json, sha256, write_atomic
+from edgecnn.files import canonical_json, folder_lock, sha256, write_atomic
 from edgecnn.labels import plural
 
 Progress = Callable[[str, int, int], None]
@@ -75,13 +76,10 @@ def unpack_debs(debs: Sequence[Path], root: Path) -> None:
             done = subprocess.run(into, stdin=reader.stdout, capture_output=True, text=True)
             output = reader.stderr.read().decode(errors="replace") if reader.stderr else ""
         if reader.returncode or done.returncode:
-            raise EmulatorError(
-                f"cannot unpack {deb.name}: {_reason(output or done.stderr)}. Delete it, so that it is downloaded again: {deb}"
-            )
+            raise EmulatorError(f"cannot unpack {deb.name}: {_reason(output or done.stderr)}. Delete it: {deb}")
 
 
 def tool(name: str) -> str:
-    """Return the path of one of Debian's tools. Raises EmulatorError if it is missing, as on hosts other than Debian."""
     path = shutil.which(name)
     if path is None:
         raise EmulatorError(
@@ -154,7 +152,6 @@ class Apt:
         ]
 
     def download(self, packages: Sequence[Package], progress: Progress) -> list[Path]:
-        """Download the packages missing from the cache, and return the files of all. apt checks their hashes."""
         missing = [package for package in packages if not (self.archives / package.file).exists()]
         if missing:
             what = f"{plural(len(missing), 'package')} of Debian {self.release}"
@@ -201,20 +198,16 @@ class Apt:
 @contextlib.contextmanager
 def private_apt(release: str, cache: Path, progress: Progress) -> Iterator[Apt]:
     """Open the private apt of a release, and make other processes that need it wait. Errors as in `fetch`."""
-    import fcntl  # imported here because Windows has no fcntl
-
     tool("apt-get")
     folder = cache / "apt" / f"{release}-{ARCHITECTURE}"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with folder_lock(folder, TimeoutError(), wait_s=math.inf):
         apt = Apt(folder, release)
         apt.prepare(progress)
         yield apt
 
 
 def _watched(arguments: Sequence[str], what: str, progress: Progress, cwd: Path | None) -> str:
-    """Run apt-get and pass on the percentage that it writes to a file descriptor."""
     progress(what, 0, 100)
     reader, writer = os.pipe()
     command = [arguments[0], f"-oAPT::Status-Fd={writer}", *arguments[1:]]
@@ -319,8 +312,7 @@ def engines_on(python: str) -> list[str]:
 def requirements(engine: str, python: str, more: Mapping[str, str] = MappingProxyType({})) -> Requirements:
     """Return the requirements of a board with an engine and a Python ("3.13"), plus `more` like BASE, in this machine's versions.
 
-    Raises:
-        EmulatorError: if the engine has no wheel for that Python.
+    Raises EmulatorError if the engine has no wheel for that Python.
     """
     if engine not in engines_on(python):
         releases = ", ".join(release for release, its in RELEASES.items() if its in ONLY[engine])
@@ -368,9 +360,7 @@ def pip_command() -> list[str]:
         return [sys.executable, "-m", "pip"]
     if path := shutil.which("pip3") or shutil.which("pip"):
         return [path]
-    raise EmulatorError(
-        f"this machine has no pip, which downloads a board's wheels. Install it: {sys.executable} -m ensurepip"
-    )
+    raise EmulatorError(f"this machine has no pip for a board's wheels. Install it: {sys.executable} -m ensurepip")
 
 
 FORMAT = 1

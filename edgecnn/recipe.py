@@ -89,10 +89,8 @@ class DataRecipe(Struct):
     test_fraction: float = key(
         0.2, "Fraction of the training images for test, if the data have no such split.", low=0.01, high=0.5
     )
-    group_by: str | None = key(
-        None,
-        "Regular expression: photos with the same match in path and name share a split; none ignores folders.",
-        left_out=True,
+    group_by: str | None = left_open(
+        "Regular expression: photos with the same match, or first group, share a split; none ignores folders.",
         valid=is_pattern,
         expected="a regular expression, or none",
     )
@@ -137,26 +135,14 @@ class NetworkRecipe(Struct):
         high=1e6,
     )
     input_zero_point: int = key(0, "See input_scale; ignored unless that is set.", low=-128, high=127)
-    max_kb: float | None = key(
-        None,
-        "Largest int8 file of a network that may be chosen, in kB of 1,000 bytes.",
-        left_out=True,
-        low=1.0,
-        high=1e6,
+    max_kb: float | None = left_open(
+        "Largest int8 file of a network that may be chosen, in kB of 1,000 bytes.", low=1.0, high=1e6
     )
-    max_macs: float | None = key(
-        None,
-        "Maximum multiply-accumulates per answer of a network that may be chosen.",
-        left_out=True,
-        low=1e3,
-        high=1e12,
+    max_macs: float | None = left_open(
+        "Maximum multiply-accumulates per answer of a network that may be chosen.", low=1e3, high=1e12
     )
-    max_ms: float | None = key(
-        None,
-        "Longest time per answer of a network that may be chosen, in milliseconds, on this machine.",
-        left_out=True,
-        low=0.001,
-        high=1e6,
+    max_ms: float | None = left_open(
+        "Longest time per answer of a network that may be chosen, in ms, on this machine.", low=0.001, high=1e6
     )
     options: Mapping[str, str] = field(
         default_factory=dict,
@@ -214,10 +200,8 @@ class TrainRecipe(Struct):
         choices=("shift", "photo"),
     )
     shift: int = key(1, "Largest random shift of an image, in pixels.", low=0, high=64)
-    folds: int | None = key(
-        None,
+    folds: int | None = left_open(
         "Cross-validate: models that are each tested on the part they did not see; one more learns from all.",
-        left_out=True,
         low=2,
         high=20,
     )
@@ -228,7 +212,7 @@ class TrainRecipe(Struct):
     )
     head_only: bool = key(
         False,
-        "Fit only the last layer of a network from ImageNet, on all images, measured with folds: --quick.",
+        "Fit only the last layer of a network from ImageNet, on all images, measured with folds.",
     )
     tuning: str | None = left_open(
         "if-better: the head ships unless fine-tuning wins on validation photos; by default for photos.",
@@ -280,10 +264,8 @@ class QatRecipe(Struct):
         "How weights become codes: the nearest; by default GPTQ if that validates better.",
         choices=("nearest", "gptq"),
     )
-    keep: int | None = key(
-        None,
+    keep: int | None = left_open(
         "Last epoch, which is kept, 0 for calibrated ranges; by default the one that validates best is kept.",
-        left_out=True,
         low=0,
         high=10_000,
     )
@@ -317,17 +299,14 @@ class Recipe(Struct):
 
     @property
     def folds(self) -> int | None:
-        """The number of folds, if the images are divided into them."""
         return self.train.folds or (HEAD_FOLDS if self.train.head_only else None)
 
     @property
     def input_scale(self) -> float:
-        """Scale of the model's input code."""
         return self.network.input_scale or INPUT_RANGES[self.network.input_range][0]
 
     @property
     def input_zero_point(self) -> int:
-        """Zero point of the model's input code."""
         network = self.network
         return network.input_zero_point if network.input_scale else INPUT_RANGES[network.input_range][1]
 
@@ -371,7 +350,6 @@ def build_recipe(tables: Mapping[str, Any], where: str = "the recipe") -> Recipe
 
 
 def with_source_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's tables merged over the SOURCE_KINDS defaults of their source."""
     data = tables.get("data")
     source = data.get("source") if isinstance(data, Mapping) else None
     kind, _ = source_kind(source) if isinstance(source, str) else ("", "")
@@ -402,7 +380,6 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def to_tables(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as nested plain tables, without the keys that it leaves open."""
     return dict(to_json(recipe))
 
 
@@ -430,7 +407,6 @@ class Key:
 
 
 def keys() -> list[Key]:
-    """Return every key of a recipe, in the order of the dataclasses."""
     found = []
     for name, entry in leaves(Recipe):
         kind = NAMES.get(value_type(entry.type), "array of 4 numbers" if entry.type == Region else "table of strings")
@@ -439,7 +415,6 @@ def keys() -> list[Key]:
 
 
 def default(entry: dataclasses.Field) -> Any:
-    """Return a key's default as a JSON value; None if the key is left open or required."""
     if entry.default_factory is not dataclasses.MISSING:
         return to_json(entry.default_factory())
     return None if entry.default is dataclasses.MISSING else to_json(entry.default)
@@ -454,26 +429,5 @@ def _limits_text(entry: dataclasses.Field) -> str:
 
 
 def range_text(metadata: Mapping[str, Any]) -> str:
-    """Return the range of a key as text, from its metadata `low` and `high`: see `edgecnn.tables.key`."""
     ends = metadata["low"], metadata["high"]
     return " to ".join(map(end_text, ends))
-
-
-__all__ = [
-    "INPUT_RANGES",
-    "RANDOM",
-    "DataRecipe",
-    "NetworkRecipe",
-    "QatRecipe",
-    "Recipe",
-    "TrainRecipe",
-    "build_recipe",
-    "load_recipe",
-    "merge",
-    "nest",
-    "parse_overrides",
-    "source_kind",
-    "to_tables",
-    "to_toml",
-    "with_source_defaults",
-]

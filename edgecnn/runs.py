@@ -74,7 +74,6 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The resolved recipe."""
         return build_recipe(load_recipe(self.path / RECIPE), str(self.path / RECIPE))
 
     @property
@@ -89,7 +88,6 @@ class Run:
 
     @property
     def info(self) -> RunInfo:
-        """The content of `run.json`; RunError if it is missing or damaged."""
         try:
             return build(RunInfo, json.loads((self.path / INFO).read_text(encoding="utf-8")), ValueError)
         except (OSError, ValueError) as error:
@@ -139,9 +137,7 @@ class Run:
         try:
             return self.file(name).read_bytes()
         except FileNotFoundError:
-            raise RunError(
-                f"run {self.path} has no {name} yet. First: {self.command(stage)} {options}".rstrip()
-            ) from None
+            raise RunError(f"{self.path} has no {name} yet. First: {self.command(stage)} {options}".rstrip()) from None
 
     def command(self, stage: str) -> str:
         """Return the command that runs a stage on this run, for messages. An interrupted training continues."""
@@ -196,14 +192,10 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False, keep_features
     require_run_folder(path)
     if run.file(RECIPE).exists():
         if not force:
-            raise OutputExistsError(
-                f"{path} exists. Continue it (--resume), replace it (--force), or name another folder with --out."
-            )
+            raise OutputExistsError(f"{path} exists. Continue it (--resume), or replace it (--force). {ANOTHER}.")
         for used in (recipe.init.source, recipe.network.file):
             if used and Path(used).resolve().is_relative_to(path.resolve()):
-                raise OutputExistsError(
-                    f"{path} contains {used}, which the new run needs, so it is not replaced. {ANOTHER}."
-                )
+                raise OutputExistsError(f"{path} contains {used}, which the new run needs. {ANOTHER}.")
         for folder in (run.file(ASKED).parent, *(() if keep_features else (run.file(FEATURES),))):
             shutil.rmtree(folder, ignore_errors=True)
         for file in path.iterdir():
@@ -215,20 +207,17 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False, keep_features
 
 
 def settle_run(run: Run, recipe: Settled) -> Run:
-    """Write a run's settled recipe, and return the run with it."""
     write_atomic(run.file(RECIPE), to_toml(recipe))
     return Run(run.path)
 
 
 def run_path(name: str) -> Path:
-    """Return `runs/NAME`; RecipeError if the name cannot be that of a folder there."""
     if name in ("", ".", "..", LATEST) or "/" in name or any(map(unsafe, name)):
         raise RecipeError(f"name is {name!r}, expected the name of a new folder in {RUNS}/, without a slash.")
     return RUNS / name
 
 
 def require_run_folder(path: Path) -> None:
-    """Raise OutputExistsError if a run cannot be at `path`, since a file or another folder is there."""
     if path.exists() and not path.is_dir():
         raise OutputExistsError(f"{path} is a file, not a run folder. {ANOTHER}.")
     if path.is_dir() and not (path / RECIPE).exists() and any(file.name != LOCK for file in path.iterdir()):
@@ -248,9 +237,7 @@ def locked(path: Path) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
-                raise RunError(
-                    f"process {holder} is training {path}. Wait until it ends, or name another folder with --out."
-                ) from None
+                raise RunError(f"process {holder} is training {path}. Wait until it ends. {ANOTHER}.") from None
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # on file systems without locks
                     raise
@@ -277,9 +264,7 @@ def open_run(path: Path | None = None) -> Run:
         here = f"Name a run; runs here: {', '.join(runs)}." if runs else "To make a run: edgecnn train"
         raise RunError(f"{folder}{target} is not a run folder (it has no {RECIPE}). {here}")
     if path is None and not is_own(folder):
-        raise RunError(
-            f"{folder} belongs to another user, so it is not followed. To use it, name it: {folder.resolve()}"
-        )
+        raise RunError(f"{folder} belongs to another user. To use it, name it: {folder.resolve()}")
     return Run(folder.resolve() if folder.is_symlink() else folder)
 
 
@@ -292,9 +277,7 @@ def trained_run(source: Path) -> Run:
         path = path.parent
     run = open_run(path)
     if run.imported:
-        raise RunError(
-            f"{run.path} was imported, and its graph cannot be trained further. Name a run that edgecnn train made."
-        )
+        raise RunError(f"{run.path} was imported: it cannot be trained further. Name a run of edgecnn train.")
     run.read(FLOAT_MODEL, "train")
     return run
 

@@ -144,7 +144,6 @@ class _Builder:
         )
 
     def advice(self, name: str, fields: Mapping[str, Any]) -> str:
-        """Return the suggestion for an unknown key: the same key of another table, or the nearest of this one."""
         same = [other for other, _ in leaves(self.root) if other.rpartition(".")[2] == name]
         return f"Did you mean {' or '.join(same)}?" if same else nearest(name[:SHOWN], fields)
 
@@ -208,7 +207,6 @@ def value_type(kind: Any, value: Any = ...) -> Any:
 
 
 def end_text(end: float) -> str:
-    """Return an end of a range for a message: a whole number with all its digits."""
     return f"{end:,}" if isinstance(end, int) else f"{end:g}"
 
 
@@ -218,7 +216,6 @@ def _name(name: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: in ASCII, shortened."""
     text = ascii(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
@@ -243,9 +240,14 @@ NonNegative = Annotated[float, Limits(minimum=0)]
 Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
 
 
-def described(meaning: str, *, default: Any = MISSING, left_out: bool = False) -> Any:
-    """Return a field of a document: its description, the value if the key is missing, and whether the default is left out on writing."""
-    return key(default, meaning, left_out=left_out)
+def described(meaning: str, *, default: Any = MISSING) -> Any:
+    """Return a field of a document: its description, and the value if the key is missing."""
+    return key(default, meaning)
+
+
+def absent(meaning: str, default: Any = None) -> Any:
+    """Return a field of a document that is not written while it has its default."""
+    return key(default, meaning, left_out=True)
 
 
 def option(default: Any, about: str, meaning: str = "", **more: Any) -> Any:

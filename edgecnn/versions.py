@@ -21,7 +21,6 @@ class CPU(NamedTuple):
 
 
 def processors() -> int:
-    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -61,7 +60,6 @@ LIBRARIES = (
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of edgecnn, Python and the installed LIBRARIES, by name."""
     import importlib.metadata
 
     versions = {"edgecnn": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
@@ -72,7 +70,6 @@ def library_versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """Return the processor's architecture and, if Linux gives it, its model name."""
     import platform
 
     name = read_cpu().name

@@ -6,7 +6,7 @@ Workstation and board share this module, so that both agree on a wave. It does n
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from edgecnn.bundle.evidence import LONGEST_REASON
 from edgecnn.bundle.file import MAX_BYTES
@@ -78,22 +78,9 @@ class Entry(Struct):
         return self.terms.serial > serial or digest in (self.sha256, *(allowed.instead_of if allowed else ()))
 
 
-class Target(Protocol):
-    """The attributes of `tuf.api.metadata.TargetFile` that are used here."""
-
-    length: int
-    hashes: dict[str, str]
-
-    @property
-    def custom(self) -> Any: ...
-
-
 def check_channel(channel: str) -> str:
-    """Return a channel's name; UpdateError if it is not valid."""
     if not CHANNEL.fullmatch(channel):
-        raise UpdateError(
-            f"a channel's name must be at most 64 lower-case letters, digits, _ and -; received {shown(channel)}"
-        )
+        raise UpdateError(f"a channel's name is at most 64 lower-case letters, digits, _ and -, not {shown(channel)}")
     return channel
 
 
@@ -117,7 +104,7 @@ def target_path(channel: str, name: str, serial: int) -> str:
     return f"{channel}/{name}-{serial}.edgecnn"
 
 
-def entries_of(targets: Mapping[str, Target], channel: str) -> tuple[Entry, ...]:
+def entries_of(targets: Mapping[str, Any], channel: str) -> tuple[Entry, ...]:
     """Return a channel's releases, ordered by number. UpdateError names a target that `edgecnn release` would not write.
 
     `targets` is `Targets.targets` from verified metadata: TUF's TargetFile by path. Those of other channels are ignored.
@@ -162,12 +149,11 @@ def in_wave(board_id: str, digest: str, share: int) -> bool:
 
 
 def target_file(path: str, digest: str) -> str:
-    """Return the path of a target's file below targets/ in a repository; the file name begins with its hash."""
     channel, _, file = path.partition("/")
     return f"{channel}/{digest}.{file}"
 
 
-def _entry(path: str, target: Target) -> Entry:
+def _entry(path: str, target: Any) -> Entry:
     """Return a target's release after checking every value, since the signer of the metadata may have stolen the key."""
     where = f"the release {shown(path)}"
     custom = target.custom
@@ -208,5 +194,4 @@ def _is_path(channel: str, name: str, path: str, serial: int) -> bool:
 
 
 def _each(pattern: re.Pattern[str], texts: Collection[str], most: int) -> bool:
-    """Return whether there are at most `most` texts, all different and all matching the pattern."""
     return len(texts) <= most and len(set(texts)) == len(texts) and all(map(pattern.fullmatch, texts))

@@ -1,7 +1,6 @@
 """The bundle file: its canonical zip, the reader, which refuses a bundle that is not provably complete and undamaged, and the writer.
 
-The same content gives the same bytes on every Python, which `zipfile` does not guarantee. An ONNX file that keeps values in other files
-is
+The same content gives the same bytes on every Python, which `zipfile` does not guarantee. An ONNX file that keeps values in other files is
 refused, since a bundle's hashes do not cover them; the package onnx is not needed for that.
 """
 
@@ -54,7 +53,7 @@ def pieces(manifest: Manifest, files: Mapping[str, bytes | memoryview]) -> Itera
     size = sum(map(len, entries.values()))
     if size > MAX_BYTES or len(entries) > MAX_FILES:
         raise BundleError(
-            f"the bundle would hold {size:,} bytes in {len(entries):,} files; the limit is {MAX_BYTES:,} bytes in {MAX_FILES:,} files"
+            f"the bundle has {size:,} bytes in {len(entries):,} files; the limits are {MAX_BYTES:,} and {MAX_FILES:,}"
         )
     central, offset = b"", 0
     for name, content in entries.items():
@@ -232,7 +231,6 @@ class Bundle:
 
 
 def output_types(model: ModelEntry) -> tuple[str, ...]:
-    """Return the types that a model's outputs may have, in numpy's notation."""
     return ("|i1", "|u1") if model.precision == "int8" else ("<f4",)
 
 
@@ -284,7 +282,7 @@ def _refused(path: Path) -> Iterator[None]:
                 "To make a run from a Keras model: edgecnn import."
             ) from None
         raise BundleError(
-            f"cannot use the bundle {path}: {error}. Copy it again, or rebuild it with: edgecnn bundle"
+            f"cannot use the bundle {path}: {error}. Copy it again, or make it again: edgecnn bundle"
         ) from None
 
 
@@ -338,9 +336,7 @@ def _check_files(bundle: Bundle, views: Mapping[str, memoryview]) -> None:
         known = len(bundle.known_features())
         size = known * manifest.stranger.length
         if size > MAX_KNOWN_BYTES:
-            raise BundleError(
-                f"{manifest.stranger.known} holds {size:,} bytes of features; the limit is {MAX_KNOWN_BYTES:,}"
-            )
+            raise BundleError(f"{manifest.stranger.known} holds {size:,} bytes; the limit is {MAX_KNOWN_BYTES:,}")
         if not manifest.stranger.neighbours <= known <= MAX_KNOWN:
             raise BundleError(
                 f"{manifest.stranger.known} holds {known:,} images, expected {manifest.stranger.neighbours} to {MAX_KNOWN:,}"
@@ -355,7 +351,7 @@ def _check_files(bundle: Bundle, views: Mapping[str, memoryview]) -> None:
         floats = outputs.dtype == np.float32
         if floats != (model.tolerance_unit == "logit"):
             raise BundleError(
-                f"{model.file}: codes are compared in LSB and floats in logits, received {model.tolerance_unit}"
+                f"{model.file}: codes have a tolerance in LSB, floats in logits, not {model.tolerance_unit}"
             )
         if floats and not model.tolerance <= MAX_RELATIVE_TOLERANCE * max(1.0, float(np.abs(outputs).max())) < math.inf:
             raise BundleError(
@@ -377,9 +373,7 @@ def read_array(name: str, data: bytes, types: tuple[str, ...], shape: tuple[int,
         header = NPY_MAGIC + size + described.encode().ljust(start - len(NPY_MAGIC) - 3) + b"\n"
         if not rest and data.startswith(header) and len(header) == start:
             return np.frombuffer(data, kind, offset=start).reshape(rows, *shape)
-    raise BundleError(
-        f"{name} is not an .npy array of {' or '.join(types)} and shape (n, {', '.join(map(str, shape))})"
-    )
+    raise BundleError(f"{name} is no .npy array of {' or '.join(types)} and shape (n, {', '.join(map(str, shape))})")
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], force: bool = False) -> str:

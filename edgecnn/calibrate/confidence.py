@@ -4,7 +4,7 @@ All are chosen from the answers to validation images; the test split only measur
 the values chosen on the others. The limit for out-of-distribution images uses the features of known images too.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import ceil, log
 
 import numpy as np
@@ -47,9 +47,7 @@ THRESHOLDS = tuple(index / 100 for index in range(100))
 class Choice(statistics.Selective):
     """A threshold, its figures on the images used to choose it, and the bound on its error that follows from them."""
 
-    bound: Fraction = described(
-        "Clopper and Pearson's upper bound of error, at confidence 1 - (1 - confidence) / tried."
-    )
+    bound: Fraction = described("Clopper and Pearson's upper bound of error, at 1 - (1 - confidence) / tried.")
     target_error: Fraction
     confidence: Fraction
     tried: Positive = described("Thresholds on the grid.")
@@ -60,9 +58,7 @@ def choose_threshold(scores: np.ndarray, right: np.ndarray, target_error: float,
 
     This is the smallest of THRESHOLDS with clopper_pearson(errors, answered, 1 - (1 - confidence) / len(THRESHOLDS), "upper") at most the
     target (Bonferroni). All bounds hold simultaneously, for any model. `scores` are each image's largest, float32 (n,), `right` bool (n,).
-
-    Raises:
-        ThresholdError: if no threshold qualifies; the message names the closest, and how many images would be enough.
+    Raises ThresholdError if no threshold qualifies; the message names the closest, and how many images would be enough.
 
     Source: Clopper and Pearson 1934; Geifman and El-Yaniv 2017 (arXiv:1705.08500), with a fixed grid instead of their search.
     """
@@ -174,31 +170,25 @@ def least_count(rate: float) -> int:
     return int(np.ceil(1 / rate - 1e-9)) - 1
 
 
-def fit_limit(scores: np.ndarray, features: np.ndarray, codes: np.ndarray, rate: float) -> StrangerLimit | None:
-    """Choose the limit below which an image is a stranger; None if there are too few images for the rate, or no known ones.
-
-    With n validation images the limit is their rate * (n + 1)-th smallest familiarity, interpolated. The p-values of each image are those
-    among the others. An image of the same kind falls below the limit with a probability of about the rate.
-
-    Args:
-        scores: each validation image's largest softmax score, shape (n,).
-        features: their features, float32, shape (n, length).
-        codes: of known images, from `known_codes`.
-        rate: fraction of in-distribution images that may be refused, in (0, 0.5].
-    Source: split conformal prediction, Vovk, Gammerman and Shafer 2005; the quantile, Weibull 1939 (numpy's method "weibull").
-    """
-    return limit_of(scores, similar_to(features, codes), rate, codes)
-
-
 def similar_to(features: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return the similarity of images' features to those of known images, float32 (n,). Arguments as in `fit_limit`."""
+    """Return the similarity of images' features to those of known images, float32 (n,).
+
+    `features` are float32 (n, length), and `codes` those of the known images, from `known_codes`.
+    """
     return (
         similarity(features, unit_rows(codes), min(NEIGHBOURS, len(codes))) if len(codes) else np.zeros(len(features))
     )
 
 
 def limit_of(scores: np.ndarray, similar: np.ndarray, rate: float, codes: np.ndarray) -> StrangerLimit | None:
-    """Choose the limit from known similarities, (n,), for example if a different model compared each image."""
+    """Choose the limit below which an image is a stranger; None if there are too few images for the rate, or no known ones.
+
+    With n validation images the limit is their rate * (n + 1)-th smallest familiarity, interpolated. The p-values of each image are those
+    among the others. An image of the same kind falls below the limit with a probability of about the rate, in (0, 0.5]. `scores` are each
+    validation image's largest softmax score, (n,), and `similar` its similarity to the known images, (n,).
+
+    Source: split conformal prediction, Vovk, Gammerman and Shafer 2005; the quantile, Weibull 1939 (numpy's method "weibull").
+    """
     from scipy.stats import rankdata
 
     if len(scores) < least_count(rate) or not len(codes):
@@ -246,7 +236,6 @@ def cross_fitted_scores(
 def temperature_and_threshold(
     logits: np.ndarray, classes: np.ndarray, target_error: float | None
 ) -> tuple[float, float]:
-    """Return the temperature and threshold chosen on the images; a threshold above 1 means that none meets the target."""
     try:
         chosen = fit_confidence(logits, classes, target_error)
     except ThresholdError:
@@ -254,16 +243,10 @@ def temperature_and_threshold(
     return chosen.temperature, chosen.threshold
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refused:
-    """Images refused as strangers, bool (n,), by the limits of the other folds. `limited` is false if any fold had no limit."""
-
-    images: np.ndarray
-    limited: bool
-
-
-def cross_fitted_strangers(scores: np.ndarray, similar: np.ndarray, fold: np.ndarray, rate: float) -> Refused:
-    """Refuse each fold's images by the limit from the other folds. The largest softmax `scores`, `similar` and `fold` have shape (n,)."""
+def cross_fitted_strangers(
+    scores: np.ndarray, similar: np.ndarray, fold: np.ndarray, rate: float
+) -> tuple[np.ndarray, bool]:
+    """Return the images refused by the limit from the other folds, bool (n,), and whether every fold had one; arguments (n,)."""
     refused, limited = np.zeros(len(scores), bool), True
     for one in np.unique(fold):
         mine = fold == one
@@ -272,4 +255,4 @@ def cross_fitted_strangers(scores: np.ndarray, similar: np.ndarray, fold: np.nda
             limited = False
         else:
             refused[mine] = Strangers(limit, NONE_KNOWN).familiarity_of(scores[mine], similar[mine]) < limit.limit
-    return Refused(images=refused, limited=limited)
+    return refused, limited

@@ -10,7 +10,7 @@ from edgecnn.evaluate.statistics import is_scores, mcnemar_exact, nll
 from edgecnn.recipe import INPUT_RANGES
 from edgecnn.runtime.decision import softmax
 from edgecnn.runtime.engines import Tensor
-from edgecnn.tables import Limits, Struct, described
+from edgecnn.tables import Limits, Struct, absent, described
 
 AUTO = "auto"
 RangeName = Annotated[str, Limits(enum=("centred", "unit", "raw", "imagenet", "given", "codes"))]
@@ -32,8 +32,8 @@ class PixelRange(Struct):
         "The real value of a pixel is scale * (pixel - 128 - zero_point), or with a mean, (that - mean) / std."
     )
     zero_point: int
-    mean: tuple[float, ...] | None = described("Per channel; absent without one.", default=None, left_out=True)
-    std: tuple[float, ...] | None = described("Per channel; absent without one.", default=None, left_out=True)
+    mean: tuple[float, ...] | None = absent("Per channel; absent without one.")
+    std: tuple[float, ...] | None = absent("Per channel; absent without one.")
 
     @property
     def numbers(self) -> tuple[Any, Any]:
@@ -117,9 +117,7 @@ def find_range(
     Args:
         call: takes pixels, scale and zero point, each a number or one per channel, and returns logits or scores, float32 (n, num_classes).
         entry: the input of a model file; None if it is float.
-
-    Raises:
-        EngineError: if the mean has a different number of channels.
+    Raises EngineError if the mean has a different number of channels.
     """
     if entry is not None and np.issubdtype(entry.dtype, np.integer) and not entry.scale:
         zero_point = -128 if entry.dtype == np.uint8 else 0  # `ModelFile.outputs` gives it codes
@@ -185,7 +183,6 @@ def blue_first(call: Call, images: Labelled, read: Trial, labels_ordered: bool) 
 
 
 def misplaced(values: np.ndarray, images: Labelled) -> str:
-    """Name the outputs that answer for another class, by their numbers from 0, or by the images' labels if those are known."""
     names = images.labels or tuple(map(str, range(values.shape[1])))
     pairs = [(output, best) for output, best in enumerate(best_order(values, images.classes)) if output != best]
     shown = ", ".join(f"{names[output]!r} for {names[best]!r}" for output, best in pairs[:SHOWN])
@@ -232,7 +229,6 @@ def reordered(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def better(one: Trial, other: Trial) -> float:
-    """Return McNemar's one-sided p: small if one trial is right more often than the other."""
     return mcnemar_exact(int(np.sum(one.right & ~other.right)), int(np.sum(~one.right & other.right)), "greater")
 
 

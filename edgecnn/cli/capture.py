@@ -7,7 +7,7 @@ import select
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -47,34 +47,27 @@ def cameras(json: Json = False) -> None:
 @with_flags
 def capture(
     *,
-    label: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="The class of the pictures, which also names their folder.",
-            rich_help_panel=Pictures.heading,
-        ),
-    ],
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SOURCE]",
-            help="/dev/video0, rtsp://…, clip.mp4, exec:COMMAND, watch:DIR, folder:DIR, synthetic:.",
-            show_default="none",
-        ),
-    ] = None,
-    camera: Annotated[
-        bool,
-        typer.Option("--camera", help="Find a camera and use it.", show_default="off", rich_help_panel=Camera.heading),
-    ] = False,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Write the pictures to DIR/NAME/.", rich_help_panel=Pictures.heading)
-    ] = Path("photos"),
+    label: str = typer.Option(
+        ...,
+        metavar="NAME",
+        help="The class of the pictures, which also names their folder.",
+        rich_help_panel=Pictures.heading,
+    ),
+    source: str | None = typer.Argument(
+        None,
+        metavar="[SOURCE]",
+        help="/dev/video0, rtsp://…, clip.mp4, exec:COMMAND, watch:DIR, folder:DIR, synthetic:.",
+        show_default="none",
+    ),
+    camera: bool = typer.Option(
+        False, "--camera", help="Find a camera and use it.", show_default="off", rich_help_panel=Camera.heading
+    ),
+    out: Path = typer.Option(
+        Path("photos"), metavar="DIR", help="Write the pictures to DIR/NAME/.", rich_help_panel=Pictures.heading
+    ),
     pictures: Pictures,
     frames: Camera,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON line for each picture.", show_default="off")
-    ] = False,
+    json: bool = typer.Option(False, "--json", help="Print one JSON line for each picture.", show_default="off"),
 ) -> None:
     """Take pictures for training with a camera.
 

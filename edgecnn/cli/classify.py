@@ -2,7 +2,6 @@
 
 import functools
 import sys
-from typing import Annotated
 
 import typer
 
@@ -23,45 +22,37 @@ MQTT_OPTIONS = (*flag_names(settings.Mqtt)[1:], "mqtt_forget")
 def classify(
     context: typer.Context,
     *,
-    source: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SOURCE]...",
-            help="Image files, folders, globs, or - to read paths from standard input. Or one stream: /dev/video0, "
-            "rtsp://…, clip.mp4, exec:COMMAND, watch:DIR, folder:DIR, synthetic:.",
-            show_default="none",
-        ),
-    ] = None,
-    camera: Annotated[
-        bool,
-        typer.Option(
-            "--camera",
-            help="Find a camera and classify what it sees.",
-            show_default="off",
-            rich_help_panel=settings.Camera.heading,
-        ),
-    ] = False,
+    source: list[str] | None = typer.Argument(
+        None,
+        metavar="[SOURCE]...",
+        help="Image files, folders, globs, or - to read paths from standard input. Or one stream: /dev/video0, "
+        "rtsp://…, clip.mp4, exec:COMMAND, watch:DIR, folder:DIR, synthetic:.",
+        show_default="none",
+    ),
+    camera: bool = typer.Option(
+        False,
+        "--camera",
+        help="Find a camera and classify what it sees.",
+        show_default="off",
+        rich_help_panel=settings.Camera.heading,
+    ),
     model: Model = None,
     engine: settings.Engine,
     decision: settings.Decision,
     seen: settings.Model,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON line for each image.", show_default="off")
-    ] = False,
+    json: bool = typer.Option(False, "--json", help="Print one JSON line for each image.", show_default="off"),
     frames: settings.Camera,
     pace: settings.Pace,
     state: settings.State,
     reaction: settings.Reaction,
     mqtt: settings.Mqtt,
-    mqtt_forget: Annotated[
-        bool,
-        typer.Option(
-            "--mqtt-forget",
-            help="Remove the device from Home Assistant and from the broker, and exit.",
-            show_default="off",
-            rich_help_panel=settings.Mqtt.heading,
-        ),
-    ] = False,
+    mqtt_forget: bool = typer.Option(
+        False,
+        "--mqtt-forget",
+        help="Remove the device from Home Assistant and from the broker, and exit.",
+        show_default="off",
+        rich_help_panel=settings.Mqtt.heading,
+    ),
     http: settings.Http,
     metrics: settings.Metrics,
 ) -> None:
@@ -93,9 +84,7 @@ def classify(
         from edgecnn.cli.classify_stream import forget_device
 
         if source or camera:
-            raise typer.BadParameter(
-                "only removes a device: give no source and no --camera.", param_hint="--mqtt-forget"
-            )
+            raise typer.BadParameter("only removes a device: give no source.", param_hint="--mqtt-forget")
         forget_device(mqtt)
         return
     if http.address is None:
@@ -144,7 +133,6 @@ def classify(
 
 
 def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Raise a usage error that names the option, if one of these was given where it has no effect."""
     for name in names:
         given = context.get_parameter_source(name)
         if given is not None and given.name != "DEFAULT":

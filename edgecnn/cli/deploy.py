@@ -24,45 +24,40 @@ Hosts = Annotated[
     ),
 ]
 HostsFile = Annotated[
-    Path | None, option("A file of boards, one per line; # starts a comment.", "none", None, "--hosts", metavar="FILE")
+    Path | None,
+    option(..., "A file of boards, one per line; # starts a comment.", "none", None, "--hosts", metavar="FILE"),
 ]
-Jobs = Annotated[int, option("Boards to handle at a time.", True, min=1, max=256, metavar="N")]
+Jobs = Annotated[int, option(..., "Boards to handle at a time.", True, min=1, max=256, metavar="N")]
 
 
 def deploy(
     hosts: Hosts = None,
-    repo: Annotated[Path, option("The repository's folder.", True, SETUP, "--repo", metavar="DIR")] = Path("releases"),
-    channel: Annotated[
-        str | None, option("The channel of these boards.", "the only one of the repository", SETUP, metavar="NAME")
-    ] = None,
-    source: Annotated[
-        str,
-        option(
-            "Where the boards look for releases on their own from now on.",
-            "as before, or only when you deploy",
-            SETUP,
-            "--from",
-            metavar="URL",
-        ),
-    ] = "",
-    options: Annotated[
-        Path | None, option("The service's options, in TOML.", "those of the board", SETUP, metavar="FILE")
-    ] = None,
-    deb: Annotated[
-        list[Path] | None,
-        option(
-            "Install this Debian package. Repeat it for another architecture.",
-            "a virtual environment, /opt/edgecnn",
-            SETUP,
-            metavar="FILE",
-        ),
-    ] = None,
-    replace_root: Annotated[
-        bool, option("Let boards that trust another repository trust this one.", "off", SETUP, "--replace-root")
-    ] = False,
+    repo: Path = option(Path("releases"), "The repository's folder.", True, SETUP, "--repo", metavar="DIR"),
+    channel: str | None = option(
+        None, "The channel of these boards.", "the only one of the repository", SETUP, metavar="NAME"
+    ),
+    source: str = option(
+        "",
+        "Where the boards look for releases on their own from now on.",
+        "as before, or only when you deploy",
+        SETUP,
+        "--from",
+        metavar="URL",
+    ),
+    options: Path | None = option(None, "The service's options, in TOML.", "those of the board", SETUP, metavar="FILE"),
+    deb: list[Path] | None = option(
+        None,
+        "Install this Debian package. Repeat it for another architecture.",
+        "a virtual environment, /opt/edgecnn",
+        SETUP,
+        metavar="FILE",
+    ),
+    replace_root: bool = option(
+        False, "Let boards that trust another repository trust this one.", "off", SETUP, "--replace-root"
+    ),
     hosts_file: HostsFile = None,
     jobs: Jobs = 8,
-    json: Annotated[bool, option("Print a JSON line for each board.", "off", None, "--json")] = False,
+    json: bool = option(False, "Print a JSON line for each board.", "off", None, "--json"),
 ) -> None:
     """Install edgecnn and the newest release on boards over ssh.
 
@@ -118,7 +113,6 @@ def deploy(
 
 
 def read_options(path: Path) -> bytes:
-    """Return the service's options, checked. ServiceError if they are not valid or the file is missing."""
     from edgecnn.device.service import config
     from edgecnn.errors import ServiceError
 

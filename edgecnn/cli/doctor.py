@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def doctor(
     model: Model = None,
-    quiet: Annotated[bool, option("Leave out the checks that pass.", "off", None, "--quiet", "-q")] = False,
+    quiet: bool = option(False, "Leave out the checks that pass.", "off", None, "--quiet", "-q"),
     json: Json = False,
 ) -> None:
     """Check this machine, and show how to fix what is wrong.
@@ -57,14 +57,13 @@ def text(name: str, finding: "Finding") -> str:
 
 def selftest(
     model: Model = None,
-    engine: Annotated[
-        list[str] | None,
-        option("Check only this engine. May be repeated.", "all that are installed", metavar="NAME"),
-    ] = None,
-    threads: Annotated[int, option("Threads per inference.", min=1, max=256)] = 1,
-    limit: Annotated[
-        float, option("Seconds that one model may take; all together, five times as long.", min=1, metavar="SECONDS")
-    ] = 60.0,
+    engine: list[str] | None = option(
+        None, "Check only this engine. May be repeated.", "all that are installed", metavar="NAME"
+    ),
+    threads: int = option(1, "Threads per inference.", min=1, max=256),
+    limit: float = option(
+        60.0, "Seconds that one model may take; all together, five times as long.", min=1, metavar="SECONDS"
+    ),
     json: Json = False,
 ) -> None:
     """Replay a bundle's golden vectors on this device's engines.
@@ -116,45 +115,37 @@ CALLS = "Calls"
 
 @with_flags
 def benchmark(
-    source: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SOURCE]...",
-            help="Image files, folders, globs, or - to read paths from standard input.",
-            show_default="the golden photos in the bundle",
-        ),
-    ] = None,
+    source: list[str] | None = typer.Argument(
+        None,
+        metavar="[SOURCE]...",
+        help="Image files, folders, globs, or - to read paths from standard input.",
+        show_default="the golden photos in the bundle",
+    ),
     model: Model = None,
-    engine: Annotated[
-        list[str] | None,
-        option("Measure this engine. May be repeated.", "all that are installed", "Engine", metavar="NAME"),
-    ] = None,
+    engine: list[str] | None = option(
+        None, "Measure this engine. May be repeated.", "all that are installed", "Engine", metavar="NAME"
+    ),
     provider: Annotated[str | None, Engine] = None,
-    precision: Annotated[
-        list[str] | None,
-        option("Measure this precision. May be repeated.", "all in the bundle", "Engine", metavar="NAME"),
-    ] = None,
-    threads: Annotated[
-        list[int] | None,
-        option(
-            "Measure with this many threads. May be repeated.",
-            "1, 2, 4 … up to the number of CPUs",
-            "Engine",
-            min=1,
-            max=256,
-        ),
-    ] = None,
-    n: Annotated[int, option("Timed calls of each configuration.", True, CALLS, "--n", min=10, max=1_000_000)] = 200,
-    warmup: Annotated[int, option("Untimed calls to make first.", True, CALLS, min=1, max=100_000)] = 20,
-    sustained: Annotated[
-        float | None,
-        option(
-            "Run one configuration for this long instead, to see whether it slows down.",
-            "off",
-            CALLS,
-            metavar="MINUTES",
-        ),
-    ] = None,
+    precision: list[str] | None = option(
+        None, "Measure this precision. May be repeated.", "all in the bundle", "Engine", metavar="NAME"
+    ),
+    threads: list[int] | None = option(
+        None,
+        "Measure with this many threads. May be repeated.",
+        "1, 2, 4 … up to the number of CPUs",
+        "Engine",
+        min=1,
+        max=256,
+    ),
+    n: int = option(200, "Timed calls of each configuration.", True, CALLS, "--n", min=10, max=1_000_000),
+    warmup: int = option(20, "Untimed calls to make first.", True, CALLS, min=1, max=100_000),
+    sustained: float | None = option(
+        None,
+        "Run one configuration for this long instead, to see whether it slows down.",
+        "off",
+        CALLS,
+        metavar="MINUTES",
+    ),
     json: Json = False,
 ) -> None:
     """Measure decoding, preprocessing and inference on this machine.
@@ -298,7 +289,6 @@ def print_table(measured: "Sweep") -> None:
 
 
 def options(chosen: "Configuration") -> list[str]:
-    """Return the options of `edgecnn classify` that select a configuration."""
     provider = ["--provider", chosen.provider] if chosen.provider else []
     return ["--engine", chosen.engine, *provider, "--precision", chosen.precision, "--threads", f"{chosen.threads}"]
 

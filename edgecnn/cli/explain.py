@@ -29,24 +29,21 @@ DECIMALS = 3
 
 @with_flags
 def explain(
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[IMAGE]...",
-            help="Image files, folders, globs, or - to read paths from standard input.",
-            show_default="none",
-        ),
-    ] = None,
+    images: list[str] | None = typer.Argument(
+        None,
+        metavar="[IMAGE]...",
+        help="Image files, folders, globs, or - to read paths from standard input.",
+        show_default="none",
+    ),
     model: Model = None,
     *,
     fit: Annotated[str | None, settings.Decision],
     region: Annotated[Region | None, settings.Model],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures.")] = Path("explained"),
+    out: Path = typer.Option(Path("explained"), metavar="DIR", help="Folder for the pictures."),
     force: Force = False,
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="Print one JSON line for each image, with the map.", show_default="off"),
-    ] = False,
+    json: bool = typer.Option(
+        False, "--json", help="Print one JSON line for each image, with the map.", show_default="off"
+    ),
 ) -> None:
     """Show which part of an image an answer rests on.
 

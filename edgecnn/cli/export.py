@@ -1,12 +1,12 @@
 """edgecnn export, bundle and report: what is made of a run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from edgecnn.cli.options import Force, Json, check_choice, emit_json, emit_line, note, option
-from edgecnn.cli.workstation_options import Full, RunArgument
+from edgecnn.cli.workstation_options import Full, RunArgument, opened_run
 
 if TYPE_CHECKING:
     from edgecnn.report.page import Shown
@@ -16,48 +16,37 @@ PRECISION = "Precision (one of)"
 PROGRAM = "For another program"
 
 
-def precision_flag(name: str, text: str, default: str = "off") -> Any:
-    return option(text, default, PRECISION, name)
+def precision_flag(name: str, text: str, shown: str = "off") -> Any:
+    return option(False, text, shown, PRECISION, name)
 
 
 def export(
     run: RunArgument = None,
-    format_: Annotated[
-        str | None, option("The file format.", "tflite", None, "--format", metavar="tflite|onnx")
-    ] = None,
-    int8: Annotated[bool, precision_flag("--int8", "int8 weights and activations.", "on")] = False,
-    float32: Annotated[bool, precision_flag("--float32", "float32, from the float model.")] = False,
-    float16: Annotated[
-        bool, precision_flag("--float16", "float16, from the float model. Input and output stay float32.")
-    ] = False,
-    int16x8: Annotated[
-        bool,
-        precision_flag(
-            "--int16x8", "int16 activations and int8 weights (TFLite only), calibrated with training images."
-        ),
-    ] = False,
-    io: Annotated[
-        str | None, option("Type of an int8 TFLite file's input and output.", "int8", metavar="int8|uint8|float32")
-    ] = None,
-    program: Annotated[
-        str | None,
-        option(
-            "Write the int8 model in this program's form: Frigate's custom classifiers, MediaPipe's ImageClassifier.",
-            "none",
-            PROGRAM,
-            "--for",
-            metavar="frigate|mediapipe",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        option(
-            "Folder for those files; the run keeps a copy for verify.",
-            "RUN/frigate or RUN/mediapipe",
-            PROGRAM,
-            metavar="DIR",
-        ),
-    ] = None,
+    format_: str | None = option(None, "The file format.", "tflite", None, "--format", metavar="tflite|onnx"),
+    int8: bool = precision_flag("--int8", "int8 weights and activations.", "on"),
+    float32: bool = precision_flag("--float32", "float32, from the float model."),
+    float16: bool = precision_flag("--float16", "float16, from the float model. Input and output stay float32."),
+    int16x8: bool = precision_flag(
+        "--int16x8", "int16 activations and int8 weights (TFLite only), calibrated with training images."
+    ),
+    io: str | None = option(
+        None, "Type of an int8 TFLite file's input and output.", "int8", metavar="int8|uint8|float32"
+    ),
+    program: str | None = option(
+        None,
+        "Write the int8 model in this program's form: Frigate's custom classifiers, MediaPipe's ImageClassifier.",
+        "none",
+        PROGRAM,
+        "--for",
+        metavar="frigate|mediapipe",
+    ),
+    out: Path | None = option(
+        None,
+        "Folder for those files; the run keeps a copy for verify.",
+        "RUN/frigate or RUN/mediapipe",
+        PROGRAM,
+        metavar="DIR",
+    ),
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -96,43 +85,48 @@ def export(
         raise typer.BadParameter("--int16x8 is for --format tflite.")
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.export import export as export_model
-    from edgecnn.export import export_alternative, export_path
+    from edgecnn.export import export_alternative, export_path, io_type
     from edgecnn.files import refuse_existing
-    from edgecnn.runs import open_run
     from edgecnn.verify.golden import time_exports
 
     with ProgressReporter() as reporter:
-        opened = open_run(run)
-        note(f"run {opened.path}")
+        opened = opened_run(run)
         refuse_existing(export_path(opened, format_, precision, io), force)
         reporter.note(f"converting {opened.name} to {format_} {precision}")
-        result = export_model(opened, format_, precision, io=io, force=force, progress=reporter.working)
+        path = export_model(opened, format_, precision, io=io, force=force, progress=reporter.working)
         if (format_, precision, io) == ("tflite", "int8", None):
             export_alternative(opened, reporter.note, reporter.working)
         timing = time_exports(opened, format_)
     if json:
-        emit_json({**vars(result), "path": str(result.path), "timing": timing})
+        about = {"format": format_, "precision": precision, "io": io_type(format_, precision, io), "timing": timing}
+        emit_json({**file_figures(path), **about})
     else:
-        print(f"{result.path}  {result.size_bytes:,} bytes  SHA-256 {result.sha256}")
+        print(FILE_LINE.format(**file_figures(path)))
         print(timing.text)
 
 
 def export_for(run: Path | None, program: str, out: Path | None, force: bool, json: bool) -> None:
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.files import sha256_file
     from edgecnn.interop import export_program
-    from edgecnn.runs import open_run
 
     with ProgressReporter() as reporter:
-        opened = open_run(run)
-        note(f"run {opened.path}")
+        opened = opened_run(run)
         paths = export_program(opened, program, out=out, force=force, note=reporter.note, progress=reporter.working)
-    files = [{"path": str(path), "size_bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths]
+    files = list(map(file_figures, paths))
     if json:
         emit_json({"for": program, "files": files})
         return
     for file in files:
-        print("{path}  {size_bytes:,} bytes  SHA-256 {sha256}".format(**file))
+        print(FILE_LINE.format(**file))
+
+
+FILE_LINE = "{path}  {size_bytes:,} bytes  SHA-256 {sha256}"
+
+
+def file_figures(path: Path) -> dict[str, Any]:
+    from edgecnn.files import sha256_file
+
+    return {"path": str(path), "size_bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def one_precision(**flags: bool) -> str:
@@ -144,25 +138,21 @@ def one_precision(**flags: bool) -> str:
 
 def bundle(
     run: RunArgument = None,
-    out: Annotated[Path | None, option("The bundle to write.", "RUN/NAME.edgecnn")] = None,
-    only: Annotated[
-        list[str] | None,
-        option(
-            "Include only models of this precision, such as int8, for a smaller file. May be repeated.",
-            "all verified models",
-            metavar="PRECISION",
-        ),
-    ] = None,
-    serial: Annotated[
-        int,
-        option(
-            "Serial number, by which a device recognises an older bundle: increase it each time, as with $(date +%s).",
-            "none",
-            metavar="N",
-            min=0,
-            max=2**53,
-        ),
-    ] = 0,
+    out: Path | None = option(None, "The bundle to write.", "RUN/NAME.edgecnn"),
+    only: list[str] | None = option(
+        None,
+        "Include only models of this precision, such as int8, for a smaller file. May be repeated.",
+        "all verified models",
+        metavar="PRECISION",
+    ),
+    serial: int = option(
+        0,
+        "Serial number, by which a device recognises an older bundle: increase it each time, as with $(date +%s).",
+        "none",
+        metavar="N",
+        min=0,
+        max=2**53,
+    ),
     force: Force = False,
     full: Full = False,
     json: Json = False,
@@ -176,10 +166,7 @@ def bundle(
       edgecnn bundle --out cats.edgecnn
       edgecnn bundle --only int8 --serial 2
     """
-    from edgecnn.runs import open_run
-
-    opened = open_run(run)
-    note(f"run {opened.path}")
+    opened = opened_run(run)
     from edgecnn.cli.verify import note_warnings
     from edgecnn.stages.bundle import bundle_stage, verified_confidence
     from edgecnn.verify.parity import parity_report
@@ -206,14 +193,11 @@ def bundle(
 
 
 def report(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[RUN]...", help="Run folders or bundles.", show_default="runs/latest"),
-    ] = None,
-    out: Annotated[
-        Path | None, option("The page. Its figures go next to it as JSON.", "RUN/report.html", metavar="FILE")
-    ] = None,
-    png: Annotated[Path | None, option("Also write each plot to this folder, as PNG.", "none", metavar="DIR")] = None,
+    runs: list[Path] | None = typer.Argument(
+        None, metavar="[RUN]...", help="Run folders or bundles.", show_default="runs/latest"
+    ),
+    out: Path | None = option(None, "The page. Its figures go next to it as JSON.", "RUN/report.html", metavar="FILE"),
+    png: Path | None = option(None, "Also write each plot to this folder, as PNG.", "none", metavar="DIR"),
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -252,9 +236,8 @@ def report(
 
 
 def show(path: Path | None) -> "tuple[Shown, Path]":
-    """Return the content of a page about a run folder or a bundle, `runs/latest` for None, and the page's default path."""
     from edgecnn.report.page import Shown, shown_run
-    from edgecnn.runs import PAGE, open_run
+    from edgecnn.runs import PAGE
 
     if path is not None and path.is_file():
         from edgecnn.bundle.file import read_bundle
@@ -263,6 +246,5 @@ def show(path: Path | None) -> "tuple[Shown, Path]":
         bundle = read_bundle(path)
         shown = Shown(figures=bundle_figures(bundle), pictures={}, answers=bundle_answers(bundle))
         return shown, path.with_suffix(".html")
-    run = open_run(path)
-    note(f"run {run.path}")
+    run = opened_run(path)
     return shown_run(run), run.file(PAGE)

@@ -1,7 +1,7 @@
 """`edgecnn import`."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import typer
 
@@ -13,7 +13,6 @@ from edgecnn.tables import option as setting
 
 
 def read_layers(text: str) -> int | tuple[str, ...]:
-    """Read a number of layers, or their names; ValueError for neither."""
     names = tuple(filter(None, (part.strip() for part in text.split(","))))
     if not names or text.strip() == "0":
         raise ValueError(f"received {text!r}, expected a number of layers from 1, or names of layers")
@@ -27,14 +26,8 @@ class Calibration(Group):
     calibrate_images: int | None = setting(
         None, "Number of training images to calibrate with.", shown="500", metavar="N", low=1
     )
-    region: list[float] | None = setting(
-        None,
-        "The part of each image that the model sees, as fractions of the upright image: left, top, width and height.",
-        shown="the whole image",
-        metavar="X,Y,W,H",
-        typed=None,
-        read=shared.read_seen,
-        keys=("data.region",),
+    region: list[float] | None = shared.overriding(
+        "data.region", shown="the whole image", metavar="X,Y,W,H", typed=None, read=shared.read_seen
     )
     size: tuple[int, int] | None = setting(
         None,
@@ -62,45 +55,32 @@ class Calibration(Group):
         typed=None,
         read=read_layers,
     )
-    unseen: str | None = setting(
-        None,
-        "A folder or zip of images that did not train the model, to judge it on. The images of --calibrate then only calibrate and choose.",
-        shown="a fifth of the images of --calibrate",
-        metavar="DATA",
-        keys=("data.unseen",),
-    )
+    unseen: str | None = shared.overriding("data.unseen", shown="a fifth of the images of --calibrate", metavar="DATA")
     seed: int | None = setting(None, "Seed for drawing the calibration images.", shown="1", low=0, keys=("seed",))
 
 
 @with_flags
 def import_(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL", help="The model: an .onnx, .keras, .h5 or .tflite file, or the folder of a SavedModel."
-        ),
-    ],
-    calibrate: Annotated[
-        str,
-        typer.Option(
-            metavar="DATA",
-            help="The model's images: a dataset's name, or a folder or zip.",
-            rich_help_panel=Calibration.heading,
-        ),
-    ],
+    model: Path = typer.Argument(
+        ..., metavar="MODEL", help="The model: an .onnx, .keras, .h5 or .tflite file, or the folder of a SavedModel."
+    ),
+    calibrate: str = typer.Option(
+        ...,
+        metavar="DATA",
+        help="The model's images: a dataset's name, or a folder or zip.",
+        rich_help_panel=Calibration.heading,
+    ),
     *,
     calibration: Calibration,
     foreign: shared.Foreign,
-    reference: Annotated[
-        Path | None,
-        option(
-            "The float model that a quantized MODEL must answer like: a .tflite, .onnx, .keras or .h5 file, or a SavedModel.",
-            "none",
-            None,
-            metavar="FLOAT",
-        ),
-    ] = None,
-    out: Annotated[Path | None, option("The run folder to write.", "runs/MODEL")] = None,
+    reference: Path | None = option(
+        None,
+        "The float model that a quantized MODEL must answer like: a .tflite, .onnx, .keras or .h5 file, or a SavedModel.",
+        "none",
+        None,
+        metavar="FLOAT",
+    ),
+    out: Path | None = option(None, "The run folder to write.", "runs/MODEL"),
     force: Force = False,
     json: Json = False,
 ) -> None:

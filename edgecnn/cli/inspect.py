@@ -2,12 +2,13 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from edgecnn.cli.options import Force, Json, checked, emit_json, emit_line, note, option
 from edgecnn.cli.workstation_options import Full
+from edgecnn.labels import plural, printable
 from edgecnn.region import read_region
 
 if TYPE_CHECKING:
@@ -25,69 +26,52 @@ FailOn = Literal["error", "warning", "note", "never"]
 
 
 def inspect(
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA", help="A dataset's name, a folder or zip of images, or frigate:PATH, Frigate's folder."
-        ),
-    ],
-    out: Annotated[
-        Path | None, option("Folder for the page and the JSON.", "inspections/NAME, or NAME-2, …", metavar="FOLDER")
-    ] = None,
-    no_features: Annotated[
-        bool,
-        option(
-            "Compare hashes only: fast, but blind to cut copies, wrong labels and images unlike the others.",
-            "off",
-            None,
-            "--no-features",
-        ),
-    ] = False,
-    region: Annotated[
-        str,
-        option(
-            "Look only at this part of each image, in fractions: the data.region that you train with.",
-            "the whole image",
-            metavar="X,Y,W,H",
-        ),
-    ] = "0,0,1,1",
-    group_by: Annotated[
-        str | None,
-        option(
-            "Regular expression that groups photos by their names, or none: the data.group_by that you train with.",
-            "the list of splits, else folders below the class folders",
-            metavar="REGEX",
-        ),
-    ] = None,
-    run: Annotated[
-        Path | None,
-        option(
-            "Judge labels with this run's folds: each image by the model that did not learn from it.",
-            "a classifier on features judges them",
-            metavar="RUN",
-        ),
-    ] = None,
-    fail_on: Annotated[
-        FailOn, option("Exit with code 32 if there is a finding of this severity or a worse one.")
-    ] = "error",
-    fix: Annotated[
-        Path | None,
-        option(
-            "Write a cleaned copy of the data to this new folder, with a list of what it leaves out.",
-            "none",
-            CLEANED,
-            metavar="OUT",
-        ),
-    ] = None,
-    leave_out: Annotated[
-        str | None,
-        option(
-            "What the copy leaves out, separated by commas: unreadable, copies, near, labels, far, blurred.",
-            "unreadable,copies,near",
-            CLEANED,
-            metavar="KINDS",
-        ),
-    ] = None,
+    data: str = typer.Argument(
+        ..., metavar="DATA", help="A dataset's name, a folder or zip of images, or frigate:PATH, Frigate's folder."
+    ),
+    out: Path | None = option(
+        None, "Folder for the page and the JSON.", "inspections/NAME, or NAME-2, …", metavar="FOLDER"
+    ),
+    no_features: bool = option(
+        False,
+        "Compare hashes only: fast, but blind to cut copies, wrong labels and images unlike the others.",
+        "off",
+        None,
+        "--no-features",
+    ),
+    region: str = option(
+        "0,0,1,1",
+        "Look only at this part of each image, in fractions: the data.region that you train with.",
+        "the whole image",
+        metavar="X,Y,W,H",
+    ),
+    group_by: str | None = option(
+        None,
+        "Regular expression that groups photos by their names, or none: the data.group_by that you train with.",
+        "the list of splits, else folders below the class folders",
+        metavar="REGEX",
+    ),
+    run: Path | None = option(
+        None,
+        "Judge labels with this run's folds: each image by the model that did not learn from it.",
+        "a classifier on features judges them",
+        metavar="RUN",
+    ),
+    fail_on: FailOn = option("error", "Exit with code 32 if there is a finding of this severity or a worse one."),
+    fix: Path | None = option(
+        None,
+        "Write a cleaned copy of the data to this new folder, with a list of what it leaves out.",
+        "none",
+        CLEANED,
+        metavar="OUT",
+    ),
+    leave_out: str | None = option(
+        None,
+        "What the copy leaves out, separated by commas: unreadable, copies, near, labels, far, blurred.",
+        "unreadable,copies,near",
+        CLEANED,
+        metavar="KINDS",
+    ),
     force: Force = False,
     full: Full = False,
     json: Json = False,
@@ -111,7 +95,6 @@ def inspect(
     from edgecnn.data import open_dataset
     from edgecnn.files import refuse_existing
     from edgecnn.inspect.fix import emptied, require_new, write_cleaned
-    from edgecnn.labels import plural, printable
     from edgecnn.recipe import build_recipe
 
     if out:
@@ -154,7 +137,6 @@ def inspect(
 
 
 def answers_of(path: Path, dataset: "Dataset") -> "tuple[str, HeldOut]":
-    """Return a run's name and its folds' answers; RunError if it has no folds, or if its classes are not those of the data."""
     from edgecnn.errors import RunError
     from edgecnn.evaluate.answers import require_held_out
     from edgecnn.runs import open_run
@@ -169,7 +151,6 @@ def answers_of(path: Path, dataset: "Dataset") -> "tuple[str, HeldOut]":
 
 
 def stated_kinds(text: str | None, fix: Path | None) -> tuple[str, ...]:
-    """Return the kinds that --leave-out names; typer.BadParameter for an unknown kind or without --fix."""
     from edgecnn.inspect.fix import LEAVE_OUT, USUAL
 
     if text is None:
@@ -209,9 +190,7 @@ def free_folder(name: str, force: bool) -> Path:
 
 
 def print_report(report: "Inspection", full: bool) -> None:
-    """Print the verdict and the worst findings, or with `full` all of them."""
     from edgecnn.inspect.inspection import verdict
-    from edgecnn.labels import plural, printable
 
     splits = ", ".join(f"{count:,} {split}" for split, count in report.splits.items() if count)
     head = f"{report.name}: {report.images:,} images in {len(report.classes):,} classes ({splits}): {verdict(report)}"
@@ -234,9 +213,8 @@ def fail(report: "Inspection", fail_on: FailOn) -> None:
     least = SEVERITIES.index(fail_on)
     bad = [item for item in report.findings if SEVERITIES.index(item.severity) >= least]
     if bad:
-        what = "finding" if len(bad) == 1 else "findings"
         or_worse = "" if fail_on == "error" else " or worse"
         raise FindingsError(
-            f"{report.name}: {len(bad)} {what} of severity {fail_on}{or_worse}. "
+            f"{report.name}: {plural(len(bad), 'finding')} of severity {fail_on}{or_worse}. "
             "Clean the data, for example with --fix OUT, or allow more with --fail-on."
         )

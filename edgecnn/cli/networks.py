@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,23 +17,21 @@ if TYPE_CHECKING:
 
 @with_flags
 def networks(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One network.", show_default="all of them")] = None,
+    name: str | None = typer.Argument(None, metavar="NAME", help="One network.", show_default="all of them"),
     *,
     budget: shared.Budget,
-    data: Annotated[
-        str | None,
-        option(
-            "Images to train on, as for edgecnn train. Shows each network's input for them, their classes, and the network that photos "
-            "choose.",
-            "none",
-            metavar="DATA",
-        ),
-    ] = None,
-    height: Annotated[int | None, option("Rows of the input.", "32", min=1, max=1024)] = None,
-    width: Annotated[int | None, option("Columns of the input.", "32", min=1, max=1024)] = None,
-    channels: Annotated[int | None, option("Channels of the input, 1 or 3.", "3", min=1, max=3)] = None,
-    classes: Annotated[int | None, option("Number of classes.", "10", min=2)] = None,
-    layers: Annotated[bool, option("Print each layer's shape, parameters and MACs.", "off", None, "--layers")] = False,
+    data: str | None = option(
+        None,
+        "Images to train on, as for edgecnn train. Shows each network's input for them, their classes, and the network that photos "
+        "choose.",
+        "none",
+        metavar="DATA",
+    ),
+    height: int | None = option(None, "Rows of the input.", "32", min=1, max=1024),
+    width: int | None = option(None, "Columns of the input.", "32", min=1, max=1024),
+    channels: int | None = option(None, "Channels of the input, 1 or 3.", "3", min=1, max=3),
+    classes: int | None = option(None, "Number of classes.", "10", min=2),
+    layers: bool = option(False, "Print each layer's shape, parameters and MACs.", "off", None, "--layers"),
     json: Json = False,
 ) -> None:
     """List the networks and what each costs.

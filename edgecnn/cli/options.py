@@ -70,14 +70,15 @@ Force = Annotated[bool, typer.Option("--force", help="Replace existing output.",
 SlotsFolder = Annotated[Path, typer.Option("--slots", metavar="DIR", help="Folder of this board's releases.")]
 
 
-def option(help: str, default: str | bool = True, panel: str | None = None, *flags: str, **more: Any) -> Any:
-    """Return a typer.Option: its help, its default in words (True shows the value), its heading, and its flags unless the parameter's name
-    gives them."""
-    return typer.Option(*flags, help=help, show_default=default, rich_help_panel=panel, **more)
+def option(
+    default: Any, help: str, shown: str | bool = True, panel: str | None = None, *flags: str, **more: Any
+) -> Any:
+    """Return a typer.Option: its default (... in `Annotated`), its help, its default in words (True shows the value), its heading, and its
+    flags unless the parameter's name gives them."""
+    return typer.Option(default, *flags, help=help, show_default=shown, rich_help_panel=panel, **more)
 
 
 def option_name(parameter: str) -> str:
-    """Return how a parameter is typed: --max-age for max_age."""
     return f"--{parameter.replace('_', '-')}"
 
 
@@ -104,7 +105,6 @@ def secret(option: str, prefix: str, file: Path | None) -> tuple[str | None, str
 
 
 def note_if_shared(file: Path) -> None:
-    """Warn if every user of this machine may read a file that holds a password."""
     import contextlib
     import shlex
     import stat
@@ -116,7 +116,6 @@ def note_if_shared(file: Path) -> None:
 
 
 def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
-    """Load a bundle as `edgecnn.runtime.classifier.Classifier.load` does, and print its name."""
     from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.classifier import Classifier
 
@@ -173,7 +172,6 @@ def flag(entry: dataclasses.Field, heading: str) -> inspect.Parameter:
 
 
 def convert_setting(entry: dataclasses.Field, value: Any) -> Any:
-    """Convert the value typed for a flag to its setting; an invalid value is a usage error (typer.BadParameter)."""
     about, name = entry.metadata, option_name(typed_name(entry))
     check_choice(name, value, about.get("choices", (value,)))
     if value == about.get("typed", entry.default):

@@ -57,7 +57,6 @@ def former_recipe(
 
 
 def refuse_images(path: Path) -> None:
-    """Raise RecipeError, with the right command, if images or a run are given as a recipe."""
     from edgecnn.data import DATASETS
     from edgecnn.errors import RecipeError
     from edgecnn.recipe import source_kind
@@ -65,9 +64,7 @@ def refuse_images(path: Path) -> None:
 
     name = shlex.quote(str(path))
     if (path / RECIPE).is_file():
-        raise RecipeError(
-            f"{path} is a run folder, not a recipe file. To continue it: edgecnn train --resume --out {name}"
-        )
+        raise RecipeError(f"{path} is a run, not a recipe. To continue it: edgecnn train --resume --out {name}")
     images = path.is_dir() or path.suffix.lower() == ".zip" or source_kind(str(path))[0]
     if images or (str(path) in DATASETS and not path.exists()):
         raise RecipeError(f"{path} is not a recipe file. To train on its images: edgecnn train --data {name}")
@@ -96,7 +93,6 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
 
 
 def stated_values(*groups: "Group") -> dict[str, Any]:
-    """Return the recipe values of groups of settings, by recipe key."""
     values: dict[str, Any] = {}
     for group in groups:
         kind: type = type(group)
@@ -107,9 +103,7 @@ def stated_values(*groups: "Group") -> dict[str, Any]:
     if sum(bool(getattr(group, name, None)) for group in groups for name in ("network", "backbone")) > 1:
         raise typer.BadParameter("--network and --backbone are mutually exclusive: give one.")
     if "network.name" in values and any(key.startswith("network.max_") for key in values):
-        raise typer.BadParameter(
-            "--max-kb, --max-macs and --max-ms limit the choice of the network: leave --network out."
-        )
+        raise typer.BadParameter("--max-kb, --max-macs and --max-ms are for a choice of network: leave --network out.")
     return values
 
 
@@ -142,7 +136,6 @@ def show_keys(as_json: bool) -> None:
 
 
 def show_dry_run(asked: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
-    """Choose an open network for the images, time a few training steps, and print the costs and the estimated time."""
     from edgecnn.cli.progress import clock
     from edgecnn.stages.train import network_name
     from edgecnn.tables import to_json

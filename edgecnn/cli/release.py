@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -30,70 +30,57 @@ REPOSITORY = Path("releases")
 
 
 def release(
-    action: Annotated[
-        str, typer.Argument(metavar="ACTION", help="init, add, share, stop, refresh, rotate or status; required")
-    ],
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[DIR|BUNDLE|CHANNEL|KEY]...",
-            help="A new folder for init, a bundle for add, a channel and the percentage for share, a channel for stop, what to sign again "
-            "for refresh, and the keys for rotate: online, targets, root-1 and so on.",
-            show_default="none",
-        ),
-    ] = None,
-    repo: Annotated[Path, option("The folder of the repository.", True, None, metavar="DIR")] = REPOSITORY,
-    keys: Annotated[
-        list[Path] | None,
-        option(
-            "A folder with keys; new ones go to the first. May be repeated.",
-            "DIR-keys, next to DIR",
-            None,
-            metavar="FOLDER",
-        ),
-    ] = None,
-    to: Annotated[str, option("The channel for the release.", "none", "With add", metavar="CHANNEL")] = "",
-    share: Annotated[
-        int | None, option("Percentage of the boards that get it.", "none", "With add", metavar="N", min=0, max=100)
-    ] = None,
-    pilot: Annotated[
-        list[str] | None,
-        option(
-            "Id of a board that gets it regardless of the share. May be repeated.",
-            "none",
-            "With add and share",
-            metavar="ID",
-        ),
-    ] = None,
-    accept: Annotated[
-        str,
-        option(
-            "Release it although its gate failed, or without a verdict that it may replace what boards have, and record this reason.",
-            "none",
-            "With add",
-            metavar="REASON",
-        ),
-    ] = "",
-    allow_older_from: Annotated[
-        list[str] | None,
-        option(
-            "A release that this older bundle may replace: the first digits of its SHA-256. May be repeated.",
-            "none",
-            "With add",
-            metavar="SHA256",
-        ),
-    ] = None,
-    root_keys: Annotated[int, option("Number of root keys.", True, "With init", metavar="N", min=1, max=9)] = 3,
-    root_threshold: Annotated[
-        int, option("Number of root keys that must sign.", True, "With init", metavar="N", min=1, max=9)
-    ] = 2,
-    hosts: Annotated[
-        Path | None,
-        option(
-            "A file of boards, one per line, to ask over ssh.", "the repository's own", "With status", metavar="FILE"
-        ),
-    ] = None,
-    jobs: Annotated[int, option("Boards to ask at a time.", True, "With status", metavar="N", min=1, max=256)] = 16,
+    action: str = typer.Argument(
+        ..., metavar="ACTION", help="init, add, share, stop, refresh, rotate or status; required"
+    ),
+    names: list[str] | None = typer.Argument(
+        None,
+        metavar="[DIR|BUNDLE|CHANNEL|KEY]...",
+        help="A new folder for init, a bundle for add, a channel and the percentage for share, a channel for stop, what to sign again "
+        "for refresh, and the keys for rotate: online, targets, root-1 and so on.",
+        show_default="none",
+    ),
+    repo: Path = option(REPOSITORY, "The folder of the repository.", True, None, metavar="DIR"),
+    keys: list[Path] | None = option(
+        None,
+        "A folder with keys; new ones go to the first. May be repeated.",
+        "DIR-keys, next to DIR",
+        None,
+        metavar="FOLDER",
+    ),
+    to: str = option("", "The channel for the release.", "none", "With add", metavar="CHANNEL"),
+    share: int | None = option(
+        None, "Percentage of the boards that get it.", "none", "With add", metavar="N", min=0, max=100
+    ),
+    pilot: list[str] | None = option(
+        None,
+        "Id of a board that gets it regardless of the share. May be repeated.",
+        "none",
+        "With add and share",
+        metavar="ID",
+    ),
+    accept: str = option(
+        "",
+        "Release it although its gate failed, or without a verdict that it may replace what boards have, and record this reason.",
+        "none",
+        "With add",
+        metavar="REASON",
+    ),
+    allow_older_from: list[str] | None = option(
+        None,
+        "A release that this older bundle may replace: the first digits of its SHA-256. May be repeated.",
+        "none",
+        "With add",
+        metavar="SHA256",
+    ),
+    root_keys: int = option(3, "Number of root keys.", True, "With init", metavar="N", min=1, max=9),
+    root_threshold: int = option(
+        2, "Number of root keys that must sign.", True, "With init", metavar="N", min=1, max=9
+    ),
+    hosts: Path | None = option(
+        None, "A file of boards, one per line, to ask over ssh.", "the repository's own", "With status", metavar="FILE"
+    ),
+    jobs: int = option(16, "Boards to ask at a time.", True, "With status", metavar="N", min=1, max=256),
     json: Json = False,
 ) -> None:
     """Release bundles to boards that fetch them on their own.
@@ -168,16 +155,8 @@ def release(
 
 
 def check_names(action: str, names: list[str]) -> None:
-    """Raise a usage error for arguments that do not fit the action."""
-    least, most = {
-        "init": (0, 1),
-        "add": (1, 1),
-        "share": (2, 2),
-        "stop": (1, 1),
-        "refresh": (0, 1),
-        "rotate": (1, 20),
-        "status": (0, 0),
-    }[action]
+    words = ACTIONS[action].split()
+    least, most = sum(word[0] != "[" for word in words), 20 if "KEY..." in words else len(words)
     hint = "[DIR|BUNDLE|CHANNEL|KEY]..."
     if not least <= len(names) <= most:
         expected = f"expected {ACTIONS[action]}" if most else "takes no more arguments"
@@ -202,14 +181,13 @@ def ask_passphrase(name: str, new: bool) -> str:
             raise ReleaseError(f"cannot read the passphrase of {PASSPHRASE_FILE}: {first_line(error)}") from None
     if not sys.stdin.isatty():
         raise ReleaseError(
-            f"the key {name} needs its passphrase, and there is no terminal to ask on. Put it in a file that is named in {PASSPHRASE_FILE}."
+            f"the key {name} needs a passphrase, and there is no terminal. Set {PASSPHRASE_FILE} to a file with it."
         )
     what = "New passphrase for root and targets keys" if new else f"Passphrase of the key {name}"
     return str(typer.prompt(what, hide_input=True, confirmation_prompt=new, err=True))
 
 
 def show_entry(repository: "Repository", entry: "Entry") -> None:
-    """Print what boards get now, and how many bytes they fetch."""
     from edgecnn.release.repository import metadata_sizes
 
     terms = entry.terms
@@ -238,7 +216,6 @@ def show(repository: "Repository", keys: "Keys", json: bool) -> None:
 
 
 def describe(entry: dict[str, Any]) -> str:
-    """Return a release as a line: its number, share, name and hash, and what is on record."""
     share = "stopped" if entry["stopped"] else f"{entry['share']} %"
     more = [count(entry["pilots"])] if entry["pilots"] else []
     if entry["allow_older"]:
@@ -254,7 +231,6 @@ def count(pilots: Sized) -> str:
 
 
 def show_boards(file: Path, jobs: int, json: bool) -> None:
-    """Print what boards report about their updates; PartialFailure if some do not."""
     from edgecnn.fleet.ssh import Sessions, on_each, read_hosts
     from edgecnn.fleet.status import HEADINGS, ask_status, row
     from edgecnn.labels import text_table

@@ -22,34 +22,28 @@ EVERY = 100  # pictures between two progress lines
 @with_flags
 def review(
     *,
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="FOLDER|HOST",
-            help="A folder that --keep has filled, or one of any photos, or a board, named as for ssh: NAME, USER@NAME, "
-            "ssh://USER@NAME:PORT.",
-        ),
-    ],
-    into: Annotated[
-        Path, option("The photos: labelled pictures go to PHOTOS/CLASS.", False, None, "--into", metavar="PHOTOS")
-    ],
-    remote_folder: Annotated[
-        str | None, option("The folder on the board.", "that of its service", BOARD, metavar="DIR")
-    ] = None,
-    address: Annotated[
-        str | None,
-        option(
-            "Serve the page on this port, only to this machine unless you name HOST.",
-            "any free port of this machine",
-            settings.Http.heading,
-            "--http",
-            metavar="[HOST:]PORT",
-        ),
-    ] = None,
+    source: str = typer.Argument(
+        ...,
+        metavar="FOLDER|HOST",
+        help="A folder that --keep has filled, or one of any photos, or a board, named as for ssh: NAME, USER@NAME, "
+        "ssh://USER@NAME:PORT.",
+    ),
+    into: Path = option(
+        ..., "The photos: labelled pictures go to PHOTOS/CLASS.", False, None, "--into", metavar="PHOTOS"
+    ),
+    remote_folder: str | None = option(None, "The folder on the board.", "that of its service", BOARD, metavar="DIR"),
+    address: str | None = option(
+        None,
+        "Serve the page on this port, only to this machine unless you name HOST.",
+        "any free port of this machine",
+        settings.Http.heading,
+        "--http",
+        metavar="[HOST:]PORT",
+    ),
     token_file: Annotated[Path | None, settings.Http] = None,
     open: Annotated[bool, settings.Http] = False,
     hosts: Annotated[str | None, settings.Http] = None,
-    browser: Annotated[bool, option("Open the page in a browser.", "off", None, "--browser")] = False,
+    browser: bool = option(False, "Open the page in a browser.", "off", None, "--browser"),
     json: Json = False,
 ) -> None:
     """Label kept pictures or any photos, and add them to yours.
@@ -111,7 +105,6 @@ def review(
 
 
 def located(source: str, into: Path, remote_folder: str | None) -> tuple[Path, str, bool]:
-    """Return the folder of pictures, fetched first if a board has them, the board's name, and whether any photos in it count."""
     from edgecnn.fleet.ssh import check_host
 
     folder = Path(source)

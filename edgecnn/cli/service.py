@@ -3,11 +3,11 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from edgecnn.cli.options import Json, SlotsFolder, check_choice, emit_json, emit_line, note, option
+from edgecnn.cli.options import Json, SlotsFolder, check_choice, emit_json, emit_line, note, note_if_shared, option
 from edgecnn.errors import OutputError, ServiceError
 from edgecnn.labels import printable
 
@@ -24,21 +24,17 @@ ACTIONS = dict.fromkeys(("install", "check", "status", "logs", "remove", "run"),
 
 
 def service(
-    action: Annotated[
-        str, typer.Argument(metavar="ACTION", help="install, check, status, logs, remove or run; required")
-    ],
-    config: Annotated[
-        Path | None,
-        option(
-            "Options in TOML. install checks the file and copies it to the default path.",
-            "/etc/edgecnn/service.toml",
-            "With install, check and run",
-            metavar="FILE",
-        ),
-    ] = None,
+    action: str = typer.Argument(..., metavar="ACTION", help="install, check, status, logs, remove or run; required"),
+    config: Path | None = option(
+        None,
+        "Options in TOML. install checks the file and copies it to the default path.",
+        "/etc/edgecnn/service.toml",
+        "With install, check and run",
+        metavar="FILE",
+    ),
     root: SlotsFolder = Path("/var/lib/edgecnn"),
-    follow: Annotated[bool, option("Keep printing new lines.", "off", "With logs", "--follow", "-f")] = False,
-    lines: Annotated[int, option("Number of lines.", True, "With logs", "--lines", "-n", min=1, metavar="N")] = 20,
+    follow: bool = option(False, "Keep printing new lines.", "off", "With logs", "--follow", "-f"),
+    lines: int = option(20, "Number of lines.", True, "With logs", "--lines", "-n", min=1, metavar="N"),
     json: Json = False,
 ) -> None:
     """Classify what a camera sees as a systemd service, from boot on.
@@ -58,29 +54,26 @@ def service(
     """
     check_choice("ACTION", action, ACTIONS)
     from edgecnn.device.service import config as manage
-    from edgecnn.device.service import config as options
     from edgecnn.device.slots.record import NO_RELEASE
     from edgecnn.device.slots.store import Store
 
     if action == "run":
-        run(config or options.SERVICE_CONFIG, root)
+        run(config or manage.SERVICE_CONFIG, root)
     elif action == "check":
-        path = config or options.SERVICE_CONFIG
+        path = config or manage.SERVICE_CONFIG
         if config is not None and not config.exists():
             raise ServiceError(f"the file {config} does not exist.")
-        options.parse(options.read_options_file(path), str(path))
+        manage.parse(manage.read_options_file(path), str(path))
         note(f"{path}: {'valid' if path.exists() else 'does not exist, so the defaults apply'}")
     elif action == "install":
-        from edgecnn.cli.options import note_if_shared
-
         unit = manage.install(manage.Host(), config)
-        note_if_shared(options.ENVIRONMENT)
+        note_if_shared(manage.ENVIRONMENT)
         note(f"{unit} has started, and will start at each boot. To watch it: edgecnn service logs --follow")
         if not Store(root).read().current:
             note(NO_RELEASE)
     elif action == "remove":
         manage.remove(manage.Host())
-        note(f"service removed; options in {options.SERVICE_CONFIG.parent} and releases in {root} stay")
+        note(f"service removed; options in {manage.SERVICE_CONFIG.parent} and releases in {root} stay")
     elif action == "logs":
         command = manage.logs_command(manage.Host(), lines, follow)
         os.execvp(command[0], command)
@@ -126,7 +119,6 @@ def run(path: Path, root: Path) -> None:
 
 
 def fit_network(config: "Config", around: "Surroundings") -> bool:
-    """Close the network unless the options need it; False if an earlier process closed it, which only a restart undoes."""
     from edgecnn.device.service import run
 
     closed = run.is_closed()

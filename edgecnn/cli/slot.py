@@ -1,7 +1,7 @@
 """`edgecnn slot`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,33 +18,29 @@ ACTIONS = {"add": "BUNDLE", "activate": "RELEASE", "rollback": "", "list": "", "
 
 
 def slot(
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="add, activate, rollback, list or prune; required")],
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[BUNDLE|RELEASE]",
-            help="A bundle for add; for activate, the first digits of a release's SHA-256.",
-            show_default="none",
-        ),
-    ] = None,
-    activate: Annotated[bool, option("Put it in use immediately.", "off", "With add", "--activate")] = False,
-    older: Annotated[
-        bool, option("Activate a release with a smaller serial number.", "off", "With add and activate", "--older")
-    ] = False,
-    other_classes: Annotated[
-        bool, option("Activate a release with other classes than the one in use.", "off", None, "--other-classes")
-    ] = False,
-    accept: Annotated[
-        str,
-        option(
-            "Activate a release without a verdict that it may replace the one in use, and record this reason.",
-            "none",
-            metavar="REASON",
-        ),
-    ] = "",
-    keep: Annotated[
-        int, option("Releases to keep: the one in use and those before it.", True, "With prune", min=1, metavar="N")
-    ] = 2,
+    action: str = typer.Argument(..., metavar="ACTION", help="add, activate, rollback, list or prune; required"),
+    name: str | None = typer.Argument(
+        None,
+        metavar="[BUNDLE|RELEASE]",
+        help="A bundle for add; for activate, the first digits of a release's SHA-256.",
+        show_default="none",
+    ),
+    activate: bool = option(False, "Put it in use immediately.", "off", "With add", "--activate"),
+    older: bool = option(
+        False, "Activate a release with a smaller serial number.", "off", "With add and activate", "--older"
+    ),
+    other_classes: bool = option(
+        False, "Activate a release with other classes than the one in use.", "off", None, "--other-classes"
+    ),
+    accept: str = option(
+        "",
+        "Activate a release without a verdict that it may replace the one in use, and record this reason.",
+        "none",
+        metavar="REASON",
+    ),
+    keep: int = option(
+        2, "Releases to keep: the one in use and those before it.", True, "With prune", min=1, metavar="N"
+    ),
     root: SlotsFolder = Path("/var/lib/edgecnn"),
     json: Json = False,
 ) -> None:
@@ -137,8 +133,6 @@ def slot_text(slots: "Slots", release: str) -> str:
 
 
 def table(store: "Store", slots: "Slots") -> dict[str, Any]:
-    """Return the record as a JSON document, with each intact bundle's description of itself."""
-
     document = {"current": slots.current, **to_json(slots)}
     for release, entry in document["releases"].items():
         if about := store.about(release):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,48 +19,39 @@ NOTE_S = 30.0  # seconds between two progress lines if standard error is not a t
 
 
 def stress(
-    model: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUN|BUNDLE]", help="A run folder or a bundle.", show_default="runs/latest"),
-    ] = None,
-    data: Annotated[
-        str | None,
-        option(
-            "Where its images are now: a dataset's name, a folder or zip. They must be the same images.",
-            "where they were",
-        ),
-    ] = None,
-    split: Annotated[
-        str,
-        option(
-            "Which images: validation while you are still choosing, test once you have chosen.",
-            metavar="validation|test",
-        ),
-    ] = "validation",
-    corruptions: Annotated[
-        str | None,
-        option(
-            "Measure only these, such as motion,low-light. The result is not kept in the run.",
-            "all",
-            metavar="NAME,…",
-        ),
-    ] = None,
-    limit: Annotated[int | None, option("Measure at most N images.", "all of the split", min=1, metavar="N")] = None,
-    seed: Annotated[int, option("Seed of the corruptions.", min=0)] = 1,
-    at_least: Annotated[
-        float | None,
-        option(
-            "The pass line: the lowest mean corrupted accuracy that the int8 model may have, 0 to 1.",
-            "none",
-            GATE,
-            min=0.0,
-            max=1.0,
-            metavar="SHARE",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, option("Also write the figures (JSON) and the curves (PNG) here.", "none", metavar="FOLDER")
-    ] = None,
+    model: Path | None = typer.Argument(
+        None, metavar="[RUN|BUNDLE]", help="A run folder or a bundle.", show_default="runs/latest"
+    ),
+    data: str | None = option(
+        None,
+        "Where its images are now: a dataset's name, a folder or zip. They must be the same images.",
+        "where they were",
+    ),
+    split: str = option(
+        "validation",
+        "Which images: validation while you are still choosing, test once you have chosen.",
+        metavar="validation|test",
+    ),
+    corruptions: str | None = option(
+        None,
+        "Measure only these, such as motion,low-light. The result is not kept in the run.",
+        "all",
+        metavar="NAME,…",
+    ),
+    limit: int | None = option(None, "Measure at most N images.", "all of the split", min=1, metavar="N"),
+    seed: int = option(1, "Seed of the corruptions.", min=0),
+    at_least: float | None = option(
+        None,
+        "The pass line: the lowest mean corrupted accuracy that the int8 model may have, 0 to 1.",
+        "none",
+        GATE,
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+    ),
+    out: Path | None = option(
+        None, "Also write the figures (JSON) and the curves (PNG) here.", "none", metavar="FOLDER"
+    ),
     json: Json = False,
 ) -> None:
     """Measure how a model copes with what cameras do to images.
@@ -102,7 +93,6 @@ def stress(
 
 
 def progress_of(reporter: "ProgressReporter") -> Callable[[int, int], None]:
-    """Return a function that shows a test's progress and the time left: in the bar, or in a line now and then."""
     began = noted = time.monotonic()
 
     def progress(done: int, total: int) -> None:

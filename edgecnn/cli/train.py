@@ -29,38 +29,32 @@ def train(
     data: shared.Data,
     budget: shared.Budget,
     training: shared.Training,
-    out: Annotated[
-        Path | None, option("The run folder to write.", "runs/DATA-NETWORK, or runs/DATA if the network is chosen")
-    ] = None,
-    resume: Annotated[bool, option("Continue the run at --out, or the last one.", "off", None, "--resume")] = False,
+    out: Path | None = option(
+        None, "The run folder to write.", "runs/DATA-NETWORK, or runs/DATA if the network is chosen"
+    ),
+    resume: bool = option(False, "Continue the run at --out, or the last one.", "off", None, "--resume"),
     force: Force = False,
     jobs: shared.Jobs = 1,
-    workers: Annotated[
-        str | None,
-        option(
-            "Addresses of all machines that share the float phase. Run the same command on each, with its own --worker.",
-            "only this machine",
-            CLUSTER,
-            metavar="HOST:PORT,…",
-        ),
-    ] = None,
-    worker: Annotated[
-        int | None,
-        option("This machine's place in --workers, from 0. Worker 0 keeps the run.", "none", CLUSTER, metavar="N"),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        option(
-            "Time a few steps, then print parameters, MACs, bytes and the estimated time. Nothing is written.",
-            "off",
-            INSTEAD,
-            "--dry-run",
-        ),
-    ] = False,
-    keys: Annotated[
-        bool,
-        option("List all recipe keys with their type, default, limits and meaning.", "off", INSTEAD, "--keys"),
-    ] = False,
+    workers: str | None = option(
+        None,
+        "Addresses of all machines that share the float phase. Run the same command on each, with its own --worker.",
+        "only this machine",
+        CLUSTER,
+        metavar="HOST:PORT,…",
+    ),
+    worker: int | None = option(
+        None, "This machine's place in --workers, from 0. Worker 0 keeps the run.", "none", CLUSTER, metavar="N"
+    ),
+    dry_run: bool = option(
+        False,
+        "Time a few steps, then print parameters, MACs, bytes and the estimated time. Nothing is written.",
+        "off",
+        INSTEAD,
+        "--dry-run",
+    ),
+    keys: bool = option(
+        False, "List all recipe keys with their type, default, limits and meaning.", "off", INSTEAD, "--keys"
+    ),
     full: shared.Full = False,
     json: Json = False,
 ) -> None:
@@ -175,7 +169,6 @@ def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
 
 
 def held_out_line(run: "Run") -> str:
-    """Return a line on how many held-out images of each class the int8 models of a run's folds find."""
     from edgecnn.evaluate.answers import require_held_out
     from edgecnn.evaluate.statistics import class_line, found_by_class
 
@@ -204,31 +197,30 @@ def result_text(run: "Run | None", info: "RunInfo", cluster: "Workers | None") -
 
 @with_flags
 def run(
-    recipe: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A recipe file (TOML); required, unless --against names a bundle.",
-            show_default="the recipe of the --against bundle",
-        ),
-    ] = None,
+    recipe: Path | None = typer.Argument(
+        None,
+        metavar="RECIPE",
+        help="A recipe file (TOML); required, unless --against names a bundle.",
+        show_default="the recipe of the --against bundle",
+    ),
     *,
     data: shared.Data,
     budget: shared.Budget,
     training: shared.Training,
-    out: Annotated[
-        Path | None, option("The run folder to write.", "runs/NAME, as in the recipe; with --against runs/NAME-SERIAL")
-    ] = None,
+    out: Path | None = option(
+        None, "The run folder to write.", "runs/NAME, as in the recipe; with --against runs/NAME-SERIAL"
+    ),
     max_drop: Annotated[float, shared.Limits],
     target_error: Annotated[float | None, shared.Scores],
     accept_conversion: Annotated[bool, shared.Limits],
     replacing: shared.Replacing,
-    confident: Annotated[
-        bool,
-        option(
-            "Require the whole interval of --against to meet its limit.", "off", shared.Replacing.heading, "--confident"
-        ),
-    ] = False,
+    confident: bool = option(
+        False,
+        "Require the whole interval of --against to meet its limit.",
+        "off",
+        shared.Replacing.heading,
+        "--confident",
+    ),
     jobs: shared.Jobs = 1,
     force: Force = False,
     full: shared.Full = False,

@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,30 +20,24 @@ ACTIONS = {"status": ""}
 
 
 def update(
-    action: Annotated[
-        str | None,
-        typer.Argument(metavar="[ACTION]", help="status; without it, look for a release", show_default="none"),
-    ] = None,
-    source: Annotated[
-        str | None,
-        option(
-            "Where the releases are: an address, https://…, or a folder, such as one on a stick.",
-            "that of /etc/edgecnn/update.toml",
-            None,
-            "--from",
-            metavar="URL|FOLDER",
-        ),
-    ] = None,
-    channel: Annotated[
-        str | None, option("The channel of this board.", "that of /etc/edgecnn/update.toml", metavar="NAME")
-    ] = None,
-    root: Annotated[
-        Path | None,
-        option("The root of trust, which decides whose signatures count.", "/etc/edgecnn/root.json", metavar="FILE"),
-    ] = None,
-    prefix: Annotated[
-        Path, option("The folder of this board's files, such as DIR/etc/edgecnn.", True, metavar="DIR")
-    ] = Path("/"),
+    action: str | None = typer.Argument(
+        None, metavar="[ACTION]", help="status; without it, look for a release", show_default="none"
+    ),
+    source: str | None = option(
+        None,
+        "Where the releases are: an address, https://…, or a folder, such as one on a stick.",
+        "that of /etc/edgecnn/update.toml",
+        None,
+        "--from",
+        metavar="URL|FOLDER",
+    ),
+    channel: str | None = option(
+        None, "The channel of this board.", "that of /etc/edgecnn/update.toml", metavar="NAME"
+    ),
+    root: Path | None = option(
+        None, "The root of trust, which decides whose signatures count.", "/etc/edgecnn/root.json", metavar="FILE"
+    ),
+    prefix: Path = option(Path("/"), "The folder of this board's files, such as DIR/etc/edgecnn.", True, metavar="DIR"),
     json: Json = False,
 ) -> None:
     """Fetch this board's next release, verify it, and put it in use.
@@ -102,7 +96,6 @@ def update(
 
 
 def note_unchanged(board: "Board") -> None:
-    """Say, before an error, which release is in use all the same."""
     from edgecnn.device.slots.record import Slots
     from edgecnn.errors import SlotError
 

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from edgecnn.cli import workstation_options as shared
 from edgecnn.cli.options import Json, check_choice, emit_json, note, option, terminal_width, with_flags
-from edgecnn.cli.workstation_options import RunArgument
+from edgecnn.tables import Group
+from edgecnn.tables import option as setting
 
 if TYPE_CHECKING:
     from edgecnn.emulate.on_boards import OnBoards
@@ -26,7 +27,6 @@ def show_report(report: "Report", json: bool, full: bool = False) -> None:
 
 
 def print_report(report: "Report", full: bool = False) -> None:
-    """Print what decides the next command, or with `full` all figures."""
     from edgecnn.report import sections as words
 
     if full:
@@ -56,48 +56,48 @@ def note_warnings(report: "Report") -> None:
         note(line)
 
 
-BOARDS = "Emulated boards"
+class EmulatedBoards(Group):
+    """Where the files, or a bundle, also run."""
 
-On = Annotated[
-    list[str] | None,
-    option(
+    heading: ClassVar = "Emulated boards"
+    on: list[str] | None = setting(
+        None,
         "Also run on emulated boards: targets separated by commas, or all. May be repeated. Packages are downloaded once, "
         "into ~/.cache/edgecnn/boards.",
-        "none",
-        BOARDS,
+        shown="none",
         metavar="TARGET",
-    ),
-]
-Engines = Annotated[
-    str | None, option("Engines to run on the boards, or all.", "each target's own", BOARDS, metavar="NAME,…")
-]
-Release = Annotated[
-    str | None,
-    option(
+    )
+    engines: str | None = setting(
+        None, "Engines to run on the boards, or all.", shown="each target's own", metavar="NAME,…"
+    )
+    release: str | None = setting(
+        None,
         "The boards' Debian: trixie (Python 3.13) or bookworm (Python 3.11).",
-        "each target's own",
-        BOARDS,
+        shown="each target's own",
         metavar="NAME",
-    ),
-]
-Sample = Annotated[int, option("How many test images the boards run; 0 for all.", True, BOARDS, min=0)]
-BoardModel = Annotated[
-    Path | None,
-    option(
+    )
+    sample: int = setting(1000, "How many test images the boards run; 0 for all.", low=0)
+    model: Path | None = setting(
+        None,
         "Run this bundle on the boards, and nothing else.",
-        "without a run, the bundle that edgecnn classify uses",
-        BOARDS,
+        shown="without a run, the bundle that edgecnn classify uses",
         metavar="FILE",
-    ),
-]
+    )
+    data: str | None = setting(
+        None,
+        "Test images of that bundle: a dataset's name, a folder or zip.",
+        shown="as recorded in the bundle",
+    )
+    out: Path | None = setting(None, "Write that bundle's JSON report to this file.", shown="none", metavar="FILE")
 
 
-def boards_of(on: list[str], engines: str | None, release: str | None, sample: int) -> "OnBoards":
+def boards_of(given: EmulatedBoards) -> "OnBoards":
     from edgecnn.boards import emulated_targets
     from edgecnn.emulate.on_boards import OnBoards
 
-    names = tuple(part.strip() for part in engines.split(",")) if engines else ()
-    return OnBoards(targets=tuple(emulated_targets(on)), engines=names, release=release, sample=sample)
+    names = tuple(part.strip() for part in given.engines.split(",")) if given.engines else ()
+    targets = tuple(emulated_targets(given.on or ()))
+    return OnBoards(targets=targets, engines=names, release=given.release, sample=given.sample)
 
 
 def runner(boards: "OnBoards") -> "Boards":
@@ -106,12 +106,6 @@ def runner(boards: "OnBoards") -> "Boards":
 
     find_qemu()
     return lambda run, exports, images, progress: run_on_boards(run, exports, images, boards, progress)
-
-
-def last_run() -> bool:
-    from edgecnn.runs import LATEST, RUNS
-
-    return (RUNS / LATEST).exists()
 
 
 def verify_bundle(model: Path | None, boards: "OnBoards", data: str | None, out: Path | None, json: bool) -> None:
@@ -147,25 +141,11 @@ def verify(
     limits: shared.Limits,
     target_error: Annotated[float | None, shared.Scores],
     replacing: shared.Replacing,
-    matrix: Annotated[
-        bool, option("Also compare every engine that can run the int8 models.", "off", ENGINES, "--matrix")
-    ] = False,
-    tflite_python: Annotated[
-        Path | None,
-        option("Python of an environment with tflite-runtime, for --matrix.", "none", ENGINES, metavar="PATH"),
-    ] = None,
-    on: On = None,
-    engines: Engines = None,
-    release: Release = None,
-    sample: Sample = 1000,
-    model: BoardModel = None,
-    data: Annotated[
-        str | None,
-        option("Test images of that bundle: a dataset's name, a folder or zip.", "as recorded in the bundle", BOARDS),
-    ] = None,
-    out: Annotated[
-        Path | None, option("Write that bundle's JSON report to this file.", "none", BOARDS, metavar="FILE")
-    ] = None,
+    matrix: bool = option(False, "Also compare every engine that can run the int8 models.", "off", ENGINES, "--matrix"),
+    tflite_python: Path | None = option(
+        None, "Python of an environment with tflite-runtime, for --matrix.", "none", ENGINES, metavar="PATH"
+    ),
+    emulated: EmulatedBoards,
     full: shared.Full = False,
     json: Json = False,
 ) -> None:
@@ -190,10 +170,13 @@ def verify(
       edgecnn verify --on rpi-zero2w,rpi3,rpi4,rpi5
       edgecnn verify --on rpi4 --model cats.edgecnn --data cats/ --engines all --release bookworm
     """
-    boards = boards_of(on, engines, release, sample) if on else None
-    if not on and (model or engines or release):
+    from edgecnn.runs import LATEST, RUNS
+
+    model, data, out = emulated.model, emulated.data, emulated.out
+    boards = boards_of(emulated) if emulated.on else None
+    if not boards and (model or emulated.engines or emulated.release):
         raise typer.BadParameter("--engines, --release and --model need --on.")
-    if boards and (model or (run is None and not last_run())):
+    if boards and (model or (run is None and not (RUNS / LATEST).exists())):
         of_run = replace(limits, max_drop=shared.Limits.max_drop)
         if run or matrix or tflite_python or of_run != shared.Limits() or target_error is not None or replacing.against:
             raise typer.BadParameter(
@@ -210,23 +193,21 @@ def verify(
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.data import open_run_dataset
     from edgecnn.report.page import write_run_page
-    from edgecnn.runs import open_run
-    from edgecnn.stages.verify import Matrix
     from edgecnn.stages.verify import verify as verify_exports
     from edgecnn.verify.against import require_no_harm
     from edgecnn.verify.parity_report import Gate, require_parity
 
     against = None
     with ProgressReporter() as reporter:
-        opened = open_run(run)
-        note(f"run {opened.path}")
+        opened = shared.opened_run(run)
         dataset = open_run_dataset(opened, progress=reporter.working, note=note)
         report = verify_exports(
             opened,
             dataset,
             gate=Gate(**vars(limits)),
             target_error=target_error,
-            matrix=Matrix(tflite_python=tflite_python) if matrix or tflite_python else None,
+            matrix=matrix or tflite_python is not None,
+            tflite_python=tflite_python,
             boards=runner(boards) if boards else None,
             progress=reporter.working,
         )
@@ -249,7 +230,7 @@ def verify(
         require_no_harm(against, f"{opened.name}.edgecnn")
 
 
-def layers(run: RunArgument = None, json: Json = False) -> None:
+def layers(run: shared.RunArgument = None, json: Json = False) -> None:
     """Show where int8 departs from float, layer by layer.
 
     Compares a run's int8 TFLite file with its float model on validation images. For each layer, worst first: the
@@ -262,10 +243,8 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
       edgecnn layers runs/digits --json
     """
     from edgecnn.cli.progress import ProgressReporter
-    from edgecnn.runs import open_run
 
-    opened = open_run(run)
-    note(f"run {opened.path}")
+    opened = shared.opened_run(run)
     with ProgressReporter() as reporter:
         from edgecnn.data import open_run_dataset
         from edgecnn.labels import text_table
@@ -291,19 +270,16 @@ def layers(run: RunArgument = None, json: Json = False) -> None:
 
 @with_flags
 def compare(
-    reference: Annotated[
-        Path,
-        typer.Argument(
-            metavar="A",
-            help="The reference: a .tflite, .onnx, .keras or .h5 file, the folder of a SavedModel, or a bundle.",
-        ),
-    ],
-    candidate: Annotated[
-        Path,
-        typer.Argument(metavar="B", help="The model to compare with A, in any of these formats; a bundle if A is one."),
-    ],
-    data: Annotated[str, typer.Option(help="The images: a dataset's name, or a folder or zip.")],
-    split: Annotated[str, typer.Option(metavar="test|all", help="Which images to compare on.")] = "test",
+    reference: Path = typer.Argument(
+        ...,
+        metavar="A",
+        help="The reference: a .tflite, .onnx, .keras or .h5 file, the folder of a SavedModel, or a bundle.",
+    ),
+    candidate: Path = typer.Argument(
+        ..., metavar="B", help="The model to compare with A, in any of these formats; a bundle if A is one."
+    ),
+    data: str = typer.Option(..., help="The images: a dataset's name, or a folder or zip."),
+    split: str = typer.Option("test", metavar="test|all", help="Which images to compare on."),
     *,
     foreign: shared.Foreign,
     max_drop: Annotated[float, shared.Limits],
@@ -311,14 +287,12 @@ def compare(
     min_agreement: Annotated[float | None, shared.Limits],
     renamed: Annotated[list[str] | None, shared.Replacing],
     strict: Annotated[bool, shared.Replacing],
-    out: Annotated[
-        Path | None,
-        option(
-            "Write the JSON report to this file; for bundles, also a page with pictures next to it.",
-            "none",
-            metavar="FILE",
-        ),
-    ] = None,
+    out: Path | None = option(
+        None,
+        "Write the JSON report to this file; for bundles, also a page with pictures next to it.",
+        "none",
+        metavar="FILE",
+    ),
     full: shared.Full = False,
     json: Json = False,
 ) -> None:
@@ -339,9 +313,7 @@ def compare(
     """
     bundles = [path for path in (reference, candidate) if path.suffix == ".edgecnn"]
     if len(bundles) == 1:
-        raise typer.BadParameter(
-            f"{bundles[0]} is a bundle, and the other is not. Name two bundles, or two model files."
-        )
+        raise typer.BadParameter(f"{bundles[0]} is a bundle, the other is not. Name two bundles, or two model files.")
     if bundles:
         limits = max_drop != shared.Limits.max_drop or min_agreement is not None
         if limits or split != "test" or foreign != shared.Foreign():

@@ -14,6 +14,7 @@ from edgecnn.tables import Group, leaves, option
 if TYPE_CHECKING:
     from edgecnn.calibrate.input_range import Stated
     from edgecnn.report.table import Section
+    from edgecnn.runs import Run
     from edgecnn.verify.against import Rule
 
 GATE = "Gate"
@@ -31,9 +32,17 @@ RecipeArgument = Annotated[
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder.", show_default="runs/latest")]
 Jobs = Annotated[
     int,
-    options.option("Folds to train at the same time, each in its own process.", True, "Training", min=1, max=64),
+    options.option(..., "Folds to train at the same time, each in its own process.", True, "Training", min=1, max=64),
 ]
-Full = Annotated[bool, options.option("Print all figures, not only those that decide.", "off", None, "--full")]
+Full = Annotated[bool, options.option(..., "Print all figures, not only those that decide.", "off", None, "--full")]
+
+
+def opened_run(path: Path | None) -> "Run":
+    from edgecnn.runs import open_run
+
+    run = open_run(path)
+    options.note(f"run {run.path}")
+    return run
 
 
 def print_section(section: "Section") -> None:
@@ -46,7 +55,6 @@ def print_section(section: "Section") -> None:
 
 
 def read_sides(text: str) -> tuple[int, int]:
-    """Read WIDTHxHEIGHT or the side of a square; ValueError for anything else."""
     try:
         return read_size(text if "x" in text.lower() else f"{text}x{text}")
     except ValueError:
@@ -54,7 +62,6 @@ def read_sides(text: str) -> tuple[int, int]:
 
 
 def read_seen(text: str) -> list[float]:
-    """Read a region in a recipe's form; ValueError for anything else."""
     return list(read_region(text))
 
 
@@ -65,7 +72,6 @@ def read_backbone(text: str) -> str:
 
 
 def read_channels(text: str) -> tuple[float, ...]:
-    """Read one number, or one per channel, for pixels from 0 to 1; ValueError for anything else."""
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -85,7 +91,6 @@ def read_deviations(text: str) -> tuple[float, ...]:
 
 
 def read_names(path: str) -> tuple[str, ...]:
-    """Read a file with one name per line; ValueError if it cannot be read or repeats a name."""
     try:
         names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, ValueError) as error:
@@ -95,33 +100,22 @@ def read_names(path: str) -> tuple[str, ...]:
     return names
 
 
+def overriding(key: str, default: Any = None, **more: Any) -> Any:
+    """Return the option that overrides a recipe key: the key's meaning says what it does, and what the default is if left open."""
+    about, _, usual = MEANINGS[key].rstrip(".").partition("; by default ")
+    return option(default, f"{about}.", keys=(key,), **({"shown": usual} if usual else {}) | more)
+
+
 class Data(Group):
     """What to train, and on which images; `keys` are the recipe keys that a setting overrides."""
 
     heading: ClassVar = "Data and network"
-    data: str | None = option(
-        None,
-        "A dataset's name, a folder or zip of images, or frigate:PATH, Frigate's folder.",
-        shown="cifar10",
-        keys=("data.source",),
+    data: str | None = overriding("data.source", shown="cifar10")
+    region: list[float] | None = overriding(
+        "data.region", shown="the whole image", metavar="X,Y,W,H", typed=None, read=read_seen
     )
-    region: list[float] | None = option(
-        None,
-        "Train on this part of each image; the model then sees only this part of each frame too. Left, top, width and height as fractions "
-        "of the upright image, such as 0.5,0,0.5,1 for its right half.",
-        shown="the whole image",
-        metavar="X,Y,W,H",
-        typed=None,
-        read=read_seen,
-        keys=("data.region",),
-    )
-    group_by: str | None = option(
-        None,
-        "Regular expression: photos with the same match, or the same first group of it, share a split and a fold. It sees a photo's path "
-        "below its class folder, without the ending. none ignores folders.",
-        shown="the list of splits, else folders below the class folders",
-        metavar="REGEX",
-        keys=("data.group_by",),
+    group_by: str | None = overriding(
+        "data.group_by", shown="the list of splits, else folders below the class folders", metavar="REGEX"
     )
     network: str | None = option(
         None,
@@ -178,20 +172,7 @@ class Data(Group):
         read=read_sides,
         keys=("network.width", "network.height"),
     )
-    init: str | None = option(
-        None,
-        "Start from this run's trained network, with a new head. Its network and input apply unless you name others. You may also "
-        "name a recipe or a bundle: edgecnn then looks for its run in runs/. random starts from random weights.",
-        shown="the network's ImageNet weights, if it has any",
-        metavar="RUN",
-        keys=("init.source",),
-    )
-
-
-def overriding(key: str, default: Any = None, **more: Any) -> Any:
-    """Return the option that overrides a recipe key: the key's meaning says what it does, and what the default is if left open."""
-    about, _, usual = MEANINGS[key].rstrip(".").partition("; by default ")
-    return option(default, f"{about}.", keys=(key,), **({"shown": usual} if usual else {}) | more)
+    init: str | None = overriding("init.source", metavar="RUN")
 
 
 class Budget(Group):
@@ -217,12 +198,7 @@ class Training(Group):
     class_weights: str | None = overriding(
         "train.class_weights", shown="auto", metavar="auto|none", heading=Data.heading
     )
-    quick: bool = option(
-        False,
-        "Fit only the last layer of a network from ImageNet, on all images. Takes a minute for a thousand photos. Folds measure it: each "
-        "image is answered by a layer that was fitted without it.",
-        keys=("train.head_only",),
-    )
+    quick: bool = overriding("train.head_only", False)
     settings: list[str] | None = option(
         None,
         "Any recipe key, such as train.shift=4. May be repeated. edgecnn train --keys lists the keys.",
@@ -270,12 +246,10 @@ class Replacing(Group):
 
 
 def rule(strict: bool, confident: bool) -> "Rule":
-    """Return the rule by which old and new are judged."""
     return "confident" if confident else "strict" if strict else "usual"
 
 
 def renames(texts: list[str] | None) -> dict[str, str]:
-    """Return the old and the new names of --renamed."""
     pairs = [text.partition("=") for text in texts or []]
     for old, equals, new in pairs:
         if not (old and equals and new):

@@ -79,9 +79,7 @@ def _listed(source: str, progress: Progress | None, for_training: bool) -> Label
         home = data_home()
         below = f"or below {home} ({VARIABLE})" if home else f"({VARIABLE} can name another place; it is not set)"
         if kind:
-            raise UnknownNameError(
-                f"there is no {where or 'path'!r} here {below}: {kind}:PATH expects a folder of {kind}."
-            )
+            raise UnknownNameError(f"there is no {where or 'path'!r} here {below}: expected a folder of {kind}.")
         raise UnknownNameError(
             f"{source!r} is neither a dataset's name nor a folder or zip of images here {below}.\n"
             f"{nearest(source, DATASETS)}"

@@ -147,7 +147,6 @@ def soften(image: Image.Image, random: Draws) -> Image.Image:
 
 
 def coarsen(image: Image.Image, random: Draws) -> Image.Image:
-    """Shrink and enlarge again, with interpolation."""
     share = float(random.uniform(COARSE, 1))
     small = (max(1, round(image.width * share)), max(1, round(image.height * share)))
     return image.resize(small, Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BICUBIC)
@@ -174,7 +173,6 @@ def fade(image: Image.Image, random: Draws) -> Image.Image:
 
 
 def veil(image: Image.Image, random: Draws) -> Image.Image:
-    """Overlay black, white or one random grey level."""
     level = int(random.choice((0, 255, int(random.integers(0, 256)))))
     flat = Image.new(image.mode, image.size, (level,) * len(image.getbands()) if image.mode == "RGB" else level)
     return Image.blend(image, flat, float(random.uniform(0.1, VEIL)))

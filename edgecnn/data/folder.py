@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgecnn import images
 from edgecnn.data.items import (
     LAYOUT,
@@ -123,9 +121,10 @@ def open_folder(
     for label in may_be_empty:
         if label in root.folders and not root.folders[label].images:
             del root.folders[label]
-    listed, skipped, faults, lists, place = find_images(root, str(path))
-    if faults and not lenient:
-        raise DatasetError("\n".join(f"{path}: {fault}" for fault in faults[:NAMED]))
+    tree = find_images(root, str(path))
+    listed = tree.images
+    if tree.faults and not lenient:
+        raise DatasetError("\n".join(f"{path}: {fault}" for fault in tree.faults[:NAMED]))
     labels = tuple(sorted({image.label for image in listed}))
     numbers = {label: number for number, label in enumerate(labels)}
     meter = Meter(progress, f"reading {name}", len(listed))
@@ -164,11 +163,13 @@ def open_folder(
         own=True,
         items=tuple(items),
         read=lambda item: read_handle(item.handle),
-        skipped=tuple(skipped),
+        skipped=tuple(tree.skipped),
         unreadable=tuple(broken),
-        faults=tuple(faults),
-        lists={name: read_list(handle, read_handle, f"{path}/{place}{name}") for name, handle in lists.items()},
-        place=path / place if path.is_dir() else None,
+        faults=tuple(tree.faults),
+        lists={
+            name: read_list(handle, read_handle, f"{path}/{tree.place}{name}") for name, handle in tree.lists.items()
+        },
+        place=path / tree.place if path.is_dir() else None,
     )
 
 
@@ -238,32 +239,20 @@ def with_unseen(listed: LabelledImages, unseen: LabelledImages) -> LabelledImage
             f"{unseen.name} has classes that {listed.name} lacks: {', '.join(map(repr, more[:4]))}. "
             "Expected photos of the same classes, in folders of the same names."
         )
+
+    def read_by(images: LabelledImages, item: Item, **changes: Any) -> Item:
+        return dataclasses.replace(item, handle=(images.read, item), **changes)
+
     numbers = [listed.labels.index(label) for label in unseen.labels]
-    known = [item for item in listed.items if item.split != "test"]
-    sources = [(listed.read, item) for item in known] + [(unseen.read, item) for item in unseen.items]
-    items = [dataclasses.replace(item, handle=pair) for item, pair in zip(known, sources[: len(known)], strict=True)]
-    for pair in sources[len(known) :]:
-        item = pair[1]
-        items.append(
-            dataclasses.replace(
-                item,
-                split="test",
-                label=numbers[item.label],
-                source=f"{unseen.name}/{item.source}",
-                handle=pair,
-            )
-        )
+    items = [read_by(listed, item) for item in listed.items if item.split != "test"]
+    for item in unseen.items:
+        label, source = numbers[item.label], f"{unseen.name}/{item.source}"
+        items.append(read_by(unseen, item, split="test", label=label, source=source))
     return dataclasses.replace(
         listed,
         items=tuple(items),
-        read=read_item,
+        read=lambda item: item.handle[0](item.handle[1]),
         unreadable=(*listed.unreadable, *unseen.unreadable),
         lists={},
         place=None,
     )
-
-
-def read_item(item: Item) -> bytes | np.ndarray:
-    own_read, own = item.handle
-    found: bytes | np.ndarray = own_read(own)
-    return found

@@ -32,7 +32,6 @@ class Folds:
     groups: Mapping[str, str]
 
     def all_teach(self, dataset: Dataset) -> Dataset:
-        """Return the dataset with every image in training."""
         return dataset.redivided(dict.fromkeys(self.of, "train"))
 
     def without(self, dataset: Dataset, fold: int, seed: int) -> Dataset:
@@ -56,9 +55,7 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int, *
     """Divide all images of a dataset into folds, stratified by class; `groups` are those of images that show the same thing, by hash.
 
     `validates` is whether each fold's model needs validation images, in addition to those that it learns from.
-
-    Raises:
-        DatasetError: if the source has splits of its own, or there are too few images for a fold to train, validate and test.
+    Raises DatasetError if the source has splits of its own, or there are too few images for a fold to train, validate and test.
     """
     if own := sorted(dataset.given - {"train"}):
         raise DatasetError(
@@ -125,7 +122,6 @@ def require_listed(run: Run, folds: Folds, dataset: Dataset) -> None:
 
 
 def fold_infos(run: Run) -> tuple[FoldInfo, ...]:
-    """Return the records of a run's finished folds, in order."""
     folds = read_folds(run)
     numbers = range(1, folds.count + 1) if folds else ()
     found = (Run(run.file(FOLD.format(fold=fold))).stored(FOLD_INFO, FoldInfo) for fold in numbers)

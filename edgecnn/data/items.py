@@ -34,7 +34,6 @@ class Folder:
         return sorted(name for name in self.files if name.lower().endswith(SUFFIXES))
 
     def below(self) -> Iterator[tuple[str, Any]]:
-        """Yield all files in it and its subfolders, by path."""
         yield from self.files.items()
         for name, folder in self.folders.items():
             yield from ((f"{name}/{path}", handle) for path, handle in folder.below())
@@ -68,21 +67,10 @@ LEFT_OUT = "left-out.json"
 
 
 def hidden(name: str) -> bool:
-    """Return whether a file or folder name is to be left out silently."""
     return name.startswith(".") or name in ("__MACOSX", LEFT_OUT)
 
 
-class Tree(NamedTuple):
-    """A tree's images, its other files, the faults of its layout, and the LISTS next to its class folders in `place`."""
-
-    images: list[ImageFile]
-    skipped: list[str]
-    faults: list[Fault]
-    lists: dict[str, Any]
-    place: str
-
-
-def find_images(root: Folder, where: str) -> Tree:
+def find_images(root: Folder, where: str) -> "Tree":
     """List the content of a tree; DatasetError for fewer than two classes."""
     prefix = ""
     while len(root.folders) == 1 and not root.images:
@@ -90,8 +78,8 @@ def find_images(root: Folder, where: str) -> Tree:
         if not inner.folders or inner.images or name.lower() in SPLIT_FOLDERS:
             break
         root, prefix = inner, f"{prefix}{name}/"
-    found = _Found()
-    lists = {name: root.files.pop(name) for name in sorted(root.files) if fnmatchcase(name, LISTS)}
+    found = Tree(prefix)
+    found.lists = {name: root.files.pop(name) for name in sorted(root.files) if fnmatchcase(name, LISTS)}
     found.skipped += [prefix + name for name in sorted(root.files)]
     outer = root.folders.items()
     if outer and all(name.lower() in SPLIT_FOLDERS and not folder.images for name, folder in outer):
@@ -109,13 +97,15 @@ def find_images(root: Folder, where: str) -> Tree:
         if labels:
             few = f"has only one class, {labels.pop()!r}; a classifier needs two or more"
         raise DatasetError("\n".join([*(f"{where}: {fault}" for fault in found.faults), f"{where} {few}. {LAYOUT}"]))
-    return Tree(found.images, found.skipped, found.faults, lists, prefix)
+    return found
 
 
-class _Found:
-    """Collects the content of a tree."""
+class Tree:
+    """A tree's images, its other files, the faults of its layout, and the LISTS next to its class folders in `place`."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.lists: dict[str, Any] = {}
         self.images: list[ImageFile] = []
         self.skipped: list[str] = []
         self.faults: list[Fault] = []
@@ -124,7 +114,6 @@ class _Found:
         self.faults.append(Fault(text, advice))
 
     def classes(self, folder: Folder, split: str, prefix: str) -> None:
-        """Add the images and other files of each class folder and its subfolders."""
         for label, inner in sorted(folder.folders.items()):
             place = f"{prefix}{label}/"
             files = dict(inner.below())
@@ -267,7 +256,6 @@ def array_items(split: str, name: str, pixels: np.ndarray, classes: Sequence[int
 
 
 def too_many(broken: Sequence[Unreadable], total: int) -> bool:
-    """Return whether more than MOST_UNREADABLE of all images cannot be read, too many to leave out."""
     return len(broken) > MOST_UNREADABLE * total
 
 
@@ -290,5 +278,4 @@ PASSING = (
 
 
 def emptied(classes: Iterable[str]) -> str:
-    """Return why images are not left out if some classes would have no readable one."""
     return f"No image would be left in {', '.join(map(repr, classes))}."

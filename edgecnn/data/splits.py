@@ -363,8 +363,7 @@ def texts_by(rule: str, items: Iterable[Item]) -> dict[str, str]:
 def grouping(items: Sequence[Item], labels: Sequence[str], asked: str | None, known: SplitGroups) -> Grouping:
     """Return the groups of a user's photos, by the recipe's `asked`, else by the list's own rule, else by folder.
 
-    Raises:
-        DatasetError: if `asked` matches no name, gives fewer than FEWEST groups, or each class only one.
+    Raises DatasetError if `asked` matches no name, gives fewer than FEWEST groups, or each class only one.
     """
     if asked is None and known:
         rule = rule_of(known)

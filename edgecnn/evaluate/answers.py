@@ -3,8 +3,6 @@
 Each fold's run stores its answers in `held-out.npz`, and the run of the final model, trained on all images, stores all of them.
 """
 
-import io
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -19,7 +17,7 @@ from edgecnn.data import Dataset, Progress, Split, open_dataset
 from edgecnn.data.dataset import Known, known_images, require_split
 from edgecnn.data.splits import read_split_groups
 from edgecnn.errors import BundleError, DatasetError, RunError, UnknownNameError
-from edgecnn.files import csv_rows, csv_text, sha256, write_atomic
+from edgecnn.files import csv_rows, csv_text, npz, read_npz, sha256, write_atomic
 from edgecnn.labels import SPLITS_CSV
 from edgecnn.recipe import DataRecipe, Recipe, build_recipe, merge
 from edgecnn.runs import HELD_OUT, IMAGES, LEFT_OUT, Run
@@ -157,11 +155,6 @@ class HeldOut:
     int8: np.ndarray
     similarity: np.ndarray
 
-    def bytes(self) -> bytes:
-        buffer = io.BytesIO()
-        np.savez(buffer, **vars(self))
-        return buffer.getvalue()
-
     @property
     def sha256(self) -> str:
         """SHA-256 over the arrays; a choice based on them records it."""
@@ -177,26 +170,21 @@ def joined_folds(parts: Sequence[HeldOut]) -> HeldOut:
 
 
 def write_held_out(run: Run, held: HeldOut) -> None:
-    write_atomic(run.file(HELD_OUT), held.bytes())
+    write_atomic(run.file(HELD_OUT), npz(vars(held)))
 
 
 def read_held_out(run: Run) -> HeldOut | None:
     """Return a run's held-out answers; None if the file is missing or unusable."""
-    try:
-        with np.load(run.file(HELD_OUT), allow_pickle=False) as file:
-            held = HeldOut(**{entry.name: file[entry.name] for entry in fields(HeldOut)})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    return held if len({len(value) for value in vars(held).values()}) == 1 else None
+    arrays = read_npz(run.file(HELD_OUT))
+    whole = arrays.keys() == {entry.name for entry in fields(HeldOut)} and len(set(map(len, arrays.values()))) == 1
+    return HeldOut(**arrays) if whole else None
 
 
 def require_held_out(run: Run) -> HeldOut:
     """Return the held-out answers of a run. Raises RunError if they are missing or damaged."""
     held = read_held_out(run)
     if held is None:
-        raise RunError(
-            f"{run.file(HELD_OUT)}, which holds the answers of the folds, is missing or damaged. {RESUME.format(path=run.path)}"
-        )
+        raise RunError(f"{run.file(HELD_OUT)} is missing or damaged. {RESUME.format(path=run.path)}")
     return held
 
 
@@ -310,6 +298,6 @@ def recorded_data(
         dataset = dataset.redivided({digest: "test" if part == TIED else part for digest, part in taught.items()})
     if dataset.hashes[split] != hashes[split]:
         raise DatasetError(
-            f"the {split} images of {dataset.name} are not those {bundle.path.name} was verified with. Name the right ones with --data."
+            f"{bundle.path.name} was verified with other {split} images than {dataset.name}. Name them with --data."
         )
     return dataset

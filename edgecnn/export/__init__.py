@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecnn.errors import DatasetError, DownloadError, ExportError, RunError
-from edgecnn.files import refuse_existing, sha256, write_atomic
+from edgecnn.files import refuse_existing, write_atomic
 from edgecnn.labels import plural
 from edgecnn.runs import QAT_MODEL, ROUNDED_MODEL, Run
-from edgecnn.tables import Struct
 
 if TYPE_CHECKING:
     from edgecnn.data import Dataset, Progress
@@ -28,17 +27,6 @@ IOS = ("int8", "uint8", "float32")
 the same model as the usual one, and is neither verified nor bundled."""
 
 
-class Exported(Struct):
-    """An exported file: `sha256` is the hash of its content, `io` the type of its input and output."""
-
-    path: Path
-    format: str
-    precision: str
-    io: str
-    size_bytes: int
-    sha256: str
-
-
 def io_type(format_: str, precision: str, io: str | None = None) -> str:
     """Return the type of an export's input and output: the requested type, or its default. Raises ExportError if it is not supported."""
     if (format_, precision) not in EXPORTS + ALTERNATIVES:
@@ -54,7 +42,6 @@ def io_type(format_: str, precision: str, io: str | None = None) -> str:
 
 
 def alternative(run: Run) -> tuple[str, str] | None:
-    """Return the entry of ALTERNATIVES that a run can compare with the shipped method; None if the run has no other method."""
     if not run.file(QAT_MODEL).exists():
         return None
     if run.int8_method == "ptq":
@@ -88,9 +75,8 @@ def convert(
 ) -> bytes:
     """Convert a run's model: int8 from the fake-quantized one unless the run's method is "ptq", everything else from the float one.
 
-    Raises:
-        ExportError: if the export does not exist, the converter fails, or a quantized file contains a float tensor.
-        RunError: if the run is not trained, or its data have changed.
+    Raises ExportError if the export does not exist, the converter fails, or a quantized file contains a float tensor; RunError if the run
+    is not trained, or its data have changed.
     """
     io = io_type(format_, precision, io)
     if run.imported and (given := run.info.imported) and given.ships:
@@ -149,14 +135,14 @@ def export(
     force: bool = False,
     dataset: "Dataset | None" = None,
     progress: "Progress | None" = None,
-) -> Exported:
+) -> Path:
     """Write one export of a run, atomically. Arguments and errors as in `convert`; OutputExistsError unless `force`."""
     io = io_type(format_, precision, io)
     path = export_path(run, format_, precision, io)
     refuse_existing(path, force)
     data = convert(run, format_, precision, io, dataset=dataset, progress=progress)
     write_atomic(path, data)
-    return Exported(path=path, format=format_, precision=precision, io=io, size_bytes=len(data), sha256=sha256(data))
+    return path
 
 
 def export_alternative(run: Run, note: Callable[[str], None], progress: "Progress") -> None:

@@ -5,7 +5,7 @@ front: from the pixels' codes to other codes, per channel, or to channels first.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from edgecnn.errors import ExportError
 from edgecnn.export.flatbuffer import Operator, Tensor, load_schema, packed, read, unpacked
 from edgecnn.export.onnx_int8 import INPUT, METADATA
+from edgecnn.networks.onnx_model import conversion
 
 if TYPE_CHECKING:
     import onnx
@@ -157,9 +158,7 @@ class Edit:
         quantization = (own_scale, own_zero + (128 if type_ == "UINT8" else 0)) if coded else None
         start = now = self.tensor(INPUT, shape, type_, quantization=quantization)
         if not same:
-            factor = np.asarray(scale, np.float32) / np.float32(own_scale)
-            offset = np.asarray(scale, np.float32) * (np.float32(own_zero) - np.asarray(zero_point, np.float32))
-            for name, values in (("MUL", factor), ("ADD", offset)):
+            for name, values in zip(("MUL", "ADD"), conversion(numbers, contract), strict=True):
                 constant = self.tensor(f"{INPUT}_{name.lower()}", [values.size], "FLOAT32", values.reshape(-1))
                 now = self.add(name, [now, constant], self.tensor(f"{INPUT}_{name}", shape, "FLOAT32"))
         if integer and not (coded and codes == contract):
@@ -232,12 +231,7 @@ def onnx_file(model: "onnx.ModelProto", numbers: Numbers, contract: tuple[float,
     shape = ["batch" if not sides[0] else 1, *([*sides[2:], sides[1]] if first else sides[1:])]
     nodes, now = [], f"{INPUT}_read"
     if not (one and np.isclose(numbers[0], contract[0], rtol=1e-6) and numbers[1] == contract[1]):
-        (scale, zero_point), (own_scale, own_zero) = numbers, contract
-        values: Mapping[str, Any] = {
-            "Mul": np.asarray(scale, np.float32) / np.float32(own_scale),
-            "Add": np.asarray(scale, np.float32) * (np.float32(own_zero) - np.asarray(zero_point, np.float32)),
-        }
-        for name, array in values.items():
+        for name, array in zip(("Mul", "Add"), conversion(numbers, contract), strict=True):
             graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, np.float32), f"{INPUT}_{name}"))
             nodes.append(helper.make_node(name, [now, f"{INPUT}_{name}"], [f"{now}_{name}"]))
             now = f"{now}_{name}"

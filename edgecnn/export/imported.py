@@ -46,7 +46,7 @@ class SourceModel(NamedTuple):
     channels) with those of the file's own program, given what turns images into what the model reads; None if the file has no other
     program than the one that read it. `cut` is whether a softmax or sigmoid is removed already. `layers` builds it as a Keras model of
     layers, for pixels that it is given as a factor and an offset per channel. `macs` counts the multiply-accumulates of an image; 0 if
-    unknown.
+    unknown. `frozen` is the graph that `read_model` makes of it.
     """
 
     call: Callable[[Any], Any]
@@ -59,28 +59,14 @@ class SourceModel(NamedTuple):
     cut: bool = False
     layers: Layers | None = None
     macs: int = 0
+    frozen: Any = None
 
 
-class Imported(NamedTuple):
-    """A model that edgecnn did not train, the file's format, whether a softmax was removed from its end, and `check`, `layers` and `macs`
-    of `SourceModel`."""
-
-    model: FrozenModel
-    format: str
-    softmax_cut: bool
-    check: Check | None
-    layers: Layers | None
-    macs: int
-
-
-def read_model(path: Path, size: tuple[int, int] | None = None) -> Imported:
+def read_model(path: Path, size: tuple[int, int] | None = None) -> SourceModel:
     """Read a model that edgecnn did not train. `size` is the (height, width) of an ONNX file's input that leaves them open.
 
     A TensorFlow graph's operators can access files, so read only models that you trust.
-
-    Raises:
-        ExportError: if it cannot be read, or does not map one image to one vector.
-        NetworkError: if it contains Python code.
+    Raises ExportError if it cannot be read, or does not map one image to one vector; NetworkError if it contains Python code.
     """
     with quiet_stderr():
         try:
@@ -93,7 +79,7 @@ def read_model(path: Path, size: tuple[int, int] | None = None) -> Imported:
                 f"cannot read the model {path}: {first_line(error)}. Expected {KINDS} without custom layers: with some, write a "
                 "SavedModel with the program that has them, model.export('saved_model'), and import that folder."
             ) from error
-    return Imported(frozen, opened.what, cut or opened.cut, opened.check, opened.layers, opened.macs)
+    return opened._replace(frozen=frozen, cut=cut or opened.cut)
 
 
 def with_range(model: FrozenModel, read: tuple[Any, Any], given: tuple[float, int]) -> FrozenModel:
@@ -111,9 +97,7 @@ def open_source(path: Path, size: tuple[int, int] | None = None) -> SourceModel:
     if path.suffix == ".onnx" and path.is_file():
         return _open_onnx(path, size)
     if size:
-        raise ExportError(
-            f"--size is for ONNX files that leave their image's size open, and {path} is not one. Leave it out."
-        )
+        raise ExportError(f"--size is for ONNX files that leave it open, and {path} is not one. Leave it out.")
     if path.suffix in PICKLED and path.exists():
         raise ExportError(
             f"{path} is PyTorch's own format, which only its own program can read. Write an ONNX file there, then import that:\n{TO_ONNX}"
@@ -204,9 +188,7 @@ def _open_saved_model(path: Path) -> SourceModel:
 
 def _require_one(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     if len(inputs) != 1 or len(outputs) != 1:
-        raise ExportError(
-            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one input, an image, and one output, a vector."
-        )
+        raise ExportError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one each.")
 
 
 def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
@@ -215,9 +197,7 @@ def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
 
     sides = opened.shape[1:]
     if len(sides) != 3 or not all(sides) or sides[2] not in (1, 3):
-        raise ExportError(
-            f"the model reads {opened.shape}, expected (None, height, width, 1 or 3) with a fixed height and width."
-        )
+        raise ExportError(f"the model reads {opened.shape}, expected (None, height, width, 1 or 3), all fixed.")
     if opened.dtype != "float32":
         raise ExportError(f"the model reads {opened.dtype}, expected float32 pixels. Remove the cast at its beginning.")
 

@@ -105,11 +105,9 @@ class Builder:
         return self.constant(values.transpose(TO_NCHW) if values.ndim == 4 else values, np.uint8)
 
     def real(self, tensor: Tensor, rank: int | None = None) -> str:
-        """Return the name of a tensor's real value, after one DequantizeLinear."""
         return self.dequantize(self.code(tensor, rank), tensor)
 
     def dequantize(self, code: str, like: Tensor) -> str:
-        """Return the name of the real value of codes with a tensor's scale and zero point. The node is made once."""
         value = (code, *self.parameters(like))
         if value not in self._reals:
             self._reals[value] = self.add("DequantizeLinear", value)
@@ -138,7 +136,6 @@ class Builder:
         return self._dequantized(values, np.int8, tensor.scale, axis)
 
     def bias(self, tensor: Tensor, scale: np.ndarray) -> str:
-        """Return the name of an int32 bias's real value; `scale` is the input's scale times the weights'."""
         if tensor.type != "INT32" or tensor.data is None:
             raise ExportError(f"the bias {tensor.name!r} is {tensor.type}, expected a constant of INT32")
         return self._dequantized(tensor.data, np.int32, scale)
@@ -151,7 +148,6 @@ class Builder:
         return self.add("DequantizeLinear", inputs, axis=axis)
 
     def quantize(self, real: str, tensor: Tensor, activation: int = 0) -> None:
-        """Define a TFLite tensor as the quantized real value, after the fused activation."""
         self.store(self.add("QuantizeLinear", [real, *self.parameters(tensor)]), tensor, activation)
 
     def store(self, code: str, tensor: Tensor, activation: int = 0) -> None:
@@ -236,9 +232,7 @@ def convert(tflite: bytes) -> "onnx.ModelProto":
 
     Input and output are uint8. If the int8 code is pixel - 128, the input is the pixel itself. Scales and zero points are stored in
     `metadata_props` under METADATA, because ONNX Runtime does not expose those of the DequantizeLinear and QuantizeLinear nodes.
-
-    Raises:
-        ExportError: for an operator without a translation here, a float tensor, or other inputs and outputs; the message names it.
+    Raises ExportError for an operator without a translation here, a float tensor, or other inputs and outputs; the message names it.
     """
     import onnx
 
@@ -357,9 +351,7 @@ def fully_connected(builder: Builder, operator: Operator) -> None:
     x, out, options = entry(operator), operator.outputs[0], operator.options
     weights, values = constant(operator, 1)
     if len(out.shape) != 2 or options.weightsFormat:
-        raise ExportError(
-            f"FULLY_CONNECTED {out.name!r} has the shape {out.shape} or shuffled weights, expected two dimensions and plain weights"
-        )
+        raise ExportError(f"FULLY_CONNECTED {out.name!r} needs two dimensions and plain weights, not {out.shape}")
     code = builder.code(x) if len(x.shape) == 2 else builder.reshape(builder.flat(x), [values.shape[1]])
     inputs = weighted(builder, operator, builder.dequantize(code, x), weights, values.T)
     builder.quantize(builder.add("Gemm", inputs), out, options.fusedActivationFunction)
@@ -389,9 +381,7 @@ def mean(builder: Builder, operator: Operator) -> None:
     x, out = entry(operator), operator.outputs[0]
     over = sorted(int(axis) % len(x.shape) for axis in constant(operator, 1)[1].ravel())
     if len(x.shape) != 4 or over != [1, 2]:
-        raise ExportError(
-            f"MEAN {out.name!r} is over the axes {over} of {x.shape}, expected axes 1 and 2 of four dimensions"
-        )
+        raise ExportError(f"MEAN {out.name!r} is over the axes {over} of {x.shape}, expected 1 and 2 of four")
     code = builder.add(
         "QuantizeLinear", [builder.add("GlobalAveragePool", [builder.real(x)]), *builder.parameters(out)]
     )

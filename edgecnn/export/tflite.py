@@ -56,8 +56,7 @@ def float16(model: FloatModel) -> bytes:
 def int16x8(model: FloatModel, dataset: RepresentativeDataset) -> bytes:
     """Convert a float model to a TFLite file with int16 activations, int8 weights (per channel), and float32 input and output.
 
-    Raises:
-        ExportError: if the converter fails, or any other tensor is float; the message names the op.
+    Raises ExportError if the converter fails, or any other tensor is float; the message names the op.
     """
     converter = _converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -76,9 +75,7 @@ def int8(model: "keras.Model", io: str = "int8", *, signature: bool = True) -> b
 
     `io` is the type of input and output, one of IO_TYPES. For float32 the graph's ends quantize and dequantize. Without a signature, which
     names input and output, the file gives the same answers and takes a third of the time to make.
-
-    Raises:
-        ExportError: if the converter fails, or the file contains an internal float tensor; the message names the op that makes it.
+    Raises ExportError if the converter fails, or the file contains an internal float tensor; the message names the op that makes it.
     """
     return _int8(_converter(model, signature), io)
 
@@ -172,9 +169,7 @@ def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:
         try:
             return converter.convert()
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
-            raise ExportError(
-                f"TensorFlow could not convert the model to {precision} TFLite: {first_line(error)}"
-            ) from error
+            raise ExportError(f"TensorFlow cannot convert it to {precision} TFLite: {first_line(error)}") from error
 
 
 def float_tensors(data: bytes, io: str = "int8") -> list[tuple[str, str]]:
@@ -206,7 +201,6 @@ IMAGES = 500
 
 
 def needs_representative_dataset(run: Run, precision: str) -> bool:
-    """Return whether an export needs a representative dataset: int16x8 does, and int8 that is quantized after training."""
     return precision in ("int16x8", "int8-ptq") or (precision == "int8" and run.int8_method == "ptq")
 
 

@@ -50,10 +50,7 @@ def inspect_images(
 
     Results for an image are stored in the user's cache, by content. `missing` says why features are not used; None uses them. `answers`
     are a run's name and its folds' answers, which then judge the labels.
-
-    Raises:
-        ImageError: if an image changes during the inspection.
-        NetworkError: if the weights are not the expected ones.
+    Raises ImageError if an image changes during the inspection; NetworkError if the weights are not the expected ones.
     """
     started = time.monotonic()
     dataset.require_groups()
@@ -220,7 +217,6 @@ def by_split(items: Sequence[Item]) -> dict[str, int]:
 
 
 def class_figures(items: Sequence[Item], group: np.ndarray, labels: Sequence[str]) -> tuple[findings.ClassFigures, ...]:
-    """Return each class's images by split, and how many remain if each group, of which `group` has the number, counts as one."""
     counts = distinct(np.array([item.label for item in items], np.int64), group, len(labels)).tolist()
     members = ([item for item in items if item.label == number] for number in range(len(labels)))
     return tuple(

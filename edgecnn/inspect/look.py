@@ -22,7 +22,9 @@ from edgecnn.data.items import Item, Meter
 from edgecnn.errors import ImageError
 from edgecnn.files import cache_home, sha256
 from edgecnn.networks.pretrained import SOURCES
+from edgecnn.pixels import resize
 from edgecnn.region import WHOLE, Region, region_text
+from edgecnn.runtime.decision import unit_rows
 from edgecnn.tables import Struct
 
 FILE = "inspect-1.sqlite"  # in the user's cache folder; may be deleted to free space
@@ -55,7 +57,6 @@ class Cache:
         )
 
     def get(self, kind: str, hashes: Iterable[str]) -> dict[str, bytes]:
-        """Return the stored values of some hashes, by hash."""
         known: dict[str, bytes] = {}
         query = "SELECT value FROM entries WHERE kind = ? AND hash = ?"
         with contextlib.suppress(sqlite3.Error):  # the entries of a damaged file are computed again
@@ -170,7 +171,6 @@ class Looks(Struct):
 
 
 def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, meter: Meter) -> Looks:
-    """Look at all items of a dataset; those that are not in the cache are decoded."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
 
         def look(part: Sequence[int]) -> Iterator[bytes | str]:
@@ -186,7 +186,6 @@ def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, me
 
 
 def one_look(item: Item, read: Callable[[Item], Any]) -> bytes | str:
-    """Return an item's look, the bytes of a LOOK; or the reason, as text, if it cannot be read."""
     try:
         data = read(item)
         image = picture(item, lambda _: data, 3)
@@ -229,7 +228,6 @@ Body = Callable[[np.ndarray], np.ndarray]
 
 
 def missing_weights() -> bool:
-    """Return whether the weights' package is missing."""
     return find_spec(SOURCE.package) is None
 
 
@@ -257,23 +255,14 @@ def compute(
 
         hashes = [item.hash for item in items]
         found = cache.completed(FEATURES_KIND, hashes, features, meter)
-    return unit(np.stack([np.frombuffer(one, STORED) for one in found]).astype(np.float32))
+    return unit_rows(np.stack([np.frombuffer(one, STORED) for one in found]).astype(np.float32))
 
 
 def square(item: Item, read: Callable[[Item], Any]) -> np.ndarray:
-    """Return an item's pixels for the network, uint8 (SIDE, SIDE, 3)."""
-    from edgecnn.pixels import resize
-
     try:
         return resize(picture(item, read, 3, (FEATURES_SIDE, FEATURES_SIDE)), FEATURES_SIDE, FEATURES_SIDE, "stretch")
     except ImageError as error:
         raise ImageError(f"{item.source}: {error}. Inspect the images again.") from None
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """Return rows divided by their lengths, float32; zero rows stay."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
 def neighbours(features: np.ndarray, count: int, progress: Callable[[int, int], None]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,8 @@ from scipy.ndimage import gaussian_filter
 
 from edgecnn.data.decoding import picture
 from edgecnn.data.items import Item
-from edgecnn.inspect.look import FEATURES_SIDE, Body, scaled, unit
+from edgecnn.inspect.look import FEATURES_SIDE, Body, scaled
+from edgecnn.runtime.decision import unit_rows
 
 COARSE_SIDE, FINE_SIDE = 64, 160
 """Longer side, in pixels, for the search of a place, and for its measurement."""
@@ -121,7 +122,7 @@ def best_fit(first: Detail, second: Detail) -> Match:
 
 
 def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
-    """Measure a match of `placed` again in colour, around its scale, and set its boxes."""
+    """Measure a match again in colour, around its scale, and set its boxes."""
     size = (FINE_SIDE, FINE_SIDE)
     whole = detail(np.asarray(first), FINE_BLURS)
     spectrum, energy = fft.rfft2(whole, size, axes=(0, 1)), energy_sums(whole)
@@ -143,7 +144,6 @@ def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
 
 
 def overlap(size: tuple[int, int], place: tuple[int, int, int, int]) -> tuple[Box, Box]:
-    """Return the part that two pictures share, as fractions of each."""
     (width, height), (left, top, right, bottom) = size, place
     ends = (max(0, left), max(0, top), min(width, right), min(height, bottom))
     across, down = right - left, bottom - top
@@ -225,7 +225,6 @@ def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool
 
 
 def measure_pairs(pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None) -> list[Measures]:
-    """Return the measures of each pair of images, by index."""
     found, parts = [Measures()] * len(pairs), {}
     for number, pair in enumerate(pairs):
         ways = [
@@ -249,7 +248,7 @@ def measure_pairs(pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Bo
         if match.score >= BURST_DETAIL:
             parts[number] = [np.asarray(part) for part in shared]
     if body and parts:
-        values = unit(body(np.concatenate([*parts.values()])))
+        values = unit_rows(body(np.concatenate([*parts.values()])))
         for number, cosine in zip(parts, np.einsum("ij,ij->i", values[0::2], values[1::2]).tolist(), strict=True):
             found[number] = found[number]._replace(cosine=cosine)
     return found

@@ -6,7 +6,6 @@ whose values are written as JSON.
 
 import json
 import re
-from collections.abc import Sequence
 
 from edgecnn.calibrate.confidence import ChosenConfidence
 from edgecnn.labels import plural, printable
@@ -25,13 +24,6 @@ MARKUP = re.compile(r"[&<>|\\`*\[\]~$]|(?<!\w)_|_(?!\w)")
 def plain(text: str) -> str:
     """Return one line of text that every Markdown renderer shows literally: markup characters become entities."""
     return MARKUP.sub(lambda found: f"&#{ord(found[0])};", printable(text))
-
-
-def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows under headings as a Markdown table that shows each cell literally. Use this for any table that prints names."""
-    return table.markdown_table(
-        [plain(heading) for heading in headings], [[plain(cell) for cell in row] for row in rows]
-    )
 
 
 TASK = "image-classification"
@@ -135,7 +127,10 @@ def origin_lines(info: RunInfo) -> list[str]:
 
 
 def section_text(section: table.Section) -> str:
-    rows = [plain_table(*section.table), ""] if section.table else []
+    rows = []
+    if section.table:  # cells may hold names
+        headings, cells = section.table
+        rows = [table.markdown_table([*map(plain, headings)], [[*map(plain, row)] for row in cells]), ""]
     return "\n".join([f"## {section.title}", "", *rows, *(f"- {plain(line)}" for line in section.lines), ""])
 
 

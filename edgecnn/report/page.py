@@ -61,7 +61,6 @@ def addresses(pictures: Mapping[int, np.ndarray]) -> dict[int, str]:
 
 
 def data_address(pixels: np.ndarray) -> str:
-    """Return pixels, uint8 (height, width, channels), as a data URL of a PNG."""
     buffer = io.BytesIO()
     as_image(pixels).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -80,7 +79,6 @@ def page_figures(shown: Sequence[Shown]) -> PageFigures:
 
 
 def render(shown: Sequence[Shown]) -> str:
-    """Return the page as HTML that makes no requests and contains no script."""
     runs = [
         {
             **vars(item),
@@ -102,20 +100,17 @@ def rendered(**values: Any) -> str:
 
 
 def against_texts(against: Against | None, pictures: Mapping[int, str]) -> dict[str, Any] | None:
-    """Return the page's content on a comparison with the model that would be replaced."""
     if against is None:
         return None
     return {"figures": against, "lines": against_lines(against), "pictures": pictures, "shown": GALLERY}
 
 
 def write_against_page(against: Against, pictures: Mapping[int, np.ndarray], path: Path) -> None:
-    """Write a page that compares two bundles; `pictures` as in `edgecnn.stages.against.compare_bundles`."""
     compared = against_texts(against, addresses(pictures))
     write_atomic(path, rendered(runs=[], together={}, compared=compared).encode())
 
 
 def templates(*packages: str) -> "Environment":
-    """Return the templates of this package and others, with filters that format figures and names."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -145,7 +140,6 @@ def int8_of(figures: RunFigures) -> dict[str, Comparison | ModelFigures | None]:
 
 
 def sections_of(figures: RunFigures) -> list[Section]:
-    """Return the page's sections after the summary, which has the first two of a parity report."""
     return [
         *(parity_sections(figures.parity)[2:] if figures.parity else ()),
         *([stress_section(figures.stress)] if figures.stress else ()),
@@ -180,7 +174,6 @@ def num(value: float | None, digits: int = 0) -> "Markup | str":
 
 
 def cell(text: str) -> "Markup":
-    """Show a table's cell: each number as data, or a text like `name_of`."""
     from markupsafe import Markup
 
     if not isinstance(text, FigureText):
@@ -226,6 +219,5 @@ def write_page(shown: Sequence[Shown], path: Path, png_folder: Path | None = Non
 
 
 def write_run_page(run: Run) -> Path:
-    """Write a run's page and figures into its folder, and return the page's path."""
     write_page([shown_run(run)], run.file(PAGE))
     return run.file(PAGE)

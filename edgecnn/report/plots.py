@@ -1,8 +1,9 @@
 """The report's plots, drawn with matplotlib: as SVG in the page's colours, and as PNG, the training curves among them."""
 
 import io
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from edgecnn.files import write_atomic
 from edgecnn.labels import printable
-from edgecnn.report.figures import Confusion, RunFigures, epochs
+from edgecnn.report.figures import Confusion, Epoch, RunFigures, epochs
 from edgecnn.report.sections import against_float
 from edgecnn.runs import CURVES, Run
 from edgecnn.stress.stress_report import StressReport
@@ -44,7 +45,6 @@ Plots = dict[str, tuple[str, Callable[[], "Figure"]]]
 
 
 def plots(figures: RunFigures) -> Plots:
-    """Return a run's plots. Plots without figures are left out."""
     found: Plots = {}
     for item in figures.confusion:
         text = f"Confusion matrix of {item.model}: rows are true classes, columns are answers. Darker cells hold more of a class's images."
@@ -61,7 +61,7 @@ def plots(figures: RunFigures) -> Plots:
         found["coverage"] = text, partial(one_plot, draw_coverage, [figures])
     if figures.epochs:
         text = "Learning curves: accuracy on validation images by epoch, of the float model and of int8."
-        found["learning"] = text, partial(one_plot, draw_learning, [figures])
+        found["learning"] = text, partial(one_plot, draw_learning, {figures.name: figures.epochs})
     if figures.layers:
         text = "Noise by layer: signal-to-quantization-noise ratio in dB, worst first."
         worst = figures.layers.layers[:MOST_NAMED]
@@ -74,12 +74,11 @@ def plots(figures: RunFigures) -> Plots:
 
 
 def side_by_side(runs: Sequence[RunFigures]) -> Plots:
-    """Return the plots that show several runs together."""
     found: Plots = {}
     learned, covered = [run for run in runs if run.epochs], [run for run in runs if run.coverage]
     if len(learned) > 1:
         text = "Learning curves of the runs: accuracy on validation images by epoch."
-        found["learning"] = text, partial(one_plot, draw_learning, learned)
+        found["learning"] = text, partial(one_plot, draw_learning, {run.name: run.epochs for run in learned})
     if len(covered) > 1:
         text = "Coverage of the runs: errors among answered images by the share of images answered."
         found["coverage"] = text, partial(one_plot, draw_coverage, covered)
@@ -166,7 +165,6 @@ def short(label: str) -> str:
 
 
 def confusion_plot(matrix: Confusion, labels: Sequence[str]) -> "Figure":
-    """Draw a confusion matrix with each row as shares of its class and, for few classes, the counts in the cells."""
     count = len(labels)
     side = min(WIDTH, 2.2 + 0.24 * min(count, MOST_NAMED))
     figure, axes = new_figure(side, side)
@@ -196,7 +194,6 @@ def drop_of(figures: RunFigures) -> tuple[ClassDrop, ...]:
 
 
 def classes_plot(drops: Sequence[ClassDrop]) -> "Figure":
-    """Draw the drop by class, worst first. With many classes, draw only the worst and the best half of MOST_NAMED."""
     known = sorted(((item.label, item.drop) for item in drops if item.drop is not None), key=lambda pair: -pair[1])
     if len(known) > MOST_NAMED:
         known = known[: MOST_NAMED // 2] + known[-(MOST_NAMED // 2) :]
@@ -219,7 +216,6 @@ def draw_reliability(axes: "Axes", figures: RunFigures) -> None:
 
 
 def draw_coverage(axes: "Axes", runs: Sequence[RunFigures]) -> None:
-    """Draw answered share and errors by threshold for one run, or errors by answered share for several."""
     if len(runs) == 1:
         points = runs[0].coverage
         thresholds = [item.threshold for item in points]
@@ -236,30 +232,28 @@ def draw_coverage(axes: "Axes", runs: Sequence[RunFigures]) -> None:
     axes.set_ylabel("errors among them")
 
 
-def draw_learning(axes: "Axes", runs: Sequence[RunFigures]) -> None:
-    """Draw validation accuracy by epoch; for a single run also int8, and the boundary between its phases."""
-    for run in runs:
-        numbers = range(1, len(run.epochs) + 1)
-        label = "validation" if len(runs) == 1 else short(run.name)
-        axes.plot(numbers, [100 * item.validation_accuracy for item in run.epochs], label=label)
+def draw_learning(axes: "Axes", runs: Mapping[str, Sequence[Epoch]]) -> None:
+    for name, run in runs.items():
+        numbers = range(1, len(run) + 1)
+        label = "validation" if len(runs) == 1 else short(name)
+        axes.plot(numbers, [100 * item.validation_accuracy for item in run], label=label)
         if len(runs) == 1:
-            axes.plot(numbers, [100 * item.accuracy for item in run.epochs], color=FAINT, label="training")
-            int8 = [
-                (n, 100 * item.int8_accuracy)
-                for n, item in zip(numbers, run.epochs, strict=True)
-                if item.int8_accuracy is not None
-            ]
+            axes.plot(numbers, [100 * item.accuracy for item in run], color=FAINT, label="training")
+            int8 = [(n, 100 * item.int8_accuracy) for n, item in enumerate(run, 1) if item.int8_accuracy is not None]
             if int8:
                 axes.plot(*zip(*int8, strict=True), "x", color=INT8, label="validation, int8")
-            for number, (one, other) in enumerate(zip(run.epochs, run.epochs[1:], strict=False), 1):
-                if one.phase != other.phase:
-                    axes.axvline(number + 0.5, color=FAINT, linestyle=":")
+            draw_phases(axes, run)
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy, %")
 
 
+def draw_phases(axes: "Axes", run: Sequence[Epoch]) -> None:
+    for number, (one, other) in enumerate(itertools.pairwise(run), 1):
+        if one.phase != other.phase:
+            axes.axvline(number + 0.5, color=FAINT, linestyle=":")
+
+
 def stress_plot(report: StressReport) -> "Figure":
-    """Draw a small plot for each corruption with several strengths: accuracy by strength, for float and int8."""
     shown = [item for item in report.corruptions if len(item.strengths) > 1] or list(report.corruptions)
     rows = -(-len(shown) // STRESS_COLUMNS)
     figure = empty(WIDTH, 0.6 + 1.15 * rows)
@@ -284,32 +278,19 @@ def stress_plot(report: StressReport) -> "Figure":
 
 
 def write_curves(run: Run) -> None:
-    """Plot loss and accuracies over the epochs of all phases, from the run's history, to `curves.png`."""
-    rows = list(enumerate(epochs(run), 1))
-    figure = empty(9, 4)
+    shown = epochs(run)
+    figure = empty(2 * WIDTH, 4)
     loss, accuracy = figure.subplots(1, 2)
-    float_epochs = sum(row.phase != "qat" for _, row in rows)
-    for phase, colour in (("float", "C0"), ("qat", "C1")):
-        points = [(epoch, row.loss) for epoch, row in rows if row.phase == phase]
+    for phase, colour in (("float", FLOAT), ("qat", INT8)):
+        points = [(epoch, row.loss) for epoch, row in enumerate(shown, 1) if row.phase == phase]
         if points:
-            loss.plot(*zip(*points, strict=True), f"{colour}.-", label=phase)
-    for column, style, label in (
-        ("accuracy", "C2.--", "accuracy"),
-        ("validation_accuracy", "C3.-", "validation accuracy"),
-        ("int8_accuracy", "C4x", "validation accuracy, int8"),
-    ):
-        values = [(epoch, getattr(row, column)) for epoch, row in rows]
-        points = [(epoch, 100 * value) for epoch, value in values if value is not None]
-        if points:
-            accuracy.plot(*zip(*points, strict=True), style, label=label)
-    for axes, title in ((loss, "training loss (qat: distillation)"), (accuracy, "accuracy, %")):
-        axes.set_title(title)
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-        if float_epochs < len(rows):
-            axes.axvline(float_epochs + 0.5, color="grey", linewidth=0.8, linestyle=":")
+            loss.plot(*zip(*points, strict=True), ".-", color=colour, label=phase)
+    loss.set_xlabel("epoch")
+    loss.set_ylabel("training loss (qat: distillation)")
+    draw_phases(loss, shown)
+    draw_learning(accuracy, {run.name: shown})
+    for axes in (loss, accuracy):
+        axes.grid(color=FAINT, linewidth=0.6)
         axes.legend()
     figure.suptitle(run.name)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    write_atomic(run.file(CURVES), buffer.getvalue())
+    write_atomic(run.file(CURVES), png(figure))

@@ -40,7 +40,6 @@ class Section(NamedTuple):
 
 
 def share(value: float | None) -> str:
-    """Return a fraction as a percentage, or a dash for None."""
     return "-" if value is None else FigureText("{:.2%}", value)
 
 
@@ -50,7 +49,6 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 
 def tuning_line(tuning: Tuning) -> str:
-    """Return the verdict between head and fine-tuned model as one line."""
     every = ", every class counting the same" if tuning.balanced else ""
     photos = (
         f"{tuning.head_accuracy:.1%}, fine-tuned {tuning.tuned_accuracy:.1%} of {tuning.n:,} validation photos{every}"
@@ -62,7 +60,6 @@ def tuning_line(tuning: Tuning) -> str:
 
 
 def choice_section(choice: NetworkChoice) -> Section:
-    """Return how the network was chosen, with the candidates, best first."""
     headings = ("network", "input", "accuracy", "behind the best", "MACs", "int8 bytes (expected)", "ms here", "")
     rows = [candidate_row(one, choice) for one in choice.candidates]
     return Section("How the network was chosen", [judged_line(choice)], Table(headings, rows))
@@ -109,7 +106,6 @@ def stress_section(report: StressReport) -> Section:
 
 
 def stress_rows(report: StressReport) -> list[tuple[str, ...]]:
-    """Return int8 at each strength, then the means over the strengths."""
     clean, mean, none = report.clean, report.mean_int8.accuracy, ["-"] * len(STRENGTHS)
     float_clean = share(clean.float.accuracy if clean.float else None)
     float_mean = share(report.mean_float.accuracy if report.mean_float else None)
@@ -160,7 +156,6 @@ def with_interval(figure: Mean | Measured) -> str:
 
 
 def stress_lines(report: StressReport) -> list[str]:
-    """Return the lines below a report's table."""
     worst = report.costliest
     costs = f"{worst.corruption} costs the most accuracy: {worst.lost:.2f} points."
     return [mean_line(report), costs, *([ROBUST_KIN] if report.trained_robust else [])]

@@ -15,15 +15,14 @@ from edgecnn.export.tflite import needs_representative_dataset
 from edgecnn.files import canonical_json, npy, refuse_existing, sha256, write_atomic
 from edgecnn.recipe import to_tables, to_toml
 from edgecnn.report.card import card
-from edgecnn.runs import CARD, IMAGES, KNOWN, Run
+from edgecnn.runs import CARD, CONFIDENCE, IMAGES, KNOWN, Run
 from edgecnn.stages.against import ASKED_FOR, asked_for
 from edgecnn.tables import to_json
-from edgecnn.verify import require_parity
 from edgecnn.verify.against import Against
 from edgecnn.verify.golden import golden_images, golden_models, golden_photos
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.parity_report import Report
-from edgecnn.verify.predictions import stored_confidence, stored_strangers
+from edgecnn.verify.parity_report import Report, require_parity
+from edgecnn.verify.predictions import stored_strangers
 from edgecnn.versions import library_versions
 
 DATA_KEYS = ("name", "title", "fingerprint", "split_hashes", "split_sizes", "groups")
@@ -46,28 +45,23 @@ def default_model(report: Report, format_: str, precisions: Collection[str]) -> 
 
 
 def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
-    """Return a run's temperature and threshold; RunError if its report did not measure the scores with them."""
-    chosen, tested = stored_confidence(run), report.confidence
+    chosen, tested = run.stored(CONFIDENCE, ChosenConfidence), report.confidence
     if not (chosen and tested and (chosen.temperature, chosen.threshold) == (tested.temperature, tested.threshold)):
         raise RunError(f"the parity report of {run.path} has no figures for its scores. First: {run.command('verify')}")
     return chosen
 
 
 def verified_strangers(run: Run, report: Report) -> ChosenStrangers | None:
-    """Return how a run's models recognise strangers, or None; RunError if its report was measured with another choice."""
     tested = report.strangers
     if tested is None:
         return None
     chosen, models = stored_strangers(run), {model.name: model for model in report.models}
     if chosen is None or chosen.rate != tested.rate or chosen.model_sha256 != models[tested.model].sha256:
-        raise RunError(
-            f"the parity report of {run.path} has no figures for its strangers. First: {run.command('verify')}"
-        )
+        raise RunError(f"the report of {run.path} has no figures for its strangers. First: {run.command('verify')}")
     return chosen
 
 
 def verified_scores(run: Run, confidence: ChosenConfidence, strangers: ChosenStrangers | None) -> bytes:
-    """Return a run's counts of its validation scores; RunError if they were not counted with these choices."""
     limit = strangers.limit if strangers else None
     stored = run.stored(VALIDATION, ValidationScores)
     expected = (confidence.model_sha256, confidence.temperature, confidence.threshold, limit.limit if limit else None)
@@ -77,7 +71,6 @@ def verified_scores(run: Run, confidence: ChosenConfidence, strangers: ChosenStr
 
 
 def verified_against(run: Run, report: Report) -> Against | None:
-    """Return how a run's model compares with the one that it replaces, or None; RunError if another model was compared."""
     against = run.stored(AGAINST, Against)
     if against and against.new.model_sha256 not in {model.sha256 for model in report.models}:
         again = f"{run.command('verify')} --against {against.old.name}.edgecnn"
@@ -97,10 +90,8 @@ def bundle_stage(
 
     `only` are the precisions to include, by default all that were verified. `serial` 0 stands for the next number after the bundle that it
     was compared with, if any.
-
-    Raises:
-        RunError: if the run was not verified with its current exports and scores, or has no model of a precision.
-        ParityError: if the gate failed.
+    Raises RunError if the run was not verified with its current exports and scores, or has no model of a precision; ParityError if the gate
+    failed.
     """
     path = out or bundle_path(run)
     refuse_existing(path, force)
@@ -172,7 +163,6 @@ def refresh_card(run: Run) -> None:
 
 
 def carried_models(run: Run, report: Report, only: Collection[str]) -> list[tuple[str, str, bytes]]:
-    """Return the exports for a bundle; RunError if none of a precision was verified, or a file has changed since."""
     exports = [
         item
         for item in report.models

@@ -39,11 +39,8 @@ def compare_models(
 
     The files are as for `open_model_file`; the data's classes follow the order of the models' outputs. A file's own quantization turns the
     stated value of a pixel into codes; "auto" chooses for each model, on validation and training images: see `find_range`.
-
-    Raises:
-        EngineError: if a file cannot be opened.
-        DatasetError: if the images make no dataset, none are in the split, the number of classes is not that of a model's outputs, or a
-            class is not among the labels.
+    Raises EngineError if a file cannot be opened; DatasetError if the images make no dataset, none are in the split, the number of classes
+    is not that of a model's outputs, or a class is not among the labels.
     """
     paths, opened = (reference, candidate), [open_model_file(reference), open_model_file(candidate)]
     recipe = build_recipe({"data": {"source": data, "fit": stated.fit, "resampling": stated.resampling}})

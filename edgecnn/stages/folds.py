@@ -37,9 +37,7 @@ from edgecnn.versions import library_versions
 def train_by_folds(dataset: Dataset, run: runs.Run, reporter: Reporter, jobs: int = 1) -> RunInfo:
     """Train a run with its recipe's folds, from where it stopped; `jobs` folds at a time, each in its own process if more than one.
 
-    Raises:
-        DatasetError: if the images cannot be divided into the folds; otherwise as in training.
-        RunError: if images of the folds are gone.
+    Raises DatasetError if the images cannot be divided into the folds; otherwise as in training; RunError if images of the folds are gone.
     """
     with stage.resumable(run, reporter):
         asked, folds, whole = begun(dataset, run, reporter)
@@ -95,8 +93,11 @@ def fold_runs(run: runs.Run, folds: Folds) -> Iterator[runs.Run]:
 
 
 def train_folds(dataset: Dataset, run: runs.Run, folds: Folds, reporter: Reporter, jobs: int) -> None:
-    """Train the models of all unfinished folds."""
-    left = [fold for fold, one in enumerate(fold_runs(run, folds), 1) if not is_whole_fold(one)]
+    left = [
+        fold
+        for fold, one in enumerate(fold_runs(run, folds), 1)
+        if read_held_out(one) is None or one.stored(runs.FOLD_INFO, FoldInfo) is None
+    ]
     if jobs == 1 or len(left) < 2:
         for fold in left:
             reporter.note(f"fold {fold} of {folds.count}")
@@ -113,19 +114,13 @@ def train_folds(dataset: Dataset, run: runs.Run, folds: Folds, reporter: Reporte
 
 
 def train_one(path: Path, fold: int) -> FoldInfo:
-    """Train a fold's model in a separate process."""
     run, reporter = runs.Run(path), Silent()
     folds = read_folds(run)
     assert folds is not None
     return train_fold(stage.open_images(asked_recipe(run), run, reporter, None), run, folds, fold, reporter)
 
 
-def is_whole_fold(one: runs.Run) -> bool:
-    return read_held_out(one) is not None and one.stored(runs.FOLD_INFO, FoldInfo) is not None
-
-
 def train_fold(dataset: Dataset, run: runs.Run, folds: Folds, fold: int, reporter: Reporter) -> FoldInfo:
-    """Train the model of a fold, from where it stopped, and store its answers for the fold."""
     from edgecnn.stages.last_layer import Int8Files
     from edgecnn.train.train import train
 
@@ -278,9 +273,7 @@ def beyond_quick(run: runs.Run, reporter: Reporter) -> runs.Run:
 def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunInfo:
     """Train the last layer of a run's network, from where it stopped.
 
-    Raises:
-        DatasetError: if the images cannot be divided into folds.
-        RunError: if images of the folds are gone.
+    Raises DatasetError if the images cannot be divided into folds; RunError if images of the folds are gone.
     """
     with stage.resumable(run, reporter):
         asked, folds, whole = begun(dataset, run, reporter)
@@ -301,7 +294,6 @@ def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunI
 def fit_all_photos(
     recipe: Settled, whole: Dataset, run: runs.Run, folds: Folds, reporter: Reporter, started: float
 ) -> RunInfo:
-    """Fit the last layer to all photos, and return the run's record."""
     from edgecnn.train.candidates import Photos
     from edgecnn.train.train import input_shape
 

@@ -17,7 +17,7 @@ from edgecnn.errors import ExportError, first_line
 from edgecnn.evaluate.answers import contract_of, device_model, in_chunks, input_contract, milliseconds
 from edgecnn.export import convert, export, export_path, given
 from edgecnn.export.flatbuffer import read
-from edgecnn.export.imported import LOAD_ERRORS, Imported, layers_of, read_model, refuse_scores, with_range
+from edgecnn.export.imported import LOAD_ERRORS, SourceModel, layers_of, read_model, refuse_scores, with_range
 from edgecnn.export.tflite import IMAGES
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural
@@ -59,7 +59,7 @@ def keep_in_float(run: Run, info: RunInfo, asked: int | Sequence[str], dataset: 
     progress = reporter.working
     try:
         run.write_info(info)
-        plain = export(run, "tflite", "int8", force=True, dataset=dataset, progress=progress).path
+        plain = export(run, "tflite", "int8", force=True, dataset=dataset, progress=progress)
         before = plain.read_bytes()
         if isinstance(asked, int):
             asked = [error.layer for error in layer_errors(run, dataset, progress).layers[:asked]]
@@ -113,15 +113,13 @@ def import_stage(
 
     `images` calibrate the int8 and int16x8 exports. `float_layers` as in `keep_in_float`. A range with a mean and a deviation per channel
     becomes a part of the model, which then reads -1 to 1.
-
-    Raises:
-        ExportError: if the model cannot be read, it has another number of outputs than labels, or ends in a softmax that
-            cannot be removed.
+    Raises ExportError if the model cannot be read, it has another number of outputs than labels, or ends in a softmax that cannot be
+    removed.
     """
     reporter.note(f"reading {path}")
     recipe = as_stated(recipe, stated)
     opened = read_model(path, size)
-    model = opened.model
+    model = opened.frozen
     dataset = open_classes(recipe, stated, model.output_shape[1], path, reporter)
     shape = model.input_shape[1:]
     recipe = imported_recipe(recipe, path, shape)
@@ -141,9 +139,9 @@ def import_stage(
         model = with_range(model, *ranges)
     elif reading.name in INPUT_RANGES:
         recipe = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, input_range=reading.name))
-    reporter.note(line(path.name, reading))
-    warn(reporter, path, reading)
-    require_logits(model, recipe)
+    note_range(reporter, path, reading)
+    images_ = golden_images(contract_of(recipe, model.input_shape[1:]))
+    refuse_scores(predictor(model, recipe.input_scale, recipe.input_zero_point)(images_))
     layers = None
     if opened.layers or recipe.qat.epochs is not None or float_layers:
         try:
@@ -163,7 +161,7 @@ def import_stage(
         else:
             write_atomic(run.file(FLOAT_GRAPH), model.to_bytes())
         imported = ImportedFrom(
-            file=path.name, format=opened.format, softmax_cut=opened.softmax_cut, range=line(path.name, reading)
+            file=path.name, format=opened.what, softmax_cut=opened.cut, range=line(path.name, reading)
         )
         info = dataclasses.replace(
             imported_info(dataset, shape, model.count_params(), imported),
@@ -183,13 +181,12 @@ def import_stage(
 
 
 def unfinished(path: Path) -> bool:
-    """Return whether an import into this folder was interrupted."""
     run = Run(path)
     return run.file(RECIPE).exists() and not run.file(INFO).exists() and run.recipe.network.name == IMPORTED
 
 
 def layered(
-    opened: Imported,
+    opened: SourceModel,
     model: FrozenModel,
     ranges: tuple[Any, tuple[float, int]] | None,
     tried: Labelled,
@@ -231,12 +228,10 @@ def better_int8(run: Run, recipe: Settled, dataset: Dataset, reporter: Reporter,
 
 
 def refused_by_training(model: "keras.Model") -> dict[str, str]:
-    """Return the kind of each layer that cannot be trained as int8."""
     return operators_of(model) or refused_layers(model)
 
 
 def named_layers(refused: Mapping[str, str], model: "keras.Model") -> str:
-    """Count and name layers, for a message."""
     kinds = collections.Counter(refused.values())
     named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(SHOWN))
     return f"{plural(len(refused), 'layer')} of {len(model.layers)} ({named}; first {next(iter(refused))!r})"
@@ -274,7 +269,6 @@ def as_stated(recipe: Recipe, stated: Stated) -> Recipe:
 
 
 def imported_recipe(recipe: Recipe, path: Path, shape: Sequence[int]) -> Recipe:
-    """Return a recipe with the name of an imported file, and its input's (height, width, channels)."""
     height, width, channels = shape
     network = dataclasses.replace(recipe.network, name=IMPORTED, height=height, width=width, channels=channels)
     return dataclasses.replace(recipe, name=path.stem, network=network)
@@ -292,7 +286,8 @@ def imported_info(dataset: Dataset, shape: Sequence[int], parameters: int, impor
     )
 
 
-def warn(reporter: Reporter, path: Path, reading: InputRange) -> None:
+def note_range(reporter: Reporter, path: Path, reading: InputRange) -> None:
+    reporter.note(line(path.name, reading))
     if reading.warning:
         reporter.note(f"WARNING: {path.name}: {reading.warning}")
 
@@ -315,11 +310,6 @@ def require_numbers(values: np.ndarray, path: Path) -> None:
             f"{path} gives outputs that are not numbers for {wrong} of {plural(len(values), 'image')}. Train it again, or set its input "
             "range with --input-range, if it reads another one."
         )
-
-
-def require_logits(model: FrozenModel, recipe: Recipe) -> None:
-    images = golden_images(contract_of(recipe, model.input_shape[1:]))
-    refuse_scores(predictor(model, recipe.input_scale, recipe.input_zero_point)(images))
 
 
 WITHIN = 0.02  # images whose answer may change because of the new ends of a file: a tie, or a code of the input
@@ -392,15 +382,13 @@ def import_given(
         )
     model = finished.opened
     if -1 in model.input.shape[1:]:
-        raise ExportError(
-            f"{path} reads {model.input.shape}, expected a fixed height and width. Convert it again with both."
-        )
+        raise ExportError(f"{path} reads {model.input.shape}, expected a fixed size. Convert it again with one.")
     shape = model.input.shape[1:]
     dataset = open_classes(recipe, stated, model.output.shape[1], path, reporter)
     recipe = imported_recipe(recipe, path, shape)
     tried = labelled_images(shape, dataset, reporter)
     reading = find_range(model.values, model.input, tried, stated.input_range)
-    reporter.note(line(path.name, reading))
+    note_range(reporter, path, reading)
     changed = finished.changed(reading)
     contract = changed.scale, changed.zero_point
     network = dataclasses.replace(recipe.network, input_scale=contract[0], input_zero_point=contract[1])
@@ -410,7 +398,6 @@ def import_given(
     require_unchanged(
         path, model.values(pixels, *reading.numbers), changed.data, pixels, recipe, finished.precision == "int8"
     )
-    warn(reporter, path, reading)
     name, data = reference_file(finished, reference, contract, shape, len(dataset.labels), tried, stated, reporter)
     folder = out or free_path(path.stem, force)
     with locked(folder):
@@ -451,7 +438,7 @@ def reference_file(
             raise ExportError(f"--reference {path} is quantized itself ({opened.precision}). Expected the float model.")
         read_shape, outputs, call = opened.opened.input.shape[1:], opened.opened.output.shape[1], opened.opened.values
     else:
-        frozen = read_model(path).model
+        frozen = read_model(path).frozen
         read_shape, outputs = frozen.input_shape[1:], frozen.output_shape[1]
 
         def call(pixels: np.ndarray, *numbers: Any) -> np.ndarray:
@@ -463,8 +450,7 @@ def reference_file(
         )
     reading = find_range(call, None, tried, stated.input_range)
     if reference:
-        reporter.note(line(path.name, reading))
-        warn(reporter, path, reading)
+        note_range(reporter, path, reading)
     if path.suffix in (".tflite", ".onnx"):
         return f"reference{path.suffix}", opened.changed(reading, contract).data
     return FLOAT_GRAPH, (

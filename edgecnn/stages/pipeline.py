@@ -28,10 +28,9 @@ from edgecnn.stages.verify import verify
 from edgecnn.stress.stress_report import SPLITS
 from edgecnn.tables import to_json
 from edgecnn.train.origin import changed_origins
-from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.against import Rule
 from edgecnn.verify.parity import parity_report
-from edgecnn.verify.parity_report import Report
+from edgecnn.verify.parity_report import Gate, Report, require_parity
 from edgecnn.versions import library_versions
 
 STAGES = "stages.json"
@@ -89,11 +88,8 @@ def run_recipe(
 
     With `replacing` the model is also compared with an old one, and the bundle records the verdict, good or bad. A stage is skipped if
     its inputs have not changed; interrupted training continues.
-
-    Raises:
-        RunError: if another process trains there.
-        ParityError: if the gate fails; the report is still written.
-        ThresholdError: if no threshold meets the target error.
+    Raises RunError if another process trains there; ParityError if the gate fails; the report is still written; ThresholdError if no
+    threshold meets the target error.
     """
     if recipe.folds:
         run, dataset, stages = trained_by_folds(recipe, path, force, reporter, jobs)
@@ -102,8 +98,18 @@ def run_recipe(
     run.make_latest()
     exports = hashes(do_exports(stages, dataset, reporter))
     gate = Gate(max_drop=max_drop, accept_conversion=accept_conversion)
-    compare = partial(do_against, stages, dataset, exports, replacing, reporter) if replacing else None
-    report = do_verify(stages, dataset, exports, gate, target_error, reporter, compare)
+    do_verify(stages, dataset, exports, gate, target_error, reporter)
+    if replacing:
+        do_against(stages, dataset, exports, replacing, reporter)
+    inputs = {
+        "parity": sha256_file(run.file(runs.PARITY)),
+        "predictions": sha256_file(run.file(runs.PREDICTIONS)),
+        "stress": stressed(run),
+        "against": hashes([run.file(AGAINST)]),
+    }
+    stages.do("report", inputs, [run.file(runs.PAGE), run.file(runs.PAGE_FIGURES)], lambda: write_run_page(run))
+    report = parity_report(run)
+    require_parity(report)
     inputs = {
         "confidence": sha256_file(run.file(runs.CONFIDENCE)),
         "strangers": hashes([run.file(runs.STRANGERS)]),
@@ -209,12 +215,7 @@ def do_verify(
     gate: Gate,
     target_error: float | None,
     reporter: Reporter,
-    compare: Callable[[], None] | None = None,
-) -> Report:
-    """Do the stages of verification and of the page, and return the report; `exports` are the hashes of the files.
-
-    `compare` is the stage between these two.
-    """
+) -> None:
     run = stages.run
     extra = (runs.STRANGERS, runs.KNOWN) if run.recipe.stranger.rate else ()
     stages.do(
@@ -233,22 +234,6 @@ def do_verify(
         [run.file(name) for name in (runs.PARITY, runs.CONFIDENCE, VALIDATION, runs.PREDICTIONS, *extra)],
         lambda: verify(run, dataset, gate=gate, target_error=target_error, progress=reporter.working),
     )
-    if compare:
-        compare()
-    stages.do(
-        "report",
-        {
-            "parity": sha256_file(run.file(runs.PARITY)),
-            "predictions": sha256_file(run.file(runs.PREDICTIONS)),
-            "stress": stressed(run),
-            "against": hashes([run.file(AGAINST)]),
-        },
-        [run.file(runs.PAGE), run.file(runs.PAGE_FIGURES)],
-        lambda: write_run_page(run),
-    )
-    report = parity_report(run)
-    require_parity(report)
-    return report
 
 
 def do_against(

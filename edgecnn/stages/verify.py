@@ -31,7 +31,6 @@ from edgecnn.export import EXPORTS, alternative, export_path
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.runtime.decision import softmax
 from edgecnn.stages.choose import Choosing
-from edgecnn.tables import Struct
 from edgecnn.verify.matrix import check_programs, file_answers, find_python, program_answers, program_comparisons
 from edgecnn.verify.matrix import matrix as engine_matrix
 from edgecnn.verify.parity import Basis, compared, data_of, int8_choice, judged, references, run_comparisons
@@ -43,7 +42,6 @@ Boards = Callable[[Run, Sequence[tuple[str, str]], Split, Progress], Sequence[Bo
 
 
 def existing_exports(run: Run) -> list[tuple[str, str]]:
-    """Return format and precision of each export of a run, in the order of EXPORTS; RunError if the run has no export."""
     exports = [pair for pair in EXPORTS if export_path(run, *pair).exists()]
     if not exports:
         raise RunError(f"run {run.path} has no export to verify. First: {run.command('export')} --format tflite --int8")
@@ -80,7 +78,8 @@ def verify_by_folds(
     strangers = choosing.strangers(confidence.temperature)
     choosing.scores(confidence, strangers)
 
-    everything = load_seen(run, dataset, progress)
+    require_split(run, dataset, "train")
+    everything = dataset.load(("train",), **vars(run.info.input), stage="verify", progress=progress)["train"]
     seen = some(everything, SEEN, run.recipe.seed)
     float_, *fakes = references(run, seen, progress)
     candidates, _, _ = run_exports(run, exports, [], seen, progress)
@@ -130,13 +129,7 @@ def of_folds(right: np.ndarray, groups: Sequence[str] | None = None) -> Interval
     return grouped_interval(right, groups, WORTH) if groups else folds_interval(int(right.sum()), len(right))
 
 
-def load_seen(run: Run, dataset: Dataset, progress: Progress) -> Split:
-    require_split(run, dataset, "train")
-    return dataset.load(("train",), **vars(run.info.input), stage="verify", progress=progress)["train"]
-
-
 def held_out_pixels(split: Split, held: HeldOut) -> np.ndarray:
-    """Return the pixels of the held-out images, in their order."""
     rows = {source: row for row, source in enumerate(split.sources)}
     pixels: np.ndarray = split.images[[rows[source] for source in held.sources.tolist()]]
     return pixels
@@ -149,17 +142,10 @@ def by_folds(own: Answers, held: HeldOut) -> Answers:
 
 
 def refused_strangers(run: Run, held: HeldOut, chosen: ChosenStrangers, model: str) -> StrangerFigures:
-    """Return the decision on each image, with the limit that the other folds set."""
     scores = softmax(held.int8 / np.float32(chosen.temperature)).max(axis=1)
-    found = cross_fitted_strangers(scores, held.similarity, held.fold, chosen.rate)
-    wrong = found.images & (held.int8.argmax(axis=1) != held.classes)
-    return stranger_figures(run, chosen, model, found.images, wrong, found.limited)
-
-
-class Matrix(Struct):
-    """Compare all engines that can run the int8 models; `tflite_python` is the Python of an environment with tflite-runtime."""
-
-    tflite_python: Path | None = None
+    refused, limited = cross_fitted_strangers(scores, held.similarity, held.fold, chosen.rate)
+    wrong = refused & (held.int8.argmax(axis=1) != held.classes)
+    return stranger_figures(run, chosen, model, refused, wrong, limited)
 
 
 def verify(
@@ -168,7 +154,8 @@ def verify(
     *,
     gate: Gate = Gate(),
     target_error: float | None = None,
-    matrix: Matrix | None = None,
+    matrix: bool = False,
+    tflite_python: Path | None = None,
     boards: Boards | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
@@ -181,13 +168,9 @@ def verify(
     `predictions.npz` stores each model's answer to each image.
     `boards` runs the exports on emulated boards: `edgecnn.emulate.on_boards.run_on_boards` with its first arguments given.
     `target_error` is the largest error rate among answered images, in (0, 1).
-
-    Raises:
-        RunError: if nothing was exported, or the validation or test split has changed.
-        ThresholdError: if no threshold meets the target error; the test split is then not read.
-        EmulatorError: from `boards`.
-        EngineError: if `matrix.tflite_python` does not exist, or cannot run the model.
-        ModuleNotFoundError: if there are files for other programs and OpenCV is missing.
+    Raises RunError if nothing was exported, or the validation or test split has changed; ThresholdError if no threshold meets the target
+    error; the test split is then not read; EmulatorError from `boards`; EngineError if `tflite_python`, the Python of an environment with
+    tflite-runtime, does not exist or cannot run the model; ModuleNotFoundError if there are files for other programs and OpenCV is missing.
     """
     if run.info.folds:
         if matrix:
@@ -196,7 +179,7 @@ def verify(
     # check for what may be missing before the work that takes minutes
     exports = existing_exports(run)
     programs = check_programs(run)
-    tflite_python = find_python(matrix.tflite_python) if matrix and matrix.tflite_python else None
+    tflite_python = find_python(tflite_python) if tflite_python else None
 
     choosing = Choosing(run, dataset, exports[0], progress)
     confidence = choosing.confidence(target_error)

@@ -19,7 +19,7 @@ from edgecnn.runs import Run
 from edgecnn.runtime.classifier import fitted
 from edgecnn.runtime.engines import engine_text
 from edgecnn.runtime.model import measure_interleaved
-from edgecnn.tables import Struct, described
+from edgecnn.tables import Struct, absent
 from edgecnn.versions import processor
 
 COUNT = 16
@@ -59,7 +59,6 @@ def golden_models(
 
 
 def tolerance_of(outputs: np.ndarray, precision: str) -> tuple[float, str, str]:
-    """Return the largest allowed difference from golden outputs, its unit, and the reason."""
     if outputs.dtype != np.float32:
         return 1.0, "LSB", "kernels may round a tie the other way: one code is allowed, two are not"
     share, reason = 1e-3, "float32 sums depend on their order: a thousandth of the largest logit is allowed"
@@ -140,15 +139,14 @@ class Speed(Struct):
     """Times of int8 and float32, and `text`, their summary. If nothing was timed, `text` is the only field and gives the reason."""
 
     text: str
-    measured: Mapping[str, ExportTime] | None = described("By precision.", default=None, left_out=True)
-    faster: str | None = described("int8 or float32.", default=None, left_out=True)
-    ratio: float | None = described("int8 by float32, of the medians.", default=None, left_out=True)
-    engine: str | None = described("Name and version.", default=None, left_out=True)
-    machine: str | None = described("The processor.", default=None, left_out=True)
+    measured: Mapping[str, ExportTime] | None = absent("By precision.")
+    faster: str | None = absent("int8 or float32.")
+    ratio: float | None = absent("int8 by float32, of the medians.")
+    engine: str | None = absent("Name and version.")
+    machine: str | None = absent("The processor.")
 
 
 def time_exports(run: Run, format_: str) -> Speed:
-    """Time a run's int8 and float32 files of a format: one image, one thread, interleaved."""
     paths = {precision: export_path(run, format_, precision) for precision in PRECISIONS}
     missing = [precision for precision, path in paths.items() if not path.exists()]
     if missing:

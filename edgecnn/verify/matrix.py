@@ -39,9 +39,7 @@ def matrix(
     """Compare all engines pairwise on the run's int8 models; `fakes` are the fake-quantized model's answers, if there is one.
 
     Returns a row per engine, with differences in codes (LSB) of the first int8 export's output. An engine that failed has only a `note`.
-
-    Raises:
-        EngineError: if `tflite_python` is given and does not run the model.
+    Raises EngineError if `tflite_python` is given and does not run the model.
     """
     int8 = {item.format: item for item in candidates if item.precision == "int8" and item.codes is not None}
     ran: dict[str, Answers] = dict(zip(["Keras fake-quantized"], fakes, strict=False))
@@ -93,11 +91,10 @@ def run_by(run: Run, export: Answers, engine: str, provider: str, split: Split, 
 
 
 def find_python(python: Path) -> Path:
-    """Return the absolute path of the Python given with --tflite-python, as a path or a name on PATH. Raises EngineError if not found."""
     path = shutil.which(python)
     if path is None:
         raise EngineError(
-            f"--tflite-python {python}: program not found. Name the Python of an environment with tflite-runtime, such as venv/bin/python."
+            f"--tflite-python {python}: program not found. Name a Python with tflite-runtime, such as venv/bin/python."
         )
     return Path(path).absolute()
 
@@ -140,9 +137,8 @@ FRACTIONS = 32
 def check_programs(run: Run) -> list[str]:
     """Return the programs whose files can be judged; called before the work begins.
 
-    Raises:
-        ModuleNotFoundError: if such files exist but OpenCV, which resizes like the programs, is missing.
-        RunError: if the files were not made from the run's current int8 file.
+    Raises ModuleNotFoundError if such files exist but OpenCV, which resizes like the programs, is missing; RunError if the files were not
+    made from the run's current int8 file.
     """
     programs = programs_of(run)
     if programs:
@@ -152,7 +148,7 @@ def check_programs(run: Run) -> list[str]:
             path = program_path(run, program) / name
             if not path.is_file() or path.read_bytes() != data:
                 raise RunError(
-                    f"{path} does not match the run's current int8 file. First: edgecnn export {run.path} --for {program} --force"
+                    f"{path} is not of the current int8 file. First: edgecnn export {run.path} --for {program} --force"
                 )
     return programs
 
@@ -229,7 +225,6 @@ def program_comparisons(
     int8: Answers,
     hold: Callable[[Kind, Answers, Answers], Comparison],
 ) -> list[Comparison]:
-    """Return the comparisons of `program_answers` with the float model, edgecnn's int8 path and, on the same pixels, the int8 file."""
     held: list[Comparison] = []
     for own, same in answers:
         held += [hold("program", float_, own), hold("program", int8, own), hold("conversion", int8, same)]

@@ -51,7 +51,6 @@ class ModelFile:
         return self.dequantize(self.outputs(pixels, scale, zero_point))
 
     def dequantize(self, outputs: np.ndarray) -> np.ndarray:
-        """Convert raw outputs to float32: scale * (code - zero_point), or the outputs themselves."""
         if not self.output.scale:
             return outputs.astype(np.float32)
         return dequantized(outputs, np.float32(self.output.scale), np.float32(self.output.zero_point))
@@ -60,9 +59,8 @@ class ModelFile:
 def open_model_file(path: Path) -> ModelFile:
     """Open a model file by its type: .tflite, .onnx, .keras, .h5 or .hdf5, or a SavedModel folder.
 
-    Raises:
-        NetworkError: if a Keras file holds Python code.
-        EngineError: if the file is missing or of another type, or does not map one image to one vector of scores.
+    Raises NetworkError if a Keras file holds Python code; EngineError if the file is missing or of another type, or does not map one image
+    to one vector of scores.
     """
     if not path.exists():
         raise EngineError(f"{path} does not exist. Name a .tflite, .onnx, .keras or .h5 file, or a SavedModel folder.")

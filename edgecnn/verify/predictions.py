@@ -1,7 +1,5 @@
 """Each model's answer to each test image, and what temperature, threshold and out-of-distribution limit do with them."""
 
-import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,9 +10,9 @@ from edgecnn.data import Progress, Split
 from edgecnn.evaluate.answers import Answers, device_model, in_chunks, input_contract
 from edgecnn.evaluate.statistics import ScoreFigures, wilson
 from edgecnn.export import export_path
-from edgecnn.files import sha256_file, write_atomic
+from edgecnn.files import npz, read_npz, sha256_file, write_atomic
 from edgecnn.pixels import as_image
-from edgecnn.runs import AGAINST_PICTURES, CONFIDENCE, KNOWN, PREDICTIONS, STRANGERS, Run
+from edgecnn.runs import AGAINST_PICTURES, KNOWN, PREDICTIONS, STRANGERS, Run
 from edgecnn.runtime.decision import Strangers, softmax
 from edgecnn.verify.parity_report import Confidence, StrangerFigures
 
@@ -79,56 +77,39 @@ def write_predictions(
         answered, scores = arrays[ANSWER + int8.name], arrays[SCORE + int8.name]
         for chosen in gallery(arrays[TRUE], arrays[ANSWER + "float"], answered, scores):
             arrays |= {f"{PICTURE}{index}": thumbnail(split.images[index]) for index in chosen[:GALLERY]}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomic(run.file(PREDICTIONS), buffer.getvalue())
+    write_atomic(run.file(PREDICTIONS), npz(arrays))
 
 
 def write_pictures(run: Run, pictures: Mapping[int, np.ndarray]) -> None:
-    """Write pictures of photos that an old model answers differently, uint8 (height, width, channels), keyed by index."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{f"{PICTURE}{index}": pixels for index, pixels in pictures.items()})  # type: ignore[arg-type]
-    write_atomic(run.file(AGAINST_PICTURES), buffer.getvalue())
+    write_atomic(run.file(AGAINST_PICTURES), npz({f"{PICTURE}{index}": pixels for index, pixels in pictures.items()}))
 
 
 def read_pictures(run: Run) -> dict[int, np.ndarray]:
-    """Read the output of `write_pictures`; empty if the file is missing or unusable."""
-    try:
-        with np.load(run.file(AGAINST_PICTURES), allow_pickle=False) as file:
-            return {int(name.removeprefix(PICTURE)): file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return {}
+    arrays = read_npz(run.file(AGAINST_PICTURES))
+    return {int(name.removeprefix(PICTURE)): pixels for name, pixels in arrays.items() if name.startswith(PICTURE)}
 
 
 def read_predictions(run: Run) -> Predictions | None:
-    """Return the content of a run's `predictions.npz`; None if it is missing or unusable."""
-    try:
-        with np.load(run.file(PREDICTIONS), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        answers, scores, pictures = (
-            {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-            for prefix in (ANSWER, SCORE, PICTURE)
-        )
-        return Predictions(
-            true=arrays[TRUE],
-            sources=arrays[SOURCES].tolist(),
-            answers=answers,
-            scores=scores,
-            tempered=arrays.get(TEMPERED, np.empty(0, np.float32)),
-            pictures={int(index): value for index, value in pictures.items()},
-        )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    arrays = read_npz(run.file(PREDICTIONS))
+    if not {TRUE, SOURCES} <= arrays.keys():
         return None
+    answers, scores, pictures = (
+        {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+        for prefix in (ANSWER, SCORE, PICTURE)
+    )
+    return Predictions(
+        true=arrays[TRUE],
+        sources=arrays[SOURCES].tolist(),
+        answers=answers,
+        scores=scores,
+        tempered=arrays.get(TEMPERED, np.empty(0, np.float32)),
+        pictures={int(index): value for index, value in pictures.items()},
+    )
 
 
 def tested_confidence(chosen: ChosenConfidence, figures: ScoreFigures, model: str) -> Confidence:
     made = {name: getattr(chosen, name) for name in ("temperature", "not_fitted", "choice")}
     return Confidence(**vars(figures), **made, model=model)
-
-
-def stored_confidence(run: Run) -> ChosenConfidence | None:
-    """Return the content of a run's `confidence.json`; None if the file is missing or unusable."""
-    return run.stored(CONFIDENCE, ChosenConfidence)
 
 
 def tested_strangers(
@@ -169,7 +150,6 @@ def stranger_figures(
 
 
 def known_features(run: Run) -> np.ndarray:
-    """Return the known images' features of a run: int8 (images, length)."""
     codes: np.ndarray = np.load(run.file(KNOWN), allow_pickle=False)
     return codes
 

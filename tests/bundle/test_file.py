@@ -418,7 +418,7 @@ def test_codes_compared_as_logits(content, tmp_path):
     def change(table):
         table["models"][0] |= {"tolerance_unit": "logit", "tolerance": 200.0}
 
-    assert "codes are compared in LSB" in refused(forged(content, change), tmp_path)
+    assert "codes have a tolerance in LSB" in refused(forged(content, change), tmp_path)
 
 
 def test_no_golden_image_proves_nothing(content, tmp_path):
@@ -581,7 +581,7 @@ def test_a_bundle_that_recognises_strangers_is_read_back(content, tmp_path):
         (
             {"length": 65_536},
             {"stranger/known.npy": np.full((257, 65_536), 1, np.int8)},
-            "holds 16,842,752 bytes of features",
+            "holds 16,842,752 bytes;",
         ),
         ({}, {"stranger/known.npy": np.full((4, 3), 1, np.uint8)}, "stranger/known.npy"),
         (

@@ -21,14 +21,15 @@ from edgecnn.calibrate.confidence import (
     TEMPERATURES,
     THRESHOLDS,
     VALUES,
+    ChosenConfidence,
     choose_threshold,
     cross_fitted_scores,
     cross_fitted_strangers,
     fit_confidence,
-    fit_limit,
     fit_temperature,
     known_codes,
     least_count,
+    limit_of,
     similar_to,
 )
 from edgecnn.data import open_dataset
@@ -53,7 +54,7 @@ from edgecnn.stages.verify import verify
 from edgecnn.train.settle import settle
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Gate
-from edgecnn.verify.predictions import stored_confidence, stored_strangers
+from edgecnn.verify.predictions import stored_strangers
 
 
 def calibrated(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -343,7 +344,7 @@ def test_the_limit_is_the_quantile_of_familiarities():
     features = np.array([[1, 0.1], [1, 0.3], [1, 0.6], [1, 0.9]], np.float32)[::-1]
     codes = known_codes(np.array([[1.0, 0.0]]))
     scores = np.array([0.3, 0.5, 0.7, 0.9], np.float32)
-    limit = fit_limit(scores, features, codes, 0.3)
+    limit = limit_of(scores, similar_to(features, codes), 0.3, codes)
     low, high = 2 * np.log(1 / 4), 2 * np.log(2 / 4)
     assert limit.limit == pytest.approx(low + 0.5 * (high - low))
     assert (limit.rate, limit.length, limit.neighbours, limit.known) == (0.3, 2, 1, "stranger/known.npy")
@@ -406,23 +407,11 @@ def test_the_limit_for_strangers_refuses_its_rate_of_images_that_did_not_set_it(
     for _ in range(20):
         scores = random.beta(5, 1, count).astype(np.float32)
         similar = random.normal(0.8, 0.05, count)
-        found = cross_fitted_strangers(scores, similar, np.arange(count) % 5, 0.05)
-        assert found.limited
-        refused.append(found.images.mean())
+        images, limited = cross_fitted_strangers(scores, similar, np.arange(count) % 5, 0.05)
+        assert limited
+        refused.append(images.mean())
     assert np.mean(refused) == pytest.approx(0.05, abs=0.01)
-    assert not cross_fitted_strangers(scores[:20], similar[:20], np.arange(20) % 5, 0.05).limited, (
-        "16 images are too few"
-    )
-
-
-def test_limits_from_similarities_and_features_are_equal():
-    random = np.random.default_rng(4)
-    features = random.normal(size=(200, 16)).astype(np.float32)
-    codes, scores = known_codes(features[:50]), random.random(150).astype(np.float32)
-    limit = fit_limit(scores, features[50:], codes, 0.1)
-    strangers = Strangers(limit, codes)
-    by_similarity = strangers.familiarity_of(scores, similar_to(features[50:], codes)) < limit.limit
-    np.testing.assert_array_equal(by_similarity, strangers.refused(scores, features[50:]))
+    assert not cross_fitted_strangers(scores[:20], similar[:20], np.arange(20) % 5, 0.05)[1], "16 images are too few"
 
 
 RATE = 0.3
@@ -444,7 +433,7 @@ def test_known_images_are_refused_at_the_rate(validation, rate):
         random = np.random.default_rng(seed)
         codes = known_codes(around(random, [0, 1, 2], 60)[0])
         features, scores = around(random, [0, 1, 2], validation)
-        limit = fit_limit(scores, features, codes, rate)
+        limit = limit_of(scores, similar_to(features, codes), rate, codes)
         fresh, fresh_scores = around(random, [0, 1, 2], 100)
         refused.append(Strangers(limit, codes).refused(fresh_scores, fresh).mean())
     error = np.std(refused) / np.sqrt(len(refused))
@@ -455,7 +444,7 @@ def test_strangers_are_found():
     random = np.random.default_rng(3)
     codes = known_codes(around(random, [0, 1, 2], 60)[0])
     features, scores = around(random, [0, 1, 2], 100)
-    strangers = Strangers(fit_limit(scores, features, codes, 0.05), codes)
+    strangers = Strangers(limit_of(scores, similar_to(features, codes), 0.05, codes), codes)
     unlike, unlike_scores = around(random, [5, 6], 200)
     assert strangers.refused(unlike_scores, unlike).mean() > 0.95
 
@@ -464,18 +453,20 @@ def test_too_few_validation_images_set_no_limit():
     random = np.random.default_rng(4)
     codes = known_codes(around(random, [0], 20)[0])
     features, scores = around(random, [0], 19)
-    assert fit_limit(scores, features, codes, 0.05) is not None
-    assert fit_limit(scores[:18], features[:18], codes, 0.05) is None
-    assert fit_limit(scores, features, codes[:0], 0.05) is None
-    assert fit_limit(scores, features, codes[:2], 0.05).neighbours == 2
-    assert len(fit_limit(scores[:1], features[:1], codes, 0.5).scores) == 2, "a bundle has two or more"
+    assert limit_of(scores, similar_to(features, codes), 0.05, codes) is not None
+    assert limit_of(scores[:18], similar_to(features[:18], codes), 0.05, codes) is None
+    assert limit_of(scores, similar_to(features, codes[:0]), 0.05, codes[:0]) is None
+    assert limit_of(scores, similar_to(features, codes[:2]), 0.05, codes[:2]).neighbours == 2
+    assert len(limit_of(scores[:1], similar_to(features[:1], codes), 0.5, codes).scores) == 2, (
+        "a bundle has two or more"
+    )
 
 
 def test_with_many_validation_images_a_bundle_keeps_quantiles():
     random = np.random.default_rng(6)
     codes = known_codes(around(random, [0, 1], 60)[0])
     features, scores = around(random, [0, 1], 3000)
-    limit = fit_limit(scores, features, codes, 0.05)
+    limit = limit_of(scores, similar_to(features, codes), 0.05, codes)
     assert len(limit.scores) == len(limit.similarities) == VALUES
     assert limit.scores[0] == pytest.approx(scores.min()) and limit.scores[-1] == pytest.approx(scores.max())
     fresh, fresh_scores = around(random, [0, 1], 3000)
@@ -600,7 +591,11 @@ def test_the_device_refuses_images_of_no_class(run, tmp_path, edgecnn, photos):
 
 def test_the_bundle_counts_validation_images_by_the_devices_decisions(own, tmp_path):
     path, _ = bundle_stage(own, force=True)
-    dataset, confidence, strangers = open_dataset(own.recipe.data), stored_confidence(own), stored_strangers(own)
+    dataset, confidence, strangers = (
+        open_dataset(own.recipe.data),
+        own.stored(CONFIDENCE, ChosenConfidence),
+        stored_strangers(own),
+    )
     confidence = dataclasses.replace(confidence, threshold=0.9)
     Choosing(own, dataset, ("tflite", "int8"), print_nothing).scores(confidence, strangers)
     stated = read_validation({VALIDATION: own.file(VALIDATION).read_bytes()})

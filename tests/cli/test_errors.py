@@ -155,7 +155,7 @@ def test_the_advice_names_the_run(edgecnn, own_run):
     failed(
         result,
         errors.RunError,
-        f"error: run {own_run.path} has no parity.json yet. First: edgecnn verify {own_run.path}\n",
+        f"error: {own_run.path} has no parity.json yet. First: edgecnn verify {own_run.path}\n",
     )
 
 

@@ -675,7 +675,7 @@ def test_a_file_or_no_folder_at_all(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DatasetError, match="is not a folder"):
         find_dataset(tmp_path / "file")
-    with pytest.raises(UnknownNameError, match=r"frigate:PATH expects a folder of frigate"):
+    with pytest.raises(UnknownNameError, match=r"expected a folder of frigate"):
         open_dataset(recipe_of(tmp_path / "nowhere").data)
 
 

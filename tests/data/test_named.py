@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgecnn.data import named, open_dataset
-from edgecnn.data.named import BATCHES, FILES, download, read_batch
+from edgecnn.data.named import BATCHES, download
 from edgecnn.errors import DatasetError, DownloadError, OutputError
 from edgecnn.files import sha256
 from edgecnn.recipe import DataRecipe
@@ -182,27 +182,6 @@ def test_a_packed_file_is_not_unpacked_beyond_its_size(clothes, tmp_path, fill, 
         open_dataset(DataRecipe(source="fashion-mnist"))
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("train-images-idx3-ubyte", b"\0\0\x0d\3" + bytes(12), r"IDX.* complete copy"),
-        ("train-images-idx3-ubyte", b"\0\0\x08\3" + bytes(4), r"IDX.* complete copy"),
-        ("train-images-idx3-ubyte", b"\0\0\x08\3" + b"\xff" * 12, r"0 values.* complete copy"),
-        ("train-labels-idx1-ubyte", idx(np.zeros(3, np.uint8)), "complete copy"),
-        ("train-labels-idx1-ubyte", idx(np.full(200, 10, np.uint8)), "complete copy"),
-    ],
-)
-def test_files_that_are_not_idx(clothes, tmp_path, fill, monkeypatch, name, data, message):
-    files = clothes | {name: data}
-    monkeypatch.setattr(named, "FILES", {name: sha256(data) for name, data in files.items()})
-    with pytest.raises(DatasetError, match=message):
-        open_dataset(DataRecipe(source=str(fill(tmp_path / "data", packed(files)))))
-
-
-def test_the_files_are_four():
-    assert len(FILES) == 4 and all(len(value) == 64 for value in FILES.values())
-
-
 def batch(pixels: np.ndarray, labels: list[int]) -> bytes:
     """Return images in CIFAR-10's binary format: the class of each, then its red, green and blue planes."""
     return b"".join(
@@ -312,7 +291,7 @@ def test_incomplete_and_wrong_batches(photos, monkeypatch, tmp_path, fill, files
     fill(tmp_path, {named.ARCHIVE: archive(monkeypatch, content)})
     with pytest.raises(DatasetError, match=message):
         open_dataset(DataRecipe(source=str(tmp_path / named.ARCHIVE)))
-    message = message.replace("lacks data_batch_3.bin", "data_batch_3.bin: No such file or directory")
+    message = message.replace("lacks data_batch_3.bin", "No such file or directory.*data_batch_3.bin")
     with pytest.raises(DatasetError, match=message):
         open_dataset(DataRecipe(source=str(fill(tmp_path / "unpacked", content))))
 
@@ -328,32 +307,6 @@ def test_an_archive_that_is_not_a_tar(monkeypatch, tmp_path, fill):
 def test_members_elsewhere_in_the_archive_are_not_read(photos, monkeypatch, tmp_path, fill):
     fill(tmp_path, {named.ARCHIVE: archive(monkeypatch, photos[1], folder="../cifar-10-batches-bin")})
     with pytest.raises(DatasetError, match=r"data_batch_1\.bin, data_batch_2\.bin"):
-        open_dataset(DataRecipe(source=str(tmp_path / named.ARCHIVE)))
-
-
-def test_a_record_is_a_class_and_three_planes():
-    data = bytes([3]) + bytes([10]) * 1024 + bytes([20]) * 1024 + bytes([30]) * 1023 + bytes([31])
-    images, labels = read_batch(data + bytes([9]) + bytes(range(256)) * 12, "batch")
-    assert images.shape == (2, 32, 32, 3) and images.dtype == np.uint8 and images.flags.c_contiguous
-    assert labels == [3, 9]
-    assert (images[0, :-1] == (10, 20, 30)).all() and images[0, 31, 31].tolist() == [10, 20, 31]
-    assert images[1, 0, :, 0].tolist() == list(range(32)) and images[1, 1, 0].tolist() == [32, 32, 32]
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"x", bytes(3072), bytes(3074), bytes(3073) + bytes([10]) + bytes(3072)], ids=len
-)
-def test_batches_with_another_format(data):
-    with pytest.raises(DatasetError, match=r"^batch is not a batch of CIFAR-10: .*received [\d,]+ bytes"):
-        read_batch(data, "batch")
-
-
-def test_an_invalid_batch_is_refused_even_with_the_right_hash(photos, monkeypatch, tmp_path, fill):
-    """A matching hash is no reason to trust a file's content."""
-    files = photos[1] | {"data_batch_1.bin": b"\xff" * 3073}
-    pass_for_real(monkeypatch, files)
-    fill(tmp_path, {named.ARCHIVE: archive(monkeypatch, files)})
-    with pytest.raises(DatasetError, match=r"data_batch_1\.bin .*3,073"):
         open_dataset(DataRecipe(source=str(tmp_path / named.ARCHIVE)))
 
 

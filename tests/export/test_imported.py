@@ -203,8 +203,9 @@ def test_a_cut_softmax_leaves_the_logits(tmp_path):
     logits = network(keras3, RANGES["-1..1"][0], softmax="")
     scores = network(keras3, RANGES["-1..1"][0], softmax="layer")
     scores.save(tmp_path / "scores.keras")
-    model, what, cut, *_ = imported.read_model(tmp_path / "scores.keras")
-    assert cut and what == f"Keras {keras3.__version__}"
+    read = imported.read_model(tmp_path / "scores.keras")
+    model = read.frozen
+    assert read.cut and read.what == f"Keras {keras3.__version__}"
     pixels = np.random.default_rng(0).uniform(-1, 1, (4, 8, 10, 3)).astype(np.float32)
     expected = logits.predict(pixels, verbose=0)
     np.testing.assert_allclose(model(tf.constant(pixels)), expected, rtol=1e-4, atol=1e-4)

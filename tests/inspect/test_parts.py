@@ -10,7 +10,7 @@ from edgecnn.data.items import Item
 from edgecnn.inspect import question
 from edgecnn.inspect.groups import Pair, blurred, far_from_the_rest, odd_ones, thumbs_agree
 from edgecnn.inspect.inspection import class_figures, group_of
-from edgecnn.inspect.look import LOOK, NEAR, Looks, near_pairs, neighbours, perceptual_hashes, scaled, unit
+from edgecnn.inspect.look import LOOK, NEAR, Looks, near_pairs, neighbours, perceptual_hashes, scaled
 from edgecnn.inspect.pairs import (
     COARSE_SIDE,
     FINE_SIDE,
@@ -24,6 +24,7 @@ from edgecnn.inspect.pairs import (
     measured,
     overlap,
 )
+from edgecnn.runtime.decision import unit_rows
 
 
 def silent(*progress):
@@ -106,7 +107,7 @@ def test_brightness_alone_is_not_a_difference(scene):
 
 
 def test_neighbours_equal_those_of_a_plain_comparison():
-    features = unit(np.random.default_rng(2).normal(size=(600, 12)).astype(np.float32))
+    features = unit_rows(np.random.default_rng(2).normal(size=(600, 12)).astype(np.float32))
     indices, cosines = neighbours(features, 3, lambda done, total: None)
     products = features @ features.T
     np.fill_diagonal(products, -2)
@@ -329,12 +330,12 @@ def test_images_are_odd_beyond_four_spreads_and_only_among_twenty():
     rows = np.random.default_rng(2).normal(scale=0.1, size=(21, 8)).astype(np.float32)
     rows[:, 0] += 1
     rows[4] = (0, 0, 0, 1, 0, 0, 0, 0)
-    ((index, value, usual),) = far_from_the_rest(unit(rows), silent)
-    cosines = np.sort(unit(rows) @ unit(rows).T, axis=1)[:, -11:-1]  # without the one with itself
+    ((index, value, usual),) = far_from_the_rest(unit_rows(rows), silent)
+    cosines = np.sort(unit_rows(rows) @ unit_rows(rows).T, axis=1)[:, -11:-1]  # without the one with itself
     assert index == 4 and value == pytest.approx(1 - cosines[4].mean(), abs=1e-5)
     assert usual == pytest.approx(np.median(1 - cosines.mean(axis=1)), abs=1e-5)
-    assert indices(far_from_the_rest(unit(rows[:20]), silent)) == [4]
-    assert far_from_the_rest(unit(rows[:19]), silent) == []
+    assert indices(far_from_the_rest(unit_rows(rows[:20]), silent)) == [4]
+    assert far_from_the_rest(unit_rows(rows[:19]), silent) == []
     sharpness, spread = np.full(22, 8.0, np.float32), np.full(22, 40.0, np.float32)
     sharpness[1], spread[1], spread[2], spread[3] = 0.01, 4.0, 3.9, 3.9
     assert indices(blurred(sharpness, spread)) == [1] and blurred(sharpness[:21], spread[:21]) == []

@@ -325,12 +325,12 @@ def test_a_network_with_large_tensors_answers_fewer_images_at_once(tmp_path, fro
     file.conv(3, 1000, kernel=1)
     file.end(1000)
     onnx.save(file.model(), tmp_path / "net.onnx")
-    model = read_model(tmp_path / "net.onnx").model if frozen else build(file.model(), "net.onnx").model
+    model = read_model(tmp_path / "net.onnx").frozen if frozen else build(file.model(), "net.onnx").model
     assert images_at_once(model, (500, 64, 64, 3)) == ELEMENTS // (64 * 64 * 1000) < 10
     small = File((1, 3, 64, 64))
     small.end(3)
     onnx.save(small.model(), tmp_path / "net.onnx")
-    model = read_model(tmp_path / "net.onnx").model if frozen else build(small.model(), "net.onnx").model
+    model = read_model(tmp_path / "net.onnx").frozen if frozen else build(small.model(), "net.onnx").model
     assert images_at_once(model, (500, 64, 64, 3)) == PIXELS // 64**2
 
 
@@ -475,8 +475,8 @@ def test_a_file_becomes_a_graph_with_the_same_logits(tmp_path):
     onnx.save(file.model(), path)
     found = read_model(path)
     images = RANDOM.normal(size=(3, SIDE, SIDE, 3)).astype(np.float32)
-    assert found.softmax_cut and found.format == "ONNX, opset 17"
+    assert found.cut and found.what == "ONNX, opset 17"
     given = []
     assert found.check(images, lambda part: given.append(len(part)) or part) < 1e-4 and given
     built = build(read_onnx(path), "net.onnx")
-    np.testing.assert_allclose(found.model(tf.constant(images)).numpy(), built.model(images).numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.frozen(tf.constant(images)).numpy(), built.model(images).numpy(), atol=1e-5)

@@ -25,11 +25,11 @@ from edgecnn.run_info import (
     StartedFrom,
     Unreadable,
 )
+from edgecnn.runs import CONFIDENCE
 from edgecnn.stress.stress_report import Condition, Mean, Measured, StressData, Stressed, StressedModel, StressReport
 from edgecnn.tables import build, to_json
 from edgecnn.verify.parity import parity_report
 from edgecnn.verify.parity_report import Report
-from edgecnn.verify.predictions import stored_confidence
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
@@ -54,7 +54,7 @@ def renderers():
 def text(drawn_run, finished_run):
     run = drawn_run(labels=HOSTILE, n=400, title="</p><script>alert(1)</script>")
     run.write_info(replace(run.info, seconds=1.0))
-    return card(run, parity_report(run), stored_confidence(finished_run))
+    return card(run, parity_report(run), finished_run.stored(CONFIDENCE, ChosenConfidence))
 
 
 @pytest.mark.parametrize("render", renderers(), ids=("python-markdown", "markdown-it"))
@@ -207,7 +207,7 @@ huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub
 
 def test_a_card_is_read_by_the_hubs_own_class(finished_run):
     report = parity_report(finished_run)
-    read = huggingface_hub.ModelCard(card(finished_run, report, stored_confidence(finished_run)))
+    read = huggingface_hub.ModelCard(card(finished_run, report, finished_run.stored(CONFIDENCE, ChosenConfidence)))
     assert (read.data.pipeline_tag, read.data.library_name, read.data.model_name) == (
         "image-classification", "edgecnn", "tiny",
     )  # fmt: skip

@@ -49,12 +49,12 @@ def test_the_curves_of_a_run_count_epochs_over_its_phases_and_show_percent(drawn
     loss, accuracy = kept[0].axes
     assert lines_of(loss) == {"float": [(1, 2.0095), (2, 1.6756)], "qat": [(3, 7.2059)]}
     assert lines_of(accuracy) == {
-        "accuracy": [(1, 28.9), (2, 46.1), (3, 83.9)],
-        "validation accuracy": [(1, 42.3676), (2, 49.8442), (3, 80.1)],
-        "validation accuracy, int8": [(3, 80.06)],
+        "training": [(1, 28.9), (2, 46.1), (3, 83.9)],
+        "validation": [(1, 42.3676), (2, 49.8442), (3, 80.1)],
+        "validation, int8": [(3, 80.06)],
     }
     assert boundaries(loss) == boundaries(accuracy) == [2.5]
-    assert Image.open(io.BytesIO(run.file(CURVES).read_bytes())).size == (990, 440)
+    assert Image.open(io.BytesIO(run.file(CURVES).read_bytes())).size == (1380, 600)
     run.file(HISTORY).write_text("".join(run.file(HISTORY).read_text().splitlines(True)[:3]))
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *file, **options: None)
     write_curves(run)

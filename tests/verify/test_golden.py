@@ -28,7 +28,7 @@ from edgecnn.runs import QAT_MODEL
 from edgecnn.runtime.engines import open_engine
 from edgecnn.runtime.selftest import require_pass, selftest
 from edgecnn.stages.bundle import bundle_path
-from edgecnn.stages.verify import Matrix, verify
+from edgecnn.stages.verify import verify
 from edgecnn.tables import to_json
 from edgecnn.train.phases import fake_quantize
 from edgecnn.verify.golden import PHOTOS, golden_images, golden_photos
@@ -233,7 +233,7 @@ def report(finished_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("matrix") / "tiny"
     shutil.copytree(finished_run.path, path)
     run = Run(path)
-    return verify(run, open_dataset(run.recipe.data), matrix=Matrix())
+    return verify(run, open_dataset(run.recipe.data), matrix=True)
 
 
 def test_every_engine_is_compared_with_every_other(report, schema_of):
@@ -268,14 +268,14 @@ def test_reference_kernels_are_not_a_delegate(finished_run):
 def test_an_invalid_tflite_python(own_run, tmp_path):
     dataset = open_dataset(own_run.recipe.data)
     with pytest.raises(EngineError, match="program not found"):
-        verify(own_run, dataset, matrix=Matrix(tflite_python=tmp_path / "python"))
+        verify(own_run, dataset, matrix=True, tflite_python=tmp_path / "python")
     broken = tmp_path / "python"
     broken.write_bytes(b"\x7fELF")
     broken.chmod(0o755)
     with pytest.raises(EngineError, match="cannot be run: "):
-        verify(own_run, dataset, matrix=Matrix(tflite_python=broken))
+        verify(own_run, dataset, matrix=True, tflite_python=broken)
     with pytest.raises(EngineError, match=r"did not run the model: .*tflite_runtime"):
-        verify(own_run, dataset, matrix=Matrix(tflite_python=Path(sys.executable)))
+        verify(own_run, dataset, matrix=True, tflite_python=Path(sys.executable))
 
 
 def test_a_python_is_given_by_relative_path_or_by_name_on_path(tmp_path, monkeypatch):
@@ -296,6 +296,6 @@ def test_tflite_runtime_in_its_own_environment(own_run, root):
             f"no virtual environment {python.parents[1].name}: make test makes it where its Python is installed"
         )
     python = Path(os.path.relpath(python))
-    report = verify(own_run, open_dataset(own_run.recipe.data), matrix=Matrix(tflite_python=python))
+    report = verify(own_run, open_dataset(own_run.recipe.data), matrix=True, tflite_python=python)
     (there,) = [item for item in report.matrix if item.name.startswith("tflite_runtime ")]
     assert all(other.agreement >= 0.98 for other in there.against)

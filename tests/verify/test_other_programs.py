@@ -29,8 +29,8 @@ from edgecnn.stages import Silent
 from edgecnn.stages.bundle import carried_models, default_model
 from edgecnn.stages.pipeline import Stages, do_exports
 from edgecnn.stages.verify import verify
-from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.matrix import frigate_resize, mediapipe_resize, program_answers
+from edgecnn.verify.parity_report import Gate, require_parity
 
 FRIGATE = """
 import sys
