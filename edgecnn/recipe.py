@@ -105,7 +105,7 @@ class DataRecipe(Struct):
     )
     resampling: str = key(
         "box",
-        "The filter that shrinks images: the mean of the pixels that are covered, or bilinear, as PyTorch and Pillow shrink them.",
+        "The filter that shrinks images: the mean of the covered pixels, or bilinear, like PyTorch and Pillow.",
         choices=RESAMPLINGS,
         left_out=True,
     )
