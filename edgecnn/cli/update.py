@@ -12,8 +12,7 @@ from edgecnn.errors import EdgeCNNError, UpdateError
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
-    from edgecnn.device.update.board import Board
-    from edgecnn.device.update.run import UpdateOutcome
+    from edgecnn.device.update.board import Board, UpdateOutcome
 
 
 ACTIONS = {"status": ""}
@@ -114,7 +113,9 @@ def outcome_text(outcome: "UpdateOutcome") -> str:
         f"{entry.sha256[:12]} {entry.name} serial {entry.terms.serial}, release {entry.terms.number}" if entry else ""
     )
     text = f"in use: {release}" if outcome.installed else f"{outcome.note}{f': {release}' if release else ''}"
-    return f"{text}\n{outcome.held}" if outcome.held else text
+    if held := outcome.held:
+        text += f"\nrelease {held.terms.number}, {held.name} serial {held.terms.serial}, is held back: {outcome.why}"
+    return text
 
 
 def release_text(release: dict[str, Any]) -> str:

@@ -256,12 +256,10 @@ def the_end_with_a_release_with_none_that_is_new_and_with_none():
     from edgecnn.cli.update import outcome_text
 
     entry = SimpleNamespace(sha256="ab" * 32, name="cats", terms=SimpleNamespace(serial=12, number=7))
-    for installed, given, held in (
-        (True, entry, ""),
-        (False, entry, "release 8 is held back: it crashed"),
-        (False, None, ""),
-    ):
-        print(outcome_text(SimpleNamespace(entry=given, installed=installed, note="nothing new", user="", held=held)))
+    newer = SimpleNamespace(name="cats", terms=SimpleNamespace(serial=13, number=8))
+    for installed, given, held in ((True, entry, None), (False, entry, newer), (False, None, None)):
+        outcome = SimpleNamespace(entry=given, installed=installed, note="nothing new", held=held, why="it crashed")
+        print(outcome_text(outcome))
 
 
 @prints("deploy")

@@ -195,24 +195,29 @@ class Mark(Struct):
         return cls(number=entry.terms.number, serial=entry.terms.serial, sha256=entry.sha256)
 
 
-class Trust(Struct):
-    """`anchor` is the SHA-256 of the initial trust root; `passed` is the minimum number of seconds since the timestamp was verified."""
+class HeldText(Struct):
+    """`Held` in JSON."""
 
-    schema: str = key(TRUST_SCHEMA, choices=(TRUST_SCHEMA,))
-    anchor: str
     root: str
     timestamp: str = ""
     snapshot: str = ""
     targets: str = ""
+
+    @property
+    def held(self) -> Held:
+        return Held(*(getattr(self, role).encode() for role in Held._fields))
+
+
+class Trust(HeldText):
+    """`anchor` is the SHA-256 of the initial trust root; `passed` is the minimum number of seconds since the timestamp was verified."""
+
+    schema: str = key(TRUST_SCHEMA, choices=(TRUST_SCHEMA,))
+    anchor: str
     boot: str = ""
     up: int = 0
     passed: int = key(0, low=0)
     marks: Mapping[str, Mark] = field(default_factory=dict)
     held_back: tuple[str, ...] = ()
-
-    @property
-    def held(self) -> Held:
-        return Held(*(getattr(self, role).encode() for role in Held._fields))
 
     def age(self, now: Ticks) -> int:
         """Return the minimum number of seconds since the timestamp was verified; time while the board was off is unknown."""
@@ -324,26 +329,30 @@ def remembered(known: Collection[str], slots: Slots) -> tuple[str, ...]:
 LONGEST_REASON = 1000  # maximum characters kept of a reason, part of which may come from the fetching half
 
 
-class Good(Struct):
-    """A successful check: the channel's release for this board, and the time of the check; `behind` if the clock was slow.
+class UpdateOutcome(Struct):
+    """The outcome of a good check: the channel's release for this board, whether it has just been put in use, and a sentence.
 
-    `held` is a newer release that is held back on this board, and `why` the reason.
+    `user` fetched it; "" if nothing was fetched. `now` is the time of the check; `behind` if the clock was slow. `held` is a newer release
+    that this board does not put in use, and `why` the reason.
     """
 
     entry: Entry | None
     now: datetime
     behind: bool
+    installed: bool = False
+    note: str = ""
+    user: str = ""
     held: Entry | None = None
     why: str = ""
 
 
-def write_status(board: Board, options: Options, identity: str, result: Good | str) -> None:
+def write_status(board: Board, options: Options, identity: str, result: UpdateOutcome | str) -> None:
     """Write the result of a check, or the reason why it failed. Raises OutputError."""
     last = last_check(board.trust) or {}
     found = {name: last.get(name) for name in ("last_good", "release", "held_back")} | {
         "clock": last.get("clock", "ok")
     }
-    if isinstance(result, Good):
+    if isinstance(result, UpdateOutcome):
         entry, now = result.entry, result.now
         found = {
             "last_good": f"{now:%FT%TZ}",

@@ -38,10 +38,10 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from edgecnn import __version__
 from edgecnn.bundle.channel import DATE, MAX_METADATA, Entry, entries_of, target_file
 from edgecnn.device.slots.record import Disk
-from edgecnn.device.update.board import BoardState, Held, decide
+from edgecnn.device.update.board import BoardState, Held, HeldText, decide
 from edgecnn.errors import EdgeCNNError, SlotError, UpdateError, first_line
 from edgecnn.files import folder_lock, output_errors, write_atomic
-from edgecnn.tables import Struct, build
+from edgecnn.tables import build
 
 MAX_METADATA_BYTES = max(MAX_METADATA.values())
 """Longest metadata that is read into memory, whatever length other metadata gives, since anyone with the online key can sign that."""
@@ -358,22 +358,14 @@ def refusal_text(error: Exception, file: str, clock: datetime | None = None) -> 
 REPOSITORY = "repository"
 
 
-class Request(Struct):
+class Request(HeldText):
     """What to fetch and where to put it, and what root trusts. The fetching half itself keeps only parts of files."""
 
     spool: str
     source: str
     channel: str
     state: BoardState
-    root: str
-    timestamp: str
-    snapshot: str
-    targets: str
     age_s: int
-
-    @property
-    def held(self) -> Held:
-        return Held(*(getattr(self, role).encode() for role in Held._fields))
 
 
 def fetch_release(request: Request) -> None:

@@ -15,7 +15,7 @@ import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from edgecnn.bundle.channel import MAX_METADATA, Entry, plain_name, target_file
 from edgecnn.bundle.file import read_bundle
@@ -25,10 +25,11 @@ from edgecnn.device.update.board import (
     ROOT_FILE,
     Board,
     BoardState,
-    Good,
+    Held,
     Mark,
     Options,
     Trust,
+    UpdateOutcome,
     decide,
     keep_trust,
     read_trust,
@@ -39,24 +40,17 @@ from edgecnn.device.update.client import REPOSITORY, Client, FolderFetcher, Requ
 from edgecnn.errors import OutputError, UpdateError
 from edgecnn.files import output_errors, sha256
 from edgecnn.labels import printable
-from edgecnn.tables import Struct, to_json
+from edgecnn.tables import to_json
 
 USER = "edgecnn-update"
 FETCH_S = 3600.0  # a fetch that takes longer is killed; the part of a bundle that it has fetched stays
 MAX_ANSWER_BYTES = 1 << 16
 
 
-class Place(NamedTuple):
-    """Where one check fetches to, the `rights` of the process that fetches, perhaps {}, and the name of its user."""
+def prepare_spool(board: Board) -> tuple[Path, dict[str, Any], str]:
+    """Make the folder to fetch to; return it, the `rights` of the process that fetches, perhaps {}, and the name of its user.
 
-    spool: Path
-    rights: dict[str, Any]
-    user: str
-
-
-def prepare_spool(board: Board) -> Place:
-    """Make the folder to fetch to. UpdateError for a link or somebody else's folder; OutputError if it cannot be made.
-
+    UpdateError for a link or somebody else's folder; OutputError if it cannot be made.
     Without the user, root fetches to a folder in its own `trust`: the user's may have belonged to somebody who left links there.
     """
     spool, user, entry = board.spool, f"user {os.geteuid()}", None
@@ -76,7 +70,7 @@ def prepare_spool(board: Board) -> Place:
         found = spool.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner:
         raise UpdateError(f"{spool} must be a folder of {user}, and is a link or somebody else's. Remove it.")
-    return Place(spool, {"user": owner, "group": entry.pw_gid, "extra_groups": []} if entry else {}, user)
+    return spool, {"user": owner, "group": entry.pw_gid, "extra_groups": []} if entry else {}, user
 
 
 def fetch_in_sandbox(request: str, rights: dict[str, Any]) -> None:
@@ -121,23 +115,6 @@ BEHIND = timedelta(minutes=1)  # clocks of two machines differ by less
 KEPT = 2  # releases kept in the slots before a new one is added
 
 
-ROOT_AGAIN = "Copy the repository's metadata/1.root.json there again."
-
-
-class UpdateOutcome(Struct):
-    """The outcome of a check: the channel's release for this board, whether it has just been put in use, and a sentence.
-
-    `held` is a sentence on a newer release that this board does not put in use, or "".
-    """
-
-    entry: Entry | None
-    installed: bool
-    note: str
-    user: str
-    """The user that fetched; empty if nothing was fetched."""
-    held: str = ""
-
-
 def update(board: Board, options: Options, root_file: Path | None = None) -> UpdateOutcome:
     """Check for a release, put this board's release in use if there is a new one, and write the outcome to status.json.
 
@@ -150,16 +127,16 @@ def update(board: Board, options: Options, root_file: Path | None = None) -> Upd
         identity = ""
         try:
             identity = board.identity()
-            outcome, good = _check(board, options, root_file or board.path(ROOT_FILE), identity, scratch)
+            outcome = _check(board, options, root_file or board.path(ROOT_FILE), identity, scratch)
         except Exception as error:
             with contextlib.suppress(OutputError):  # on a full disk, say; the original error matters more
                 write_status(board, options, identity, str(error) or type(error).__name__)
             raise
-        write_status(board, options, identity, good)
+        write_status(board, options, identity, outcome)
         return outcome
 
 
-def _check(board: Board, options: Options, root_file: Path, identity: str, scratch: Path) -> tuple[UpdateOutcome, Good]:
+def _check(board: Board, options: Options, root_file: Path, identity: str, scratch: Path) -> UpdateOutcome:
     root = _read_root(root_file)
     before = read_trust(board, sha256(root), root)
     store = board.slots()
@@ -194,16 +171,9 @@ def _check(board: Board, options: Options, root_file: Path, identity: str, scrat
         keep_trust(board, trust, replace(trust, marks={**trust.marks, options.channel: mark}))
     held = decision.held
     why = slots.held.get(held.sha256, "this board has had it, and left it") if held else ""
-    outcome = UpdateOutcome(
-        entry=decision.entry,
-        installed=decision.install,
-        note=decision.note,
-        user=user,
-        held=f"release {held.terms.number}, {held.name} serial {held.terms.serial}, is held back: {why}"
-        if held
-        else "",
-    )
-    return outcome, Good(entry=decision.entry, now=now, behind=behind, held=held, why=why)
+    return UpdateOutcome(
+        entry=decision.entry, now=now, behind=behind, installed=decision.install, note=decision.note, user=user, held=held, why=why
+    )  # fmt: skip
 
 
 def _install(store: Store, path: Path, entry: Entry) -> None:
@@ -228,22 +198,21 @@ def _read_root(path: Path) -> bytes:
     except OSError as error:
         raise UpdateError(f"cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise UpdateError(f"{path} is not a root of trust: it is not UTF-8. {ROOT_AGAIN}") from None
-    if len(data) > MAX_METADATA["root"]:
-        most = f"it has more than {MAX_METADATA['root']:,} bytes"
-        raise UpdateError(f"{path} is not a root of trust: {most}. {ROOT_AGAIN}")
-    return data
+        wrong = "it is not UTF-8"
+    else:
+        if len(data) <= MAX_METADATA["root"]:
+            return data
+        wrong = f"it has more than {MAX_METADATA['root']:,} bytes"
+    raise UpdateError(
+        f"{path} is not a root of trust: {wrong}. Copy the repository's metadata/1.root.json there again."
+    )
 
 
 def _fetch(board: Board, options: Options, state: BoardState, trust: Trust, age_s: int) -> tuple[Path, str]:
-    place = prepare_spool(board)
+    spool, rights, user = prepare_spool(board)
+    texts = {role: getattr(trust, role) for role in Held._fields}
     request = Request(
-        spool=str(place.spool),
-        source=options.source,
-        channel=options.channel,
-        state=state,
-        age_s=age_s,
-        **{role: data.decode() for role, data in trust.held._asdict().items()},
+        spool=str(spool), source=options.source, channel=options.channel, state=state, age_s=age_s, **texts
     )
-    fetch_in_sandbox(json.dumps(to_json(request)), place.rights)
-    return place.spool, place.user
+    fetch_in_sandbox(json.dumps(to_json(request)), rights)
+    return spool, user

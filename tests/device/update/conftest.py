@@ -131,7 +131,7 @@ class Tested(NamedTuple):
 
     @property
     def spool(self):
-        return run.prepare_spool(self.board).spool
+        return run.prepare_spool(self.board)[0]
 
     def update(self, source, channel=CHANNEL):
         from edgecnn.device.update.run import update

@@ -17,13 +17,13 @@ from edgecnn.device.update import STATUS, last_check
 from edgecnn.device.update.board import (
     Board,
     BoardState,
-    Good,
     Held,
     Mark,
     Options,
     Ticks,
     Trust,
     UpdateDecision,
+    UpdateOutcome,
     decide,
     read_options,
     read_status,
@@ -142,7 +142,7 @@ def test_a_failed_check_keeps_what_the_last_good_one_found(tmp_path, at):
         assert (found["last_good"], found["age_s"], found["release"], found["clock"]) == (None, None, None, "ok")
         assert found["reason"] == "x" * 1000 and found["last_check"] == "2026-11-28T12:00:00Z"
         later = NOW + timedelta(hours=2)
-        write_status(board, options, "b" * 32, Good(entry=entry, now=later, behind=True))
+        write_status(board, options, "b" * 32, UpdateOutcome(entry=entry, now=later, behind=True))
         moment[0] = NOW + timedelta(hours=1)
         write_status(board, options, "b" * 32, "it is gone")
     found = read_status(board)

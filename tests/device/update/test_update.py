@@ -181,7 +181,7 @@ def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundl
     board.update(repository.folder)
     fail(board)
     assert board.current == old
-    assert board.update(repository.folder).held.endswith("photos2 serial 2, is held back: the self-test failed")
+    assert board.update(repository.folder).why == "the self-test failed"
     found = read_status(board.board)
     assert found["held_back"] == {
         "name": "photos2", "serial": 2, "number": 2, "sha256": failed, "reason": "the self-test failed",
@@ -197,7 +197,7 @@ def test_bad_and_withdrawn_releases_are_not_tried_again(repository, board, bundl
     assert board.current == newest
     prove(board)
     board.store.change(rolled_back)  # someone at the board
-    assert "photos3 serial 3, is held back: rolled back by hand" in board.update(repository.folder).held
+    assert board.update(repository.folder).why == "rolled back by hand"
     assert board.current == old
 
 
@@ -242,17 +242,15 @@ def test_what_came_by_hand_and_was_rolled_back_by_hand_does_not_come_back_by_its
         assert read_status(board.board)["held_back"]["reason"] == "rolled back by hand"
     (board.store.root / "current").unlink()  # a damaged record, removed
     board.store.add(bundles[1], Use())
-    assert (
-        board.update(repository.folder).held
-        == "release 2, photos2 serial 2, is held back: this board has had it, and left it"
-    )
+    outcome = board.update(repository.folder)
+    assert (outcome.held.sha256, outcome.why) == (by_hand, "this board has had it, and left it")
     assert board.current == old
     board.store.add(bundles[2], Use(accept="it was the lamp"))
-    assert board.update(repository.folder).held == "" and read_status(board.board)["held_back"] is None
+    assert board.update(repository.folder).held is None and read_status(board.board)["held_back"] is None
     board.store.change(rolled_back)
     newest = repository.add(bundles[3], 3)
     outcome = board.update(repository.folder)
-    assert (outcome.installed, outcome.held, board.current) == (True, "", newest)
+    assert (outcome.installed, outcome.held, board.current) == (True, None, newest)
 
 
 def test_a_board_takes_what_the_channel_accepted_and_keeps_the_reason(repository, board, make_bundle):
@@ -374,7 +372,7 @@ def test_each_user_fetches_to_a_folder_of_its_own_and_root_follows_no_link(board
     (spool / "part").write_text("of the user")
     assert run.prepare_spool(board.board) == (spool, rights, "nobody") and (spool / "part").exists()
     monkeypatch.setattr(run, "USER", "no such user")
-    assert run.prepare_spool(board.board).spool == own
+    assert run.prepare_spool(board.board)[0] == own
 
     def refused(user):
         with pytest.raises(UpdateError, match=f"must be a folder of {user}"):
