@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,17 +30,11 @@ from edgecnn.packages import (
     requirements,
     unpack_debs,
 )
-from edgecnn.runtime.child import Finished
+from edgecnn.runtime.child import Finished, how_ended
 from edgecnn.tables import Struct
 
 NAMES = ("qemu-aarch64", "qemu-aarch64-static")
 LIMIT_S = 3600
-
-MEANINGS: dict[int, str] = {
-    signal.SIGILL: "illegal instruction",
-    signal.SIGSEGV: "segmentation fault",
-    signal.SIGBUS: "bus error",
-}
 
 
 def find_qemu() -> str:
@@ -116,19 +109,12 @@ class Emulations:
             with self._lock:
                 self._running.discard(process)
         if process.returncode < 0:
-            raise EmulatorError(f"{meaning(-process.returncode)} on {machine.cpu}")
+            raise EmulatorError(f"{how_ended(process.returncode)} on {machine.cpu}")
         if process.returncode and "unable to find CPU model" in err:
             raise EmulatorError(
                 f"{command[0]} does not support the processor {machine.cpu}. Upgrade it: a newer qemu-user package may."
             )
         return Finished(process.returncode, out, err)
-
-
-def meaning(number: int) -> str:
-    try:
-        return MEANINGS.get(number) or f"ended by {signal.Signals(number).name}"
-    except ValueError:
-        return f"signal {number}"
 
 
 PACKAGES = ("python{python}-minimal", "libpython{python}-stdlib", "libstdc++6")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import edgecnn
 from edgecnn import __version__, packages
@@ -87,14 +87,11 @@ echo {digest} > {repository}/deb
 """
 
 
-class Software(Protocol):
-    """A way to install edgecnn. `install` returns what it installed, as text; "" if the board already has it."""
-
-    def install(self, board: Board, look: Look) -> str: ...
-
-
 class Package:
-    """Debian packages; each board gets the one for its architecture. ValueError for a file that is not one."""
+    """Debian packages; each board gets the one for its architecture. ValueError for a file that is not one.
+
+    `install` returns what it installed, as text; "" if the board already has it.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = {self._field(path, "Architecture"): path for path in paths}
@@ -126,7 +123,10 @@ class Package:
 
 
 class Wheels:
-    """Virtual environments: this machine's pip resolves the wheels for each kind of board once, and edgecnn's cache keeps them."""
+    """Virtual environments: this machine's pip resolves the wheels for each kind of board once, and edgecnn's cache keeps them.
+
+    `install` is as in `Package`.
+    """
 
     def __init__(self) -> None:
         self._package = package_tar()
@@ -305,7 +305,7 @@ class Offer:
 class Plan(Struct):
     """What boards get: `software`, an `offer`, and the service's options; `url` is where they look later, "" to leave that unchanged."""
 
-    software: Software
+    software: Package | Wheels
     offer: Offer
     url: str = ""
     options: bytes | None = None

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import selectors
 import shlex
 import shutil
 import subprocess
@@ -164,10 +163,18 @@ class Board:
             BoardError: if the connection breaks, or the script fails for a known reason, such as a full disk.
         """
         process = self._start(script, stdin)
+        drains = Drain(process, process.stdout), Drain(process, process.stderr)
         try:
-            out, err = answer_of(process, limit_s)
+            process.wait(limit_s)
+            for drain in drains:
+                drain.join(CLOSE_S)
+        except subprocess.TimeoutExpired:
+            raise BoardError(f"a step took longer than {limit_s:g} s") from None
         finally:
             self._sessions.ended(process)
+        out, err = (bytes(drain.kept) for drain in drains)
+        if max(len(out), len(err)) >= MAX_ANSWER_BYTES:
+            raise BoardError(f"it answers with more than {MAX_ANSWER_BYTES:,} bytes")
         self.received += len(out) + len(err)
         return Finished(process.returncode, out.decode(errors="replace"), self._judged(process, err))
 
@@ -175,15 +182,8 @@ class Board:
     def reading(self, script: str, stdin: bytes = b"") -> Iterator[IO[bytes]]:
         """Run a script as `run` does, and yield its standard output, of any length. Errors are raised at the end of the block."""
         process = self._start(script, stdin)
-        assert process.stdout and process.stderr
-        pipe, kept = process.stderr, bytearray()
-
-        def drain() -> None:
-            while data := os.read(pipe.fileno(), PART_BYTES):
-                kept.extend(data[: MAX_ANSWER_BYTES - len(kept)])
-
-        errors = threading.Thread(target=drain, daemon=True)  # nobody waits for it if the board keeps the pipe open
-        errors.start()
+        assert process.stdout
+        errors = Drain(process, process.stderr)
         try:
             yield process.stdout
             process.stdout.close()
@@ -191,7 +191,7 @@ class Board:
         finally:
             self._sessions.ended(process)
         errors.join(CLOSE_S)
-        said = self._judged(process, bytes(kept))
+        said = self._judged(process, bytes(errors.kept))
         if process.returncode:
             raise BoardError(last_line(said) or f"it ended with exit code {process.returncode}")
 
@@ -222,34 +222,25 @@ class Board:
         return done.out
 
 
-def answer_of(process: subprocess.Popen[bytes], limit_s: float) -> tuple[bytes, bytes]:
-    """Return what a process writes to standard output and standard error until it ends; BoardError if it takes too long or writes too much.
+class Drain(threading.Thread):
+    """Reads a pipe of a process to its end; MAX_ANSWER_BYTES end the process.
 
-    Nothing waits for the ends of the pipes after that: ssh's master has them too, and keeps them open if the process is killed.
+    Nobody waits for this thread for long: ssh's master has the pipe too, and keeps it open if the process is killed.
     """
-    assert process.stdout and process.stderr
-    answers = {pipe: bytearray() for pipe in (process.stdout, process.stderr)}
-    deadline = time.monotonic() + limit_s
-    late = BoardError(f"a step took longer than {limit_s:g} s")
-    with selectors.DefaultSelector() as open_pipes:
-        for pipe in answers:
-            open_pipes.register(pipe, selectors.EVENT_READ, answers[pipe])
-        while open_pipes.get_map():
-            for key, _ in open_pipes.select(max(0, deadline - time.monotonic())):
-                data = os.read(key.fd, PART_BYTES)
-                if not data:
-                    open_pipes.unregister(key.fileobj)
-                key.data.extend(data)
-                if len(key.data) >= MAX_ANSWER_BYTES:
-                    raise BoardError(f"it answers with more than {MAX_ANSWER_BYTES:,} bytes")
-            if time.monotonic() > deadline:
-                raise late
-    try:
-        process.wait(max(CLOSE_S, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        raise late from None
-    out, err = answers.values()
-    return bytes(out), bytes(err)
+
+    def __init__(self, process: subprocess.Popen[bytes], pipe: IO[bytes] | None) -> None:
+        super().__init__(daemon=True)
+        assert pipe
+        self.kept = bytearray()
+        self._process, self._pipe = process, pipe
+        self.start()
+
+    def run(self) -> None:
+        while data := os.read(self._pipe.fileno(), PART_BYTES):
+            self.kept += data
+            if len(self.kept) >= MAX_ANSWER_BYTES:
+                self._process.kill()
+                return
 
 
 def unreachable(host: str, said: str) -> str:

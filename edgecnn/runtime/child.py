@@ -39,7 +39,7 @@ def isolated(work: Callable[[], T], limit_s: float, what: str = "this model", vi
     The function's output goes to stderr. EngineError, about `what` and its `victim`, if the call crashed, took longer than `limit_s`,
     exceeded MEMORY_BYTES or ended without a result.
     """
-    import multiprocessing  # here, since it is slow to import and `signal_words` does not need it
+    import multiprocessing  # here, since it is slow to import and most programs here do not need it
 
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -91,13 +91,16 @@ def _how(code: int, limit_s: float, victim: str) -> str:
     if code in (OUT_OF_MEMORY, -signal.SIGABRT):  # C++ aborts where Python raises MemoryError
         return f"ends {victim}'s process, which is limited to {MEMORY_BYTES >> 20:,} MiB of memory"
     if code < 0:
-        return f"crashes {victim}: {signal_words(-code)}"
+        return f"crashes {victim}: {how_ended(code)}"
     return f"ends {victim}'s process with exit code {code}"
 
 
-def signal_words(number: int) -> str:
-    """Return a signal in words, such as "segmentation fault (SIGSEGV)"."""
-    return f"{(signal.strsignal(number) or 'signal').lower()} ({signal.Signals(number).name})"
+def how_ended(code: int) -> str:
+    """Return how a process ended, in words, such as "exit code 3" or, for -11, "segmentation fault (SIGSEGV)"."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in {*signal.Signals} else -code  # those for real time have no names
+    return f"{(signal.strsignal(-code) or 'signal').lower()} ({name})"
 
 
 def run_program(work: Callable[[], dict[str, Any]]) -> None:
@@ -124,9 +127,7 @@ class Finished(NamedTuple):
     @property
     def how(self) -> str:
         """How it ended, in words, such as "illegal instruction (SIGILL)" or "exit code 3"."""
-        if self.code is None:
-            return self.err
-        return signal_words(-self.code) if self.code < 0 else f"exit code {self.code}"
+        return self.err if self.code is None else how_ended(self.code)
 
     @property
     def table(self) -> dict[str, Any]:

@@ -197,6 +197,7 @@ def test_an_engine_that_crashes_is_a_reason(bundle, monkeypatch):
 
 def test_how_a_process_ended():
     assert Finished(-9, "", "").how == "killed (SIGKILL)"
+    assert Finished(-40, "", "").how == "real-time signal 6 (40)"
     system = System(packages={})
     assert system.run([sys.executable, "-c", "import sys; sys.exit(7)"]).how == "exit code 7"
     assert system.run(["/none/such"]).how.startswith("cannot be run: No such file")

@@ -109,10 +109,10 @@ def test_accuracy_on_a_sample_of_the_test_split(emulator, bundle):
 def test_an_illegal_instruction_names_engine_and_processor(emulator, bundle, schema_of):
     emulator('case "$2" in cortex-a72) kill -ILL $$;; esac; ' + QUICK)
     rows = verify_on_boards(bundle, None, on("rpi4,rpi5"), lambda *state: None)
-    assert [row.error for row in rows] == ["illegal instruction on cortex-a72", None]
+    assert [row.error for row in rows] == ["illegal instruction (SIGILL) on cortex-a72", None]
     assert [row.passed for row in rows] == [False, True] and rows[0].failed == ("error",)
     valid(to_json(rows[0]), schema_of, "board_row")
-    assert "illegal instruction on cortex-a72" in text_table(*boards_section(rows).table)
+    assert "illegal instruction (SIGILL) on cortex-a72" in text_table(*boards_section(rows).table)
     with pytest.raises(EmulatorError, match=r"rpi4.*cortex-a72.*1 of 2"):
         require_boards(rows)
 

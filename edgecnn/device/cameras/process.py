@@ -20,7 +20,6 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -28,6 +27,7 @@ import numpy as np
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, MjpegSplitter, PpmSplitter, Stalled
 from edgecnn.device.system import environment, masked
 from edgecnn.errors import CameraError
+from edgecnn.runtime.child import how_ended
 
 CHUNK_BYTES = 1 << 16  # per read: the default capacity of a pipe
 
@@ -36,13 +36,6 @@ TAIL_BYTES = 2048
 LAST_WORDS = 16
 
 TERMINATE_S, KILL_S = 0.5, 0.3  # how long a process may take to end after SIGTERM, and after SIGKILL
-
-
-class Splitter(Protocol):
-    damaged: int
-
-    def feed(self, chunk: bytes) -> Sequence[bytes | np.ndarray]:
-        """Add the next bytes and return the images that they complete. Raises CameraLost."""
 
 
 class Process:
@@ -124,9 +117,7 @@ class Process:
         for _ in range(LAST_WORDS):
             if not self._listen():
                 break
-        how = f"ended with exit code {code}"
-        if code is None or code < 0:
-            how = "closed its output" if code is None else f"was ended by {signal_name(-code)}"
+        how = "closed its output" if code is None else f"ended: {how_ended(code)}"
         said = self.said()
         return code, f"{how}: {said}" if said else how
 
@@ -145,13 +136,6 @@ class Process:
             self._child.wait(KILL_S)
 
 
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 class ProcessSource:
     """Frames from a process. `name` is `text` without passwords. If it is `live`, its end is a loss. `missing` says what to install."""
 
@@ -159,7 +143,14 @@ class ProcessSource:
     memory: int | None = None
 
     def __init__(
-        self, text: str, kind: str, command: Sequence[str], splitter: Splitter, *, live: bool, missing: str
+        self,
+        text: str,
+        kind: str,
+        command: Sequence[str],
+        splitter: MjpegSplitter | PpmSplitter,
+        *,
+        live: bool,
+        missing: str,
     ) -> None:
         self.name, self.live = masked(text), live
         self.about = f"{self.name}, {kind}"

@@ -12,23 +12,16 @@ import os
 import resource
 import sys
 import time
-from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder, generate_latest
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -114,13 +107,8 @@ class Board:
         self.decisions: Counter[str] = Counter(opening.decisions)
         self.hour: deque[tuple[float, str | None]] = deque(maxlen=int(HOUR_S))
         self.unsure: deque[dict[str, Any]] = deque(reversed(opening.kept), UNSURES)
-        self.machine: dict[str, Any] = {
-            "temperature_c": None,
-            "throttled": [],
-            "memory_mib": None,
-            "uptime_s": None,
-            "update": None,
-        }
+        self.machine: dict[str, Any] = dict.fromkeys(("temperature_c", "memory_mib", "uptime_s", "update"))
+        self.machine["throttled"] = []
         self.drift: Callable[[], dict[str, Any] | None] = lambda: None
         self.on_picture: Callable[[Picture], object] = bool
         self.on_result: list[Callable[[dict[str, Any], dict[str, int]], object]] = []
@@ -208,14 +196,8 @@ class Board:
         self.frames += sum(late.values())
         self.dropped = line["dropped"]
         width, height = size
-        ms = line["latency_ms"]["infer"]
-        self.frame = {
-            "seq": line["seq"],
-            "ts": seconds(line["ts"]),
-            "width": width,
-            "height": height,
-            "inference_ms": ms,
-        }
+        self.frame = {"seq": line["seq"], "ts": seconds(line["ts"]), "width": width, "height": height}
+        self.frame["inference_ms"] = line["latency_ms"]["infer"]
         if self.camera == "open" and line["state"] != self.state:  # the event of the change comes after its frame
             self.state, self.reason = line["state"], line["reason"]
             self.since = line["state_since"] and seconds(line["state_since"])
@@ -268,30 +250,20 @@ AGE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 DRIFT_WEEKS = ("today", "validation", "accepted")
 
 
-class Histogram:
-    """Counts of observations per upper bound, cheap enough for a device at any rate."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def family(self, name: str, about: str) -> Metric:
-        names = [*map(floatToGoString, self._bounds), "+Inf"]
-        buckets = list(zip(names, map(float, itertools.accumulate(self._counts)), strict=True))
-        return HistogramMetricFamily(name, about, buckets=buckets, sum_value=self._sum)
-
-
 class Metrics(Collector):
     """Collects the metrics of a board; `registry` holds nothing else."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._inference, self._age, self._score = Histogram(INFERENCE_S), Histogram(AGE_S), Histogram((*BOUNDS, 1.0))
+        self._inference, self._age, self._score = (
+            Histogram(name, about, buckets=bounds, registry=None)
+            for name, about, bounds in (
+                ("edgecnn_inference_seconds", "Inference time per frame.", INFERENCE_S),
+                ("edgecnn_frame_age_seconds", "Age of a frame when the decision is made.", AGE_S),
+                ("edgecnn_best_score", "Largest softmax score of a frame.", (*BOUNDS, 1.0)),
+            )
+        )
+        disable_created_metrics()
         board.on_result.append(self._take)
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
@@ -375,9 +347,8 @@ class Metrics(Collector):
         if board.frame:
             about = "When the newest classified frame was complete, in seconds since the epoch."
             yield GaugeMetricFamily("edgecnn_last_frame_timestamp_seconds", about, value=board.frame["ts"])
-        yield self._inference.family("edgecnn_inference_seconds", "Inference time per frame.")
-        yield self._age.family("edgecnn_frame_age_seconds", "Age of a frame when the decision is made.")
-        yield self._score.family("edgecnn_best_score", "Largest softmax score of a frame.")
+        for histogram in (self._inference, self._age, self._score):
+            yield from histogram.collect()
 
 
 def drift_families(drift: Mapping[str, Any]) -> Iterator[Metric]:

@@ -27,6 +27,7 @@ from edgecnn.device.system import environment
 from edgecnn.errors import ImageError
 from edgecnn.files import canonical_json, sha256, state_home
 from edgecnn.region import WHOLE
+from edgecnn.runtime.child import how_ended
 
 if TYPE_CHECKING:
     from edgecnn.runtime.classifier import Classifier
@@ -162,9 +163,7 @@ class Live(Consumer):
             self._failures = 0 if now - self._started > STEADY_S else self._failures + 1
             again = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
             self._due = now + again
-            code = self._process.returncode
-            how = f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
-            message = f"the page's server has ended ({how}); it restarts in {again:g} s"
+            message = f"the page's server has ended: {how_ended(self._process.returncode)}; it restarts in {again:g} s"
             return [events.ProblemEvent(ts=time.time(), source=self._source, about="http", message=message)]
         if now >= self._due:
             self._due = 0.0

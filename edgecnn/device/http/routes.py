@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -119,39 +119,46 @@ class Viewers:
             return None
 
 
-T = TypeVar("T")
+S, T = TypeVar("S"), TypeVar("T")
 
 MOST_WAITING = 8
-"""How many requests may wait for the thread, including the one in progress."""
+"""How many requests may wait for the classifier, including the one in progress."""
 
 
 class Busy(Exception):
     """Too many requests are waiting already."""
 
 
-class Inference:
-    """Runs work on a classifier, one at a time."""
+class Worker(Generic[S]):
+    """Works on something that the first request makes, one request at a time, in its own thread."""
 
-    def __init__(self, load: Callable[[], "Classifier"]) -> None:
-        self._load = load
-        self._classifier: Classifier | None = None
-        self._thread = ThreadPoolExecutor(1, "inference")
-        self._waiting = 0
+    def __init__(self, make: Callable[[], S]) -> None:
+        self._make = make
+        self._made: S | None = None
+        self._thread = ThreadPoolExecutor(1)
+
+    async def run(self, work: Callable[[S], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+
+    def _run(self, work: Callable[[S], T]) -> T:
+        if self._made is None:
+            self._made = self._make()
+        return work(self._made)
+
+
+class Inference(Worker["Classifier"]):
+    """Works on a classifier; Busy if MOST_WAITING requests wait."""
+
+    _waiting = 0
 
     async def run(self, work: Callable[["Classifier"], T]) -> T:
-        """Return the result of `work`; Busy if MOST_WAITING requests wait. Errors of loading and of `work` pass through."""
         if self._waiting >= MOST_WAITING:
             raise Busy
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+            return await super().run(work)
         finally:
             self._waiting -= 1
-
-    def _run(self, work: Callable[["Classifier"], T]) -> T:
-        if self._classifier is None:
-            self._classifier = self._load()
-        return work(self._classifier)
 
 
 def load_classifier(path: str, model_sha256: str, region: list[float] | None = None, **choice: Any) -> "Classifier":
@@ -167,11 +174,6 @@ def load_classifier(path: str, model_sha256: str, region: list[float] | None = N
 HELD_S = 30.0
 """How long a page holds the review after its last request."""
 
-PATHS = (
-    ("/v1/review", "POST"), ("/v1/review/pictures/{sha256}", "GET"), ("/v1/review/answer", "POST"), ("/v1/review/undo", "POST"),
-)  # fmt: skip
-
-
 LONGEST_REQUEST = 1 << 16
 """Bytes of a request: it names some fifty pictures at most, and parsed JSON takes many times its memory."""
 
@@ -186,22 +188,10 @@ class Asked(Struct):
     label: str = ""
 
 
-class Desk:
-    """A review in its own thread, which the first request starts, and the page that holds it."""
+class Desk(Worker["Reviewing"]):
+    """A review, and the page that holds it."""
 
-    def __init__(self, begin: Callable[[], "Reviewing"]) -> None:
-        self._begin = begin
-        self._thread = ThreadPoolExecutor(1, "review")
-        self._reviewing: Reviewing | None = None
-        self._reviewer, self._until = "", 0.0
-
-    async def run(self, work: Callable[["Reviewing"], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
-
-    def _run(self, work: Callable[["Reviewing"], T]) -> T:
-        if self._reviewing is None:
-            self._reviewing = self._begin()
-        return work(self._reviewing)
+    _reviewer, _until = "", 0.0
 
     def claim(self, reviewer: str, take: bool = False) -> Response | None:
         """Give the review to a page; refuse while another page holds it, unless `take` is set."""
@@ -218,19 +208,19 @@ class Desk:
 
 def review_routes(desk: Desk | None) -> list[Route]:
     """Return the routes of a review; without a desk, each answers that no pictures are kept."""
-    if desk is None:
 
-        async def nothing(request: Request) -> Response:
-            return refusal(404, "no pictures are kept for review: start edgecnn with --keep DIR.")
-
-        return [Route(path, nothing, methods=[method]) for path, method in PATHS]
+    def needed() -> Desk:
+        if desk is None:
+            raise HTTPException(404, "no pictures are kept for review: start edgecnn with --keep DIR")
+        return desk
 
     async def picture(request: Request) -> Response:
-        reviewing = await desk.run(lambda reviewing: reviewing)
+        reviewing = await needed().run(lambda reviewing: reviewing)
         data = await asyncio.to_thread(reviewing.preview, request.path_params["sha256"])
         return refusal(404, "no such picture.") if data is None else Response(data, media_type="image/jpeg")
 
     async def post(request: Request) -> Response:
+        desk = needed()
         if body_bytes(request) > LONGEST_REQUEST:
             return refusal(413, f"a request of a review may have at most {LONGEST_REQUEST:,} bytes.")
         end = request.url.path.rpartition("/")[2]
@@ -255,8 +245,8 @@ def review_routes(desk: Desk | None) -> list[Route]:
             return refusal(400, f"{error}.")
         return refusal(409, "these pictures already have a different answer, or there is nothing to undo.", "Decided")
 
-    ends = (post, picture, post, post)
-    return [Route(path, end, methods=[method]) for (path, method), end in zip(PATHS, ends, strict=True)]
+    posts = [Route(f"/v1/review{end}", post, methods=["POST"]) for end in ("", "/answer", "/undo")]
+    return [*posts, Route("/v1/review/pictures/{sha256}", picture)]
 
 
 class Site(NamedTuple):
@@ -271,10 +261,6 @@ class Site(NamedTuple):
 
 
 FOLDER = Path(__file__).parent
-
-
-def page_routes() -> list[Route]:
-    return [*document("page.html", "/", "/login"), *document("review.html", "/review")]
 
 
 def document(name: str, *paths: str) -> list[Route]:
@@ -434,37 +420,29 @@ def all_routes(site: Site) -> list[Route]:
     return [
         *api_routes(site),
         *site.gate.routes(),
-        *page_routes(),
+        *document("page.html", "/", "/login"),
+        *document("review.html", "/review"),
         *review_routes(site.desk),
         *schema_routes(site),
     ]
 
 
 def make_app(gate: AccessControl, routes: Sequence[Route]) -> ASGIApp:
-    app = Starlette(
-        routes=routes,
-        exception_handlers={HTTPException: on_http, EdgeCNNError: on_error, Busy: on_busy, ClientDisconnect: on_gone},
-    )
+    handlers = dict.fromkeys((HTTPException, EdgeCNNError, Busy, ClientDisconnect), on_error)
+    app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Headers(Guard(app, (check_shape, gate.check_host, gate.check_origin, gate.check_token)))
 
 
-def on_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return refusal(error.status_code, f"{error.detail}.", **dict(error.headers or {}))
-
-
 def on_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, EdgeCNNError)
-    return error_response(error)
-
-
-def on_busy(request: Request, error: Exception) -> Response:
-    return refusal(503, "too many images are waiting already.", "Busy", retry_after="1")
-
-
-def on_gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it
+    match error:
+        case HTTPException():
+            return refusal(error.status_code, f"{error.detail}.", **dict(error.headers or {}))
+        case EdgeCNNError():
+            return error_response(error)
+        case Busy():
+            return refusal(503, "too many images are waiting already.", "Busy", retry_after="1")
+    return Response(status_code=400)  # the client has gone, so nobody reads it
 
 
 class Headers:

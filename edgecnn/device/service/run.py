@@ -14,6 +14,7 @@ import errno
 import os
 import platform
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,64 +39,42 @@ SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000
 
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K
 
-NUMBER, ARCHITECTURE, ARGUMENT = (
-    0,
-    4,
-    16,
-)  # offsets in struct seccomp_data; for the argument, the lower half on little-endian machines
-
-
-class Machine(NamedTuple):
-    """The kernel's AUDIT_ARCH_… number for a processor, and the number of socket(2) on it."""
-
-    architecture: int
-    socket: int
+NUMBER, ARCHITECTURE, ARGUMENT = 0, 4, 16
+"""Offsets in struct seccomp_data; for the argument, the lower half on little-endian machines."""
 
 
 MACHINES = {
-    "x86_64": Machine(0xC000003E, 41),
-    "aarch64": Machine(0xC00000B7, 198),
-    "armv7l": Machine(0x40000028, 281),
-    "armv6l": Machine(0x40000028, 281),
-    "riscv64": Machine(0xC00000F3, 198),
+    "x86_64": (0xC000003E, 41),
+    "aarch64": (0xC00000B7, 198),
+    "armv7l": (0x40000028, 281),
+    "armv6l": (0x40000028, 281),
+    "riscv64": (0xC00000F3, 198),
 }
-
-
-class Instruction(ctypes.Structure):
-    _fields_ = (
-        ("code", ctypes.c_uint16),
-        ("then", ctypes.c_uint8),
-        ("otherwise", ctypes.c_uint8),
-        ("value", ctypes.c_uint32),
-    )
-
-
-class Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(Instruction)))
+"""For each processor, the kernel's AUDIT_ARCH_… number and the number of socket(2)."""
 
 
 def close_network() -> str:
     """Refuse every new socket that is not AF_UNIX from now on; return why that fails, or ""."""
-    machine = MACHINES.get(platform.machine())
-    if machine is None:
+    if platform.machine() not in MACHINES:
         return f"unknown processor {platform.machine()}"
+    architecture, number_of_socket = MACHINES[platform.machine()]
     steps = (
         (LOAD, 0, 0, ARCHITECTURE),
-        (EQUAL, 0, 5, machine.architecture),
+        (EQUAL, 0, 5, architecture),
         (LOAD, 0, 0, NUMBER),
-        (EQUAL, 0, 3, machine.socket),
+        (EQUAL, 0, 3, number_of_socket),
         (LOAD, 0, 0, ARGUMENT),
         (EQUAL, 1, 0, socket.AF_UNIX),
         (RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EAFNOSUPPORT),
         (RETURN, 0, 0, SECCOMP_RET_ALLOW),
     )
-    instructions = (Instruction * len(steps))(*(Instruction(*step) for step in steps))
-    program = Program(len(steps), instructions)
+    # struct sock_filter: code, jump if true, jump if false, value; struct sock_fprog: their number and address
+    instructions = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    program = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(instructions)))
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
-    if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or prctl(
-        PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program), 0, 0
-    ):
+    filtered = PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program), 0, 0
+    if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or prctl(*filtered):
         return errno.errorcode.get(ctypes.get_errno(), "an unknown error")
     return ""
 

@@ -35,6 +35,7 @@ from edgecnn.device.stream.settings import Camera, Decision, Pace, Settings, Sta
 from edgecnn.device.system import environment
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.region import WHOLE, Region
+from edgecnn.runtime.child import how_ended
 from edgecnn.runtime.classifier import Result
 from edgecnn.runtime.decision import Smoother
 
@@ -417,8 +418,7 @@ class OnChange(Consumer):
                 self._end()
                 failures.append(self._failed(f"still running after {LIMIT_S:.0f} s, terminated"))
             elif code:
-                how = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
-                failures.append(self._failed(how))
+                failures.append(self._failed(how_ended(code)))
             self._process = None
         if self._next is not None:
             variables, self._next = self._next, None

@@ -63,7 +63,7 @@ def test_a_password_goes_to_ffmpeg_but_into_no_name(fake):
     ):
         with pytest.raises(CameraLost) as lost:
             frames_of(address, settings)
-        assert str(lost.value).endswith("host/1 ended with exit code 1: rtsp://***@host/1: 401 Unauthorized.")
+        assert str(lost.value).endswith("host/1 ended: exit code 1: rtsp://***@host/1: 401 Unauthorized.")
         assert "rtsp://ann:se%20same@host/1" in args.read_text().split("\n")
         assert "same" not in str(lost.value)
 
@@ -107,7 +107,7 @@ def test_the_end_of_a_stream_is_a_loss_but_that_of_a_recording_is_an_end(fake, t
         for _ in range(3):
             source.read(30)
         if live:
-            with pytest.raises(CameraLost, match="ended with exit code 0"):
+            with pytest.raises(CameraLost, match="ended: exit code 0"):
                 source.read(30)
         else:
             assert source.read(30) is None

@@ -95,12 +95,12 @@ def test_a_command_that_cannot_run_reports_why(tmp_path, monkeypatch, text, mess
 @pytest.mark.parametrize(
     "ending, message",
     [
-        ("sys.exit(0)", "ended with exit code 0"),
+        ("sys.exit(0)", "ended: exit code 0"),
         (
             "print('first', file=sys.stderr); print('no \\x1b[1mcamera', file=sys.stderr); sys.exit(255)",
             r"exit code 255: no  \[1mcamera",
         ),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"ended: killed \(SIGKILL\)"),
     ],
 )
 def test_a_command_that_ends_is_lost_with_its_last_output(program, opened, ending, message):
@@ -244,7 +244,7 @@ def test_the_csi_camera_under_the_older_programs_name(program, opened):
 def test_a_missing_csi_camera_is_lost_with_the_programs_message(program, opened):
     program("rpicam-vid", "print('ERROR: *** no cameras available ***', file=sys.stderr); sys.exit(255)")
     _, loss = lost(opened("csi:0"))
-    assert "csi:0 ended with exit code 255: ERROR: *** no cameras available ***" in str(loss)
+    assert "csi:0 ended: exit code 255: ERROR: *** no cameras available ***" in str(loss)
 
 
 @pytest.mark.parametrize("text, message", [("csi:0", "rpicam-apps"), ("csi:front", "a camera's number")])

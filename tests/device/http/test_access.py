@@ -38,7 +38,11 @@ def test_a_login_lasts_thirty_days_and_leads_back_to_the_page(monkeypatch):
 
     def ask(method, path, token=TOKEN, **more):
         gate = access.AccessControl(token, ("cam.example",), 8080)
-        routes = [*gate.routes(), *page.page_routes(), Route("/v1/state", lambda request: Response("secret"))]
+        routes = [
+            *gate.routes(),
+            *page.document("page.html", "/", "/login"),
+            Route("/v1/state", lambda request: Response("secret")),
+        ]
 
         async def request():
             transport = httpx.ASGITransport(make_app(gate, routes))

@@ -268,8 +268,8 @@ def test_a_server_that_ends_again_and_again_is_restarted_later_each_time_with_ev
         assert list(live.poll()) == [] and len(servers) == count
         servers[-1].returncode = 7 if count % 2 else -11
         (problem,) = live.poll()
-        how = "exit code 7" if count % 2 else "ended by signal 11"
-        assert problem.message == f"the page's server has ended ({how}); it restarts in {delay} s"
+        how = "exit code 7" if count % 2 else "segmentation fault (SIGSEGV)"
+        assert problem.message == f"the page's server has ended: {how}; it restarts in {delay} s"
         now[0] += delay - 0.01
         assert list(live.poll()) == [] and len(servers) == count
         now[0] += 0.02

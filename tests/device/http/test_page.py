@@ -381,7 +381,7 @@ def test_every_number_on_the_page_is_the_boards(serve_here, browser, page):
     def state(request):
         return JSONResponse({**recent(time.time() + 1e6), **changed})
 
-    with serve_here(*pages.page_routes(), Route("/v1/state", state)) as port:
+    with serve_here(*pages.document("page.html", "/", "/login"), Route("/v1/state", state)) as port:
         browser.get(f"http://127.0.0.1:{port}/")
         page.until("state", "^dog$")
         text = {
@@ -500,7 +500,9 @@ ROWS = """
 def test_a_class_name_breaks_only_between_its_words(serve_here, browser, page, label):
     state = {**recent(time.time()), "state": label}
     words = len(re.split("[ -]", label))
-    with serve_here(*pages.page_routes(), Route("/v1/state", lambda request: JSONResponse(state))) as port:
+    with serve_here(
+        *pages.document("page.html", "/", "/login"), Route("/v1/state", lambda request: JSONResponse(state))
+    ) as port:
         for width in (320, 390, 900, 960, 1280):
             size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

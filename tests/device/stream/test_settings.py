@@ -183,7 +183,7 @@ def test_while_one_runs_the_newest_state_waits(tmp_path):
 
 @pytest.mark.usefixtures("here")
 def test_its_failure_is_reported():
-    for text, why in (("sh -c 'exit 3'", "sh: exit code 3"), ("sh -c 'kill -9 $$'", "sh: ended by SIGKILL")):
+    for text, why in (("sh -c 'exit 3'", "sh: exit code 3"), ("sh -c 'kill -9 $$'", "sh: killed (SIGKILL)")):
         command = OnChange(text)
         command.take(change("cat", None, 1.0))
         assert said(settle(command)) == [why]
