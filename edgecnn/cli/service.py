@@ -103,14 +103,13 @@ def run(path: Path, root: Path) -> None:
     from edgecnn.device.stream.loop import Ends
 
     environment = dict(os.environ)  # the next process needs the broker's password, which reading the options removes
-    taken = take_options(path, root)
-    config = taken.config
+    config, problem = take_options(path, root)
     with Ends() as ends:
         around = Surroundings(
             report=print_item, check=ends.check, consumers=lambda classifier: publishers(config, classifier, around)
         )
-        if taken.problem:
-            around.problem("configuration", taken.problem)
+        if problem:
+            around.problem("configuration", problem)
         if not fit_network(config, around):
             return
         outcome = run_service(Store(root), config, around)

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import io
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from edgecnn.device.keep.folder import (
     Kept,
     KeptModel,
     KeptPicture,
+    append,
     field_accuracy,
     kept_pictures,
     read_counts,
@@ -31,7 +31,7 @@ from edgecnn.device.keep.folder import (
 from edgecnn.device.stream.pictures import as_jpeg, part, stamp, why_no_folder
 from edgecnn.device.stream.sources import expand
 from edgecnn.errors import ImageError, OutputError
-from edgecnn.files import PRIVATE_FILE, output_errors, sha256, sha256_file, sync_folder, write_atomic
+from edgecnn.files import csv_text, output_errors, sha256, sha256_file, sync_folder, write_atomic
 from edgecnn.images import probe, read_file
 from edgecnn.labels import SOURCES_CSV, SPLIT_FOLDERS, printable, utf8
 from edgecnn.region import is_region
@@ -101,25 +101,6 @@ def read_lines(path: Path) -> list[str]:
     except FileNotFoundError:
         return []
     return data[: data.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]
-
-
-def append(path: Path, text: str, mode: int = PRIVATE_FILE) -> None:
-    """Append whole lines to a file and wait until they are on disk. OutputError if that fails; the file is then unchanged."""
-    new = not path.exists()
-    with output_errors(path), open(path, "ab+", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        size = file.tell()
-        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a power cut left a line unfinished
-            size = os.pread(file.fileno(), size, 0).rfind(b"\n") + 1
-            file.truncate(size)
-        try:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            os.ftruncate(file.fileno(), size)
-            raise
-    if new:
-        sync_folder(path.parent)
 
 
 class Plain:
@@ -518,9 +499,5 @@ def read_rows(folder: Path) -> dict[str, Row]:
 
 
 def as_csv(rows: Iterable[Row], head: bool) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, FIELDS, lineterminator="\n")
-    if head:
-        writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    text = csv_text(FIELDS, (row.values() for row in rows))
+    return text if head else text.partition("\n")[2]

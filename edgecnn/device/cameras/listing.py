@@ -2,11 +2,11 @@
 
 import re
 import shutil
-import subprocess
 import sys
 from typing import Any, NamedTuple
 
 from edgecnn.device.cameras import names_by_id, process, video_nodes
+from edgecnn.device.system import System
 from edgecnn.errors import CameraError
 
 ASK_S = 10.0
@@ -119,15 +119,10 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
 
 def csi_cameras(program: str) -> tuple[list[Camera], str]:
     """Return the cameras that rpicam-vid lists and, if it lists none, the reason."""
-    try:
-        result = subprocess.run(
-            [program, "--list-cameras"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return [], f"{program} --list-cameras gave no answer within {ASK_S:g} s."
-    except OSError as error:
-        return [], f"{program} cannot be run: {error.strerror or error}."
-    said = (result.stdout + b"\n" + result.stderr).decode("utf-8", "replace")
+    done = System(packages={}).run([program, "--list-cameras"], ASK_S)
+    if done.code is None:
+        return [], f"{program} --list-cameras: {done.err}."
+    said = f"{done.out}\n{done.err}"
     cameras = parse_csi(said, program)
     if cameras:
         return cameras, ""

@@ -21,7 +21,7 @@ import numpy as np
 from edgecnn.boards import SAMPLE_FILE
 from edgecnn.device.stream.pictures import stamp
 from edgecnn.errors import ImageError, OutputError
-from edgecnn.files import PRIVATE_FILE, open_regular, private_folder, sha256, write_atomic
+from edgecnn.files import PRIVATE_FILE, open_regular, output_errors, private_folder, sha256, sync_folder, write_atomic
 from edgecnn.images import MAX_SIDE, read_file
 from edgecnn.labels import plural, utf8
 from edgecnn.region import EXPECTED, is_region
@@ -127,6 +127,25 @@ def write_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
             write_atomic(folder / f"{name}{suffix}", data, PRIVATE_FILE)
             undo.callback((folder / f"{name}{suffix}").unlink, missing_ok=True)
         undo.pop_all()
+
+
+def append(path: Path, text: str, mode: int = PRIVATE_FILE) -> None:
+    """Append whole lines to a file and wait until they are on disk. OutputError if that fails; the file is then unchanged."""
+    new = not path.exists()
+    with output_errors(path), open(path, "ab+", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        size = file.tell()
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a power cut left a line unfinished
+            size = os.pread(file.fileno(), size, 0).rfind(b"\n") + 1
+            file.truncate(size)
+        try:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
+    if new:
+        sync_folder(path.parent)
 
 
 def kept_pictures(folder: Path) -> list[Kept]:

@@ -31,6 +31,7 @@ from edgecnn.device.keep.folder import (
     KeptScore,
     Sample,
     Why,
+    append,
     documents,
     name_of,
     write_files,
@@ -303,15 +304,7 @@ class Keeper(Consumer):
 
     def _append(self, files: Iterable[Written]) -> None:
         private_folder(self._folder)
-        path = self._folder / INDEX
-        with (
-            output_errors(path),
-            open(path, "ab", opener=lambda name, flags: os.open(name, flags, PRIVATE_FILE)) as index,
-        ):
-            # the newline comes first: a line that a full disk cut short then spoils no other
-            index.write("".join(f"\n{file.size} {file.why} {file.name}" for file in files).encode())
-            index.flush()
-            os.fsync(index.fileno())
+        append(self._folder / INDEX, index_text(files))
 
     def _remove_oldest(self) -> None:
         """Remove all files of the oldest picture."""
@@ -324,8 +317,7 @@ class Keeper(Consumer):
         """Rewrite the index if the files of most of its lines are gone."""
         if self._stale > max(MOST_STALE, len(self._files)):
             self._stale = 0
-            lines = "".join(f"\n{file.size} {file.why} {file.name}" for file in self._files)
-            write_atomic(self._folder / INDEX, lines, PRIVATE_FILE)
+            write_atomic(self._folder / INDEX, index_text(self._files), PRIVATE_FILE)
 
     def _remove(self, file: Written) -> None:
         """Remove a file if its size is unchanged, and its day's folder if that is then empty."""
@@ -359,7 +351,7 @@ class Keeper(Consumer):
             size, _, rest = line.partition(" ")
             why, _, name = rest.partition(" ")
             day, _, file = name.partition("/")
-            # skips a line that was cut short by a full disk, or edited
+            # skips a line that was cut short by a power cut, or edited
             if size.isdecimal() and DAY.fullmatch(day) and NAME.fullmatch(file.rpartition(".")[0]):
                 with contextlib.suppress(OSError):
                     if os.lstat(self._folder / name).st_size == int(size):
@@ -372,6 +364,10 @@ class Keeper(Consumer):
         return (
             (SaveFailedEvent(ts=self._wall(), source=source, message=message, seq=seq, count=count),) if count else ()
         )
+
+
+def index_text(files: Iterable[Written]) -> str:
+    return "".join(f"{file.size} {file.why} {file.name}\n" for file in files)
 
 
 def day_of(name: str) -> str:

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from edgecnn.boards import SERVICE_CONFIG
 from edgecnn.device.address import parse_address, parse_listen
@@ -111,15 +111,11 @@ def read_options_file(path: Path) -> str:
         raise ServiceError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
 
 
-class Taken(NamedTuple):
-    """The options in use, and why they differ from the file or could not be saved; "" if all is well."""
+def take_options(path: Path, folder: Path, disk: disks.Disk | None = None) -> tuple[Config, str]:
+    """Use a file's options if they are valid, and save a copy in `folder`; else use the copy of the last valid ones.
 
-    config: Config
-    problem: str
-
-
-def take_options(path: Path, folder: Path, disk: disks.Disk | None = None) -> Taken:
-    """Use a file's options if they are valid, and save a copy in `folder`; else use the copy of the last valid ones."""
+    Returns the options in use, and why they differ from the file or could not be saved; "" if all is well.
+    """
     copy = folder / TAKEN
     try:
         text = read_options_file(path)
@@ -127,13 +123,13 @@ def take_options(path: Path, folder: Path, disk: disks.Disk | None = None) -> Ta
     except ServiceError as error:
         last = _last(copy)
         what = "The defaults are" if last is None else "The last valid options stay"
-        return Taken(last or Config(), f"{error} {what} in use.")
+        return last or Config(), f"{error} {what} in use."
     try:
         if not copy.exists() or read_options_file(copy) != text:
             disks.replace(disk or disks.Disk(folder), copy, text.encode())
     except (OSError, ServiceError, SlotError) as error:
-        return Taken(config, f"{copy}: the options in use cannot be saved: {error}")
-    return Taken(config, "")
+        return config, f"{copy}: the options in use cannot be saved: {error}"
+    return config, ""
 
 
 def _last(copy: Path) -> Config | None:

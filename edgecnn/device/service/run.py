@@ -19,14 +19,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.device.doctor import RELEASE_YEAR
 from edgecnn.device.service.config import Config
 from edgecnn.device.slots import RECORD
 from edgecnn.device.slots.record import BAD, GOOD, NO_RELEASE, PENDING
-from edgecnn.device.slots.store import Store, approve, choose_for_start, condemn
+from edgecnn.device.slots.store import Choice, Store, approve, choose_for_start, condemn
 from edgecnn.device.stream.events import Event, FrameResult, ProblemEvent, RateLimiter, ReleaseEvent, StateChangedEvent
 from edgecnn.device.stream.loop import Consumer, Item, open_stream
 from edgecnn.errors import EdgeCNNError, SlotError
@@ -149,12 +148,6 @@ START_S = 180  # seconds that a new process may take until its first frame, as i
 CHANGED, ENDED = "changed", "ended"  # a new process must load another release; the source has ended
 
 
-class Running(NamedTuple):
-    release: str
-    pending: bool
-    classifier: Classifier
-
-
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """What the service talks to. `check` is called at least every tenth of a second and raises to stop; `tell` is systemd's notify."""
@@ -181,15 +174,16 @@ def run_service(store: Store, config: Config, around: Surroundings) -> str:
             "clock", f"it shows the year {year}: times are wrong and TLS fails until it is set. Everything else works."
         )
     watcher = Watcher(store.root / RECORD)
-    running = prepare_release(store, around, config)
-    if running is None:
+    prepared = prepare_release(store, around, config)
+    if prepared is None:
         wait(store, watcher, around)
         return change_over(around)
-    frames = config.good_after if running.pending else 0
-    release = running.release
-    judge = Judge(release, running.classifier.name, frames, lambda: approve(store, release), tell=around.tell)
-    consumers = [judge, *around.consumers(running.classifier)]
-    stream = open_stream(config.source or None, running.classifier, config.settings, consumers=consumers)
+    choice, classifier = prepared
+    release = str(choice.release)
+    frames = config.good_after if choice.pending else 0
+    judge = Judge(release, classifier.name, frames, lambda: approve(store, release), tell=around.tell)
+    consumers = [judge, *around.consumers(classifier)]
+    stream = open_stream(config.source or None, classifier, config.settings, consumers=consumers)
     around.tell(f"READY=1\nSTATUS=waiting for the camera{watchdog(os.environ.get('WATCHDOG_USEC'))}")
     with stream:
         for item in stream.ticks():
@@ -224,7 +218,7 @@ def watchdog(microseconds: int | str | None) -> str:
     return "" if microseconds is None else f"\nWATCHDOG_USEC={microseconds}"
 
 
-def prepare_release(store: Store, around: Surroundings, config: Config) -> Running | None:
+def prepare_release(store: Store, around: Surroundings, config: Config) -> tuple[Choice, Classifier] | None:
     """Choose and load a release, or return None. A pending one must pass its self-test. EdgeCNNError if a good one cannot be loaded."""
     avoid: set[str] = set()
     while True:
@@ -249,7 +243,7 @@ def prepare_release(store: Store, around: Surroundings, config: Config) -> Runni
                 around.problem("disk", problem)
             continue
         around.release(choice.release, classifier.name, PENDING if choice.pending else GOOD)
-        return Running(choice.release, choice.pending, classifier)
+        return choice, classifier
 
 
 def in_use(store: Store) -> str | None:

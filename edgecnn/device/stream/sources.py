@@ -170,27 +170,15 @@ def _expand_one(source: str, note: Callable[[str], object]) -> Expanded:
         yield source, ImageError("no such file or folder. For a camera, use --camera or a device such as /dev/video0.")
 
 
-def _leads_back(source: str, folder: str, name: str) -> bool:
-    """Return whether a folder's entry is a link to a folder on its path from `source` down, or to one that contains it."""
-    path = os.path.join(folder, name)
-    if not os.path.islink(path):
-        return False
-    target, above = os.path.realpath(path), source
-    for part in folder[len(source) :].split(os.sep):
-        above = os.path.join(above, part)
-        if os.path.commonpath((target, os.path.realpath(above))) == target:
-            return True
-    return False
-
-
 def _folder(source: str, note: Callable[[str], object]) -> Expanded:
     unreadable: list[OSError] = []
     others: list[str] = []
     any_image = False
+    seen = {os.path.realpath(source)}  # a link may lead back
     for folder, folders, names in os.walk(source, onerror=unreadable.append, followlinks=True):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and not _leads_back(source, folder, name)
-        )
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders if not name.startswith(".")}
+        folders[:] = sorted(name for name, path in real.items() if path not in seen)
+        seen.update(real.values())
         for name in sorted(name for name in names if not name.startswith(".")):
             if name.lower().endswith(SUFFIXES):
                 any_image = True

@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecnn.errors import EngineError, ProviderError, UnknownNameError, nearest
 from edgecnn.files import quiet_stderr
@@ -27,7 +27,7 @@ class Tensor(NamedTuple):
     zero_point: int
 
 
-class Engine(Protocol):
+class Engine:
     """A model opened by an inference engine. `provider`, read back from the engine, is what computes, such as "XNNPACK" or "cpu"."""
 
     name: str
@@ -40,9 +40,17 @@ class Engine(Protocol):
 
     def run(self, batch: "np.ndarray") -> "np.ndarray":
         """Run the model on a batch of the input's dtype, shape (n, height, width, channels); return the raw output, (n, num_classes)."""
+        return self._run(batch, [self.output])[0]
 
     def run_both(self, batch: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
         """Run a model that has features; return the raw output as `run` does, and the raw features, shape (n, length)."""
+        assert self.features is not None
+        outputs, features = self._run(batch, [self.output, self.features])
+        return outputs, features
+
+    def _run(self, batch: "np.ndarray", tensors: Sequence[Tensor]) -> list["np.ndarray"]:
+        """Run the model on each image of a batch; return the raw values of some outputs."""
+        raise NotImplementedError
 
 
 class EngineKind(NamedTuple):

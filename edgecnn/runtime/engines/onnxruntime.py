@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import onnxruntime
 
 from edgecnn.bundle.file import has_external_data
 from edgecnn.errors import EngineError, ProviderError
-from edgecnn.runtime.engines import FEATURES, Tensor, joined_runs, opening, refusal, split_outputs
+from edgecnn.runtime.engines import FEATURES, Engine, Tensor, joined_runs, opening, refusal, split_outputs
 from edgecnn.versions import read_cpu
 
 ABOUT = f"onnxruntime {onnxruntime.__version__}"
@@ -37,7 +37,7 @@ WITHOUT_SATURATION = "session.x64quantprecision"
 VNNI = {"avx512_vnni", "avx_vnni"}
 
 
-class ONNXRuntime:
+class ONNXRuntime(Engine):
     name = "onnxruntime"
     version = onnxruntime.__version__
     format = "onnx"
@@ -57,16 +57,8 @@ class ONNXRuntime:
         if self.input.shape[0] not in (-1, 1):
             raise EngineError(f"the model reads {self.input.shape[0]} images at a time; expected 1 or any number")
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
+    def _run(self, batch: np.ndarray, tensors: Sequence[Tensor]) -> list[np.ndarray]:
         """Run the model, image by image if it takes one at a time."""
-        return self._run(batch, self.output)[0]
-
-    def run_both(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert self.features is not None
-        outputs, features = self._run(batch, self.output, self.features)
-        return outputs, features
-
-    def _run(self, batch: np.ndarray, *tensors: Tensor) -> list[np.ndarray]:
         step = len(batch) if self.input.shape[0] == -1 and len(batch) else 1
         names = [tensor.name for tensor in tensors]
         try:

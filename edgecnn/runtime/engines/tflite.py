@@ -2,19 +2,18 @@
 
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from edgecnn.labels import printable
-from edgecnn.runtime.engines import Tensor, joined_runs, opening, refusal, split_outputs
+from edgecnn.runtime.engines import Engine, Tensor, joined_runs, opening, refusal, split_outputs
 
 
-class TFLiteEngine:
+class TFLiteEngine(Engine):
     """A TFLite model in an `Interpreter`. It runs one image at a time, under a lock. A subclass sets `name` and `version`."""
 
-    name: str
-    version: str
     format = "tflite"
 
     def __init__(self, interpreter_class: Any, model: bytes, num_threads: int) -> None:
@@ -27,40 +26,31 @@ class TFLiteEngine:
             output, features = split_outputs(inputs, outputs, [item["name"] for item in outputs])
             self._lock = threading.Lock()
             self.input, self.output = _tensor(inputs[0]), _tensor(output)
-            self._input_index, self._outputs = inputs[0]["index"], {output["index"]: self.output}
             self.features = _tensor(features) if features else None
-            self._both = {item["index"]: _tensor(item) for item in outputs}
+            self._input, self._outputs = inputs[0]["index"], {item["name"]: item["index"] for item in outputs}
             lines = printed().splitlines()
         # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU." would break a progress bar; LiteRT has no setting to silence it
         sys.stderr.writelines(f"{printable(line)}\n" for line in lines if not line.startswith("INFO: "))
 
     @property
-    def provider(self) -> str:
+    def provider(self) -> str:  # type: ignore[override]
         """What computes: "XNNPACK" if its delegate took over operators, else "built-in kernels"."""
         with opening(self.about), self._lock:
             operators = self._interpreter._get_ops_details()  # no public call returns this
         return "XNNPACK" if any(item["op_name"] == "DELEGATE" for item in operators) else "built-in kernels"
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        return self._run(batch, self._outputs)[0]
-
-    def run_both(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert self.features is not None
-        outputs, features = self._run(batch, self._both)
-        return outputs, features
-
-    def _run(self, batch: np.ndarray, tensors: dict[int, Tensor]) -> list[np.ndarray]:
-        """Run the model on each image of a batch and return copies of the outputs with the given indices."""
+    def _run(self, batch: np.ndarray, tensors: Sequence[Tensor]) -> list[np.ndarray]:
         interpreter, runs = self._interpreter, []
+        indices = [self._outputs[tensor.name] for tensor in tensors]
         try:
             for image in [batch] if len(batch) == 1 else [batch[start : start + 1] for start in range(len(batch))]:
                 with self._lock:
-                    interpreter.set_tensor(self._input_index, image)
+                    interpreter.set_tensor(self._input, image)
                     interpreter.invoke()
-                    runs.append(list(map(interpreter.get_tensor, tensors)))
+                    runs.append(list(map(interpreter.get_tensor, indices)))
         except Exception as error:  # noqa: BLE001 - whatever it raises, it is about the model
             raise refusal(self.about, "run", error) from None
-        return joined_runs(runs, tensors.values())
+        return joined_runs(runs, tensors)
 
 
 def _tensor(details: dict[str, Any]) -> Tensor:

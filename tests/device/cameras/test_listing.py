@@ -273,7 +273,7 @@ HANGS = "time.sleep(60)"
     "body, note",
     [
         ("print('No cameras available!')", "No cameras available!. Check the ribbon cable"),
-        (HANGS, "gave no answer within"),
+        (HANGS, "no answer in 0.05 s"),
         (None, "cannot be run"),
     ],
 )

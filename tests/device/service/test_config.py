@@ -115,7 +115,7 @@ def test_invalid_options_leave_the_last_valid_ones(tmp_path):
     path.write_text("threshold = 0.7\n")
     assert take_options(path, folder) == (Config(threshold=0.7), "")
     path.write_text("thresold = 0.8\n")
-    assert take_options(path, folder).config == Config(threshold=0.7), (
+    assert take_options(path, folder)[0] == Config(threshold=0.7), (
         "the copy is of the last that were valid, not of the first"
     )
 
