@@ -49,12 +49,7 @@ def moved(image: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndar
 
 SRGB = np.arange(256) / 255
 LIGHT = np.where(SRGB <= 0.04045, SRGB / 12.92, ((SRGB + 0.055) / 1.055) ** 2.4).astype(np.float32)
-"""The linear light of each sRGB pixel, 0 to 1."""
-
-
-def to_light(image: np.ndarray) -> np.ndarray:
-    """Return the linear light, 0 to 1, of sRGB pixels (IEC 61966-2-1), float32."""
-    return LIGHT[image]
+"""The linear light of each sRGB pixel, 0 to 1 (IEC 61966-2-1)."""
 
 
 def from_light(light: np.ndarray) -> np.ndarray:
@@ -64,11 +59,6 @@ def from_light(light: np.ndarray) -> np.ndarray:
     dark = light <= 0.0031308
     values[dark] = light[dark] * np.float32(12.92)
     return np.rint(values * 255).astype(np.uint8)
-
-
-def framed(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Extend an image with its mirror image, by `rows` above and below and `columns` left and right."""
-    return np.pad(image, ((rows, rows), (columns, columns), (0, 0)), mode="symmetric")
 
 
 STRENGTHS = (1, 2, 3, 4, 5)
@@ -101,12 +91,12 @@ def brightness(image: np.ndarray, more: float, random: Any) -> np.ndarray:
 
 def underexposure(image: np.ndarray, stops: float, random: Any) -> np.ndarray:
     """Reduce the light: each stop halves it."""
-    return from_light(to_light(image) * np.float32(0.5**stops))
+    return from_light(LIGHT[image] * np.float32(0.5**stops))
 
 
 def low_light(image: np.ndarray, electrons: float, random: Any) -> np.ndarray:
     """Photograph in little light: few electrons for white, read noise, and a gain that leaves LOW_LIGHT of the light."""
-    light = to_light(image) * np.float32(LOW_LIGHT)
+    light = LIGHT[image] * np.float32(LOW_LIGHT)
     counted = random.poisson(light * electrons) + random.normal(size=image.shape, scale=READ_NOISE)
     return from_light(counted / electrons)
 
@@ -126,8 +116,8 @@ def scale(image: np.ndarray, factor: float, random: Any) -> np.ndarray:
         box = (left, top, left + across, top + down)
         return as_pixels(picture.resize((width, height), Image.Resampling.BILINEAR, box=box))
     small = as_pixels(picture.resize((max(1, round(across)), max(1, round(down))), Image.Resampling.BILINEAR))
-    rows, columns = height - small.shape[0], width - small.shape[1]
-    return framed(small, (rows + 1) // 2, (columns + 1) // 2)[:height, :width]
+    rows, columns = (height - small.shape[0] + 1) // 2, (width - small.shape[1] + 1) // 2
+    return np.pad(small, ((rows, rows), (columns, columns), (0, 0)), mode="symmetric")[:height, :width]
 
 
 def occlusion(image: np.ndarray, share: float, random: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from edgecnn.errors import SplitError, StressError
 from edgecnn.recipe import DataRecipe
 from edgecnn.report.table import mean_line
 from edgecnn.stress import measure
-from edgecnn.stress.corruptions import CORRUPTIONS, conditions, corrupt, from_light, generator, occlusion, to_light
+from edgecnn.stress.corruptions import CORRUPTIONS, LIGHT, conditions, corrupt, from_light, generator, occlusion
 from edgecnn.stress.measure import Settings, open_subject, require_passed, stress
 from edgecnn.tables import to_json
 
@@ -318,9 +318,9 @@ def test_grey_images_have_no_colours_to_change():
 def test_exposure_is_in_stops_of_light():
     image = np.full((4, 4, 3), 200, np.uint8)
     darker = corrupt(image, "underexposure", 1, generator(1, "underexposure", "a"), "photo")
-    assert to_light(darker).mean() == pytest.approx(to_light(image).mean() / 2, rel=0.02)
+    assert LIGHT[darker].mean() == pytest.approx(LIGHT[image].mean() / 2, rel=0.02)
     every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
-    assert np.array_equal(from_light(to_light(every)), every)
+    assert np.array_equal(from_light(LIGHT[every]), every)
 
 
 def test_low_light_is_noisier_with_less_light():

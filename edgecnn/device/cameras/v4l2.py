@@ -97,12 +97,9 @@ class V4L2Camera:
             what = f"the driver provided {count} of at least 2 buffers"
             raise CameraError(f"{self.name}: {what}. Free memory, or request a smaller size.")
         for index in range(count):
-            buffer = v4l2_device.unpack_buffer(
-                device.request(v4l2_device.VIDIOC_QUERYBUF, v4l2_device.pack_buffer(v4l2_device.Buffer(index)))
-            )
+            buffer = device.request_buffer(v4l2_device.VIDIOC_QUERYBUF, index)
             mapped = device.kernel.map(device.descriptor, buffer.length, buffer.offset)
             self._buffers.append((mapped, np.frombuffer(mapped, np.uint8)))
-        for index in range(count):
             self._give(index)
         self._started = time.monotonic()
         device.request(v4l2_device.VIDIOC_STREAMON, v4l2_device.INT.pack(v4l2_device.BUF_TYPE_VIDEO_CAPTURE))
@@ -132,9 +129,7 @@ class V4L2Camera:
         newest = None
         for _ in range(len(self._buffers)):
             try:
-                buffer = v4l2_device.unpack_buffer(
-                    self._device.request(v4l2_device.VIDIOC_DQBUF, v4l2_device.pack_buffer(v4l2_device.Buffer(0)))
-                )
+                buffer = self._device.request_buffer(v4l2_device.VIDIOC_DQBUF, 0)
             except BlockingIOError:
                 break
             if self._whole(buffer):
@@ -169,7 +164,7 @@ class V4L2Camera:
         return stamp if ours and self._started <= stamp <= now else now
 
     def _give(self, index: int) -> None:
-        self._device.request(v4l2_device.VIDIOC_QBUF, v4l2_device.pack_buffer(v4l2_device.Buffer(index)))
+        self._device.request_buffer(v4l2_device.VIDIOC_QBUF, index)
 
     def _lose(self, error: OSError) -> NoReturn:
         what = error.strerror or str(error)
@@ -242,6 +237,9 @@ ENCODINGS = {v4l2_device.YCBCR_ENC_601: "601", v4l2_device.YCBCR_ENC_709: "709"}
 DEFAULT_ENCODINGS = {v4l2_device.COLORSPACE_REC709: "709"}
 """The meaning of encoding 0 in each colour space; BT.601 in the others. Source: V4L2_MAP_YCBCR_ENC_DEFAULT in linux/videodev2.h."""
 
+STRETCHED = np.rint(np.clip((np.arange(256.0) - 16) * 255 / 219, 0, 255)).astype(np.uint8)
+"""The full-range level for each limited-range level (16..235)."""
+
 FRACTION_BITS = 5  # fixed point of the conversion: the largest sum stays within int16
 
 
@@ -293,20 +291,6 @@ def yuyv_to_rgb(packed: np.ndarray, encoding: str = "601", full: bool = False) -
     return result.reshape(height, 2 * pairs, 3)
 
 
-def bgr_to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """Return a copy of (height, width, 3) with the first and last channel swapped; copying three planes is faster than one reversal."""
-    result = np.empty(pixels.shape, np.uint8)
-    for channel in range(3):
-        result[:, :, channel] = pixels[:, :, 2 - channel]
-    return result
-
-
-@functools.cache
-def stretch_table() -> np.ndarray:
-    """Return the full-range level for each limited-range level (16..235)."""
-    return np.rint(np.clip((np.arange(256.0) - 16) * 255 / 219, 0, 255)).astype(np.uint8)
-
-
 def to_rgb(data: np.ndarray, pixels: v4l2_device.PixFormat) -> np.ndarray:
     """Convert a driver's one-dimensional uint8 buffer (YUYV, RGB3 or BGR3) to uint8 RGB (height, width, 3), which may be a view."""
     if pixels.pixelformat == v4l2_device.YUYV:
@@ -315,5 +299,7 @@ def to_rgb(data: np.ndarray, pixels: v4l2_device.PixFormat) -> np.ndarray:
         return yuyv_to_rgb(packed, *encoding_of(pixels))[:, : pixels.width]
     view = rows(data, pixels.height, 3 * pixels.width, pixels.bytesperline).reshape(pixels.height, pixels.width, 3)
     if pixels.quantization == v4l2_device.QUANTIZATION_LIM_RANGE:
-        view = stretch_table()[view]
-    return bgr_to_rgb(view) if pixels.pixelformat == v4l2_device.BGR3 else np.ascontiguousarray(view)
+        view = STRETCHED[view]
+    if pixels.pixelformat == v4l2_device.BGR3:  # three planes, which is faster than one reversal
+        return np.stack([view[:, :, channel] for channel in (2, 1, 0)], axis=2)
+    return np.ascontiguousarray(view)

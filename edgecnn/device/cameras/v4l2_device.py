@@ -321,6 +321,9 @@ class Device:
         _, _, _, numerator, denominator, _, _ = STREAMPARM.unpack(data)
         return denominator / numerator if numerator else 0.0
 
+    def request_buffer(self, number: int, index: int) -> Buffer:
+        return unpack_buffer(self.request(number, pack_buffer(Buffer(index))))
+
     def request_buffers(self, count: int) -> int:
         request = REQUESTBUFFERS.pack(count, BUF_TYPE_VIDEO_CAPTURE, MEMORY_MMAP, 0, 0)
         return int(REQUESTBUFFERS.unpack(self.request(VIDIOC_REQBUFS, request))[0])
@@ -361,7 +364,9 @@ def why_not_opened(path: str, error: OSError) -> str:
 
 def why_in_use(path: str) -> str:
     """Return the error text for a node in use: by which process, if /proc shows it, and what to do next."""
-    return f"in use{holders_of(path)}. End that process, or use another camera (`edgecnn cameras` lists them)."
+    names = ", ".join(f"{name} (process {process})" for process, name in holding(path))
+    by = f" by {names}" if names else ""
+    return f"in use{by}. End that process, or use another camera (`edgecnn cameras` lists them)."
 
 
 def advice_on_permission(path: str) -> str:
@@ -389,9 +394,3 @@ def holding(path: str, proc: Path = Path("/proc")) -> list[tuple[int, str]]:
             if any(os.readlink(link) == target for link in (process / "fd").iterdir()):
                 holders.append((int(process.name), (process / "comm").read_text(errors="replace").strip()))
     return sorted(holders)
-
-
-def holders_of(path: str) -> str:
-    """Return " by NAME (process ID)" for an error message, or "" if /proc does not show it."""
-    names = [f"{name} (process {process})" for process, name in holding(path)]
-    return f" by {', '.join(names)}" if names else ""

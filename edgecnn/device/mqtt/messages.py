@@ -140,22 +140,15 @@ def discovery_config(name: str, model: str, names: Mapping[str, str], options: M
         components["binary"] = component(
             "binary_sensor", "binary", name=names[options.binary], state_topic=topic(name, "binary")
         )
-    about = {
-        "identifiers": [device],
-        "name": name,
-        "manufacturer": "edgecnn",
-        "model": model,
-        "sw_version": __version__,
+    about = {"identifiers": [device], "name": name, "manufacturer": "edgecnn", "model": model}
+    config = {
+        "device": {**about, "sw_version": __version__},
+        "origin": {"name": "edgecnn", "sw_version": __version__},
+        "availability": [program, {"topic": topic(name, "camera")}],
+        "availability_mode": "all",
+        "components": components,
     }
-    return json.dumps(
-        {
-            "device": about,
-            "origin": {"name": "edgecnn", "sw_version": __version__},
-            "availability": [program, {"topic": topic(name, "camera")}],
-            "availability_mode": "all",
-            "components": components,
-        }
-    )
+    return json.dumps(config)
 
 
 MOST_WAITING = 64  # maximum number of changes that wait during a connection; without one, only the newest waits

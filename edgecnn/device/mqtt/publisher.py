@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,11 +91,6 @@ class News(NamedTuple):
     lost: bool
     after_s: float = 0.0
     attempts: int = 0
-
-
-def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Return TLS settings that verify certificates and names, with the authorities of the system or a file; may raise OSError."""
-    return ssl.create_default_context(cafile=None if ca is None else str(ca))
 
 
 class _Client(paho.Client):
@@ -273,7 +267,10 @@ LONGEST_ID = 23  # characters of a client identifier that every broker accepts (
 
 @dataclass(frozen=True, kw_only=True)
 class MqttSettings:
-    """The broker, the device's `name` and what to publish. OSError if the authorities' file has no PEM certificate."""
+    """The broker, the device's `name` and what to publish. OSError if the authorities' file has no PEM certificate.
+
+    `tls` verifies certificates and names, with the authorities of the system or of that file.
+    """
 
     broker: Broker
     name: str
@@ -284,7 +281,7 @@ class MqttSettings:
 
     def __post_init__(self) -> None:
         if self.broker.tls:
-            object.__setattr__(self, "tls", tls_context(self.options.ca))
+            object.__setattr__(self, "tls", ssl.create_default_context(cafile=self.options.ca))
 
 
 def client_id(name: str) -> str:

@@ -24,7 +24,7 @@ class LiteRT(TFLiteEngine):
         self._reference = provider == "reference"
 
     @property
-    def provider(self) -> str:
+    def provider(self) -> str:  # type: ignore[override]
         """What computes: "XNNPACK", "built-in kernels" or "reference kernels"."""
         computes = super().provider
         return "reference kernels" if self._reference and computes == "built-in kernels" else computes
