@@ -42,7 +42,7 @@ from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import engines_for, first_installed, is_installed
 from edgecnn.tables import to_json
 
-needs_engine = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
 )
 
@@ -207,7 +207,6 @@ def test_how_a_process_ended():
     assert system.run([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.05).how == "no answer in 0.05 s"
 
 
-@needs_engine
 def test_sweep(bundle):
     engine = first_installed(engines_for("tflite"))
     wanted = configurations(bundle.manifest, engines=[engine], threads=[1])
@@ -227,7 +226,6 @@ def test_sweep(bundle):
     ]  # fmt: skip
 
 
-@needs_engine
 def test_an_interruption_keeps_the_measurements_and_a_failure_the_others(bundle, monkeypatch):
     monkeypatch.setattr(benchmark, "run_probe", lambda *_: Probed("1", "XNNPACK", 40.0, ""))
     engine = first_installed(engines_for("tflite"))
@@ -252,7 +250,6 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
-@needs_engine
 def test_golden_vectors_that_fail_here_are_reported(bundle, tmp_path):
     from edgecnn.bundle.file import write_bundle
 
@@ -382,7 +379,6 @@ def engine_benchmark_command():
     return ("--engine", next(name for name in engines_for("tflite") if is_installed(name)))
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_the_table_ends_with_options_that_classify_takes(edgecnn, digits, engine_benchmark_command, folder):
     result = edgecnn("benchmark", *digits, *engine_benchmark_command, "--threads", "2", *FEW[2:])
     assert result.code == 0, result.err
@@ -401,7 +397,6 @@ def test_the_table_ends_with_options_that_classify_takes(edgecnn, digits, engine
     )
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_json(edgecnn, digits, engine_benchmark_command, folder):
     result = edgecnn("benchmark", folder / "b.jpg", *digits, *engine_benchmark_command, *FEW, "--json")
     report = json.loads(result.out)
@@ -413,7 +408,6 @@ def test_json(edgecnn, digits, engine_benchmark_command, folder):
     assert report["hardware"] and report["versions"]["numpy"] and report["interrupted"] is False
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_sustained(edgecnn, digits, engine_benchmark_command, monkeypatch):
     """On a clock that advances by 10 ms at each look."""
     from edgecnn.device import benchmark
@@ -428,7 +422,6 @@ def test_sustained(edgecnn, digits, engine_benchmark_command, monkeypatch):
     assert "drift of p50: " in result.out and result.out.count("p90") == 2
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_nonsense(edgecnn, digits, monkeypatch):
     for arguments in (
         ("--n", "5"),
@@ -443,7 +436,6 @@ def test_nonsense(edgecnn, digits, monkeypatch):
     assert edgecnn("benchmark", *digits, "none.jpg").code == ImageError.exit_code
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_ctrl_c(root, digits, engine_benchmark_command, spawn):
     endless = ("--precision", "int8", "--threads", "1", "--n", "1000000")
     command = [sys.executable, "-m", "edgecnn", "benchmark", *map(str, digits), *engine_benchmark_command, *endless]

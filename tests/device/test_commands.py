@@ -19,6 +19,10 @@ from edgecnn.runtime import Classifier
 from edgecnn.runtime.default import SHIPPED, SHIPS
 from edgecnn.runtime.engines import engines_for, is_installed
 
+pytestmark = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+
 FILE_KEYS = {"schema", "source", "top", "decision", "reason", "latency_ms", "model", "model_sha256"}
 ERROR_KEYS = {"schema", "source", "error"}
 
@@ -53,7 +57,6 @@ def json_lines(result):
     return [json.loads(line) for line in result.out.splitlines()]
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_json_lines(command):
     result = command("classify", "photos", "--json", "--top-k", 2)
     lines = json_lines(result)
@@ -68,14 +71,12 @@ def test_json_lines(command):
     assert f"{SHIPPED}.edgecnn ({SHIPS}), int8 .tflite on " in result.err
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_plain_lines(process):
     result = process("classify", "photos/b.jpg", "--top-k", "1")
     (line,) = result.stdout.decode().splitlines()
     assert line.startswith("photos/b.jpg: ") and line.endswith("%") and "," not in line
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_broken_images_are_reported_counted_and_skipped(command, folder):
     whole = (folder / "b.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -89,7 +90,6 @@ def test_broken_images_are_reported_counted_and_skipped(command, folder):
     command("classify", "none.jpg", code=PartialFailure.exit_code)
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_threshold(command):
     (line,) = json_lines(command("classify", "photos/b.jpg", "--json", "--threshold", "1"))
     assert (line["decision"], line["reason"], len(line["top"])) == ("abstain", "below_threshold", 3)
@@ -98,7 +98,6 @@ def test_threshold(command):
     assert command("classify", "photos/b.jpg", "--threshold", "1").out == "photos/b.jpg: abstain\n"
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_fit(edgecnn, folder, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", "none")
     scores = {}
@@ -108,14 +107,12 @@ def test_fit(edgecnn, folder, monkeypatch):
     assert len(set(scores.values())) == 3 and scores[None] == scores["crop"]
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_paths_on_standard_input(command):
     result = command("classify", "-", "--json", stdin=b"photos/b.jpg\nphotos/sub\n")
     assert [line["source"] for line in json_lines(result)] == ["photos/b.jpg", "photos/sub/c.bmp"]
     assert "did not name an image" in command("classify", "-", code=PartialFailure.exit_code).err
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_names_that_are_not_utf8(command, process, folder, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
     name = os.path.join(os.fsencode(folder), b"\xff\n.jpg")
@@ -126,14 +123,12 @@ def test_names_that_are_not_utf8(command, process, folder, monkeypatch):
     assert plain.returncode == 0 and b"\\udcff" in plain.stdout
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_usage_errors(command):
     for arguments in (["classify"], ["classify", "x", "--top-k", "0"], ["classify", "x", "--threshold", "2"]):
         command(*arguments, code=2)
     assert "classify" in command("clasify", code=2).err
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_requests_that_cannot_be_met(command, folder):
     (folder / "broken.edgecnn").write_bytes(b"PK\x03\x04 no")
     for arguments, kind, named in (
@@ -147,7 +142,6 @@ def test_requests_that_cannot_be_met(command, folder):
         assert len(refused.err.splitlines()) <= 3
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_engine_that_is_not_installed(command):
     missing = [name for name in ("litert", "tflite_runtime") if not is_installed(name)]
     if not missing:
@@ -156,7 +150,6 @@ def test_engine_that_is_not_installed(command):
     assert "pip install" in result.err
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_full_disk_behind_standard_output(process):
     with open("/dev/full", "wb") as full:
         for arguments in (["classify", "photos"], ["targets", "--json"]):
@@ -166,7 +159,6 @@ def test_full_disk_behind_standard_output(process):
             assert b"Traceback" not in result.stderr and b"Exception ignored" not in result.stderr
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_the_reader_of_standard_output_leaves(process):
     for arguments in (["classify", "photos", "--json"], ["targets"]):
         reading, writing = os.pipe()
@@ -177,7 +169,6 @@ def test_the_reader_of_standard_output_leaves(process):
         assert b"Traceback" not in result.stderr and b"Exception ignored" not in result.stderr
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_selftest(command, root):
     report = json.loads(command("selftest", "--json").out)
     assert report["passed"]
@@ -188,7 +179,6 @@ def test_selftest(command, root):
             assert f"passed  models/{precision}.tflite on " in plain.out
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_selftest_that_fails(command, root, folder):
     """The model's answers differ from its golden outputs, which here belong to other pictures."""
     from edgecnn.bundle.file import read_bundle, write_bundle
@@ -216,7 +206,6 @@ def forged(root, folder, change):
     return path
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.parametrize("count", [9, 11])
 def test_the_number_of_labels_differs_from_the_outputs(command, root, folder, count):
     import dataclasses
@@ -238,7 +227,6 @@ def test_the_number_of_labels_differs_from_the_outputs(command, root, folder, co
     command("selftest", "--engine", "litert", "--model", path, code=SelftestError.exit_code)
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.parametrize("label", ["abstain", "\x1b[2J\x1b[Hphoto.jpg: cat 99.99%", "a\0b"])
 def test_labels_that_no_class_can_have(command, root, folder, label):
     import dataclasses
@@ -252,7 +240,6 @@ def test_labels_that_no_class_can_have(command, root, folder, label):
     assert result.out == "" and result.err.rstrip("\n").isprintable()
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_file_names_that_move_the_cursor(command, folder):
     """A terminal shows them as escapes; JSON has them exactly."""
     good, bad = "\x1b[2Jgood\nfake.jpg: cat 99.00%.jpg", "\x1b[1Abad\u202e.png"
@@ -294,7 +281,6 @@ def fake_engine(tmp_path, root):
     return make
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -327,7 +313,6 @@ def test_a_model_that_crashes_its_engine_fails_the_selftest(fake_engine, root, f
     )
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_ctrl_c_ends_a_model_that_hangs(fake_engine, root, folder):
     process = subprocess.Popen(
         [sys.executable, "-m", "edgecnn", "selftest", "--model", root / "models" / "digits" / "digits.edgecnn"],
@@ -345,18 +330,12 @@ def test_ctrl_c_ends_a_model_that_hangs(fake_engine, root, folder):
     assert process.returncode == 130 and b"Traceback" not in err
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_targets(command):
     assert "Raspberry Pi Zero 2 W" in command("targets").out
     assert json.loads(command("targets", "--json").out)["rpi4"]["emulator"] == {
         "cpu": "cortex-a72",
         "release": "trixie",
     }
-
-
-needs_engine = pytest.mark.skipif(
-    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
-)
 
 
 @pytest.fixture
@@ -427,7 +406,6 @@ def test_a_boxs_position_in_words():
     assert in_words((0, 0, 1, 1)) == "centre" and in_words((1, 1, 1, 1)) == "lower right"
 
 
-@needs_engine
 @pytest.mark.parametrize("fit", [None, "letterbox", "stretch"])
 @pytest.mark.parametrize("rotation", [0, 90])
 def test_the_explanation_covers_what_the_classifier_read(classifier, tmp_path, fit, rotation):
@@ -442,7 +420,6 @@ def test_the_explanation_covers_what_the_classifier_read(classifier, tmp_path, f
         assert np.array_equal(found.pixels, resize(grey, 8, 8, fit or "crop", rotation))
 
 
-@needs_engine
 def test_a_frame_becomes_a_picture(classifier):
     frame = np.random.default_rng(1).integers(0, 256, (30, 50, 3), np.uint8)
     data = frame_pictures(classifier, "stretch")(frame, 90)

@@ -20,6 +20,10 @@ from edgecnn.runtime.default import SHIPPED, SHIPS, choose_model, find_bundle
 from edgecnn.runtime.engines import engines_for, is_installed
 from edgecnn.runtime.model import bundle_model
 
+pytestmark = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+
 
 @pytest.fixture(scope="module")
 def classifier(root):
@@ -38,7 +42,6 @@ def png(array):
     return buffer.getvalue()
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_first_program(tmp_path, monkeypatch, picture):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.png").write_bytes(png(picture))
@@ -48,7 +51,6 @@ def test_first_program(tmp_path, monkeypatch, picture):
     assert result.decision == result.top[0].label == classifier.labels[result.top[0].index]
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_every_form_of_an_image_gives_the_same_answer(classifier, picture, tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(png(picture))
@@ -57,14 +59,12 @@ def test_every_form_of_an_image_gives_the_same_answer(classifier, picture, tmp_p
         assert classifier.classify(same).top == expected
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_an_image_of_the_models_size_is_not_resampled(classifier):
     exact = np.random.default_rng(4).integers(0, 256, (32, 32, 3), np.uint8)
     logits = classifier.model.logits(exact[np.newaxis])[0]
     assert classifier.classify(exact).top[0].index == int(np.argmax(logits))
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_scores(classifier, picture):
     top = classifier.classify(picture, top_k=10).top
     assert sum(item.score for item in top) == pytest.approx(1, abs=1e-5)
@@ -72,7 +72,6 @@ def test_scores(classifier, picture):
     assert sorted(item.index for item in top) == list(range(10))
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.parametrize("engine", ["litert", "tflite_runtime", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_threads_that_share_a_classifier_get_the_answers_of_one(root, engine):
     """Bit for bit: without a lock, LiteRT returned some answers for the wrong image, and most calls raised."""
@@ -93,7 +92,6 @@ def test_threads_that_share_a_classifier_get_the_answers_of_one(root, engine):
     assert [index for index, top in zip(calls, answers, strict=True) if top != expected[index]] == []
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.parametrize("engine", ["litert", "tflite_runtime", "onnxruntime"])
 def test_a_batch_has_the_answers_of_its_images(root, tmp_path, engine):
     """With every kind of image, in order, and more images than one engine call takes."""
@@ -112,7 +110,6 @@ def test_a_batch_has_the_answers_of_its_images(root, tmp_path, engine):
     assert classifier.classify_batch([]) == []
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.parametrize("image", [3, None, [[0]], bytearray(4)])
 def test_a_value_that_is_not_an_image_is_a_type_error(classifier, image):
     """`open` would treat a number as a file descriptor, and read and close it."""
@@ -120,13 +117,11 @@ def test_a_value_that_is_not_an_image_is_a_type_error(classifier, image):
         classifier.classify(image)
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_a_batch_names_the_image_that_cannot_be_decoded(classifier, picture):
     with pytest.raises(ImageError, match=r"^image 65: "):
         classifier.classify_batch([picture] * 65 + [b"no image"])
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_a_result_is_a_copy(classifier, picture):
     logits = classifier.model.logits(picture[np.newaxis, :32, :32])
     kept = logits.copy()
@@ -134,7 +129,6 @@ def test_a_result_is_a_copy(classifier, picture):
     assert np.array_equal(logits, kept)
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_abstains(classifier, picture):
     sure = classifier.classify(picture, threshold=0.0)
     for options, reason in (({"threshold": 1.0}, "below_threshold"), ({"margin": 1.0}, "below_margin")):
@@ -142,7 +136,6 @@ def test_abstains(classifier, picture):
         assert (result.top, result.decision, result.reason) == (sure.top, ABSTAIN, reason)
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_a_threshold_of_zero_overrides_the_bundles(fake_engine, contract, held):
     bundle = held(contract, threshold=0.9)
     classifier = Classifier(bundle, bundle_model(fake_engine(), bundle))
@@ -152,7 +145,6 @@ def test_a_threshold_of_zero_overrides_the_bundles(fake_engine, contract, held):
         assert classifier.classify_batch([grey], threshold=threshold)[0].decision == decision
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_an_image_of_a_batch_has_its_share_of_the_time(fake_engine, contract, held, monkeypatch):
     class Slow(fake_engine):
         def run(self, batch):
@@ -168,14 +160,12 @@ def test_an_image_of_a_batch_has_its_share_of_the_time(fake_engine, contract, he
     assert [result.latency_ms["infer"] for result in classifier.classify_batch([grey] * 4)] == pytest.approx([150] * 4)
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_latency_is_reported(classifier, picture):
     latency = classifier.classify(png(picture)).latency_ms
     assert set(latency) == {"decode", "preprocess", "infer"}
     assert all(0 < value < 10_000 for value in latency.values())
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_grey_model_and_colour_image_and_the_reverse(root, classifier, picture):
     grey = Classifier.load(root / "models" / "digits" / "digits.edgecnn")
     assert grey.model.contract.channels == 1
@@ -185,13 +175,11 @@ def test_grey_model_and_colour_image_and_the_reverse(root, classifier, picture):
     assert classifier.classify(one).decision in classifier.labels
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_transparent_array(classifier, picture):
     opaque = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
     assert classifier.classify(opaque).top == classifier.classify(picture).top
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.parametrize(
     "array",
     [
@@ -208,7 +196,6 @@ def test_arrays_that_are_not_images(classifier, array):
         classifier.classify(array)
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
@@ -223,7 +210,6 @@ def test_a_fit_or_a_rotation_that_does_not_exist(classifier, picture, wrong, tex
             classifier.classify(image, **wrong)
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_files_that_are_not_images(classifier, tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="No such file"):
         classifier.classify(tmp_path / "none.jpg")
@@ -234,7 +220,6 @@ def test_files_that_are_not_images(classifier, tmp_path, monkeypatch):
         classifier.classify(png(np.zeros((4, 4, 3), np.uint8)))
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_reports_what_was_chosen(classifier, root):
     assert f"{SHIPPED}.edgecnn (requested), int8 .tflite on " in classifier.about
     assert "1 thread)" in classifier.about
@@ -242,13 +227,11 @@ def test_reports_what_was_chosen(classifier, root):
     assert "float32 .tflite" in two.about and "2 threads)" in two.about
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_no_bundle(tmp_path):
     with pytest.raises(BundleError, match=r"none\.edgecnn"):
         Classifier.load(tmp_path / "none.edgecnn")
 
 
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_a_requested_engine_that_is_missing(monkeypatch, root):
     monkeypatch.setattr("edgecnn.runtime.engines.is_installed", lambda name: name == "litert")
     with pytest.raises(EngineError, match="pip install onnxruntime"):

@@ -29,9 +29,12 @@ from edgecnn.errors import MqttError
 from edgecnn.runtime.default import shipped_bundle
 from edgecnn.runtime.engines import engines_for, is_installed
 
+pytestmark = pytest.mark.skipif(
+    not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed"
+)
+
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_the_state_is_on_the_broker_and_the_will_when_the_program_dies(device, mosquitto, watch, schema_of):
     broker = mosquitto()
     watcher = watch(broker.port)
@@ -60,7 +63,6 @@ def test_the_state_is_on_the_broker_and_the_will_when_the_program_dies(device, m
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_a_normal_end_says_goodbye(device, mosquitto, watch):
     broker = mosquitto()
     watcher = watch(broker.port)
@@ -73,7 +75,6 @@ def test_a_normal_end_says_goodbye(device, mosquitto, watch):
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.needs("mosquitto_passwd", package="mosquitto")
 def test_who_may_connect(device, feed, mosquitto, watch, password_file, tmp_path, eventually):
     broker = mosquitto("allow_anonymous false", password_file("ann", "open sesame"))
@@ -95,7 +96,6 @@ def test_who_may_connect(device, feed, mosquitto, watch, password_file, tmp_path
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.needs("mosquitto_passwd", package="mosquitto")
 def test_the_documented_rights_are_enough(feed, mosquitto, watch, password_file, tmp_path, root, eventually):
     page = (root / "docs" / "home-assistant.md").read_text(encoding="utf-8")
@@ -115,7 +115,6 @@ def test_the_documented_rights_are_enough(feed, mosquitto, watch, password_file,
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.needs("openssl")
 def test_tls(device, feed, mosquitto, authority):
     broker = mosquitto("allow_anonymous true", f"certfile {authority}/cert.pem", f"keyfile {authority}/key.pem")
@@ -137,7 +136,6 @@ def test_tls(device, feed, mosquitto, authority):
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_a_frozen_broker(feed, mosquitto, watch, eventually):
     broker = mosquitto()
     fed = feed(broker.port)
@@ -159,7 +157,6 @@ def test_a_frozen_broker(feed, mosquitto, watch, eventually):
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_a_silent_line_is_noticed_at_keepalive(feed, mosquitto, watch, monkeypatch):
     """paho's clock runs five times as fast: it counts whole seconds."""
     now = time.monotonic
@@ -176,7 +173,6 @@ def test_a_silent_line_is_noticed_at_keepalive(feed, mosquitto, watch, monkeypat
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 def test_forget_removes_everything_retained(edgecnn, feed, mosquitto, watch, eventually):
     broker = mosquitto()
     fed = feed(broker.port, picture=True, binary="cat", prefix="ha")
@@ -215,7 +211,6 @@ def usage(process):
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.slow
 def test_ten_restarts_lose_no_frame_and_no_memory(device, mosquitto, watch):
     """The broker is killed and restarted ten times, and frozen once, while a live stream runs at two frames per second."""
@@ -251,7 +246,6 @@ def test_ten_restarts_lose_no_frame_and_no_memory(device, mosquitto, watch):
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
 @pytest.mark.slow
 def test_three_hundred_connections_leave_nothing_behind(feed, hostile):
     """Memory, files and threads are the same after 300 losses as after 50."""

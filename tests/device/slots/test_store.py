@@ -52,6 +52,8 @@ from edgecnn.runtime.default import SHIPS, shipped_bundle
 from edgecnn.runtime.engines import is_installed
 from edgecnn.tables import build, to_json
 
+pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+
 
 def states(store):
     return {about.name: about.state for about in store.read().releases.values()}
@@ -71,14 +73,12 @@ def in_use(store, make_bundle):
     return in_use
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_board_without_releases_runs_none(store):
     assert choose_for_start(store) == (None, "", False, {}, ())
     with pytest.raises(SlotError, match="cannot go back"):
         store.change(record.rolled_back)
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_new_release_is_pending_then_good(store, make_bundle):
     release, slots = store.add(make_bundle("cats", 3))
     assert store.path(release).read_bytes() == make_bundle("cats", 3).read_bytes()
@@ -91,7 +91,6 @@ def test_a_new_release_is_pending_then_good(store, make_bundle):
     assert choose_for_start(store).pending is False
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_release_that_never_proves_itself_is_rolled_back_after_its_starts(store, in_use):
     old = in_use("old")
     new = in_use("new", good=False)
@@ -104,7 +103,6 @@ def test_a_release_that_never_proves_itself_is_rolled_back_after_its_starts(stor
     assert choose_for_start(store)[:4] == (old, "old", False, {})
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_condemned_release_is_rolled_back_immediately_and_may_be_tried_again(store, in_use):
     old, new = in_use("old"), in_use("new", good=False)
     choose_for_start(store)
@@ -115,7 +113,6 @@ def test_a_condemned_release_is_rolled_back_immediately_and_may_be_tried_again(s
     assert states(store)["new"] == PENDING and choose_for_start(store).pending
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_release_with_other_classes_needs_an_option(store, in_use, make_bundle):
     old = in_use("old")
     new, _ = store.add(make_bundle("new", labels=("cat", "fox")))
@@ -125,7 +122,6 @@ def test_a_release_with_other_classes_needs_an_option(store, in_use, make_bundle
     assert store.activate(new, Use(accept="a test", others=True))[1].current == new
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_release_needs_a_verdict_against_the_one_in_use_or_a_reason_which_is_kept(store, in_use, make_bundle):
     old = in_use("old", 4)
     for verdict, against in (
@@ -158,7 +154,6 @@ def test_a_release_needs_a_verdict_against_the_one_in_use_or_a_reason_which_is_k
         store.add(make_bundle("next", 7), Use(accept="a\nb"))
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_what_is_refused_is_not_added(store, in_use, make_bundle):
     old = in_use("old", 4)
     for path in (make_bundle("new", 5), make_bundle("older", 3, verdict="passed", old=old)):
@@ -167,7 +162,6 @@ def test_what_is_refused_is_not_added(store, in_use, make_bundle):
         assert set(store.read().releases) == {old} == {path.name for path in (store.root / "releases").iterdir()}
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_rollback_to_none_does_not_make_the_next_one_the_first(store, in_use, make_bundle):
     first = in_use("first", 1)
     assert store.change(record.rolled_back).current is None
@@ -183,7 +177,6 @@ def test_a_rollback_to_none_does_not_make_the_next_one_the_first(store, in_use, 
         store.activate(untried, Use())
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_first_release_that_never_worked_is_no_yardstick(store, in_use, make_bundle):
     in_use("untried", good=False)
     store.change(record.rolled_back)
@@ -192,14 +185,12 @@ def test_a_first_release_that_never_worked_is_no_yardstick(store, in_use, make_b
     assert store.add(make_bundle("second"), Use())[1].pending
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_folder_is_made_with_its_parents(tmp_path, make_bundle):
     store = Store(tmp_path / "var" / "lib" / "edgecnn")
     release, _ = store.add(make_bundle("cats"), Use())
     assert store.whole(release) and store.read().current == release
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_bundle_describes_itself_with_the_figures_of_the_model_that_runs_here(make_bundle):
     """Of 1,234 test images, with the interval from low to high; a report about other models, or of nonsense, says nothing."""
     bundle = read_bundle(make_bundle("cats"))
@@ -228,14 +219,12 @@ def test_a_bundle_describes_itself_with_the_figures_of_the_model_that_runs_here(
     assert about_text(five._replace(verdict=Verdict("refused", "it drops")))["verdict"] == "refused: it drops"
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_the_first_release_rolls_back_to_none(store, in_use):
     release = in_use("first", good=False)
     condemn(store, release, "no")
     assert choose_for_start(store).release is None
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_only_a_good_release_is_a_rollback_target(store, in_use):
     old = in_use("old")
     in_use("untried", good=False)
@@ -243,7 +232,6 @@ def test_only_a_good_release_is_a_rollback_target(store, in_use):
     assert store.read().chain == (newest, old)
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_manual_rollbacks_one_after_the_other(store, in_use):
     first, second = in_use("first", 1), in_use("second", 2)
     assert store.change(record.rolled_back).current == first
@@ -253,7 +241,6 @@ def test_manual_rollbacks_one_after_the_other(store, in_use):
     assert choose_for_start(store)[:3] == (second, "second", False), "it has proved itself before"
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_an_older_release_needs_an_option(store, in_use, make_bundle):
     in_use("five", 5)
     older, _ = store.add(make_bundle("four", 4))
@@ -263,7 +250,6 @@ def test_an_older_release_needs_an_option(store, in_use, make_bundle):
     assert store.add(make_bundle("unnumbered"), Use(accept="a test"))[1].pending
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_bundle_added_again_keeps_its_state_and_is_repaired(store, in_use, make_bundle):
     release = in_use("cats")
     store.path(release).write_bytes(b"damaged")
@@ -271,7 +257,6 @@ def test_a_bundle_added_again_keeps_its_state_and_is_repaired(store, in_use, mak
     assert store.whole(release) and states(store) == {"cats": GOOD}
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_bundle_that_no_engine_here_runs_is_refused(store, make_bundle, monkeypatch):
     monkeypatch.setattr("edgecnn.runtime.engines.is_installed", lambda name: name == "litert")
     with pytest.raises(EngineError, match="onnx"):
@@ -279,14 +264,12 @@ def test_a_bundle_that_no_engine_here_runs_is_refused(store, make_bundle, monkey
     assert not store.root.exists()
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_file_that_is_not_a_bundle_is_refused(store, tmp_path):
     (tmp_path / "a.edgecnn").write_bytes(b"PK")
     with pytest.raises(BundleError):
         store.add(tmp_path / "a.edgecnn")
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_release_is_named_by_four_or_more_digits_of_its_hash(store, in_use):
     release = in_use("cats")
     for name in ("", release[:3], f"{release[:4]}x", "release"):
@@ -303,7 +286,6 @@ def test_a_release_is_named_by_four_or_more_digits_of_its_hash(store, in_use):
         find_release(slots, "abcd")
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_prune_keeps_releases_that_may_be_needed(store, in_use, make_bundle):
     oldest, old, current = in_use("oldest"), in_use("old"), in_use("current")
     bad = in_use("bad", good=False)
@@ -316,7 +298,6 @@ def test_prune_keeps_releases_that_may_be_needed(store, in_use, make_bundle):
     assert {path.name for path in (store.root / "releases").iterdir()} == {current, old, waiting}
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_bundle_that_is_removed_while_in_use(store, in_use):
     """The service continues with the bundle in memory; its next start uses the previous release."""
     old, new = in_use("old"), in_use("new")
@@ -328,7 +309,6 @@ def test_a_bundle_that_is_removed_while_in_use(store, in_use):
         store.activate(new)
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_two_bundles_that_are_lost_at_once_and_one_before_them(store, in_use):
     first, second, third = in_use("first"), in_use("second"), in_use("third", good=False)
     for release in (second, third):
@@ -339,7 +319,6 @@ def test_two_bundles_that_are_lost_at_once_and_one_before_them(store, in_use):
     assert set(store.read().held) == {second, third}
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_spent_release_whose_predecessor_is_lost_makes_way_for_the_one_before(store, in_use):
     first, second, third = in_use("first"), in_use("second"), in_use("third", good=False)
     for _ in range(MAX_STARTS):
@@ -362,7 +341,6 @@ class FailingDisk(Disk):
         raise OSError(self.number, os.strerror(self.number))
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.parametrize(
     ("number", "message"), [(errno.ENOSPC, "No space left.*Free some space"), (errno.EROFS, "Read-only file system")]
 )
@@ -383,7 +361,6 @@ def test_a_full_or_a_read_only_disk(store, in_use, make_bundle, number, message)
     assert choose_for_start(store).release == new, "once there is room, it is tried"
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_bad_release_is_not_run_again_even_with_a_full_disk(store, in_use):
     old, new = in_use("old"), in_use("new", good=False)
     choose_for_start(store)
@@ -394,7 +371,6 @@ def test_a_bad_release_is_not_run_again_even_with_a_full_disk(store, in_use):
     assert states(store)["new"] == PENDING, "it is not recorded as lost"
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_a_damaged_record(store, in_use):
     in_use("old")
     whole = json.loads((store.root / "current").read_text())
@@ -413,7 +389,6 @@ def test_a_damaged_record(store, in_use):
         assert choice.release is None and "current" in choice.problems[0]
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_two_concurrent_changes(store, in_use):
     release = in_use("old")
     script = (
@@ -431,14 +406,12 @@ def test_two_concurrent_changes(store, in_use):
     assert store.activate(release)[1].current == release, "a lock ends with its process"
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_nothing_depends_on_the_clock(store, in_use, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 0.0)
     in_use("new", 2)
     assert json.loads((store.root / "current").read_text())["chain"] == list(store.read().chain)
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 def test_everybody_can_read_what_root_adds(store, make_bundle):
     before = os.umask(0o077)
     try:
@@ -580,7 +553,6 @@ def board(store, tmp_path, monkeypatch):
     monkeypatch.setattr(default, "ROOT", store.root)
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.usefixtures("board")
 def test_classify_uses_the_release_in_use(store, root, edgecnn, tmp_path):
     release, _ = store.add(root / "models" / "digits" / "digits.edgecnn")
@@ -595,14 +567,12 @@ def test_classify_uses_the_release_in_use(store, root, edgecnn, tmp_path):
     assert default_bundle().reason == "of the last run"
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.usefixtures("board")
 def test_a_machine_without_releases_uses_the_bundle_that_ships(monkeypatch, tmp_path):
     monkeypatch.setattr(default, "ROOT", tmp_path / "no" / "slots")
     assert default_bundle() == (shipped_bundle(), SHIPS)
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.usefixtures("board")
 def test_a_release_that_only_root_can_read_is_mentioned(monkeypatch):
     def refuse(path):

@@ -36,6 +36,8 @@ from edgecnn.release.repository import Repository
 from edgecnn.runtime.default import shipped_bundle
 from edgecnn.runtime.engines import is_installed
 
+pytestmark = pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+
 spec = importlib.util.spec_from_file_location("lossy", Path(__file__).parents[1] / "slots/lossy.py")
 lossy = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(lossy)
@@ -97,7 +99,6 @@ def walk(repository, make_board, bundles, tmp_path):
     return lambda first=False: Walk(repository, make_board, bundles, tmp_path, first)
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.parametrize(
     ("first", "every"),
     [(False, 4), pytest.param(False, 1, marks=pytest.mark.guard), pytest.param(True, 1, marks=pytest.mark.guard)],
@@ -118,7 +119,6 @@ def test_every_power_cut_leaves_old_or_new_and_no_older_repository_after_it(walk
     assert cuts > len(walk.steps) > 15
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.guard
 def test_each_sync_of_what_is_trusted_is_needed(walk, tmp_path):
     """Without any one of them, the same walk finds a cut that causes a fault."""
@@ -157,7 +157,6 @@ class Killer(Disk):
     make_folder, write, sync, rename, remove = map(counted, ("make_folder", "write", "sync", "rename", "remove"))
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.guard)])
 def test_kill_9_before_every_write(walk, tmp_path, every):
     walk = walk()
@@ -178,7 +177,6 @@ def test_kill_9_before_every_write(walk, tmp_path, every):
         shutil.rmtree(top)
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.guard
 @pytest.mark.parametrize("number", range(5))
 def test_kill_9_at_every_request(repository, board, bundles, serve, spawn, number):
@@ -196,7 +194,6 @@ def test_kill_9_at_every_request(repository, board, bundles, serve, spawn, numbe
     assert board.current == new
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.parametrize("step", [1000, pytest.param(37, marks=pytest.mark.guard)])
 @pytest.mark.usefixtures("in_this_process")
 def test_a_connection_cut_after_every_byte(repository, board, bundles, serve, step):
@@ -267,7 +264,6 @@ def delay():
     made.over.set()
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.usefixtures("in_this_process", "hurried")
 @pytest.mark.parametrize(
     "how",
@@ -298,7 +294,6 @@ def test_no_server_holds_a_board_longer_than_a_files_deadline(
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0, "the deadline is still set"
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.usefixtures("in_this_process")
 def test_a_board_comes_back_when_the_server_says(repository, board, bundles, serve, delay):
     """A server that is busy for a second gets a second request, and no error."""
@@ -312,7 +307,6 @@ def test_a_board_comes_back_when_the_server_says(repository, board, bundles, ser
     assert [path for path, _ in server.requests[:2]] == ["/metadata/2.root.json"] * 2
 
 
-@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
 def test_an_update_that_is_killed_while_it_waits_leaves_no_process_and_no_lock(
     repository, board, bundles, serve, spawn, delay, by
