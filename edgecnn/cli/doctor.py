@@ -87,7 +87,8 @@ def selftest(
     report = run_selftest(bundle, engine, threads, apart=True, limit_s=limit)
     if json:
         checked = {name: [row._asdict() for row in getattr(report, name)] for name in ("layers", "rows")}
-        emit_json({"bundle": str(choice.path), "sha256": bundle.sha256, "passed": report.passed, **checked})
+        about = {"bundle": str(choice.path), "reason": choice.reason, "sha256": bundle.sha256}
+        emit_json({**about, "passed": report.passed, **checked})
     else:
         for layer in report.layers:
             verdict = "passed" if layer.passed else "FAILED"

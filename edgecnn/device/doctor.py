@@ -1,9 +1,7 @@
 """Find what is wrong with this machine, as far as edgecnn is concerned: each check takes the machine and yields findings.
 
-`python -m edgecnn.device.doctor [BUNDLE]` is the half that finds and checks the bundle, in a separate process.
-
-A damaged installation then crashes this process, not the doctor. Prints a JSON object with `path`, `reason`, `sha256` and
-`wrong_layers`: "decode" or "resize", if the golden photos do not give the expected bytes there.
+The doctor itself loads neither numpy nor an engine. What a damaged installation could crash runs in separate processes: edgecnn's other
+commands.
 """
 
 import datetime
@@ -13,7 +11,6 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgecnn.device.system import System, throttle_words
@@ -21,7 +18,7 @@ from edgecnn.device.system import temperature as read_temperature
 from edgecnn.device.system import throttled as read_throttled
 from edgecnn.errors import BundleError, DoctorError, SelftestError
 from edgecnn.labels import plural
-from edgecnn.runtime.child import run_program
+from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import ENGINES
 from edgecnn.versions import install_command
 
@@ -232,7 +229,6 @@ PACKAGES = {
 }
 
 SHOWN = ("numpy", "pillow", "typer", *itertools.chain(*PACKAGES.values()))
-PATIENCE_S = 120.0
 
 
 def old_arm(system: System) -> bool:
@@ -289,18 +285,19 @@ def versions(system: System) -> Iterator[Finding]:
 
 def bundle(system: System) -> Iterator[Finding]:
     """Is there a bundle, is it intact, and does this machine decode and resize its golden photos to the right bytes?"""
-    done = system.run([sys.executable, "-m", "edgecnn.device.doctor", *filter(None, [system.model])], PATIENCE_S)
+    done = system.selftest
     if done.code == BundleError.exit_code:
         fix = "copy it again, or name another: edgecnn doctor --model FILE"
-        yield Finding("error", done.said, "edgecnn cannot classify with this bundle", fix)
+        why = done.said.removeprefix("edgecnn: error: ")
+        yield Finding("error", why, "edgecnn cannot classify with this bundle", fix)
         return
     answer = done.table
     if not answer:
         fix = "pip install --force-reinstall numpy Pillow"
         yield Finding("error", f"the bundle cannot be read: {done.failure}", "Python or a package is broken", fix)
         return
-    yield Finding("ok", f"{answer['path']} ({answer['reason']}), intact: SHA-256 {answer['sha256'][:12]}")
-    for name in answer["wrong_layers"]:
+    yield Finding("ok", f"{answer['bundle']} ({answer['reason']}), intact: SHA-256 {answer['sha256'][:12]}")
+    for name in [layer["layer"] for layer in answer["layers"] if not layer["passed"]]:
         means = f"this Pillow does not {name} photos to the bundle's bytes, so answers may differ"
         fix = "pip install --force-reinstall --only-binary :all: Pillow"
         yield Finding("error", f"golden photos differ after {name}", means, fix)
@@ -312,21 +309,18 @@ def engines(system: System) -> Iterator[Finding]:
     if not installed:
         yield Finding("error", "no inference engine", "edgecnn cannot classify without one", ENGINES["litert"].install)
     for name in installed:
-        yield _try(system, name)
+        yield _tried(system.selftest, name)
 
 
-def _try(system: System, name: str) -> Finding:
-    command = [sys.executable, "-m", "edgecnn", "selftest", "--engine", name, "--json"]
-    done = system.run([*command, *(["--model", system.model] if system.model else [])], PATIENCE_S)
+def _tried(done: Finished, name: str) -> Finding:
     again = f"reinstall it, or try another version: {ENGINES[name].install}"
     if done.code == BundleError.exit_code:
         return Finding("note", f"{name}: not tried", "there is no valid bundle to try it with")
-    if done.code is None or done.code < 0:
-        means = "the engine crashes here: it is not built for this machine"
-        return Finding("error", f"{name}: {done.how}", means, again)
     answer = done.table
     if done.code not in (0, SelftestError.exit_code) or not answer:
-        return Finding("error", f"{name}: {done.failure}", "the engine does not start", again)
+        return Finding(
+            "error", f"{name}: {done.failure}", "it cannot be tried: it, Python or a package is broken", again
+        )
     rows = [row for row in answer.get("rows", ()) if row["engine"] == name]
     if not rows:
         return Finding("note", f"{name}: not tried", "the bundle has no model for it")
@@ -457,19 +451,3 @@ def require_healthy(diagnosis: Diagnosis) -> None:
             f"{plural(len(failed), 'error')} in: {', '.join(dict.fromkeys(failed))}. "
             "Fix the errors listed above, then run again: edgecnn doctor"
         )
-
-
-def check_bundle() -> dict[str, Any]:
-    """Find and check the bundle. What could crash is imported here, so that the doctor itself loads neither numpy nor an engine."""
-    from edgecnn.bundle.file import read_bundle
-    from edgecnn.device.slots.default import default_bundle
-    from edgecnn.runtime.selftest import check_layers
-
-    choice = default_bundle(Path(sys.argv[1]) if sys.argv[1:] else None)
-    bundle = read_bundle(choice.path)
-    wrong = [layer.layer for layer in check_layers(bundle) if not layer.passed]
-    return {"path": str(choice.path), "reason": choice.reason, "sha256": bundle.sha256, "wrong_layers": wrong}
-
-
-if __name__ == "__main__":
-    run_program(check_bundle)

@@ -1,5 +1,6 @@
 """This machine, as the doctor, the benchmark and the page see it: its files, programs, packages and sensors; and its secrets."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -15,6 +16,8 @@ from typing import NamedTuple
 
 from edgecnn.runtime.child import Finished
 from edgecnn.versions import read_cpu
+
+SELFTEST_S = 360.0  # longer than `edgecnn selftest` lets all models take together
 
 
 class Space(NamedTuple):
@@ -72,6 +75,12 @@ class System:
         except OSError as error:
             return Finished(None, "", f"cannot be run: {error.strerror or error}")
         return Finished(done.returncode, *(output.decode(errors="replace") for output in (done.stdout, done.stderr)))
+
+    @functools.cached_property
+    def selftest(self) -> Finished:
+        """The self-test of a bundle on all engines."""
+        command = [sys.executable, "-m", "edgecnn", "selftest", "--json"]
+        return self.run([*command, *(["--model", self.model] if self.model else [])], SELFTEST_S)
 
     def space(self, absolute: str) -> Space:
         """Return the file system that a path is on, or would be on."""

@@ -1,7 +1,6 @@
 """The link between the camera loop and the server: datagrams that never block, and the newest frame in shared memory."""
 
 import json
-import mmap
 import os
 import socket
 import struct
@@ -25,6 +24,8 @@ UNSURES = 12
 MOST_BYTES = 1 << 20  # per message; the kernel's own limit is lower
 
 STAMP = struct.Struct("=Q")
+
+MOST_FRAME_BYTES = 1 << 31  # more than one call writes
 
 
 class Opening(Struct):
@@ -80,12 +81,10 @@ def send(to: socket.socket, message: bytes) -> bool:
 
 
 class Shared:
-    """Shared memory for two frames, written alternately; it grows with the frame size."""
+    """Shared memory for two frames, written alternately. The file is sparse: it takes as much memory as the largest two."""
 
     def __init__(self, file: int) -> None:
         self.file = file
-        self._map: mmap.mmap | None = None
-        self._room = 0
         self._count = 0
 
     @classmethod
@@ -94,32 +93,19 @@ class Shared:
 
     def write(self, image: bytes | np.ndarray, ts: float, seq: int) -> Picture:
         """Copy a frame over the older of the two."""
-        size = len(image) if isinstance(image, bytes) else image.size
-        if self._map is None or size > self._room:
-            self._room = size + size // 2
-            os.ftruncate(self.file, 2 * (self._room + STAMP.size))
-            self._map = mmap.mmap(self.file, 0)
+        data = image if isinstance(image, bytes) else np.ascontiguousarray(image).reshape(-1).data
         self._count += 1
-        offset = self._count % 2 * (self._room + STAMP.size)
-        start = offset + STAMP.size
-        STAMP.pack_into(self._map, offset, 0)
-        if isinstance(image, bytes):
-            self._map[start : start + size] = image
-        else:
-            np.frombuffer(self._map, np.uint8, size, start).reshape(image.shape)[:] = image
-        STAMP.pack_into(self._map, offset, self._count)
+        offset = self._count % 2 * MOST_FRAME_BYTES
+        os.pwrite(self.file, STAMP.pack(0), offset)
+        os.pwrite(self.file, data, offset + STAMP.size)
+        os.pwrite(self.file, STAMP.pack(self._count), offset)
         shape = None if isinstance(image, bytes) else (image.shape[0], image.shape[1])
-        return Picture(self._count, offset, size, shape, ts, seq)
+        return Picture(self._count, offset, len(data), shape, ts, seq)
 
     def read(self, picture: Picture) -> bytes | np.ndarray | None:
         """Return a copy of a frame; None if a newer one has replaced it."""
-        start, end = picture.offset + STAMP.size, picture.offset + STAMP.size + picture.size
-        if self._map is None or end > len(self._map):
-            if os.fstat(self.file).st_size < end:
-                return None
-            self._map = mmap.mmap(self.file, 0, prot=mmap.PROT_READ)
-        data = self._map[start:end]
-        if STAMP.unpack_from(self._map, picture.offset)[0] != picture.stamp:
+        data = os.pread(self.file, picture.size, picture.offset + STAMP.size)
+        if os.pread(self.file, STAMP.size, picture.offset) != STAMP.pack(picture.stamp):
             return None
         return data if picture.shape is None else np.frombuffer(data, np.uint8).reshape(*picture.shape, 3)
 

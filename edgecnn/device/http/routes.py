@@ -119,7 +119,8 @@ class Viewers:
             return None
 
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 MOST_WAITING = 8
 """How many requests may wait for the classifier, including the one in progress."""

@@ -66,18 +66,16 @@ KEPT = (
 MOST_NEWS = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Waits:
-    """Time limits in seconds. A broker that is silent for about twice `keepalive_s` is lost; `answer_s` is for opening a connection.
+KEEPALIVE_S, ANSWER_S = (
+    15,
+    10.0,
+)  # a broker that is silent for about twice the first is lost; the second is for opening a connection
 
-    `retry_s` doubles up to `longest_retry_s`, and begins again after a connection of `steady_s`.
-    """
-
-    keepalive_s: int = 15
-    answer_s: float = 10.0
-    retry_s: float = 1.0
-    longest_retry_s: float = 60.0
-    steady_s: float = 5.0
+RETRY_S, LONGEST_RETRY_S = (
+    1.0,
+    60.0,
+)  # the wait doubles up to the longest, and begins again after a connection of STEADY_S
+STEADY_S = 5.0
 
 
 class News(NamedTuple):
@@ -124,7 +122,6 @@ class Link:
         self,
         broker: Broker,
         client_id: str,
-        waits: Waits,
         tls: ssl.SSLContext | None,
         *,
         will: tuple[str, str] | None = None,
@@ -137,14 +134,14 @@ class Link:
         """
         self.news: deque[News] = deque(maxlen=MOST_NEWS)
         self.failed = False  # the newest attempt failed, or the connection is lost
-        self._broker, self._waits, self._topics, self._receive = broker, waits, sorted(topics), receive
+        self._broker, self._topics, self._receive = broker, sorted(topics), receive
         self._unacknowledged: list[paho.MQTTMessageInfo] = []
         self._opened: float | None = None
-        self._since, self._attempts, self._retry_s = time.monotonic(), 0, waits.retry_s
+        self._since, self._attempts, self._retry_s = time.monotonic(), 0, RETRY_S
         self._refused = False
         self._stopping, self._ended = False, threading.Event()
         self._client = client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv311)
-        client.connect_timeout = waits.answer_s
+        client.connect_timeout = ANSWER_S
         if will is not None:
             client.will_set(*will, qos=1, retain=True)
         if broker.user is not None:
@@ -157,7 +154,7 @@ class Link:
     def start(self) -> None:
         """Connect in paho's thread, as often as necessary."""
         self._pace()
-        self._client.connect_async(self._broker.host, self._broker.port, self._waits.keepalive_s)
+        self._client.connect_async(self._broker.host, self._broker.port, KEEPALIVE_S)
         self._client.loop_start()
 
     def publish(self, topic: str, payload: str | bytes) -> None:
@@ -185,7 +182,7 @@ class Link:
 
     def _pace(self) -> None:
         """Set the wait before the next attempt. It is random, so that the boards of a house do not all retry at once."""
-        self._client.reconnect_delay_set(self._retry_s * random.uniform(0.5, 1.0), self._waits.longest_retry_s)
+        self._client.reconnect_delay_set(self._retry_s * random.uniform(0.5, 1.0), LONGEST_RETRY_S)
 
     def _tell(self, reason: str, text: str) -> None:
         lost, self.failed = self._opened is not None, True
@@ -218,7 +215,7 @@ class Link:
             case ssl.SSLCertVerificationError() as error:
                 self._tell(TLS, f"the broker's certificate is not accepted: {error.verify_message}")
             case TimeoutError():
-                self._tell(NO_ANSWER, f"no answer within {self._waits.answer_s:g} s")
+                self._tell(NO_ANSWER, f"no answer within {ANSWER_S:g} s")
             case ssl.SSLError() as error:
                 self._tell(TLS, f"TLS failed ({error.reason or error}); is this a port without TLS?")
             case ConnectionResetError() | BrokenPipeError():
@@ -233,15 +230,15 @@ class Link:
             self._refused = False
         elif code.getName() == "Keep alive timeout":
             times = 1 if self._opened is None else 2
-            self._tell(NO_ANSWER, f"the broker was silent for {times * self._waits.keepalive_s} s")
+            self._tell(NO_ANSWER, f"the broker was silent for {times * KEEPALIVE_S} s")
         elif code.getName() == "Protocol error":
             self._tell(GARBAGE, "the broker sent data that is not MQTT 3.1.1")
         else:
             self._tell(CLOSED, self._closed())
         if self._opened is not None:
             now = time.monotonic()
-            steady = now - self._opened >= self._waits.steady_s
-            self._retry_s = self._waits.retry_s if steady else min(2 * self._retry_s, self._waits.longest_retry_s)
+            steady = now - self._opened >= STEADY_S
+            self._retry_s = RETRY_S if steady else min(2 * self._retry_s, LONGEST_RETRY_S)
             self._opened, self._since = None, now
             self._pace()
 
@@ -276,7 +273,6 @@ class MqttSettings:
     name: str
     options: Mqtt = field(default_factory=Mqtt)
     rotation: int = 0
-    waits: Waits = field(default_factory=Waits)
     tls: ssl.SSLContext | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -326,7 +322,7 @@ class Publisher(Consumer):
         own = topic(settings.name, "availability")
         self._births = birth_topics(options.prefix)
         self._link = Link(
-            settings.broker, self._id, settings.waits, settings.tls,
+            settings.broker, self._id, settings.tls,
             will=(own, OFFLINE), topics={*self._births, own, topic(settings.name, "attributes")}, receive=self._receive,
         )  # fmt: skip
 
@@ -475,12 +471,12 @@ class Publisher(Consumer):
 
 def forget(settings: MqttSettings) -> None:
     """Remove a device from Home Assistant, and everything that the broker retains for it; MqttError if that fails."""
-    link = Link(settings.broker, client_id(settings.name), settings.waits, settings.tls)
+    link = Link(settings.broker, client_id(settings.name), settings.tls)
     link.start()
-    end = time.monotonic() + 2 * settings.waits.answer_s
+    end = time.monotonic() + 2 * ANSWER_S
     topics = [config_topic(settings.name, settings.options.prefix)]
     topics += [topic(settings.name, last) for last in LEVELS]
-    text = f"no answer within {2 * settings.waits.answer_s:g} s"
+    text = f"no answer within {2 * ANSWER_S:g} s"
     connected = False
     while time.monotonic() < end and not (connected and link.idle):
         if link.news:
@@ -492,6 +488,6 @@ def forget(settings: MqttSettings) -> None:
                 link.publish(name, b"")
         time.sleep(WAIT_S)
     done = connected and link.idle and not link.failed
-    link.stop(settings.waits.answer_s if done else 0.0)
+    link.stop(ANSWER_S if done else 0.0)
     if not done:
         raise MqttError(f"{settings.broker.address}: {text}.")

@@ -27,7 +27,7 @@ from edgecnn.runtime.decision import Score
 LONG = 20.0
 """How long a test waits for something that comes soon, even on a busy machine."""
 
-QUICK = {"keepalive_s": 1, "answer_s": 0.5, "retry_s": 0.05, "longest_retry_s": 0.2, "steady_s": 0.0}
+QUICK = {"KEEPALIVE_S": 1, "ANSWER_S": 0.5, "RETRY_S": 0.05, "LONGEST_RETRY_S": 0.2, "STEADY_S": 0.0}
 
 
 FED = []
@@ -252,17 +252,21 @@ class Fed:
 
 
 @pytest.fixture
-def feed():
+def feed(monkeypatch):
     """Make a publisher fed by hand: `feed(port, picture=True)`. `more` describes the broker: `tls=True`."""
-    from edgecnn.device.mqtt.publisher import MqttSettings, Publisher, Waits
+    from edgecnn.device.mqtt import publisher
+    from edgecnn.device.mqtt.publisher import MqttSettings, Publisher
     from edgecnn.device.stream.settings import Mqtt
 
     FED.clear()
 
-    def make(port, *, labels=("cat", "dog"), outbox=None, waits=None, rotation=0, more=MappingProxyType({}), **options):
+    def make(
+        port, *, labels=("cat", "dog"), outbox=None, waits=QUICK, rotation=0, more=MappingProxyType({}), **options
+    ):
         broker = Broker(**{"host": "127.0.0.1", "port": port, "tls": False, **more})
-        waits = waits or Waits(**QUICK)
-        settings = MqttSettings(broker=broker, name="door", options=Mqtt(**options), rotation=rotation, waits=waits)
+        for name, value in waits.items():
+            monkeypatch.setattr(publisher, name, value)
+        settings = MqttSettings(broker=broker, name="door", options=Mqtt(**options), rotation=rotation)
         FED.append(Fed(Publisher(settings, labels=labels, model="pets", outbox=outbox)))
         return FED[-1]
 

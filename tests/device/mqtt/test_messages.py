@@ -3,7 +3,6 @@
 import json
 import socket
 
-import numpy as np
 import pytest
 
 pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
@@ -14,7 +13,7 @@ from edgecnn import __version__
 from edgecnn.cli.classify_stream import event_text
 from edgecnn.device.address import default_name, parse_address
 from edgecnn.device.mqtt import messages
-from edgecnn.device.mqtt.messages import MOST_WAITING, REFRESH_S, Outbox, Snapshot, state_names, values
+from edgecnn.device.mqtt.messages import REFRESH_S, Outbox, Snapshot, state_names, values
 from edgecnn.device.mqtt.publisher import forget
 from edgecnn.device.stream import events
 from edgecnn.device.stream.events import FrameResult, event_line
@@ -160,54 +159,6 @@ def clock():
             return self.now
 
     return Clock()
-
-
-def test_without_a_connection_only_the_newest_waits(clock):
-    outbox = Outbox(clock=clock)
-    for number in range(1000):
-        outbox.change(snapshot(str(number)), np.zeros((4, 4, 3), np.uint8))
-    assert outbox.connected().state == "999" and outbox.dropped() == 999
-    assert outbox.image() is not None and outbox.image() is None
-    outbox.delivered()
-    assert outbox.next() is None and outbox.undelivered() == 0
-
-
-def test_a_slow_broker_gets_the_last_changes_in_order(clock):
-    outbox = Outbox(clock=clock)
-    outbox.connected()
-    for number in range(1000):
-        outbox.change(snapshot(str(number)))
-    states = []
-    while item := outbox.next():
-        states.append(item.state)
-        outbox.delivered()
-    assert states == [str(number) for number in range(1000 - MOST_WAITING, 1000)]
-    assert outbox.dropped() == 1000 - MOST_WAITING
-
-
-def test_an_unacknowledged_message_is_resent_if_it_is_the_newest(clock):
-    outbox = Outbox(clock=clock)
-    outbox.connected()
-    outbox.change(snapshot("cat"))
-    assert outbox.next().state == "cat"
-    outbox.disconnected()
-    assert outbox.undelivered() == 1 and outbox.connected().state == "cat"
-    outbox.disconnected()
-    outbox.change(snapshot("dog"))
-    assert outbox.connected().state == "dog" and outbox.dropped() == 1
-
-
-def test_delivered_messages_are_not_counted(clock):
-    outbox = Outbox(clock=clock)
-    outbox.connected()
-    outbox.change(snapshot("cat"))
-    outbox.next()
-    outbox.delivered()
-    outbox.disconnected()
-    outbox.change(snapshot("dog"))
-    outbox.connected()
-    outbox.delivered()
-    assert outbox.dropped() == 0 == outbox.undelivered()
 
 
 def test_a_camera_that_comes_and_goes_does_not_change_the_state(clock):

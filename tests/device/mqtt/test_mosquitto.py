@@ -21,7 +21,6 @@ pytest.importorskip("starlette", reason="the page needs the http extra")
 import jsonschema
 
 from edgecnn.bundle.file import read_bundle, write_bundle
-from edgecnn.device.mqtt import publisher
 from edgecnn.device.mqtt.messages import state_names
 from edgecnn.device.slots.store import Store, Use
 from edgecnn.device.system import HTTP, MQTT
@@ -157,22 +156,6 @@ def test_a_frozen_broker(feed, mosquitto, watch, eventually):
 
 
 @pytest.mark.needs("mosquitto")
-def test_a_silent_line_is_noticed_at_keepalive(feed, mosquitto, watch, monkeypatch):
-    """paho's clock runs five times as fast: it counts whole seconds."""
-    now = time.monotonic
-    monkeypatch.setattr("paho.mqtt.client.time_func", lambda: 5 * now())
-    broker = mosquitto()
-    watcher = watch(broker.port)
-    fed = feed(broker.port)
-    watcher.until("availability", b"online")
-    broker.freeze(True)
-    lost = fed.until("mqtt_lost")
-    assert lost.reason == "no_answer" and "silent" in lost.message
-    broker.freeze(False)
-    fed.until("mqtt_connected", 2)
-
-
-@pytest.mark.needs("mosquitto")
 def test_forget_removes_everything_retained(edgecnn, feed, mosquitto, watch, eventually):
     broker = mosquitto()
     fed = feed(broker.port, picture=True, binary="cat", prefix="ha")
@@ -243,26 +226,6 @@ def test_ten_restarts_lose_no_frame_and_no_memory(device, mosquitto, watch):
     last = [line["state"] for line in board.events("state_changed")][-1]
     watcher.until("availability", b"offline")
     watcher.until("state", last.encode())
-
-
-@pytest.mark.needs("mosquitto")
-@pytest.mark.slow
-def test_three_hundred_connections_leave_nothing_behind(feed, hostile):
-    """Memory, files and threads are the same after 300 losses as after 50."""
-    hostile.answer = b"\x20\x02\0\0"
-    fed = feed(hostile.port, picture=True)
-    me = type("Me", (), {"pid": os.getpid()})
-    early = None
-    for number in range(1, 301):
-        fed.frame("cat" if number % 2 else "dog", image=np_frame())
-        fed.until("mqtt_connected", number)
-        hostile.drop()
-        fed.until("mqtt_lost", number)
-        if number == 50:
-            early = usage(me)
-    late = usage(me)
-    print(early, late)
-    assert late[0] - early[0] < 3 and late[1] <= early[1] + 2 and late[2] <= early[2]
 
 
 TOKEN = "correct-horse-battery-staple"
@@ -461,27 +424,6 @@ def test_hostile_labels(home, feed, mosquitto):
         line = assistant.until("sensor.door", name)
         assert line["attributes"]["label"] == (None if label == "abstain" else label)
     assert not assistant.warnings
-
-
-@pytest.mark.slow
-@pytest.mark.needs("mosquitto")
-@pytest.mark.skipif(not PYTHON.exists(), reason="Home Assistant is not installed: make .venv-home-assistant/.done")
-def test_a_wrong_field_is_rejected(home, feed, mosquitto, monkeypatch):
-    right = publisher.discovery_config
-
-    def wrong(*arguments):
-        config = json.loads(right(*arguments))
-        config["components"]["state"]["device_class"] = "enumeration"
-        return json.dumps(config)
-
-    monkeypatch.setattr(publisher, "discovery_config", wrong)
-    broker = mosquitto()
-    assistant = home(broker.port)
-    fed = feed(broker.port)
-    fed.frame("cat")
-    assistant.until("sensor.door_model", "pets")
-    assistant.eventually(lambda: any("enumeration" in warning for warning in assistant.warnings))
-    assert "sensor.door" not in assistant.entities
 
 
 @pytest.mark.slow

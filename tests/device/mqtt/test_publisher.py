@@ -14,7 +14,7 @@ pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
 from edgecnn.device.address import Broker
 from edgecnn.device.mqtt import publisher
 from edgecnn.device.mqtt.messages import Outbox
-from edgecnn.device.mqtt.publisher import REASONS, STOPPED, MqttSettings, Waits, client_id
+from edgecnn.device.mqtt.publisher import REASONS, STOPPED, MqttSettings, client_id
 from edgecnn.device.stream.settings import Mqtt
 
 ACCEPTED = b"\x20\x02\0\0"
@@ -71,7 +71,7 @@ def test_waits_are_random_and_grow_until_a_connection_is_steady(fake, monkeypatc
     monkeypatch.setattr(
         "edgecnn.device.mqtt.publisher.random.uniform", lambda low, high: (low, high) == (0.5, 1) and 0.75
     )
-    broker = fake(waits=Waits(retry_s=1.0, longest_retry_s=8.0, steady_s=5.0)).broker
+    broker = fake(waits={"LONGEST_RETRY_S": 8.0}).broker
     for lasted in (4.9, 4.9, 4.9, 4.9, 5.0):
         broker.accept()
         now[0] += lasted
@@ -288,7 +288,7 @@ def test_garbage_is_an_event_and_the_next_connection_works(feed, hostile, seed):
 
 def test_messages_that_a_lost_connection_did_not_deliver_are_outdated_and_not_sent_again(feed, hostile, eventually):
     hostile.answer = ACCEPTED
-    fed = feed(hostile.port, waits=Waits(retry_s=0.5))
+    fed = feed(hostile.port, waits={"RETRY_S": 0.5})
     fed.until("mqtt_connected")
     eventually(lambda: fed.poll() and b"online" in hostile.received[0])
     assert b"edgecnn/door/state" in hostile.received[0] and b"sent again" not in hostile.received[0]
@@ -364,7 +364,7 @@ def test_a_message_of_64_kib_is_read_and_a_longer_one_is_not(online):
 
 def test_a_message_of_200_mb_takes_no_memory_and_the_connection_stays(feed, hostile, eventually):
     hostile.answer = ACCEPTED
-    fed = feed(hostile.port, waits=Waits())
+    fed = feed(hostile.port, waits={})
     fed.until("mqtt_connected")
     head = b"\0\x19edgecnn/door/availability"
     size = 200_000_000
