@@ -17,6 +17,7 @@ import numpy as np
 
 from edgecnn.bundle.evidence import BINS, BOUNDS, ValidationScores, bin_of
 from edgecnn.labels import ABSTAIN, STRANGER
+from edgecnn.tables import build, key
 
 SCHEMA = "edgecnn.drift/1"
 
@@ -64,37 +65,24 @@ class Hour:
     """An hour's frames: `counts` per bin of the best score; `groups` holds the frames and the sum of their bins per best class."""
 
     hour: int
-    frames: int = 0
+    frames: int = key(0, low=1)
     abstain: int = 0
     stranger: int = 0
-    counts: list[int] = field(default_factory=lambda: [0] * BINS)
-    groups: dict[int, list[int]] = field(default_factory=dict)
+    counts: tuple[int, ...] = key((0,) * BINS, valid=lambda counts: len(counts) == BINS, expected=f"{BINS} counts")
+    groups: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not {*self.groups} <= {*map(str, range(GROUPS))}:
+            raise ValueError("an hour's groups are not valid")
 
     def add(self, score: float, label: int, decision: str) -> None:
-        number = bin_of(score)
+        number, group = bin_of(score), str(label % GROUPS)
         self.frames += 1
-        self.counts[number] += 1
+        self.counts = (*self.counts[:number], self.counts[number] + 1, *self.counts[number + 1 :])
         self.abstain += decision == ABSTAIN
         self.stranger += decision == STRANGER
-        group = self.groups.setdefault(label % GROUPS, [0, 0])
-        group[0] += 1
-        group[1] += number
-
-    @classmethod
-    def parse(cls, table: Mapping[str, Any]) -> "Hour":
-        groups = {int(group): sums for group, sums in table["groups"].items()}
-        numbers = {name: table[name] for name in ("hour", "frames", "abstain", "stranger")}
-        hour = cls(**numbers, counts=table["counts"], groups=groups)
-        read = [*numbers.values(), *hour.counts, *itertools.chain.from_iterable(groups.values())]
-        if any(type(number) is not int for number in read):
-            raise ValueError("an hour's counts are not whole numbers")
-        if (
-            hour.frames < 1
-            or len(hour.counts) != BINS
-            or not all(len(sums) == 2 and 0 <= key < GROUPS for key, sums in groups.items())
-        ):
-            raise ValueError("an hour's counts are not valid")
-        return hour
+        frames, bins = self.groups.get(group, (0, 0))
+        self.groups[group] = frames + 1, bins + number
 
 
 def means_of(hours: Sequence[Hour]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -102,7 +90,7 @@ def means_of(hours: Sequence[Hour]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     sums = np.zeros((len(hours), GROUPS, 2))
     for number, hour in enumerate(hours):
         for group, values in hour.groups.items():
-            sums[number, group] = np.array(values) / hour.frames
+            sums[number, int(group)] = np.array(values) / hour.frames
     mean = sums.mean(axis=0)
     return mean[:, 0], mean[:, 1], np.array(np.mean([hour.stranger / hour.frames for hour in hours]))
 
@@ -234,8 +222,8 @@ class Drift:
             kept = json.loads(file.read_text(encoding="utf-8"))
             if (kept["schema"], kept["key"]) != (SCHEMA, self._key):
                 return
-            week = [[Hour.parse(table) for table in day] for day in kept["week"]]
-            hours = [Hour.parse(table) for table in kept["hours"]]
+            week = [[build(Hour, table, ValueError, exact=True) for table in day] for day in kept["week"]]
+            hours = [build(Hour, table, ValueError, exact=True) for table in kept["hours"]]
             accepted, alarm = kept["accepted"], kept["alarm"]
             if len(week) not in (0, WEEK) or not all(week):
                 return
