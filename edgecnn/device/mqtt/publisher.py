@@ -1,6 +1,7 @@
 """The Consumer that publishes a stream's state, and its link to a broker, for which nothing here waits: paho's thread talks to it."""
 
 import json
+import math
 import random
 import re
 import secrets
@@ -23,7 +24,6 @@ from edgecnn.device.mqtt.messages import (
     LEVELS,
     OFFLINE,
     ONLINE,
-    Outbox,
     Snapshot,
     birth_topics,
     config_topic,
@@ -50,6 +50,7 @@ from edgecnn.device.stream.pictures import as_jpeg
 from edgecnn.device.stream.settings import Mqtt
 from edgecnn.device.update import last_check
 from edgecnn.errors import ImageError, MqttError
+from edgecnn.runtime.decision import Score
 
 UNREACHABLE, NO_ANSWER, TLS, NOT_AUTHORIZED, REFUSED = "unreachable", "no_answer", "tls", "not_authorized", "refused"
 CLOSED, GARBAGE, STOPPED = "closed", "garbage", "stopped"
@@ -259,6 +260,10 @@ WAIT_S = 0.01  # how often the end of a stream looks for the broker's answers
 
 MOST_EVENTS = 64
 
+MOST_WAITING = 64  # maximum number of changes that wait during a connection; without one, only the newest waits
+
+REFRESH_S = 10.0  # minimum time between two messages for a new score without a new state
+
 LONGEST_ID = 23  # characters of a client identifier that every broker accepts (MQTT 3.1.1, section 3.1.3.1)
 
 
@@ -296,7 +301,6 @@ class Publisher(Consumer):
         labels: Sequence[str],
         model: str,
         strangers: bool = False,
-        outbox: Outbox | None = None,
     ) -> None:
         """Prepare to publish, without connecting yet. ValueError if the binary sensor's label is not a class."""
         options = settings.options
@@ -308,9 +312,14 @@ class Publisher(Consumer):
         self._model = model
         self._config = discovery_config(settings.name, model, self._names, options)
         self._id = client_id(settings.name)
-        self._outbox = outbox or Outbox()
         self._source = ""
-        self._now = Snapshot()
+        self._now = Snapshot()  # the newest change, with the scores that were sent last
+        self._waiting: deque[Snapshot] = deque()
+        self._sending: Snapshot | None = None  # sent, but not acknowledged
+        self._dropped = 0
+        self._scored: tuple[str | None, tuple[Score, ...]] = (None, ())
+        self._refreshed = -math.inf
+        self._image: bytes | np.ndarray | None = None
         self._result: FrameResult | None = None
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._conflicts = RateLimiter(AGAIN_S)
@@ -331,7 +340,8 @@ class Publisher(Consumer):
         match item:
             case FrameResult():
                 self._result = item
-                self._outbox.score(item)
+                if item.decision == item.state:
+                    self._scored = (item.state, item.top)
             case CameraOpenedEvent() | CameraBackEvent():
                 self._change(replace(self._now, camera=True))
             case CameraLostEvent():
@@ -346,14 +356,14 @@ class Publisher(Consumer):
             self._started = True
             self._link.start()
         if self._connected and self._link.idle:
-            self._outbox.delivered()
+            self._sending = None
         while self._link.news:
             self._follow(self._link.news.popleft())
         if self._connected and self._link.idle:
             first, self._first = self._first, None
             if first or self._greet_again:
-                self._greet(first or self._outbox.latest)
-            elif (snapshot := self._outbox.next()) is not None:
+                self._greet(first or self._newest)
+            elif (snapshot := self._next()) is not None:
                 self._publish(snapshot)
         return [self._events.popleft() for _ in range(len(self._events))]
 
@@ -363,7 +373,7 @@ class Publisher(Consumer):
             return []
         end = time.monotonic() + wait_s
         events = self.poll()
-        while not (self._connected and self._outbox.empty and self._link.idle):
+        while self._waiting or self._sending or not (self._connected and self._link.idle):
             if self._link.failed or time.monotonic() >= end:
                 break
             time.sleep(WAIT_S)
@@ -374,14 +384,42 @@ class Publisher(Consumer):
                 time.sleep(WAIT_S)
         self._link.stop(max(0.0, end - time.monotonic()))
         self._connected = False
-        undelivered = self._outbox.undelivered()
-        if wait_s and undelivered:
-            events.append(self._lost(STOPPED, "the stream ended before everything was sent", undelivered))
+        unsent = [snapshot for snapshot in (self._sending, *self._waiting) if snapshot and snapshot.state is not None]
+        self._dropped += len(unsent)
+        if wait_s and self._dropped:
+            events.append(self._lost(STOPPED, "the stream ended before everything was sent"))
         return events
 
     def _change(self, now: Snapshot, image: bytes | np.ndarray | None = None) -> None:
         self._now = now
-        self._outbox.change(now, image)
+        self._waiting.append(now)
+        if image is not None:
+            self._image = image
+        self._limit()
+
+    def _limit(self) -> None:
+        """Drop the oldest of too many changes. Only a state that differs from the next counts."""
+        while len(self._waiting) > (MOST_WAITING if self._connected else 1):
+            state = self._waiting.popleft().state
+            self._dropped += state is not None and state != self._waiting[0].state
+
+    @property
+    def _newest(self) -> Snapshot:
+        """The newest change, with the scores of the newest frame whose decision is its state."""
+        state, top = self._scored
+        return replace(self._now, top=top) if state is not None and state == self._now.state else self._now
+
+    def _next(self) -> Snapshot | None:
+        """Return the next change or, from time to time, the newest scores; None if nothing is due."""
+        now, newest = time.monotonic(), self._newest
+        if self._waiting:
+            self._sending, self._refreshed = self._waiting.popleft(), now
+            return self._sending
+        early = bool(self._now.top) and now - self._refreshed < REFRESH_S
+        if early or newest.top == self._now.top:
+            return None
+        self._now, self._refreshed = newest, now
+        return newest
 
     def _change_state(self, event: StateChangedEvent) -> None:
         result = self._result if self._result is not None and self._result.seq == event.seq else None
@@ -396,15 +434,20 @@ class Publisher(Consumer):
         self._connected = not news.reason
         self._link.forget_messages()
         if self._connected:
-            self._first, dropped = self._outbox.connected(), self._outbox.dropped()
-            self._events.append(
-                self._event(MqttConnectedEvent, after_s=news.after_s, attempts=news.attempts, dropped=dropped)
-            )
+            self._sending = self._waiting[-1] if self._waiting else None  # the snapshot that comes first replaces all
+            self._waiting.clear()
+            self._first = self._now = self._newest
+            self._refreshed = time.monotonic()
+            about = {"after_s": news.after_s, "attempts": news.attempts, "dropped": self._taken()}
+            self._events.append(self._event(MqttConnectedEvent, **about))
             return
-        self._outbox.disconnected()
+        if self._sending is not None:
+            self._waiting.appendleft(self._sending)
+            self._sending = None
+            self._limit()
         if news.lost:
             self._refusals.clear()
-            self._events.append(self._lost(news.reason, news.text, self._outbox.dropped()))
+            self._events.append(self._lost(news.reason, news.text))
             return
         if news.reason not in self._refusals:
             self._refusals = {news.reason: RateLimiter(AGAIN_S)}
@@ -424,7 +467,7 @@ class Publisher(Consumer):
 
     def _publish(self, snapshot: Snapshot) -> None:
         messages: list[tuple[str, str | bytes]] = []
-        image = self._outbox.image()
+        image, self._image = self._image, None
         if image is not None:
             try:
                 self._picture = as_jpeg(image, self._settings.rotation)
@@ -465,8 +508,13 @@ class Publisher(Consumer):
     def _event(self, kind: Callable[..., Event], **fields: object) -> Event:
         return kind(ts=time.time(), source=self._source, broker=self._settings.broker.address, **fields)
 
-    def _lost(self, reason: str, message: str, dropped: int) -> Event:
-        return self._event(MqttLostEvent, reason=reason, message=message, dropped=dropped)
+    def _lost(self, reason: str, message: str) -> Event:
+        return self._event(MqttLostEvent, reason=reason, message=message, dropped=self._taken())
+
+    def _taken(self) -> int:
+        """Return how many states were dropped since the last event with their number."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
 
 
 def forget(settings: MqttSettings) -> None:

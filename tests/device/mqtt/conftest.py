@@ -212,21 +212,22 @@ class Fed:
         if what == "lost":
             self.changed(None, None, "camera_lost", None)
 
-    def frame(self, decision, score=0.75, image=b""):
-        """Feed a frame's result, and a change of the state if it differs."""
+    def frame(self, decision, score=0.75, image=b"", state=None):
+        """Feed a frame's result, and a change of the state if it differs; the state is the decision by default."""
         self.seq += 1
-        changed, self.state = self.state != decision, decision
+        state = state or decision
+        changed, self.state = self.state != state, state
         top = (Score(decision, 0, score), Score("other", 1, 1 - score))
         reason = {"abstain": "below_threshold", "stranger": "unfamiliar"}.get(decision)
         self.give(
             FrameResult(
                 seq=self.seq, ts=1.8e9, age_ms=1.0, source="camera", image=image, top=top, decision=decision,
-                reason=reason, lead=0.5, state=decision,
+                reason=reason, lead=0.5, state=state,
                 state_since=1.8e9, latency_ms={}, dropped=0,
             )
         )  # fmt: skip
         if changed:
-            self.changed(decision, score, reason, self.seq)
+            self.changed(state, score, reason, self.seq)
 
     def changed(self, state, score, reason, seq):
         self.state = state
@@ -260,14 +261,12 @@ def feed(monkeypatch):
 
     FED.clear()
 
-    def make(
-        port, *, labels=("cat", "dog"), outbox=None, waits=QUICK, rotation=0, more=MappingProxyType({}), **options
-    ):
+    def make(port, *, labels=("cat", "dog"), waits=QUICK, rotation=0, more=MappingProxyType({}), **options):
         broker = Broker(**{"host": "127.0.0.1", "port": port, "tls": False, **more})
         for name, value in waits.items():
             monkeypatch.setattr(publisher, name, value)
         settings = MqttSettings(broker=broker, name="door", options=Mqtt(**options), rotation=rotation)
-        FED.append(Fed(Publisher(settings, labels=labels, model="pets", outbox=outbox)))
+        FED.append(Fed(Publisher(settings, labels=labels, model="pets")))
         return FED[-1]
 
     yield make

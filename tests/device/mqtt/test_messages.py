@@ -13,10 +13,10 @@ from edgecnn import __version__
 from edgecnn.cli.classify_stream import event_text
 from edgecnn.device.address import default_name, parse_address
 from edgecnn.device.mqtt import messages
-from edgecnn.device.mqtt.messages import REFRESH_S, Outbox, Snapshot, state_names, values
+from edgecnn.device.mqtt.messages import Snapshot, state_names, values
 from edgecnn.device.mqtt.publisher import forget
 from edgecnn.device.stream import events
-from edgecnn.device.stream.events import FrameResult, event_line
+from edgecnn.device.stream.events import event_line
 from edgecnn.device.stream.settings import Mqtt
 from edgecnn.device.system import environment, parse_secret
 from edgecnn.errors import MqttError
@@ -137,78 +137,6 @@ def test_topics_of_home_assistant():
     assert messages.config_topic("door") == "homeassistant/device/edgecnn_door/config"
     assert messages.birth_topics() == {"homeassistant/status"}
     assert messages.birth_topics("ha") == {"homeassistant/status", "ha/status"}
-
-
-def result(state, score, decision=None):
-    return FrameResult(
-        seq=1, ts=0.0, age_ms=0.0, source="", image=b"", top=(Score(decision or state, 0, score),),
-        decision=decision or state, reason=None, lead=1.0, state=state, state_since=0.0, latency_ms={}, dropped=0,
-    )  # fmt: skip
-
-
-def snapshot(state):
-    return Snapshot(camera=True, state=state)
-
-
-@pytest.fixture
-def clock():
-    class Clock:
-        now = 0.0
-
-        def __call__(self):
-            return self.now
-
-    return Clock()
-
-
-def test_a_camera_that_comes_and_goes_does_not_change_the_state(clock):
-    outbox = Outbox(clock=clock)
-    for camera in (True, False, True):
-        outbox.change(Snapshot(camera=camera))
-    assert outbox.dropped() == 0 == outbox.undelivered()
-
-
-def test_a_new_connection_starts_with_the_newest_score_and_the_next_one_is_ten_seconds_later(clock):
-    outbox = Outbox(clock=clock)
-    outbox.change(Snapshot(camera=True, state="cat", top=(Score("cat", 0, 0.5),)))
-    outbox.score(result("cat", 0.6))
-    clock.now = 100.0
-    assert outbox.connected().score == 0.6
-    outbox.delivered()
-    outbox.score(result("cat", 0.7))
-    for clock.now, score in ((109.99, None), (110.0, 0.7)):
-        sent = outbox.next()
-        assert (sent and sent.score) == score
-    clock.now = 115.0
-    outbox.change(Snapshot(camera=True, state="dog", top=(Score("dog", 1, 0.9),)))
-    assert outbox.undelivered() == 1 and outbox.next().score == 0.9 and outbox.undelivered() == 1
-    outbox.score(result("dog", 0.8))
-    clock.now = 124.9
-    assert outbox.next() is None, "a change counts as a message too"
-    clock.now = 125.0
-    assert outbox.next().score == 0.8
-
-
-def test_the_score_belongs_to_the_state_and_is_sent_rarely(clock):
-    outbox = Outbox(clock=clock)
-    outbox.change(snapshot("cat"))
-    outbox.connected()
-    outbox.delivered()
-    outbox.score(result("cat", 0.8))
-    assert outbox.next().score == 0.8, "there was no score"
-    outbox.score(result("cat", 0.9))
-    assert outbox.next() is None, "too early"
-    clock.now = REFRESH_S - 0.01
-    assert outbox.next() is None
-    clock.now = REFRESH_S
-    outbox.score(result("cat", 0.99, decision="dog"))
-    assert outbox.next().score == 0.9, "the state's score, not that of a frame that shows something else"
-    assert outbox.next() is None
-    outbox.score(result("dog", 0.8))
-    clock.now *= 2
-    assert outbox.next() is None, "its change has not arrived yet"
-    outbox.score(result("cat", 0.7))
-    assert outbox.next().score == 0.7 and outbox.latest.score == 0.7
 
 
 @pytest.mark.parametrize(("text", "host", "port", "tls", "user", "name"), [

@@ -13,7 +13,6 @@ pytest.importorskip("paho.mqtt", reason="MQTT needs the mqtt extra")
 
 from edgecnn.device.address import Broker
 from edgecnn.device.mqtt import publisher
-from edgecnn.device.mqtt.messages import Outbox
 from edgecnn.device.mqtt.publisher import REASONS, STOPPED, MqttSettings, client_id
 from edgecnn.device.stream.settings import Mqtt
 
@@ -110,19 +109,30 @@ def test_an_abstention_and_a_lost_camera(online):
     assert broker.payloads("state")[-1] == "dog" and not broker.payloads("availability")
 
 
-def test_a_change_of_only_the_score_is_sent_occasionally(online):
+def test_a_change_of_only_the_score_is_sent_every_ten_seconds_and_is_that_of_a_frame_that_shows_the_state(
+    online, monkeypatch
+):
     now = [0.0]
-    fed = online(outbox=Outbox(refresh_s=5.0, clock=lambda: now[0]))
+    monkeypatch.setattr(publisher.time, "monotonic", lambda: now[0])
+    fed = online()
     fed.frame("cat", 0.5)
     for number in range(10):
         fed.frame("cat", 0.6 + number / 100)
     fed.frame("dog", 0.8)
-    now[0] = 4.9
+    now[0] = 9.9
     fed.frame("dog", 0.9)
-    now[0] = 5.0
-    fed.frame("dog", 0.95)
-    assert fed.broker.payloads("score") == ["None", "0.500000", "0.800000", "0.950000"]
+    now[0] = 10.0
+    fed.frame("cat", 0.99, state="dog")
+    assert fed.broker.payloads("score") == ["None", "0.500000", "0.800000", "0.900000"]
     assert fed.broker.payloads("state") == ["None", "cat", "dog"]
+    fed.frame("dog", 0.95)
+    fed.broker.drop()
+    fed.broker.accept()
+    fed.poll()
+    assert fed.broker.payloads("score")[4:] == ["0.950000"], "a connection begins with the newest"
+    now[0] = 20.0
+    fed.frame("dog", 0.96)
+    assert fed.broker.payloads("score")[5:] == ["0.960000"]
 
 
 def test_pictures_are_jpeg_upright_and_of_the_frame_that_changed_the_state(online):
