@@ -29,7 +29,6 @@ class Broker:
 
     @property
     def address(self) -> str:
-        """The address for people, without user and password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 
@@ -142,7 +141,6 @@ class Listener(NamedTuple):
 
     @property
     def url(self) -> str:
-        """The page's address, for people."""
         host, port = self.address
         if host in ("0.0.0.0", "::"):
             host = socket.gethostname()

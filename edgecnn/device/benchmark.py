@@ -118,7 +118,6 @@ class BenchmarkRow:
 
     @property
     def eligible(self) -> bool:
-        """Whether it may be chosen: the model passed the bundle's gate and the golden vectors here."""
         return bool(self.gate) and not self.probed.golden
 
     def to_json(self) -> dict[str, Any]:
@@ -141,7 +140,6 @@ def percentiles(values: list[float]) -> Percentiles:
 
 
 def winner(rows: Sequence[BenchmarkRow]) -> BenchmarkRow | None:
-    """Return the best eligible row by RULE, or None."""
     return next(iter(ranked(row for row in rows if row.eligible)), None)
 
 
@@ -392,5 +390,4 @@ def _circumstances(bundle: Bundle, images: BenchImages) -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """Return this machine's name: its board or processor, and its number of CPUs."""
     return f"{System(packages={}).board or read_cpu().name or platform.machine()}, {os.cpu_count()} CPUs"

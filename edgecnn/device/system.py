@@ -58,7 +58,6 @@ class System:
             return ""
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the absolute paths that match, sorted."""
         return sorted(f"/{path.relative_to(self.root)}" for path in self.root.glob(pattern.lstrip("/")))
 
     def which(self, name: str) -> str | None:
@@ -78,7 +77,6 @@ class System:
 
     @functools.cached_property
     def selftest(self) -> Finished:
-        """The self-test of a bundle on all engines."""
         command = [sys.executable, "-m", "edgecnn", "selftest", "--json"]
         return self.run([*command, *(["--model", self.model] if self.model else [])], SELFTEST_S)
 
@@ -156,7 +154,6 @@ def throttled(system: System) -> int | None:
 
 
 def throttle_words(bits: int) -> tuple[list[str], list[str]]:
-    """Return the conditions that the bits report: the current ones, and those since boot."""
     now, since = ([text for bit, text in BITS.items() if bits >> (bit + shift) & 1] for shift in (0, SINCE_START))
     return now, since
 
@@ -187,7 +184,6 @@ FIELD = re.compile(rf"((?:{NAMES})=|--?(?:{NAMES}|u|user)\s+|authorization:\s*\w
 
 
 def masked(text: str) -> str:
-    """Return a text with the users and passwords in it masked."""
     return FIELD.sub(rf"\1{HIDDEN}", USERINFO.sub(f"://{HIDDEN}@", text))
 
 

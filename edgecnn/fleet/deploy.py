@@ -253,8 +253,6 @@ exit $code
 
 
 class File(NamedTuple):
-    """A file here, and its SHA-256."""
-
     path: Path
     sha256: str
 

@@ -68,7 +68,6 @@ def _call(work: Callable[[], Any], limit_s: float, sender: "Connection") -> None
 
 
 def _limit_memory() -> None:
-    """Limit this process to MEMORY_BYTES more than it has, if the system reports that."""
     import resource
 
     with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
@@ -126,7 +125,6 @@ class Finished(NamedTuple):
 
     @property
     def how(self) -> str:
-        """How it ended, in words, such as "illegal instruction (SIGILL)" or "exit code 3"."""
         return self.err if self.code is None else how_ended(self.code)
 
     @property

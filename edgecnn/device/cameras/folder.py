@@ -78,7 +78,6 @@ class Folder:
         return Frame(self._count - 1, now, data, path)
 
     def close(self) -> None:
-        """Wake a waiting read. A second call does nothing."""
         self._closed.set()
 
 
@@ -208,7 +207,6 @@ class Watch:
         self._growing = growing
 
     def close(self) -> None:
-        """Wake a waiting read. A second call does nothing."""
         self._closed.set()
 
 

@@ -134,7 +134,6 @@ class Board:
             self.unsure.appendleft(json.loads(rest))
 
     def is_ready(self) -> bool:
-        """Return whether a model is loaded and, with a camera, a frame was classified within FRESH_S."""
         if self.camera == "none":
             return self.ready
         return self.camera == "open" and self.frame is not None and self._clock() - self.frame["ts"] < FRESH_S
@@ -239,7 +238,6 @@ class Board:
 
 
 def seconds(text: str) -> float:
-    """Convert an RFC 3339 time to seconds since the epoch."""
     return datetime.fromisoformat(text).timestamp()
 
 
@@ -286,11 +284,9 @@ class Metrics(Collector):
             yield from drift_families(drift)
 
     def text(self) -> bytes:
-        """Return the metrics in the text format that node_exporter reads."""
         return generate_latest(self.registry)
 
     def encoded(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics in a format that the client accepts, and its content type."""
         encode, media_type = choose_encoder(accept)
         return encode(self.registry), media_type
 
@@ -400,7 +396,6 @@ class Upkeep:
         self._complaints = RateLimiter(COMPLAIN_EVERY_S)
 
     def due(self, *, end: bool = False) -> Files:
-        """Return the files to write now, with their content; at the end, all files."""
         files: Files = []
         if self._file is not None and (self._metrics.count() or end):
             files.append((self._file, self.metrics.text()))
@@ -420,7 +415,6 @@ class Upkeep:
 
 
 async def keep_files(upkeep: Upkeep) -> None:
-    """Write the files that are due, in a thread, forever; problems go to standard error."""
     while True:
         await asyncio.sleep(1.0)
         if files := upkeep.due():

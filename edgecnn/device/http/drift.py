@@ -121,13 +121,11 @@ class Week:
         return self._less(shares, levels, self._means) / (self._spread * math.sqrt(1 / WEEK + 1 / days))
 
     def has_more_strangers(self, strangers: np.ndarray) -> np.ndarray:
-        """Return whether days, (..., WEEK), have more strangers than the week: bool (...)."""
         more: np.ndarray = np.sum(strangers > self._most, axis=-1) >= EXCEEDING
         return more
 
     @staticmethod
     def _of(shares: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """Return the mean bin of each group over days, (GROUPS,)."""
         means: np.ndarray = (levels.sum(axis=0) + PRIOR * levels.sum() / shares.sum()) / (shares.sum(axis=0) + PRIOR)
         return means
 
@@ -209,7 +207,6 @@ class Drift:
         }  # fmt: skip
 
     def dumped(self) -> str:
-        """Return the content of the file."""
         kept: dict[str, Any] = {"schema": SCHEMA, "key": self._key, "accepted": self.accepted, "alarm": self.alarm}
         kept |= {
             "week": [[vars(hour) for hour in day] for day in self.week],
@@ -233,7 +230,6 @@ class Drift:
         self._compare()
 
     def _begin(self, hour: int) -> None:
-        """Close the last hour and begin another."""
         if self.hours and self.hours[-1].frames < LEAST_FRAMES:
             self.hours.pop()
         if not self.week and len(days := days_of(self.hours, hour)) >= WEEK:

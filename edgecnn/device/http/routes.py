@@ -53,7 +53,6 @@ class Viewers:
         self.ts, self.seq = 0.0, 0
 
     def picture(self, picture: Picture) -> None:
-        """Take a picture from the camera loop; the newest one wins."""
         self._waiting = picture
         if self._busy is None or self._busy.done():
             self._busy = asyncio.create_task(self._encode())
@@ -203,7 +202,6 @@ class Desk(Worker["Reviewing"]):
         return None
 
     def close(self) -> None:
-        """Wait until the last answer is written."""
         self._thread.shutdown()
 
 
@@ -251,8 +249,6 @@ def review_routes(desk: Desk | None) -> list[Route]:
 
 
 class Site(NamedTuple):
-    """The argument of each module's function `routes`, which returns a list of routes."""
-
     board: Board
     viewers: Viewers
     inference: Inference
@@ -387,7 +383,6 @@ def no_camera() -> Response:
 
 
 def streaming(request: Request, content: AsyncIterator[str] | AsyncIterator[bytes], media_type: str) -> Response:
-    """Return an endless response; to HEAD, only its headers."""
     if request.method == "HEAD":
         return Response(media_type=media_type)
     return StreamingResponse(content, media_type=media_type)

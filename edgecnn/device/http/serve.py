@@ -47,7 +47,6 @@ class Server(uvicorn.Server):
 
 
 async def serve_camera(opening: Opening, listener: socket.socket, link: socket.socket, shared: Shared) -> None:
-    """Serve what the camera loop sends over `link`, until it closes the link."""
     viewers = Viewers(shared, lambda looking: send(link, LOOK if looking else AWAY), opening.rotation)
     choice = opening.classifier | {"model_sha256": opening.model["model_sha256"]}
     site = make_site(opening, viewers, Inference(functools.partial(load_classifier, **choice)))
@@ -132,7 +131,6 @@ async def run_server(server: Server, listener: socket.socket, site: Site, *, wit
 
 
 async def serve(server: Server, listener: socket.socket, *others: Coroutine[Any, Any, None]) -> None:
-    """Run the server until it ends, with the other tasks alongside."""
     tasks = [asyncio.create_task(work) for work in (close_idle(server.server_state.connections), *others)]
     try:
         await server.serve(sockets=[listener])

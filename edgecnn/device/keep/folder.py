@@ -51,8 +51,6 @@ class KeptModel(Struct):
 
 
 class KeptScore(Struct):
-    """A class and its softmax probability."""
-
     label: str
     score: float = key(low=0, high=1)
 

@@ -153,7 +153,6 @@ class Link:
         client.on_disconnect, client.on_message = self._on_disconnect, self._on_message
 
     def start(self) -> None:
-        """Connect in paho's thread, as often as necessary."""
         self._pace()
         self._client.connect_async(self._broker.host, self._broker.port, KEEPALIVE_S)
         self._client.loop_start()
@@ -165,12 +164,10 @@ class Link:
 
     @property
     def idle(self) -> bool:
-        """Whether the broker has acknowledged all messages of this connection."""
         self._unacknowledged = [info for info in self._unacknowledged if info.rc or not info.is_published()]
         return not self._unacknowledged
 
     def forget_messages(self) -> None:
-        """Wait no longer for the messages of an earlier connection."""
         self._unacknowledged.clear()
 
     def stop(self, wait_s: float = 0.0) -> None:

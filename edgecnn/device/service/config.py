@@ -59,7 +59,6 @@ Keys: Any = make_dataclass("Keys", KEYS, frozen=True, kw_only=True)
 class Config(Keys):
     @property
     def settings(self) -> Settings:
-        """The settings of the stream, which waits for a camera indefinitely."""
         made = from_keys(vars(self))
         camera = replace(made.camera, size=(self.width, self.height), retry_for_s=float("inf"))
         return replace(made, camera=camera)
@@ -235,7 +234,6 @@ def remove(host: Host) -> None:
 
 
 def unit_properties(host: Host) -> dict[str, Any]:
-    """Return the service's properties in systemd, by the names in SHOWN; ServiceError if systemd does not run."""
     host.require_systemd()
     lines = host.systemctl("show", f"--property={','.join(SHOWN)}", UNIT).out.splitlines()
     values = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -243,7 +241,6 @@ def unit_properties(host: Host) -> dict[str, Any]:
 
 
 def logs_command(host: Host, lines: int, follow: bool) -> list[str]:
-    """Return the command that prints the service's lines in the journal; ServiceError without systemd or a journal."""
     host.require_systemd()
     if shutil.which("journalctl") is None:
         raise ServiceError("journalctl, which reads the journal, is not installed.")

@@ -247,7 +247,6 @@ def prepare_release(store: Store, around: Surroundings, config: Config) -> tuple
 
 
 def in_use(store: Store) -> str | None:
-    """Return the release in use; None if no release is in use or the record cannot be read."""
     try:
         return store.read().current
     except SlotError:

@@ -69,12 +69,10 @@ class Slots:
 
     @property
     def pending(self) -> bool:
-        """Whether the release in use has yet to prove itself."""
         return self.current is not None and self.releases[self.current].state == PENDING
 
 
 def added(slots: Slots, release: str, name: str, serial: int) -> Slots:
-    """Return the record with a new, pending release; a release that it already has is left unchanged."""
     new = Release(name=name, serial=serial, state=PENDING)
     return dataclasses.replace(slots, releases={release: new, **slots.releases})
 
@@ -114,7 +112,6 @@ def after_start(slots: Slots) -> Slots:
 
 
 def after_proof(slots: Slots, release: str) -> Slots:
-    """Return the record with a release marked good, if it is the one in use."""
     return _judged(slots, release, GOOD, "") if slots.current == release else slots
 
 
@@ -181,7 +178,6 @@ class Disk:
             os.close(descriptor)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Rename a file within its folder, replacing any file of the new name."""
         with self._folder(old.parent) as folder:
             os.replace(old.name, new.name, src_dir_fd=folder, dst_dir_fd=folder)
 

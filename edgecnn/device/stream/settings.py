@@ -15,7 +15,6 @@ from edgecnn.tables import Group, fields_of, option
 
 
 def read_smooth(text: str) -> str:
-    """Return the text if it is a valid rule for `Smoother`; ValueError if not."""
     from edgecnn.runtime.decision import Smoother
 
     Smoother.parse(text)
@@ -274,7 +273,6 @@ class Settings(Group):
 
 
 def typed_name(entry: Field) -> str:
-    """Return a setting's name as a flag's parameter and as a key of the service."""
     return str(entry.metadata.get("flag", entry.name))
 
 
