@@ -94,7 +94,7 @@ def test_leaving_ends_running_processes(program, qemu_machine, tmp_path):
             assert thread.is_alive(), found
             thread.join(0.01)
     thread.join(10)
-    assert found == ["ended by SIGKILL on cortex-a72"]
+    assert found == ["killed (SIGKILL) on cortex-a72"]
     with pytest.raises(EmulatorError, match="was stopped"):
         emulations.run(qemu_machine, [], tmp_path)
 

@@ -101,7 +101,7 @@ def test_a_server_that_dies_comes_back_and_ends_with_the_camera_loop(watched):
     before = watched.state()
     os.kill(watched.children()[0], signal.SIGKILL)
     problem = json.loads(watched.until(lambda: next((line for line in watched.lines if '"problem"' in line), None)))
-    assert problem["about"] == "http" and "signal 9" in problem["message"]
+    assert problem["about"] == "http" and "SIGKILL" in problem["message"]
 
     lines = len(watched.lines)
     watched.ready()
