@@ -41,6 +41,7 @@ def test_a_login_lasts_thirty_days_and_leads_back_to_the_page(monkeypatch):
         routes = [
             *gate.routes(),
             *page.document("page.html", "/", "/login"),
+            *page.document("review.html", "/review"),
             Route("/v1/state", lambda request: Response("secret")),
         ]
 
