@@ -368,7 +368,10 @@ def deploy(host: str, plan: Plan, sessions: Sessions, progress: Callable[[str, s
                 made["warning"] = NO_SERVICE
             elif made["installed"] or SERVICE in brought or found.service in ("inactive", "failed"):
                 board.must("starting the service", "edgecnn service install >&2")
-            made["status"] = update_board(board)
+            done = board.run(RUN_UPDATE.format(repository=REPOSITORY))
+            if done.code:
+                raise BoardError(f"edgecnn update failed: {last_line(done.err).rstrip('.') or done.how}")
+            made["status"] = read_status(done.out)
     except BoardError as error:
         made["problem"] = str(error)
     if board is not None:
@@ -390,11 +393,3 @@ def bring(board: Board, found: Look, plan: Plan, configuration: Mapping[str, byt
     if script:
         board.must("writing files", script, tar({path.lstrip("/"): content for path, content in files.items()}))
     return files.keys()
-
-
-def update_board(board: Board) -> dict[str, Any]:
-    """Run `edgecnn update` on a board from its copy, and return its status afterwards. BoardError with the board's reason if it fails."""
-    done = board.run(RUN_UPDATE.format(repository=REPOSITORY))
-    if done.code:
-        raise BoardError(f"edgecnn update failed: {last_line(done.err).rstrip('.') or done.how}")
-    return read_status(done.out)

@@ -26,18 +26,30 @@ OPTIONS = ("fps", "loop")
 FPS = 1.0
 
 
-class Folder:
-    """A folder's images, and those of its sub-folders, each once, in the order of their paths, with the path as `name`.
-
-    `fps` is the highest rate: a slow reader misses nothing. The source ends after the last image; with loop=1 it begins again.
-    """
+class Files:
+    """What sources of image files have in common: they wait for their reader, and `close` wakes a waiting read."""
 
     live = False
     patient = True
     damaged = 0
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._count = 0
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+class Folder(Files):
+    """A folder's images, and those of its sub-folders, each once, in the order of their paths, with the path as `name`.
+
+    `fps` is the highest rate: a slow reader misses nothing. The source ends after the last image; with loop=1 it begins again.
+    """
+
     def __init__(self, text: str, settings: CameraSettings) -> None:
-        self.name = f"folder:{text}"
+        super().__init__(f"folder:{text}")
         folder, _, query = (text, "", "") if os.path.isdir(text) else text.partition("?")
         options = dict(parse_qsl(query, keep_blank_values=True))
         for name in options:
@@ -54,8 +66,6 @@ class Folder:
             )
         self._interval = 1 / fps
         self._due = time.monotonic()
-        self._count = 0
-        self._closed = threading.Event()
         self.about = f"{plural(len(self._paths), 'image')} of the folder {folder} at {fps:g} frames/s"
 
     def read(self, timeout: float) -> Frame | None:
@@ -76,9 +86,6 @@ class Folder:
         except ImageError:
             data = b""
         return Frame(self._count - 1, now, data, path)
-
-    def close(self) -> None:
-        self._closed.set()
 
 
 def rate(source: str, text: str | None) -> float:
@@ -115,15 +122,11 @@ _seen: dict[str, set[Version]] = {}
 """Each folder's files that existed at first or were returned, so that reopening it neither skips nor repeats one."""
 
 
-class Watch:
+class Watch(Files):
     """New images in a folder, oldest first, each returned once, when complete. Never ends. CameraError if the folder is not readable."""
 
-    live = False
-    patient = True
-    damaged = 0
-
     def __init__(self, text: str, settings: CameraSettings) -> None:
-        self.name = f"watch:{text}"
+        super().__init__(f"watch:{text}")
         if not text:
             raise CameraError("watch: no folder given; expected a readable folder, such as watch:/srv/incoming.")
         self.about = f"new images in the folder {text}"
@@ -131,8 +134,6 @@ class Watch:
         self._key = os.path.realpath(text)
         self._growing: dict[str, tuple[Version, float]] = {}
         self._ready: deque[str] = deque()
-        self._count = 0
-        self._closed = threading.Event()
         try:
             present = self._look()
         except OSError as error:
@@ -205,9 +206,6 @@ class Watch:
             else:
                 growing[name] = version, since
         self._growing = growing
-
-    def close(self) -> None:
-        self._closed.set()
 
 
 def has_end(path: Path, size: int) -> bool:

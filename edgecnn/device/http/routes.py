@@ -258,6 +258,7 @@ class Site(NamedTuple):
 
 
 FOLDER = Path(__file__).parent
+OPENAPI = FOLDER / "openapi.json"
 
 
 def document(name: str, *paths: str) -> list[Route]:
@@ -357,6 +358,13 @@ def api_routes(site: Site) -> list[Route]:
         content, media_type = site.upkeep.metrics.encoded(request.headers.get("accept", ""))
         return Response(content, headers={"content-type": media_type})
 
+    async def openapi(request: Request) -> Response:
+        document = json.loads(OPENAPI.read_bytes())
+        document["info"]["version"] = __version__
+        schemes = document["components"]["securitySchemes"]
+        document["security"] = [] if board.opening.token is None else [{name: []} for name in schemes]
+        return JSONResponse(document)
+
     async def healthz(request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
 
@@ -375,6 +383,7 @@ def api_routes(site: Site) -> list[Route]:
         Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
+        Route("/openapi.json", openapi),
     ]
 
 
@@ -386,21 +395,6 @@ def streaming(request: Request, content: AsyncIterator[str] | AsyncIterator[byte
     if request.method == "HEAD":
         return Response(media_type=media_type)
     return StreamingResponse(content, media_type=media_type)
-
-
-FILE = Path(__file__).with_name("openapi.json")
-
-
-def schema_routes(site: Site) -> list[Route]:
-    async def openapi(request: Request) -> Response:
-        document = json.loads(FILE.read_bytes())
-        document["info"]["version"] = __version__
-        schemes = document["components"]["securitySchemes"]
-        needs_token = site.board.opening.token is not None
-        document["security"] = [{name: []} for name in schemes] if needs_token else []
-        return JSONResponse(document)
-
-    return [Route("/openapi.json", openapi)]
 
 
 HEADERS = (
@@ -419,7 +413,6 @@ def all_routes(site: Site) -> list[Route]:
         *document("page.html", "/", "/login"),
         *document("review.html", "/review"),
         *review_routes(site.desk),
-        *schema_routes(site),
     ]
 
 

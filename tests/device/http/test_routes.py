@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 
 from edgecnn.device.http.access import PUBLIC, error_response, refusal
 from edgecnn.device.http.link import Opening
-from edgecnn.device.http.routes import FILE, Busy, Inference, Viewers, all_routes, load_classifier
+from edgecnn.device.http.routes import OPENAPI, Busy, Inference, Viewers, all_routes, load_classifier
 from edgecnn.device.http.serve import make_site
 from edgecnn.errors import BundleError, EngineError, ImageError, ImageTooLargeError, OutputError
 from edgecnn.runtime.classifier import Classifier
@@ -146,7 +146,7 @@ def test_it_has_exactly_the_servers_routes():
     routes = {
         (route.path.replace(":path", ""), method.lower()) for route in all_routes(site) for method in route.methods
     }
-    described = json.loads(FILE.read_bytes())
+    described = json.loads(OPENAPI.read_bytes())
     operations = {(path, method) for path, methods in described["paths"].items() for method in methods}
     assert operations == {(path, method) for path, method in routes if method != "head"}
     for kind in ("schemas", "responses"):
