@@ -231,56 +231,24 @@ PACKAGES = {
 SHOWN = ("numpy", "pillow", "typer", *itertools.chain(*PACKAGES.values()))
 
 
-def old_arm(system: System) -> bool:
-    """Return whether this is an ARM processor without LSE atomics, as in a Raspberry Pi 3 or 4."""
-    return system.machine == "aarch64" and bool(system.cpu_flags) and "atomics" not in system.cpu_flags
-
-
-class Bad(NamedTuple):
-    """A package that fails in some versions (from the first to below the second), on some machines, perhaps only `alongside` another."""
-
-    package: str
-    versions: tuple[tuple[int, ...], tuple[int, ...]]
-    alongside: str
-    where: Callable[[System], bool]
-    severity: str
-    means: str
-    fix: str
-
-    def applies(self, system: System) -> bool:
-        installed = version_tuple(system.packages.get(self.package, ""))
-        bad = (
-            self.versions[0] <= installed < self.versions[1]
-        )  # a missing package gives (), which is below every version
-        return bad and (not self.alongside or self.alongside in system.packages) and self.where(system)
-
-
-KNOWN_BAD = (
-    Bad(
-        "numpy", ((2,), (99,)), "tflite-runtime", lambda system: True, "error",
-        "tflite-runtime is built for numpy 1: its interpreter fails with numpy 2", "pip install 'numpy<2'",
-    ),
-    Bad(
-        "onnxruntime", ((1, 21), (1, 22)), "", old_arm, "error",
-        "ONNX Runtime 1.21 crashes on this processor with an illegal instruction", "pip install 'onnxruntime>=1.22'",
-    ),
-    Bad(
-        "typer", ((0, 29), (99,)), "", lambda system: True, "warning",
-        "it imports pydantic at each start, so every command starts more slowly", "pip install 'typer<0.29'",
-    ),
-)  # fmt: skip
-"""Versions and pairs that we have seen fail."""
-
-
 def versions(system: System) -> Iterator[Finding]:
-    """Which versions are installed, and do they work together?"""
-    installed = [f"{name} {system.packages[name]}" for name in SHOWN if name in system.packages]
-    bad = [item for item in KNOWN_BAD if item.applies(system)]
-    for item in bad:
-        alongside = f" with {item.alongside} {system.packages[item.alongside]}" if item.alongside else ""
-        yield Finding(item.severity, f"{item.package} {system.packages[item.package]}{alongside}", item.means, item.fix)
-    if not bad:
-        yield Finding("ok", ", ".join(installed) or "none of edgecnn's packages is installed")
+    """Which versions are installed, and do they work together? Each that does not is one that we have seen fail."""
+    has = system.packages
+    numpy, onnxruntime, typer = (version_tuple(has.get(name, "")) for name in ("numpy", "onnxruntime", "typer"))
+    bad = []
+    if "tflite-runtime" in has and numpy >= (2,):
+        both = f"numpy {has['numpy']} with tflite-runtime {has['tflite-runtime']}"
+        means = "tflite-runtime is built for numpy 1: its interpreter fails with numpy 2"
+        bad.append(Finding("error", both, means, "pip install 'numpy<2'"))
+    old_arm = system.machine == "aarch64" and bool(system.cpu_flags) and "atomics" not in system.cpu_flags
+    if old_arm and (1, 21) <= onnxruntime < (1, 22):  # a Raspberry Pi 3 or 4
+        means = "ONNX Runtime 1.21 crashes on this processor with an illegal instruction"
+        bad.append(Finding("error", f"onnxruntime {has['onnxruntime']}", means, "pip install 'onnxruntime>=1.22'"))
+    if typer >= (0, 29):
+        means = "it imports pydantic at each start, so every command starts more slowly"
+        bad.append(Finding("warning", f"typer {has['typer']}", means, "pip install 'typer<0.29'"))
+    installed = ", ".join(f"{name} {has[name]}" for name in SHOWN if name in has)
+    yield from bad or [Finding("ok", installed or "none of edgecnn's packages is installed")]
 
 
 def bundle(system: System) -> Iterator[Finding]:

@@ -18,13 +18,11 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.device.doctor import RELEASE_YEAR
 from edgecnn.device.service.config import Config
-from edgecnn.device.slots import RECORD
-from edgecnn.device.slots.record import BAD, GOOD, NO_RELEASE, PENDING
+from edgecnn.device.slots.record import BAD, GOOD, NO_RELEASE, PENDING, Slots
 from edgecnn.device.slots.store import Choice, Store, approve, choose_for_start, condemn
 from edgecnn.device.stream.events import Event, FrameResult, ProblemEvent, RateLimiter, ReleaseEvent, StateChangedEvent
 from edgecnn.device.stream.loop import Consumer, Item, open_stream
@@ -139,7 +137,7 @@ class Judge(Consumer):
         return ()
 
 
-LOOK_EVERY_S = 0.2
+LOOK_EVERY_S = 1.0
 
 WAIT_S = 0.1  # seconds between checks for a signal, while it waits for a release
 
@@ -173,10 +171,10 @@ def run_service(store: Store, config: Config, around: Surroundings) -> str:
         around.problem(
             "clock", f"it shows the year {year}: times are wrong and TLS fails until it is set. Everything else works."
         )
-    watcher = Watcher(store.root / RECORD)
+    before, look = read(store), RateLimiter(LOOK_EVERY_S)
     prepared = prepare_release(store, around, config)
     if prepared is None:
-        wait(store, watcher, around)
+        wait(store, before, around)
         return change_over(around)
     choice, classifier = prepared
     release = str(choice.release)
@@ -190,7 +188,7 @@ def run_service(store: Store, config: Config, around: Surroundings) -> str:
             around.check()
             if item is not None:
                 around.report(item)
-            if watcher.changed() and in_use(store) != release:
+            if look.count() and (slots := read(store)) != before and slots.current != release:
                 return change_over(around)
     return ENDED
 
@@ -201,12 +199,12 @@ def change_over(around: Surroundings) -> str:
     return CHANGED
 
 
-def wait(store: Store, watcher: "Watcher", around: Surroundings) -> None:
-    """Report what to do, and wait until a release is in use. Meanwhile, feed the watchdog."""
+def wait(store: Store, before: Slots, around: Surroundings) -> None:
+    """Report what to do, and wait until the record has changed and a release is in use. Meanwhile, feed the watchdog."""
     around.problem("release", f"{NO_RELEASE}.")
     around.tell(f"READY=1\nSTATUS={NO_RELEASE}{watchdog(os.environ.get('WATCHDOG_USEC'))}")
-    feed = RateLimiter(FEED_EVERY_S)
-    while not (watcher.changed() and in_use(store)):
+    feed, look = RateLimiter(FEED_EVERY_S), RateLimiter(LOOK_EVERY_S)
+    while not look.count() or (slots := read(store)) == before or slots.current is None:
         around.check()
         if feed.count():
             around.tell("WATCHDOG=1")
@@ -246,29 +244,9 @@ def prepare_release(store: Store, around: Surroundings, config: Config) -> tuple
         return choice, classifier
 
 
-def in_use(store: Store) -> str | None:
+def read(store: Store) -> Slots:
+    """Return the record of releases; an empty one if it cannot be read."""
     try:
-        return store.read().current
+        return store.read()
     except SlotError:
-        return None
-
-
-class Watcher:
-    """Detects that a file was replaced, checking at most every LOOK_EVERY_S."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._look = path, RateLimiter(LOOK_EVERY_S)
-        self._seen = self._stamp()
-
-    def changed(self) -> bool:
-        if not self._look.count():
-            return False
-        before, self._seen = self._seen, self._stamp()
-        return before != self._seen
-
-    def _stamp(self) -> tuple[int, int]:
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            return 0, 0
-        return status.st_ino, status.st_mtime_ns
+        return Slots()
