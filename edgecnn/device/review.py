@@ -18,7 +18,6 @@ from edgecnn.device.keep.folder import (
     LAST_S,
     RANDOM,
     UNSURE,
-    Answer,
     Estimate,
     Kept,
     KeptModel,
@@ -207,7 +206,7 @@ class Reviewing:
         """Estimate the newest model's accuracy in the field from the decisions on its random sample; None without answers."""
         sample = [kept for kept in self._all if kept.why == RANDOM]
         answers = [
-            Answer(kept.ts, None if one.decision != LABEL else one.label == kept.guess, kept.why)
+            (kept.ts, None if one.decision != LABEL else one.label == kept.guess)
             for kept in sample
             if kept.model == sample[-1].model and (one := self._store.decided.get(kept.picture.sha256))
         ]

@@ -286,17 +286,6 @@ Z = 1.959964
 """The normal distribution's 97.5th percentile."""
 
 
-class Answer(NamedTuple):
-    """The review of a kept picture: the time of its frame, whether the model's best class was right, and why it was kept.
-
-    `right` is None if nobody can say, because the picture was skipped or shows none of the classes.
-    """
-
-    ts: float
-    right: bool | None
-    why: str
-
-
 class Estimate(Struct):
     """Accuracy in the field: a fraction with its 95 % interval, from `n` pictures in `hours` different hours.
 
@@ -324,17 +313,16 @@ class Estimate(Struct):
         return f"in the field {100 * self.accuracy:.1f} % right: {sample}, {interval}{skipped}"
 
 
-def field_accuracy(answers: Sequence[Answer], planned: int, kept: int) -> Estimate | None:
+def field_accuracy(sample: Sequence[tuple[float, bool | None]], planned: int, kept: int) -> Estimate | None:
     """Estimate accuracy from the answers on the random sample; None if none of them is right or wrong.
 
-    `planned` and `kept` are the sample's counts (`sample.read_counts`). Frames kept for another reason say nothing about accuracy.
+    `sample` has for each picture the time of its frame, and whether the model's best class was right; None if nobody can say, because it
+    was skipped or shows none of the classes. `planned` and `kept` are the sample's counts (`read_counts`).
     """
-    sample = [answer for answer in answers if answer.why == RANDOM]
-    known = [answer for answer in sample if answer.right is not None]
+    known = [(ts, right) for ts, right in sample if right is not None]
     if not known:
         return None
-    right = np.array([answer.right for answer in known], float)
-    times = np.array([answer.ts for answer in known])
+    times, right = np.array(known, float).T
     low, high = clustered_interval(right, times)
     n, skipped, total = len(known), len(sample) - len(known), right.sum()
     return Estimate(
