@@ -95,7 +95,7 @@ def node_camera(path: str, names: tuple[str, ...] = (), kernel: Any = None) -> C
         device = Device(path, kernel)
     except CameraError as error:
         return Camera(path, names=names, problem=error.problem)
-    camera = Camera(path, device.capability.card, device.capability.driver, names)
+    camera = Camera(path, device.card, device.driver, names)
     busy = False
     try:
         if problem := device.unusable():

@@ -87,7 +87,7 @@ class V4L2Camera:
             stride = max(self.format.bytesperline, row_bytes(self.format))
             self.format = self.format._replace(bytesperline=stride)
         self.fps = device.set_rate(settings.fps)
-        self.about = describe(self.name, device.capability.card, self.format, self.fps, settings, device.signal())
+        self.about = describe(self.name, device.card, self.format, self.fps, settings, device.signal())
 
     def _start(self) -> None:
         device = self._device
@@ -118,7 +118,7 @@ class V4L2Camera:
             except OSError as error:
                 self._lose(error)
             if events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
-                raise CameraLost("io_error", f"{self.name}: the driver {device.capability.driver} stopped streaming.")
+                raise CameraLost("io_error", f"{self.name}: the driver {device.driver} stopped streaming.")
             if time.monotonic() >= deadline:
                 damaged = f", {self.damaged} damaged" if self.damaged else ""
                 raise Stalled(self.name, "no complete frame", timeout, damaged)

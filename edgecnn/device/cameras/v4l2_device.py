@@ -76,14 +76,6 @@ INPUT = struct.Struct("=I32sIIIQI20x")
 INT = struct.Struct("=I")
 
 
-class Capability(NamedTuple):
-    """`v4l2_capability`: `caps` are those of the opened node."""
-
-    driver: str
-    card: str
-    caps: int
-
-
 class PixFormat(NamedTuple):
     """`v4l2_pix_format`. `pixelformat` is a fourcc as a little-endian number; `bytesperline` is a row's stride in bytes."""
 
@@ -120,12 +112,6 @@ def c_string(raw: bytes) -> str:
 
 def fourcc(pixelformat: int) -> str:
     return (pixelformat & 0x7FFFFFFF).to_bytes(4, "little").decode("ascii", "replace").rstrip()
-
-
-def unpack_capability(data: bytes | bytearray) -> Capability:
-    driver, card, _, _, capabilities, device_caps = CAPABILITY.unpack(data)
-    caps = device_caps if capabilities & CAP_DEVICE_CAPS else capabilities
-    return Capability(c_string(driver), c_string(card), caps)
 
 
 def pack_format(pixels: PixFormat) -> bytearray:
@@ -229,23 +215,26 @@ class Device:
         except OSError as error:
             raise CameraError(why_not_opened(path, error), path) from None
         try:
-            self.capability = unpack_capability(self.request(VIDIOC_QUERYCAP, CAPABILITY.size))
+            answer = self.request(VIDIOC_QUERYCAP, CAPABILITY.size)
         except OSError as error:
             self.close()
             what = "not a V4L2 device. `edgecnn cameras` lists those that are."
             raise CameraError(what if error.errno in UNSUPPORTED else why_not_opened(path, error), path) from None
+        driver, card, _, _, capabilities, of_node = CAPABILITY.unpack(answer)
+        self.driver, self.card = c_string(driver), c_string(card)
+        self.caps = of_node if capabilities & CAP_DEVICE_CAPS else capabilities
 
     def unusable(self) -> str:
         """Return why the node cannot be used as a camera, or ""."""
-        caps = self.capability.caps
-        if self.capability.driver in PIPELINE_DRIVERS or caps & CAP_IO_MC:
-            part = f"part of a camera's pipeline (driver {self.capability.driver}), not a camera by itself"
+        caps = self.caps
+        if self.driver in PIPELINE_DRIVERS or caps & CAP_IO_MC:
+            part = f"part of a camera's pipeline (driver {self.driver}), not a camera by itself"
             return f"{part}. Install rpicam-apps and use --camera."
         if not caps & CAP_VIDEO_CAPTURE:
             kind = "multi-planar capture only" if caps & CAP_VIDEO_CAPTURE_MPLANE else "does not capture"
-            return f"{kind} (driver {self.capability.driver})."
+            return f"{kind} (driver {self.driver})."
         if not caps & CAP_STREAMING:
-            return f"driver {self.capability.driver} does not stream into mapped memory, which edgecnn needs."
+            return f"driver {self.driver} does not stream into mapped memory, which edgecnn needs."
         return ""
 
     def close(self) -> None:
