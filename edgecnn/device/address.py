@@ -112,17 +112,6 @@ def is_number(host: str) -> bool:
     return True
 
 
-def bind(listen: Listen) -> socket.socket:
-    """Return a socket that listens on an address; ValueError, which names the address, if that fails."""
-    try:
-        found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, place = found[0]
-        return socket.create_server(place[:2], family=family, backlog=BACKLOG)
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ValueError(f"{listen.shown}: {why}") from None
-
-
 LEAST_TOKEN = 16
 """Minimum length of a token: sixteen random characters cannot be guessed, whatever the request rate."""
 
@@ -162,7 +151,13 @@ def open_listener(options: Http) -> Listener:
         )
     named = f"{options.hosts or ''},{listen.host}".lower().split(",")
     hosts = tuple(name.strip() for name in named if name.strip() and not is_number(name.strip()))
-    return Listener(bind(listen), token, hosts)
+    try:
+        family, *_, place = socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return Listener(socket.create_server(place[:2], family=family, backlog=BACKLOG), token, hosts)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"{listen.shown}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def read_token(file: Path | None) -> str | None:
