@@ -204,7 +204,7 @@ def imported_table() -> str:
 def backbones_table() -> str:
     """Return a Markdown table of heads on the features of Lite0, Lite1 and Lite2."""
     bench, report = measured(BACKBONES)
-    return markdown_table(bench.HEADINGS, map(bench.row, report["results"]))
+    return markdown_table(bench.HEADINGS, list(map(bench.row, report["results"])))
 
 
 def networks_table() -> str:
