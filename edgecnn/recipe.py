@@ -105,7 +105,7 @@ class DataRecipe(Struct):
     )
     resampling: str = key(
         "box",
-        "The filter that shrinks images: the mean of the covered pixels, or bilinear, like PyTorch and Pillow.",
+        "The filter that shrinks images: the mean of the covered pixels, or bilinear, as in PyTorch.",
         choices=RESAMPLINGS,
         left_out=True,
     )
