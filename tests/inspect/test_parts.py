@@ -190,14 +190,6 @@ def test_odd_ones_are_far_from_the_median():
     assert odd_ones(values, -1) == [(80, 0.05, usual), (60, 0.1, usual)]
 
 
-def test_a_picture_without_contrast_is_not_called_blurred():
-    sharpness, spread = np.full(30, 8.0, np.float32), np.full(30, 40.0, np.float32)
-    sharpness[3], sharpness[5], sharpness[7] = 1.0, 0.5, 0.01
-    spread[7] = 3.0  # an empty wall
-    found = blurred(sharpness, spread)
-    assert indices(found) == [5, 3] and np.allclose(found, [(5, 0.0125, 0.2), (3, 0.025, 0.2)])
-
-
 def looked_at(*files):
     """Return the looks at files that were never decoded: (source, split, class, width, height, pixels)."""
     items, table = [], np.zeros(len(files), LOOK)
