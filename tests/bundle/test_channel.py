@@ -217,7 +217,7 @@ def test_other_channels_are_ignored_and_two_releases_with_one_number_are_refused
 
 def test_a_channel_has_a_plain_name():
     for channel in ("", "Door", "a/b", "../x", "-a", "a" * 65, "door\n"):
-        with pytest.raises(UpdateError, match="a channel's name must be"):
+        with pytest.raises(UpdateError, match="a channel's name is"):
             entries_of({}, channel)
         with pytest.raises(UpdateError):
             target_path(channel, "photos", 1)

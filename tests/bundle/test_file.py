@@ -145,7 +145,7 @@ def test_limits(content, monkeypatch):
             patch.setattr(f"edgecnn.bundle.file.{name}", at_most)
             assert pack(manifest, files) == whole
             patch.setattr(f"edgecnn.bundle.file.{name}", at_most - 1)
-            with pytest.raises(BundleError, match=rf"limit is .*{at_most - 1:,}"):
+            with pytest.raises(BundleError, match=rf"limits are .*{at_most - 1:,}"):
                 pack(manifest, files)
 
 

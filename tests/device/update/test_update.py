@@ -645,7 +645,7 @@ def test_the_command(edgecnn, repository, board, bundles):
     assert f"still in use: {digest[:12]} photos1 serial 1\n" in refused.err
     for more, why in (
         (("--from", "/nowhere", "--channel", "door"), "from must be an address"),
-        (("--from", repository.folder, "--channel", "Door"), "a channel's name must be"),
+        (("--from", repository.folder, "--channel", "Door"), "a channel's name is"),
     ):
         board.board.path(CONFIG).write_text("")
         assert why in edgecnn("update", *more, *prefix).err
