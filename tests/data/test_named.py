@@ -227,14 +227,6 @@ def test_the_archive_is_downloaded_once_and_resumed(photos, monkeypatch, server,
     assert [path.name for path in (elsewhere / "edgecnn").iterdir()] == [named.ARCHIVE]
 
 
-def test_wrong_bytes_from_the_server(photos, monkeypatch, server, elsewhere):
-    server.files = {named.ARCHIVE: archive(monkeypatch, photos[1])[:-1] + b"!"}
-    monkeypatch.setattr(named, "CIFAR10_URL", server.url + named.ARCHIVE)
-    with pytest.raises(DownloadError, match=r"cifar-10-binary\.tar\.gz[\s\S]*Without a network: put"):
-        open_dataset(DataRecipe(source="cifar10"))
-    assert list((elsewhere / "edgecnn").iterdir()) == []
-
-
 def test_without_a_network(monkeypatch):
     monkeypatch.setattr(named, "CIFAR10_URL", "http://127.0.0.1:9/cifar-10-binary.tar.gz")
     monkeypatch.setattr("edgecnn.data.named.time.sleep", lambda seconds: None)
@@ -342,14 +334,6 @@ def test_a_cut_connection_is_resumed_where_it_stopped(server, remote, tmp_path, 
     assert (tmp_path / "file.bin").read_bytes() == DATA
     assert [wish for _, wish in server.asked] == [None, "bytes=300000-", "bytes=500000-"]
     assert pauses == [1.0, 2.0]
-
-
-@pytest.mark.usefixtures("pauses")
-def test_a_part_file_of_an_earlier_command_is_resumed(server, remote, tmp_path):
-    (tmp_path / "file.bin.part").write_bytes(DATA[:1000])
-    remote(tmp_path / "file.bin")
-    assert (tmp_path / "file.bin").read_bytes() == DATA
-    assert server.asked == [("file.bin", "bytes=1000-")]
 
 
 @pytest.mark.usefixtures("pauses")
