@@ -135,27 +135,6 @@ def test_tls(device, feed, mosquitto, authority):
 
 
 @pytest.mark.needs("mosquitto")
-def test_a_frozen_broker(feed, mosquitto, watch, eventually):
-    broker = mosquitto()
-    fed = feed(broker.port)
-    watcher = watch(broker.port)
-    watcher.until("availability", b"online")
-    broker.freeze(True)
-    fed.frame("cat")
-    assert fed.until("mqtt_lost").reason == "no_answer"
-    assert fed.until("mqtt_refused").reason == "no_answer"
-    for state in ("dog", "cat", "dog"):
-        fed.frame(state)
-    broker.freeze(False)
-    fed.until("mqtt_connected", 2)
-    watcher.until("state", b"dog")
-    eventually(
-        lambda: ("edgecnn/door/availability", b"offline") in watcher.messages, "the will of the first connection"
-    )
-    watcher.until("availability", b"online")
-
-
-@pytest.mark.needs("mosquitto")
 def test_forget_removes_everything_retained(edgecnn, feed, mosquitto, watch, eventually):
     broker = mosquitto()
     fed = feed(broker.port, picture=True, binary="cat", prefix="ha")
