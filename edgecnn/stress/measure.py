@@ -12,7 +12,7 @@ from edgecnn.bundle.manifest import FORMATS, InputContract
 from edgecnn.data import Dataset, Progress, Split, open_run_dataset
 from edgecnn.data.dataset import require_split
 from edgecnn.errors import BundleError, RunError, StressError, UnknownNameError, nearest
-from edgecnn.evaluate.answers import in_chunks, input_contract, recorded_data
+from edgecnn.evaluate.answers import input_contract, recorded_data
 from edgecnn.evaluate.statistics import quantile, wilson
 from edgecnn.export import export_path
 from edgecnn.files import sha256
@@ -203,38 +203,23 @@ def plan(subject: Subject, settings: Settings) -> list[tuple[str, int]]:
 
 def run_conditions(subject: Subject, settings: Settings, progress: CountProgress) -> np.ndarray:
     """Return every model's answers to all images under all conditions, int64 (models, conditions, images)."""
-    todo, count = plan(subject, settings), len(subject.images.classes[: settings.limit])
-    parts = []
+    todo, count, contract = plan(subject, settings), len(subject.images.classes[: settings.limit]), subject.contract
+    size_class, answers = size_class_of(subject), np.empty((len(subject.models), len(todo), count), np.int64)
     for start in range(0, count, CHUNK):
-
-        def shifted(done: int, before: int = len(todo) * start) -> None:
-            progress(before + done, len(todo) * count)
-
         chunk = slice(start, min(start + CHUNK, count))
-        parts.append(answer(subject, settings.seed, todo, chunk, shifted))
-    return np.concatenate(parts, axis=2)
-
-
-def answer(
-    subject: Subject, seed: int, todo: Sequence[tuple[str, int]], chunk: slice, progress: Callable[[int], None]
-) -> np.ndarray:
-    """Return every model's answers to a chunk of the images under all conditions, int64 (models, conditions, images)."""
-    sources, contract = subject.images.sources[chunk], subject.contract
-    originals = list(pictures(subject, sources))
-    size_class = size_class_of(subject)
-    answers = np.empty((len(subject.models), len(todo), len(sources)), np.int64)
-    for number, (name, strength) in enumerate(todo):
-        images = subject.images.images[chunk]
-        if name:
-            corrupted = (
-                corrupt(image, name, strength, generator(seed, name, source), size_class)
-                for image, source in zip(originals, sources, strict=True)
-            )
-            images = np.stack([fitted(image, contract) for image in corrupted])
-        for index, model in enumerate(subject.models.values()):
-            logits = in_chunks(model.call, np.ascontiguousarray(images), name, lambda what, done, total: None)
-            answers[index, number] = np.argmax(logits, axis=1)
-        progress((number + 1) * len(sources))
+        sources = subject.images.sources[chunk]
+        originals = list(pictures(subject, sources))
+        for number, (name, strength) in enumerate(todo):
+            images = subject.images.images[chunk]
+            if name:
+                corrupted = (
+                    corrupt(image, name, strength, generator(settings.seed, name, source), size_class)
+                    for image, source in zip(originals, sources, strict=True)
+                )
+                images = np.stack([fitted(image, contract) for image in corrupted])
+            for index, model in enumerate(subject.models.values()):
+                answers[index, number, chunk] = np.argmax(model.call(np.ascontiguousarray(images)), axis=1)
+            progress(len(todo) * start + (number + 1) * len(sources), len(todo) * count)
     return answers
 
 
