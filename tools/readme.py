@@ -198,7 +198,8 @@ def imported_table() -> str:
         markdown_table(headings, rows(report["results"]))
         for headings, rows in ((bench.SUMMARY, bench.summary), (bench.SPEEDS, bench.speeds))
     )
-    return "\n\n".join((*tables, f"{report['machine']}; {versions}, onnxruntime {report['versions']['onnxruntime']}."))
+    where = f"{report['machine']}; {versions}, onnxruntime {report['versions']['onnxruntime']}."
+    return "\n\n".join((*tables, bench.executed(report["results"]), where))
 
 
 def backbones_table() -> str:

@@ -13,6 +13,7 @@ litert-torch and ai-edge-quantizer too, the third edgecnn.
 import argparse
 import json
 import random
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -32,8 +33,20 @@ CALLS, WARM_UP, BATCH = 200, 20, 32
 HOW = {"after training": (), "trained": ("--qat-epochs", "8")}
 """How edgecnn makes an int8 file, and the options of `edgecnn import` for it."""
 
-MOVES = ("Transpose", "Reshape", "Flatten", "MaxPool", "Concat", "Slice", "Pad", "Clip", "Relu", "Identity")
-"""ONNX operators that move or clip codes; float32 when their input is."""
+MOVES = (
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "MaxPool",
+    "NhwcMaxPool",
+    "Concat",
+    "Slice",
+    "Pad",
+    "Clip",
+    "Relu",
+    "Identity",
+)
+"""ONNX operators that move or clip codes, or floats."""
 
 HEADINGS = ("network", "how", "file", "n", "accuracy", "drop", "agreement", "bytes", "ms", "transposes", "floats")
 
@@ -254,8 +267,10 @@ def opened(data: bytes, format_: str, contract: Any, reads: str) -> tuple[Call, 
 
 
 def inside(data: bytes, format_: str) -> tuple[int, int]:
-    """Count a file's Transpose operators, and its float tensors between operators; in ONNX those that are not between Q and DQ nodes."""
+    """Count the Transposes that a file's engine executes, and the operators that compute in float: after ONNX Runtime has optimized the
+    graph; of a TFLite file, its float tensors."""
     import onnx
+    import onnxruntime
 
     from edgecnn.export.flatbuffer import read
     from edgecnn.export.tflite import float_tensors
@@ -263,11 +278,14 @@ def inside(data: bytes, format_: str) -> tuple[int, int]:
     if format_ == "tflite":
         operators = [one.name for one in read(data).operators]
         return operators.count("TRANSPOSE"), len(float_tensors(data, "float32"))
-    nodes = onnx.ModelProto.FromString(data).graph.node
-    ends = {name for node in nodes if node.op_type == "QuantizeLinear" for name in node.input}
-    computed = [node for node in nodes if node.op_type not in ("QuantizeLinear", "DequantizeLinear", *MOVES)]
-    floats = sum(name not in ends for node in computed for name in node.output)
-    return sum(node.op_type == "Transpose" for node in nodes), floats
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath, options.log_severity_level = f"{folder}/executed.onnx", 3
+        onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        nodes = onnx.load(options.optimized_model_filepath).graph.node
+    kept = ("QuantizeLinear", "DequantizeLinear", *MOVES)
+    floats = [node for node in nodes if not node.op_type.startswith("Q") and node.op_type not in kept]
+    return sum(node.op_type == "Transpose" for node in nodes), len(floats)
 
 
 def rows_of(case: Path) -> list[dict[str, Any]]:
@@ -337,6 +355,23 @@ def speeds(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         taken = {(row["how"], row["file"]): f"{row['ms']:.2f}" for row in files}
         rows.append((name, *(taken[one] for one in order)))
     return rows
+
+
+def executed(results: list[dict[str, Any]]) -> str:
+    """Say how many Transposes and float operators the engines execute in each way's int8 files, least and most over the networks."""
+    kinds = {
+        "edgecnn's TFLite": WAYS[1],
+        "edgecnn's ONNX": ("trained", "onnx"),
+        "ai-edge-quantizer's": WAYS[3],
+        "`quantize_static`'s": WAYS[2],
+    }
+    texts = []
+    for kind, way in kinds.items():
+        rows = [row for result in results for row in result["rows"] if (row["how"], row["file"]) == way]
+        ends = ((min(row[key] for row in rows), max(row[key] for row in rows)) for key in ("transposes", "floats"))
+        least_most = [f"{low} to {high}" if high > low else str(low) for low, high in ends]
+        texts.append(f"{kind} {' and '.join(least_most)}")
+    return f"Transposes and float operators, as the engines execute the files: {'; '.join(texts)}."
 
 
 def named(results: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
