@@ -22,6 +22,7 @@ from edgecnn.inspect.inspection import inspect_images
 from edgecnn.inspect.look import FEATURES_SIDE, FILE, LOOK, THUMB, Cache, one_look, scaled
 from edgecnn.inspect.look import look_at as look_at_look
 from edgecnn.recipe import DataRecipe
+from edgecnn.runtime.decision import unit_rows
 
 
 @pytest.fixture
@@ -149,14 +150,14 @@ def test_the_network_sees_the_whole_picture_and_a_changed_file_is_named():
 
 
 def test_neighbours_of_few_images_and_of_equal_ones():
-    rows = features.unit(np.array([[3, 4], [0, 2], [5, 0], [0, 0]], np.float32))
+    rows = unit_rows(np.array([[3, 4], [0, 2], [5, 0], [0, 0]], np.float32))
     assert rows.tolist() == pytest.approx(np.array([[0.6, 0.8], [0, 1], [1, 0], [0, 0]]))
     indices, cosines = features.neighbours(rows[:3], 9, lambda done, total: None)
     assert indices.tolist() == [[1, 2], [0, 2], [0, 1]] and cosines == pytest.approx(
         np.array([[0.8, 0.6], [0.8, 0], [0.6, 0]])
     )
     steps = []
-    many = features.unit(np.random.default_rng(1).normal(size=(513, 4)).astype(np.float32))
+    many = unit_rows(np.random.default_rng(1).normal(size=(513, 4)).astype(np.float32))
     indices, _ = features.neighbours(many, 1, lambda *step: steps.append(step))
     assert steps == [(512, 513), (513, 513)] and not (indices[:, 0] == np.arange(513)).any()
     assert max(Counter(indices[:, 0].tolist()).values()) < 20
