@@ -66,10 +66,10 @@ def test_a_different_decoder_is_named(bundle, monkeypatch):
 
 
 def test_a_different_resize_is_named(bundle, monkeypatch):
-    def nearest(image, height, width, fit, **options):
-        return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))[:, :, np.newaxis]
+    def nearest(image, contract):
+        return np.asarray(image.resize((contract.width, contract.height), Image.Resampling.NEAREST))[:, :, np.newaxis]
 
-    monkeypatch.setattr("edgecnn.runtime.selftest.resize", nearest)
+    monkeypatch.setattr("edgecnn.runtime.selftest.fitted", nearest)
     assert failure(bundle).startswith(f"the layer resize does not reproduce the bundle's bytes for {len(PHOTOS)} of")
 
 
