@@ -21,7 +21,7 @@ from edgecnn.inspect.findings import By
 from edgecnn.inspect.look import FEATURES_KIND, Body, Cache, Looks, chunks, near_pairs, neighbours
 from edgecnn.inspect.pairs import MEASURES, Measures, Pictures, frame_difference, likeness, measure_pairs
 
-KIND = f"pair-1 {FEATURES_KIND}"  # the name of cached measures; it changes with what is measured
+KIND = f"pair-2 {MEASURES.format} {FEATURES_KIND}"  # the name of cached measures; it changes with what is measured and how it is stored
 
 CHUNK = 256  # candidates after ALL_PAIRS to compare before images are grouped again
 
