@@ -90,6 +90,7 @@ def download(
 
 
 def _transfer(url: str, part: Path, progress: Progress | None) -> None:
+    """Append the rest of the file at `url` to `part`."""
     with _writing(part):
         offset = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "edgecnn", **({"Range": f"bytes={offset}-"} if offset else {})}
@@ -265,7 +266,16 @@ MAX_BYTES = 64 * 1024 * 1024
 """More bytes than any of the unpacked files has: a packed file is not unpacked beyond this."""
 
 FASHION_LABELS = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
 )
 
 COPY = "Delete what is there, or replace it with a complete copy."
@@ -291,6 +301,7 @@ def open_fashion_mnist(progress: Progress | None = None) -> LabelledImages:
 
 
 def is_fashion_mnist(folder: Path) -> bool:
+    """Return whether a folder has the file of Fashion-MNIST's training images, by name."""
     return _find(folder, "train-images-idx3-ubyte") is not None
 
 

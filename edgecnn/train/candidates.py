@@ -2,7 +2,6 @@
 
 import copy
 import io
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +13,7 @@ import numpy as np
 from edgecnn.data import Dataset, Progress
 from edgecnn.data.decoding import balanced
 from edgecnn.data.folds import stratified
-from edgecnn.files import sha256, write_atomic
+from edgecnn.files import read_npz, sha256, write_atomic
 from edgecnn.networks.blocks import all_features
 from edgecnn.networks.keras import keras
 from edgecnn.networks.predict import real_input
@@ -331,12 +330,8 @@ def trained_features(
 
 def read_features(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     """Return each image's row by its hash, and each rung's features. Both are empty if the file is missing or unusable."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            values = {name: file[name] for name in file.files}
-        rows = {one: row for row, one in enumerate(values.pop(HASHES).tolist())}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return {}, {}
+    values = read_npz(path)
+    rows = {one: row for row, one in enumerate(values.pop(HASHES, np.array([])).tolist())}
     return (rows, values) if all(len(one) == len(rows) for one in values.values()) else ({}, {})
 
 

@@ -181,6 +181,13 @@ def test_the_effect_of_a_threshold_and_a_temperature():
     assert found.calibration_error == pytest.approx((0.4 + 0.5 + 0.3 + 0.2 + 0.9) / 5, abs=1e-6)
 
 
+def test_a_score_at_the_threshold_is_answered():
+    scores, right = np.array([0.25, 0.5, 0.75], np.float32), np.array([True, False, True])
+    found = answered_at(scores, right, 0.5)
+    assert (found.answered, found.errors, found.error) == (2, 1, 0.5)
+    assert answered_at(scores, right, 0.8).error is None
+
+
 def test_outputs_are_scores_if_each_row_is_one():
     assert is_scores(SCORES, 0.0)
     for row in ([0.7, 0.2, 0.2], [0.2, 0.2, 0.2], [1.5, -0.3, -0.2], [3.0, 2.0, 1.0]):
@@ -229,6 +236,13 @@ def test_a_score_at_the_edge_of_a_bin_belongs_to_the_bin_below():
     scores = np.array([[0.5, 0.3, 0.2], [0.75, 0.15, 0.1]])
     assert expected_calibration_error(scores, np.array([0, 1]), 2) == pytest.approx((0.5 + 0.75) / 2)
     assert expected_calibration_error(np.array([[1.0, 0.0]]), np.array([0]), 2) == 0, "1 is in the last bin"
+
+
+def test_the_calibration_error_of_known_scores():
+    certain = np.tile(np.array([[1.0, 0.0]], np.float32), (10, 1))
+    assert expected_calibration_error(certain, np.zeros(10, int)) == 0
+    assert expected_calibration_error(certain, np.ones(10, int)) == 1
+    assert expected_calibration_error(certain, np.array([0] * 7 + [1] * 3)) == pytest.approx(0.3)
 
 
 def test_an_image_is_answered_exactly_when_the_classifier_answers():

@@ -162,6 +162,21 @@ def test_paired_interval_of_known_tables(b, c, n, expected):
     assert paired_interval(b, c, n) == pytest.approx(expected, abs=0.05 if n == 21 else 1e-3)
 
 
+def test_clopper_pearson_without_an_error_is_the_rule_of_three():
+    assert clopper_pearson(0, 1000, 0.95, "upper").high == pytest.approx(1 - 0.05 ** (1 / 1000))
+
+
+def test_mcnemar_of_a_worse_candidate_is_small_on_one_side_only():
+    assert mcnemar_exact(40, 10, "greater") < 1e-4
+    assert mcnemar_exact(10, 40, "greater") > 1 - 1e-4
+    assert mcnemar_exact(10, 40) == mcnemar_exact(40, 10)
+
+
+def test_paired_interval_narrows_with_confidence_and_with_images():
+    assert paired_interval(30, 20, 1000, 0.9).low > paired_interval(30, 20, 1000, 0.95).low
+    assert paired_interval(30, 20, 1000).high > paired_interval(300, 200, 10_000).high
+
+
 CONFIDENCES = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99, 0.9995])
 
 
@@ -300,6 +315,18 @@ def test_paired_interval_covers_the_truth_exactly_as_often_as_stated():
     assert 0.945 < np.mean(coverage) < 0.96
     assert np.min(coverage) > 0.93
     assert np.max(coverage) < 0.99
+
+
+def test_paired_interval_covers_the_truth_on_simulated_test_splits():
+    """10,000 images, like a test split, of which only a few are lost or gained, like in quantization."""
+    random = np.random.default_rng(11)
+    covered = []
+    for _ in range(3000):
+        p12, p21 = random.uniform(0.0005, 0.02, 2)
+        b, c, _ = random.multinomial(10_000, [p12, p21, 1 - p12 - p21])
+        low, high = paired_interval(int(b), int(c), 10_000)
+        covered.append(low <= 100 * (p12 - p21) <= high)
+    assert 0.93 < np.mean(covered) < 0.975
 
 
 def test_the_interval_over_groups_contains_the_accuracy_on_other_groups():

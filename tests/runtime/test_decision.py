@@ -48,6 +48,11 @@ def test_best_first():
     assert (decision, reason) == ("dog", None) and lead == pytest.approx(0.2)
 
 
+def test_the_first_of_equal_scores_wins():
+    top, *_ = decide(np.array([0.3, 0.4, 0.4], np.float32), LABELS)
+    assert [item.index for item in top] == [1, 2, 0]
+
+
 def test_the_first_of_many_equal_scores_wins():
     """An unstable sort may keep the order of a few scores by chance, but not of a thousand."""
     scores = np.array([0.1, 0.3, 0.2, 0.3], np.float32).repeat(250)
@@ -63,6 +68,14 @@ def test_three_classes_by_default():
 
 def test_top_k_above_the_number_of_classes():
     assert len(decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, top_k=99).top) == 3
+
+
+@pytest.mark.parametrize(("threshold", "decision"), [(0.5, "dog"), (0.51, ABSTAIN), (1.0, ABSTAIN), (0.0, "dog")])
+def test_threshold(threshold, decision):
+    result = decide(np.array([0.2, 0.5, 0.3], np.float32), LABELS, threshold=threshold)
+    assert result.decision == decision
+    assert result.reason == (None if decision == "dog" else "below_threshold")
+    assert [item.label for item in result.top] == ["dog", "bird", "cat"]
 
 
 def test_a_score_at_the_threshold_is_enough_and_the_next_smaller_float_is_not():

@@ -14,6 +14,7 @@ from edgecnn.calibrate.input_range import Stated
 from edgecnn.data import open_dataset
 from edgecnn.emulate.on_boards import test_images as images_of_bundle
 from edgecnn.errors import DatasetError, EngineError
+from edgecnn.evaluate.statistics import is_scores
 from edgecnn.networks.keras import keras, tf
 from edgecnn.recipe import DataRecipe, build_recipe, to_tables
 from edgecnn.report.sections import range_lines, warning_lines
@@ -254,6 +255,15 @@ def test_a_folder_of_only_the_bundles_test_images(photos, tmp_path):
     bundle = SimpleNamespace(manifest=manifest, path=tmp_path / "whole.edgecnn")
     split, described = images_of_bundle(bundle, str(alone), lambda what, done, total: None, lambda text: None)
     assert len(split.classes) == described.test_images == 60
+
+
+def test_scores_are_distinguished_from_logits():
+    scores = np.array([[0.2, 0.8], [0.5, 0.5]], np.float32)
+    assert is_scores(scores, 0.0)
+    assert not is_scores(scores * 2, 0.0)
+    assert not is_scores(scores - 0.3, 0.0)
+    assert not is_scores(np.array([[0.3, 0.3]], np.float32), 0.0)
+    assert is_scores(np.array([[0.3, 0.698]], np.float32), 1 / 256)
 
 
 def test_the_command(edgecnn, files, photos, nearest, grey, tmp_path):

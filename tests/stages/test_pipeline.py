@@ -215,6 +215,12 @@ def test_a_model_changed_after_verification_is_not_bundled(own_run):
         bundle_stage(own_run, force=True)
 
 
+def test_bundling_before_verifying(own_run):
+    own_run.file(PARITY).unlink()
+    with pytest.raises(RunError, match="First: edgecnn verify"):
+        bundle_stage(own_run, force=True)
+
+
 def test_the_card_has_the_reports_figures(finished_run):
     card = finished_run.read(CARD, "bundle").decode()
     report = json.loads(finished_run.read(PARITY, "verify"))

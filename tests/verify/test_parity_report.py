@@ -157,6 +157,11 @@ def test_the_limit_in_words(split, kind, gate, limit):
     assert (item.limit, item.passed) == (limit, True)
 
 
+def test_a_conversion_has_its_own_limit(split):
+    item = compared("conversion", *with_lost(split, 20), split, LABELS, Gate(max_drop=100.0))
+    assert item.failed == ("agreement",) and not item.passed and not item.accepted
+
+
 @pytest.mark.parametrize(("n", "allowed"), [(20, 2), (50, 3), (172, 7), (400, 13), (1000, 28), (10_000, 223)])
 def test_a_conversion_fails_only_on_evidence_of_less_agreement_than_98_percent(n, allowed):
     """`allowed` of n answers may differ: if one answer in fifty differs, more would occur less than one time in twenty."""

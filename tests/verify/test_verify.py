@@ -11,21 +11,24 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 import jsonschema
 
+from edgecnn.calibrate.confidence import choose_threshold
 from edgecnn.calibrate.input_range import Stated
 from edgecnn.data import Split, open_dataset
-from edgecnn.errors import EngineError, ParityError, RunError
+from edgecnn.errors import EngineError, ParityError, RunError, SplitError
 from edgecnn.evaluate.answers import export_answers, load_test
+from edgecnn.evaluate.statistics import answered_at
 from edgecnn.export import export_path
 from edgecnn.files import quiet_stderr
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import model_bytes, model_from_bytes
 from edgecnn.runs import CARD, FLOAT_MODEL, PARITY, QAT_MODEL
+from edgecnn.runtime.decision import softmax
 from edgecnn.stages.compare import compare_models
 from edgecnn.stages.verify import verify
 from edgecnn.tables import to_json
+from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.layers import layer_errors
 from edgecnn.verify.parity import compared, parity_report, reference_answers
-from edgecnn.verify.parity_report import Gate, require_parity
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,10 @@ def test_a_conversion_that_is_accepted_is_on_record_in_report_card_and_bundle(ba
     assert "the conversion of tflite-int8 was accepted" in own_run.file(CARD).read_text()
 
 
+def test_a_good_model_passes_a_strict_gate_of_its_own_drop(report):
+    require_parity(report)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": "edgecnn.parity/2"}'])
 def test_an_invalid_report_is_refused_with_advice(own_run, content):
     own_run.file(PARITY).write_text(content)
@@ -129,6 +136,11 @@ def test_nothing_exported(own_run):
             export_path(own_run, format_, precision).unlink()
     with pytest.raises(RunError, match="First: edgecnn export"):
         verified(own_run)
+
+
+def test_only_verify_may_see_test_images(own_run):
+    with pytest.raises(SplitError):
+        open_dataset(own_run.recipe.data).load(("test",), height=8, width=8, channels=1, stage="train")
 
 
 def test_model_bytes_round_trip(own_run):
@@ -314,6 +326,17 @@ def good(finished_run):
         *(reference_answers(finished_run, name, test.images, silent) for name in ("float", "fake-quantized")),
         export_answers(finished_run, path, "tflite", "int8", test.images, silent),
     )
+
+
+def test_a_shifted_threshold(good):
+    """Caught by the share answered: it matches the record at the chosen threshold, and differs at another one."""
+    test, _, float_, _, _ = good
+    scores = softmax(float_.values)
+    best, right = scores.max(axis=1), np.argmax(scores, axis=1) == test.classes
+    chosen = choose_threshold(best, right, 0.05)
+    assert answered_at(best, right, chosen.threshold).answered == chosen.answered
+    shifted = answered_at(best, right, chosen.threshold + 0.2)
+    assert shifted.answered < chosen.answered and shifted.share_answered < chosen.share_answered - 0.01
 
 
 def test_twenty_resamples_of_a_good_models_test_split_raise_no_alarm(good):

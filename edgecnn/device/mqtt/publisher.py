@@ -67,16 +67,11 @@ KEPT = (
 MOST_NEWS = 64
 
 
-KEEPALIVE_S, ANSWER_S = (
-    15,
-    10.0,
-)  # a broker that is silent for about twice the first is lost; the second is for opening a connection
+KEEPALIVE_S = 15  # a broker that is silent for about twice this is lost
+ANSWER_S = 10.0  # for opening a connection
 
-RETRY_S, LONGEST_RETRY_S = (
-    1.0,
-    60.0,
-)  # the wait doubles up to the longest, and begins again after a connection of STEADY_S
-STEADY_S = 5.0
+RETRY_S, LONGEST_RETRY_S, STEADY_S = 1.0, 60.0, 5.0
+"""The wait before another attempt doubles up to the longest, and begins again after a connection of STEADY_S."""
 
 
 class News(NamedTuple):
@@ -164,6 +159,7 @@ class Link:
 
     @property
     def idle(self) -> bool:
+        """Whether the broker has acknowledged all messages of this connection."""
         self._unacknowledged = [info for info in self._unacknowledged if info.rc or not info.is_published()]
         return not self._unacknowledged
 
