@@ -78,5 +78,7 @@ def emulated_targets(names: Sequence[str]) -> list[Target]:
         elif name not in targets:
             raise UnknownNameError(f"no target {name!r}. {nearest(name, targets)}")
         else:
-            raise EmulatorError(f"{name} cannot be emulated. Choose from: {', '.join(able)}, all.")
+            raise EmulatorError(
+                f"{name} cannot be emulated: it has no [emulator] table. Choose from: {', '.join(able)}, all."
+            )
     return list(chosen.values())

@@ -77,7 +77,9 @@ def output_errors(path: Path):
         raise
     except OSError as error:
         advice = "Free some space." if error.errno in NO_SPACE else "Choose a folder that you can write to."
-        raise OutputError(f"cannot write {path}: {error.strerror or error}. {advice}") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. Nothing was left half-written. {advice}"
+        ) from error
 
 
 def write_atomic(path: Path, data: bytes | str, mode: int = 0o666) -> None:
@@ -178,6 +180,7 @@ def _unnamed_file() -> int:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
+    """Raise OutputExistsError if `path` exists and `force` is false."""
     if not force and (path.exists() or path.is_symlink()):
         raise OutputExistsError(f"{path} exists. Add --force to replace it.")
 
@@ -222,6 +225,7 @@ def csv_text(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def csv_rows(data: bytes) -> list[dict[str, str]]:
+    """Return the rows of CSV below a header line, by column; ValueError if they cannot be read."""
     import csv
 
     try:

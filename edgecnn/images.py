@@ -52,6 +52,7 @@ def limit() -> tuple[float, str]:
 
 
 def require_memory(needed: int) -> None:
+    """Raise ImageTooLargeError if `needed` bytes exceed the limit."""
     allowed, source = limit()
     if needed > allowed:
         mib = -(-needed >> 20)
@@ -92,10 +93,11 @@ def in_one_scan(data: bytes) -> bool:
 
 
 def require_few_scans(data: bytes, pixels: int) -> None:
+    """Raise ImageTooLargeError if a JPEG of this many pixels has more than MAX_SCANS scans, or needs more than MAX_WORK."""
     limit = min(MAX_SCANS, MAX_WORK // pixels)
     if not in_one_scan(data) and (count := scans(data, limit)) > limit:
         raise ImageTooLargeError(
-            f"the JPEG has {count:,} scans; the limit is {limit}. Save it again as a baseline JPEG"
+            f"the JPEG has {count:,} scans; the limit is {limit} for {pixels:,} pixels. Save it again as a baseline JPEG"
         )
 
 
@@ -121,6 +123,7 @@ def available_bytes(root: str = "/") -> int | None:
 
 
 def _limits(root: str) -> Iterator[int]:
+    """Yield the limits of this process's control group and its parents, version 2 or 1."""
     for line in _lines(root, "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -252,7 +255,9 @@ def _reader(plugin: str) -> Callable[[io.BytesIO], Image.Image]:
     except ModuleNotFoundError:
         module = None
     if module is None or not getattr(module, "SUPPORTED", True):
-        raise ImageError(f"this Pillow cannot read {plugin.upper()}. Convert it to JPEG or PNG, or upgrade Pillow")
+        raise ImageError(
+            f"this Pillow cannot read {plugin.upper()}. Convert it to JPEG or PNG, or upgrade: pip install --upgrade Pillow"
+        )
     return getattr(module, f"{plugin}ImageFile")
 
 

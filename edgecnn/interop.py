@@ -177,6 +177,7 @@ def programs_of(run: Run) -> list[str]:
 
 
 def check_program(run: Run, program: str) -> None:
+    """Raise ExportError if a model expects other images than the program provides, or Frigate would change its labels."""
     region = run.recipe.data.region
     if region != WHOLE:
         cuts = "Frigate crops its images itself" if program == FRIGATE else "a file for MediaPipe cannot hold a region"
@@ -273,7 +274,9 @@ def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = F
 def find_dataset(path: Path) -> Path:
     """Return the dataset folder for a path of Frigate's. Raises DatasetError if it has no dataset, or several, which the message lists."""
     if not path.is_dir():
-        raise DatasetError(f"frigate:{path} is not a folder. Expected Frigate's media folder, or clips/NAME.")
+        raise DatasetError(
+            f"frigate:{path} is not a folder. Expected Frigate's media folder, clips/NAME, or clips/NAME/{DATASET}."
+        )
     if path.name == DATASET:
         return path
     if (path / DATASET).is_dir():

@@ -42,6 +42,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
+    """Return a text of several lines with the unsafe characters of each line escaped."""
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 

@@ -76,10 +76,13 @@ def unpack_debs(debs: Sequence[Path], root: Path) -> None:
             done = subprocess.run(into, stdin=reader.stdout, capture_output=True, text=True)
             output = reader.stderr.read().decode(errors="replace") if reader.stderr else ""
         if reader.returncode or done.returncode:
-            raise EmulatorError(f"cannot unpack {deb.name}: {_reason(output or done.stderr)}. Delete it: {deb}")
+            raise EmulatorError(
+                f"cannot unpack {deb.name}: {_reason(output or done.stderr)}. Delete it, so that it is downloaded again: {deb}"
+            )
 
 
 def tool(name: str) -> str:
+    """Return the path of one of Debian's tools. Raises EmulatorError if it is missing, as on hosts other than Debian."""
     path = shutil.which(name)
     if path is None:
         raise EmulatorError(
@@ -152,6 +155,7 @@ class Apt:
         ]
 
     def download(self, packages: Sequence[Package], progress: Progress) -> list[Path]:
+        """Download the packages missing from the cache, and return the files of all. apt checks their hashes."""
         missing = [package for package in packages if not (self.archives / package.file).exists()]
         if missing:
             what = f"{plural(len(missing), 'package')} of Debian {self.release}"
@@ -208,6 +212,7 @@ def private_apt(release: str, cache: Path, progress: Progress) -> Iterator[Apt]:
 
 
 def _watched(arguments: Sequence[str], what: str, progress: Progress, cwd: Path | None) -> str:
+    """Run apt-get and pass on the percentage that it writes to a file descriptor."""
     progress(what, 0, 100)
     reader, writer = os.pipe()
     command = [arguments[0], f"-oAPT::Status-Fd={writer}", *arguments[1:]]
@@ -360,7 +365,9 @@ def pip_command() -> list[str]:
         return [sys.executable, "-m", "pip"]
     if path := shutil.which("pip3") or shutil.which("pip"):
         return [path]
-    raise EmulatorError(f"this machine has no pip for a board's wheels. Install it: {sys.executable} -m ensurepip")
+    raise EmulatorError(
+        f"this machine has no pip, which downloads a board's wheels. Install it: {sys.executable} -m ensurepip"
+    )
 
 
 FORMAT = 1

@@ -90,7 +90,7 @@ class DataRecipe(Struct):
         0.2, "Fraction of the training images for test, if the data have no such split.", low=0.01, high=0.5
     )
     group_by: str | None = left_open(
-        "Regular expression: photos with the same match, or first group, share a split; none ignores folders.",
+        "Regular expression: photos with the same match in path and name share a split; none ignores folders.",
         valid=is_pattern,
         expected="a regular expression, or none",
     )
@@ -212,7 +212,7 @@ class TrainRecipe(Struct):
     )
     head_only: bool = key(
         False,
-        "Fit only the last layer of a network from ImageNet, on all images, measured with folds.",
+        "Fit only the last layer of a network from ImageNet, on all images, measured with folds: --quick.",
     )
     tuning: str | None = left_open(
         "if-better: the head ships unless fine-tuning wins on validation photos; by default for photos.",
@@ -299,6 +299,7 @@ class Recipe(Struct):
 
     @property
     def folds(self) -> int | None:
+        """The number of folds, if the images are divided into them."""
         return self.train.folds or (HEAD_FOLDS if self.train.head_only else None)
 
     @property
@@ -380,6 +381,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def to_tables(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as nested plain tables, without the keys that it leaves open."""
     return dict(to_json(recipe))
 
 
@@ -415,6 +417,7 @@ def keys() -> list[Key]:
 
 
 def default(entry: dataclasses.Field) -> Any:
+    """Return a key's default as a JSON value; None if the key is left open or required."""
     if entry.default_factory is not dataclasses.MISSING:
         return to_json(entry.default_factory())
     return None if entry.default is dataclasses.MISSING else to_json(entry.default)
@@ -429,5 +432,6 @@ def _limits_text(entry: dataclasses.Field) -> str:
 
 
 def range_text(metadata: Mapping[str, Any]) -> str:
+    """Return the range of a key as text, from its metadata `low` and `high`: see `edgecnn.tables.key`."""
     ends = metadata["low"], metadata["high"]
     return " to ".join(map(end_text, ends))

@@ -81,6 +81,7 @@ LARGEST_SIZE = 16384
 
 
 def read_size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT; ValueError for anything else."""
     width, _, height = text.lower().partition("x")
     if not all(part.isascii() and part.isdigit() and 0 < int(part) <= LARGEST_SIZE for part in (width, height)):
         raise ValueError(f"received {text!r}; expected WIDTHxHEIGHT, such as 640x480")

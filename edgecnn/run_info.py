@@ -133,8 +133,13 @@ class Candidate(Struct):
     macs: Count
     int8_bytes: Count = described("Expected.")
     fits: bool = described("Whether it is within the budget; true without one.")
-    ms: NonNegative | None = described("Median milliseconds of its int8 file here; null if not measured.", default=None)
-    accuracy: Fraction = described("Of a fitted last layer on other photos; over classes if `balanced`.", default=0.0)
+    ms: NonNegative | None = described(
+        "Median milliseconds of its int8 file on this machine; null if it was not measured.", default=None
+    )
+    accuracy: Fraction = described(
+        "Accuracy of the frozen network with a fitted last layer on photos that did not fit it; the mean over classes if `balanced`.",
+        default=0.0,
+    )
     log_loss: NonNegative | None = described("Its mean log loss on the same photos, in nats.", default=None)
     behind: Annotated[float, Limits(minimum=-1, maximum=1)] = described(
         "How far it is behind the best, on the same photos.", default=0.0
@@ -167,7 +172,10 @@ class Validated(Struct):
     lost: Count = described("Images that only the float model classifies correctly.")
     gained: Count = described("Images that only this model classifies correctly.")
     standard_error: NonNegative = described("Paired standard error of the difference in accuracy from the float model.")
-    divergence: NonNegative | None = described("Mean Kullback-Leibler divergence from float, in nats.", default=None)
+    divergence: NonNegative | None = described(
+        "Mean Kullback-Leibler divergence from the float model's softmax, in nats; null if it was not measured.",
+        default=None,
+    )
 
 
 class Validation(Struct):
@@ -176,10 +184,17 @@ class Validation(Struct):
     n: Positive
     float: Validated
     qat: Validated | None
-    calibrated: Validated | None = described("Epoch 0 of quantization-aware training: no weight trained.", default=None)
-    qat_nearest: Validated | None = described("`qat` with every weight rounded to the nearest code.", default=None)
+    calibrated: Validated | None = described(
+        "Epoch 0 of the quantization-aware phase: ranges calibrated, no weight trained; null if it was not measured.",
+        default=None,
+    )
+    qat_nearest: Validated | None = described(
+        "`qat` with every weight rounded to the nearest code; null if it was not measured.", default=None
+    )
     ptq: Validated | None
-    ptq_nearest: Validated | None = absent("`ptq` with every weight rounded to the nearest code.")
+    ptq_nearest: Validated | None = absent(
+        "`ptq` with every weight rounded to the nearest code; absent unless both were measured."
+    )
 
 
 class Int8Method(Struct):
@@ -187,10 +202,17 @@ class Int8Method(Struct):
 
     asked: Asked = described("The recipe's qat.method.")
     method: Method = described("Quantization-aware training, or quantization after training.")
-    decided_by: Decisive | None = described("The figure that decided, if one differed enough.", default=None)
-    epoch: Count | None = described("The kept epoch of the quantization-aware phase; 0 is the calibrated model.")
+    decided_by: Decisive | None = described(
+        "The figure of validation images that decided between the two; null if there was no choice or no figure differed enough.",
+        default=None,
+    )
+    epoch: Count | None = described(
+        "The kept epoch of the quantization-aware phase; 0 is the calibrated model, null without that phase."
+    )
     rounding: Rounding | None = described("How the weights became codes; null if nothing was chosen.", default=None)
-    learning_rate: NonNegative | None = described("Peak of the quantization-aware phase's learning rate.", default=None)
+    learning_rate: NonNegative | None = described(
+        "The peak of the quantization-aware phase's learning rate; null without that phase.", default=None
+    )
     validation: Validation = described("The figures behind the choice.")
 
     @property

@@ -88,6 +88,7 @@ class Run:
 
     @property
     def info(self) -> RunInfo:
+        """The content of `run.json`; RunError if it is missing or damaged."""
         try:
             return build(RunInfo, json.loads((self.path / INFO).read_text(encoding="utf-8")), ValueError)
         except (OSError, ValueError) as error:
@@ -192,10 +193,14 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False, keep_features
     require_run_folder(path)
     if run.file(RECIPE).exists():
         if not force:
-            raise OutputExistsError(f"{path} exists. Continue it (--resume), or replace it (--force). {ANOTHER}.")
+            raise OutputExistsError(
+                f"{path} exists. Continue it (--resume), replace it (--force), or name another folder with --out."
+            )
         for used in (recipe.init.source, recipe.network.file):
             if used and Path(used).resolve().is_relative_to(path.resolve()):
-                raise OutputExistsError(f"{path} contains {used}, which the new run needs. {ANOTHER}.")
+                raise OutputExistsError(
+                    f"{path} contains {used}, which the new run needs, so it is not replaced. {ANOTHER}."
+                )
         for folder in (run.file(ASKED).parent, *(() if keep_features else (run.file(FEATURES),))):
             shutil.rmtree(folder, ignore_errors=True)
         for file in path.iterdir():
@@ -212,12 +217,14 @@ def settle_run(run: Run, recipe: Settled) -> Run:
 
 
 def run_path(name: str) -> Path:
+    """Return `runs/NAME`; RecipeError if the name cannot be that of a folder there."""
     if name in ("", ".", "..", LATEST) or "/" in name or any(map(unsafe, name)):
         raise RecipeError(f"name is {name!r}, expected the name of a new folder in {RUNS}/, without a slash.")
     return RUNS / name
 
 
 def require_run_folder(path: Path) -> None:
+    """Raise OutputExistsError if a run cannot be at `path`, since a file or another folder is there."""
     if path.exists() and not path.is_dir():
         raise OutputExistsError(f"{path} is a file, not a run folder. {ANOTHER}.")
     if path.is_dir() and not (path / RECIPE).exists() and any(file.name != LOCK for file in path.iterdir()):
@@ -237,7 +244,9 @@ def locked(path: Path) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
-                raise RunError(f"process {holder} is training {path}. Wait until it ends. {ANOTHER}.") from None
+                raise RunError(
+                    f"process {holder} is training {path}. Wait until it ends, or name another folder with --out."
+                ) from None
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # on file systems without locks
                     raise
@@ -264,7 +273,9 @@ def open_run(path: Path | None = None) -> Run:
         here = f"Name a run; runs here: {', '.join(runs)}." if runs else "To make a run: edgecnn train"
         raise RunError(f"{folder}{target} is not a run folder (it has no {RECIPE}). {here}")
     if path is None and not is_own(folder):
-        raise RunError(f"{folder} belongs to another user. To use it, name it: {folder.resolve()}")
+        raise RunError(
+            f"{folder} belongs to another user, so it is not followed. To use it, name it: {folder.resolve()}"
+        )
     return Run(folder.resolve() if folder.is_symlink() else folder)
 
 

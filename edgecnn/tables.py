@@ -207,6 +207,7 @@ def value_type(kind: Any, value: Any = ...) -> Any:
 
 
 def end_text(end: float) -> str:
+    """Return an end of a range for a message: a whole number with all its digits."""
     return f"{end:,}" if isinstance(end, int) else f"{end:g}"
 
 
@@ -216,6 +217,7 @@ def _name(name: str) -> str:
 
 
 def shown(value: Any) -> str:
+    """Return a value for a message: in ASCII, shortened."""
     text = ascii(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 

@@ -60,6 +60,7 @@ LIBRARIES = (
 
 
 def library_versions() -> dict[str, str]:
+    """Return the versions of edgecnn, Python and the installed LIBRARIES, by name."""
     import importlib.metadata
 
     versions = {"edgecnn": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
@@ -70,6 +71,7 @@ def library_versions() -> dict[str, str]:
 
 
 def processor() -> str:
+    """Return the processor's architecture and, if Linux gives it, its model name."""
     import platform
 
     name = read_cpu().name

@@ -79,6 +79,7 @@ class Entry(Struct):
 
 
 def check_channel(channel: str) -> str:
+    """Return a channel's name; UpdateError if it is not valid."""
     if not CHANNEL.fullmatch(channel):
         raise UpdateError(f"a channel's name is at most 64 lower-case letters, digits, _ and -, not {shown(channel)}")
     return channel
@@ -149,6 +150,7 @@ def in_wave(board_id: str, digest: str, share: int) -> bool:
 
 
 def target_file(path: str, digest: str) -> str:
+    """Return the path of a target's file below targets/ in a repository; the file name begins with its hash."""
     channel, _, file = path.partition("/")
     return f"{channel}/{digest}.{file}"
 
@@ -194,4 +196,5 @@ def _is_path(channel: str, name: str, path: str, serial: int) -> bool:
 
 
 def _each(pattern: re.Pattern[str], texts: Collection[str], most: int) -> bool:
+    """Return whether there are at most `most` texts, all different and all matching the pattern."""
     return len(texts) <= most and len(set(texts)) == len(texts) and all(map(pattern.fullmatch, texts))

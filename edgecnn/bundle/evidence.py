@@ -58,10 +58,12 @@ class ValidationScores(Struct):
 
 
 def bin_of(score: float) -> int:
+    """Return the index of a score's bin, 0 to BINS - 1."""
     return bisect.bisect_left(BOUNDS, score)
 
 
 def score_counts(scores: np.ndarray) -> tuple[int, ...]:
+    """Count the best scores, shape (n,), in each bin."""
     bins = np.searchsorted(BOUNDS, scores.astype(np.float64))
     return tuple(np.bincount(bins, minlength=BINS).tolist())
 

@@ -231,6 +231,7 @@ class Bundle:
 
 
 def output_types(model: ModelEntry) -> tuple[str, ...]:
+    """Return the types that a model's outputs may have, in numpy's notation."""
     return ("|i1", "|u1") if model.precision == "int8" else ("<f4",)
 
 

@@ -47,7 +47,9 @@ THRESHOLDS = tuple(index / 100 for index in range(100))
 class Choice(statistics.Selective):
     """A threshold, its figures on the images used to choose it, and the bound on its error that follows from them."""
 
-    bound: Fraction = described("Clopper and Pearson's upper bound of error, at 1 - (1 - confidence) / tried.")
+    bound: Fraction = described(
+        "Clopper and Pearson's upper bound of error, at confidence 1 - (1 - confidence) / tried."
+    )
     target_error: Fraction
     confidence: Fraction
     tried: Positive = described("Thresholds on the grid.")
@@ -236,6 +238,7 @@ def cross_fitted_scores(
 def temperature_and_threshold(
     logits: np.ndarray, classes: np.ndarray, target_error: float | None
 ) -> tuple[float, float]:
+    """Return the temperature and threshold chosen on the images; a threshold above 1 means that none meets the target."""
     try:
         chosen = fit_confidence(logits, classes, target_error)
     except ThresholdError:

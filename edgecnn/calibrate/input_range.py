@@ -183,6 +183,7 @@ def blue_first(call: Call, images: Labelled, read: Trial, labels_ordered: bool) 
 
 
 def misplaced(values: np.ndarray, images: Labelled) -> str:
+    """Name the outputs that answer for another class, by their numbers from 0, or by the images' labels if those are known."""
     names = images.labels or tuple(map(str, range(values.shape[1])))
     pairs = [(output, best) for output, best in enumerate(best_order(values, images.classes)) if output != best]
     shown = ", ".join(f"{names[output]!r} for {names[best]!r}" for output, best in pairs[:SHOWN])
@@ -229,6 +230,7 @@ def reordered(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def better(one: Trial, other: Trial) -> float:
+    """Return McNemar's one-sided p: small if one trial is right more often than the other."""
     return mcnemar_exact(int(np.sum(one.right & ~other.right)), int(np.sum(~one.right & other.right)), "greater")
 
 

@@ -50,6 +50,7 @@ class Command(typer.core.TyperCommand):
     action = ""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; if a value is not a number, report which number is expected."""
         self.action = next((arg for arg in args if arg in self.actions), "")
         try:
             return super().parse_args(ctx, args)

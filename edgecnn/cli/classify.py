@@ -84,7 +84,9 @@ def classify(
         from edgecnn.cli.classify_stream import forget_device
 
         if source or camera:
-            raise typer.BadParameter("only removes a device: give no source.", param_hint="--mqtt-forget")
+            raise typer.BadParameter(
+                "only removes a device: give no source and no --camera.", param_hint="--mqtt-forget"
+            )
         forget_device(mqtt)
         return
     if http.address is None:
@@ -133,6 +135,7 @@ def classify(
 
 
 def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Raise a usage error that names the option, if one of these was given where it has no effect."""
     for name in names:
         given = context.get_parameter_source(name)
         if given is not None and given.name != "DEFAULT":

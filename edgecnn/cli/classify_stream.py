@@ -43,6 +43,7 @@ def stopping_output() -> Iterator[None]:
 
 
 def state_text(event: events.StateChangedEvent) -> str:
+    """Return a change of the state as text: the label and its score, or why there is no label."""
     if event.state is None or event.reason is not None:
         return f"{event.state or '-'} ({event.reason})"
     return f"{printable(event.state)} {event.score:.2%}"
@@ -243,6 +244,7 @@ def make_live(
 
 
 def make_metrics_file(settings: "Settings", classifier: "Classifier", source: str | None) -> "MetricsFile":
+    """Return the writer of --metrics-file for a stream that is not served; MissingExtraError without the package."""
     require_packages("prometheus_client")
     from edgecnn.device.http.board import MetricsFile
     from edgecnn.device.http.live import make_opening
@@ -252,6 +254,7 @@ def make_metrics_file(settings: "Settings", classifier: "Classifier", source: st
 
 
 def serve_api(settings: "Settings", load: "functools.partial[Classifier]") -> None:
+    """Serve without a camera until a signal arrives (Stopped)."""
     import asyncio
 
     from edgecnn.device.http.live import make_opening
@@ -264,6 +267,7 @@ def serve_api(settings: "Settings", load: "functools.partial[Classifier]") -> No
 
 
 def read_settings(options: "Mqtt", rotation: int = 0) -> "MqttSettings":
+    """Read the address, the user and the password from their options; an invalid one is a usage error."""
     import ssl
 
     from edgecnn.device.mqtt.publisher import MqttSettings
@@ -366,6 +370,7 @@ def classify_stream(
 
 @contextlib.contextmanager
 def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
+    """Yield the sink for results: JSON lines, a drawing in a terminal, or plain lines."""
     if not json and sys.stdout.isatty():
         with View(model=classifier.name) as view:
             yield view.show
@@ -376,6 +381,7 @@ def make_sink(json: bool, classifier: "Classifier") -> Iterator[Sink]:
 
 
 def check_reader(due: events.RateLimiter) -> None:
+    """Raise BrokenPipeError if nobody reads standard output any more; check only now and then."""
     if due.count() and reader_gone():
         raise BrokenPipeError
 

@@ -113,6 +113,7 @@ def deploy(
 
 
 def read_options(path: Path) -> bytes:
+    """Return the service's options, checked. ServiceError if they are not valid or the file is missing."""
     from edgecnn.device.service import config
     from edgecnn.errors import ServiceError
 

@@ -290,6 +290,7 @@ def print_table(measured: "Sweep") -> None:
 
 
 def options(chosen: "Configuration") -> list[str]:
+    """Return the options of `edgecnn classify` that select a configuration."""
     provider = ["--provider", chosen.provider] if chosen.provider else []
     return ["--engine", chosen.engine, *provider, "--precision", chosen.precision, "--threads", f"{chosen.threads}"]
 

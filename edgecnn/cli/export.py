@@ -236,6 +236,7 @@ def report(
 
 
 def show(path: Path | None) -> "tuple[Shown, Path]":
+    """Return the content of a page about a run folder or a bundle, `runs/latest` for None, and the page's default path."""
     from edgecnn.report.page import Shown, shown_run
     from edgecnn.runs import PAGE
 

@@ -13,6 +13,7 @@ from edgecnn.tables import option as setting
 
 
 def read_layers(text: str) -> int | tuple[str, ...]:
+    """Read a number of layers, or their names; ValueError for neither."""
     names = tuple(filter(None, (part.strip() for part in text.split(","))))
     if not names or text.strip() == "0":
         raise ValueError(f"received {text!r}, expected a number of layers from 1, or names of layers")
@@ -26,8 +27,14 @@ class Calibration(Group):
     calibrate_images: int | None = setting(
         None, "Number of training images to calibrate with.", shown="500", metavar="N", low=1
     )
-    region: list[float] | None = shared.overriding(
-        "data.region", shown="the whole image", metavar="X,Y,W,H", typed=None, read=shared.read_seen
+    region: list[float] | None = setting(
+        None,
+        "The part of each image that the model sees, as fractions of the upright image: left, top, width and height.",
+        shown="the whole image",
+        metavar="X,Y,W,H",
+        typed=None,
+        read=shared.read_seen,
+        keys=("data.region",),
     )
     size: tuple[int, int] | None = setting(
         None,
@@ -55,7 +62,13 @@ class Calibration(Group):
         typed=None,
         read=read_layers,
     )
-    unseen: str | None = shared.overriding("data.unseen", shown="a fifth of the images of --calibrate", metavar="DATA")
+    unseen: str | None = setting(
+        None,
+        "A folder or zip of images that did not train the model, to judge it on. The images of --calibrate then only calibrate and choose.",
+        shown="a fifth of the images of --calibrate",
+        metavar="DATA",
+        keys=("data.unseen",),
+    )
     seed: int | None = setting(None, "Seed for drawing the calibration images.", shown="1", low=0, keys=("seed",))
 
 

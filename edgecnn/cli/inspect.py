@@ -137,6 +137,7 @@ def inspect(
 
 
 def answers_of(path: Path, dataset: "Dataset") -> "tuple[str, HeldOut]":
+    """Return a run's name and its folds' answers; RunError if it has no folds, or if its classes are not those of the data."""
     from edgecnn.errors import RunError
     from edgecnn.evaluate.answers import require_held_out
     from edgecnn.runs import open_run
@@ -151,6 +152,7 @@ def answers_of(path: Path, dataset: "Dataset") -> "tuple[str, HeldOut]":
 
 
 def stated_kinds(text: str | None, fix: Path | None) -> tuple[str, ...]:
+    """Return the kinds that --leave-out names; typer.BadParameter for an unknown kind or without --fix."""
     from edgecnn.inspect.fix import LEAVE_OUT, USUAL
 
     if text is None:
@@ -190,6 +192,7 @@ def free_folder(name: str, force: bool) -> Path:
 
 
 def print_report(report: "Inspection", full: bool) -> None:
+    """Print the verdict and the worst findings, or with `full` all of them."""
     from edgecnn.inspect.inspection import verdict
 
     splits = ", ".join(f"{count:,} {split}" for split, count in report.splits.items() if count)

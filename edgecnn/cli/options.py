@@ -105,6 +105,7 @@ def secret(option: str, prefix: str, file: Path | None) -> tuple[str | None, str
 
 
 def note_if_shared(file: Path) -> None:
+    """Warn if every user of this machine may read a file that holds a password."""
     import contextlib
     import shlex
     import stat
@@ -116,6 +117,7 @@ def note_if_shared(file: Path) -> None:
 
 
 def load_classifier(model: Path | None, **choice: Any) -> "Classifier":
+    """Load a bundle as `edgecnn.runtime.classifier.Classifier.load` does, and print its name."""
     from edgecnn.device.slots.default import default_bundle
     from edgecnn.runtime.classifier import Classifier
 
@@ -172,6 +174,7 @@ def flag(entry: dataclasses.Field, heading: str) -> inspect.Parameter:
 
 
 def convert_setting(entry: dataclasses.Field, value: Any) -> Any:
+    """Convert the value typed for a flag to its setting; an invalid value is a usage error (typer.BadParameter)."""
     about, name = entry.metadata, option_name(typed_name(entry))
     check_choice(name, value, about.get("choices", (value,)))
     if value == about.get("typed", entry.default):

@@ -39,6 +39,7 @@ class ProgressReporter:
             self.note(text)
 
     def training(self, progress: "TrainProgress") -> None:
+        """Show an epoch's loss, accuracy, images/s and the time left in the phase. A line stays when the epoch ends."""
         epoch = f"{progress.phase} epoch {progress.epoch}/{progress.epochs}"
         state = (
             f"loss {progress.loss:.4f}  accuracy {progress.accuracy:.2%}  {progress.images_per_s:,.0f} images/s  "

@@ -57,6 +57,7 @@ def former_recipe(
 
 
 def refuse_images(path: Path) -> None:
+    """Raise RecipeError, with the right command, if images or a run are given as a recipe."""
     from edgecnn.data import DATASETS
     from edgecnn.errors import RecipeError
     from edgecnn.recipe import source_kind
@@ -93,6 +94,7 @@ def absolute(recipe: "Recipe", path: Path | None) -> "Recipe":
 
 
 def stated_values(*groups: "Group") -> dict[str, Any]:
+    """Return the recipe values of groups of settings, by recipe key."""
     values: dict[str, Any] = {}
     for group in groups:
         kind: type = type(group)
@@ -136,6 +138,7 @@ def show_keys(as_json: bool) -> None:
 
 
 def show_dry_run(asked: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
+    """Choose an open network for the images, time a few training steps, and print the costs and the estimated time."""
     from edgecnn.cli.progress import clock
     from edgecnn.stages.train import network_name
     from edgecnn.tables import to_json

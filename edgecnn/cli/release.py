@@ -155,6 +155,7 @@ def release(
 
 
 def check_names(action: str, names: list[str]) -> None:
+    """Raise a usage error for arguments that do not fit the action."""
     words = ACTIONS[action].split()
     least, most = sum(word[0] != "[" for word in words), 20 if "KEY..." in words else len(words)
     hint = "[DIR|BUNDLE|CHANNEL|KEY]..."
@@ -216,6 +217,7 @@ def show(repository: "Repository", keys: "Keys", json: bool) -> None:
 
 
 def describe(entry: dict[str, Any]) -> str:
+    """Return a release as a line: its number, share, name and hash, and what is on record."""
     share = "stopped" if entry["stopped"] else f"{entry['share']} %"
     more = [count(entry["pilots"])] if entry["pilots"] else []
     if entry["allow_older"]:
@@ -231,6 +233,7 @@ def count(pilots: Sized) -> str:
 
 
 def show_boards(file: Path, jobs: int, json: bool) -> None:
+    """Print what boards report about their updates; PartialFailure if some do not."""
     from edgecnn.fleet.ssh import Sessions, on_each, read_hosts
     from edgecnn.fleet.status import HEADINGS, ask_status, row
     from edgecnn.labels import text_table

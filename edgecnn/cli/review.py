@@ -105,6 +105,7 @@ def review(
 
 
 def located(source: str, into: Path, remote_folder: str | None) -> tuple[Path, str, bool]:
+    """Return the folder of pictures, fetched first if a board has them, the board's name, and whether any photos in it count."""
     from edgecnn.fleet.ssh import check_host
 
     folder = Path(source)

@@ -118,6 +118,7 @@ def run(path: Path, root: Path) -> None:
 
 
 def fit_network(config: "Config", around: "Surroundings") -> bool:
+    """Close the network unless the options need it; False if an earlier process closed it, which only a restart undoes."""
     from edgecnn.device.service import run
 
     closed = run.is_closed()

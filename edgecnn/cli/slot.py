@@ -133,6 +133,7 @@ def slot_text(slots: "Slots", release: str) -> str:
 
 
 def table(store: "Store", slots: "Slots") -> dict[str, Any]:
+    """Return the record as a JSON document, with each intact bundle's description of itself."""
     document = {"current": slots.current, **to_json(slots)}
     for release, entry in document["releases"].items():
         if about := store.about(release):

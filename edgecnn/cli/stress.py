@@ -93,6 +93,7 @@ def stress(
 
 
 def progress_of(reporter: "ProgressReporter") -> Callable[[int, int], None]:
+    """Return a function that shows a test's progress and the time left: in the bar, or in a line now and then."""
     began = noted = time.monotonic()
 
     def progress(done: int, total: int) -> None:

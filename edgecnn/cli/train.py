@@ -169,6 +169,7 @@ def join_cluster(workers: str | None, worker: int | None) -> "Workers | None":
 
 
 def held_out_line(run: "Run") -> str:
+    """Return a line on how many held-out images of each class the int8 models of a run's folds find."""
     from edgecnn.evaluate.answers import require_held_out
     from edgecnn.evaluate.statistics import class_line, found_by_class
 

@@ -27,6 +27,7 @@ def show_report(report: "Report", json: bool, full: bool = False) -> None:
 
 
 def print_report(report: "Report", full: bool = False) -> None:
+    """Print what decides the next command, or with `full` all figures."""
     from edgecnn.report import sections as words
 
     if full:

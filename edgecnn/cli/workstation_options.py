@@ -55,6 +55,7 @@ def print_section(section: "Section") -> None:
 
 
 def read_sides(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT or the side of a square; ValueError for anything else."""
     try:
         return read_size(text if "x" in text.lower() else f"{text}x{text}")
     except ValueError:
@@ -62,6 +63,7 @@ def read_sides(text: str) -> tuple[int, int]:
 
 
 def read_seen(text: str) -> list[float]:
+    """Read a region in a recipe's form; ValueError for anything else."""
     return list(read_region(text))
 
 
@@ -72,6 +74,7 @@ def read_backbone(text: str) -> str:
 
 
 def read_channels(text: str) -> tuple[float, ...]:
+    """Read one number, or one per channel, for pixels from 0 to 1; ValueError for anything else."""
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -91,6 +94,7 @@ def read_deviations(text: str) -> tuple[float, ...]:
 
 
 def read_names(path: str) -> tuple[str, ...]:
+    """Read a file with one name per line; ValueError if it cannot be read or repeats a name."""
     try:
         names = tuple(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, ValueError) as error:
@@ -111,11 +115,23 @@ class Data(Group):
 
     heading: ClassVar = "Data and network"
     data: str | None = overriding("data.source", shown="cifar10")
-    region: list[float] | None = overriding(
-        "data.region", shown="the whole image", metavar="X,Y,W,H", typed=None, read=read_seen
+    region: list[float] | None = option(
+        None,
+        "Train on this part of each image; the model then sees only this part of each frame too. Left, top, width and height as fractions "
+        "of the upright image, such as 0.5,0,0.5,1 for its right half.",
+        shown="the whole image",
+        metavar="X,Y,W,H",
+        typed=None,
+        read=read_seen,
+        keys=("data.region",),
     )
-    group_by: str | None = overriding(
-        "data.group_by", shown="the list of splits, else folders below the class folders", metavar="REGEX"
+    group_by: str | None = option(
+        None,
+        "Regular expression: photos with the same match, or the same first group of it, share a split and a fold. It sees a photo's path "
+        "below its class folder, without the ending. none ignores folders.",
+        shown="the list of splits, else folders below the class folders",
+        metavar="REGEX",
+        keys=("data.group_by",),
     )
     network: str | None = option(
         None,
@@ -172,7 +188,14 @@ class Data(Group):
         read=read_sides,
         keys=("network.width", "network.height"),
     )
-    init: str | None = overriding("init.source", metavar="RUN")
+    init: str | None = option(
+        None,
+        "Start from this run's trained network, with a new head. Its network and input apply unless you name others. You may also "
+        "name a recipe or a bundle: edgecnn then looks for its run in runs/. random starts from random weights.",
+        shown="the network's ImageNet weights, if it has any",
+        metavar="RUN",
+        keys=("init.source",),
+    )
 
 
 class Budget(Group):
@@ -198,7 +221,12 @@ class Training(Group):
     class_weights: str | None = overriding(
         "train.class_weights", shown="auto", metavar="auto|none", heading=Data.heading
     )
-    quick: bool = overriding("train.head_only", False)
+    quick: bool = option(
+        False,
+        "Fit only the last layer of a network from ImageNet, on all images. Takes a minute for a thousand photos. Folds measure it: each "
+        "image is answered by a layer that was fitted without it.",
+        keys=("train.head_only",),
+    )
     settings: list[str] | None = option(
         None,
         "Any recipe key, such as train.shift=4. May be repeated. edgecnn train --keys lists the keys.",
@@ -246,6 +274,7 @@ class Replacing(Group):
 
 
 def rule(strict: bool, confident: bool) -> "Rule":
+    """Return the rule by which old and new are judged."""
     return "confident" if confident else "strict" if strict else "usual"
 
 
@@ -311,6 +340,7 @@ class Foreign(Group):
         "crop",
         "How an image of another shape is fitted to the model's input: centre crop, grey bars, or stretched.",
         choices=FITS,
+        metavar="|".join(FITS),
     )
     resampling: str = option(
         "bilinear",

@@ -61,6 +61,7 @@ class Known(Struct):
         return splits.in_splits((item, item.split) for item in items)
 
     def missing(self, divided: Divided, split: str) -> list[str]:
+        """Return the listed files of a split that are not among the items."""
         found = Counter((split, self.labels[item.label], item.hash) for item in divided[split])
         return [file for key, files in self.files.items() if key[0] == split for file in files[found[key] :]]
 
@@ -203,6 +204,7 @@ class Dataset:
         return other
 
     def require_groups(self) -> None:
+        """Raise DatasetError if the recipe groups images that are not a user's own, or have splits."""
         if self._recipe.group_by not in (None, splits.NONE) and not self.left_to_edgecnn:
             raise DatasetError(
                 f"--group-by divides your own photos in class folders, and {self.name} is a named dataset, or has splits. Leave it out, or "
@@ -221,6 +223,7 @@ class Dataset:
         return self.own and rule != "none" and is_unbalanced(self.class_counts())
 
     def groups(self) -> GroupInfo | None:
+        """Return the number of groups in each split, if a user named them."""
         rule = splits.rule_of(self.split_groups)
         counts = {split: len(set(map(self.group_of, items))) for split, items in self.items.items()}
         return GroupInfo(by=rule, splits=counts) if rule else None
@@ -240,6 +243,7 @@ class Dataset:
         self.labels = tuple(labels)
 
     def summary(self) -> list[str]:
+        """Return lines to print: images, classes and splits, then the files left out and the images with two labels."""
         counts = Counter(item.label for items in self.items.values() for item in items)
         classes = sorted(range(len(self.labels)), key=lambda index: (counts[index], index))
         small, large = classes[0], classes[-1]
@@ -418,6 +422,7 @@ class Dataset:
 
 
 def find_conflicts(divided: Mapping[str, Sequence[Item]], labels: Sequence[str]) -> tuple[Conflict, ...]:
+    """Return the items whose content was seen before under another label; `divided` has the items by split."""
     first: dict[str, Item] = {}
     pairs = [(item, first.setdefault(item.hash, item)) for items in divided.values() for item in items]
     return tuple(

@@ -223,6 +223,7 @@ def balanced(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def some(split: Split, count: int, seed: int) -> Split:
+    """Return `count` images of a split, `balanced`, in their order."""
     chosen = np.sort(balanced(split.classes, count, seed))
     sources = tuple(split.sources[index] for index in chosen)
     return Split(images=split.images[chosen], classes=split.classes[chosen], sources=sources)
@@ -233,6 +234,7 @@ UNBALANCED = 3
 
 
 def is_unbalanced(counts: Sequence[int] | np.ndarray) -> bool:
+    """Return whether classes of these numbers of images are unbalanced; classes without images do not count."""
     present = [count for count in counts if count]
     return bool(present) and max(present) >= UNBALANCED * min(present)
 

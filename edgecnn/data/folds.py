@@ -122,6 +122,7 @@ def require_listed(run: Run, folds: Folds, dataset: Dataset) -> None:
 
 
 def fold_infos(run: Run) -> tuple[FoldInfo, ...]:
+    """Return the records of a run's finished folds, in order."""
     folds = read_folds(run)
     numbers = range(1, folds.count + 1) if folds else ()
     found = (Run(run.file(FOLD.format(fold=fold))).stored(FOLD_INFO, FoldInfo) for fold in numbers)

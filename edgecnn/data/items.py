@@ -34,6 +34,7 @@ class Folder:
         return sorted(name for name in self.files if name.lower().endswith(SUFFIXES))
 
     def below(self) -> Iterator[tuple[str, Any]]:
+        """Yield all files in it and its subfolders, by path."""
         yield from self.files.items()
         for name, folder in self.folders.items():
             yield from ((f"{name}/{path}", handle) for path, handle in folder.below())
@@ -256,6 +257,7 @@ def array_items(split: str, name: str, pixels: np.ndarray, classes: Sequence[int
 
 
 def too_many(broken: Sequence[Unreadable], total: int) -> bool:
+    """Return whether more than MOST_UNREADABLE of all images cannot be read, too many to leave out."""
     return len(broken) > MOST_UNREADABLE * total
 
 
@@ -278,4 +280,5 @@ PASSING = (
 
 
 def emptied(classes: Iterable[str]) -> str:
+    """Return why images are not left out if some classes would have no readable one."""
     return f"No image would be left in {', '.join(map(repr, classes))}."

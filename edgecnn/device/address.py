@@ -29,6 +29,7 @@ class Broker:
 
     @property
     def address(self) -> str:
+        """The address for people, without user and password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 

@@ -118,6 +118,7 @@ class BenchmarkRow:
 
     @property
     def eligible(self) -> bool:
+        """Whether it may be chosen: the model passed the bundle's gate and the golden vectors here."""
         return bool(self.gate) and not self.probed.golden
 
     def to_json(self) -> dict[str, Any]:
@@ -140,6 +141,7 @@ def percentiles(values: list[float]) -> Percentiles:
 
 
 def winner(rows: Sequence[BenchmarkRow]) -> BenchmarkRow | None:
+    """Return the best eligible row by RULE, or None."""
     return next(iter(ranked(row for row in rows if row.eligible)), None)
 
 

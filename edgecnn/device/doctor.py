@@ -412,6 +412,7 @@ def examine(system: System) -> Diagnosis:
 
 
 def require_healthy(diagnosis: Diagnosis) -> None:
+    """Raise DoctorError if a finding is an error; the message names the checks."""
     failed = [name for name, finding in diagnosis.findings if finding.severity == "error"]
     if failed:
         raise DoctorError(

@@ -184,6 +184,7 @@ class Reviewing:
 
     @property
     def pictures(self) -> Mapping[str, Kept]:
+        """The folder's pictures by hash, in the order of the questions."""
         return self._kept
 
     def document(self) -> dict[str, Any]:

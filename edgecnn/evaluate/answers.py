@@ -184,7 +184,9 @@ def require_held_out(run: Run) -> HeldOut:
     """Return the held-out answers of a run. Raises RunError if they are missing or damaged."""
     held = read_held_out(run)
     if held is None:
-        raise RunError(f"{run.file(HELD_OUT)} is missing or damaged. {RESUME.format(path=run.path)}")
+        raise RunError(
+            f"{run.file(HELD_OUT)}, which holds the answers of the folds, is missing or damaged. {RESUME.format(path=run.path)}"
+        )
     return held
 
 

@@ -42,6 +42,7 @@ def io_type(format_: str, precision: str, io: str | None = None) -> str:
 
 
 def alternative(run: Run) -> tuple[str, str] | None:
+    """Return the entry of ALTERNATIVES that a run can compare with the shipped method; None if the run has no other method."""
     if not run.file(QAT_MODEL).exists():
         return None
     if run.int8_method == "ptq":

@@ -95,6 +95,7 @@ def load_schema() -> ModuleType:
 
 
 def unpacked(data: bytes) -> Any:
+    """Return a TFLite file as the schema's mutable `ModelT`; `packed` is the inverse."""
     schema = load_schema()
     return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
 

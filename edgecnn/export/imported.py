@@ -97,7 +97,9 @@ def open_source(path: Path, size: tuple[int, int] | None = None) -> SourceModel:
     if path.suffix == ".onnx" and path.is_file():
         return _open_onnx(path, size)
     if size:
-        raise ExportError(f"--size is for ONNX files that leave it open, and {path} is not one. Leave it out.")
+        raise ExportError(
+            f"--size is for ONNX files that leave their image's size open, and {path} is not one. Leave it out."
+        )
     if path.suffix in PICKLED and path.exists():
         raise ExportError(
             f"{path} is PyTorch's own format, which only its own program can read. Write an ONNX file there, then import that:\n{TO_ONNX}"
@@ -188,7 +190,9 @@ def _open_saved_model(path: Path) -> SourceModel:
 
 def _require_one(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     if len(inputs) != 1 or len(outputs) != 1:
-        raise ExportError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one each.")
+        raise ExportError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, expected one input, an image, and one output, a vector."
+        )
 
 
 def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
@@ -197,7 +201,9 @@ def _freeze(opened: SourceModel) -> tuple[FrozenModel, bool]:
 
     sides = opened.shape[1:]
     if len(sides) != 3 or not all(sides) or sides[2] not in (1, 3):
-        raise ExportError(f"the model reads {opened.shape}, expected (None, height, width, 1 or 3), all fixed.")
+        raise ExportError(
+            f"the model reads {opened.shape}, expected (None, height, width, 1 or 3) with a fixed height and width."
+        )
     if opened.dtype != "float32":
         raise ExportError(f"the model reads {opened.dtype}, expected float32 pixels. Remove the cast at its beginning.")
 

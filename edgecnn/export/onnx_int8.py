@@ -108,6 +108,7 @@ class Builder:
         return self.dequantize(self.code(tensor, rank), tensor)
 
     def dequantize(self, code: str, like: Tensor) -> str:
+        """Return the name of the real value of codes with a tensor's scale and zero point. The node is made once."""
         value = (code, *self.parameters(like))
         if value not in self._reals:
             self._reals[value] = self.add("DequantizeLinear", value)
@@ -136,6 +137,7 @@ class Builder:
         return self._dequantized(values, np.int8, tensor.scale, axis)
 
     def bias(self, tensor: Tensor, scale: np.ndarray) -> str:
+        """Return the name of an int32 bias's real value; `scale` is the input's scale times the weights'."""
         if tensor.type != "INT32" or tensor.data is None:
             raise ExportError(f"the bias {tensor.name!r} is {tensor.type}, expected a constant of INT32")
         return self._dequantized(tensor.data, np.int32, scale)
@@ -148,6 +150,7 @@ class Builder:
         return self.add("DequantizeLinear", inputs, axis=axis)
 
     def quantize(self, real: str, tensor: Tensor, activation: int = 0) -> None:
+        """Define a TFLite tensor as the quantized real value, after the fused activation."""
         self.store(self.add("QuantizeLinear", [real, *self.parameters(tensor)]), tensor, activation)
 
     def store(self, code: str, tensor: Tensor, activation: int = 0) -> None:
@@ -351,7 +354,9 @@ def fully_connected(builder: Builder, operator: Operator) -> None:
     x, out, options = entry(operator), operator.outputs[0], operator.options
     weights, values = constant(operator, 1)
     if len(out.shape) != 2 or options.weightsFormat:
-        raise ExportError(f"FULLY_CONNECTED {out.name!r} needs two dimensions and plain weights, not {out.shape}")
+        raise ExportError(
+            f"FULLY_CONNECTED {out.name!r} has the shape {out.shape} or shuffled weights, expected two dimensions and plain weights"
+        )
     code = builder.code(x) if len(x.shape) == 2 else builder.reshape(builder.flat(x), [values.shape[1]])
     inputs = weighted(builder, operator, builder.dequantize(code, x), weights, values.T)
     builder.quantize(builder.add("Gemm", inputs), out, options.fusedActivationFunction)
@@ -381,7 +386,9 @@ def mean(builder: Builder, operator: Operator) -> None:
     x, out = entry(operator), operator.outputs[0]
     over = sorted(int(axis) % len(x.shape) for axis in constant(operator, 1)[1].ravel())
     if len(x.shape) != 4 or over != [1, 2]:
-        raise ExportError(f"MEAN {out.name!r} is over the axes {over} of {x.shape}, expected 1 and 2 of four")
+        raise ExportError(
+            f"MEAN {out.name!r} is over the axes {over} of {x.shape}, expected axes 1 and 2 of four dimensions"
+        )
     code = builder.add(
         "QuantizeLinear", [builder.add("GlobalAveragePool", [builder.real(x)]), *builder.parameters(out)]
     )

@@ -169,7 +169,9 @@ def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:
         try:
             return converter.convert()
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
-            raise ExportError(f"TensorFlow cannot convert it to {precision} TFLite: {first_line(error)}") from error
+            raise ExportError(
+                f"TensorFlow could not convert the model to {precision} TFLite: {first_line(error)}"
+            ) from error
 
 
 def float_tensors(data: bytes, io: str = "int8") -> list[tuple[str, str]]:
@@ -201,6 +203,7 @@ IMAGES = 500
 
 
 def needs_representative_dataset(run: Run, precision: str) -> bool:
+    """Return whether an export needs a representative dataset: int16x8 does, and int8 that is quantized after training."""
     return precision in ("int16x8", "int8-ptq") or (precision == "int8" and run.int8_method == "ptq")
 
 

@@ -142,6 +142,7 @@ def is_plain(value: Any, levels: int = 8) -> bool:
 
 
 def in_use(status: Mapping[str, Any]) -> str:
+    """Return the release that a board has in use, as text."""
     slot = status.get("in_use")
     if not isinstance(slot, Mapping):
         return "no release"
@@ -149,6 +150,7 @@ def in_use(status: Mapping[str, Any]) -> str:
 
 
 def age(seconds: Any) -> str:
+    """Return how long ago something was, as text."""
     if not isinstance(seconds, int | float):
         return "never"
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):

@@ -35,7 +35,9 @@ class Photo(Struct):
 class Copy(Photo):
     """An image of a group."""
 
-    same: Same = described("What it shares with another image of its group: file, pixels, or nearly the content.")
+    same: Same = described(
+        "What it shares with another image of its group: the file, the decoded pixels, or nearly the same content."
+    )
     pixels: Count = described("The same number for images of a group that have the same pixels.")
     keep: bool = described("Whether a cleaned copy of the data keeps it.")
 
@@ -78,7 +80,9 @@ class WrongLabel(Photo):
 class Odd(Photo):
     """An image unlike the others."""
 
-    value: float = described("Distance from its neighbours' features, 0 to 2; if blurred, sharpness over contrast.")
+    value: float = described(
+        "Its distance from its neighbours' features, 0 to 2; for a blurred one its sharpness over its contrast."
+    )
     usual: float = described("The median of all images.")
 
 
@@ -114,10 +118,16 @@ class Method(Struct):
 
     features: str | None = described("The network whose features were used; null for hashes only.")
     missing: str | None = described("What was not searched for, and what to install; null if nothing.")
-    all_alike: bool = described("Whether a class looked like one group: only images with the same pixels are copies.")
+    all_alike: bool = described(
+        "Whether most of a class looked like one group, so that only images with the same pixels are called copies."
+    )
     skipped_pairs: Count = described("Candidates by features that were not compared, since there were too many.")
-    uncompared: Count = described("Images whose hashes were not compared with later ones, since too many are alike.")
-    labels_by: str | None = absent("The run whose folds judged the labels; absent if a classifier on features did.")
+    uncompared: Count = described(
+        "Images whose hashes were not compared with those of later images, since too many are alike."
+    )
+    labels_by: str | None = absent(
+        "The run whose folds judged the labels; absent if a classifier on features judged them."
+    )
 
 
 class Inspection(Struct):
@@ -140,7 +150,9 @@ class Inspection(Struct):
     far: tuple[Odd, ...] = described("The farthest first.")
     blurred: tuple[Odd, ...] = described("The most blurred first.")
     method: Method
-    computed: Mapping[str, Count] = described("Images whose hashes and features were computed; the others were known.")
+    computed: Mapping[str, Count] = described(
+        "Number of images whose hashes and features were computed; the others were known."
+    )
     seconds: NonNegative
 
 
@@ -181,6 +193,7 @@ def finding(kind: Kind, severity: Severity, images: int, text: str, advice: str)
 
 
 def of_folders(faults: Iterable[Fault], skipped: Sequence[str], lines: Iterable[str]) -> Iterator[Finding]:
+    """Yield the faults of folders, and the files that are not read; `lines` describe `skipped`."""
     for text, advice in faults:
         yield finding("layout", "error", 1, text.rstrip("."), advice)
     severity: Severity = "warning" if any(name.lower().endswith(PHOTOS) for name in skipped) else "note"
@@ -243,6 +256,7 @@ def of_labels(doubts: Sequence[WrongLabel]) -> Iterator[Finding]:
 
 
 def of_classes(classes: Sequence[ClassFigures], method: Method) -> Iterator[Finding]:
+    """Yield problems with the number of images and with their variety."""
     totals = {item.label: sum(item.images.values()) for item in classes}
     small: tuple[tuple[str, int, Severity], ...] = (("train", FEW_TRAINING, "warning"), ("test", FEW_TEST, "note"))
     for split, least, severity in small:
@@ -324,6 +338,7 @@ def of_odd_ones(far: Sequence[Odd], soft: Sequence[Odd]) -> Iterator[Finding]:
 
 
 def first_two(group: Group, kind: Kind) -> str:
+    """Return the first two images of a group that show the problem: different splits or labels, the same pixels, or different ones."""
     first, *others = group.twins if kind == "duplicate" else group.copies
 
     def shown(copy: Copy) -> tuple[str, str, bool]:

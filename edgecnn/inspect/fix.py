@@ -30,6 +30,7 @@ LONGEST_NAME = 200  # maximum bytes of a file's name to keep
 
 
 def left_out(report: Inspection, kinds: Sequence[str]) -> dict[str, str]:
+    """Return the first reason for each image that is left out, by source."""
     found: dict[str, list[tuple[str, str]]] = {
         "unreadable": [(item.source, f"it cannot be read: {item.reason}") for item in report.unreadable],
         "groups": [pair for group in report.groups for pair in of_group(group, kinds)],
@@ -152,6 +153,7 @@ def encoded(item: Item, dataset: Dataset) -> bytes:
 
 
 def destination_of(item: Item, dataset: Dataset, data: bytes) -> tuple[str, str, str]:
+    """Return the destination of an item: its split's folder ("" without splits), its class's folder, and its name."""
     split = item.split if item.split in dataset.given else "train"
     name = item.source.rpartition("/")[2]
     plain = name and not any(map(unsafe, name)) and "\\" not in name and len(name.encode()) <= LONGEST_NAME

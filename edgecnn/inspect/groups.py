@@ -91,6 +91,7 @@ class Search:
         return found
 
     def too_large(self, distinct: np.ndarray, found: Sequence[Pair]) -> bool:
+        """Return whether one group has most of a class's different images, and at least FEWEST_OF_A_GROUP of them."""
         labels = [item.label for item in self.looks.items]
         group = grouped(len(labels), found)
         totals = Counter(labels[index] for index in distinct.tolist())
@@ -106,6 +107,7 @@ class Search:
         return pairs, np.sort(places)
 
     def measured(self, pairs: Sequence[tuple[int, int]], meter: Meter) -> list[Measures]:
+        """Return the measures of pairs, from the cache or computed a few at a time, since their parts take memory."""
         hashes = [item.hash for item in self.looks.items]
 
         def measures(part: Sequence[int]) -> Iterable[bytes]:
@@ -116,6 +118,7 @@ class Search:
         return [Measures(*MEASURES.unpack(value)) for value in self.cache.completed(KIND, keys, measures, meter)]
 
     def by_hash(self, distinct: np.ndarray) -> list[Pair]:
+        """Return the pairs that are the same whole picture, among those with near perceptual hashes."""
         table, thumbs, count = self.looks.table[distinct], self.looks.table["thumb"], len(self.looks.items)
         progress = partial(self.progress, "comparing hashes")
         pairs, self.uncompared = near_pairs(table["hash"], table["mirrored"], progress)

@@ -217,6 +217,7 @@ def by_split(items: Sequence[Item]) -> dict[str, int]:
 
 
 def class_figures(items: Sequence[Item], group: np.ndarray, labels: Sequence[str]) -> tuple[findings.ClassFigures, ...]:
+    """Return each class's images by split, and how many remain if each group, of which `group` has the number, counts as one."""
     counts = distinct(np.array([item.label for item in items], np.int64), group, len(labels)).tolist()
     members = ([item for item in items if item.label == number] for number in range(len(labels)))
     return tuple(

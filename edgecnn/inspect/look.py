@@ -57,6 +57,7 @@ class Cache:
         )
 
     def get(self, kind: str, hashes: Iterable[str]) -> dict[str, bytes]:
+        """Return the stored values of some hashes, by hash."""
         known: dict[str, bytes] = {}
         query = "SELECT value FROM entries WHERE kind = ? AND hash = ?"
         with contextlib.suppress(sqlite3.Error):  # the entries of a damaged file are computed again
@@ -171,6 +172,7 @@ class Looks(Struct):
 
 
 def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, meter: Meter) -> Looks:
+    """Look at all items of a dataset; those that are not in the cache are decoded."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
 
         def look(part: Sequence[int]) -> Iterator[bytes | str]:
@@ -186,6 +188,7 @@ def look_at(items: Sequence[Item], read: Callable[[Item], Any], cache: Cache, me
 
 
 def one_look(item: Item, read: Callable[[Item], Any]) -> bytes | str:
+    """Return an item's look, the bytes of a LOOK; or the reason, as text, if it cannot be read."""
     try:
         data = read(item)
         image = picture(item, lambda _: data, 3)
@@ -259,6 +262,7 @@ def compute(
 
 
 def square(item: Item, read: Callable[[Item], Any]) -> np.ndarray:
+    """Return an item's pixels for the network, uint8 (SIDE, SIDE, 3)."""
     try:
         return resize(picture(item, read, 3, (FEATURES_SIDE, FEATURES_SIDE)), FEATURES_SIDE, FEATURES_SIDE, "stretch")
     except ImageError as error:

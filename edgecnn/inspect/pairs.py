@@ -144,6 +144,7 @@ def measured(first: Image.Image, second: Image.Image, found: Match) -> Match:
 
 
 def overlap(size: tuple[int, int], place: tuple[int, int, int, int]) -> tuple[Box, Box]:
+    """Return the part that two pictures share, as fractions of each."""
     (width, height), (left, top, right, bottom) = size, place
     ends = (max(0, left), max(0, top), min(width, right), min(height, bottom))
     across, down = right - left, bottom - top
@@ -225,6 +226,7 @@ def frame_difference(pictures: Pictures, first: int, second: int, mirrored: bool
 
 
 def measure_pairs(pictures: Pictures, pairs: Sequence[tuple[int, int]], body: Body | None) -> list[Measures]:
+    """Return the measures of each pair of images, by index."""
     found, parts = [Measures()] * len(pairs), {}
     for number, pair in enumerate(pairs):
         ways = [

@@ -101,6 +101,7 @@ def out_of_fold(features: np.ndarray, classes: np.ndarray, groups: np.ndarray, p
 
 
 def distinct(classes: np.ndarray, groups: np.ndarray, width: int = 0) -> np.ndarray:
+    """Return how many groups each class has, int (classes,), for at least `width` classes."""
     return np.bincount(np.unique(np.stack([classes, groups]), axis=1)[0], minlength=width)
 
 
@@ -113,6 +114,7 @@ def standardised(features: np.ndarray) -> np.ndarray:
 
 
 def components(features: np.ndarray) -> np.ndarray:
+    """Return the first COMPONENTS principal components of standardised features (n, features)."""
     _, vectors = np.linalg.eigh(np.asarray(features.T @ features, np.float64))
     return features @ vectors[:, : -COMPONENTS - 1 : -1].astype(features.dtype)
 
@@ -196,6 +198,7 @@ def ask(dataset: Dataset, items: Sequence[Item], features: np.ndarray | None, pr
 
 
 def asked(candidates: Sequence[Candidate], features: np.ndarray, classes: np.ndarray, progress: Progress) -> str:
+    """Return the sentence for the candidate with the lowest accuracy, among those that matter."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
@@ -218,6 +221,7 @@ def asked(candidates: Sequence[Candidate], features: np.ndarray, classes: np.nda
 
 
 def found(dataset: Dataset, items: Sequence[Item]) -> Iterator[Candidate]:
+    """Yield what names and times tell: stems with counters, numbers in runs of a hundred, and EXIF times in clusters."""
     for what, patterns in (("file-name stem", STEMS), ("runs of a hundred numbers", (RUNS,))):
         for pattern in patterns:
             texts = texts_by(pattern, items)
@@ -276,6 +280,7 @@ def matters(values: np.ndarray, classes: np.ndarray, groups: np.ndarray, progres
 
 
 def right(values: np.ndarray, classes: np.ndarray, groups: np.ndarray, seeds: Sequence[int] = (1,)) -> float:
+    """Return the fraction of photos that a head classifies correctly which was fitted to the other folds; a group is in one fold."""
     from edgecnn.train.candidates import regression  # edgecnn.train loads TensorFlow
 
     answers = []

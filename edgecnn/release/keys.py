@@ -159,6 +159,7 @@ class Keys:
 
     @property
     def searched(self) -> str:
+        """The folders, as text for messages."""
         return " or ".join(map(str, self.folders))
 
 
@@ -189,6 +190,7 @@ def make_folder(folder: Path) -> None:
 
 
 def occupied(folder: Path) -> bool:
+    """Return whether a path exists and is not an empty folder."""
     return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 

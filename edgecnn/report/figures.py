@@ -46,6 +46,7 @@ class Epoch(Struct):
 
 
 def epochs(run: Run) -> tuple[Epoch, ...]:
+    """Return a run's epochs; an imported model has none."""
     if not run.file(HISTORY).exists():
         return ()
     return tuple(
@@ -201,6 +202,7 @@ class PageFigures(Struct):
 
 
 def confusion(model: str, true: np.ndarray, answers: np.ndarray, labels: Sequence[str]) -> Confusion:
+    """Return a model's confusion matrix from the true and the answered classes, int arrays (n,)."""
     pairs, counts = np.unique(np.stack([true, answers], axis=1), axis=0, return_counts=True)
     cells = tuple((int(a), int(b), int(count)) for (a, b), count in zip(pairs, counts, strict=True))
     mistakes = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: (-cell[2], cell[0], cell[1]))
@@ -234,6 +236,7 @@ def reliability(model: str, temperature: float, scores: np.ndarray, right: np.nd
 
 
 def coverage(scores: np.ndarray, right: np.ndarray) -> tuple[Coverage, ...]:
+    """Return the effect of each threshold of COVERAGE. `scores` and `right` are as in `reliability`."""
     points = []
     exact = scores.astype(np.float64)  # compared like in `runtime.decision.decide`
     for threshold in COVERAGE:
@@ -246,6 +249,7 @@ def coverage(scores: np.ndarray, right: np.ndarray) -> tuple[Coverage, ...]:
 def answer_figures(
     predictions: Predictions, int8: str, temperature: float | None, labels: Sequence[str]
 ) -> AnswerFigures:
+    """Return the figures of a run's float model and an int8 export from its predictions; `temperature` is the bundle's, or None."""
     true = predictions.true
     one, other = predictions.answers["float"], predictions.answers[int8]
     right = other == true
@@ -283,6 +287,7 @@ def answer_figures(
 
 
 def summary(report: Report, model: ModelFigures) -> tuple[str, ...]:
+    """Return how good a model is: its accuracy, on which images, its weakest classes, and what a device does if it is not sure."""
     measured, scores, *_ = parity_sections(report)
     return accuracy_line(report, model), *measured.lines, *scores.lines
 
@@ -307,6 +312,7 @@ def run_answers(run: Run, predictions: Predictions | None, int8: str | None) -> 
 
 
 def bundle_answers(bundle: Bundle) -> AnswersByPhoto:
+    """Return the answers of a bundle's folds; empty if it was made without folds."""
     return {digest: (row["class"], row["int8"]) for digest, row in read_answers(bundle).items()}
 
 
@@ -330,6 +336,7 @@ def pairs(runs: Sequence[tuple[str, AnswersByPhoto]]) -> Iterator[Pair | str]:
 
 
 def int8_name(report: Report) -> str | None:
+    """Return the name of the int8 export whose answers the report shows: the one used for confidence, else the first."""
     names = [model.name for model in report.models if model.precision == "int8"]
     if report.confidence and report.confidence.model in names:
         return report.confidence.model
@@ -344,6 +351,7 @@ def verdict(report: Report | None) -> str:
 
 
 def common_figures(report: Report | None, answers: AnswerFigures) -> dict[str, Any]:
+    """Return the common part of a run's and a bundle's report, from the parity report and answers, as arguments of `RunFigures`."""
     said: tuple[str, ...] = ()
     int8 = int8_name(report) if report else None
     if report:

@@ -61,6 +61,7 @@ def addresses(pictures: Mapping[int, np.ndarray]) -> dict[int, str]:
 
 
 def data_address(pixels: np.ndarray) -> str:
+    """Return pixels, uint8 (height, width, channels), as a data URL of a PNG."""
     buffer = io.BytesIO()
     as_image(pixels).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -79,6 +80,7 @@ def page_figures(shown: Sequence[Shown]) -> PageFigures:
 
 
 def render(shown: Sequence[Shown]) -> str:
+    """Return the page as HTML that makes no requests and contains no script."""
     runs = [
         {
             **vars(item),
@@ -106,6 +108,7 @@ def against_texts(against: Against | None, pictures: Mapping[int, str]) -> dict[
 
 
 def write_against_page(against: Against, pictures: Mapping[int, np.ndarray], path: Path) -> None:
+    """Write a page that compares two bundles; `pictures` as in `edgecnn.stages.against.compare_bundles`."""
     compared = against_texts(against, addresses(pictures))
     write_atomic(path, rendered(runs=[], together={}, compared=compared).encode())
 
@@ -140,6 +143,7 @@ def int8_of(figures: RunFigures) -> dict[str, Comparison | ModelFigures | None]:
 
 
 def sections_of(figures: RunFigures) -> list[Section]:
+    """Return the page's sections after the summary, which has the first two of a parity report."""
     return [
         *(parity_sections(figures.parity)[2:] if figures.parity else ()),
         *([stress_section(figures.stress)] if figures.stress else ()),
@@ -174,6 +178,7 @@ def num(value: float | None, digits: int = 0) -> "Markup | str":
 
 
 def cell(text: str) -> "Markup":
+    """Show a table's cell: each number as data, or a text like `name_of`."""
     from markupsafe import Markup
 
     if not isinstance(text, FigureText):

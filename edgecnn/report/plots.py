@@ -45,6 +45,7 @@ Plots = dict[str, tuple[str, Callable[[], "Figure"]]]
 
 
 def plots(figures: RunFigures) -> Plots:
+    """Return a run's plots. Plots without figures are left out."""
     found: Plots = {}
     for item in figures.confusion:
         text = f"Confusion matrix of {item.model}: rows are true classes, columns are answers. Darker cells hold more of a class's images."
@@ -165,6 +166,7 @@ def short(label: str) -> str:
 
 
 def confusion_plot(matrix: Confusion, labels: Sequence[str]) -> "Figure":
+    """Draw a confusion matrix with each row as shares of its class and, for few classes, the counts in the cells."""
     count = len(labels)
     side = min(WIDTH, 2.2 + 0.24 * min(count, MOST_NAMED))
     figure, axes = new_figure(side, side)
@@ -194,6 +196,7 @@ def drop_of(figures: RunFigures) -> tuple[ClassDrop, ...]:
 
 
 def classes_plot(drops: Sequence[ClassDrop]) -> "Figure":
+    """Draw the drop by class, worst first. With many classes, draw only the worst and the best half of MOST_NAMED."""
     known = sorted(((item.label, item.drop) for item in drops if item.drop is not None), key=lambda pair: -pair[1])
     if len(known) > MOST_NAMED:
         known = known[: MOST_NAMED // 2] + known[-(MOST_NAMED // 2) :]
@@ -216,6 +219,7 @@ def draw_reliability(axes: "Axes", figures: RunFigures) -> None:
 
 
 def draw_coverage(axes: "Axes", runs: Sequence[RunFigures]) -> None:
+    """Draw answered share and errors by threshold for one run, or errors by answered share for several."""
     if len(runs) == 1:
         points = runs[0].coverage
         thresholds = [item.threshold for item in points]
@@ -233,6 +237,7 @@ def draw_coverage(axes: "Axes", runs: Sequence[RunFigures]) -> None:
 
 
 def draw_learning(axes: "Axes", runs: Mapping[str, Sequence[Epoch]]) -> None:
+    """Draw validation accuracy by epoch; for a single run also int8, and the boundary between its phases."""
     for name, run in runs.items():
         numbers = range(1, len(run) + 1)
         label = "validation" if len(runs) == 1 else short(name)
@@ -254,6 +259,7 @@ def draw_phases(axes: "Axes", run: Sequence[Epoch]) -> None:
 
 
 def stress_plot(report: StressReport) -> "Figure":
+    """Draw a small plot for each corruption with several strengths: accuracy by strength, for float and int8."""
     shown = [item for item in report.corruptions if len(item.strengths) > 1] or list(report.corruptions)
     rows = -(-len(shown) // STRESS_COLUMNS)
     figure = empty(WIDTH, 0.6 + 1.15 * rows)
@@ -278,6 +284,7 @@ def stress_plot(report: StressReport) -> "Figure":
 
 
 def write_curves(run: Run) -> None:
+    """Plot loss and accuracies over the epochs of all phases, from the run's history, to `curves.png`."""
     shown = epochs(run)
     figure = empty(2 * WIDTH, 4)
     loss, accuracy = figure.subplots(1, 2)

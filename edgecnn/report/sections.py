@@ -31,6 +31,7 @@ def parity_sections(report: parity_report.Report) -> list[Section]:
 
 
 def elsewhere_sections(report: parity_report.Report) -> list[Section]:
+    """Return the results on other engines and on boards, if there are any."""
     engines = [matrix_section(report.matrix)] if report.matrix else []
     return [*engines, boards_section(report.boards)] if report.boards else engines
 
@@ -79,6 +80,7 @@ def images_of(report: parity_report.Report) -> str:
 
 
 def fold_lines(report: parity_report.Report) -> list[str]:
+    """Describe how folds estimate the figures of a model trained on all images; empty for one with a test split."""
     if not report.folds:
         return []
     shares = ", ".join(f"{one.int8_accuracy:.1%}" for one in report.folds)
@@ -92,6 +94,7 @@ def fold_lines(report: parity_report.Report) -> list[str]:
 
 
 def class_lines(report: parity_report.Report, always: bool = True) -> list[str]:
+    """Return a line on how much of each class is found; unless `always`, only if the classes are unbalanced."""
     shown = report.found and (always or is_unbalanced([one.images for one in report.found]))
     return [class_line(report.found, images_of(report))] if shown else []
 
@@ -110,6 +113,7 @@ def against_float(report: parity_report.Report) -> dict[str, parity_report.Compa
 
 
 def models_table(report: parity_report.Report) -> Table:
+    """Return the models, each with its drop (points) and agreement from `against_float`."""
     compared = against_float(report)
     rows: list[tuple[str, ...]] = []
     for model in report.models:
@@ -181,6 +185,7 @@ def warning_lines(report: parity_report.Report) -> list[str]:
 
 
 def warnings_of(report: parity_report.Report) -> list[str]:
+    """Return warnings that a reader must see: models at chance level, accepted conversions, a doubtful input range."""
     warnings = [parity_report.chance_warning(report)]
     for item in report.comparisons:
         if item.accepted:
@@ -191,6 +196,7 @@ def warnings_of(report: parity_report.Report) -> list[str]:
 
 
 def program_lines(report: parity_report.Report) -> list[str]:
+    """Return a line for each program with exported files: its accuracy, and its agreement with edgecnn's own int8 path."""
     first = report.comparisons[0].reference
     return [
         f"{item.candidate}, with its own resize, is right on {item.accuracy_candidate:.2%} of {item.n:,} images; {item.reference}, with "
@@ -210,6 +216,7 @@ METHODS = {
 
 
 def int8_lines(report: parity_report.Report) -> list[str]:
+    """Return lines on how and why a run's int8 models were made, and the gain; empty if the report does not record it."""
     choice = report.int8
     if choice is None:
         return []
@@ -270,6 +277,7 @@ def reason(choice: parity_report.Int8Choice) -> str:
 
 
 def comparisons_table(report: parity_report.Report) -> Table:
+    """Return the comparisons with the float model, or the reference of two; drops in points."""
     at_chance = report.chance.not_better
     first = report.comparisons[0].reference
     rows: list[tuple[str, ...]] = []
@@ -311,6 +319,7 @@ def gate_line(report: parity_report.Report) -> str:
 
 
 def not_excluded(report: parity_report.Report) -> list[str]:
+    """Return a sentence on the largest drop of the gated models that the images do not rule out, if there are any."""
     gated = [item for item in report.comparisons if item.kind not in ("conversion", "alternative", "seen")]
     if not gated:
         return []
@@ -325,6 +334,7 @@ def not_excluded(report: parity_report.Report) -> list[str]:
 
 
 def abstains_line(figures: ScoreFigures, choice: Choice | None, images: str) -> str:
+    """Return when a model abstains, and how often it answers `images`, such as "test images", and errs; `choice` bounds the error."""
     if not figures.threshold:
         return "It never abstains (no --target-error)."
     error = "no errors" if figures.error is None else f"{figures.error:.2%} errors"
@@ -336,6 +346,7 @@ def abstains_line(figures: ScoreFigures, choice: Choice | None, images: str) -> 
 
 
 def calibration_line(figures: ScoreFigures, chosen: ChosenConfidence | parity_report.Confidence, images: str) -> str:
+    """Return how far scores are from shares of right answers on `images`, with the chosen temperature and without."""
     error = (
         f"{figures.calibration_error:.2%}; no temperature was fitted ({chosen.not_fitted})"
         if chosen.not_fitted
@@ -349,6 +360,7 @@ def chosen_on(info: RunInfo) -> str:
 
 
 def score_lines(report: parity_report.Report) -> list[str]:
+    """Return lines on the test results of the temperature, threshold and stranger limit chosen on validation images."""
     tested, images = report.confidence, images_of(report)
     if tested is None:
         return []
@@ -397,6 +409,7 @@ def flip_lines(report: parity_report.Report) -> list[str]:
 
 
 def matrix_section(rows: Sequence[parity_report.MatrixRow]) -> Section:
+    """Return each engine's accuracy, and its agreement and largest difference (LSB) with each other engine."""
     ran = [row for row in rows if row.accuracy is not None]
     headings = ("", "accuracy", *(f"({number})" for number in range(1, len(ran) + 1)), "engine")
     lines: list[tuple[str, ...]] = []

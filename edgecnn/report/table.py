@@ -40,6 +40,7 @@ class Section(NamedTuple):
 
 
 def share(value: float | None) -> str:
+    """Return a fraction as a percentage, or a dash for None."""
     return "-" if value is None else FigureText("{:.2%}", value)
 
 
@@ -60,6 +61,7 @@ def tuning_line(tuning: Tuning) -> str:
 
 
 def choice_section(choice: NetworkChoice) -> Section:
+    """Return how the network was chosen, with the candidates, best first."""
     headings = ("network", "input", "accuracy", "behind the best", "MACs", "int8 bytes (expected)", "ms here", "")
     rows = [candidate_row(one, choice) for one in choice.candidates]
     return Section("How the network was chosen", [judged_line(choice)], Table(headings, rows))
@@ -106,6 +108,7 @@ def stress_section(report: StressReport) -> Section:
 
 
 def stress_rows(report: StressReport) -> list[tuple[str, ...]]:
+    """Return int8 at each strength, then the means over the strengths."""
     clean, mean, none = report.clean, report.mean_int8.accuracy, ["-"] * len(STRENGTHS)
     float_clean = share(clean.float.accuracy if clean.float else None)
     float_mean = share(report.mean_float.accuracy if report.mean_float else None)

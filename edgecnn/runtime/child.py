@@ -68,6 +68,7 @@ def _call(work: Callable[[], Any], limit_s: float, sender: "Connection") -> None
 
 
 def _limit_memory() -> None:
+    """Limit this process to MEMORY_BYTES more than it has, if the system reports that."""
     import resource
 
     with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:

@@ -98,6 +98,7 @@ def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[R
 
 
 def other_network(bundle: Bundle, run: Run) -> list[str]:
+    """Return a line if photos have chosen a network or input for a run that differs from a bundle's, or an empty list."""
     old, new = bundle.manifest.input, run.info.input
     former = former_tables(bundle, "recipe").get("network", {}).get("name")
     was, now = f"{former} at {old.width}x{old.height}", f"{run.public_recipe.network.name} at {new.width}x{new.height}"
@@ -304,6 +305,7 @@ def compare_sides(
 
 
 def counts_by_class(columns: Sequence[np.ndarray], width: int) -> list[Counts]:
+    """Return each class's counts for `judge`; `columns` are both models' answers and the true classes, int (n,)."""
     one, other, true = columns
     chosen = (one == true) & (other != true), (one != true) & (other == true), np.ones(len(true), bool)
     return list(zip(*(np.bincount(true[which], minlength=width).tolist() for which in chosen), strict=True))
@@ -334,6 +336,7 @@ def countable(
 def answered(
     side: Side, items: Sequence[Item], dataset: Dataset, labels: Sequence[str], progress: Progress
 ) -> dict[str, str]:
+    """Return a model's answer to each photo, by hash, with classes named as in `labels`. Unreadable photos have none."""
     names = dict(zip(side.labels, labels, strict=True))
     found = {item.hash: names[side.held[item.hash]] for item in items if item.hash in side.held}
     asked = [item for item in items if item.hash not in found]
@@ -353,12 +356,14 @@ def decoder(dataset: Dataset, contract: InputContract) -> Decoder:
 
 
 def flips_in_order(one: np.ndarray, other: np.ndarray, true: np.ndarray) -> list[int]:
+    """Return the photos with two answers: first those that only the old model classifies correctly, then only the new one."""
     return sorted(
         np.flatnonzero(one != other).tolist(), key=lambda row: (one[row] != true[row], other[row] != true[row])
     )
 
 
 def unknown(old: Side, new: Side) -> list[str]:
+    """Return lines on what is unknown about models that do not list their images."""
     return [
         f"{side.name} does not list its training images, so only photos count that its own rule assigns to the test split. "
         "It is unknown whether it was still trained on some of them, and whether photos were moved between splits."

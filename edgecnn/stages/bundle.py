@@ -45,6 +45,7 @@ def default_model(report: Report, format_: str, precisions: Collection[str]) -> 
 
 
 def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
+    """Return a run's temperature and threshold; RunError if its report did not measure the scores with them."""
     chosen, tested = run.stored(CONFIDENCE, ChosenConfidence), report.confidence
     if not (chosen and tested and (chosen.temperature, chosen.threshold) == (tested.temperature, tested.threshold)):
         raise RunError(f"the parity report of {run.path} has no figures for its scores. First: {run.command('verify')}")
@@ -52,6 +53,7 @@ def verified_confidence(run: Run, report: Report) -> ChosenConfidence:
 
 
 def verified_strangers(run: Run, report: Report) -> ChosenStrangers | None:
+    """Return how a run's models recognise strangers, or None; RunError if its report was measured with another choice."""
     tested = report.strangers
     if tested is None:
         return None
@@ -62,6 +64,7 @@ def verified_strangers(run: Run, report: Report) -> ChosenStrangers | None:
 
 
 def verified_scores(run: Run, confidence: ChosenConfidence, strangers: ChosenStrangers | None) -> bytes:
+    """Return a run's counts of its validation scores; RunError if they were not counted with these choices."""
     limit = strangers.limit if strangers else None
     stored = run.stored(VALIDATION, ValidationScores)
     expected = (confidence.model_sha256, confidence.temperature, confidence.threshold, limit.limit if limit else None)
@@ -71,6 +74,7 @@ def verified_scores(run: Run, confidence: ChosenConfidence, strangers: ChosenStr
 
 
 def verified_against(run: Run, report: Report) -> Against | None:
+    """Return how a run's model compares with the one that it replaces, or None; RunError if another model was compared."""
     against = run.stored(AGAINST, Against)
     if against and against.new.model_sha256 not in {model.sha256 for model in report.models}:
         again = f"{run.command('verify')} --against {against.old.name}.edgecnn"
@@ -163,6 +167,7 @@ def refresh_card(run: Run) -> None:
 
 
 def carried_models(run: Run, report: Report, only: Collection[str]) -> list[tuple[str, str, bytes]]:
+    """Return the exports for a bundle; RunError if none of a precision was verified, or a file has changed since."""
     exports = [
         item
         for item in report.models

@@ -121,6 +121,7 @@ class Choosing:
 
     @cached_property
     def known(self) -> np.ndarray:
+        """Features of training images as a bundle keeps them, int8 (images, length)."""
         train = self._load("train")
         drawn = np.sort(balanced(train.classes, KNOWN_IMAGES, self.run.recipe.seed))
         return known_codes(self.answers(train.images[drawn], "known images")[1])
@@ -153,6 +154,7 @@ class Choosing:
 
 
 def splits_to_try(dataset: Dataset) -> tuple[str, ...]:
+    """Return the splits to try input ranges on: never the test split."""
     usual = ("validation",) if dataset.sizes["validation"] >= ENOUGH else ("validation", "train")
     return tuple(split for split in usual if dataset.sizes[split])
 

@@ -228,10 +228,12 @@ def better_int8(run: Run, recipe: Settled, dataset: Dataset, reporter: Reporter,
 
 
 def refused_by_training(model: "keras.Model") -> dict[str, str]:
+    """Return the kind of each layer that cannot be trained as int8."""
     return operators_of(model) or refused_layers(model)
 
 
 def named_layers(refused: Mapping[str, str], model: "keras.Model") -> str:
+    """Count and name layers, for a message."""
     kinds = collections.Counter(refused.values())
     named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(SHOWN))
     return f"{plural(len(refused), 'layer')} of {len(model.layers)} ({named}; first {next(iter(refused))!r})"
@@ -382,7 +384,9 @@ def import_given(
         )
     model = finished.opened
     if -1 in model.input.shape[1:]:
-        raise ExportError(f"{path} reads {model.input.shape}, expected a fixed size. Convert it again with one.")
+        raise ExportError(
+            f"{path} reads {model.input.shape}, expected a fixed height and width. Convert it again with both."
+        )
     shape = model.input.shape[1:]
     dataset = open_classes(recipe, stated, model.output.shape[1], path, reporter)
     recipe = imported_recipe(recipe, path, shape)

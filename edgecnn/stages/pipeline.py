@@ -216,6 +216,7 @@ def do_verify(
     target_error: float | None,
     reporter: Reporter,
 ) -> None:
+    """Do the stage of verification; `exports` are the hashes of the files."""
     run = stages.run
     extra = (runs.STRANGERS, runs.KNOWN) if run.recipe.stranger.rate else ()
     stages.do(

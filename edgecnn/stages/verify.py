@@ -42,6 +42,7 @@ Boards = Callable[[Run, Sequence[tuple[str, str]], Split, Progress], Sequence[Bo
 
 
 def existing_exports(run: Run) -> list[tuple[str, str]]:
+    """Return format and precision of each export of a run, in the order of EXPORTS; RunError if the run has no export."""
     exports = [pair for pair in EXPORTS if export_path(run, *pair).exists()]
     if not exports:
         raise RunError(f"run {run.path} has no export to verify. First: {run.command('export')} --format tflite --int8")
@@ -130,6 +131,7 @@ def of_folds(right: np.ndarray, groups: Sequence[str] | None = None) -> Interval
 
 
 def held_out_pixels(split: Split, held: HeldOut) -> np.ndarray:
+    """Return the pixels of the held-out images, in their order."""
     rows = {source: row for row, source in enumerate(split.sources)}
     pixels: np.ndarray = split.images[[rows[source] for source in held.sources.tolist()]]
     return pixels
@@ -142,6 +144,7 @@ def by_folds(own: Answers, held: HeldOut) -> Answers:
 
 
 def refused_strangers(run: Run, held: HeldOut, chosen: ChosenStrangers, model: str) -> StrangerFigures:
+    """Return the decision on each image, with the limit that the other folds set."""
     scores = softmax(held.int8 / np.float32(chosen.temperature)).max(axis=1)
     refused, limited = cross_fitted_strangers(scores, held.similarity, held.fold, chosen.rate)
     wrong = refused & (held.int8.argmax(axis=1) != held.classes)

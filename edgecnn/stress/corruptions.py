@@ -147,6 +147,7 @@ class Corruption(NamedTuple):
     colour: bool = False
 
     def values(self, size_class: SizeClass) -> tuple[Any, ...]:
+        """Return the values of the strengths."""
         return self.photo if size_class == "photo" else self.small
 
 

@@ -33,9 +33,13 @@ CONFIDENT: Final = "confident"
 class Judgement(Struct):
     """Whether a new model may replace an old one, why, and how many photos the verdict needs."""
 
-    verdict: Verdict = described("passed; refused: worse; not shown: too few photos. The last two need --accept.")
+    verdict: Verdict = described(
+        "passed; refused: it is worse; not shown: no photos, or too few for --strict. The last two need --accept to be put in use."
+    )
     why: str
-    needed: Positive = described("How many photos a strict verdict needs; if not shown, how many would be enough.")
+    needed: Positive = described(
+        "How many photos a strict verdict needs; if it is not shown, how many would be certain to be enough."
+    )
 
 
 class Model(Struct):
@@ -67,18 +71,29 @@ class Against(Judgement):
     schema: Literal["edgecnn.against/1"] = "edgecnn.against/1"
     old: Model
     new: Model
-    balanced: bool = absent("Whether every class counts the same, since the classes are unbalanced.", False)
-    earlier: tuple[Sha256, ...] = described("Bundles that the old one may replace, directly or one after another.")
-    rule: Rule = described("usual; strict: enough photos to refuse one 3 points worse; confident: its whole interval.")
+    balanced: bool = absent(
+        "Whether every class counts the same in the verdict's drop, because the classes are unbalanced and the new model's training "
+        "weighed them.",
+        False,
+    )
+    earlier: tuple[Sha256, ...] = described(
+        "Bundles that the old one may replace: it passed against the first, that one against the next."
+    )
+    rule: Rule = described(
+        "usual; strict: there had to be enough photos to refuse a model that is 3 points worse; confident: the whole 95 % interval of the "
+        "drop had to be below the margin as well."
+    )
     margin: Points
-    parts: tuple[Part, ...] = described("All photos; then old and new ones, if they can be distinguished.")
+    parts: tuple[Part, ...] = described(
+        "All photos; then the old and the new ones separately if they can be distinguished; empty without photos."
+    )
     added: tuple[str, ...] = described("Classes that only the new model has; the gate does not cover them.")
     gone: tuple[str, ...] = described("Classes that only the old model has.")
     renamed: Mapping[str, str] = described("Old names of classes and their new ones.")
     not_counted: Mapping[str, Positive] = described("How many photos are not compared, by reason.")
     unknown: tuple[str, ...] = described("What could not be determined, in words.")
     flips: tuple[LabelledFlip, ...] = described(
-        "Photos with two answers; first those that only the old model has right."
+        "Photos that the models answer differently; those that only the old model classifies correctly come first."
     )
     looks: Positive = described("How many comparisons these test photos have decided, including this one.")
 
@@ -170,6 +185,7 @@ def part(
 
 
 def read_against(bundle: Bundle) -> Against | None:
+    """Return the comparison of a bundle's model with the one it was made to replace; None if it was not compared."""
     if AGAINST not in bundle.files:
         return None
     try:
@@ -179,6 +195,7 @@ def read_against(bundle: Bundle) -> Against | None:
 
 
 def against_lines(against: Against) -> list[str]:
+    """Return a comparison in words: the verdict, then what was counted and what was not."""
     old, new = against.old, against.new
     lines = [
         f"{named(new)} against {named(old)}: {PASSED if against.verdict == PASSED else against.verdict.upper()}: {against.why}"

@@ -59,6 +59,7 @@ def golden_models(
 
 
 def tolerance_of(outputs: np.ndarray, precision: str) -> tuple[float, str, str]:
+    """Return the largest allowed difference from golden outputs, its unit, and the reason."""
     if outputs.dtype != np.float32:
         return 1.0, "LSB", "kernels may round a tie the other way: one code is allowed, two are not"
     share, reason = 1e-3, "float32 sums depend on their order: a thousandth of the largest logit is allowed"
@@ -147,6 +148,7 @@ class Speed(Struct):
 
 
 def time_exports(run: Run, format_: str) -> Speed:
+    """Time a run's int8 and float32 files of a format: one image, one thread, interleaved."""
     paths = {precision: export_path(run, format_, precision) for precision in PRECISIONS}
     missing = [precision for precision, path in paths.items() if not path.exists()]
     if missing:

@@ -91,10 +91,11 @@ def run_by(run: Run, export: Answers, engine: str, provider: str, split: Split, 
 
 
 def find_python(python: Path) -> Path:
+    """Return the absolute path of the Python given with --tflite-python, as a path or a name on PATH. Raises EngineError if not found."""
     path = shutil.which(python)
     if path is None:
         raise EngineError(
-            f"--tflite-python {python}: program not found. Name a Python with tflite-runtime, such as venv/bin/python."
+            f"--tflite-python {python}: program not found. Name the Python of an environment with tflite-runtime, such as venv/bin/python."
         )
     return Path(path).absolute()
 
@@ -148,7 +149,7 @@ def check_programs(run: Run) -> list[str]:
             path = program_path(run, program) / name
             if not path.is_file() or path.read_bytes() != data:
                 raise RunError(
-                    f"{path} is not of the current int8 file. First: edgecnn export {run.path} --for {program} --force"
+                    f"{path} does not match the run's current int8 file. First: edgecnn export {run.path} --for {program} --force"
                 )
     return programs
 
@@ -225,6 +226,7 @@ def program_comparisons(
     int8: Answers,
     hold: Callable[[Kind, Answers, Answers], Comparison],
 ) -> list[Comparison]:
+    """Return the comparisons of `program_answers` with the float model, edgecnn's int8 path and, on the same pixels, the int8 file."""
     held: list[Comparison] = []
     for own, same in answers:
         held += [hold("program", float_, own), hold("program", int8, own), hold("conversion", int8, same)]

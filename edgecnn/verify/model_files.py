@@ -51,6 +51,7 @@ class ModelFile:
         return self.dequantize(self.outputs(pixels, scale, zero_point))
 
     def dequantize(self, outputs: np.ndarray) -> np.ndarray:
+        """Convert raw outputs to float32: scale * (code - zero_point), or the outputs themselves."""
         if not self.output.scale:
             return outputs.astype(np.float32)
         return dequantized(outputs, np.float32(self.output.scale), np.float32(self.output.zero_point))

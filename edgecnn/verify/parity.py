@@ -41,6 +41,7 @@ PRECISIONS = {"float": "float32", "fake-quantized": "fake-quantized"}
 
 
 def reference_answers(run: Run, name: str, images: np.ndarray, progress: Progress) -> Answers:
+    """Return a reference's answers. `name` is one of PRECISIONS."""
     from edgecnn.networks.keras import tf
     from edgecnn.networks.predict import model_from_bytes, predictor
 
@@ -63,6 +64,7 @@ def reference_answers(run: Run, name: str, images: np.ndarray, progress: Progres
 
 
 def references(run: Run, split: Split, progress: Progress) -> list[Answers]:
+    """Return the reference answers for the exports: the float model's, and the fake-quantized one's if int8 was made from it."""
     names = ["float"] if run.int8_method == "ptq" else ["float", "fake-quantized"]
     return [reference_answers(run, name, split.images, progress) for name in names]
 
@@ -115,6 +117,7 @@ def int8_choice(run: Run, answers: Sequence[Answers], split: Split) -> Int8Choic
 
 
 def data_of(run: Run, split: SplitName, images: int, digest: str) -> Data:
+    """Return a report's description of the images that tested a run: their split, count and hash."""
     recorded = run.info.data
     named = recorded.groups
     own = "train" if split == "folds" else "test"  # with folds, every image trains and tests
@@ -215,6 +218,7 @@ def unjudged(tested: Basis) -> str:
 
 
 def balanced_interval(answers: Answers, classes: np.ndarray, groups: Sequence[str] | None) -> statistics.Interval:
+    """Return the 95 % interval of the balanced accuracy, over groups if a user named some."""
     right = np.argmax(answers.values, axis=1) == classes
     of_classes = [classes == one for one in np.unique(classes)]
     if groups:
@@ -257,6 +261,7 @@ def paired_figures(
 
 
 def class_drops(one: np.ndarray, other: np.ndarray, classes: np.ndarray, labels: Sequence[str]) -> list[ClassDrop]:
+    """Return the images and the drop of each class; arguments as in `paired_figures`."""
     images = np.bincount(classes, minlength=len(labels)).tolist()
     rows = zip(labels, images, statistics.per_class_drop(one, other, classes, len(labels)), strict=True)
     return [ClassDrop(label=label, images=count, drop=drop) for label, count, drop in rows]

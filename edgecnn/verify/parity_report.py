@@ -35,13 +35,21 @@ class Data(Struct):
 
     name: str
     title: str
-    split: SplitName = described("all: only of two files. folds: all images, none answered by a model that it taught.")
+    split: SplitName = described(
+        "Which images were compared; all only if two files were. folds: all images, each answered by a model that was not trained on it."
+    )
     test_images: Positive = described("Their number.")
     images: Positive | None = absent("How many images the dataset has in total; if two files were compared.")
     own_test: bool | None = absent("Whether the dataset has its own test split; if two files were compared.")
-    unseen: bool | None = absent("Whether the importer says that these images did not train the model.")
-    test_sha256: Sha256 = described("Over the sorted (label, content hash) of the images; for all, with their split.")
-    divided_by: Literal["photo", "group"] | None = absent("Whether photos or named groups were divided.")
+    unseen: bool | None = absent(
+        "Whether the importer says that these images did not train the model; absent if edgecnn trained it."
+    )
+    test_sha256: Sha256 = described(
+        "Over the sorted (label, content hash) of the test images; for all, over all images with their split."
+    )
+    divided_by: Literal["photo", "group"] | None = absent(
+        "Whether single photos or groups that the user named were divided; absent if edgecnn did not divide them."
+    )
     groups: Positive | None = absent("Number of groups in all splits, if named.")
     test_groups: Positive | None = absent("Number of groups that tested, if named.")
 
@@ -57,21 +65,30 @@ class Chance(Struct):
 
     label: str
     accuracy: Fraction
-    balanced: Fraction | None = absent("Its balanced accuracy, if every class counts the same.")
-    not_better: tuple[str, ...] = described("Models whose (balanced) accuracy has a 95 % interval not wholly above it.")
+    balanced: Fraction | None = absent(
+        "Its balanced accuracy, if every class counts the same because the classes of the data are unbalanced."
+    )
+    not_better: tuple[str, ...] = described(
+        "Names of the models whose accuracy, or balanced accuracy, has a 95 % interval that does not lie wholly above it."
+    )
 
 
 class ModelFigures(Struct):
     """One model on the images."""
 
-    name: Name = described("float, fake-quantized, FORMAT-PRECISION, the program that it is for, or a file's name.")
+    name: Name = described(
+        "float, fake-quantized, FORMAT-PRECISION of an export, the program that an export is for, or a file's name."
+    )
     format: Format
     precision: Precision
     engine: str = described("Name, version and provider of the engine that ran it.")
     size_bytes: Positive
     sha256: Sha256 = described("Of the file.")
     accuracy: Fraction = described("Top-1.")
-    accuracy_interval: Interval = described("95 %, Wilson's, over groups if named; with folds a wider one.")
+    accuracy_interval: Interval = described(
+        "95 % interval, fractions: Wilson's, over groups if the user named some; with folds a wider one, for the final model trained on "
+        "all images."
+    )
     calibration_error: Fraction = described("Expected calibration error, 15 bins.")
     ms_per_image: NonNegative = described("Median milliseconds per call with one image; see timing.")
 
@@ -86,7 +103,9 @@ class PairedFigures(Struct):
     accuracy_candidate: Fraction
     drop: Points = described("Reference minus candidate, in percentage points.")
     drop_interval: PointsInterval = described("Tango's paired 95 % interval.")
-    drop_upper: Points = described("Tango's one-sided 95 % upper bound: larger drops are ruled out.")
+    drop_upper: Points = described(
+        "The largest drop that the images do not rule out: Tango's one-sided 95 % upper bound."
+    )
     lost: Count = described("Images that only the reference classifies correctly.")
     gained: Count = described("Images that only the candidate classifies correctly.")
     agreement: Fraction = described("Share of the images with the same top-1 answer.")
@@ -127,13 +146,18 @@ class ComparisonFigures(PairedFigures):
         "all images, against its float model on some of them, by agreement and LSB only."
     )
     mcnemar_p: Fraction = described("McNemar's exact test, two-sided.")
-    agreement_upper: Fraction = described("One-sided 95 % upper bound; it decides whether a conversion passes.")
+    agreement_upper: Fraction = described(
+        "One-sided 95 % upper bound of agreement (Clopper and Pearson), which decides whether a conversion passes."
+    )
     per_class: Annotated[tuple[ClassDrop, ...], Limits(minItems=2)]
     confidence_drift: ConfidenceDrift = described("Change in the softmax score of the reference's answer.")
     unit: Unit = described("What was compared: scores if a model ends in softmax.")
     largest_difference: NonNegative = described("Between two outputs, in unit.")
     mean_lsb: NonNegative | None
-    largest_lsb: Count | None = described("In codes; for logits, up to a constant per image, unless conversion.")
+    largest_lsb: Count | None = described(
+        "Largest difference in codes of the candidate's output; for logits, up to a constant per image, which softmax removes, "
+        "unless kind is conversion; null if it is not quantized."
+    )
     flips: tuple[LabelledFlip, ...] = described("Every image that the two models answer differently, by label.")
 
 
@@ -199,7 +223,10 @@ class QatAgainstPtq(PairedFigures):
 class Int8Choice(Int8Method):
     """How the int8 models were made."""
 
-    qat_against_ptq: QatAgainstPtq | None = described("Both on the test split, the latter as reference.", default=None)
+    qat_against_ptq: QatAgainstPtq | None = described(
+        "Both on the test split, post-training quantization as the reference; null if one was not measured.",
+        default=None,
+    )
 
 
 class Confidence(ScoreFigures):
@@ -208,7 +235,11 @@ class Confidence(ScoreFigures):
     model: str = described("The export used to choose them, which also gave these answers.")
     temperature: Annotated[float, Limits(exclusiveMinimum=0)]
     not_fitted: str | None = described("Why the temperature is 1; null if it was fitted.", default=None)
-    choice: Choice | None = described("The threshold on validation, and the error bound that it proves.", default=None)
+    choice: Choice | None = described(
+        "The threshold's figures on the validation images used to choose it, and the error bound that they prove; "
+        "null without a target.",
+        default=None,
+    )
 
 
 class StrangerFigures(Struct):
@@ -222,7 +253,9 @@ class StrangerFigures(Struct):
     n: Positive
     refused: Count = described("Images that were refused as strangers.")
     refused_wrong: Count = described("Those of them whose best class is wrong.")
-    refused_interval: Interval | None = described("Wilson's 95 % interval; null without a limit.", default=None)
+    refused_interval: Interval | None = described(
+        "Wilson's 95 % interval of their share; null if no limit was chosen.", default=None
+    )
     decide: bool = described("Whether a device makes the decision unless configured otherwise.")
 
 
@@ -233,25 +266,38 @@ class Report(Struct):
     run: str | None = described("Name of the run folder; null if two files were compared.")
     data: Data
     input_ranges: tuple[ModelRange, ...] = absent("The range given to each of two files; absent for a run.", ())
-    doubts: tuple[str, ...] = absent("Reasons to doubt the reference of two files.", ())
+    doubts: tuple[str, ...] = absent("Reasons to doubt the reference of two files; absent without doubts.", ())
     max_drop: float = described("The gate, in percentage points of accuracy.")
     confident: bool = described("Whether the upper end of the drop's interval had to be within max_drop.")
     min_agreement: Fraction | None = described("Minimum agreement; null for no limit.")
     accept_conversion: bool = described("Whether conversions beyond their limit passed.")
-    passed: bool = described("Whether each comparison and board passed and, with confident, none is at chance level.")
+    passed: bool = described(
+        "Whether every comparison and board passed and, with confident, no model is at chance level."
+    )
     chance: Chance = described("The accuracy of always answering the most frequent class.")
     models: Annotated[tuple[ModelFigures, ...], Limits(minItems=1)]
     comparisons: Annotated[tuple[Comparison, ...], Limits(minItems=1)]
     int8: Int8Choice | None = described("How the int8 models were made; null if training did not choose.", default=None)
-    matrix: tuple[MatrixRow, ...] = described("The int8 model on each engine, against each other; may be empty.")
-    boards: tuple[BoardRow, ...] = described("The exports on emulated boards; empty if none was requested.", default=())
-    confidence: Confidence | None = described("Temperature and threshold on test; null if two files were compared.")
-    folds: tuple[FoldInfo, ...] = absent(
-        "The models that estimate the figures, if all images taught the one that ships.", ()
+    matrix: tuple[MatrixRow, ...] = described(
+        "The int8 model on each engine, against each other engine; empty if it was not requested."
     )
-    seen_images: Positive | None = absent("On how many of these the files that ship were compared, with folds.")
-    found: tuple[ClassFound, ...] = absent("How many images of each class the first export finds.", ())
-    strangers: StrangerFigures | None = described("Results of the decision stranger; null without it.", default=None)
+    boards: tuple[BoardRow, ...] = described("The exports on emulated boards; empty if none was requested.", default=())
+    confidence: Confidence | None = described(
+        "Test figures of the temperature and threshold chosen on validation; null if two files were compared."
+    )
+    folds: tuple[FoldInfo, ...] = absent(
+        "The models that estimate accuracies, drops and scores, if the one that ships was trained on all images; otherwise absent.",
+        (),
+    )
+    seen_images: Positive | None = absent(
+        "On how many of these images the files that ship were compared; absent without folds."
+    )
+    found: tuple[ClassFound, ...] = absent(
+        "How many images of each class the first export finds; absent in older reports.", ()
+    )
+    strangers: StrangerFigures | None = described(
+        "Results of the decision stranger here; null if the model does not make it.", default=None
+    )
     timing: str = described("How ms_per_image was measured.")
     machine: str
     versions: Mapping[str, str]
@@ -272,7 +318,9 @@ class BoardsReport(Struct):
     schema: Literal["edgecnn.boards/1"]
     bundle: str = described("Its name.")
     bundle_sha256: Sha256
-    data: BoardsData | None = described("The test split that was sampled; null if there were only golden images.")
+    data: BoardsData | None = described(
+        "The test split that the images are a sample of; null if there were only golden images."
+    )
     boards: Annotated[tuple[BoardRow, ...], Limits(minItems=1)]
     passed: bool
     machine: str
@@ -374,6 +422,7 @@ def require_parity(report: Report) -> None:
 
 
 def chance_warning(report: Report) -> str | None:
+    """Return a warning that names the models not shown to be better than chance, and what to do; None if all are."""
     chance = report.chance
     if not chance.not_better:
         return None

@@ -81,15 +81,18 @@ def write_predictions(
 
 
 def write_pictures(run: Run, pictures: Mapping[int, np.ndarray]) -> None:
+    """Write pictures of photos that an old model answers differently, uint8 (height, width, channels), keyed by index."""
     write_atomic(run.file(AGAINST_PICTURES), npz({f"{PICTURE}{index}": pixels for index, pixels in pictures.items()}))
 
 
 def read_pictures(run: Run) -> dict[int, np.ndarray]:
+    """Read the output of `write_pictures`; empty if the file is missing or unusable."""
     arrays = read_npz(run.file(AGAINST_PICTURES))
     return {int(name.removeprefix(PICTURE)): pixels for name, pixels in arrays.items() if name.startswith(PICTURE)}
 
 
 def read_predictions(run: Run) -> Predictions | None:
+    """Return the content of a run's `predictions.npz`; None if it is missing or unusable."""
     arrays = read_npz(run.file(PREDICTIONS))
     if not {TRUE, SOURCES} <= arrays.keys():
         return None
@@ -150,6 +153,7 @@ def stranger_figures(
 
 
 def known_features(run: Run) -> np.ndarray:
+    """Return the known images' features of a run: int8 (images, length)."""
     codes: np.ndarray = np.load(run.file(KNOWN), allow_pickle=False)
     return codes
 

@@ -40,6 +40,7 @@ class RawFrame(Frame):
 
     @functools.cached_property
     def image(self) -> np.ndarray:
+        """The frame as RGB, uint8 (height, width, 3)."""
         return to_rgb(np.asarray(self[2]), self._pixels)
 
 

@@ -352,6 +352,7 @@ def why_not_opened(path: str, error: OSError) -> str:
 
 
 def why_in_use(path: str) -> str:
+    """Return the error text for a node in use: by which process, if /proc shows it, and what to do next."""
     names = ", ".join(f"{name} (process {process})" for process, name in holding(path))
     by = f" by {names}" if names else ""
     return f"in use{by}. End that process, or use another camera (`edgecnn cameras` lists them)."

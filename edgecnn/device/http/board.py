@@ -134,6 +134,7 @@ class Board:
             self.unsure.appendleft(json.loads(rest))
 
     def is_ready(self) -> bool:
+        """Return whether a model is loaded and, with a camera, a frame was classified within FRESH_S."""
         if self.camera == "none":
             return self.ready
         return self.camera == "open" and self.frame is not None and self._clock() - self.frame["ts"] < FRESH_S
@@ -238,6 +239,7 @@ class Board:
 
 
 def seconds(text: str) -> float:
+    """Convert an RFC 3339 time to seconds since the epoch."""
     return datetime.fromisoformat(text).timestamp()
 
 
@@ -396,6 +398,7 @@ class Upkeep:
         self._complaints = RateLimiter(COMPLAIN_EVERY_S)
 
     def due(self, *, end: bool = False) -> Files:
+        """Return the files to write now, with their content; at the end, all files."""
         files: Files = []
         if self._file is not None and (self._metrics.count() or end):
             files.append((self._file, self.metrics.text()))
@@ -415,6 +418,7 @@ class Upkeep:
 
 
 async def keep_files(upkeep: Upkeep) -> None:
+    """Write the files that are due, in a thread, forever; problems go to standard error."""
     while True:
         await asyncio.sleep(1.0)
         if files := upkeep.due():

@@ -121,11 +121,13 @@ class Week:
         return self._less(shares, levels, self._means) / (self._spread * math.sqrt(1 / WEEK + 1 / days))
 
     def has_more_strangers(self, strangers: np.ndarray) -> np.ndarray:
+        """Return whether days, (..., WEEK), have more strangers than the week: bool (...)."""
         more: np.ndarray = np.sum(strangers > self._most, axis=-1) >= EXCEEDING
         return more
 
     @staticmethod
     def _of(shares: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """Return the mean bin of each group over days, (GROUPS,)."""
         means: np.ndarray = (levels.sum(axis=0) + PRIOR * levels.sum() / shares.sum()) / (shares.sum(axis=0) + PRIOR)
         return means
 

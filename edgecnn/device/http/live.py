@@ -100,6 +100,7 @@ class Live(Consumer):
         self._flush()
 
     def kept(self, name: str, result: events.FrameResult) -> None:
+        """Report an unsure frame that was kept as `name` in its folder."""
         best = result.top[0] if result.top else None
         known = {"guess": best and best.label, "reason": result.reason, "score": best and round(best.score, 6)}
         entry = {"name": name, "ts": result.ts, **known}

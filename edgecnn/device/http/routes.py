@@ -53,6 +53,7 @@ class Viewers:
         self.ts, self.seq = 0.0, 0
 
     def picture(self, picture: Picture) -> None:
+        """Take a picture from the camera loop; the newest one wins."""
         self._waiting = picture
         if self._busy is None or self._busy.done():
             self._busy = asyncio.create_task(self._encode())
@@ -152,6 +153,7 @@ class Inference(Worker["Classifier"]):
     _waiting = 0
 
     async def run(self, work: Callable[["Classifier"], T]) -> T:
+        """Return the result of `work`; Busy if MOST_WAITING requests wait. Errors of loading and of `work` pass through."""
         if self._waiting >= MOST_WAITING:
             raise Busy
         self._waiting += 1
@@ -392,6 +394,7 @@ def no_camera() -> Response:
 
 
 def streaming(request: Request, content: AsyncIterator[str] | AsyncIterator[bytes], media_type: str) -> Response:
+    """Return an endless response; to HEAD, only its headers."""
     if request.method == "HEAD":
         return Response(media_type=media_type)
     return StreamingResponse(content, media_type=media_type)

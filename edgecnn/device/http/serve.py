@@ -47,6 +47,7 @@ class Server(uvicorn.Server):
 
 
 async def serve_camera(opening: Opening, listener: socket.socket, link: socket.socket, shared: Shared) -> None:
+    """Serve what the camera loop sends over `link`, until it closes the link."""
     viewers = Viewers(shared, lambda looking: send(link, LOOK if looking else AWAY), opening.rotation)
     choice = opening.classifier | {"model_sha256": opening.model["model_sha256"]}
     site = make_site(opening, viewers, Inference(functools.partial(load_classifier, **choice)))

@@ -51,6 +51,8 @@ class KeptModel(Struct):
 
 
 class KeptScore(Struct):
+    """A class and its softmax probability."""
+
     label: str
     score: float = key(low=0, high=1)
 

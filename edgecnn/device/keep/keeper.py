@@ -80,6 +80,7 @@ class View(NamedTuple):
 
 
 def grey_around(whole: np.ndarray, region: Region) -> np.ndarray:
+    """Return an upright frame, uint8 (height, width, 3), with grey around a region."""
     left, top, right, bottom = pixel_box((whole.shape[1], whole.shape[0]), region)
     grey = np.full_like(whole, GREY)
     grey[top:bottom, left:right] = whole[top:bottom, left:right]
@@ -305,12 +306,14 @@ class Keeper(Consumer):
         append(self._folder / INDEX, index_text(files))
 
     def _remove_oldest(self) -> None:
+        """Remove all files of the oldest picture."""
         stem = self._files[0].name.rpartition(".")[0]
         while self._files and self._files[0].name.rpartition(".")[0] == stem:
             self._remove(self._files[0])
         self._tidy()
 
     def _tidy(self) -> None:
+        """Rewrite the index if the files of most of its lines are gone."""
         if self._stale > max(MOST_STALE, len(self._files)):
             self._stale = 0
             write_atomic(self._folder / INDEX, index_text(self._files), PRIVATE_FILE)

@@ -234,6 +234,7 @@ def remove(host: Host) -> None:
 
 
 def unit_properties(host: Host) -> dict[str, Any]:
+    """Return the service's properties in systemd, by the names in SHOWN; ServiceError if systemd does not run."""
     host.require_systemd()
     lines = host.systemctl("show", f"--property={','.join(SHOWN)}", UNIT).out.splitlines()
     values = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -241,6 +242,7 @@ def unit_properties(host: Host) -> dict[str, Any]:
 
 
 def logs_command(host: Host, lines: int, follow: bool) -> list[str]:
+    """Return the command that prints the service's lines in the journal; ServiceError without systemd or a journal."""
     host.require_systemd()
     if shutil.which("journalctl") is None:
         raise ServiceError("journalctl, which reads the journal, is not installed.")

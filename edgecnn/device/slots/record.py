@@ -69,10 +69,12 @@ class Slots:
 
     @property
     def pending(self) -> bool:
+        """Whether the release in use has yet to prove itself."""
         return self.current is not None and self.releases[self.current].state == PENDING
 
 
 def added(slots: Slots, release: str, name: str, serial: int) -> Slots:
+    """Return the record with a new, pending release; a release that it already has is left unchanged."""
     new = Release(name=name, serial=serial, state=PENDING)
     return dataclasses.replace(slots, releases={release: new, **slots.releases})
 
@@ -112,6 +114,7 @@ def after_start(slots: Slots) -> Slots:
 
 
 def after_proof(slots: Slots, release: str) -> Slots:
+    """Return the record with a release marked good, if it is the one in use."""
     return _judged(slots, release, GOOD, "") if slots.current == release else slots
 
 

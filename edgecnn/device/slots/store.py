@@ -155,6 +155,7 @@ class Store:
             return None
 
     def change(self, transition: Callable[[record.Slots], record.Slots]) -> record.Slots:
+        """Change the record with a function of `record`, and return it."""
         with self._locked():
             return self._commit(transition)
 

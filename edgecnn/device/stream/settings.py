@@ -15,6 +15,7 @@ from edgecnn.tables import Group, fields_of, option
 
 
 def read_smooth(text: str) -> str:
+    """Return the text if it is a valid rule for `Smoother`; ValueError if not."""
     from edgecnn.runtime.decision import Smoother
 
     Smoother.parse(text)

@@ -31,6 +31,8 @@ Image = tuple[list[str], str, ImageError | None]
 
 
 class ImageOutcome(NamedTuple, Generic[T]):
+    """The outcome for an image: its result, or the error that prevented one."""
+
     source: str
     result: T | None
     error: ImageError | None
