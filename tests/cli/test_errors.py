@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_no_such_network(edgecnn):
     failed(edgecnn("networks", "artikel"), errors.UnknownNameError, "'article'")
 
 
+def test_empty_class_folder(edgecnn, tmp_path):
+    (photos(tmp_path / "photos") / "bird").mkdir()
+    failed(edgecnn("train", "--data", "photos"), errors.DatasetError, "bird")
+
+
+def test_one_class_only(edgecnn, tmp_path):
+    photos(tmp_path / "photos", ["cat"])
+    failed(edgecnn("train", "--data", "photos"), errors.DatasetError)
+
+
 def test_many_unreadable_and_truncated_images(edgecnn, tmp_path):
     folder = photos(tmp_path / "photos")
     for number in range(4):
@@ -74,6 +85,12 @@ def test_many_unreadable_and_truncated_images(edgecnn, tmp_path):
         (folder / "dog" / f"text{number}.jpg").write_bytes(b"not an image %d" % number)
     failed(edgecnn("train", "--data", "photos"), errors.DatasetError, "8 of ", "these are too many")
     assert not (tmp_path / "runs" / "latest").exists()
+
+
+def test_zip_that_leads_outside(edgecnn, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+        file.writestr("cat/../../dog/1.png", png())
+    failed(edgecnn("train", "--data", "photos.zip"), errors.UnsafeArchiveError, "..")
 
 
 def test_decompression_bomb(edgecnn, tmp_path, finished_run):
@@ -85,12 +102,21 @@ def test_decompression_bomb(edgecnn, tmp_path, finished_run):
     assert "20000x20000" in result.err
 
 
+def test_recipe_with_an_unknown_key(edgecnn, tmp_path):
+    (tmp_path / "r.toml").write_text("[train]\nepoch = 3\n")
+    failed(edgecnn("train", "r.toml"), errors.RecipeError, "train.epoch", "Did you mean 'epochs'")
+
+
 def test_recipe_value_out_of_range(edgecnn):
     failed(edgecnn("train", "--set", "train.epochs=-1"), errors.RecipeError, "train.epochs")
     for option in ("--epochs", "--batch-size"):  # 0 would leave the choice to edgecnn, which needs no option
         refused = edgecnn("train", "--data", "digits", option, "0")
         assert refused.code == 2 and "0 is not in the range" in refused.err
     failed(edgecnn("train", "--set", "train.learning_rate=-1"), errors.RecipeError, "train.learning_rate")
+
+
+def test_recipe_that_does_not_exist(edgecnn):
+    failed(edgecnn("run", "none.toml"), errors.RecipeError, "none.toml")
 
 
 def test_export_before_train(edgecnn):

@@ -132,6 +132,27 @@ def test_fashion_mnist_is_downloaded_once(clothes, elsewhere, server, monkeypatc
     assert cached == sorted(packed(clothes))
 
 
+def test_fashion_mnist_with_wrong_bytes_from_the_server(clothes, elsewhere, server, monkeypatch):
+    monkeypatch.setattr(named, "FASHION_URL", server.url)
+    server.files = packed(clothes) | {"train-labels-idx1-ubyte.gz": b"<html>Please log in</html>"}
+    with pytest.raises(DownloadError, match=r"train-labels-idx1-ubyte.gz"):
+        open_dataset(DataRecipe(source="fashion-mnist"))
+    assert [path.name for path in (elsewhere / "edgecnn" / "fashion-mnist").iterdir()] == ["train-images-idx3-ubyte.gz"]
+
+
+def test_fashion_mnist_without_a_network(clothes, monkeypatch):
+    monkeypatch.setattr(named, "FASHION_URL", "http://127.0.0.1:9/")
+    with pytest.raises(DownloadError) as failure:
+        open_dataset(DataRecipe(source="fashion-mnist"))
+    first, advice = str(failure.value).splitlines()
+    assert "http://127.0.0.1:9/train-images-idx3-ubyte.gz: Connection refused" in first
+    assert advice == (
+        "Without a network: install Debian's package dataset-fashion-mnist, or put the four files "
+        "(train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, "
+        "t10k-labels-idx1-ubyte.gz) into a folder and set EDGECNN_DATA to it."
+    )
+
+
 def test_a_copy_of_fashion_mnist_that_is_wrong_or_incomplete(clothes, tmp_path, fill, monkeypatch):
     monkeypatch.setenv("EDGECNN_DATA", str(tmp_path))
     fill(tmp_path, packed(clothes))
@@ -225,6 +246,14 @@ def test_the_archive_is_downloaded_once_and_resumed(photos, monkeypatch, server,
         assert open_dataset(DataRecipe(source="cifar10")).sizes["test"] == 20
     assert [wish for _, wish in server.asked] == [None, "bytes=5000-"]
     assert [path.name for path in (elsewhere / "edgecnn").iterdir()] == [named.ARCHIVE]
+
+
+def test_wrong_bytes_from_the_server(photos, monkeypatch, server, elsewhere):
+    server.files = {named.ARCHIVE: archive(monkeypatch, photos[1])[:-1] + b"!"}
+    monkeypatch.setattr(named, "CIFAR10_URL", server.url + named.ARCHIVE)
+    with pytest.raises(DownloadError, match=r"cifar-10-binary\.tar\.gz[\s\S]*Without a network: put"):
+        open_dataset(DataRecipe(source="cifar10"))
+    assert list((elsewhere / "edgecnn").iterdir()) == []
 
 
 def test_without_a_network(monkeypatch):
@@ -334,6 +363,14 @@ def test_a_cut_connection_is_resumed_where_it_stopped(server, remote, tmp_path, 
     assert (tmp_path / "file.bin").read_bytes() == DATA
     assert [wish for _, wish in server.asked] == [None, "bytes=300000-", "bytes=500000-"]
     assert pauses == [1.0, 2.0]
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_part_file_of_an_earlier_command_is_resumed(server, remote, tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(DATA[:1000])
+    remote(tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == DATA
+    assert server.asked == [("file.bin", "bytes=1000-")]
 
 
 @pytest.mark.usefixtures("pauses")

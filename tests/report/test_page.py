@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.labels import printable
-from edgecnn.report.figures import bundle_figures, confusion, summary, verdict
+from edgecnn.report.figures import bundle_figures, confusion, coverage, reliability, summary, verdict
 from edgecnn.report.page import (
     Shown,
     page_figures,
@@ -169,6 +169,23 @@ def test_runs_with_different_test_images_are_not_put_side_by_side_without_a_warn
     assert "tested on different images" in warning and render(apart).index(warning) < render(apart).index("<table>")
 
 
+@pytest.mark.usefixtures("blank_plots")
+def test_two_runs_are_paired_on_common_photos_or_the_page_says_why_not(drawn_run, finished_run, root):
+    one, other = shown_run(drawn_run()), shown_run(drawn_run(name="other"))
+    half = replace(
+        other, answers={key: other.answers[key] for key in list(other.answers)[:150]} | {"later": ("a", "a")}
+    )
+    (pair,) = page_figures([one, half]).pairs
+    keys = [key for key in one.answers if key in half.answers]
+    right = [sum(answers[key][0] == answers[key][1] for key in keys) for answers in (one.answers, half.answers)]
+    assert (pair.n, pair.accuracy_reference, pair.accuracy_candidate) == (150, right[0] / 150, right[1] / 150)
+    assert "Runs on the photos that both have answers for" in render([one, half])
+    bundle = Shown(figures=bundle_figures(read_bundle(root / "models/digits/digits.edgecnn")), pictures={})
+    assert "there are no per-photo answers for digits" in page_figures([one, bundle]).warnings[-1]
+    (same,) = page_figures([shown_run(finished_run), shown_run(finished_run)]).pairs
+    assert same.n == 385 and same.lost == same.gained == 0
+
+
 @pytest.fixture(scope="module")
 def html(finished_run):
     """The page of a run through every stage, with its plots."""
@@ -246,6 +263,14 @@ def test_a_thousand_classes(drawn_run, tmp_path):
     assert path.stat().st_size < 5_000_000
 
 
+@pytest.mark.slow
+def test_runs_side_by_side(drawn_run):
+    html = render([shown_run(drawn_run(name="small", n=200)), shown_run(drawn_run(name="large"))])
+    assert "Side by side" in html and html.count("<article") == 2
+    assert 'href="#run-2"' in html and 'id="run-2"' in html
+    assert "Side by side" not in render([shown_run(drawn_run())])
+
+
 @pytest.mark.usefixtures("blank_plots")
 def test_the_command(edgecnn, drawn_run, root, tmp_path):
     run = drawn_run()
@@ -306,6 +331,18 @@ def test_accuracies_come_with_their_interval_and_int8_before_float(counted):
         f"{7 / 13:.2%}",
     ]
     assert re.findall(r"\d\d\.\d\d%", verdict(report))[-3:] == ["69.23%", "84.62%", "69.23%"]
+
+
+def test_reliability_and_coverage_match_a_hand_count():
+    scores, right = np.array([0.2, 0.55, 0.6, 0.95, 1.0], np.float32), np.array([False, True, False, True, True])
+    bins = reliability("m", 1.0, scores, right, bins=2).bins
+    assert [(item.low, item.images, round(item.score, 4), round(item.accuracy, 4)) for item in bins] == [
+        (0.0, 1, 0.2, 0.0),
+        (0.5, 4, 0.775, 0.75),
+    ]
+    points = {point.threshold: point for point in coverage(scores, right)}
+    assert (points[0.0].share_answered, points[0.0].error) == (1.0, pytest.approx(0.4))
+    assert (points[0.7].share_answered, points[0.7].error) == (pytest.approx(0.4), pytest.approx(0.0))
 
 
 def test_a_real_run_has_every_part(finished_run):

@@ -26,9 +26,9 @@ from edgecnn.runtime.decision import softmax
 from edgecnn.stages.compare import compare_models
 from edgecnn.stages.verify import verify
 from edgecnn.tables import to_json
-from edgecnn.verify import Gate, require_parity
 from edgecnn.verify.layers import layer_errors
 from edgecnn.verify.parity import compared, parity_report, reference_answers
+from edgecnn.verify.parity_report import Gate, require_parity
 
 
 @pytest.fixture(scope="module")

@@ -501,6 +501,18 @@ class TestSample:
         counts = read_counts(tmp_path)
         assert counts.kept == len(taken) and 39 <= counts.planned <= 40
 
+    def test_the_first_day_begins_now_and_a_night_off_is_missed(self, tmp_path):
+        day = 86400 * 20_000
+        Sample(tmp_path, 100).is_due(day + 43200.0)
+        drawn = len(json.loads((tmp_path / SAMPLE_FILE).read_text())["days"]["2024-10-04"]["due"])
+        assert 25 < drawn < 75
+        sample = Sample(tmp_path, 100)
+        sample.is_due(day + 86400 + 43200.0)
+        table = json.loads((tmp_path / SAMPLE_FILE).read_text())["days"]
+        assert table["2024-10-04"]["missed"] == drawn
+        sample.take() if sample.is_due(day + 2 * 86400.0 - 1) else None
+        assert not Sample(tmp_path, 0).is_due(day + 2 * 86400.0), "nothing is due without a sample"
+
     def test_a_clock_set_back_takes_no_time_twice(self, tmp_path):
         sample, day = Sample(tmp_path, 50, draw=iter(np.linspace(0, 0.9999, 100)).__next__), 86400 * 20_000
         taken = 0
@@ -554,6 +566,19 @@ def test_no_two_unsure_frames_are_alike_and_nothing_filters_the_sample(keeper, t
     index = (tmp_path / "kept" / INDEX).read_text()
     # frames come every 200 s, and a time of the sample waits 60 s for one: 40 of 150 get one, with a standard deviation of 5
     assert index.count(" unsure ") <= 3 and index.count(" random ") > 15
+
+
+def test_features_decide_similarity_if_there_are_any():
+    """A frame is like another within 0.3 of the usual distance 0.5: at a cosine of 0.86 but not of 0.84, whatever the lengths."""
+    alike = Alike(View(0, WHOLE, WHOLE), 0.5)
+
+    def look(cosine, length):
+        features = length * np.array([cosine, (1 - cosine**2) ** 0.5, 0], np.float32)
+        return alike.look(frame(unsure()._replace(features=features), noisy(0)))
+
+    assert not alike.seen(look(1, 3))
+    alike.remember(look(1, 3))
+    assert [alike.seen(look(cosine, 0.2)) for cosine in (1, 0.86, 0.84, -0.9)] == [True, True, False, False]
 
 
 def test_near_is_three_tenths_of_the_models_usual_distance(tmp_path):

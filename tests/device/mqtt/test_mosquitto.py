@@ -135,6 +135,45 @@ def test_tls(device, feed, mosquitto, authority):
 
 
 @pytest.mark.needs("mosquitto")
+@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
+def test_a_frozen_broker(feed, mosquitto, watch, eventually):
+    broker = mosquitto()
+    fed = feed(broker.port)
+    watcher = watch(broker.port)
+    watcher.until("availability", b"online")
+    broker.freeze(True)
+    fed.frame("cat")
+    assert fed.until("mqtt_lost").reason == "no_answer"
+    assert fed.until("mqtt_refused").reason == "no_answer"
+    for state in ("dog", "cat", "dog"):
+        fed.frame(state)
+    broker.freeze(False)
+    fed.until("mqtt_connected", 2)
+    watcher.until("state", b"dog")
+    eventually(
+        lambda: ("edgecnn/door/availability", b"offline") in watcher.messages, "the will of the first connection"
+    )
+    watcher.until("availability", b"online")
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
+def test_a_silent_line_is_noticed_at_keepalive(feed, mosquitto, watch, monkeypatch):
+    """paho's clock runs five times as fast: it counts whole seconds."""
+    now = time.monotonic
+    monkeypatch.setattr("paho.mqtt.client.time_func", lambda: 5 * now())
+    broker = mosquitto()
+    watcher = watch(broker.port)
+    fed = feed(broker.port)
+    watcher.until("availability", b"online")
+    broker.freeze(True)
+    lost = fed.until("mqtt_lost")
+    assert lost.reason == "no_answer" and "silent" in lost.message
+    broker.freeze(False)
+    fed.until("mqtt_connected", 2)
+
+
+@pytest.mark.needs("mosquitto")
 def test_forget_removes_everything_retained(edgecnn, feed, mosquitto, watch, eventually):
     broker = mosquitto()
     fed = feed(broker.port, picture=True, binary="cat", prefix="ha")
@@ -208,6 +247,27 @@ def test_ten_restarts_lose_no_frame_and_no_memory(device, mosquitto, watch):
 
 
 TOKEN = "correct-horse-battery-staple"
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.skipif(not any(map(is_installed, engines_for("tflite"))), reason="no TFLite engine is installed")
+@pytest.mark.slow
+def test_three_hundred_connections_leave_nothing_behind(feed, hostile):
+    """Memory, files and threads are the same after 300 losses as after 50."""
+    hostile.answer = b"\x20\x02\0\0"
+    fed = feed(hostile.port, picture=True)
+    me = type("Me", (), {"pid": os.getpid()})
+    early = None
+    for number in range(1, 301):
+        fed.frame("cat" if number % 2 else "dog", image=np_frame())
+        fed.until("mqtt_connected", number)
+        hostile.drop()
+        fed.until("mqtt_lost", number)
+        if number == 50:
+            early = usage(me)
+    late = usage(me)
+    print(early, late)
+    assert late[0] - early[0] < 3 and late[1] <= early[1] + 2 and late[2] <= early[2]
 
 
 def model_of(port):

@@ -219,6 +219,37 @@ def test_a_bundle_describes_itself_with_the_figures_of_the_model_that_runs_here(
     assert about_text(five._replace(verdict=Verdict("refused", "it drops")))["verdict"] == "refused: it drops"
 
 
+def test_the_first_release_rolls_back_to_none(store, in_use):
+    release = in_use("first", good=False)
+    condemn(store, release, "no")
+    assert choose_for_start(store).release is None
+
+
+def test_only_a_good_release_is_a_rollback_target(store, in_use):
+    old = in_use("old")
+    in_use("untried", good=False)
+    newest = in_use("newest", good=False)
+    assert store.read().chain == (newest, old)
+
+
+def test_manual_rollbacks_one_after_the_other(store, in_use):
+    first, second = in_use("first", 1), in_use("second", 2)
+    assert store.change(record.rolled_back).current == first
+    assert states(store)["second"] == GOOD
+    assert store.change(record.rolled_back).current is None
+    assert store.activate(second, Use(accept="a test"))[1].chain == (second,)
+    assert choose_for_start(store)[:3] == (second, "second", False), "it has proved itself before"
+
+
+def test_an_older_release_needs_an_option(store, in_use, make_bundle):
+    in_use("five", 5)
+    older, _ = store.add(make_bundle("four", 4))
+    with pytest.raises(SlotError, match=r"serial number 4, .*older .*release in use, 5"):
+        store.activate(older, Use(accept="a test"))
+    assert store.activate(older, Use(accept="a test", older=True))[1].current == older
+    assert store.add(make_bundle("unnumbered"), Use(accept="a test"))[1].pending
+
+
 def test_a_bundle_added_again_keeps_its_state_and_is_repaired(store, in_use, make_bundle):
     release = in_use("cats")
     store.path(release).write_bytes(b"damaged")

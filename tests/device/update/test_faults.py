@@ -26,6 +26,7 @@ pytest.importorskip("cryptography", reason="releases are signed with the release
 pytest.importorskip("tuf", reason="updates need the update extra")
 
 from edgecnn.bundle.file import read_bundle, write_bundle
+from edgecnn.device.slots.record import Disk
 from edgecnn.device.slots.store import approve, choose_for_start
 from edgecnn.device.update import client
 from edgecnn.errors import EdgeCNNError, UpdateError
@@ -137,6 +138,43 @@ def test_each_sync_of_what_is_trusted_is_needed(walk, tmp_path):
                     break
         else:
             pytest.fail(f"nothing is lost without {walk.steps[left_out]}")
+
+
+class Killer(Disk):
+    """A disk whose process is killed before its nth change; `left` counts down."""
+
+    left = 0
+
+    def counted(name):
+        def method(self, *arguments):
+            Killer.left -= 1
+            if Killer.left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return getattr(Disk, name)(self, *arguments)
+
+        return method
+
+    make_folder, write, sync, rename, remove = map(counted, ("make_folder", "write", "sync", "rename", "remove"))
+
+
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.guard)])
+def test_kill_9_before_every_write(walk, tmp_path, every):
+    walk = walk()
+    for number in range(0, len(walk.steps), every):
+        top = tmp_path / f"kill{number}"
+        lossy.restore(lossy.now(walk.before), top)
+        child = os.fork()
+        if child == 0:
+            Killer.left = number
+            walk.at(top, disk=Killer).update(walk.repository.folder)
+            os._exit(0)
+        _, ended = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGKILL
+        board = walk.at(top)
+        assert choose_for_start(board.store).release in (walk.old_model, walk.new_model)
+        board.update(walk.repository.folder)
+        assert board.current == walk.new_model
+        shutil.rmtree(top)
 
 
 @pytest.mark.guard
