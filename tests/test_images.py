@@ -90,7 +90,7 @@ class TestDecode:
     def test_a_format_that_pillow_lacks_comes_with_advice(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)  # like Pillow before 11.3
         images._reader.cache_clear()
-        with pytest.raises(ImageError, match=r"this Pillow cannot read AVIF\. .*upgrade Pillow"):
+        with pytest.raises(ImageError, match=r"this Pillow cannot read AVIF\. .*pip install --upgrade Pillow"):
             images.decode(b"\0\0\0\x1cftypavif" + bytes(40))
         images._reader.cache_clear()
 

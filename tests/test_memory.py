@@ -207,7 +207,7 @@ class TestScans:
         assert images.decode(ten[:2] + preview + ten[2:] + ten).size == (640, 480), "a preview and a second picture"
         eleven = ten[:-2] + ten[ten.rindex(b"\xff\xda") : -2] + ten[-2:]
         monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", lambda image: pytest.fail("it was decoded"))
-        with pytest.raises(ImageTooLargeError, match="the JPEG has 11 scans; the limit is 10"):
+        with pytest.raises(ImageTooLargeError, match="the JPEG has 11 scans; the limit is 10 for 307,200 pixels"):
             images.decode(eleven, least=(32, 32))
 
     def test_a_progressive_photo_of_a_phone_is_decoded_and_a_hundred_scans_of_its_size_are_not(self):

@@ -112,7 +112,9 @@ def test_force_replaces_a_run_but_nothing_else(tmp_path):
     for name in ("float.h5", "folds/1/float.h5", "features/a.npy", "mine/notes.txt"):
         run.file(name).parent.mkdir(parents=True, exist_ok=True)
         run.file(name).write_bytes(b"old")
-    with pytest.raises(OutputExistsError, match=r"exists\. Continue it \(--resume\), or replace it \(--force\)"):
+    with pytest.raises(
+        OutputExistsError, match=r"exists\. Continue it \(--resume\), replace it \(--force\), or name another"
+    ):
         create_run(RECIPE, run.path)
     with locked(run.path):
         create_run(RECIPE, run.path, force=True)
