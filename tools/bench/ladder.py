@@ -1,7 +1,7 @@
 """Show the ladder: the accuracy of each network's int8 file for its size, from the bundles and cards in models/.
 
 Nothing is measured here. Accuracies, agreement and intervals come from each bundle's own parity report, on the test split of its data; the
-minutes come from its card. MACs are counted from the network. There is one table and one plot per dataset.
+minutes come from its card. MACs are counted from the network. There is one table per dataset, and one plot of those with several models.
 
 "p worse" is McNemar's one-sided exact test that QAT is worse than PTQ.
 
@@ -10,6 +10,7 @@ minutes come from its card. MACs are counted from the network. There is one tabl
 
 import io
 import json
+import operator
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +27,24 @@ from edgecnn.networks import NETWORKS
 LADDER = NETWORKS.keys() - {"article"}
 MAX_DROP, MIN_AGREEMENT, MIN_P = 0.3, 0.985, 0.05
 HEADINGS = (
-    "model", "float", "PTQ", "QAT", "int8", "drop", "95 % interval", "agreement", "p worse", "bytes", "MACs", "minutes", "goals"
+    "model", "float", "PTQ", "QAT", "int8", "drop", "95 % interval", "agreement", "p worse", "bytes", "MACs", "ms",
+    "minutes", "goals",
 )  # fmt: skip
+
+PUBLISHED: tuple[dict[str, Any], ...] = (
+    {"name": "ResNet-20, float", "accuracy": 92.6, "bytes": 272_474, "macs": 40_810_000},
+    {"name": "MLPerf Tiny 1.4, int8, n = 200", "accuracy": 92.5, "bytes": 512_024, "macs": 76_500_000},
+    {"name": "ResNet-56, float", "accuracy": 94.37, "bytes": 855_770, "macs": 125_750_000},
+)
+"""Others' accuracies (percent) on the lossless CIFAR-10, which is easier than a JPEG copy by an amount that nobody measured. A float
+network's bytes are its parameters. Sources: chenyaofo/pytorch-cifar-models; the reference model of MLPerf Tiny v1.4."""
+
+AXES = (
+    ("bytes", 1e3, "int8 TFLite file, kB"),
+    ("macs", 1e6, "million MACs"),
+    ("ms", 1e-3, "microseconds per image, one thread"),
+)
+"""A figure of a model, its unit, and what the plot says under it."""
 
 
 def main() -> None:
@@ -97,6 +114,7 @@ def report_figures(report: dict[str, Any]) -> dict[str, Any]:
         "int8": int8["accuracy"],
         "int8_interval": int8["accuracy_interval"],
         "bytes": int8["size_bytes"],
+        "ms": int8["ms_per_image"],
         "drop": against["drop"],
         "drop_interval": against["drop_interval"],
         "agreement": against["agreement"],
@@ -141,35 +159,41 @@ def text_row(model: dict[str, Any]) -> tuple[str, ...]:
     accuracies = [percent(model[key]) for key in ("float", "ptq", "qat")]
     drop = (f"{model['drop']:.2f}", f"{low:.2f} to {high:.2f}", percent(model["agreement"]), p_worse)
     goals = f"missed: {', '.join(model['missed'])}" if model["missed"] else "met"
-    sizes = (f"{model['bytes']:,}", f"{model['macs']:,}", minutes)
+    sizes = (f"{model['bytes']:,}", f"{model['macs']:,}", f"{model['ms']:.3f}", minutes)
     return (model["name"], *accuracies, model["method"].upper(), *drop, *sizes, goals)
 
 
 def plot(models: Sequence[dict[str, Any]]) -> bytes:
-    """Plot accuracy over file size, with one panel per dataset, and return the PNG's bytes."""
+    """Plot accuracy over bytes, MACs and time for each dataset with several models, and return the PNG's bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    sets = by_data(models)
-    figure = Figure(figsize=(6.5 * len(sets), 4.5), layout="constrained")
+    sets = {title: chosen for title, chosen in by_data(models).items() if len(chosen) > 1}
+    figure = Figure(figsize=(5 * len(AXES), 4.5 * len(sets)), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, chosen) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True):
-        bytes_ = [model["bytes"] / 1000 for model in chosen]
-        for key, style in (("float", "C0o--"), ("ptq", "C2x:"), ("int8", "C3s-")):
-            values = [float("nan") if model[key] is None else 100 * model[key] for model in chosen]
-            axes.plot(bytes_, values, style, label={"ptq": "int8, PTQ", "int8": "int8 that ships"}.get(key, key))
-        ends = [[abs(100 * model["int8_interval"][side] - model["int8"] * 100) for model in chosen] for side in (0, 1)]
-        axes.errorbar(bytes_, values, ends, fmt="none", ecolor="C3", capsize=3)
-        for size, model in zip(bytes_, chosen, strict=True):
-            place = (size, 100 * model["int8"])
-            axes.annotate(model["network"], place, (4, -12), textcoords="offset points", fontsize=8)
-        axes.set_xscale("log")
-        axes.set_title(f"{title}: test accuracy, %")
-        axes.set_xlabel("int8 TFLite file, kB (bars: 95 %)")
-        axes.grid(alpha=0.3, which="both")
-        axes.legend()
+    for row, (title, chosen) in zip(figure.subplots(len(sets), len(AXES), squeeze=False), sets.items(), strict=True):
+        for axes, (key, unit, label) in zip(row, AXES, strict=True):
+            ordered = sorted(chosen, key=operator.itemgetter(key))
+            places = [model[key] / unit for model in ordered]
+            values = [100 * model["int8"] for model in ordered]
+            ends = [
+                [abs(100 * model["int8_interval"][side] - 100 * model["int8"]) for model in ordered] for side in (0, 1)
+            ]
+            axes.errorbar(places, values, ends, fmt="C3s-", capsize=3, label=f"{title}, int8")
+            for x, y, model in zip(places, values, ordered, strict=True):
+                axes.annotate(model["network"], (x, y), (-5, 6), textcoords="offset points", fontsize=8, ha="right")
+            for index, other in enumerate(PUBLISHED if title.startswith("CIFAR-10") and key in PUBLISHED[0] else ()):
+                place = (other[key] / unit, other["accuracy"])
+                axes.plot(*place, "C7o", fillstyle="none", label="" if index else "published, lossless images")
+                shift = (-5, -13 if index % 2 else 6)
+                axes.annotate(other["name"], place, shift, textcoords="offset points", fontsize=8, ha="right")
+            axes.set(xscale="log", xlabel=label, ylabel="test accuracy, % (bars: 95 %)")
+            axes.margins(x=0.25, y=0.12)
+            axes.tick_params(which="minor", labelbottom=False)
+            axes.grid(alpha=0.3, which="both")
+            axes.legend(loc="lower right", fontsize=8)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()
 
 
