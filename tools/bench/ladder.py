@@ -36,8 +36,8 @@ PUBLISHED: tuple[dict[str, Any], ...] = (
     {"name": "MLPerf Tiny 1.4, int8, n = 200", "accuracy": 92.5, "bytes": 512_024, "macs": 76_500_000},
     {"name": "ResNet-56, float", "accuracy": 94.37, "bytes": 855_770, "macs": 125_750_000},
 )
-"""Others' accuracies (percent) on the lossless CIFAR-10, which is easier than a JPEG copy by an amount that nobody measured. A float
-network's bytes are its parameters. Sources: chenyaofo/pytorch-cifar-models; the reference model of MLPerf Tiny v1.4."""
+"""Others' accuracies (percent) on the lossless CIFAR-10; nobody has measured what a JPEG copy costs. A float network's bytes are its
+parameters. Sources: chenyaofo/pytorch-cifar-models; the reference model of MLPerf Tiny v1.4."""
 
 AXES = (
     ("bytes", 1e3, "int8 TFLite file, kB"),
@@ -61,7 +61,9 @@ def main() -> None:
         print(f"{title}, {chosen[0]['n']:,} test images")
         print(text_table(HEADINGS, [text_row(model) for model in chosen]), end="\n\n")
     write_atomic(arguments.out, canonical_json({"bench": "ladder", "models": models}))
-    write_atomic(arguments.out.with_suffix(".png"), plot(models))
+    several = [model for chosen in by_data(models).values() if len(chosen) > 1 for model in chosen]
+    if several:
+        write_atomic(arguments.out.with_suffix(".png"), plot(several))
     print(arguments.out)
 
 
@@ -164,11 +166,11 @@ def text_row(model: dict[str, Any]) -> tuple[str, ...]:
 
 
 def plot(models: Sequence[dict[str, Any]]) -> bytes:
-    """Plot accuracy over bytes, MACs and time for each dataset with several models, and return the PNG's bytes."""
+    """Plot accuracy over bytes, MACs and time, one row per dataset, and return the PNG's bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    sets = {title: chosen for title, chosen in by_data(models).items() if len(chosen) > 1}
+    sets = by_data(models)
     figure = Figure(figsize=(5 * len(AXES), 4.5 * len(sets)), layout="constrained")
     FigureCanvasAgg(figure)
     for row, (title, chosen) in zip(figure.subplots(len(sets), len(AXES), squeeze=False), sets.items(), strict=True):
