@@ -9,7 +9,7 @@ Asked = Literal["auto", "qat", "ptq"]
 Method = Literal["qat", "ptq"]
 Rounding = Literal["nearest", "gptq"]
 Decisive = Literal["agreement", "accuracy", "divergence"]
-TuningFigure = Literal["accuracy", "log loss"]
+TuningFigure = Literal["accuracy", "all photos", "log loss"]
 
 
 class Duplicate(Struct):

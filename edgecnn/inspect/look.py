@@ -31,6 +31,8 @@ FILE = "inspect-1.sqlite"  # in the user's cache folder; may be deleted to free 
 
 CHUNK = 64  # results to compute before they are stored
 
+BATCH = 32  # images that the network reads at a time
+
 
 class Cache:
     """Bytes by kind and content hash, in one file. The key of a pair is the hashes of both, one after the other.
@@ -234,16 +236,19 @@ def missing_weights() -> bool:
     return find_spec(SOURCE.package) is None
 
 
-def open_body(side: int = FEATURES_SIDE) -> Body:
-    """Build the network, and return a function from uint8 (n, side, side, 3) to float32 features (n, 1280)."""
-    from edgecnn.networks.blocks import efficientnet_lite0_4000kb
-    from edgecnn.networks.keras import keras
-    from edgecnn.networks.predict import predictor
-    from edgecnn.networks.pretrained import load_weights, read_weights
+def open_body() -> Body:
+    """Read the network, and return a function from uint8 (n, height, width, 3) to float32 features (n, 1280)."""
+    from edgecnn.networks.blocks import frozen_network
+    from edgecnn.networks.keras import tf
+    from edgecnn.networks.predict import real_input
 
-    model = efficientnet_lite0_4000kb(side, side, 3, 2)
-    load_weights(model, read_weights(SOURCE))
-    return predictor(keras.Model(model.inputs, model.layers[-1].input), 1 / 128, 0, CHUNK)
+    network = frozen_network("efficientnet_lite0", 3)
+    forward = tf.function(
+        lambda pixels: network(real_input(pixels, 1 / 128, 0))["efficientnet_lite0_4000kb"], reduce_retracing=True
+    )
+    return lambda pixels: np.concatenate(
+        [forward(tf.constant(pixels[start : start + BATCH])).numpy() for start in range(0, len(pixels), BATCH)]
+    )
 
 
 def compute(

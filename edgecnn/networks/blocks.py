@@ -6,13 +6,14 @@ squeeze-and-excite.
 Source: Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog.
 """
 
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from edgecnn.errors import NetworkError
-from edgecnn.networks.keras import keras
+from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.pretrained import folded_weights, read_weights, source_of
 
 OPERATOR_BYTES, KERNEL_BYTES, CHANNEL_BYTES = 170, 730, 24
 """Int8 file size without the weights: bytes per operator, more for one with a kernel, and bytes per output channel of a kernel (scales,
@@ -222,6 +223,41 @@ def is_whole(rung: str) -> bool:
     return RUNGS[rung] == len(blocks_of(family_of(rung)))
 
 
+class Convolution(NamedTuple):
+    """One convolution, with BatchNorm and, unless `relu` is false, a ReLU6 behind it; `add` names the sum with its block's input."""
+
+    name: str
+    filters: int
+    kernel: int = 1
+    strides: int = 1
+    relu: bool = True
+    add: str = ""
+
+    @property
+    def is_depthwise(self) -> bool:
+        return self.name.endswith("_depthwise")
+
+
+def rungs_of(family: str) -> tuple[str, ...]:
+    return tuple(rung for rung in RUNGS if family_of(rung) == family)
+
+
+def parts_of(rung: str) -> list[list[Convolution]]:
+    """Return the convolutions of a rung's stem, of each of its blocks, and of its head, if it has one.
+
+    A block widens, filters each channel, and narrows. Source: Sandler et al. 2018 (arXiv:1801.04381).
+    """
+    parts, inputs = [[Convolution("stem", STEM, kernel=3, strides=2)]], STEM
+    for index, (filters, kernel, strides, expansion) in enumerate(blocks_of(family_of(rung))[: RUNGS[rung]]):
+        name, wide = f"block{index}", inputs * expansion
+        add = f"{name}_add" if strides == 1 and inputs == filters else ""
+        block = [Convolution(f"{name}_expand", wide)] if expansion > 1 else []
+        block.append(Convolution(f"{name}_depthwise", wide, kernel, strides))
+        parts.append([*block, Convolution(f"{name}_project", filters, relu=False, add=add)])
+        inputs = filters
+    return [*parts, [Convolution("head", HEAD)]] if is_whole(rung) else parts
+
+
 def blocks_of(family: str) -> list[tuple[int, int, int, int]]:
     """Return filters, kernel, stride and expansion of each block. The depth factor does not apply to the first and last stages."""
     width, depth = SCALES[family]
@@ -238,70 +274,86 @@ def _multiple_of_8(filters: float) -> int:
     return nearest if nearest >= 0.9 * filters else nearest + 8
 
 
-def _normalised(x, convolution: "keras.layers.Layer", name: str, *, relu: bool = True):
-    x = keras.layers.BatchNormalization(name=f"{name}_norm")(convolution(x))
-    return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if relu else x
-
-
-def _convolve(x, filters: int, name: str, *, kernel: int = 1, strides: int = 1, relu: bool = True):
-    convolution = keras.layers.Conv2D(
-        filters, kernel, strides, "same", use_bias=False, kernel_initializer="he_normal", name=name
-    )
-    return _normalised(x, convolution, name, relu=relu)
-
-
-def _block(inputs, filters: int, kernel: int, strides: int, expansion: int, name: str):
-    """Widen, filter each channel, narrow, and add the input if the shapes match. Source: Sandler et al. 2018 (arXiv:1801.04381)."""
-    x = _convolve(inputs, inputs.shape[-1] * expansion, f"{name}_expand") if expansion > 1 else inputs
-    depthwise = keras.layers.DepthwiseConv2D(
-        kernel, strides, "same", use_bias=False, depthwise_initializer="he_normal", name=f"{name}_depthwise"
-    )
-    x = _convolve(_normalised(x, depthwise, f"{name}_depthwise"), filters, f"{name}_project", relu=False)
-    same = strides == 1 and inputs.shape[-1] == filters
-    return keras.layers.Add(name=f"{name}_add")([inputs, x]) if same else x
-
-
 def _rung(name: str) -> Build:
     """Return a function that builds a rung with random weights, ending in logits. Input sides that are multiples of 32 work best."""
 
     def build(height: int, width: int, channels: int, num_classes: int) -> "keras.Model":
-        inputs, ends = _body(name, height, width, channels)
-        return classifier(inputs, ends[-1], num_classes, name)
+        inputs = x = keras.Input((height, width, channels))
+        for part in parts_of(name):
+            before = x
+            for one in part:
+                x = _apply(one, x)
+            if add := part[-1].add:
+                x = keras.layers.Add(name=add)([before, x])
+        return classifier(inputs, x, num_classes, name)
 
     return build
 
 
-def _body(rung: str, height: int, width: int, channels: int):
-    """Build a rung without its classifier. Returns its inputs, and the outputs of each block and then of the head, if it has one."""
-    inputs = keras.Input((height, width, channels))
-    x = _convolve(inputs, STEM, "stem", kernel=3, strides=2)
-    ends = []
-    for index, block in enumerate(blocks_of(family_of(rung))[: RUNGS[rung]]):
-        x = _block(x, *block, name=f"block{index}")
-        ends.append(x)
-    if is_whole(rung):
-        ends.append(_convolve(x, HEAD, "head"))
-    return inputs, ends
+def _apply(one: Convolution, x):
+    layers = keras.layers
+    if one.is_depthwise:
+        convolution = layers.DepthwiseConv2D(
+            one.kernel, one.strides, "same", use_bias=False, depthwise_initializer="he_normal", name=one.name
+        )
+    else:
+        convolution = layers.Conv2D(
+            one.filters, one.kernel, one.strides, "same", use_bias=False, kernel_initializer="he_normal", name=one.name
+        )
+    x = layers.BatchNormalization(name=f"{one.name}_norm")(convolution(x))
+    return layers.ReLU(6.0, name=f"{one.name}_relu")(x) if one.relu else x
 
 
-@functools.lru_cache(maxsize=8)
-def all_features(family: str, height: int, width: int, channels: int) -> tuple[tuple[str, ...], "keras.Model"]:
-    """Return a family's rungs, and a model from an input to a list of outputs: each rung's features before its dense layer.
+def frozen_network(family: str, channels: int) -> Callable[[Any], dict[str, Any]]:
+    """Return a function from float32 images (n, height, width, channels) of any size to each rung's features with trained weights.
 
-    It takes seconds to build, so the last ones are kept.
+    Features are float32 (n, length): what the rung's dense layer reads. One pass serves all rungs, which are parts of one network. Plain
+    operations are ready seconds before a Keras model. Raises NetworkError or ModuleNotFoundError like `pretrained.read_weights`.
     """
-    rungs = tuple(rung for rung in RUNGS if family_of(rung) == family)
-    inputs, ends = _body(max(rungs, key=RUNGS.__getitem__), height, width, channels)
-    cut = [ends[-1] if is_whole(rung) else ends[RUNGS[rung] - 1] for rung in rungs]
-    return rungs, keras.Model(inputs, [keras.layers.GlobalAveragePooling2D()(end) for end in cut])
+    rungs = rungs_of(family)
+    parts = parts_of(max(rungs, key=RUNGS.__getitem__))
+    source = source_of(rungs[0])
+    assert source is not None
+    weights = folded_weights(read_weights(source), (one.name for part in parts for one in part), channels)
+
+    def features(images):
+        x, ends = images, []
+        for part in parts:
+            before = x
+            for one in part:
+                kernel, bias = weights[one.name]
+                apply = tf.nn.depthwise_conv2d if one.is_depthwise else tf.nn.conv2d
+                x = tf.nn.bias_add(apply(x, kernel, [1, one.strides, one.strides, 1], "SAME"), bias)
+                x = tf.nn.relu6(x) if one.relu else x
+            x = before + x if part[-1].add else x
+            ends.append(x)
+        return {rung: tf.reduce_mean(ends[len(parts_of(rung)) - 1], (1, 2)) for rung in rungs}
+
+    return features
 
 
-@functools.cache
-def costs(family: str, height: int, width: int, channels: int, num_classes: int) -> Mapping[str, NetworkCost]:
-    """Return the cost of each rung of a family. All rungs are parts of one network, which is built once to save seconds."""
-    rungs, model = all_features(family, height, width, channels)
-    ends = (keras.Model(model.inputs, keras.layers.Dense(num_classes)(end)) for end in model.outputs)
-    return dict(zip(rungs, map(describe, ends), strict=True))
+class RungCost(NamedTuple):
+    """A rung's parameters, MACs per image and estimated int8 bytes, as `describe` counts them."""
+
+    parameters: int
+    macs: int
+    int8_bytes: int
+
+
+def costs(rung: str, height: int, width: int, channels: int, num_classes: int) -> RungCost:
+    """Return a rung's cost without building it, which takes seconds."""
+    parameters = macs = 0
+    size, inputs = OPERATOR_BYTES, channels  # of the pooling
+    for part in parts_of(rung):
+        for one in part:
+            weights = one.kernel**2 * one.filters * (1 if one.is_depthwise else inputs)
+            height, width, inputs = -(-height // one.strides), -(-width // one.strides), one.filters
+            parameters += weights + 4 * one.filters
+            macs += weights * height * width
+            size += weights + KERNEL_BYTES + CHANNEL_BYTES * one.filters + OPERATOR_BYTES * (2 if one.add else 1)
+    weights = inputs * num_classes
+    size += weights + KERNEL_BYTES + CHANNEL_BYTES * num_classes + OPERATOR_BYTES
+    return RungCost(parameters + weights + num_classes, macs + weights, size)
 
 
 efficientnet_lite0_150kb = _rung("efficientnet_lite0_150kb")

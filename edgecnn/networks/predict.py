@@ -117,7 +117,7 @@ def fitting_biases(model: "keras.Model") -> "keras.Model":
     return copy
 
 
-def even_depthwise(model: "keras.Model") -> "keras.Model":
+def even_depthwise(model: "keras.Model", *, in_place: bool = False) -> "keras.Model":
     """Return a model with the same answers, in which every channel of a depthwise kernel has a largest weight of 1.
 
     tensorflow-model-optimization 0.8.1 quantizes a depthwise kernel with one range for all channels, which then fits each of them. Delete
@@ -126,7 +126,7 @@ def even_depthwise(model: "keras.Model") -> "keras.Model":
     pairs = [pair for pair in _foldable_norms(model) if isinstance(pair[1], keras.layers.DepthwiseConv2D)]
     if not pairs:
         return model
-    copy = _copied(model)
+    copy = model if in_place else _copied(model)
     for layer, before in pairs:
         if layer.scale:
             kernel, *rest = before.get_weights()

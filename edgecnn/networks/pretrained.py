@@ -12,7 +12,7 @@ import importlib.util
 import io
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -279,6 +279,8 @@ SHIFT = 1 / 128
 """Added to the input: the network was trained on (pixel - 127) / 128 and reads (pixel - 128) / 128."""
 
 
+EPSILON = 1e-3  # of its BatchNorm
+
 FROZEN = 0.18
 """Share of a backbone's layers with weights that fine-tuning leaves alone: as of Lite0, which has 18 %, and Lite2."""
 
@@ -320,16 +322,34 @@ def load_weights(model: "keras.Model", state: Mapping[str, np.ndarray]) -> None:
     for layer in model.layers:
         if layer.name.endswith("_norm"):
             name = layer.name.removesuffix("_norm")
-            convolution, norm = _names(name)
-            kernel = state[f"{convolution}.weight"].transpose(2, 3, 1, 0)  # (filters, channels, height, width) before
-            if name.endswith("_depthwise"):
-                kernel = kernel.transpose(0, 1, 3, 2)
-            mean = state[f"{norm}.running_mean"]
-            if name == "stem":
-                mean = mean - SHIFT * kernel.sum(axis=(0, 1, 2))
-                kernel = kernel if model.input_shape[-1] == 3 else kernel.sum(axis=2, keepdims=True)
+            kernel, *norm = _weights(state, name, model.input_shape[-1])
             model.get_layer(name).set_weights([kernel])
-            layer.set_weights([state[f"{norm}.weight"], state[f"{norm}.bias"], mean, state[f"{norm}.running_var"]])
+            layer.set_weights(norm)
+
+
+def folded_weights(
+    state: Mapping[str, np.ndarray], names: Iterable[str], channels: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the kernel and bias of each named convolution of an EfficientNet-Lite, float32, with its BatchNorm folded in."""
+    found = {}
+    for name in names:
+        kernel, gamma, beta, mean, variance = _weights(state, name, channels)
+        factor = gamma / np.sqrt(variance + EPSILON)
+        found[name] = kernel * (factor[:, np.newaxis] if name.endswith("_depthwise") else factor), beta - mean * factor
+    return found
+
+
+def _weights(state: Mapping[str, np.ndarray], name: str, channels: int) -> list[np.ndarray]:
+    """Return a convolution's kernel as TensorFlow reads it, and its BatchNorm's gamma, beta, mean and variance."""
+    convolution, norm = _names(name)
+    kernel = state[f"{convolution}.weight"].transpose(2, 3, 1, 0)  # (filters, channels, height, width) before
+    if name.endswith("_depthwise"):
+        kernel = kernel.transpose(0, 1, 3, 2)
+    mean = state[f"{norm}.running_mean"]
+    if name == "stem":
+        mean = mean - SHIFT * kernel.sum(axis=(0, 1, 2))
+        kernel = kernel if channels == 3 else kernel.sum(axis=2, keepdims=True)
+    return [kernel, state[f"{norm}.weight"], state[f"{norm}.bias"], mean, state[f"{norm}.running_var"]]
 
 
 def tuned_variables(model: "keras.Model", source: Source, network: str) -> list[Any]:

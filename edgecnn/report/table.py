@@ -56,7 +56,12 @@ def tuning_line(tuning: Tuning) -> str:
     )
     if not tuning.epochs:
         return f"head {tuning.head_accuracy:.1%} of {tuning.n:,} validation photos: head ships, fine-tuning cannot win"
-    why = {"accuracy": "", "log loss": " by log loss", None: ", since the difference may be chance"}[tuning.decided_by]
+    why = {
+        "accuracy": "",
+        "all photos": ", which is right on more of them",
+        "log loss": " by log loss",
+        None: ", since the difference may be chance",
+    }[tuning.decided_by]
     return f"head {photos}: {tuning.ships} ships{why}"
 
 

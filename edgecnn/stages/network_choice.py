@@ -178,10 +178,11 @@ class Choosing:
 
     def costed(self, family: str, size: tuple[int, int]) -> list[Candidate]:
         """Return a family's candidates at an input's (height, width) with their costs, not yet ranked."""
-        from edgecnn.networks.blocks import costs, is_whole
+        from edgecnn.networks.blocks import costs, is_whole, rungs_of
 
         found = []
-        for rung, cost in costs(family, *size, self.channels, len(self.dataset.labels)).items():
+        for rung in rungs_of(family):
+            cost = costs(rung, *size, self.channels, len(self.dataset.labels))
             one = Candidate(
                 network=rung,
                 height=size[0],

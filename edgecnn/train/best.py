@@ -281,11 +281,13 @@ class Rival:
         return bool(self._right(self._head).all()) or waited >= self._patience
 
     def verdict(self) -> Tuning:
-        """Return both models' figures and the one that ships: by accuracy, then log loss, then the head."""
+        """Return both models' figures and the one that ships: by accuracy, then the share of all photos, then log loss, then the head."""
         decided_by: TuningFigure | None = None
         ships = False
+        gained = self._right(self._last) - self._right(self._head)
         differences = {
-            "accuracy": self._right(self._last) - self._right(self._head),
+            "accuracy": gained,
+            "all photos": gained / self._weights,  # a rare class has few photos, and its log loss hangs on each
             "log loss": self._losses(self._head) - self._losses(self._last),
         }
         for figure, difference in differences.items():

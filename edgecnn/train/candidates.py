@@ -2,11 +2,12 @@
 
 import copy
 import io
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,10 +15,10 @@ from edgecnn.data import Dataset, Progress
 from edgecnn.data.decoding import balanced
 from edgecnn.data.folds import stratified
 from edgecnn.files import read_npz, sha256, write_atomic
-from edgecnn.networks.blocks import all_features
-from edgecnn.networks.keras import keras
-from edgecnn.networks.predict import real_input
-from edgecnn.networks.pretrained import build_backbone, is_backbone, load_weights, read_weights, source_of
+from edgecnn.networks.blocks import frozen_network
+from edgecnn.networks.keras import keras, tf
+from edgecnn.networks.predict import folded, real_input
+from edgecnn.networks.pretrained import build_backbone, is_backbone, source_of
 from edgecnn.recipe import NetworkRecipe
 from edgecnn.run_info import Candidate
 from edgecnn.train.ranges import CODES, narrow, on_grid, round_matrix
@@ -292,40 +293,24 @@ def computed(
     reading: tuple[float, int],
     options: Mapping[str, str],
 ) -> dict[str, np.ndarray]:
-    from edgecnn.networks.keras import tf
-
     shape = (*size, photos.channels)
-    rungs, model = trained_features(family, shape, options)
-
-    @tf.function(reduce_retracing=True)
-    def forward(images):
-        return tf.nest.flatten(model(real_input(images, *reading), training=False))  # a list of one is a tensor
-
-    parts: list[list[np.ndarray]] = [[] for _ in rungs]
+    if is_backbone(family):
+        body = folded(build_backbone(Path(family), *shape, 2, options))
+        network = keras.Model(body.inputs, {Path(family).name: body.layers[-1].input})
+    else:
+        network = frozen_network(family, photos.channels)
+    forward = tf.function(lambda images: network(real_input(images, *reading)))
+    found: dict[str, list[np.ndarray]] = defaultdict(list)
     for start in range(0, len(indices), BATCH):
         part = indices[start : start + BATCH]
         images = photos.at_size([photos.places[index] for index in part], shape)
         # batches of one shape: the network is traced once, and an image's features do not depend on the number of images
         padded = np.concatenate([images, np.zeros((BATCH - len(part), *shape), np.uint8)])
-        for values, output in zip(parts, forward(tf.constant(padded)), strict=True):
-            values.append(output.numpy()[: len(part)].astype(np.float16))
+        for rung, output in forward(tf.constant(padded)).items():
+            found[rung].append(output.numpy()[: len(part)].astype(np.float16))
         if photos.progress:
             photos.progress(f"features of {Path(family).name} at {size[1]}x{size[0]}", start + len(part), len(indices))
-    return {rung: np.concatenate(values) for rung, values in zip(rungs, parts, strict=True)}
-
-
-def trained_features(
-    family: str, shape: tuple[int, int, int], options: Mapping[str, str]
-) -> tuple[tuple[str, ...], Any]:
-    """Return a family's rungs, and a model with trained weights from an input to a list of outputs: each rung's features."""
-    if is_backbone(family):
-        model = build_backbone(Path(family), *shape, 2, options)
-        return (Path(family).name,), keras.Model(model.inputs, [model.layers[-1].input])
-    rungs, model = all_features(family, *shape)
-    source = source_of(rungs[0])
-    assert source is not None
-    load_weights(model, read_weights(source))
-    return rungs, model
+    return {rung: np.concatenate(values) for rung, values in found.items()}
 
 
 def read_features(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:

@@ -95,7 +95,11 @@ def compute_features(body: "keras.Model", recipe: Settled, images: np.ndarray, p
 
 MEASURED, FEATURE_BATCH = 128, 32  # photos that set the int8 body's ranges, and per batch
 
-ROUNDING_IMAGES, ROWS = 64, 8_192  # photos that guide the rounding, and rows of inputs per kernel
+ROUNDING_IMAGES, ROUNDING_BATCH, ROWS = (
+    64,
+    16,
+    8_192,
+)  # photos that guide the rounding, per batch, and rows of inputs per kernel
 
 
 class Trained(NamedTuple):
@@ -138,6 +142,7 @@ def train_head(
         recipe.input_zero_point,
         recipe.seed,
         images=ROUNDING_IMAGES,
+        batch=ROUNDING_BATCH,
         rows=ROWS,
         shift=True,
     )

@@ -185,7 +185,9 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras
     """Wrap a copy of a float32 model for quantization-aware training, with BatchNorm frozen and the input range pinned to the codes'."""
     import tensorflow_model_optimization as tfmot
 
-    quantized = tfmot.quantization.keras.quantize_model(even_depthwise(fitting_biases(model)))
+    fitting = fitting_biases(model)
+    even = even_depthwise(fitting, in_place=fitting is not model)
+    quantized = tfmot.quantization.keras.quantize_model(even)
     entry = quantized.layers[1]
     # The input quantizer only ever widens its range, and no pixel lies outside this one, so it stays pinned.
     entry.quantizer_vars["min_var"].assign((-128 - zero_point) * scale)

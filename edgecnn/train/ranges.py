@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
@@ -160,6 +159,8 @@ IMAGES, BATCH = 4096, 64  # usual maximum number of training images whose activa
 ROWS = 65_536
 """Approximate number of input rows used to round a convolution's kernel. Each image supplies the same number of output positions."""
 
+CHANNEL_ROWS = 4  # a depthwise convolution, each of whose channels has few inputs, gets a quarter of the rows
+
 INPUTS = 4096
 """Kernels with more inputs per output are not rounded this way: their Hessian has this size squared."""
 
@@ -195,6 +196,7 @@ def round_kernels(
     kernels: Sequence[Kernel] | None = None,
     *,
     images: int = IMAGES,
+    batch: int = BATCH,
     rows: int = ROWS,
     shift: bool = False,
 ) -> None:
@@ -211,11 +213,12 @@ def round_kernels(
         return
     observe = tf.function(keras.Model(model.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
     moments = [Moments() for _ in kernels]
-    for first in range(0, len(chosen), BATCH):
-        part = tf.constant(pixels[chosen[first : first + BATCH]])
+    for first in range(0, len(chosen), batch):
+        part = tf.constant(pixels[chosen[first : first + batch]])
         seen = tf.nest.flatten(observe(real_input(part, scale, zero_point), training=False))
         for kernel, inputs, moment in zip(kernels, seen, moments, strict=True):
-            drawn = input_rows(kernel.layer, inputs, random, max(1, rows // len(chosen)))
+            wanted = rows // CHANNEL_ROWS if kernel.is_depthwise else rows
+            drawn = input_rows(kernel.layer, inputs, random, max(1, wanted // len(chosen)))
             moment.add(drawn.reshape(len(drawn), -1, inputs.shape[-1]) if kernel.is_depthwise else drawn)
     for kernel, moment in zip(kernels, moments, strict=True):
         values = kernel.variable.numpy()
@@ -302,22 +305,24 @@ def input_rows(layer: Any, inputs: Any, random: np.random.Generator, places: int
     """Return the inputs that a layer multiplies by its kernel, float64 (rows, height * width * channels), at random output positions."""
     if type(layer) is keras.layers.Dense:
         return inputs.numpy().reshape(-1, inputs.shape[-1]).astype(np.float64)
-    sides = list(zip(inputs.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True))
-    reach = [(size - 1) * dilation + 1 for _, size, _, dilation in sides]
     values = inputs.numpy()
-    if layer.padding == "same":
-        zeros = [
-            max((-(-length // stride) - 1) * stride + wide - length, 0)
-            for (length, _, stride, _), wide in zip(sides, reach, strict=True)
-        ]
-        if any(zeros):
-            values = np.pad(values, ((0, 0), *((count // 2, count - count // 2) for count in zeros), (0, 0)))
-    (down, right), (tall, wide) = layer.strides, layer.dilation_rate
-    windows = sliding_window_view(values, reach, axis=(1, 2))[:, ::down, ::right, :, ::tall, ::wide]
-    images, height, width = windows.shape[:3]
-    chosen = np.argsort(random.random((images, height * width)), axis=1)[:, :places]
-    patches = windows[np.arange(images)[:, np.newaxis], chosen // width, chosen % width]
-    return np.moveaxis(patches, 2, -1).reshape(chosen.size, -1).astype(np.float64)
+    images, *lengths, _ = values.shape
+    read, inside, counts = [], [], []  # the rows or columns that each output position reads
+    sides = zip(lengths, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
+    for length, size, stride, dilation in sides:  # along the height, and along the width
+        reach = (size - 1) * dilation + 1
+        count = -(-length // stride) if layer.padding == "same" else (length - reach) // stride + 1
+        zeros = max((count - 1) * stride + reach - length, 0)
+        at = np.arange(count)[:, np.newaxis] * stride + np.arange(size) * dilation - zeros // 2
+        read.append(at.clip(0, length - 1))
+        inside.append((at >= 0) & (at < length))
+        counts.append(count)
+    chosen = np.argsort(random.random((images, counts[0] * counts[1])), axis=1)[:, :places]
+    down, right = np.divmod(chosen, counts[1])
+    image = np.arange(images)[:, np.newaxis, np.newaxis, np.newaxis]
+    patches = values[image, read[0][down][..., np.newaxis], read[1][right][:, :, np.newaxis]]
+    patches[~(inside[0][down][..., np.newaxis] & inside[1][right][:, :, np.newaxis])] = 0
+    return patches.reshape(chosen.size, -1).astype(np.float64)
 
 
 def round_matrix(matrix: np.ndarray, step: np.ndarray, hessian: np.ndarray) -> np.ndarray:

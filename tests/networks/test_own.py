@@ -345,19 +345,18 @@ def test_one_pass_gives_the_features_and_costs_of_every_rung(source, every):
     """`every` third rung is the smallest one, and the whole network with its head."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.networks import build_network
-    from edgecnn.networks.blocks import all_features, costs, describe
+    from edgecnn.networks.blocks import costs, describe, frozen_network, rungs_of
     from edgecnn.networks.keras import keras
 
     shape, family = (32, 48, 1), source.prefix.rstrip("_")
-    state = read_weights(source)
-    rungs, whole = all_features(family, *shape)
-    pretrained.load_weights(whole, state)
+    state, rungs = read_weights(source), rungs_of(family)
     pixels = np.random.default_rng(1).uniform(-1, 1, (2, *shape)).astype(np.float32)
-    found = dict(zip(rungs, whole(pixels), strict=True))
+    found = frozen_network(family, shape[2])(pixels)
+    assert list(found) == list(rungs)
     for rung in rungs[::every]:
         alone = build_network(rung, *shape, 3)
         pretrained.load_weights(alone, state)
         expected = keras.Model(alone.inputs, alone.layers[-1].input)(pixels)
         np.testing.assert_allclose(found[rung], expected, atol=1e-4, err_msg=rung)
-        cost, own = costs(family, *shape, 3)[rung], describe(alone)
+        cost, own = costs(rung, *shape, 3), describe(alone)
         assert (cost.parameters, cost.macs, cost.int8_bytes) == (own.parameters, own.macs, own.int8_bytes), rung

@@ -25,7 +25,7 @@ from edgecnn.data import open_run_dataset
 from edgecnn.errors import DatasetError, RecipeError
 from edgecnn.evaluate.answers import ANSWERS, require_held_out
 from edgecnn.evaluate.statistics import compare
-from edgecnn.networks.blocks import RUNGS, all_features
+from edgecnn.networks.blocks import RUNGS
 from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import FLOAT_MODEL, FOLD, INFO, QAT_MODEL, Run, create_run
@@ -346,9 +346,8 @@ def recipe_of_head(folder, **train):
 
 
 def shorten(patch):
-    """Cut the network after four blocks, in a family that was not built before."""
+    """Cut the network after four blocks."""
     patch.setitem(RUNGS, NETWORK, 4)
-    all_features.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +368,6 @@ def made_head(tmp_path_factory, crops):
             resumed.setattr("edgecnn.train.candidates.computed", None)
             run, report = run_recipe(recipe, folder / "run", reporter, max_drop=100.0)
         yield run, report, reporter.notes, recipe
-    all_features.cache_clear()
 
 
 class QuietHead(Quiet):
@@ -475,7 +473,6 @@ def test_two_photos_per_class_give_a_model_and_one_group_does_not(tmp_path, monk
     other = create_run(recipe, tmp_path / "other")
     with pytest.raises(DatasetError, match="flower"):
         train_on_all(open_images(recipe, other, QuietHead(), None), other, QuietHead())
-    all_features.cache_clear()
 
 
 def test_a_network_without_weights_is_refused():

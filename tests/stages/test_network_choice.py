@@ -18,7 +18,7 @@ from edgecnn.errors import ExportError, NetworkError, OutputExistsError, RecipeE
 from edgecnn.evaluate.answers import require_held_out
 from edgecnn.files import sha256
 from edgecnn.networks import build_network
-from edgecnn.networks.blocks import RUNGS, all_features
+from edgecnn.networks.blocks import RUNGS
 from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import IF_BETTER, build_recipe
 from edgecnn.runs import BACKBONE, CHECKPOINT, FLOAT_MODEL, HELD_OUT, QAT_MODEL, Run, create_run
@@ -259,10 +259,8 @@ def place(tmp_path_factory, crops):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setitem(RUNGS, NETWORK, 4)
-        all_features.cache_clear()
         patch.setattr("edgecnn.report.page.svg", lambda figure, name: "")
         yield folder
-    all_features.cache_clear()
 
 
 def made(place, name, kills=None, **answers):

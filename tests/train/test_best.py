@@ -261,6 +261,17 @@ def test_a_rare_class_counts_as_much_as_a_frequent_one():
     assert found.head_accuracy == 0.5 and found.tuned_accuracy == pytest.approx((32 / 36 + 1) / 2)
 
 
+def test_without_a_difference_between_classes_the_share_of_all_photos_decides_before_the_log_loss():
+    """As of photos of which few show a defect: the fine-tuned model finds all four, not two, but calls a third of the others defective."""
+    classes = np.repeat([0, 1], [60, 4])
+    head = 4 * np.eye(2)[np.repeat([0, 1, 0], [60, 2, 2])].astype(np.float32)
+    tuned = np.eye(2)[np.repeat([1, 0, 1], [20, 40, 4])].astype(np.float32)
+    found = judged(head, tuned, classes, equal_weights(classes))
+    assert (found.ships, found.decided_by) == ("head", "all photos")
+    assert found.head_accuracy == 0.75 and found.tuned_accuracy == pytest.approx((40 / 60 + 1) / 2)
+    assert found.tuned_log_loss < found.head_log_loss, "which would have chosen it"
+
+
 def test_it_ends_when_the_log_loss_no_longer_improves(monkeypatch):
     monkeypatch.setattr(rules, "PATIENCE", 30)
     rival = Rival(CLASSES, np.ones(40), 2, epochs=3, steps=10)

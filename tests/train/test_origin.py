@@ -243,14 +243,14 @@ def test_a_run_is_not_replaced_by_one_that_starts_from_it(own_run):
 @pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.slow
 def test_a_changed_source_makes_a_different_run(own_run, tmp_path):
-    recipe = recipe_from(own_run.path, train={"epochs": 1}, qat={"epochs": 0})
-    run = trained(recipe, tmp_path / "runs" / "new")
-    dataset = open_dataset(recipe.data)
-    recipe = settle(recipe, dataset)
-    assert resume_or_create(recipe, dataset, run.path, force=False).path == run.path
+    asked = recipe_from(own_run.path, train={"epochs": 1}, qat={"epochs": 0})
+    run = trained(asked, tmp_path / "runs" / "new")
+    dataset = open_dataset(asked.data)
+    recipe = settle(asked, dataset)
+    assert resume_or_create(asked, recipe, dataset, run.path, force=False).path == run.path
     own_run.file(FLOAT_MODEL).write_bytes(own_run.file(FLOAT_MODEL).read_bytes() + b"\0")
     with pytest.raises(OutputExistsError, match="differs in the weights of"):
-        resume_or_create(recipe, dataset, run.path, force=False)
+        resume_or_create(asked, recipe, dataset, run.path, force=False)
 
 
 @pytest.mark.usefixtures("in_a_folder_of_its_own")
