@@ -229,9 +229,9 @@ def voted_line(recipe: Settled, infos: Sequence[FoldInfo], images: int) -> str:
     )
 
 
-START_S, PHOTO_S = 50, 0.09
-"""Seconds for the start and the int8 body, and per photo, on two cores of an Intel Xeon, idle or busy: 20 photos took 42 to 58 s, 250 took
-62 to 86 s, and 1,000 took 132 s."""
+START_S, PHOTO_S = 28, 0.09
+"""Seconds for the start and the int8 body, and per photo, on two cores of an AMD EPYC: 20 photos took 25 to 31 s, 250 took 43 to 50 s, and
+1,000 took 108 to 122 s."""
 
 
 def require_pretrained(recipe: Recipe, dataset: Dataset) -> None:
