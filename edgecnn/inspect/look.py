@@ -31,8 +31,6 @@ FILE = "inspect-1.sqlite"  # in the user's cache folder; may be deleted to free 
 
 CHUNK = 64  # results to compute before they are stored
 
-BATCH = 32  # images that the network reads at a time
-
 
 class Cache:
     """Bytes by kind and content hash, in one file. The key of a pair is the hashes of both, one after the other.
@@ -239,16 +237,10 @@ def missing_weights() -> bool:
 def open_body() -> Body:
     """Read the network, and return a function from uint8 (n, height, width, 3) to float32 features (n, 1280)."""
     from edgecnn.networks.blocks import frozen_network
-    from edgecnn.networks.keras import tf
-    from edgecnn.networks.predict import real_input
+    from edgecnn.networks.predict import predictor
 
     network = frozen_network("efficientnet_lite0", 3)
-    forward = tf.function(
-        lambda pixels: network(real_input(pixels, 1 / 128, 0))["efficientnet_lite0_4000kb"], reduce_retracing=True
-    )
-    return lambda pixels: np.concatenate(
-        [forward(tf.constant(pixels[start : start + BATCH])).numpy() for start in range(0, len(pixels), BATCH)]
-    )
+    return predictor(lambda pixels, training: network(pixels)["efficientnet_lite0_4000kb"], 1 / 128, 0, CHUNK)
 
 
 def compute(

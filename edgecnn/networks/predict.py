@@ -188,9 +188,12 @@ def real_input(images, scale: Numbers, zero_point: Numbers):
 
 
 def predictor(
-    model: FloatModel, scale: Numbers, zero_point: Numbers, batch_size: int = 500
+    model: Callable[..., Any], scale: Numbers, zero_point: Numbers, batch_size: int = 500
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from uint8 images (n, height, width, channels) to float32 logits (n, num_classes)."""
+    """Return a function from uint8 images (n, height, width, channels) to float32 logits (n, num_classes).
+
+    `model` is a FloatModel, or a function that is called like one.
+    """
 
     @tf.function(reduce_retracing=True)
     def forward(images):
@@ -204,7 +207,7 @@ def predictor(
     return predict
 
 
-def images_at_once(model: FloatModel, shape: Sequence[int]) -> int:
+def images_at_once(model: Callable[..., Any], shape: Sequence[int]) -> int:
     """Return how many images (n, height, width, channels) keep a model's memory within PIXELS and ELEMENTS; at least one."""
     if isinstance(model, FrozenModel):
         shapes = [tensor.shape for tensor in model.tensors()]

@@ -217,9 +217,9 @@ def round_kernels(
         part = tf.constant(pixels[chosen[first : first + batch]])
         seen = tf.nest.flatten(observe(real_input(part, scale, zero_point), training=False))
         for kernel, inputs, moment in zip(kernels, seen, moments, strict=True):
-            wanted = rows // CHANNEL_ROWS if kernel.is_depthwise else rows
-            drawn = input_rows(kernel.layer, inputs, random, max(1, wanted // len(chosen)))
-            moment.add(drawn.reshape(len(drawn), -1, inputs.shape[-1]) if kernel.is_depthwise else drawn)
+            per_image = rows // (CHANNEL_ROWS if kernel.is_depthwise else 1) // len(chosen)
+            sample = input_rows(kernel.layer, inputs, random, max(1, per_image))
+            moment.add(sample.reshape(len(sample), -1, inputs.shape[-1]) if kernel.is_depthwise else sample)
     for kernel, moment in zip(kernels, moments, strict=True):
         values = kernel.variable.numpy()
         matrix = values.reshape(-1, values.shape[2] if kernel.is_depthwise else values.shape[-1])
