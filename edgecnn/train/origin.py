@@ -27,7 +27,7 @@ from edgecnn.runs import BACKBONE, FLOAT_MODEL, INFO, INIT_MODEL, NETWORK_FILE, 
 from edgecnn.tables import Struct
 from edgecnn.train import candidates
 from edgecnn.train.phases import build_at, fake_quantize, set_batch_norm
-from edgecnn.train.ranges import measure, round_kernels, set_logits_range
+from edgecnn.train.ranges import measure, round_in_turn, set_logits_range, widen
 from edgecnn.train.settle import own_weights, starts_trained
 
 BATCH = 100
@@ -95,11 +95,7 @@ def compute_features(body: "keras.Model", recipe: Settled, images: np.ndarray, p
 
 MEASURED, FEATURE_BATCH = 128, 32  # photos that set the int8 body's ranges, and per batch
 
-ROUNDING_IMAGES, ROUNDING_BATCH, ROWS = (
-    64,
-    16,
-    8_192,
-)  # photos that guide the rounding, per batch, and rows of inputs per kernel
+ROUNDED = 64  # photos that guide the rounding
 
 
 class Trained(NamedTuple):
@@ -133,19 +129,9 @@ def train_head(
     model.layers[-1].set_weights([layer.weights.astype(np.float32), layer.bias.astype(np.float32)])
     student = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)
     drawn = pixels[balanced(images.classes, MEASURED, recipe.seed)]
-    measure(student, model, recipe, np.array_split(drawn, -(-len(drawn) // FEATURE_BATCH)))
+    factors = widen(student, measure(student, model, recipe, np.array_split(drawn, -(-len(drawn) // FEATURE_BATCH))))
     progress("int8 body", 1, 3)
-    round_kernels(
-        student,
-        pixels,
-        recipe.input_scale,
-        recipe.input_zero_point,
-        recipe.seed,
-        images=ROUNDING_IMAGES,
-        batch=ROUNDING_BATCH,
-        rows=ROWS,
-        shift=True,
-    )
+    round_in_turn(student, model, recipe, pixels[balanced(images.classes, ROUNDED, recipe.seed)], factors)
     progress("int8 body", 2, 3)
     codes = features_of(student)
     progress("int8 body", 3, 3)

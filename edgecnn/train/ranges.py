@@ -8,7 +8,7 @@ This module works around quirks of tensorflow-model-optimization 0.8.1; review t
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +18,13 @@ from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import predictor, real_input
 from edgecnn.recipe import Settled
 from edgecnn.train.loop import Batches
+
+SHARES = tuple(np.arange(5, 11, dtype=np.float32) / 10)
+"""Shares of an activation's range that are tried."""
+
+SHARED = 4  # one in four images tells what each share loses
+
+MOST_WIDENED = 32.0  # a bias, which grows by this factor too, still fits in int32
 
 CALIBRATION_BATCHES, CALIBRATION_DECAY = 60, 0.9
 """Batches of training images that set the ranges, and the decay of their moving averages meanwhile. With the toolkit's fixed 0.999 and
@@ -61,10 +68,13 @@ def calibrate(student: "keras.Model", recipe: Settled, batches: Batches) -> None
             observe(real_input(tf.constant(images), recipe.input_scale, recipe.input_zero_point))
 
 
-def measure(student: "keras.Model", model: "keras.Model", recipe: Settled, batches: Sequence[np.ndarray]) -> None:
+def measure(
+    student: "keras.Model", model: "keras.Model", recipe: Settled, batches: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
     """Set a student's ranges from the activations and weights of the float model that it copies: sooner than `calibrate` does.
 
-    An activation's range is the mean over the batches, uint8 (n, height, width, channels), of the range in each.
+    An activation's range is the mean over the batches, uint8 (n, height, width, channels), of the range in each, and narrower by the
+    factor that loses least if it has a negative end. Returns each ReLU's highest output per channel, (channels,), by the layer's name.
     """
     wrappers = [layer for layer in student.layers if hasattr(layer, "layer")]
     for wrapper in wrappers:
@@ -77,16 +87,75 @@ def measure(student: "keras.Model", model: "keras.Model", recipe: Settled, batch
         wrapper.layer.name: ends for wrapper in wrappers if (ends := _ends(wrapper, "post_activation_", "output_"))
     }
     observe = keras.Model(model.inputs, [model.get_layer(name).output for name in observed])
+    relus = [name for name in observed if isinstance(model.get_layer(name), keras.layers.ReLU)]
+
+    def ends_of(output, is_relu: bool):
+        low, high = tf.minimum(tf.reduce_min(output), 0), tf.maximum(tf.reduce_max(output), 0)
+        if is_relu:
+            return low, high
+        some = output[::SHARED]
+        lost = [
+            tf.reduce_mean((tf.quantization.fake_quant_with_min_max_vars(some, low * share, high * share) - some) ** 2)
+            for share in SHARES
+        ]
+        share = tf.gather(SHARES, tf.argmin(lost))
+        return low * share, high * share
 
     @tf.function(reduce_retracing=True)
     def extremes(images):
         outputs = observe(real_input(images, recipe.input_scale, recipe.input_zero_point), training=False)
-        return [(tf.minimum(tf.reduce_min(one), 0), tf.maximum(tf.reduce_max(one), 0)) for one in outputs]
+        highest = [
+            tf.reduce_max(one, range(one.shape.rank - 1))
+            for name, one in zip(observed, outputs, strict=True)
+            if name in relus
+        ]
+        return [ends_of(one, name in relus) for name, one in zip(observed, outputs, strict=True)], highest
 
-    found = np.mean([extremes(tf.constant(images)) for images in batches], axis=0)
-    for ends, values in zip(observed.values(), found, strict=True):
+    found, highest = zip(*(extremes(tf.constant(images)) for images in batches), strict=True)
+    for ends, values in zip(observed.values(), np.mean(found, axis=0), strict=True):
         for variable, value in zip(ends, values, strict=True):
             variable.assign(value)
+    return {name: np.max(values, axis=0) for name, *values in zip(relus, *highest, strict=True)}
+
+
+def widen(student: "keras.Model", highest: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Let each channel between a ReLU and a depthwise convolution fill the ReLU's range, so that low ones are not rounded away.
+
+    `highest` are the ReLU's highest outputs by `measure`. The BatchNorms before and behind change, so answers stay, but what exceeds
+    `highest` is cut off. Returns the factors by the name of the depthwise convolution. Source: Nagel et al. 2019 (arXiv:1906.04721),
+    who make both layers' weights alike; here the activations fill their range.
+    """
+    factors = {}
+    for relu in student.layers:
+        before, behind = _neighbours(relu)
+        _, after = _neighbours(behind)
+        layers: list[Any] = [getattr(layer, "layer", None) for layer in (before, relu, behind, after)]
+        norm, middle, depthwise, other = layers
+        if not (is_norm(norm) and type(middle) is keras.layers.ReLU and is_depthwise(depthwise) and is_norm(other)):
+            continue
+        if depthwise.use_bias or depthwise.depth_multiplier > 1:
+            continue
+        top, most = _ends(relu, "post_activation_", "output_")[1].numpy(), highest[middle.name]
+        factor = top / np.maximum(most, top / MOST_WIDENED)
+        for variable in (norm.gamma, norm.beta, other.moving_mean):
+            variable.assign(variable * factor)
+        other.gamma.assign(other.gamma / factor)
+        factors[depthwise.name] = factor
+    return factors
+
+
+def is_norm(layer: Any) -> bool:
+    return type(layer) is keras.layers.BatchNormalization and bool(layer.scale and layer.center)
+
+
+def _neighbours(wrapper: Any) -> tuple[Any, Any]:
+    """Return the layers before and behind a layer, each None unless there is exactly one."""
+    if wrapper is None:
+        return None, None
+    nodes = wrapper.inbound_nodes, wrapper.outbound_nodes
+    if [len(one) for one in nodes] != [1, 1] or isinstance(nodes[0][0].inbound_layers, list):
+        return None, None
+    return nodes[0][0].inbound_layers, nodes[1][0].outbound_layer
 
 
 def logits_range(teacher: "keras.Model", recipe: Settled, batches: Batches) -> tuple[float, float]:
@@ -159,6 +228,8 @@ IMAGES, BATCH = 4096, 64  # usual maximum number of training images whose activa
 ROWS = 65_536
 """Approximate number of input rows used to round a convolution's kernel. Each image supplies the same number of output positions."""
 
+TURN_ROWS = 8_192  # the same if kernels are rounded in turn
+
 CHANNEL_ROWS = 4  # a depthwise convolution, each of whose channels has few inputs, gets a quarter of the rows
 
 INPUTS = 4096
@@ -182,10 +253,6 @@ class Kernel(NamedTuple):
     step: np.ndarray
     wrapper: Any = None
 
-    @property
-    def is_depthwise(self) -> bool:
-        return type(self.layer) is keras.layers.DepthwiseConv2D
-
 
 def round_kernels(
     model: "keras.Model",
@@ -194,67 +261,110 @@ def round_kernels(
     zero_point: int,
     seed: int,
     kernels: Sequence[Kernel] | None = None,
-    *,
-    images: int = IMAGES,
-    batch: int = BATCH,
-    rows: int = ROWS,
-    shift: bool = False,
 ) -> None:
     """Replace a calibrated student's kernels, or those of `plain_kernels`, with ones whose weights all lie on codes. Ranges do not change.
 
     Depthwise convolutions, which leave little room to compensate, and kernels with more than INPUTS inputs are skipped. The seed draws
-    at most `images` of the training images, and the positions: about `rows` for each kernel. With `shift`, depthwise convolutions are
-    rounded too, and a kernel only has to preserve how its outputs differ between positions and images: the biases take up the rest.
+    at most IMAGES of the training images, and the positions: about ROWS for each kernel.
     """
     random = np.random.default_rng([seed, *b"rounding"])
-    chosen = random.permutation(len(pixels))[:images]
-    kernels = find_kernels(model, depthwise=shift) if kernels is None else kernels
+    chosen = random.permutation(len(pixels))[:IMAGES]
+    kernels = find_kernels(model) if kernels is None else kernels
     if not kernels:
         return
     observe = tf.function(keras.Model(model.input, [kernel.inputs for kernel in kernels]), reduce_retracing=True)
-    moments = [Moments() for _ in kernels]
-    for first in range(0, len(chosen), batch):
-        part = tf.constant(pixels[chosen[first : first + batch]])
+    hessians: list[Any] = [0.0] * len(kernels)
+    for first in range(0, len(chosen), BATCH):
+        part = tf.constant(pixels[chosen[first : first + BATCH]])
         seen = tf.nest.flatten(observe(real_input(part, scale, zero_point), training=False))
-        for kernel, inputs, moment in zip(kernels, seen, moments, strict=True):
-            per_image = rows // (CHANNEL_ROWS if kernel.is_depthwise else 1) // len(chosen)
-            sample = input_rows(kernel.layer, inputs, random, max(1, per_image))
-            moment.add(sample.reshape(len(sample), -1, inputs.shape[-1]) if kernel.is_depthwise else sample)
-    for kernel, moment in zip(kernels, moments, strict=True):
-        values = kernel.variable.numpy()
-        matrix = values.reshape(-1, values.shape[2] if kernel.is_depthwise else values.shape[-1])
-        rounded = round_depthwise if kernel.is_depthwise else round_matrix
-        fresh = rounded(matrix, kernel.step, moment.hessian(about_mean=shift)) * kernel.step
-        kernel.variable.assign(fresh.reshape(values.shape).astype(np.float32))
-        if shift:
-            lost = matrix - fresh
-            shift_outputs(kernel, (moment.mean * lost).sum(axis=0) if kernel.is_depthwise else moment.mean @ lost)
+        for index, (kernel, inputs) in enumerate(zip(kernels, seen, strict=True)):
+            rows = input_rows(kernel.layer, inputs, random, max(1, ROWS // len(chosen)))
+            hessians[index] = hessians[index] + hessian_of(rows)
+    for kernel, hessian in zip(kernels, hessians, strict=True):
+        round_kernel(kernel, hessian)
 
 
-class Moments:
-    """Sums over rows of a kernel's inputs: (rows, inputs), or (rows, inputs, channels) for a depthwise convolution."""
+def round_kernel(kernel: Kernel, hessian: np.ndarray) -> None:
+    values = kernel.variable.numpy()
+    rounded = round_depthwise if is_depthwise(kernel.layer) else round_matrix
+    codes = rounded(matrix_of(kernel.layer, values), kernel.step, hessian)
+    kernel.variable.assign((codes * kernel.step).reshape(values.shape).astype(np.float32))
 
-    count, products, total = 0, 0.0, 0.0
 
-    def add(self, rows: np.ndarray) -> None:
-        self.count += len(rows)
-        self.total = self.total + rows.sum(axis=0)
-        if rows.ndim == 2:
-            self.products = self.products + rows.T @ rows
-        else:
-            channels = rows.transpose(2, 1, 0)
-            self.products = self.products + channels @ channels.transpose(0, 2, 1)
+def round_in_turn(
+    student: "keras.Model",
+    model: "keras.Model",
+    recipe: Settled,
+    pixels: np.ndarray,
+    factors: Mapping[str, np.ndarray],
+    rows: int = TURN_ROWS,
+) -> None:
+    """Round all kernels of a measured student but the head's, from the first to the last, depthwise convolutions too.
 
-    @property
-    def mean(self) -> np.ndarray:
-        return np.asarray(self.total) / self.count
+    So each is rounded for what the rounded layers before it return. It only has to preserve how its outputs differ between positions and
+    images of `pixels`, uint8 (n, height, width, channels): the bias then gives them the mean that they have in the float `model`.
+    `factors` are those of `widen`.
+    """
 
-    def hessian(self, about_mean: bool) -> np.ndarray:
-        """Return the sum of x x^T, (inputs, inputs), or (channels, inputs, inputs); with `about_mean` of the deviations from the mean."""
-        if not about_mean:
-            return np.asarray(self.products)
-        mean = self.mean.T
-        return np.asarray(self.products) - self.count * mean[..., :, np.newaxis] * mean[..., np.newaxis, :]
+    def inputs_of(layer: Any, inputs: Any) -> np.ndarray:
+        random, fewer = np.random.default_rng([recipe.seed, *layer.name.encode()]), is_depthwise(layer)
+        found = input_rows(layer, inputs, random, max(1, rows // (CHANNEL_ROWS if fewer else 1) // len(pixels)))
+        return found.reshape(len(found), -1, inputs.shape[-1]) if fewer else found
+
+    def keep_mean(layer: Any, inputs: Any) -> None:
+        means[layer.name] = inputs_of(layer, inputs).mean(axis=0) * factors.get(layer.name, 1)
+
+    def round_one(kernel: Kernel, inputs: Any) -> None:
+        sample = inputs_of(kernel.layer, inputs)
+        mean, before = sample.mean(axis=0), matrix_of(kernel.layer, kernel.variable.numpy())
+        round_kernel(kernel, hessian_of(sample - mean))
+        fresh = matrix_of(kernel.layer, kernel.variable.numpy())
+        shift_outputs(kernel, products(means[kernel.layer.name], before) - products(mean, fresh))
+
+    means: dict[str, np.ndarray] = {}
+    kernels = find_kernels(student, depthwise=True)[:-1]
+    images = real_input(tf.constant(pixels), recipe.input_scale, recipe.input_zero_point)
+    layers = [model.get_layer(kernel.layer.name) for kernel in kernels]
+    call_with(model, images, {layer: partial(keep_mean, layer) for layer in layers})
+    call_with(student, images, {kernel.wrapper: partial(round_one, kernel) for kernel in kernels})
+
+
+def call_with(model: "keras.Model", images: Any, first: Mapping[Any, Callable[[Any], None]]) -> None:
+    """Run a model eagerly. Each layer in `first` passes its inputs to a function before it is called, and may be changed by it."""
+
+    def call(inputs: Any, *args: Any, act: Callable[[Any], None], then: Callable[..., Any], **options: Any) -> Any:
+        act(inputs)
+        return then(inputs, *args, **options)
+
+    for layer, act in first.items():
+        layer.call = partial(call, act=act, then=layer.call)
+    try:
+        model(images, training=False)
+    finally:
+        for layer in first:
+            del layer.call
+
+
+def is_depthwise(layer: Any) -> bool:
+    return type(layer) is keras.layers.DepthwiseConv2D
+
+
+def matrix_of(layer: Any, kernel: np.ndarray) -> np.ndarray:
+    """Return a layer's kernel as a matrix (inputs, outputs). Each output of a depthwise convolution has inputs of its own."""
+    return kernel.reshape(-1, kernel.shape[2] if is_depthwise(layer) else kernel.shape[-1])
+
+
+def hessian_of(rows: np.ndarray) -> np.ndarray:
+    """Return the sum of x x^T over rows of inputs, (inputs, inputs), or of each channel's: (rows, inputs, channels)."""
+    each = rows.transpose(2, 0, 1) if rows.ndim == 3 else rows
+    found: np.ndarray = each.swapaxes(-1, -2) @ each
+    return found
+
+
+def products(inputs: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return what a matrix (inputs, outputs) gives for inputs (inputs,), or for those of each output (inputs, outputs)."""
+    found: np.ndarray = inputs @ matrix if inputs.ndim == 1 else (inputs * matrix).sum(axis=0)
+    return found
 
 
 def shift_outputs(kernel: Kernel, amounts: np.ndarray) -> None:
@@ -272,9 +382,7 @@ def find_kernels(student: "keras.Model", depthwise: bool = False) -> list[Kernel
     found = []
     for wrapper in student.layers:
         layer: Any = getattr(wrapper, "layer", None)
-        if len(wrapper.inbound_nodes) != 1 or not (
-            is_matrix(layer) or (depthwise and type(layer) is keras.layers.DepthwiseConv2D)
-        ):
+        if len(wrapper.inbound_nodes) != 1 or not (is_matrix(layer) or (depthwise and is_depthwise(layer))):
             continue
         for variable, _, ends in wrapper._weight_vars:
             if np.prod(variable.shape[:-1]) <= INPUTS:

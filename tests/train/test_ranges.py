@@ -16,9 +16,9 @@ from edgecnn.train import ranges
 from edgecnn.train.phases import Qat, fake_quantize
 from edgecnn.train.ranges import (
     SCORE_ERROR,
-    Moments,
     calibrate,
     find_kernels,
+    hessian_of,
     input_rows,
     narrow,
     on_grid,
@@ -118,10 +118,7 @@ def test_the_codes_of_a_depthwise_kernel_keep_each_channels_products():
     matrix = random.uniform(-1, 1, (9, 5))
     matrix[4] = [1, -1, 1, 1, -1]
     step = np.array(1 / 127) * 8
-    moments = Moments()
-    for part in np.split(inputs, 4):
-        moments.add(part)
-    codes = round_depthwise(matrix, step, moments.hessian(about_mean=False))
+    codes = round_depthwise(matrix, step, hessian_of(inputs))
     assert np.array_equal(codes, np.rint(codes)) and np.abs(codes).max() <= 127
 
     def error(rounded):
@@ -130,16 +127,10 @@ def test_the_codes_of_a_depthwise_kernel_keep_each_channels_products():
     assert error(codes) < 0.5 * error(np.rint(matrix / step))
 
 
-def test_products_about_the_mean_leave_it_out():
+def test_each_channel_has_a_hessian_of_its_own():
     rows = np.random.default_rng(0).normal(5, 1, (300, 4))
-    moments = Moments()
-    moments.add(rows[:100])
-    moments.add(rows[100:])
-    np.testing.assert_allclose(moments.hessian(about_mean=True), 299 * np.cov(rows.T), rtol=1e-8)
     channels = np.stack([rows, 2 * rows], axis=2)  # of two channels, the second twice the first
-    moments = Moments()
-    moments.add(channels)
-    np.testing.assert_allclose(moments.hessian(about_mean=True)[1], 4 * 299 * np.cov(rows.T), rtol=1e-8)
+    np.testing.assert_allclose(hessian_of(channels), [rows.T @ rows, 4 * rows.T @ rows])
 
 
 def test_the_ends_of_a_range_do_not_move():
