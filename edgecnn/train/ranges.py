@@ -73,8 +73,8 @@ def measure(
 ) -> dict[str, np.ndarray]:
     """Set a student's ranges from the activations and weights of the float model that it copies: sooner than `calibrate` does.
 
-    An activation's range is the mean over the batches, uint8 (n, height, width, channels), of the range in each, and narrower by the
-    factor that loses least if it has a negative end. Returns each ReLU's highest output per channel, (channels,), by the layer's name.
+    An activation's range is the mean over the batches, uint8 (n, height, width, channels), of the range in each; of all but a ReLU's, the
+    share with the least squared error. Returns each ReLU's highest output per channel, float32 (channels,), by the layer's name.
     """
     wrappers = [layer for layer in student.layers if hasattr(layer, "layer")]
     for wrapper in wrappers:
@@ -121,9 +121,9 @@ def measure(
 def widen(student: "keras.Model", highest: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Let each channel between a ReLU and a depthwise convolution fill the ReLU's range, so that low ones are not rounded away.
 
-    `highest` are the ReLU's highest outputs by `measure`. The BatchNorms before and behind change, so answers stay, but what exceeds
-    `highest` is cut off. Returns the factors by the name of the depthwise convolution. Source: Nagel et al. 2019 (arXiv:1906.04721),
-    who make both layers' weights alike; here the activations fill their range.
+    `highest` are what `measure` returns. The BatchNorm before the ReLU scales a channel up, and the one behind the convolution scales it
+    down, so answers stay, except that higher outputs are cut off. Returns the factors, (channels,), by the convolution's name. Source:
+    Nagel et al. 2019 (arXiv:1906.04721), who scale weights to be alike; here activations fill their range.
     """
     factors = {}
     for relu in student.layers:
@@ -322,7 +322,7 @@ def round_in_turn(
         shift_outputs(kernel, products(means[kernel.layer.name], before) - products(mean, fresh))
 
     means: dict[str, np.ndarray] = {}
-    kernels = find_kernels(student, depthwise=True)[:-1]
+    kernels = [one for one in find_kernels(student, depthwise=True) if one.wrapper is not student.layers[-1]]
     images = real_input(tf.constant(pixels), recipe.input_scale, recipe.input_zero_point)
     layers = [model.get_layer(kernel.layer.name) for kernel in kernels]
     call_with(model, images, {layer: partial(keep_mean, layer) for layer in layers})
