@@ -297,7 +297,6 @@ def round_in_turn(
     recipe: Settled,
     pixels: np.ndarray,
     factors: Mapping[str, np.ndarray],
-    rows: int = TURN_ROWS,
 ) -> None:
     """Round all kernels of a measured student but the head's, from the first to the last, depthwise convolutions too.
 
@@ -308,7 +307,8 @@ def round_in_turn(
 
     def inputs_of(layer: Any, inputs: Any) -> np.ndarray:
         random, fewer = np.random.default_rng([recipe.seed, *layer.name.encode()]), is_depthwise(layer)
-        found = input_rows(layer, inputs, random, max(1, rows // (CHANNEL_ROWS if fewer else 1) // len(pixels)))
+        rows = TURN_ROWS // CHANNEL_ROWS if fewer else TURN_ROWS
+        found = input_rows(layer, inputs, random, max(1, rows // len(pixels)))
         return found.reshape(len(found), -1, inputs.shape[-1]) if fewer else found
 
     def keep_mean(layer: Any, inputs: Any) -> None:
