@@ -146,9 +146,11 @@ def test_two_swapped_outputs_of_ten_are_named():
     call, images = classifier(order=[0, 1, 7, 3, 4, 5, 6, 2, 8, 9])
     warning = find_range(call, None, images).warning
     assert (
-        "--labels" in warning and "'class2' for 'class7', 'class7' for 'class2'" in warning and "class3" not in warning
+        "--labels" in warning and "'class2' for 'class7', 'class7' for 'class2')" in warning and "class3" not in warning
     )
     assert "red and blue" not in warning
+    call, images = classifier(order=range(9, -1, -1))
+    assert "'class3' for 'class6', …)" in find_range(call, None, images).warning
 
 
 def test_a_model_that_reads_blue_first_is_recognised():

@@ -178,6 +178,9 @@ def test_network_and_input_are_inherited_unless_given(finished_run):
     recipe = recipe_from(finished_run.path)
     assert (recipe.network.name, recipe.network.height, recipe.network.channels) == ("article", 8, 1)
     assert recipe_from(finished_run.path, network={"height": 16}).network.height == 16
+    init = {"source": str(finished_run.path)}
+    assert "options" in start_from({"init": init, "network": {"height": 16}})["network"], "those of the run"
+    assert "options" not in start_from({"init": init, "network": {"name": "resnet8"}})["network"]
     assert start_from({"seed": 2}) == {"seed": 2}
 
 

@@ -7,6 +7,9 @@ simplest way is logistic regression on the features of the whole EfficientNet-Li
     python tools/bench/ways.py --data signs.zip grocery.zip --runs RUNS
     … --data coins.zip --other coins-other.zip --group-by '(.+)_\\d+$'
     … --data signs.zip --per-class 10 20 50 --seeds 1 2 3 --out few_photos.json
+    … --data magnets.zip --earlier CHECKOUT/.venv/bin/python --out earlier.json
+
+With --earlier, the default of another version trains on the same photos. Its rows say what today's default gains over it.
 """
 
 import json
@@ -22,6 +25,7 @@ import numpy as np
 from harness import Results, Row, about, edgecnn_command, finish, parser, ran
 from simplest import all_photos, features_of, fitted, gain
 
+from edgecnn.bundle.file import read_bundle
 from edgecnn.data.decoding import is_unbalanced
 from edgecnn.evaluate.statistics import balanced_accuracy, found_by_class
 from edgecnn.images import SUFFIXES
@@ -68,19 +72,23 @@ def main() -> None:
     made.add_argument("--per-class", type=int, nargs="+", default=[0], help="photos of each class that teach")
     made.add_argument("--group-by", help="as of train")
     made.add_argument("--seeds", type=int, nargs="+", default=[1], help="default: 1")
+    made.add_argument("--earlier", type=Path, metavar="PYTHON", help="the Python of an earlier version")
     arguments = made.parse_args()
+    if arguments.earlier and "default" not in arguments.ways:
+        made.error("--earlier needs the way default, with which the earlier version is compared")
+    ways = [*arguments.ways, "earlier"] if arguments.earlier else arguments.ways
     archives = {path.stem: path.resolve() for path in arguments.data}
     context = about("ways")
     results = Results(arguments.out, context)
     axes = {"seed": arguments.seeds, "per_class": arguments.per_class, "group_by": [arguments.group_by]}
-    for case in results.missing(data=archives, **axes, way=arguments.ways):
+    for case in results.missing(data=archives, **axes, way=ways):
         name = f"{case['data']}-{case['per_class']}-{case['seed']}{'-groups' if case['group_by'] else ''}"
         place = (arguments.runs / name).resolve()
-        results.add(**case, **measure(archives[case["data"]], place, case, arguments.other))
+        results.add(**case, **measure(archives[case["data"]], place, case, arguments.other, arguments.earlier))
     finish(arguments.out, {**context, "results": results.rows}, HEADINGS, map(row, results.rows))
 
 
-def measure(archive: Path, place: Path, case: Row, other: Path | None) -> Row:
+def measure(archive: Path, place: Path, case: Row, other: Path | None, earlier: Path | None) -> Row:
     """Train in a way on some photos, unless that was done before; return counts of the others, bytes and processor seconds."""
     photos = photos_in(archive)
     taught = drawn(photos, case["per_class"], case["seed"])
@@ -89,32 +97,43 @@ def measure(archive: Path, place: Path, case: Row, other: Path | None) -> Row:
     with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(data, "w") as written:
         for name in taught:
             written.writestr(short(name), opened.read(name))
+    program = edgecnn_command()
+    if case["way"] == "earlier":
+        program = ["env", "-u", "PYTHONPATH", *edgecnn_command(str(earlier))]  # ours comes first in it
     cost, groups = place / f"{case['way']}.json", ("--group-by", case["group_by"]) if case["group_by"] else ()
     if not bundle.exists():
         shutil.rmtree(run.path, ignore_errors=True)
-        command = [*edgecnn_command(), "train", "--data", data, *WAYS[case["way"]], *groups, "--out", run.path]
+        command = [*program, "train", "--data", data, *WAYS.get(case["way"], ()), *groups, "--out", run.path]
         used = ran([*command, "--set", f"seed={case['seed']}"], cwd=place)
         cost.write_text(json.dumps(used.cpu_seconds))
-        ran([*edgecnn_command(), "export", run.path, "--int8"], cwd=place)
-        ran([*edgecnn_command(), "verify", run.path, "--max-drop", "100"], cwd=place)
-        ran([*edgecnn_command(), "bundle", run.path, "--out", bundle], cwd=place)
+        ran([*program, "export", run.path, "--int8"], cwd=place)
+        ran([*program, "verify", run.path, "--max-drop", "100"], cwd=place)
+        ran([*program, "bundle", run.path, "--out", bundle], cwd=place)
     report = json.loads(run.file(PARITY).read_text())
     files = {item["name"]: item for item in report["models"]}
     whole = next(item for item in report["comparisons"] if item["candidate"] == "tflite-int8")
     kept = [name for name in photos if name not in set(taught)]
-    info, labels = run.info, run.info.data.labels
+    manifest = read_bundle(bundle).manifest
+    recipe, labels = manifest.provenance["recipe"], list(manifest.labels)
     classes = np.array([labels.index(photos[name]) for name in kept])
     answers = answered(bundle, archive, kept)
-    simple = np.array([labels.index(one) for one in simplest(archive, place / FEATURES, tuple(taught), tuple(kept))])
+    simple = np.array(
+        [
+            labels.index(one)
+            for one in simplest(archive, place.parent / f"{case['data']}-{FEATURES}", tuple(taught), tuple(kept))
+        ]
+    )
     right, simply = answers == classes, simple == classes
+    default = answered(place / "default.edgecnn", archive, kept) == classes if case["way"] == "earlier" else None
     found = {
-        "network": f"{run.public_recipe.network.name} at {info.input.width}",
-        "head_ships": info.head_ships,
+        "network": f"{recipe['network']['name']} at {manifest.input.width}",
+        "head_ships": case["way"] != "earlier" and run.info.head_ships,
         "train": len(taught),
         "n": len(kept),
         "right": int(right.sum()),
         "simplest_right": int(simply.sum()),
         "gain": gain(simply, right)[1:],
+        "default_gains": None if default is None else gain(right, default),
         "unbalanced": bool(is_unbalanced(np.bincount(classes))),
         "balanced": [balanced_accuracy(found_by_class(one, classes, labels)) for one in (answers, simple)],
         "stated": files["tflite-int8"]["accuracy"],
@@ -177,12 +196,12 @@ def short(name: str) -> str:
 def row(result: Row) -> tuple[str, ...]:
     """Return a training's figures as text."""
     n, elsewhere = result["n"], result.get("elsewhere")
-    points = 100 * (result["right"] - result["simplest_right"]) / n
+    compared = result.get("default_gains") or [100 * (result["right"] - result["simplest_right"]) / n, *result["gain"]]
     return (
         result["data"] + (" by group" if result["group_by"] else ""), str(result["per_class"] or "three quarters"), str(result["seed"]),
         f"{result['train']:,}", f"{n:,}", result["way"] + (": head" if result["head_ships"] and result["way"] != "quick" else ""),
         result["network"], f"{result['right'] / n:.2%}", f"{result['balanced'][0]:.2%}", f"{result['simplest_right'] / n:.2%}",
-        f"{points:+.2f}", "{:+.2f} to {:+.2f}".format(*result["gain"]),
+        f"{compared[0]:+.2f}", "{:+.2f} to {:+.2f}".format(*compared[1:]),
         f"{result['drop']:+.2f}, {result['agreement']:.2%} of {result['stated_n']:,}",
         f"{elsewhere[0] / elsewhere[1]:.2%}, said {result['stated']:.2%}" if elsewhere else "", f"{result['bytes']:,}",
         f"{result['cpu_seconds'] / 60:.1f}",

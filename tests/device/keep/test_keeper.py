@@ -690,6 +690,9 @@ def test_a_picture_has_the_place_and_size_of_the_models_region_and_a_jpeg_that_w
     turned, width, height = View(90, WHOLE, WHOLE).jpeg(whole)
     assert (width, height) == Image.open(io.BytesIO(turned)).size == (48, 64)
     assert View(0, (0.5, 0.25, 0.5, 0.5), WHOLE).jpeg(whole)[1:] == (32, 24), "only what the model saw"
+    corner = (0.0, 0.0, 0.5, 0.5)
+    grey = np.asarray(Image.open(io.BytesIO(View(0, corner, corner).jpeg(whole)[0]))).astype(int)
+    assert np.abs(grey[24:] - GREY).mean() < 1 < np.abs(grey[:24, :32] - GREY).mean(), "grey around the model's region"
 
 
 def png(pixels):
