@@ -17,9 +17,10 @@ import random
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from harness import Results, Row, about, edgecnn_command, finish, parser, ran
@@ -45,6 +46,11 @@ SUMMARY = (
 )  # fmt: skip
 
 SHORT = ("photos", "n", "`--quick`", "default", "simplest way", "CPU minutes: quick, default")
+
+EARLIER = (
+    "photos", "n", "default", "earlier default", "default gains, in points (95 % interval)", "bytes: default, earlier",
+    "CPU minutes: quick, default, earlier",
+)  # fmt: skip
 
 FIRST = ("signs", "masks", "coins")
 """The sets in README."""
@@ -211,30 +217,48 @@ def row(result: Row) -> tuple[str, ...]:
 def summary(results: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return a row for each set of photos divided by photo, three quarters of which taught both ways, with the balanced accuracies of
     unbalanced classes."""
-    rows: list[tuple[str, ...]] = []
+    return [
+        (
+            title, f"{quick['n']:,}", right(quick), right(default), right(default, 1, "simplest_right"),
+            "{:+.1f} ({:+.1f} to {:+.1f})".format(
+                100 * (default["right"] - default["simplest_right"]) / default["n"], *default["gain"]
+            ),
+            "head" if default["head_ships"] else "fine-tuned", f"{quick['agreement']:.2%}, {default['agreement']:.2%}",
+            f"{quick['bytes']:,}, {default['bytes']:,}", minutes(quick, default),
+        )
+        for title, quick, default in sets(results, "quick", "default")
+    ]  # fmt: skip
+
+
+def earlier_summary(results: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return a row for each set on which an earlier version trained too."""
+    return [
+        (
+            title, f"{default['n']:,}", right(default), right(earlier),
+            "{:+.1f} ({:+.1f} to {:+.1f})".format(*earlier["default_gains"]),
+            f"{default['bytes']:,}, {earlier['bytes']:,}", minutes(quick, default, earlier),
+        )
+        for title, quick, default, earlier in sets(results, "quick", "default", "earlier")
+    ]  # fmt: skip
+
+
+def sets(results: Sequence[Row], *ways: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the title and the results of each set, divided by photo, three quarters of which taught all of some ways."""
     for data, title in TITLES.items():
-        both = [one for one in results if (one["data"], one["per_class"], one["group_by"]) == (data, 0, None)]
-        ways = {one["way"]: one for one in both}
-        if ways.keys() < WAYS.keys():
-            continue
-        quick, default = ways["quick"], ways["default"]
+        found = {
+            one["way"]: one for one in results if (one["data"], one["per_class"], one["group_by"]) == (data, 0, None)
+        }
+        if found.keys() >= set(ways):
+            yield title, *(found[way] for way in ways)
 
-        def right(result: Row, part: int, count: str) -> str:
-            text = f"{result[count] / result['n']:.2%}"
-            return f"{text}, balanced {result['balanced'][part]:.2%}" if result["unbalanced"] else text
 
-        rows.append(
-            (
-                title, f"{quick['n']:,}", right(quick, 0, "right"), right(default, 0, "right"), right(default, 1, "simplest_right"),
-                "{:+.1f} ({:+.1f} to {:+.1f})".format(
-                    100 * (default["right"] - default["simplest_right"]) / default["n"], *default["gain"]
-                ),
-                "head" if default["head_ships"] else "fine-tuned", f"{quick['agreement']:.2%}, {default['agreement']:.2%}",
-                f"{quick['bytes']:,}, {default['bytes']:,}",
-                f"{quick['cpu_seconds'] / 60:.1f}, {default['cpu_seconds'] / 60:.1f}",
-            )
-        )  # fmt: skip
-    return rows
+def right(result: Row, part: int = 0, count: str = "right") -> str:
+    text = f"{result[count] / result['n']:.2%}"
+    return f"{text}, balanced {result['balanced'][part]:.2%}" if result["unbalanced"] else text
+
+
+def minutes(*results: Row) -> str:
+    return ", ".join(f"{one['cpu_seconds'] / 60:.1f}" for one in results)
 
 
 if __name__ == "__main__":
