@@ -161,6 +161,12 @@ def ways_table() -> str:
     return markdown_table(bench.SUMMARY, bench.summary(report["results"]))
 
 
+def earlier_table() -> str:
+    """Return a Markdown table of what an earlier version's default gives on the same photos."""
+    bench, report = measured(WAYS)
+    return markdown_table(bench.EARLIER, bench.earlier_summary(report["results"]))
+
+
 def quick_table() -> str:
     """Return a Markdown table of what `train --quick` says of all photos by folds, and the simplest way on the same folds."""
     bench, report = measured(QUICK, "photo_sets")
@@ -245,6 +251,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "figures": model_table,
         "speed": speed_table,
         "ways": ways_table,
+        "earlier": earlier_table,
         "quick": quick_table,
     },
     ROOT / "README.md": {"ways": ways_in_short},

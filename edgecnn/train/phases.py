@@ -58,19 +58,24 @@ def right_answers(logits: Any, classes: Any) -> Any:
     return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
 
 
+LEANING = 0.5
+"""How far training leans to rare classes: 0 would count every image the same, 1 every class."""
+
+
 def objective(recipe: Settled, num_classes: int, weights: np.ndarray | None = None) -> Callable[[Any, Any, Any], Any]:
     """Return a function that maps (classes, logits, the teacher's logits or None) to the mean loss of a batch.
 
-    `weights` are those of the classes in the labels' term, (num_classes,).
+    `weights`, (num_classes,), are inverse to the classes' numbers of images. The labels' term sees the logits lowered by LEANING times
+    their logarithm, so that the logits without it lean to rare classes. Losses multiplied by such weights would make steps so large that
+    training breaks down. Source: Menon et al. 2021 (arXiv:2007.07314).
 
     The teacher's term is the cross-entropy of softmaxes at temperature T, times T squared (Hinton et al. 2015, arXiv:1503.02531).
     """
 
     def loss(classes, logits, taught):
         smoothing, one_hot = recipe.train.label_smoothing, tf.one_hot(classes, num_classes)
-        losses = keras.losses.categorical_crossentropy(one_hot, logits, from_logits=True, label_smoothing=smoothing)
-        if weights is not None:
-            losses *= tf.gather(tf.constant(weights, tf.float32), classes)
+        lowered = logits if weights is None else logits - LEANING * tf.constant(np.log(weights), tf.float32)
+        losses = keras.losses.categorical_crossentropy(one_hot, lowered, from_logits=True, label_smoothing=smoothing)
         labelled = tf.reduce_mean(losses)
         if recipe.teacher is None or taught is None:
             return labelled
