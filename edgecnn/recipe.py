@@ -207,7 +207,7 @@ class TrainRecipe(Struct):
     )
     class_weights: str = key(
         "auto",
-        "auto: classes of photos weigh the same if the largest is at least three times the smallest.",
+        "auto: rare classes of photos count more if the largest is at least three times the smallest.",
         choices=("auto", "none"),
     )
     head_only: bool = key(

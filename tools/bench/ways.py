@@ -123,12 +123,8 @@ def measure(archive: Path, place: Path, case: Row, other: Path | None, earlier: 
     recipe, labels = manifest.provenance["recipe"], list(manifest.labels)
     classes = np.array([labels.index(photos[name]) for name in kept])
     answers = answered(bundle, archive, kept)
-    simple = np.array(
-        [
-            labels.index(one)
-            for one in simplest(archive, place.parent / f"{case['data']}-{FEATURES}", tuple(taught), tuple(kept))
-        ]
-    )
+    features = place.parent / f"{case['data']}-{FEATURES}"
+    simple = np.array([labels.index(one) for one in simplest(archive, features, tuple(taught), tuple(kept))])
     right, simply = answers == classes, simple == classes
     default = answered(place / "default.edgecnn", archive, kept) == classes if case["way"] == "earlier" else None
     found = {
@@ -219,7 +215,7 @@ def summary(results: Sequence[Row]) -> list[tuple[str, ...]]:
     unbalanced classes."""
     return [
         (
-            title, f"{quick['n']:,}", right(quick), right(default), right(default, 1, "simplest_right"),
+            title, f"{quick['n']:,}", shares(quick), shares(default), shares(default, 1, "simplest_right"),
             "{:+.1f} ({:+.1f} to {:+.1f})".format(
                 100 * (default["right"] - default["simplest_right"]) / default["n"], *default["gain"]
             ),
@@ -234,7 +230,7 @@ def earlier_summary(results: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return a row for each set on which an earlier version trained too."""
     return [
         (
-            title, f"{default['n']:,}", right(default), right(earlier),
+            title, f"{default['n']:,}", shares(default), shares(earlier),
             "{:+.1f} ({:+.1f} to {:+.1f})".format(*earlier["default_gains"]),
             f"{default['bytes']:,}, {earlier['bytes']:,}", minutes(quick, default, earlier),
         )
@@ -252,7 +248,7 @@ def sets(results: Sequence[Row], *ways: str) -> Iterator[tuple[Any, ...]]:
             yield title, *(found[way] for way in ways)
 
 
-def right(result: Row, part: int = 0, count: str = "right") -> str:
+def shares(result: Row, part: int = 0, count: str = "right") -> str:
     text = f"{result[count] / result['n']:.2%}"
     return f"{text}, balanced {result['balanced'][part]:.2%}" if result["unbalanced"] else text
 
