@@ -46,7 +46,7 @@ INPUT_RANGES = {"centred": (1 / 128, 0), "unit": (1 / 255, -128), "raw": (1.0, -
 
 HEAD_FOLDS = 5  # folds of train.head_only if the recipe sets none
 
-IF_BETTER, ALWAYS = "if-better", "always"
+IF_BETTER, ALWAYS, NEVER = "if-better", "always", "never"
 
 RANDOM = "random"  # the `init.source` of random weights
 
@@ -216,7 +216,7 @@ class TrainRecipe(Struct):
     )
     tuning: str | None = left_open(
         "if-better: the head ships unless fine-tuning wins on validation photos; by default for photos.",
-        choices=(IF_BETTER, ALWAYS),
+        choices=(IF_BETTER, ALWAYS, NEVER),
     )
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
     cutout: int | None = left_open(

@@ -55,7 +55,8 @@ def tuning_line(tuning: Tuning) -> str:
         f"{tuning.head_accuracy:.1%}, fine-tuned {tuning.tuned_accuracy:.1%} of {tuning.n:,} validation photos{every}"
     )
     if not tuning.epochs:
-        return f"head {tuning.head_accuracy:.1%} of {tuning.n:,} validation photos: head ships, fine-tuning cannot win"
+        why = "fine-tuning cannot win" if tuning.head_accuracy == 1 else "without fine-tuning"
+        return f"head {tuning.head_accuracy:.1%} of {tuning.n:,} validation photos: head ships, {why}"
     why = {
         "accuracy": "",
         "all photos": ", which is right on more of them",
@@ -88,7 +89,8 @@ def candidate_row(one: Candidate, choice: NetworkChoice) -> tuple[str, ...]:
 
 def chosen_text(choice: NetworkChoice) -> str:
     limit = f", within {choice.budget}" if choice.budget else ""
-    return f"{choice.network} at {choice.width}x{choice.height} was chosen for {choice.images:,} images{limit}: {choice.why}"
+    chosen = f"{choice.network} at {choice.width}x{choice.height}"
+    return f"{chosen} was chosen for a last layer fitted to {choice.images:,} images{limit}: {choice.why}"
 
 
 def judged_line(choice: NetworkChoice) -> str:

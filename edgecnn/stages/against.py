@@ -33,7 +33,7 @@ from edgecnn.evaluate.answers import (
 from edgecnn.evaluate.statistics import WORTH
 from edgecnn.export import export_path
 from edgecnn.files import sha256
-from edgecnn.recipe import DataRecipe, Recipe, build_recipe, to_tables
+from edgecnn.recipe import NEVER, DataRecipe, Recipe, build_recipe, to_tables
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import ASKED, CHOICE, Run, without_folders, write_json
 from edgecnn.stages import Reporter
@@ -65,6 +65,8 @@ def asked_for(run: Run) -> dict[str, Any]:
         sizes = {(one.height, one.width) for one in choice.candidates}
         free = ("name",) if len(sizes) == 1 else ("name", "height", "width")  # one size was requested
         recipe = with_values(recipe, {("network", key): None for key in free})
+        if recipe.train.tuning == NEVER:
+            recipe = with_values(recipe, {("train", "tuning"): None})
     return to_tables(without_folders(recipe)) if recipe is not run.recipe else {}
 
 

@@ -25,11 +25,12 @@ from edgecnn.export.onnx import with_features
 from edgecnn.export.tflite import IMAGES
 from edgecnn.files import write_atomic
 from edgecnn.recipe import Settled
-from edgecnn.run_info import Int8Method, RunInfo, StartedFrom, Validation
-from edgecnn.runs import FEATURES, FLOAT_MODEL, QAT_MODEL, Run
+from edgecnn.run_info import InputSize, Int8Method, NetworkChoice, RunInfo, StartedFrom, Validation
+from edgecnn.runs import CHOICE, FEATURES, FLOAT_MODEL, QAT_MODEL, Run, settle_run
 from edgecnn.runtime.model import Model
 from edgecnn.stages import Reporter
 from edgecnn.stages.choose import KNOWN_IMAGES
+from edgecnn.stages.network_choice import of_head, with_chosen
 from edgecnn.versions import processors
 
 if TYPE_CHECKING:
@@ -74,25 +75,59 @@ class Int8Files:
 def ship_head(recipe: Settled, dataset: Dataset, run: Run, info: RunInfo, reporter: Reporter) -> RunInfo:
     """Fit the last layer to the training and validation photos of a run whose fine-tuning has lost, and return the run's record.
 
-    Held-out answers of folds choose temperature and limits. The test photos stay unseen.
+    If a network was chosen, it is that one, and the run's recipe becomes one that makes this model again. Held-out answers of folds choose
+    temperature and limits. The test photos stay unseen.
     """
-    from edgecnn.train.candidates import Photos, folds_of
-    from edgecnn.train.train import input_shape
+    from edgecnn.train.candidates import folds_of
 
-    started, splits = time.monotonic(), ("train", "validation")
-    count = sum(dataset.sizes[split] for split in splits)
-    photos = Photos(dataset, splits, input_shape(recipe, dataset)[2], recipe.seed, count, reporter.working)
+    started = time.monotonic()
+    if made := run.stored(CHOICE, NetworkChoice):
+        recipe = of_head(recipe, made)
+    photos = photos_of(recipe, dataset, reporter)
     fold = 1 + folds_of(photos.classes, photos.groups, recipe.seed)
     layer = fit_last_layer(recipe, dataset, photos, fold, run, reporter)
+    run = settle_run(run, recipe)
+    height, width, channels = layer.shape
     info = dataclasses.replace(
         info,
         state="trained",
+        input=InputSize(height=height, width=width, channels=channels),
+        parameters=layer.parameters,
+        init=layer.start,
         seconds=round((info.seconds or 0.0) + time.monotonic() - started, 1),
         validation_accuracy=layer.accuracy,
         int8=layer.int8,
     )
     run.write_info(info)
     return info
+
+
+def photos_of(recipe: Settled, dataset: Dataset, reporter: Reporter) -> "Photos":
+    """Return all readable photos of training and validation."""
+    from edgecnn.train.candidates import Photos
+    from edgecnn.train.train import input_shape
+
+    splits = ("train", "validation")
+    count = sum(dataset.sizes[split] for split in splits)
+    return Photos(dataset, splits, input_shape(recipe, dataset)[2], recipe.seed, count, reporter.working)
+
+
+def head_answers(recipe: Settled, made: NetworkChoice, dataset: Dataset, run: Run, reporter: Reporter) -> np.ndarray:
+    """Return the logits of a chosen network's last layer, fitted to the training photos, for validation photos: float32 (n, classes)."""
+    from edgecnn.networks.blocks import family_of
+    from edgecnn.train.candidates import Images, frozen_features
+    from edgecnn.train.origin import fit_layer
+
+    photos, network = photos_of(recipe, dataset, reporter), with_chosen(recipe, made).network
+    reading = recipe.input_scale, recipe.input_zero_point
+    found = frozen_features(
+        family_of(made.network), (made.height, made.width), photos, reading, run.file(FEATURES), network.options
+    )
+    taught = np.array([split == "train" for split, _ in photos.places])
+    weights = np.ones(len(taught))
+    weights[taught] = class_weights(photos.classes[taught], recipe.train.class_weights)
+    images = Images(found[made.network], photos.classes, weights, len(dataset.labels))
+    return fit_layer(images.some(np.flatnonzero(taught)), recipe.seed).logits(images.features[~taught])
 
 
 class LastLayer(NamedTuple):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from edgecnn.errors import NetworkError, RecipeError
 from edgecnn.files import canonical_json, sha256
 from edgecnn.labels import plural
 from edgecnn.networks.pretrained import MEAN, SHA256, STD, is_backbone
-from edgecnn.recipe import INPUT_RANGES, Recipe, Settled, to_tables
+from edgecnn.recipe import INPUT_RANGES, NEVER, Recipe, Settled, to_tables
 from edgecnn.report.table import chosen_text
 from edgecnn.run_info import Candidate, NetworkChoice
 from edgecnn.runs import CHECKPOINT, CHOICE, FEATURES, RECIPE, Run, write_json
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from edgecnn.networks.keras import keras
     from edgecnn.train.candidates import Photos
 
+
+R = TypeVar("R", bound=Recipe)
 
 TIMED_IMAGES = 4  # noise images to calibrate the timed int8 files, whose answers do not matter
 
@@ -71,9 +73,11 @@ def settled(recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporte
 
 
 def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter, kept: Path | None = None) -> Recipe:
-    """Return the recipe with the network and input chosen for the images; unchanged if it names a network.
+    """Return the recipe with the network that trains on the images; unchanged if it names one.
 
-    The choice is written to the run's `choice.json`. Features of images are in the folder `kept`, by default in the run.
+    The most accurate network with a fitted last layer is chosen, and written to the run's `choice.json`. It is also the one that
+    fine-tuning trains if the recipe limits the network. Otherwise that is the usual one, on which an epoch takes less time. Features of
+    images are in the folder `kept`, by default in the run.
 
     Raises:
         RecipeError: if no candidate is within the budget.
@@ -87,9 +91,34 @@ def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporte
         reporter.detail("choosing network and input for the images")
         made = choosing.choose()
         write_json(run.file(CHOICE), made)
-    reporter.note(f"{chosen_text(made)}. --network and --size change it")
+    from edgecnn.train.settle import BACKBONE, TUNED_SIDE, is_limited
+
+    fixed = recipe.train.head_only or recipe.train.tuning == NEVER or is_limited(recipe.network)
+    other = (
+        ""
+        if fixed
+        else f". Fine-tuning trains {BACKBONE} at {TUNED_SIDE}x{TUNED_SIDE}, and ships if it beats that last layer"
+    )
+    reporter.note(f"{chosen_text(made)}{other}. --network and --size change it")
+    return with_chosen(recipe, made) if fixed else recipe
+
+
+def with_chosen(recipe: R, made: NetworkChoice) -> R:
+    """Return a recipe with a chosen network and its input."""
     network = dataclasses.replace(recipe.network, name=made.network, height=made.height, width=made.width)
     return dataclasses.replace(recipe, network=network)
+
+
+def of_head(recipe: R, made: NetworkChoice) -> R:
+    """Return the recipe of a chosen network whose last layer ships, so that it makes the same model again."""
+    return dataclasses.replace(with_chosen(recipe, made), train=dataclasses.replace(recipe.train, tuning=NEVER))
+
+
+def other_head(recipe: Settled, run: Run) -> NetworkChoice | None:
+    """Return the choice of a run whose chosen network is not the one that fine-tuning trains."""
+    made, network = run.stored(CHOICE, NetworkChoice), recipe.network
+    same = made is None or (made.network, made.height, made.width) == (network.name, network.height, network.width)
+    return None if same else made
 
 
 def is_kept(recipe: Recipe, dataset: Dataset, run: Run) -> bool:

@@ -15,7 +15,7 @@ from edgecnn.export import USUAL, alternative, export, export_path, source_model
 from edgecnn.export.tflite import needs_representative_dataset
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.interop import MODEL, export_program, program_path, programs_of
-from edgecnn.recipe import Recipe, Settled, load_recipe, merge, to_tables
+from edgecnn.recipe import NEVER, Recipe, Settled, load_recipe, merge, to_tables
 from edgecnn.report.page import write_run_page
 from edgecnn.runs import Run, create_run, locked, settle_run
 from edgecnn.stages import Reporter, Silent
@@ -141,11 +141,11 @@ def trained(open_recipe: Recipe, path: Path, force: bool, reporter: Reporter) ->
         stages = Stages(run, reporter.note)
         stages.do(
             "train",
-            {"recipe": stored_recipe(run), "fingerprint": dataset.fingerprint},
+            {"fingerprint": dataset.fingerprint},  # a run of another recipe was refused or removed
             [run.file(name) for name in TRAINED],
             lambda: train_stage(recipe, dataset, run, reporter),
         )
-    return run, dataset, stages
+    return (run := Run(path)), dataset, Stages(run, reporter.note)  # its recipe may now be that of its head
 
 
 def trained_by_folds(
@@ -182,6 +182,8 @@ def settled_in(path: Path, recipe: Recipe, dataset: Dataset, force: bool, report
         run = Run(path)
         begun = run.file(runs.RECIPE).exists() and (run.recipe == recipe or is_kept(recipe, dataset, run))
         run = run if begun else create_run(recipe, path, force=force)
+        if run.recipe.train.tuning == NEVER and run.recipe.network.name:  # the recipe of its head
+            return run.settled
         return settled(recipe, dataset, run, reporter)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +28,7 @@ from edgecnn.report.table import tuning_line
 from edgecnn.run_info import NetworkChoice, RunInfo
 from edgecnn.runs import CHOICE, INFO, LEFT_OUT, NETWORK_FILE, RECIPE, Run
 from edgecnn.stages import Reporter
+from edgecnn.stages.network_choice import other_head
 from edgecnn.train import Workers
 
 if TYPE_CHECKING:
@@ -360,7 +362,7 @@ def train_stage(
     workers: Workers | None = None,
 ) -> RunInfo:
     """Train a run and plot its curves; `run` is None for a worker that is not the first."""
-    from edgecnn.stages.last_layer import Int8Files
+    from edgecnn.stages.last_layer import Int8Files, head_answers, ship_head
     from edgecnn.train.train import input_line, train
 
     for line in (*dataset.summary(), faults_line(dataset)):
@@ -369,12 +371,15 @@ def train_stage(
     reporter.detail(input_line(recipe, dataset))
     if run:
         write_split_groups(run, dataset)
-    info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers)
+    if run and run.file(INFO).exists() and run.info.head_ships:  # a verdict stands
+        info = run.info
+    else:
+        made = other_head(recipe, run) if run else None
+        head = partial(head_answers, recipe, made, dataset, run, reporter) if made and run else None
+        info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers, head)
     if info.tuning:
         reporter.note(tuning_line(info.tuning))
-    if run and info.head_ships:
-        from edgecnn.stages.last_layer import ship_head
-
+    if run and info.head_ships and info.state != "trained":
         info = ship_head(recipe, dataset, run, info, reporter)
     if info.int8 and info.int8.skipped:
         reporter.detail(

@@ -73,14 +73,18 @@ def fit_head(
         return
     features = compute_features(keras.Model(model.inputs, head.input), recipe, images, progress)
     shares = np.ones(len(classes)) if weights is None else weights
-    everything = candidates.Images(features, classes, shares, head.units)
-    drawn, strength = everything.some(np.sort(balanced(classes, SAMPLE, recipe.seed))), candidates.STRENGTHS[1]
-    if np.bincount(classes).max() > 1:  # otherwise no class can be divided
-        _, strength = candidates.held_out(
-            drawn, candidates.folds_of(drawn.classes, list(map(str, range(len(drawn.classes)))), recipe.seed)
-        )
-    layer = candidates.fit(everything, strength)
+    layer = fit_layer(candidates.Images(features, classes, shares, head.units), recipe.seed)
     head.set_weights([layer.weights.astype(np.float32), layer.bias.astype(np.float32)][: len(head.get_weights())])
+
+
+def fit_layer(images: candidates.Images, seed: int) -> candidates.Layer:
+    """Fit a layer with the strength that is likeliest for held-out images, at most SAMPLE."""
+    drawn = images.some(np.sort(balanced(images.classes, SAMPLE, seed)))
+    strength = candidates.STRENGTHS[1]
+    if np.bincount(drawn.classes).max() > 1:  # otherwise no class can be divided
+        folds = candidates.folds_of(drawn.classes, list(map(str, range(len(drawn.classes)))), seed)
+        _, strength = candidates.held_out(drawn, folds)
+    return candidates.fit(images, strength)
 
 
 def compute_features(body: "keras.Model", recipe: Settled, images: np.ndarray, progress: Progress | None) -> np.ndarray:

@@ -9,7 +9,7 @@ from edgecnn.data import Dataset
 from edgecnn.errors import RecipeError
 from edgecnn.labels import STRANGER
 from edgecnn.networks.pretrained import Source, locate, source_of
-from edgecnn.recipe import ALWAYS, IF_BETTER, RANDOM, NetworkRecipe, Recipe, Settled
+from edgecnn.recipe import ALWAYS, IF_BETTER, NEVER, RANDOM, NetworkRecipe, Recipe, Settled
 
 WARM_UP = 0.2  # fraction of the one-cycle schedule in which the rate rises
 
@@ -49,11 +49,12 @@ def learning_rates(name: str, peak: float) -> Callable[[float], float]:
     return lambda done: peak * schedule(done)
 
 
-BACKBONE = "efficientnet_lite0_1200kb"  # the network for a user's own photos when no candidates were compared
+BACKBONE = "efficientnet_lite0_1200kb"  # the network that fine-tuning trains on a user's own photos
 
 PLAIN = "article"  # the network for named datasets
 
-BACKBONE_SIDE = 160  # input rows and columns of a network that starts from ImageNet
+BACKBONE_SIDE, TUNED_SIDE = 160, 128
+"""Input rows and columns of a named network that starts from ImageNet, and of the one that fine-tuning trains if none is named."""
 
 PHOTO_SIDE = 64  # rows or columns from which images get photo augmentation: crops of smaller ones are too blurred
 
@@ -137,9 +138,9 @@ def settle(recipe: Recipe, dataset: Dataset) -> Settled:
         augment=train.augment or ("photo" if photo else "shift"),
         tuning=tuning,
     )
-    if train.tuning == IF_BETTER and (source is None or recipe.folds):
+    if train.tuning in (IF_BETTER, NEVER) and (source is None or recipe.folds):
         raise RecipeError(
-            f"train.tuning is {IF_BETTER}: it needs a network from ImageNet, and no folds. Name such a network, or use {ALWAYS}."
+            f"train.tuning is {train.tuning}: it needs a network from ImageNet, and no folds. Name such a network, or use {ALWAYS}."
         )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
     if qat.epochs is None:
@@ -166,7 +167,8 @@ def settled_network(recipe: Recipe, dataset: Dataset) -> NetworkRecipe:
     """Return the network of a complete recipe: its name, or the usual one, and its input."""
     network = dataclasses.replace(recipe.network, name=recipe.network.name or usual_network(recipe, dataset))
     pretrained = own_weights(dataclasses.replace(recipe, network=network))
-    height, width = (BACKBONE_SIDE, BACKBONE_SIDE) if pretrained else dataset.shape[:2]
+    side = BACKBONE_SIDE if recipe.network.name else TUNED_SIDE
+    height, width = (side, side) if pretrained else dataset.shape[:2]
     return dataclasses.replace(
         network,
         height=network.height or height,
@@ -189,8 +191,19 @@ def require_start(recipe: Settled) -> None:
 
 
 def images_choose(recipe: Recipe, dataset: Dataset) -> bool:
-    """Return whether the network is chosen to suit the images: for a user's own photos, if the recipe sets none. See `train.candidates`."""
-    return recipe.network.name is None and usual_network(recipe, dataset) == BACKBONE
+    """Return whether the network is chosen by last layers fitted to the images (`train.candidates`): for a user's own photos, if the recipe
+    sets none, and limits it or may ship such a last layer. Otherwise fine-tuning trains the usual network."""
+    network, train = recipe.network, recipe.train
+    if network.name is not None or usual_network(recipe, dataset) != BACKBONE:
+        return False
+    named = dataclasses.replace(recipe, network=dataclasses.replace(network, name=BACKBONE))
+    compared = train.tuning in (IF_BETTER, NEVER) or (train.tuning is None and may_lose(named, dataset))
+    return is_limited(network) or train.head_only or compared
+
+
+def is_limited(network: NetworkRecipe) -> bool:
+    """Return whether a recipe limits the network that may be chosen, by its costs or by the sides of its input."""
+    return any((network.height, network.width, network.max_kb, network.max_macs, network.max_ms))
 
 
 def usual_network(recipe: Recipe, dataset: Dataset) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,7 +19,7 @@ from edgecnn.labels import plural
 from edgecnn.networks.blocks import NetworkCost, describe
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import folded, model_bytes, model_from_bytes, predictor
-from edgecnn.recipe import IF_BETTER, Recipe, Settled
+from edgecnn.recipe import IF_BETTER, NEVER, Recipe, Settled
 from edgecnn.run_info import Asked, InputSize, Int8Method, RunInfo, Tuning, Validation
 from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, ROUNDED_MODEL, Run
 from edgecnn.train import Workers, distribute
@@ -64,13 +64,15 @@ def train(
     data_progress: Progress | None = None,
     int8: Int8 | None = None,
     workers: Workers | None = None,
+    head: Callable[[], np.ndarray] | None = None,
 ) -> RunInfo:
     """Train a run to its end, from its checkpoint if it has one. The weights equal those of an uninterrupted run.
 
     Writes `run.json` and the list of images, a checkpoint and the history after each epoch, `float.h5`, and finally `qat.h5`: the best
     epoch by the rule of `edgecnn.train.best`. If fine-tuning has lost to the head (`RunInfo.head_ships`), it ends without either of these
     models: `stages.last_layer` makes them. `run` is None for every worker but the first: they write nothing and return after the float
-    phase. Without `int8` the fake-quantized model itself is scored. `workers` share the float phase; call `announce` before TensorFlow is
+    phase. Without `int8` the fake-quantized model itself is scored. `head` returns the validation images' logits by the last layer that
+    fine-tuning has to beat, by default the one it starts from. `workers` share the float phase; call `announce` before TensorFlow is
     imported.
 
     Raises RecipeError if several machines would start from a trained network, RunError if the teacher has changed since the run began
@@ -83,14 +85,14 @@ def train(
     if run:
         begin(run, info)
         write_known(run, dataset)
-    training.train_float()
+    training.train_float(head)
     if run is None:
         return info
     if tuning := training.tuning:
-        info = dataclasses.replace(info, tuning=tuning)
+        info = dataclasses.replace(info, tuning=tuning, flip=training.batches.flip, seconds=training.seconds)
         run.write_info(info)
     if info.head_ships:
-        return dataclasses.replace(info, flip=training.batches.flip, seconds=training.seconds)
+        return info
     chosen = training.train_int8(run, int8)
     write_history(run, training.history)
     shipped = chosen.validation.qat if chosen.method == "qat" else chosen.validation.ptq
@@ -157,13 +159,13 @@ class Training:
         of_class = weight_of_class(train.classes, self.num_classes, rule)
         balanced = not np.all(self.weights == 1)
         self.of_validation = equal_weights(self.validation[1]) if balanced else np.ones(len(self.validation[1]))
-        compared = self.recipe.train.tuning == IF_BETTER and used["validation"]
+        compared = self.recipe.train.tuning in (IF_BETTER, NEVER) and used["validation"]
         self.rival = (
             Rival(
                 self.validation[1],
                 self.of_validation,
                 self.num_classes,
-                self.recipe.train.epochs,
+                0 if self.recipe.train.tuning == NEVER else self.recipe.train.epochs,
                 self.batches.count,
             )
             if compared
@@ -197,7 +199,7 @@ class Training:
     def seconds(self) -> float:
         return round(sum(row["seconds"] for row in self.history), 1)
 
-    def train_float(self) -> None:
+    def train_float(self, head: Callable[[], np.ndarray] | None = None) -> None:
         """Train the float phase to its end, from the run's checkpoint, from trained weights and a fitted head, or from random weights."""
         self.checkpoint = load_checkpoint(self.run) if self.run else None
         self.history = self.checkpoint.history if self.checkpoint else ()
@@ -214,7 +216,7 @@ class Training:
                 fit_head(self.model, self.recipe, *training, self.data_progress)
                 self.phase.take_start()
                 if self.rival:
-                    self.rival.begin(self.float_answers())
+                    self.rival.begin(head() if head else self.float_answers())
             self.run_phase(self.phase, self.batches)
 
     def train_int8(self, run: Run, int8: Int8 | None) -> Int8Method:

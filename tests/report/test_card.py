@@ -266,5 +266,7 @@ def test_each_network_has_a_row_with_its_distance_from_the_best():
 
 def test_the_sentence_counts_the_photos_that_chose():
     line = judged_line(CHOICE)
-    assert line.startswith("b at 128x96 was chosen for 1,234 images, within 7.5 ms here: cheaper.")
+    assert line.startswith(
+        "b at 128x96 was chosen for a last layer fitted to 1,234 images, within 7.5 ms here: cheaper."
+    )
     assert "every class counting the same" in line and line.endswith("It took 62 s.")

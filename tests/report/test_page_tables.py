@@ -362,7 +362,7 @@ def test_the_page_says_where_a_model_comes_from_and_how_its_network_was_chosen(s
     assert [(row["network"], row["input"], row[""]) for row in rows] == [
         ("b", "96x96", "chosen"), ("b", "128x96", "over the budget")
     ]  # fmt: skip
-    assert "was chosen for 1,234 images" in first and "was chosen" not in second
+    assert "was chosen for a last layer fitted to 1,234 images" in first and "was chosen" not in second
     named = "Reliability of tflite-int8, with the temperature"
     assert (
         len(page.rows(named)) == 1 and next(iter(page.rows(named)[0])) == "scores of tflite-int8, with the temperature"

@@ -14,17 +14,20 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.bundle.file import read_bundle
+from edgecnn.data import open_dataset
 from edgecnn.errors import ExportError, NetworkError, OutputExistsError, RecipeError, RunError
 from edgecnn.evaluate.answers import require_held_out
 from edgecnn.files import sha256
 from edgecnn.networks import build_network
 from edgecnn.networks.blocks import RUNGS
 from edgecnn.networks.predict import model_from_bytes, predictor
-from edgecnn.recipe import IF_BETTER, build_recipe
-from edgecnn.runs import BACKBONE, CHECKPOINT, FLOAT_MODEL, HELD_OUT, QAT_MODEL, Run, create_run
+from edgecnn.recipe import IF_BETTER, NEVER, build_recipe
+from edgecnn.run_info import NetworkChoice
+from edgecnn.runs import BACKBONE, CHECKPOINT, CHOICE, FLOAT_MODEL, HELD_OUT, QAT_MODEL, Run, create_run
 from edgecnn.stages import Silent
+from edgecnn.stages.against import asked_for
 from edgecnn.stages.bundle import bundle_path
-from edgecnn.stages.network_choice import with_backbone
+from edgecnn.stages.network_choice import settled, unkept, with_backbone
 from edgecnn.stages.pipeline import run_recipe, trained
 from edgecnn.stages.train import open_images
 from edgecnn.stress.measure import open_subject
@@ -240,16 +243,19 @@ def test_what_is_no_backbone_is_refused_with_the_reason(photos, tmp_path, report
 NETWORK = "efficientnet_lite0_150kb"
 
 
-def recipe_of_fine_tuning(folder):
+def recipe_of_fine_tuning(folder, **network):
     return build_recipe(
         {
             "name": "tuned",
             "data": {"source": str(folder)},
-            "network": {"name": NETWORK, "height": 32, "width": 32},
+            "network": network,
             "train": {"epochs": 3, "batch_size": 16},
             "qat": {"epochs": 1},
         }
     )
+
+
+NAMED = {"name": NETWORK, "height": 32, "width": 32}
 
 
 @pytest.fixture(scope="module")
@@ -263,16 +269,19 @@ def place(tmp_path_factory, crops):
         yield folder
 
 
-def made(place, name, kills=None, **answers):
+def made(place, name, kills=None, network=NAMED, **answers):
     """A run through every stage, its report, and its reporter. With `kills`: only trained, and first killed at each of these moments.
 
-    `head` are the answers that the head is said to give: a poor head loses.
+    `head` are the answers that the head is said to give, and `tuned` those of fine-tuning's epochs: the poor one loses.
     """
-    recipe, run = recipe_of_fine_tuning(place / "photos"), place / name
+    recipe, run = recipe_of_fine_tuning(place / "photos", **network), place / name
     with pytest.MonkeyPatch.context() as patch:
         if "head" in answers:
             begin = Rival.begin
             patch.setattr(Rival, "begin", lambda self, logits: begin(self, answers["head"](logits)))
+        if "tuned" in answers:
+            examine = Rival.examine
+            patch.setattr(Rival, "examine", lambda self, logits: examine(self, answers["tuned"](logits)))
         reporter = Quiet()
         if kills is None:
             return *run_recipe(recipe, run, reporter, max_drop=100.0), reporter
@@ -302,6 +311,9 @@ def unsure(logits):
     found = logits.copy()
     found[0] = found[0, ::-1]
     return found
+
+
+LOSES = {"head": unsure, "tuned": lambda logits: -logits}
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +385,7 @@ def test_a_fine_tuned_model_that_wins_ships_as_before(beaten):
 
 @pytest.mark.guard
 def test_with_tuning_always_there_is_no_rival(place):
-    recipe = recipe_of_fine_tuning(place / "photos")
+    recipe = recipe_of_fine_tuning(place / "photos", **NAMED)
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, tuning="always"))
     run, *_ = trained(recipe, place / "always", False, reporter := Quiet())
     assert run.info.tuning is None and not run.file(HELD_OUT).exists()
@@ -425,3 +437,77 @@ def test_quick_then_resume_goes_on_to_fine_tuning(place, edgecnn):
     assert run.info.tuning and not run.info.folds and not run.recipe.train.head_only
     assert not run.file("folds.csv").exists()
     assert run.info.data.used["validation"] > 0
+
+
+@pytest.fixture
+def two_networks(monkeypatch):
+    """Photos choose among heads at 64x64, and fine-tuning trains a network at 32x32."""
+    monkeypatch.setattr("edgecnn.train.candidates.USUAL", {"efficientnet_lite0": (64,)})
+    monkeypatch.setattr("edgecnn.train.candidates.SIDES", {"efficientnet_lite0": (64,)})
+    monkeypatch.setattr("edgecnn.train.settle.BACKBONE", NETWORK)
+    monkeypatch.setattr("edgecnn.train.settle.TUNED_SIDE", 32)
+
+
+@pytest.mark.guard
+@pytest.mark.usefixtures("two_networks")
+def test_the_head_of_another_network_ships_and_its_recipe_makes_it_again(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgecnn.train.best.PATIENCE", 1)
+        run, report, _ = made(place, "other head", network={}, **LOSES)
+        info, chosen = run.info, run.stored(CHOICE, NetworkChoice)
+        assert info.head_ships and info.tuning.epochs > 0 and report.data.split == "test"
+        assert (info.input.height, info.input.width) == (chosen.height, chosen.width) == (64, 64)
+        assert (run.recipe.network.name, run.recipe.network.height) == (chosen.network, 64)
+        assert run.recipe.train.tuning == NEVER
+        assert (
+            weights(run, FLOAT_MODEL)[0].shape and model_from_bytes(run.read(FLOAT_MODEL, "train")).input_shape[1] == 64
+        )
+
+        again = Quiet()
+        same, *_ = run_recipe(recipe_of_fine_tuning(place / "photos"), run.path, again, max_drop=100.0)
+        assert same.info == info and not again.epochs
+        assert sum("nothing has changed" in note for note in again.notes) > 5
+
+        asked = asked_for(run)
+        assert "name" not in asked["network"] and asked["train"].get("tuning") != NEVER, "new photos choose anew"
+
+    remade, _ = run_recipe(run.recipe, place / "made again", again := Quiet(), max_drop=100.0)
+    assert equal(remade, run) and not again.epochs and remade.info.tuning.epochs == 0
+    assert remade.info.input == info.input
+
+
+@pytest.mark.guard
+@pytest.mark.usefixtures("two_networks")
+def test_fine_tuning_that_beats_the_head_of_another_network_ships(place):
+    run, *_ = made(place, "other beaten", network={}, head=lambda logits: -logits)
+    assert run.info.tuning.ships == "fine-tuned" and run.info.input.height == 32
+    assert (run.recipe.network.name, run.recipe.network.height) == (NETWORK, 32)
+    assert run.recipe.train.tuning == IF_BETTER
+
+
+@pytest.mark.guard
+@pytest.mark.usefixtures("two_networks")
+def test_killed_before_the_verdict_and_after_it_with_two_networks(place, monkeypatch):
+    monkeypatch.setattr("edgecnn.train.best.PATIENCE", 1)
+    whole, *_ = made(place, "two loses", (), network={}, **LOSES)
+    assert whole.info.head_ships
+    kills = [
+        ("edgecnn.stages.last_layer", "head_answers"),
+        (Rival, "verdict"),
+        ("edgecnn.stages.last_layer", "ship_head"),
+        ("edgecnn.stages.last_layer", "write_held_out"),
+        ("edgecnn.stages.last_layer", "settle_run"),
+        ("edgecnn.stages.last_layer", "InputSize"),
+    ]
+    run, *_ = made(place, "two loses and is killed", kills, network={}, **LOSES)
+    assert run.info.tuning == whole.info.tuning and run.recipe == whole.recipe
+    assert equal(run, whole) and require_held_out(run).sha256 == require_held_out(whole).sha256
+
+
+@pytest.mark.usefixtures("two_networks")
+def test_limits_and_folds_name_what_fine_tuning_trains(place, reporter):
+    dataset = open_dataset(recipe_of_fine_tuning(place / "photos").data)
+    for network, wanted in (({"max_kb": 5000.0}, 64), ({"height": 64, "width": 64}, 64), ({}, 32)):
+        recipe = recipe_of_fine_tuning(place / "photos", **network)
+        with unkept() as run:
+            assert settled(recipe, dataset, run, reporter).network.height == wanted

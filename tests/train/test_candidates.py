@@ -132,7 +132,10 @@ def test_the_reason_for_a_choice_and_its_budget_in_words():
         key="0" * 64, images=1_234, balanced=False, budget=budget, candidates=(), network="small", height=96, width=128,
         why="the most accurate", seconds=3.0,
     )  # fmt: skip
-    assert chosen_text(made) == f"small at 128x96 was chosen for 1,234 images, within {budget}: the most accurate"
+    assert (
+        chosen_text(made)
+        == f"small at 128x96 was chosen for a last layer fitted to 1,234 images, within {budget}: the most accurate"
+    )
     assert "1,234 images: the most" in chosen_text(dataclasses.replace(made, budget=""))
 
 
