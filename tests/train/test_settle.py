@@ -44,6 +44,10 @@ def test_the_images_choose_the_network_only_for_photos(photos, monkeypatch):
     assert not choose(small, network={"name": "resnet8"}), "the recipe names one"
     assert not choose(small, init={"source": "random"}), "ImageNet's weights are not the start"
     assert not choose("digits")
+    for train in ({"folds": 5}, {"robust": True}, {"tuning": "always"}):
+        assert not choose(small, train=train), "no last layer ships"
+        assert choose(small, train=train, network={"max_kb": 500.0}), "a limit that fine-tuning has to meet"
+    assert choose(small, train={"head_only": True}) and choose(small, train={"tuning": "never"})
     monkeypatch.setattr("edgecnn.train.settle.MANY_SMALL_IMAGES", 50)
     assert not choose(small), "many small images learn as much from scratch"
 
@@ -59,10 +63,10 @@ def settled(source, **tables):
 def test_photos_start_from_imagenet(photos):
     recipe, lines = settled(photos(40, (120, 90)))
     network, train = recipe.network, recipe.train
-    assert (network.name, network.height, network.width, network.channels) == ("efficientnet_lite0_1200kb", 160, 160, 3)
+    assert (network.name, network.height, network.width, network.channels) == ("efficientnet_lite0_1200kb", 128, 128, 3)
     assert (train.augment, train.batch_size, train.learning_rate) == ("photo", 32, 0.0005)
     assert train.epochs == 100 and recipe.qat.epochs == 3 and recipe.qat.batch_size == 32
-    assert "it starts from ImageNet" in lines[0] and "160x160" in lines[1] and "100 epochs" in lines[2]
+    assert "it starts from ImageNet" in lines[0] and "128x128" in lines[1] and "100 epochs" in lines[2]
 
 
 @pytest.mark.parametrize(("size", "rate"), [("150kb", 0.001), ("270kb", 0.001), ("1200kb", 0.0005), ("4000kb", 0.0005)])
@@ -76,7 +80,9 @@ def test_grey_photos_stay_grey(photos):
 
 def test_few_small_images_start_from_imagenet_too(photos):
     recipe, _ = settled(photos(40, (32, 32)))
-    assert (recipe.network.name, recipe.network.height) == ("efficientnet_lite0_1200kb", 160)
+    assert (recipe.network.name, recipe.network.height) == ("efficientnet_lite0_1200kb", 128)
+    recipe, _ = settled(photos(40, (32, 32)), network={"name": "efficientnet_lite0_1200kb"})
+    assert recipe.network.height == 160, "of a named network"
     recipe, _ = settled(photos(40, (32, 32)), network={"name": "resnet_100kb"})
     assert (recipe.network.height, recipe.train.augment, recipe.train.learning_rate) == (32, "shift", 0.003)
 
