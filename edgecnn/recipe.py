@@ -215,7 +215,7 @@ class TrainRecipe(Struct):
         "Fit only the last layer of a network from ImageNet, on all images, measured with folds: --quick.",
     )
     tuning: str | None = left_open(
-        "if-better: the head ships unless fine-tuning wins on validation photos; by default for photos.",
+        "Whether the fine-tuned model ships, not the head: by default, on photos, if validation finds it better.",
         choices=(IF_BETTER, ALWAYS, NEVER),
     )
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
