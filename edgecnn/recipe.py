@@ -215,7 +215,7 @@ class TrainRecipe(Struct):
         "Fit only the last layer of a network from ImageNet, on all images, measured with folds: --quick.",
     )
     tuning: str | None = left_open(
-        "Whether the fine-tuned model ships, not the head: by default, on photos, if validation finds it better.",
+        "Whether the fine-tuned model ships or the head: by default, on photos, what validation finds better.",
         choices=(IF_BETTER, ALWAYS, NEVER),
     )
     precision: str = key("float32", "Arithmetic of the float phase.", choices=("float32", "bfloat16"))
@@ -225,6 +225,11 @@ class TrainRecipe(Struct):
     robust: bool = key(
         False, "Mix corruptions into a third of the training images, for real cameras; see edgecnn stress."
     )
+
+    @property
+    def head_may_ship(self) -> bool:
+        """Whether the fitted last layer is compared with the fine-tuned model, or ships anyway."""
+        return self.tuning in (IF_BETTER, NEVER)
 
 
 class TeacherRecipe(Struct):

@@ -64,9 +64,8 @@ def asked_for(run: Run) -> dict[str, Any]:
     elif choice := run.stored(CHOICE, NetworkChoice):
         sizes = {(one.height, one.width) for one in choice.candidates}
         free = ("name",) if len(sizes) == 1 else ("name", "height", "width")  # one size was requested
-        recipe = with_values(recipe, {("network", key): None for key in free})
-        if recipe.train.tuning == NEVER:
-            recipe = with_values(recipe, {("train", "tuning"): None})
+        tuning = (("train", "tuning"),) if recipe.train.tuning == NEVER else ()  # new photos decide anew
+        recipe = with_values(recipe, dict.fromkeys((*(("network", key) for key in free), *tuning)))
     return to_tables(without_folders(recipe)) if recipe is not run.recipe else {}
 
 

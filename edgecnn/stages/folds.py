@@ -29,7 +29,7 @@ from edgecnn.run_info import FoldInfo, InputSize, RunInfo
 from edgecnn.runtime.child import end_with_parent
 from edgecnn.stages import Reporter, Silent
 from edgecnn.stages import train as stage
-from edgecnn.stages.last_layer import fit_last_layer
+from edgecnn.stages.last_layer import fit_last_layer, photos_of
 from edgecnn.stages.network_choice import settled
 from edgecnn.versions import library_versions
 
@@ -294,12 +294,7 @@ def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunI
 def fit_all_photos(
     recipe: Settled, whole: Dataset, run: runs.Run, folds: Folds, reporter: Reporter, started: float
 ) -> RunInfo:
-    from edgecnn.train.candidates import Photos
-    from edgecnn.train.train import input_shape
-
-    photos = Photos(
-        whole, ("train",), input_shape(recipe, whole)[2], recipe.seed, whole.sizes["train"], reporter.working
-    )
+    photos = photos_of(recipe, whole, reporter)
     fold = np.array([folds.of[one] for one in photos.hashes])
     layer = fit_last_layer(recipe, whole, photos, fold, run, reporter)
     height, width, channels = shape = layer.shape

@@ -107,26 +107,37 @@ def photos_of(recipe: Settled, dataset: Dataset, reporter: Reporter) -> "Photos"
     from edgecnn.train.candidates import Photos
     from edgecnn.train.train import input_shape
 
-    splits = ("train", "validation")
+    splits = [split for split in ("train", "validation") if dataset.sizes[split]]
     count = sum(dataset.sizes[split] for split in splits)
     return Photos(dataset, splits, input_shape(recipe, dataset)[2], recipe.seed, count, reporter.working)
 
 
+def features_of(recipe: Settled, dataset: Dataset, photos: "Photos", run: Run) -> np.ndarray:
+    """Return the photos' features by the recipe's network with the weights that it starts from: float32 (n, length)."""
+    from edgecnn.networks.blocks import family_of
+    from edgecnn.networks.pretrained import is_backbone
+    from edgecnn.train.candidates import frozen_features
+    from edgecnn.train.origin import local_recipe
+    from edgecnn.train.train import input_shape
+
+    network = local_recipe(recipe, run).network
+    name, size = network.name, input_shape(recipe, dataset)[:2]
+    family = name if is_backbone(name) else family_of(name)
+    reading = recipe.input_scale, recipe.input_zero_point
+    return frozen_features(family, size, photos, reading, run.file(FEATURES), network.options)[Path(name).name]
+
+
 def head_answers(recipe: Settled, made: NetworkChoice, dataset: Dataset, run: Run, reporter: Reporter) -> np.ndarray:
     """Return the logits of a chosen network's last layer, fitted to the training photos, for validation photos: float32 (n, classes)."""
-    from edgecnn.networks.blocks import family_of
-    from edgecnn.train.candidates import Images, frozen_features
+    from edgecnn.train.candidates import Images
     from edgecnn.train.origin import fit_layer
 
-    photos, network = photos_of(recipe, dataset, reporter), with_chosen(recipe, made).network
-    reading = recipe.input_scale, recipe.input_zero_point
-    found = frozen_features(
-        family_of(made.network), (made.height, made.width), photos, reading, run.file(FEATURES), network.options
-    )
+    photos = photos_of(recipe, dataset, reporter)
+    features = features_of(with_chosen(recipe, made), dataset, photos, run)
     taught = np.array([split == "train" for split, _ in photos.places])
     weights = np.ones(len(taught))
     weights[taught] = class_weights(photos.classes[taught], recipe.train.class_weights)
-    images = Images(found[made.network], photos.classes, weights, len(dataset.labels))
+    images = Images(features, photos.classes, weights, len(dataset.labels))
     return fit_layer(images.some(np.flatnonzero(taught)), recipe.seed).logits(images.features[~taught])
 
 
@@ -146,20 +157,15 @@ def fit_last_layer(
 ) -> LastLayer:
     """Fit the last layer to photos, whose folds are `fold`, int (n,), and write both models and the answers to held-out photos."""
     from edgecnn.networks import build_network
-    from edgecnn.networks.blocks import family_of
     from edgecnn.networks.predict import model_bytes
-    from edgecnn.networks.pretrained import is_backbone
     from edgecnn.train.best import score
-    from edgecnn.train.candidates import Images, frozen_features
+    from edgecnn.train.candidates import Images
     from edgecnn.train.origin import local_recipe, open_start, train_head
     from edgecnn.train.train import input_shape
 
     network = local_recipe(recipe, run).network
     name, shape = network.name, input_shape(recipe, dataset)
-    reading = recipe.input_scale, recipe.input_zero_point
-    family = name if is_backbone(name) else family_of(name)
-    found = frozen_features(family, shape[:2], photos, reading, run.file(FEATURES), network.options)
-    values = found[Path(name).name]
+    values = features_of(recipe, dataset, photos, run)
     pixels = photos.at_size(photos.places, shape, reporter.working)
     weights = class_weights(photos.classes, recipe.train.class_weights)
     images = Images(values, photos.classes, weights, len(dataset.labels))

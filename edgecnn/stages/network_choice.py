@@ -83,6 +83,8 @@ def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporte
         RecipeError: if no candidate is within the budget.
         ModuleNotFoundError: if the ImageNet weights are not installed.
     """
+    from edgecnn.train.settle import BACKBONE, TUNED_SIDE, is_limited
+
     if not images_choose(recipe, dataset):
         return recipe
     choosing = Choosing(recipe, dataset, reporter, kept or run.file(FEATURES))
@@ -91,16 +93,12 @@ def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporte
         reporter.detail("choosing network and input for the images")
         made = choosing.choose()
         write_json(run.file(CHOICE), made)
-    from edgecnn.train.settle import BACKBONE, TUNED_SIDE, is_limited
-
-    fixed = recipe.train.head_only or recipe.train.tuning == NEVER or is_limited(recipe.network)
-    other = (
-        ""
-        if fixed
-        else f". Fine-tuning trains {BACKBONE} at {TUNED_SIDE}x{TUNED_SIDE}, and ships if it beats that last layer"
-    )
-    reporter.note(f"{chosen_text(made)}{other}. --network and --size change it")
-    return with_chosen(recipe, made) if fixed else recipe
+    if recipe.train.head_only or recipe.train.tuning == NEVER or is_limited(recipe.network):
+        reporter.note(f"{chosen_text(made)}. --network and --size change it")
+        return with_chosen(recipe, made)
+    rival = f"Fine-tuning trains {BACKBONE} at {TUNED_SIDE}x{TUNED_SIDE}, and ships if it beats that last layer"
+    reporter.note(f"{chosen_text(made)}. {rival}. --network and --size change it")
+    return recipe
 
 
 def with_chosen(recipe: R, made: NetworkChoice) -> R:

@@ -145,7 +145,8 @@ def trained(open_recipe: Recipe, path: Path, force: bool, reporter: Reporter) ->
             [run.file(name) for name in TRAINED],
             lambda: train_stage(recipe, dataset, run, reporter),
         )
-    return (run := Run(path)), dataset, Stages(run, reporter.note)  # its recipe may now be that of its head
+    run = Run(path)  # its recipe may now be that of its head
+    return run, dataset, Stages(run, reporter.note)
 
 
 def trained_by_folds(

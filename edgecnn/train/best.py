@@ -247,16 +247,12 @@ rises do not count, nor does the head: the first steps raise the loss, and it ta
 class Rival:
     """The answers of the fitted head, of the best epoch and of the last one to validation photos, as variables for a checkpoint.
 
-    `classes` are those of the photos, int (n,), `weights` their weights of mean 1, (n,). At most `epochs` follow, of `steps` each; if none
-    do, the head has won.
+    `classes` are those of the photos, int (n,), `weights` their weights of mean 1, (n,). There are at most `epochs` of `steps` each.
     """
 
     def __init__(self, classes: np.ndarray, weights: np.ndarray, num_classes: int, epochs: int, steps: int) -> None:
         self._classes, self._weights = classes, weights
-        self._rising, self._patience = (
-            math.ceil(epochs * AVERAGED_WARM_UP),
-            math.ceil(PATIENCE / steps) if epochs else 0,
-        )
+        self._rising, self._patience = math.ceil(epochs * AVERAGED_WARM_UP), math.ceil(PATIENCE / steps)
         self._head, self._best, self._last = (
             tf.Variable(np.zeros((len(classes), num_classes), np.float32), trainable=False) for _ in range(3)
         )

@@ -9,7 +9,7 @@ from edgecnn.data import Dataset
 from edgecnn.errors import RecipeError
 from edgecnn.labels import STRANGER
 from edgecnn.networks.pretrained import Source, locate, source_of
-from edgecnn.recipe import ALWAYS, IF_BETTER, NEVER, RANDOM, NetworkRecipe, Recipe, Settled
+from edgecnn.recipe import ALWAYS, IF_BETTER, RANDOM, NetworkRecipe, Recipe, Settled
 
 WARM_UP = 0.2  # fraction of the one-cycle schedule in which the rate rises
 
@@ -138,7 +138,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Settled:
         augment=train.augment or ("photo" if photo else "shift"),
         tuning=tuning,
     )
-    if train.tuning in (IF_BETTER, NEVER) and (source is None or recipe.folds):
+    if train.head_may_ship and (source is None or recipe.folds):
         raise RecipeError(
             f"train.tuning is {train.tuning}: it needs a network from ImageNet, and no folds. Name such a network, or use {ALWAYS}."
         )
@@ -197,7 +197,7 @@ def images_choose(recipe: Recipe, dataset: Dataset) -> bool:
     if network.name is not None or usual_network(recipe, dataset) != BACKBONE:
         return False
     named = dataclasses.replace(recipe, network=dataclasses.replace(network, name=BACKBONE))
-    compared = train.tuning in (IF_BETTER, NEVER) or (train.tuning is None and may_lose(named, dataset))
+    compared = train.head_may_ship or (train.tuning is None and may_lose(named, dataset))
     return is_limited(network) or train.head_only or compared
 
 

@@ -19,7 +19,7 @@ from edgecnn.labels import plural
 from edgecnn.networks.blocks import NetworkCost, describe
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import folded, model_bytes, model_from_bytes, predictor
-from edgecnn.recipe import IF_BETTER, NEVER, Recipe, Settled
+from edgecnn.recipe import NEVER, Recipe, Settled
 from edgecnn.run_info import Asked, InputSize, Int8Method, RunInfo, Tuning, Validation
 from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, ROUNDED_MODEL, Run
 from edgecnn.train import Workers, distribute
@@ -159,13 +159,13 @@ class Training:
         of_class = weight_of_class(train.classes, self.num_classes, rule)
         balanced = not np.all(self.weights == 1)
         self.of_validation = equal_weights(self.validation[1]) if balanced else np.ones(len(self.validation[1]))
-        compared = self.recipe.train.tuning in (IF_BETTER, NEVER) and used["validation"]
+        compared = self.recipe.train.head_may_ship and used["validation"]
         self.rival = (
             Rival(
                 self.validation[1],
                 self.of_validation,
                 self.num_classes,
-                0 if self.recipe.train.tuning == NEVER else self.recipe.train.epochs,
+                self.recipe.train.epochs,
                 self.batches.count,
             )
             if compared
@@ -217,7 +217,8 @@ class Training:
                 self.phase.take_start()
                 if self.rival:
                     self.rival.begin(head() if head else self.float_answers())
-            self.run_phase(self.phase, self.batches)
+            if self.recipe.train.tuning != NEVER:
+                self.run_phase(self.phase, self.batches)
 
     def train_int8(self, run: Run, int8: Int8 | None) -> Int8Method:
         """Write the float model, train the quantization-aware phase to its end, and choose how to make the int8 models."""
