@@ -91,7 +91,7 @@ def train(
     from edgecnn.runs import create_run, free_path, locked, open_run, settle_run
     from edgecnn.stages import Silent
     from edgecnn.stages import train as stage
-    from edgecnn.stages.folds import beyond_quick, require_pretrained, train_on_all
+    from edgecnn.stages.folds import beyond_quick, require_pretrained, ship_head, train_on_all
     from edgecnn.stages.network_choice import images_choose, settled, with_backbone
 
     run = open_run(out) if resume else None
@@ -145,6 +145,8 @@ def train(
                 run = settle_run(run, chosen)
             assert chosen, "with several machines, the images choose nothing"
             info = stage.train_run(chosen, dataset, run, reporter, cluster)
+            if run:
+                info = ship_head(chosen, dataset, run, info, reporter)
     if json:
         emit_json({"run": str(run.path) if run else None, **to_json(info)})
     else:

@@ -339,6 +339,12 @@ class Dataset:
         if decoder and "train" in requested:
             self.duplicates = tuple(decoder.duplicates)
             splits.check_classes(loaded["train"].classes.tolist(), self.labels, self._recipe, self.name)
+        for split in requested:
+            if self.items[split] and not len(loaded[split].classes):
+                raise DatasetError(
+                    f"{self.name}: none of the {len(self.items[split]):,} {split} images is left, since the same pictures are in other "
+                    f"splits. Put other photos into {split}."
+                )
         return {split: loaded[split] for split in requested}
 
     def pictures(

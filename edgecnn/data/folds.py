@@ -57,19 +57,10 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int, *
     `validates` is whether each fold's model needs validation images, in addition to those that it learns from.
     Raises DatasetError if the source has splits of its own, or there are too few images for a fold to train, validate and test.
     """
-    if own := sorted(dataset.given - {"train"}):
-        raise DatasetError(
-            f"{dataset.name} has its own {' and '.join(own)} images, but with folds every image trains and tests. "
-            "Put all images into one set of class folders, or leave out --folds and --quick."
-        )
+    if why := undivided(dataset, groups):
+        raise DatasetError(why)
     items = ordered(dataset)
     found = {item.hash: groups.get(item.hash, item.hash) for item in items}
-    for number, label in enumerate(dataset.labels):
-        if len({found[item.hash] for item in items if item.label == number}) < 2:
-            raise DatasetError(
-                f"{dataset.name}: the class {label!r} has fewer than two different photos: one for testing would leave none for training. "
-                "Add photos, or leave out --folds and --quick."
-            )
     classes = np.array([item.label for item in items])
     parts = stratified(classes, [found[item.hash] for item in items], count, seed)
     if validates and any(np.bincount(np.delete(classes, part)).max() < 2 for part in parts):
@@ -79,6 +70,24 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int, *
         )
     of = {items[index].hash: fold for fold, part in enumerate(parts, 1) for index in part.tolist()}
     return Folds(count=len(parts), of=of, groups=found)
+
+
+def undivided(dataset: Dataset, groups: Mapping[str, str] | None = None) -> str:
+    """Return why a dataset cannot be divided into folds, for its user, or "". The groups, by hash, are by default the dataset's."""
+    if own := sorted(dataset.given - {"train"}):
+        return (
+            f"{dataset.name} has its own {' and '.join(own)} images, but with folds every image trains and tests. "
+            "Put all images into one set of class folders, or leave out --folds and --quick."
+        )
+    found = dict(groups) if groups is not None else {one: own.group for one, own in dataset.split_groups.items()}
+    for number, label in enumerate(dataset.labels):
+        items = (item for part in dataset.items.values() for item in part if item.label == number)
+        if len({found.get(item.hash, item.hash) for item in items}) < 2:
+            return (
+                f"{dataset.name}: the class {label!r} has fewer than two different photos: one for testing would leave none for training. "
+                "Add photos, or leave out --folds and --quick."
+            )
+    return ""
 
 
 def stratified(classes: np.ndarray, groups: Sequence[str], count: int, seed: int) -> list[np.ndarray]:

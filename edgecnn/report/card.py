@@ -103,12 +103,13 @@ def origin_lines(info: RunInfo) -> list[str]:
         started = [f"Started from {info.init.run}, licence {info.init.licence}."]
     elif info.init and info.init.run.endswith(".onnx"):
         started = [f"Started from {info.init.run}; the licence is that of the file's author."]
+    tuned = [f"Verdict on fine-tuning: {table.tuning_line(info.tuning)}."] if info.tuning else []
     if info.folds:
         seconds = (info.seconds or 0) + sum(one.seconds for one in info.folds)
         taught = (
             f"Trained on {info.data.title}: all {used['train']:,} images, with {len(info.folds)}-fold cross-validation."
         )
-        return [taught, *started, f"Training took {seconds:,.0f} s, including the folds."]
+        return [*tuned, taught, *started, f"Training took {seconds:,.0f} s, including the folds."]
     kept_out, broken = len(info.data.duplicates), len(info.data.unreadable)
     tested = sizes["test"] - sum(item.split == "test" for item in info.data.unreadable)
     trained = (
@@ -120,7 +121,6 @@ def origin_lines(info: RunInfo) -> list[str]:
     if kept_out:
         trained += f"; {plural(kept_out, 'exact duplicate')} across splits kept out of training"
     trained += "."
-    tuned = [f"Verdict on fine-tuning: {table.tuning_line(info.tuning)}."] if info.tuning else []
     if info.head_ships:
         tuned.append("The head was then fitted to the photos of training and validation.")
     return [trained, *started, *tuned, f"Training took {info.seconds:,.0f} s."]

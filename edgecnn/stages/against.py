@@ -33,25 +33,19 @@ from edgecnn.evaluate.answers import (
 from edgecnn.evaluate.statistics import WORTH
 from edgecnn.export import export_path
 from edgecnn.files import sha256
-from edgecnn.recipe import NEVER, DataRecipe, Recipe, build_recipe, to_tables
+from edgecnn.recipe import DataRecipe, Recipe, build_recipe, to_tables
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import ASKED, CHOICE, Run, without_folders, write_json
 from edgecnn.stages import Reporter
 from edgecnn.stages.verify import existing_exports
 from edgecnn.tables import Struct
-from edgecnn.train.settle import settle
+from edgecnn.train.settle import BY_NUMBER, reopened, settle, with_values
 from edgecnn.verify.against import MAX_LOSS, Against, Counts, Model, Rule, judge, part, read_against
 from edgecnn.verify.parity_report import LabelledFlip
 from edgecnn.verify.predictions import GALLERY, thumbnail, write_pictures
 
 ASKED_FOR = "asked"
 """Provenance key of a bundle: the recipe before the network was chosen, or folds voted."""
-
-BY_NUMBER = (
-    ("train", "batch_size"), ("train", "epochs"), ("train", "learning_rate"), ("train", "schedule"), ("train", "label_smoothing"),
-    ("qat", "batch_size"), ("qat", "epochs"), ("stranger", "decide"),
-)  # fmt: skip
-"""Keys that the number of images settles if a recipe leaves them open."""
 
 
 def asked_for(run: Run) -> dict[str, Any]:
@@ -61,11 +55,10 @@ def asked_for(run: Run) -> dict[str, Any]:
         from edgecnn.stages.folds import asked_recipe
 
         recipe = asked_recipe(run)
-    elif choice := run.stored(CHOICE, NetworkChoice):
+    if choice := run.stored(CHOICE, NetworkChoice):
         sizes = {(one.height, one.width) for one in choice.candidates}
         free = ("name",) if len(sizes) == 1 else ("name", "height", "width")  # one size was requested
-        tuning = (("train", "tuning"),) if recipe.train.tuning == NEVER else ()  # new photos decide anew
-        recipe = with_values(recipe, dict.fromkeys((*(("network", key) for key in free), *tuning)))
+        recipe = with_values(recipe, {("network", key): None for key in free})
     return to_tables(without_folders(recipe)) if recipe is not run.recipe else {}
 
 
@@ -83,19 +76,18 @@ def by_these_images(recipe: Recipe, bundle: Bundle, dataset: Dataset) -> tuple[R
 
     A value counts as set this way if it is what the bundle's number of images gives.
     """
-    before, tables = copy.copy(dataset), to_tables(recipe)
+    before = copy.copy(dataset)
     sizes: Mapping[str, Any] = dict(bundle.manifest.provenance.get("data", {}).get("split_sizes", {}))
     before.labels, before.sizes = bundle.manifest.labels, {split: int(sizes.get(split, 0)) for split in dataset.sizes}
     counts = f"{sum(dataset.sizes.values()):,} images, not {sum(before.sizes.values()):,}"
-    opened, kept, lines = with_values(recipe, dict.fromkeys(BY_NUMBER)), {}, []
-    then, now = (to_tables(settle(opened, images)) for images in (before, dataset))
-    for table, key in BY_NUMBER:
-        value = tables.get(table, {}).get(key)
-        if value is not None and value != then[table].get(key):
-            kept[table, key] = value
-        elif value is not None and value != now[table].get(key):
-            lines.append(f"{table}.{key}: {now[table][key]}, was {value}: {counts}")
-    return with_values(opened, kept), lines
+    opened = reopened(recipe, before)
+    was, now = to_tables(recipe), to_tables(settle(opened, dataset))
+    changed = ((table, key, was.get(table, {}).get(key), now[table].get(key)) for table, key in BY_NUMBER)
+    return opened, [
+        f"{table}.{key}: {value}, was {former}: {counts}"
+        for table, key, former, value in changed
+        if former not in (None, value)
+    ]
 
 
 def other_network(bundle: Bundle, run: Run) -> list[str]:
@@ -104,12 +96,6 @@ def other_network(bundle: Bundle, run: Run) -> list[str]:
     former = former_tables(bundle, "recipe").get("network", {}).get("name")
     was, now = f"{former} at {old.width}x{old.height}", f"{run.public_recipe.network.name} at {new.width}x{new.height}"
     return [] if was == now else [f"for these photos, {now} was chosen; {bundle.manifest.name} has {was}"]
-
-
-def with_values(recipe: Recipe, values: Mapping[tuple[str, str], Any]) -> Recipe:
-    for (table, key), value in values.items():
-        recipe = dataclasses.replace(recipe, **{table: dataclasses.replace(getattr(recipe, table), **{key: value})})
-    return recipe
 
 
 ALIKE = "showing the same thing as a training photo of the {} model"

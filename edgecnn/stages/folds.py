@@ -29,8 +29,8 @@ from edgecnn.run_info import FoldInfo, InputSize, RunInfo
 from edgecnn.runtime.child import end_with_parent
 from edgecnn.stages import Reporter, Silent
 from edgecnn.stages import train as stage
-from edgecnn.stages.last_layer import fit_last_layer, photos_of
-from edgecnn.stages.network_choice import settled
+from edgecnn.stages.last_layer import fit_divided, fit_last_layer, photos_of
+from edgecnn.stages.network_choice import of_head, settled
 from edgecnn.versions import library_versions
 
 
@@ -53,7 +53,7 @@ def train_by_folds(dataset: Dataset, run: runs.Run, reporter: Reporter, jobs: in
 def begun(dataset: Dataset, run: runs.Run, reporter: Reporter) -> tuple[Recipe, Folds, Dataset]:
     """Return a run's recipe before its open keys are settled, its folds, and the dataset with every image in training."""
     asked = asked_recipe(run)
-    folds = divided(dataset, run, asked, reporter)
+    folds = divided(dataset, run, run.recipe, reporter)
     run.make_latest()
     if kept := stage.kept_split_groups(run):
         dataset.split_groups = kept
@@ -252,14 +252,15 @@ def require_pretrained(recipe: Recipe, dataset: Dataset) -> None:
 
 def train_on_all(dataset: Dataset, run: runs.Run, reporter: Reporter, jobs: int = 1) -> RunInfo:
     """Train a run on all images: only the last layer, or by its recipe's folds. Arguments and errors as in `train_by_folds`."""
-    if asked_recipe(run).train.head_only:
+    if run.recipe.train.head_only:
         return train_head_only(dataset, run, reporter)
     return train_by_folds(dataset, run, reporter, jobs)
 
 
 def beyond_quick(run: runs.Run, reporter: Reporter) -> runs.Run:
-    """Return a run to resume: one whose last layer is trained begins anew, without --quick; the features of its photos stay."""
-    if not (run.recipe.train.head_only and run.file(runs.INFO).exists()):
+    """Return a run to resume: one whose last layer is trained begins anew, without --quick, unless its fine-tuning has lost; the features
+    of its photos stay."""
+    if not (run.recipe.train.head_only and run.file(runs.INFO).exists()) or run.info.head_ships:
         return run
     asked = asked_recipe(run)
     reporter.note(
@@ -270,6 +271,25 @@ def beyond_quick(run: runs.Run, reporter: Reporter) -> runs.Run:
     return runs.create_run(recipe, run.path, force=True, keep_features=True)
 
 
+def ship_head(recipe: Settled, dataset: Dataset, run: runs.Run, info: RunInfo, reporter: Reporter) -> RunInfo:
+    """Return the record of a trained run. If its fine-tuning has lost, the head is first fitted to all photos, as with --quick, or to
+    those of training and validation if they cannot be divided into folds. The run's recipe then makes this model again.
+
+    Errors as in `train_head_only`.
+    """
+    from edgecnn.train.settle import reopened, with_values
+
+    if not info.head_ships or info.state == "trained":
+        return info
+    with stage.resumable(run, reporter):
+        asked = with_values(reopened(recipe, dataset), {("train", "tuning"): None})
+        recipe = of_head(recipe, dataset, run)
+        write_atomic(run.file(runs.ASKED), to_toml(asked))  # for photos to come, which decide anew
+        if not recipe.train.head_only:
+            return fit_divided(recipe, dataset, run, info, reporter)
+        return train_head_only(dataset, runs.settle_run(run, recipe), reporter)
+
+
 def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunInfo:
     """Train the last layer of a run's network, from where it stopped.
 
@@ -277,16 +297,20 @@ def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunI
     """
     with stage.resumable(run, reporter):
         asked, folds, whole = begun(dataset, run, reporter)
-        if run.file(runs.INFO).exists():
-            return run.info
+        beaten = run.info if run.file(runs.INFO).exists() else None
+        if beaten and beaten.state == "trained":
+            return beaten
         started, count = time.monotonic(), whole.sizes["train"]
         reporter.note(
             f"the last layer of a pretrained network, fitted to {count:,} photos: about {START_S + PHOTO_S * count:.0f} s on two cores"
         )
-        recipe = settled(asked, whole, run, reporter)
+        recipe = run.settled if beaten else settled(asked, whole, run, reporter)
         run = runs.settle_run(run, recipe)
         write_known(run, whole)
         info = fit_all_photos(recipe, whole, run, folds, reporter, started)
+        if beaten:
+            seconds = round((beaten.seconds or 0) + (info.seconds or 0), 1)
+            info = dataclasses.replace(info, tuning=beaten.tuning, seconds=seconds)
         run.write_info(info)
     return info
 

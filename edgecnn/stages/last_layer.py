@@ -26,11 +26,11 @@ from edgecnn.export.tflite import IMAGES
 from edgecnn.files import write_atomic
 from edgecnn.recipe import Settled
 from edgecnn.run_info import InputSize, Int8Method, NetworkChoice, RunInfo, StartedFrom, Validation
-from edgecnn.runs import CHOICE, FEATURES, FLOAT_MODEL, QAT_MODEL, Run, settle_run
+from edgecnn.runs import FEATURES, FLOAT_MODEL, QAT_MODEL, Run, settle_run
 from edgecnn.runtime.model import Model
 from edgecnn.stages import Reporter
 from edgecnn.stages.choose import KNOWN_IMAGES
-from edgecnn.stages.network_choice import of_head, with_chosen
+from edgecnn.stages.network_choice import with_chosen
 from edgecnn.versions import processors
 
 if TYPE_CHECKING:
@@ -72,17 +72,14 @@ class Int8Files:
         return device_model(data, "tflite", contract_of(self.recipe, images.shape[1:]), processors())
 
 
-def ship_head(recipe: Settled, dataset: Dataset, run: Run, info: RunInfo, reporter: Reporter) -> RunInfo:
-    """Fit the last layer to the training and validation photos of a run whose fine-tuning has lost, and return the run's record.
+def fit_divided(recipe: Settled, dataset: Dataset, run: Run, info: RunInfo, reporter: Reporter) -> RunInfo:
+    """Fit the last layer of a recipe's network to the training and validation photos of a run, and return the run's record.
 
-    If a network was chosen, it is that one, and the run's recipe becomes one that makes this model again. Held-out answers of folds choose
-    temperature and limits. The test photos stay unseen.
+    Held-out answers of folds choose temperature and limits. The test photos stay unseen.
     """
     from edgecnn.train.candidates import folds_of
 
     started = time.monotonic()
-    if made := run.stored(CHOICE, NetworkChoice):
-        recipe = of_head(recipe, made)
     photos = photos_of(recipe, dataset, reporter)
     fold = 1 + folds_of(photos.classes, photos.groups, recipe.seed)
     layer = fit_last_layer(recipe, dataset, photos, fold, run, reporter)

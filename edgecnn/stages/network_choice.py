@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from edgecnn.data import Dataset
 from edgecnn.data.decoding import class_weights
+from edgecnn.data.folds import undivided
 from edgecnn.errors import NetworkError, RecipeError
 from edgecnn.files import canonical_json, sha256
 from edgecnn.labels import plural
@@ -107,9 +108,13 @@ def with_chosen(recipe: R, made: NetworkChoice) -> R:
     return dataclasses.replace(recipe, network=network)
 
 
-def of_head(recipe: R, made: NetworkChoice) -> R:
-    """Return the recipe of a chosen network whose last layer ships, so that it makes the same model again."""
-    return dataclasses.replace(with_chosen(recipe, made), train=dataclasses.replace(recipe.train, tuning=NEVER))
+def of_head(recipe: R, dataset: Dataset, run: Run) -> R:
+    """Return the recipe of a run whose head ships, which makes the same model again: of the chosen network if there was a choice, and as
+    of --quick, unless the images cannot be divided into folds."""
+    made = run.stored(CHOICE, NetworkChoice)
+    kept: dict[str, Any] = {"tuning": NEVER} if undivided(dataset) else {"head_only": True, "tuning": None}
+    train = dataclasses.replace(recipe.train, **kept)
+    return dataclasses.replace(with_chosen(recipe, made) if made else recipe, train=train)
 
 
 def other_head(recipe: Settled, run: Run) -> NetworkChoice | None:

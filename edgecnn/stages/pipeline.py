@@ -15,14 +15,14 @@ from edgecnn.export import USUAL, alternative, export, export_path, source_model
 from edgecnn.export.tflite import needs_representative_dataset
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
 from edgecnn.interop import MODEL, export_program, program_path, programs_of
-from edgecnn.recipe import NEVER, Recipe, Settled, load_recipe, merge, to_tables
+from edgecnn.recipe import Recipe, Settled, load_recipe, merge, to_tables
 from edgecnn.report.page import write_run_page
 from edgecnn.runs import Run, create_run, locked, settle_run
 from edgecnn.stages import Reporter, Silent
 from edgecnn.stages.against import verify_against
 from edgecnn.stages.bundle import bundle_path, bundle_stage
-from edgecnn.stages.folds import asked_recipe, require_pretrained, train_on_all
-from edgecnn.stages.network_choice import images_choose, is_kept, settled, with_backbone
+from edgecnn.stages.folds import asked_recipe, require_pretrained, ship_head, train_on_all
+from edgecnn.stages.network_choice import images_choose, is_kept, of_head, settled, with_backbone
 from edgecnn.stages.train import check_network, open_images, placed, train_stage
 from edgecnn.stages.verify import verify
 from edgecnn.stress.stress_report import SPLITS
@@ -134,6 +134,16 @@ def trained(open_recipe: Recipe, path: Path, force: bool, reporter: Reporter) ->
     dataset = placed(dataset, reporter, Run(path))
     asked = with_backbone(open_recipe, dataset, reporter, Run(path))
     recipe = settled_in(path, asked, dataset, force, reporter)
+    run = Run(path)
+    if recipe.train.head_may_ship and run.file(runs.RECIPE).exists():
+        head = of_head(recipe, dataset, run)
+        recipe = head if run.recipe == head else recipe
+    if recipe.folds:
+        images = dataset
+        if run.info.state == "trained":
+            images = dataset.redivided({item.hash: "train" for part in dataset.items.values() for item in part})
+        resume_or_create(asked, recipe, images, path, force)
+        return trained_on_all(recipe, dataset, path, force, reporter)
     if not Run(path).file(runs.CHECKPOINT).exists():
         check_network(recipe, dataset)
     with locked(path):
@@ -143,9 +153,11 @@ def trained(open_recipe: Recipe, path: Path, force: bool, reporter: Reporter) ->
             "train",
             {"fingerprint": dataset.fingerprint},  # a run of another recipe was refused or removed
             [run.file(name) for name in TRAINED],
-            lambda: train_stage(recipe, dataset, run, reporter),
+            lambda: ship_head(recipe, dataset, run, train_stage(recipe, dataset, run, reporter), reporter),
         )
     run = Run(path)  # its recipe may now be that of its head
+    if run.recipe.folds:
+        return trained_on_all(run.recipe, dataset, path, force, reporter)
     return run, dataset, Stages(run, reporter.note)
 
 
@@ -157,9 +169,15 @@ def trained_by_folds(
     dataset = placed(dataset, reporter, Run(path))
     recipe = with_backbone(recipe, dataset, reporter, Run(path))
     require_pretrained(recipe, dataset)
+    return trained_on_all(recipe, dataset, path, force, reporter, jobs)
+
+
+def trained_on_all(
+    recipe: Recipe, dataset: Dataset, path: Path, force: bool, reporter: Reporter, jobs: int = 1
+) -> tuple[Run, Dataset, "Stages"]:
     with locked(path):
         run = Run(path)
-        if not (run.file(runs.RECIPE).exists() and asked_recipe(run) == recipe):
+        if not (run.file(runs.RECIPE).exists() and recipe in (asked_recipe(run), run.recipe)):
             run = create_run(recipe, path, force=force)
             asked_recipe(run)
         stages = Stages(run, reporter.note)
@@ -183,8 +201,6 @@ def settled_in(path: Path, recipe: Recipe, dataset: Dataset, force: bool, report
         run = Run(path)
         begun = run.file(runs.RECIPE).exists() and (run.recipe == recipe or is_kept(recipe, dataset, run))
         run = run if begun else create_run(recipe, path, force=force)
-        if run.recipe.train.tuning == NEVER and run.recipe.network.name:  # the recipe of its head
-            return run.settled
         return settled(recipe, dataset, run, reporter)
 
 

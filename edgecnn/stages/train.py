@@ -362,7 +362,7 @@ def train_stage(
     workers: Workers | None = None,
 ) -> RunInfo:
     """Train a run and plot its curves; `run` is None for a worker that is not the first."""
-    from edgecnn.stages.last_layer import Int8Files, head_answers, ship_head
+    from edgecnn.stages.last_layer import Int8Files, head_answers
     from edgecnn.train.train import input_line, train
 
     for line in (*dataset.summary(), faults_line(dataset)):
@@ -379,8 +379,6 @@ def train_stage(
         info = train(recipe, dataset, run, reporter.training, reporter.working, Int8Files(recipe), workers, head)
     if info.tuning:
         reporter.note(tuning_line(info.tuning))
-    if run and info.head_ships and info.state != "trained":
-        info = ship_head(recipe, dataset, run, info, reporter)
     if info.int8 and info.int8.skipped:
         reporter.detail(
             f"int8: post-training quantization agrees with the float model on all {info.int8.validation.n:,} validation images, with "

@@ -17,7 +17,7 @@ from edgecnn.evaluate.statistics import quantile, wilson
 from edgecnn.export import export_path
 from edgecnn.files import sha256
 from edgecnn.pixels import resize
-from edgecnn.recipe import build_recipe
+from edgecnn.recipe import Recipe, build_recipe
 from edgecnn.region import whole_size
 from edgecnn.runs import Run, open_run
 from edgecnn.runtime.classifier import fitted
@@ -82,7 +82,7 @@ def open_subject(
         if entries["int8"] is None:
             raise BundleError(f"{path} has no int8 model.")
         recipe = build_recipe(dict(bundle.manifest.provenance["recipe"]), str(path))
-        require_unseen(path, bundle.manifest.provenance.get("tuning", {}).get("ships") == "head", split)
+        require_unseen(path, recipe, bundle.manifest.provenance.get("tuning", {}).get("ships") == "head", split)
         dataset = recorded_data(bundle, data, split, progress, note)
         models = {
             name: engine_model(name, bundle.files[entry.file], entry.format, contract)
@@ -93,12 +93,7 @@ def open_subject(
         run = open_run(path)
         note(f"run {run.path}")
         recipe = run.recipe
-        if run.info.folds:
-            raise RunError(
-                f"the model of {run.path} was trained on all images, so stress could only measure it on images that it has seen. "
-                "Stress a run that was trained without --folds."
-            )
-        require_unseen(run.path, run.info.head_ships, split)
+        require_unseen(run.path, recipe, run.info.head_ships, split)
         name, contract = recipe.name or run.name, input_contract(run)
         exports = {format_: export_path(run, format_, "int8") for format_ in FORMATS}
         int8 = next((format_ for format_, file in exports.items() if file.exists()), None)
@@ -125,8 +120,13 @@ def open_subject(
     )
 
 
-def require_unseen(where: Path, head_ships: bool, split: StressSplit) -> None:
-    """Raise RunError if the model learnt from the split: a head that ships was fitted to the validation photos too."""
+def require_unseen(where: Path, recipe: Recipe, head_ships: bool, split: StressSplit) -> None:
+    """Raise RunError if the model learnt from the split: with folds from all images, and a head that ships from validation photos too."""
+    if recipe.folds:
+        raise RunError(
+            f"the model of {where} was trained on all images, so stress could only measure it on images that it has seen. Stress a model "
+            "that was trained without --folds and --quick, and that was fine-tuned: --set train.tuning=always."
+        )
     if head_ships and split == "validation":
         raise RunError(
             f"the model of {where} learnt from the validation photos too, so stress cannot measure it on them. Use --split test."

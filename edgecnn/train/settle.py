@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from edgecnn.data import Dataset
 from edgecnn.errors import RecipeError
 from edgecnn.labels import STRANGER
 from edgecnn.networks.pretrained import Source, locate, source_of
-from edgecnn.recipe import ALWAYS, IF_BETTER, RANDOM, NetworkRecipe, Recipe, Settled
+from edgecnn.recipe import ALWAYS, IF_BETTER, RANDOM, NetworkRecipe, Recipe, Settled, to_tables
 
 WARM_UP = 0.2  # fraction of the one-cycle schedule in which the rate rises
 
@@ -161,6 +161,28 @@ def settle(recipe: Recipe, dataset: Dataset) -> Settled:
             "folder, or set stranger.rate to 0."
         )
     return cast(Settled, dataclasses.replace(recipe, network=network, train=train, qat=qat, stranger=stranger))
+
+
+BY_NUMBER = (
+    ("train", "batch_size"), ("train", "epochs"), ("train", "learning_rate"), ("train", "schedule"), ("train", "label_smoothing"),
+    ("qat", "batch_size"), ("qat", "epochs"), ("stranger", "decide"),
+)  # fmt: skip
+"""Keys that the number of images settles if a recipe leaves them open."""
+
+
+def reopened(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return a settled recipe without the values of BY_NUMBER that these images give: those that differ were set by a user."""
+    opened, tables = with_values(recipe, dict.fromkeys(BY_NUMBER)), to_tables(recipe)
+    given = to_tables(settle(opened, dataset))
+    values = {(table, key): tables.get(table, {}).get(key) for table, key in BY_NUMBER}
+    kept = {(table, key): value for (table, key), value in values.items() if value not in (None, given[table].get(key))}
+    return with_values(opened, kept)
+
+
+def with_values(recipe: Recipe, values: Mapping[tuple[str, str], Any]) -> Recipe:
+    for (table, key), value in values.items():
+        recipe = dataclasses.replace(recipe, **{table: dataclasses.replace(getattr(recipe, table), **{key: value})})
+    return recipe
 
 
 def settled_network(recipe: Recipe, dataset: Dataset) -> NetworkRecipe:

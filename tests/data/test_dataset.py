@@ -163,6 +163,14 @@ def test_a_class_whose_training_images_are_all_duplicates_is_an_error(tmp_path, 
         dataset.load(("train",), **SIZE, stage="train")
 
 
+def test_validation_images_that_are_all_test_images_too_are_an_error(tmp_path, fill, pictures):
+    files = pictures("train/cat", 0, 5) | pictures("train/dog", 50, 5)
+    files |= pictures("test/cat", 90, 3) | pictures("val/cat", 90, 3)
+    dataset = open_dataset(DataRecipe(source=str(fill(tmp_path / "pets", files))))
+    with pytest.raises(DatasetError, match="none of the 3 validation images is left"):
+        dataset.load(("train", "validation"), **SIZE, stage="train")
+
+
 def test_a_file_that_changes_after_listing_is_noticed(split_pets, picture):
     dataset = open_dataset(DataRecipe(source=str(split_pets)))
     (split_pets / "train/dog/3.png").write_bytes(picture(12345))

@@ -24,7 +24,7 @@ from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import IF_BETTER, NEVER, build_recipe
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import BACKBONE, CHECKPOINT, CHOICE, FLOAT_MODEL, HELD_OUT, QAT_MODEL, Run, create_run
-from edgecnn.stages import Silent
+from edgecnn.stages import Silent, network_choice
 from edgecnn.stages.against import asked_for
 from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.network_choice import settled, unkept, with_backbone
@@ -269,12 +269,12 @@ def place(tmp_path_factory, crops):
         yield folder
 
 
-def made(place, name, kills=None, network=NAMED, **answers):
+def made(place, name, kills=None, network=NAMED, photos="photos", **answers):
     """A run through every stage, its report, and its reporter. With `kills`: only trained, and first killed at each of these moments.
 
     `head` are the answers that the head is said to give, and `tuned` those of fine-tuning's epochs: the poor one loses.
     """
-    recipe, run = recipe_of_fine_tuning(place / "photos", **network), place / name
+    recipe, run = recipe_of_fine_tuning(place / photos, **network), place / name
     with pytest.MonkeyPatch.context() as patch:
         if "head" in answers:
             begin = Rival.begin
@@ -331,45 +331,110 @@ def test_a_head_without_mistakes_ships_and_nothing_is_fine_tuned(head):
     run, report, reporter = head
     info = run.info
     assert info.head_ships and info.tuning.epochs == 0 and info.tuning.head_accuracy == 1.0
-    assert run.recipe.train.tuning == IF_BETTER and not reporter.epochs and not run.file(CHECKPOINT).exists()
-    sizes = info.data.used
-    held = require_held_out(run)
-    assert len(held.classes) == sizes["train"] + sizes["validation"]
-    assert not info.folds and report.data.split == "test" and report.data.test_images == info.data.split_sizes["test"]
+    assert not reporter.epochs and not run.file(CHECKPOINT).exists()
     assert any("head 100.0%" in note for note in reporter.notes)
+    assert len(info.folds) == 5 and report.data.split == "folds"
+    assert report.data.test_images == len(require_held_out(run).classes) == info.data.used["train"] == 90
 
 
 @pytest.mark.guard
-def test_no_test_photo_teaches_the_head_or_chooses(head):
+def test_a_second_run_does_nothing_and_the_recipe_of_the_run_is_that_of_quick(head):
     run, *_ = head
-    from edgecnn.data.dataset import known_images
+    assert run.recipe.train.head_only and run.recipe.train.tuning is None
+    for recipe in (recipe_of_fine_tuning(run.path.parent / "photos", **NAMED), run.recipe):
+        again = Quiet()
+        assert run_recipe(recipe, run.path, again, max_drop=100.0)[0].info == run.info
+        assert sum("nothing has changed" in note for note in again.notes) > 5 and not again.epochs
+    asked = asked_for(run)
+    assert not asked["train"]["head_only"] and "tuning" not in asked["train"], "photos to come decide anew"
+    assert (
+        asked["network"]["name"] == NETWORK and asked["train"]["epochs"] == 3 and "learning_rate" not in asked["train"]
+    )
 
-    of_split = {}
-    for split, _, digest in known_images(run).files:
-        of_split.setdefault(split, set()).add(digest)
-    assert set(require_held_out(run).hashes.tolist()) == of_split["train"] | of_split["validation"]
-    for file in run.file("features").iterdir():
-        with np.load(file) as kept:
-            assert not set(kept["hashes"].tolist()) & of_split["test"], file.name
+
+@pytest.mark.guard
+def test_resuming_a_run_whose_fine_tuning_has_lost_does_nothing(head, edgecnn):
+    run, *_ = head
+    before = run.file(FLOAT_MODEL).read_bytes()
+    assert edgecnn("train", "--resume", "--out", run.path).code == 0
+    assert run.file(FLOAT_MODEL).read_bytes() == before and Run(run.path).info == run.info
+
+
+@pytest.mark.guard
+def test_more_photos_do_not_continue_a_run_whose_head_ships(place, crops):
+    crops(place / "few", {"temple": 12, "flower": 12})
+    run, *_ = made(place, "grows", photos="few", head=np.copy, tuned=lambda logits: -logits)
+    assert run.info.folds
+    (place / "few" / "temple" / "new.png").write_bytes((place / "photos" / "temple" / "70.png").read_bytes())
+    with pytest.raises(OutputExistsError, match="the images"):
+        made(place, "grows", photos="few", **LOSES)
+
+
+@pytest.mark.guard
+@pytest.mark.usefixtures("two_networks")
+def test_no_test_photo_chooses(place, monkeypatch):
+    """No file of features has one before the verdict."""
+    looked = []
+
+    def of_head(recipe, dataset, run):
+        tests = {item.hash for item in dataset.items["test"]}
+        for file in run.file("features").iterdir():
+            with np.load(file) as kept:
+                looked.append(tests & set(kept["hashes"].tolist()))
+        return network_choice.of_head(recipe, dataset, run)
+
+    monkeypatch.setattr("edgecnn.stages.folds.of_head", of_head)
+    monkeypatch.setattr("edgecnn.train.best.PATIENCE", 1)
+    run, *_ = made(place, "unseen", (), network={}, **LOSES)
+    assert run.info.head_ships and looked and not any(looked)
+
+
+@pytest.mark.guard
+@pytest.mark.parametrize("cause", ["own splits", "copies"])
+def test_a_head_of_photos_that_folds_cannot_divide_never_sees_the_test_photos(place, crops, monkeypatch, cause):
+    monkeypatch.setattr("edgecnn.train.best.PATIENCE", 1)
+    if cause == "copies":
+        flowers = crops(place / cause, {"temple": 40, "flower": 8}) / "flower"
+        for one in flowers.iterdir():
+            one.write_bytes((flowers / "0.png").read_bytes())
+    else:
+        crops(place / cause / "train", {"temple": 50, "flower": 50})
+        for number, one in enumerate(sorted((place / cause).rglob("*.png"))):
+            split = ("train", "train", "train", "validation", "test")[number % 5]
+            (place / cause / split / one.parent.name).mkdir(parents=True, exist_ok=True)
+            one.rename(place / cause / split / one.parent.name / one.name)
+    run, report, _ = made(place, f"run of {cause}", photos=cause, **LOSES)
+    info, held = run.info, require_held_out(run)
+    assert info.head_ships and run.recipe.train.tuning == NEVER and not info.folds
+    assert report.data.split == "test" and report.data.test_images == info.data.split_sizes["test"]
+    assert len(held.classes) == info.data.used["train"] + info.data.used["validation"]
+    assert "of training and validation" in run.file("card.md").read_text(encoding="utf-8")
+    asked = asked_for(run)
+    assert "tuning" not in asked["train"] and asked["network"]["name"] == NETWORK
+    same, *_ = made(place, f"run of {cause}", photos=cause)
+    assert same.info == info
+    for path in (run.path, bundle_path(run)):
+        with pytest.raises(RunError, match="--split test"):
+            open_subject(path, None, "validation", lambda *progress: None)
+        assert len(open_subject(path, None, "test", lambda *progress: None).images.classes) == report.data.test_images
 
 
 @pytest.mark.guard
 def test_card_report_and_bundle_show_the_verdict(head):
     run, *_ = head
     card = run.file("card.md").read_text(encoding="utf-8")
-    assert "validation photos: head ships" in card and "of training and validation" in card
+    assert "validation photos: head ships" in card and "all 90 images" in card
     assert "head ships" in run.file("report.html").read_text(encoding="utf-8")
     assert read_bundle(bundle_path(run)).manifest.provenance["tuning"]["ships"] == "head"
 
 
 @pytest.mark.guard
-def test_stress_does_not_measure_on_photos_that_taught_the_head(head):
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_stress_does_not_measure_on_photos_that_taught_the_head(head, split):
     run, *_ = head
     for path in (run.path, bundle_path(run)):
-        with pytest.raises(RunError, match="--split test"):
-            open_subject(path, None, "validation", lambda *progress: None)
-    subject = open_subject(run.path, None, "test", lambda *progress: None)
-    assert len(subject.images.classes) == run.info.data.split_sizes["test"]
+        with pytest.raises(RunError, match="tuning=always"):
+            open_subject(path, None, split, lambda *progress: None)
 
 
 @pytest.mark.guard
@@ -434,9 +499,8 @@ def test_quick_then_resume_goes_on_to_fine_tuning(place, edgecnn):
     result = edgecnn("train", "--resume", "--out", out)
     assert result.code == 0, result.err
     run = Run(out)
-    assert run.info.tuning and not run.info.folds and not run.recipe.train.head_only
-    assert not run.file("folds.csv").exists()
-    assert run.info.data.used["validation"] > 0
+    assert run.info.tuning.n == round(0.1 * 90) and run.info.head_ships
+    assert "validation photos: head ships" in result.err
 
 
 @pytest.fixture
@@ -455,10 +519,10 @@ def test_the_head_of_another_network_ships_and_its_recipe_makes_it_again(place):
         patch.setattr("edgecnn.train.best.PATIENCE", 1)
         run, report, _ = made(place, "other head", network={}, **LOSES)
         info, chosen = run.info, run.stored(CHOICE, NetworkChoice)
-        assert info.head_ships and info.tuning.epochs > 0 and report.data.split == "test"
+        assert info.head_ships and info.tuning.epochs > 0 and report.data.split == "folds"
         assert (info.input.height, info.input.width) == (chosen.height, chosen.width) == (64, 64)
         assert (run.recipe.network.name, run.recipe.network.height) == (chosen.network, 64)
-        assert run.recipe.train.tuning == NEVER
+        assert run.recipe.train.head_only
         assert (
             weights(run, FLOAT_MODEL)[0].shape and model_from_bytes(run.read(FLOAT_MODEL, "train")).input_shape[1] == 64
         )
@@ -469,10 +533,10 @@ def test_the_head_of_another_network_ships_and_its_recipe_makes_it_again(place):
         assert sum("nothing has changed" in note for note in again.notes) > 5
 
         asked = asked_for(run)
-        assert "name" not in asked["network"] and asked["train"].get("tuning") != NEVER, "new photos choose anew"
+        assert "name" not in asked["network"] and not asked["train"]["head_only"], "new photos choose anew"
 
     remade, _ = run_recipe(run.recipe, place / "made again", again := Quiet(), max_drop=100.0)
-    assert equal(remade, run) and not again.epochs and remade.info.tuning.epochs == 0
+    assert equal(remade, run) and not again.epochs and remade.info.tuning is None
     assert remade.info.input == info.input
 
 
@@ -494,10 +558,12 @@ def test_killed_before_the_verdict_and_after_it_with_two_networks(place, monkeyp
     kills = [
         ("edgecnn.stages.last_layer", "head_answers"),
         (Rival, "verdict"),
-        ("edgecnn.stages.last_layer", "ship_head"),
+        ("edgecnn.stages.pipeline", "ship_head"),
+        ("edgecnn.stages.folds", "of_head"),
+        ("edgecnn.stages.folds", "begun"),
+        ("edgecnn.stages.folds", "fit_last_layer"),
         ("edgecnn.stages.last_layer", "write_held_out"),
-        ("edgecnn.stages.last_layer", "settle_run"),
-        ("edgecnn.stages.last_layer", "InputSize"),
+        ("edgecnn.stages.folds", "fold_info"),
     ]
     run, *_ = made(place, "two loses and is killed", kills, network={}, **LOSES)
     assert run.info.tuning == whole.info.tuning and run.recipe == whole.recipe
