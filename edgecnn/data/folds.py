@@ -4,7 +4,7 @@ The list is `folds.csv` of a run. Inside a fold, a part of its own training imag
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,7 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int, *
     `validates` is whether each fold's model needs validation images, in addition to those that it learns from.
     Raises DatasetError if the source has splits of its own, or there are too few images for a fold to train, validate and test.
     """
-    if why := undivided(dataset, groups):
+    if why := undivided(dataset, lambda item: groups.get(item.hash, item.hash)):
         raise DatasetError(why)
     items = ordered(dataset)
     found = {item.hash: groups.get(item.hash, item.hash) for item in items}
@@ -72,17 +72,16 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int, *
     return Folds(count=len(parts), of=of, groups=found)
 
 
-def undivided(dataset: Dataset, groups: Mapping[str, str] | None = None) -> str:
-    """Return why a dataset cannot be divided into folds, for its user, or "". The groups, by hash, are by default the dataset's."""
+def undivided(dataset: Dataset, group_of: Callable[[Item], str]) -> str:
+    """Return why a dataset cannot be divided into folds by groups of its images, for its user; "" if it can."""
     if own := sorted(dataset.given - {"train"}):
         return (
             f"{dataset.name} has its own {' and '.join(own)} images, but with folds every image trains and tests. "
             "Put all images into one set of class folders, or leave out --folds and --quick."
         )
-    found = dict(groups) if groups is not None else {one: own.group for one, own in dataset.split_groups.items()}
     for number, label in enumerate(dataset.labels):
         items = (item for part in dataset.items.values() for item in part if item.label == number)
-        if len({found.get(item.hash, item.hash) for item in items}) < 2:
+        if len(set(map(group_of, items))) < 2:
             return (
                 f"{dataset.name}: the class {label!r} has fewer than two different photos: one for testing would leave none for training. "
                 "Add photos, or leave out --folds and --quick."

@@ -112,7 +112,9 @@ def of_head(recipe: R, dataset: Dataset, run: Run) -> R:
     """Return the recipe of a run whose head ships, which makes the same model again: of the chosen network if there was a choice, and as
     of --quick, unless the images cannot be divided into folds."""
     made = run.stored(CHOICE, NetworkChoice)
-    kept: dict[str, Any] = {"tuning": NEVER} if undivided(dataset) else {"head_only": True, "tuning": None}
+    kept: dict[str, Any] = (
+        {"tuning": NEVER} if undivided(dataset, dataset.group_of) else {"head_only": True, "tuning": None}
+    )
     train = dataclasses.replace(recipe.train, **kept)
     return dataclasses.replace(with_chosen(recipe, made) if made else recipe, train=train)
 

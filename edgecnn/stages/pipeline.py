@@ -134,15 +134,15 @@ def trained(open_recipe: Recipe, path: Path, force: bool, reporter: Reporter) ->
     dataset = placed(dataset, reporter, Run(path))
     asked = with_backbone(open_recipe, dataset, reporter, Run(path))
     recipe = settled_in(path, asked, dataset, force, reporter)
-    run = Run(path)
+    run, images = Run(path), dataset
     if recipe.train.head_may_ship and run.file(runs.RECIPE).exists():
         head = of_head(recipe, dataset, run)
-        recipe = head if run.recipe == head else recipe
-    if recipe.folds:
-        images = dataset
-        if run.info.state == "trained":
+        if head.folds and run.recipe == head and run.info.state == "trained":
             images = dataset.redivided({item.hash: "train" for part in dataset.items.values() for item in part})
-        resume_or_create(asked, recipe, images, path, force)
+        if run.recipe == head and not (force and changes(head, images, run)):
+            recipe = head
+    if recipe.folds:
+        resume_or_create(asked, recipe, images, path, force)  # never a new one
         return trained_on_all(recipe, dataset, path, force, reporter)
     if not Run(path).file(runs.CHECKPOINT).exists():
         check_network(recipe, dataset)
@@ -290,16 +290,20 @@ def resume_or_create(asked: Recipe, recipe: Settled, dataset: Dataset, path: Pat
         return create_run(recipe, path, force=force)
     if run.recipe == asked != recipe:
         run = settle_run(run, recipe)
-    changed = changed_keys(to_tables(run.recipe), to_tables(recipe))
-    if not changed and run.file("run.json").exists() and run.info.data.fingerprint != dataset.fingerprint:
-        changed = ["the images"]
-    changed += changed_origins(recipe, run)
-    if not changed:
+    if not (changed := changes(recipe, dataset, run)):
         return run
     if not force:
         differs = f"{path} contains a run that differs in {', '.join(changed[:4])}."
         raise OutputExistsError(f"{differs} Replace it (--force), or name another folder with --out.")
     return create_run(recipe, path, force=True)
+
+
+def changes(recipe: Settled, dataset: Dataset, run: Run) -> list[str]:
+    """Return what is different from what a run began with: its recipe, its images, or the models that it starts from."""
+    changed = changed_keys(to_tables(run.recipe), to_tables(recipe))
+    if not changed and run.file(runs.INFO).exists() and run.info.data.fingerprint != dataset.fingerprint:
+        changed = ["the images"]
+    return changed + changed_origins(recipe, run)
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -364,10 +364,14 @@ def test_resuming_a_run_whose_fine_tuning_has_lost_does_nothing(head, edgecnn):
 def test_more_photos_do_not_continue_a_run_whose_head_ships(place, crops):
     crops(place / "few", {"temple": 12, "flower": 12})
     run, *_ = made(place, "grows", photos="few", head=np.copy, tuned=lambda logits: -logits)
-    assert run.info.folds
+    before = run.info
+    assert before.folds
     (place / "few" / "temple" / "new.png").write_bytes((place / "photos" / "temple" / "70.png").read_bytes())
     with pytest.raises(OutputExistsError, match="the images"):
         made(place, "grows", photos="few", **LOSES)
+    recipe = recipe_of_fine_tuning(place / "few", **NAMED)
+    replaced, *_ = trained(recipe, run.path, True, Quiet())
+    assert replaced.info.data.fingerprint != before.data.fingerprint and replaced.info.tuning, "they decide anew"
 
 
 @pytest.mark.guard
