@@ -142,10 +142,12 @@ class Candidate(Struct):
     )
     log_loss: NonNegative | None = described("Its mean log loss on the same photos, in nats.", default=None)
     behind: Annotated[float, Limits(minimum=-1, maximum=1)] = described(
-        "How far it is behind the best, on the same photos.", default=0.0
+        "How far its accuracy is behind that of the lowest log loss, on the same photos.", default=0.0
     )
     behind_error: NonNegative = described("The paired standard error of `behind`.", default=0.0)
-    close: bool = described("Whether it is as good as the best, as far as these photos tell.", default=False)
+    close: bool = described(
+        "Whether log loss and accuracy are nearly as good as those of the lowest log loss.", default=False
+    )
 
 
 class NetworkChoice(Struct):

@@ -68,7 +68,17 @@ def tuning_line(tuning: Tuning) -> str:
 
 def choice_section(choice: NetworkChoice) -> Section:
     """Return how the network was chosen, with the candidates, best first."""
-    headings = ("network", "input", "accuracy", "behind the best", "MACs", "int8 bytes (expected)", "ms here", "")
+    headings = (
+        "network",
+        "input",
+        "log loss",
+        "accuracy",
+        "behind the best",
+        "MACs",
+        "int8 bytes (expected)",
+        "ms here",
+        "",
+    )
     rows = [candidate_row(one, choice) for one in choice.candidates]
     return Section("How the network was chosen", [judged_line(choice)], Table(headings, rows))
 
@@ -78,6 +88,7 @@ def candidate_row(one: Candidate, choice: NetworkChoice) -> tuple[str, ...]:
     return (
         one.network,
         f"{one.width}x{one.height}",
+        "-" if one.log_loss is None else f"{one.log_loss:.3f}",
         f"{one.accuracy:.1%}",
         f"{100 * one.behind:.1f} ± {100 * one.behind_error:.1f}" if one.behind or one.behind_error else "-",
         f"{one.macs:,}",

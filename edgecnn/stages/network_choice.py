@@ -76,7 +76,7 @@ def settled(recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporte
 def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporter, kept: Path | None = None) -> Recipe:
     """Return the recipe with the network that trains on the images; unchanged if it names one.
 
-    The most accurate network with a fitted last layer is chosen, and written to the run's `choice.json`. It is also the one that
+    The network whose fitted last layer answers best is chosen, and written to the run's `choice.json`. It is also the one that
     fine-tuning trains if the recipe limits the network. Otherwise that is the usual one, on which an epoch takes less time. Features of
     images are in the folder `kept`, by default in the run.
 
@@ -270,13 +270,10 @@ def budget(recipe: Recipe) -> str:
 
 def why(chosen: Candidate, best: Candidate) -> str:
     if is_same(chosen, best):
-        return "the most accurate"
-    if not chosen.behind:
-        return "as accurate as any other, and cheaper"
-    return (
-        f"{100 * chosen.behind:.1f} points behind {best.network} at {best.width}x{best.height}, less than the standard error of "
-        f"{100 * chosen.behind_error:.1f}, and cheaper"
-    )
+        return "it has the lowest log loss on photos that did not fit it"
+    lost = (chosen.log_loss or 0.0) - (best.log_loss or 0.0)
+    points = f"{100 * chosen.behind:.1f} points less accurate" if chosen.behind > 0 else "no less accurate"
+    return f"{lost:.3f} nats of log loss behind {best.network} at {best.width}x{best.height}, {points}, and cheaper"
 
 
 TRIED = 300  # photos on whose features the usual input ranges are compared

@@ -335,9 +335,8 @@ USUAL = {"efficientnet_lite0": (160, 224), "efficientnet_lite2": (260,)}
 MOST = 2_000  # photos that choose, at most; balanced by class
 
 
-CLOSE_ERRORS, CLOSE_SHARE, CLOSE_LOSS = 1.0, 0.01, 0.02
-"""How far behind the best a candidate may be: in standard errors of the paired difference, and as a share of photos. In log loss, which
-tells more when there are few photos, it may be behind by CLOSE_ERRORS or by CLOSE_LOSS nats. The cheapest within all limits is chosen."""
+CLOSE_LOSS, CLOSE_SHARE = 0.005, 0.01
+"""How far behind the best a candidate may be: in nats of log loss, and as a share of photos. The cheapest within both limits is chosen."""
 
 ROOM = 1.04
 """Safety factor on the predicted size of the int8 file, which is within 4 % of the real one."""
@@ -373,7 +372,7 @@ def by_cost(candidate: Candidate) -> tuple[float, int, int]:
 def ranked_candidates(
     candidates: Sequence[Candidate], answers: Sequence[np.ndarray], classes: np.ndarray, weights: np.ndarray
 ) -> list[Candidate]:
-    """Return candidates, best first, with their accuracy and distance from the best.
+    """Return candidates, lowest log loss first, with their accuracy and distance from the first.
 
     `answers` holds each candidate's logits for the same held-out photos (n, num_classes) of `classes`, (n,). `weights`, (n,), average 1:
     they make all classes count the same if a set is unbalanced.
@@ -383,13 +382,12 @@ def ranked_candidates(
     accuracies = [float(item.mean()) for item in right]
     means = [float(item.mean()) for item in losses]
     order = sorted(
-        range(len(candidates)), key=lambda one: (-round(accuracies[one], 9), means[one], *by_cost(candidates[one]))
+        range(len(candidates)), key=lambda one: (round(means[one], 9), -accuracies[one], *by_cost(candidates[one]))
     )
     found = []
     for index in order:
         behind, error = distance_of(right[order[0]] - right[index])
-        worse, loss_error = distance_of(losses[index] - losses[order[0]])
-        close = behind <= min(CLOSE_ERRORS * error, CLOSE_SHARE) and worse <= max(CLOSE_ERRORS * loss_error, CLOSE_LOSS)
+        close = behind <= CLOSE_SHARE and means[index] - means[order[0]] <= CLOSE_LOSS
         found.append(
             replace(
                 candidates[index],

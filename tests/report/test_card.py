@@ -247,7 +247,7 @@ CHOICE = NetworkChoice(
     key="0" * 64, images=1_234, balanced=True, budget="7.5 ms here", network="b", height=96, width=128, why="cheaper",
     seconds=61.7,
     candidates=(
-        candidate("c", 0.6, ms=9.0), candidate("b", 0.4, behind=0.2, behind_error=0.031, ms=7.456), candidate("e", 0.7, fits=False),
+        candidate("c", 0.6, ms=9.0), candidate("b", 0.4, behind=0.2, behind_error=0.031, log_loss=0.4567, ms=7.456), candidate("e", 0.7, fits=False),
     ),
 )  # fmt: skip
 
@@ -258,7 +258,7 @@ def test_each_network_has_a_row_with_its_distance_from_the_best():
     assert [row["network"] for row in rows] == ["c", "b", "e"]
     assert [row[""] for row in rows] == ["", "chosen", "over the budget"]
     assert rows[1] == {
-        "network": "b", "input": "128x96", "accuracy": "40.0%", "behind the best": "20.0 ± 3.1",
+        "network": "b", "input": "128x96", "log loss": "0.457", "accuracy": "40.0%", "behind the best": "20.0 ± 3.1",
         "MACs": "20,000,000", "int8 bytes (expected)": "1,234,567", "ms here": "7.46", "": "chosen",
     }  # fmt: skip
     assert (rows[0]["behind the best"], rows[2]["ms here"]) == ("-", "-")

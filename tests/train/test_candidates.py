@@ -62,23 +62,36 @@ def answers(wrong, classes, sure=3.0):
     return logits
 
 
-def test_the_cheapest_of_equally_good_candidates_wins():
+def test_the_cheapest_of_nearly_equal_candidates_wins():
     classes = np.arange(400) % 2
     few = [candidate("small", macs=100), candidate("large", macs=300), candidate("middle", macs=200)]
-    wrong = [range(30), range(8), range(4, 14)]  # of the middle's 10 errors 6 are its own, and 4 of the large one's
-    ranked = rules.ranked_candidates(few, [answers(list(one), classes) for one in wrong], classes, EVEN)
-    assert [one.network for one in ranked] == ["large", "middle", "small"]
-    assert [one.behind for one in ranked] == pytest.approx([0, 0.005, 0.055])
-    assert ranked[1].behind_error == pytest.approx(np.sqrt(10 - 4 / 400) / 400)
-    assert [one.close for one in ranked] == [True, True, False]
-    assert rules.cheapest_close(ranked).network == "middle"
-    wrong[2] = range(8, 21)  # 5 photos behind of 21 that differ: within the error, but more than one point
-    assert (
-        rules.cheapest_close(
-            rules.ranked_candidates(few, [answers(list(one), classes) for one in wrong], classes, EVEN)
-        ).network
-        == "large"
+
+    def ranked(*wrong):
+        return rules.ranked_candidates(few, [answers(list(one), classes, 0.3) for one in wrong], classes, EVEN)
+
+    # Of the middle's 10 errors 6 are its own, and 4 of the large one's.
+    found = ranked(range(30), range(8), range(4, 14))
+    assert [one.network for one in found] == ["large", "middle", "small"]
+    assert [one.behind for one in found] == pytest.approx([0, 0.005, 0.055])
+    assert found[1].behind_error == pytest.approx(np.sqrt(10 - 4 / 400) / 400)
+    assert [one.close for one in found] == [True, True, False]
+    assert rules.cheapest_close(found).network == "middle"
+    assert rules.cheapest_close(ranked(range(30), range(8), range(8, 20))).network == "middle", "one point behind"
+    assert rules.cheapest_close(ranked(range(30), range(8), range(8, 21))).network == "large", "more than one point"
+    found = rules.ranked_candidates(few, [answers(range(8), classes, sure) for sure in (2.8, 3.0, 2.9)], classes, EVEN)
+    assert [one.network for one in found] == ["large", "middle", "small"] and not found[2].close
+    assert 0 < found[1].log_loss - found[0].log_loss < 0.005 < found[2].log_loss - found[0].log_loss
+    assert rules.cheapest_close(found).network == "middle"
+
+
+def test_the_lower_log_loss_wins_over_a_few_more_right_answers():
+    classes = np.arange(40) % 2
+    few = [candidate("rash", macs=100), candidate("careful", macs=300)]
+    found = rules.ranked_candidates(
+        few, [answers([0, 1], classes, 8.0), answers([0, 1, 2], classes, 2.0)], classes, np.ones(40)
     )
+    assert [one.network for one in found] == ["careful", "rash"] and found[1].behind == pytest.approx(-1 / 40)
+    assert rules.cheapest_close(found).network == "careful"
 
 
 def test_a_candidate_with_as_many_right_answers_but_unsure_ones_is_not_as_good():
@@ -117,13 +130,12 @@ def test_one_side_in_the_recipe_stands_for_both():
 
 
 def test_the_reason_for_a_choice_and_its_budget_in_words():
-    best = dataclasses.replace(candidate("large", macs=300), width=224)
-    small = dataclasses.replace(candidate("small", 96), behind=0.005, behind_error=0.0079)
-    assert network_choice.why(best, best) == "the most accurate"
-    assert network_choice.why(small, best) == (
-        "0.5 points behind large at 224x160, less than the standard error of 0.8, and cheaper"
-    )
-    assert network_choice.why(candidate("small"), best) == "as accurate as any other, and cheaper"
+    best = dataclasses.replace(candidate("large", macs=300), width=224, log_loss=0.25)
+    small = dataclasses.replace(candidate("small", 96), behind=0.005, log_loss=0.262)
+    assert network_choice.why(best, best) == "it has the lowest log loss on photos that did not fit it"
+    behind = "0.012 nats of log loss behind large at 224x160, {}, and cheaper"
+    assert network_choice.why(small, best) == behind.format("0.5 points less accurate")
+    assert network_choice.why(dataclasses.replace(small, behind=-0.01), best) == behind.format("no less accurate")
     recipe = build_recipe({"network": {"max_kb": 1_500.5, "max_macs": 2e7, "max_ms": 7.5}})
     budget = network_choice.budget(recipe)
     assert budget == "1,500.5 kB, 20,000,000 multiply-accumulates, 7.5 ms here"
