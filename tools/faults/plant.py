@@ -80,7 +80,10 @@ class Fault:
         path = root / self.file
         if not path.is_file():
             raise ValueError("the file does not exist")
-        text = path.read_text(encoding="utf-8")
+        return self.planted_in(path.read_text(encoding="utf-8"))
+
+    def planted_in(self, text: str) -> str:
+        """Return the text of its file, perhaps with other faults, with the fault. Errors as in `planted`."""
         if (count := text.count(self.before)) != 1:
             raise ValueError(f"its 'before' text occurs {count} times, expected once")
         changed = text.replace(self.before, self.after)
@@ -97,14 +100,16 @@ def read_faults() -> list[Fault]:
 
 
 def check(faults: Sequence[Fault]) -> None:
-    """Exit with a line for each fault that cannot be planted in the working tree."""
+    """Exit with a line for each fault that cannot be planted in the working tree, by itself and together with all others."""
     problems = [f"{fault.id}: {fault.kind!r} is not a kind" for fault in faults if fault.kind not in KINDS]
     problems += [
         f"{one}: two faults have this id" for one in {fault.id for fault in faults if ids(faults).count(fault.id) > 1}
     ]
+    texts: dict[str, str] = {}
     for fault in faults:
         try:
-            fault.planted(harness.ROOT)
+            alone = fault.planted(harness.ROOT)
+            texts[fault.file] = fault.planted_in(texts[fault.file]) if fault.file in texts else alone
         except (ValueError, SyntaxError) as error:
             problems.append(f"{fault.id}: {fault.file}: {error}")
     if problems:
