@@ -132,9 +132,10 @@ def pooled(results: Sequence[Row]) -> str:
         sum(result[name] for result in results)
         for name in ("n", "float_right", "int8_right", "agreed", "simplest_right")
     )
+    drop = 100 * (float_right - int8_right) / n
     return (
         f"Of all {n:,} photos, int8 and float give {agreed / n:.2%} the same answer, and int8 is right "
-        f"{100 * (float_right - int8_right) / n:.2f} points less often. Its error is {1 - int8_right / n:.2%}, the simplest way's "
+        f"{abs(drop):.2f} points {'less' if drop > 0 else 'more'} often. Its error is {1 - int8_right / n:.2%}, the simplest way's "
         f"{1 - simplest_right / n:.2%}."
     )
 
