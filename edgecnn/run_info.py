@@ -137,7 +137,7 @@ class Candidate(Struct):
         "Median milliseconds of its int8 file on this machine; null if it was not measured.", default=None
     )
     accuracy: Fraction = described(
-        "Accuracy of the frozen network with a fitted last layer on photos that did not fit it; the mean over classes if `balanced`.",
+        "Accuracy of the frozen network with a fitted last layer on held-out photos; the mean over classes if `balanced`.",
         default=0.0,
     )
     log_loss: NonNegative | None = described("Its mean log loss on the same photos, in nats.", default=None)

@@ -107,7 +107,7 @@ def chosen_text(choice: NetworkChoice) -> str:
 def judged_line(choice: NetworkChoice) -> str:
     every = ", every class counting the same," if choice.balanced else ""
     return (
-        f"{chosen_text(choice)}. Frozen networks with a fitted last layer were compared{every} on images that did not fit it. "
+        f"{chosen_text(choice)}. Frozen networks with a fitted last layer were compared{every} on held-out images. "
         f"It took {choice.seconds:,.0f} s."
     )
 

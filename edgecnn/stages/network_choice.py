@@ -270,7 +270,7 @@ def budget(recipe: Recipe) -> str:
 
 def why(chosen: Candidate, best: Candidate) -> str:
     if is_same(chosen, best):
-        return "it has the lowest log loss on photos that did not fit it"
+        return "its log loss on held-out photos is the lowest"
     lost = (chosen.log_loss or 0.0) - (best.log_loss or 0.0)
     points = f"{100 * chosen.behind:.1f} points less accurate" if chosen.behind > 0 else "no less accurate"
     return f"{lost:.3f} nats of log loss behind {best.network} at {best.width}x{best.height}, {points}, and cheaper"

@@ -132,7 +132,7 @@ def test_one_side_in_the_recipe_stands_for_both():
 def test_the_reason_for_a_choice_and_its_budget_in_words():
     best = dataclasses.replace(candidate("large", macs=300), width=224, log_loss=0.25)
     small = dataclasses.replace(candidate("small", 96), behind=0.005, log_loss=0.262)
-    assert network_choice.why(best, best) == "it has the lowest log loss on photos that did not fit it"
+    assert network_choice.why(best, best) == "its log loss on held-out photos is the lowest"
     behind = "0.012 nats of log loss behind large at 224x160, {}, and cheaper"
     assert network_choice.why(small, best) == behind.format("0.5 points less accurate")
     assert network_choice.why(dataclasses.replace(small, behind=-0.01), best) == behind.format("no less accurate")
