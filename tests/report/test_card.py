@@ -247,7 +247,9 @@ CHOICE = NetworkChoice(
     key="0" * 64, images=1_234, balanced=True, budget="7.5 ms here", network="b", height=96, width=128, why="cheaper",
     seconds=61.7,
     candidates=(
-        candidate("c", 0.6, ms=9.0), candidate("b", 0.4, behind=0.2, behind_error=0.031, log_loss=0.4567, ms=7.456), candidate("e", 0.7, fits=False),
+        candidate("c", 0.6, ms=9.0),
+        candidate("b", 0.4, behind=0.2, behind_error=0.031, log_loss=0.4567, ms=7.456),
+        candidate("e", 0.7, fits=False),
     ),
 )  # fmt: skip
 
