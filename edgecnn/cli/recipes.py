@@ -140,6 +140,7 @@ def show_keys(as_json: bool) -> None:
 def show_dry_run(asked: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
     """Choose an open network for the images, time a few training steps, and print the costs and the estimated time."""
     from edgecnn.cli.progress import clock
+    from edgecnn.stages.folds import PHOTO_S, START_S
     from edgecnn.stages.train import network_name
     from edgecnn.tables import to_json
     from edgecnn.train.train import dry_run, input_shape, load_splits
@@ -153,6 +154,8 @@ def show_dry_run(asked: "Recipe", dataset: "Dataset", reporter: "Reporter", as_j
     decoding_s = time.perf_counter() - started
     shape = input_shape(recipe, dataset)
     estimate = dry_run(recipe, shape, tuple(dataset.labels), images["train"])
+    fitted_s = START_S + PHOTO_S * sum(dataset.sizes.values())
+    seconds = estimate.total_s if estimate.phases else fitted_s
     if as_json:
         emit_json(
             {
@@ -169,7 +172,7 @@ def show_dry_run(asked: "Recipe", dataset: "Dataset", reporter: "Reporter", as_j
                 "precision": recipe.train.precision,
                 "phases": [dataclasses.asdict(phase) for phase in estimate.phases],
                 "decoding_s": decoding_s,
-                "seconds": estimate.total_s,
+                "seconds": seconds,
             }
         )
         return
@@ -182,9 +185,10 @@ def show_dry_run(asked: "Recipe", dataset: "Dataset", reporter: "Reporter", as_j
         f"{estimate.cost.parameters:,} parameters  {estimate.cost.macs:,} MACs  {estimate.cost.int8_bytes:,} bytes as int8 (expected)  "
         f"{estimate.checkpoint_bytes:,} bytes per checkpoint"
     )
-    print(phase_table(estimate.phases))
+    if estimate.phases:
+        print(phase_table(estimate.phases))
     print(
-        f"about {clock(estimate.total_s)} in total, after {decoding_s:.1f} s to decode the images. Validation takes extra time. "
+        f"about {clock(seconds)} in total, after {decoding_s:.1f} s to decode the images. Validation takes extra time. "
         "Nothing was written."
     )
 

@@ -62,10 +62,16 @@ def settled(recipe: Recipe, dataset: Dataset, run: Run | None, reporter: Reporte
 
     Arguments and errors as in `choose_network`; without a run, which would store the choice, the network is the usual one.
     """
-    from edgecnn.train.settle import reasons, require_start, settle
+    from edgecnn.train.settle import FEWEST_JUDGES, reasons, require_start, settle
 
     named = choose_network(recipe, dataset, run, reporter, kept) if run else recipe
     chosen = settle(named, dataset)
+    if chosen.train.tuning == NEVER != named.train.tuning:
+        few = plural(dataset.sizes["validation"], "validation photo")
+        reporter.note(
+            f"{few} cannot judge whether fine-tuning helps ({FEWEST_JUDGES} can), so the last layer ships. To fine-tune: "
+            "--set train.tuning=always"
+        )
     if not (run and run.file(CHECKPOINT).exists()):
         require_start(chosen)
     for line in reasons(named, chosen, dataset):
@@ -84,7 +90,7 @@ def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporte
         RecipeError: if no candidate is within the budget.
         ModuleNotFoundError: if the ImageNet weights are not installed.
     """
-    from edgecnn.train.settle import BACKBONE, TUNED_SIDE, is_limited
+    from edgecnn.train.settle import BACKBONE, TUNED_SIDE, is_limited, tuning_for
 
     if not images_choose(recipe, dataset):
         return recipe
@@ -94,9 +100,10 @@ def choose_network(recipe: Recipe, dataset: Dataset, run: Run, reporter: Reporte
         reporter.detail("choosing network and input for the images")
         made = choosing.choose()
         write_json(run.file(CHOICE), made)
-    if recipe.train.head_only or recipe.train.tuning == NEVER or is_limited(recipe.network):
+    chosen = with_chosen(recipe, made)
+    if recipe.train.head_only or tuning_for(chosen, dataset) == NEVER or is_limited(recipe.network):
         reporter.note(f"{chosen_text(made)}. --network and --size change it")
-        return with_chosen(recipe, made)
+        return chosen
     rival = f"Fine-tuning trains {BACKBONE} at {TUNED_SIDE}x{TUNED_SIDE}, and ships if it beats that last layer"
     reporter.note(f"{chosen_text(made)}. {rival}. --network and --size change it")
     return recipe

@@ -9,7 +9,7 @@ from edgecnn.data import Dataset
 from edgecnn.errors import RecipeError
 from edgecnn.labels import STRANGER
 from edgecnn.networks.pretrained import Source, locate, source_of
-from edgecnn.recipe import ALWAYS, IF_BETTER, RANDOM, NetworkRecipe, Recipe, Settled, to_tables
+from edgecnn.recipe import ALWAYS, IF_BETTER, NEVER, RANDOM, NetworkRecipe, Recipe, Settled, to_tables
 
 WARM_UP = 0.2  # fraction of the one-cycle schedule in which the rate rises
 
@@ -75,6 +75,10 @@ STEPS, FINE_TUNING_STEPS, WHOLE_TUNING_STEPS = 3_000, 300, 600
 EPOCHS, FINE_TUNING_EPOCHS = (10, 100), (3, 100)
 """Minimum and maximum epochs of the float phase: from random weights, and from trained ones."""
 
+FEWEST_JUDGES = 30
+"""Validation photos without which the head ships and nothing is fine-tuned. Five to ten of them chose the worse model in three of five
+draws, by 8 to 17 points (docs/decisions.md)."""
+
 QAT_STEPS, QAT_EPOCHS = 80, (2, 8)  # quantization-aware phase: approximate steps, and minimum and maximum epochs
 
 TUNED_QAT_EPOCHS = (1, 3)
@@ -118,7 +122,7 @@ def settle(recipe: Recipe, dataset: Dataset) -> Settled:
     )
     if source and network.name in source.tuned_whole:
         steps, rate = WHOLE_TUNING_STEPS, WHOLE_TUNING_RATE
-    tuning = train.tuning or (IF_BETTER if may_lose(recipe, dataset) else None)
+    tuning = tuning_for(recipe, dataset)
     suitable = next((size for below, size in BATCHES if count < below), LARGEST_BATCH)
     if not dataset.own and not trained:
         steps, suitable = 0, LARGEST_BATCH
@@ -206,6 +210,13 @@ def may_lose(recipe: Recipe, dataset: Dataset) -> bool:
     return trained and not (recipe.folds or recipe.train.robust or recipe.qat.method)
 
 
+def tuning_for(recipe: Recipe, dataset: Dataset) -> str | None:
+    """Return the recipe's `train.tuning`, or if it is open that which suits the images."""
+    if recipe.train.tuning or not may_lose(recipe, dataset):
+        return recipe.train.tuning
+    return NEVER if dataset.sizes["validation"] < FEWEST_JUDGES else IF_BETTER
+
+
 def require_start(recipe: Settled) -> None:
     """Raise ModuleNotFoundError if a settled recipe needs ImageNet weights that are not installed. The command line names the extra."""
     if source := own_weights(recipe):
@@ -256,7 +267,8 @@ def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
             f"input size: {size} pixels (width x height), chosen from the network and the images. "
             "Set network.width and network.height to change it."
         )
-    if not (before.train.epochs and before.train.batch_size) and not before.train.head_only:
+    fits_head = after.train.head_only or after.train.tuning == NEVER
+    if not ((before.train.epochs and before.train.batch_size) or fits_head):
         most = "at most " if after.train.tuning == IF_BETTER else ""
         lines.append(
             f"training: {most}{after.train.epochs} epochs in batches of {after.train.batch_size}, chosen for {count:,} images"

@@ -416,7 +416,8 @@ class DryRun:
 def dry_run(
     recipe: Settled, shape: tuple[int, int, int], labels: tuple[str, ...], train_images: int, steps: int = 8
 ) -> DryRun:
-    """Build a settled recipe's network, time a few steps of each phase, and estimate the cost of the whole training."""
+    """Build a settled recipe's network, time a few steps of each phase, and estimate the cost of the whole training. A last layer that is
+    not fine-tuned has no phase."""
     tf.config.experimental.enable_op_determinism()
     random = np.random.default_rng(recipe.seed)
     count = min(max(recipe.train.batch_size, recipe.qat.batch_size), train_images)
@@ -429,6 +430,8 @@ def dry_run(
     phases = []
     model, phase = float_phase(recipe, shape, len(labels), validation, guide.logits if guide else None)
     cost, checkpoint_bytes = describe(model), sum(variable.numpy().nbytes for variable in phase.variables)
+    if recipe.train.tuning == NEVER:
+        return DryRun(cost, checkpoint_bytes, ())
     if batches.views:
         asked = dataclasses.replace(phase, epochs=batches.views)
         phases.append(time_phase(asked, batches, train_images, steps))

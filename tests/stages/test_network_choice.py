@@ -265,6 +265,7 @@ def place(tmp_path_factory, crops):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setitem(RUNGS, NETWORK, 4)
+        patch.setattr("edgecnn.train.settle.FEWEST_JUDGES", 5)
         patch.setattr("edgecnn.report.page.svg", lambda figure, name: "")
         yield folder
 
@@ -572,6 +573,29 @@ def test_killed_before_the_verdict_and_after_it_with_two_networks(place, monkeyp
     run, *_ = made(place, "two loses and is killed", kills, network={}, **LOSES)
     assert run.info.tuning == whole.info.tuning and run.recipe == whole.recipe
     assert equal(run, whole) and require_held_out(run).sha256 == require_held_out(whole).sha256
+
+
+@pytest.mark.guard
+@pytest.mark.usefixtures("two_networks")
+def test_with_few_validation_photos_the_head_ships_and_nothing_is_fine_tuned(place, monkeypatch):
+    monkeypatch.setattr("edgecnn.train.settle.FEWEST_JUDGES", 10)
+    run, report, reporter = made(place, "few", network={}, head=unsure)
+    assert run.info.head_ships and run.info.tuning.n == 9 and run.info.tuning.epochs == 0 and not reporter.epochs
+    assert run.info.input.height == 64 and run.recipe.train.head_only and report.data.test_images == 90
+    assert sum("9 validation photos cannot judge" in note for note in reporter.notes) == 1
+    assert not any("Fine-tuning trains" in note or note.startswith("training:") for note in reporter.notes)
+    again = Quiet()
+    same, _ = run_recipe(recipe_of_fine_tuning(place / "photos"), run.path, again, max_drop=100.0)
+    assert same.info == run.info and "train: nothing has changed, skipped" in again.notes
+    assert "tuning" not in asked_for(run)["train"], "with more photos it is judged"
+
+    kills = [(Rival, "verdict"), ("edgecnn.stages.folds", "of_head"), ("edgecnn.stages.folds", "fit_last_layer")]
+    killed, *_ = made(place, "few and killed", kills, network={}, head=unsure)
+    assert killed.info.tuning == run.info.tuning and killed.recipe == run.recipe and equal(killed, run)
+
+    monkeypatch.setattr("edgecnn.train.settle.FEWEST_JUDGES", 9)
+    judged, *_ = made(place, "just enough", (), network={}, **LOSES)
+    assert judged.info.tuning.epochs > 0
 
 
 @pytest.mark.usefixtures("two_networks")

@@ -61,7 +61,7 @@ def settled(source, **tables):
 
 
 def test_photos_start_from_imagenet(photos):
-    recipe, lines = settled(photos(40, (120, 90)))
+    recipe, lines = settled(photos(40, (120, 90)), train={"tuning": "if-better"})
     network, train = recipe.network, recipe.train
     assert (network.name, network.height, network.width, network.channels) == ("efficientnet_lite0_1200kb", 128, 128, 3)
     assert (train.augment, train.batch_size, train.learning_rate) == ("photo", 32, 0.0005)
@@ -219,14 +219,19 @@ def test_the_epoch_to_keep_may_be_the_last_or_none_but_no_later_one():
         settled_for(dataset, 70, qat={"epochs": 3, "keep": 4})
 
 
-def test_fine_tuning_has_to_win_on_photos_from_imagenet(photos):
+def test_fine_tuning_has_to_win_on_photos_from_imagenet(photos, monkeypatch):
     source, network = photos(40, (120, 90)), {"name": "efficientnet_lite0_1200kb"}
+    few = len(open_dataset(build_recipe({"data": {"source": str(source)}}).data).items["validation"])
+    monkeypatch.setattr("edgecnn.train.settle.FEWEST_JUDGES", few)
 
     def tuning(**tables):
         return settled(source, **({"network": network} | tables))[0].train.tuning
 
     assert tuning() == "if-better"
     assert tuning(train={"tuning": "always"}) == "always"
+    monkeypatch.setattr("edgecnn.train.settle.FEWEST_JUDGES", few + 1)
+    assert tuning() == "never", "too few validation photos to judge it"
+    assert tuning(train={"tuning": "if-better"}) == "if-better"
     for other in (
         {"train": {"folds": 5}},
         {"train": {"robust": True}},
