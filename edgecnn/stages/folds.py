@@ -264,8 +264,8 @@ def beyond_quick(run: runs.Run, reporter: Reporter) -> runs.Run:
         return run
     asked = asked_recipe(run)
     reporter.note(
-        f"{run.path}: --quick is finished, so fine-tuning comes next. The network is chosen again without the test photos, and the "
-        "model that is here now will be replaced"
+        f"{run.path}: --quick is finished, so the default comes next, with fine-tuning if validation photos are enough to judge it. The "
+        "network is chosen again without the test photos, and the model that is here now will be replaced"
     )
     recipe = dataclasses.replace(asked, train=dataclasses.replace(asked.train, head_only=False, folds=None))
     return runs.create_run(recipe, run.path, force=True, keep_features=True)
