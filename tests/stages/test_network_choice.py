@@ -579,7 +579,7 @@ def test_killed_before_the_verdict_and_after_it_with_two_networks(place, monkeyp
 @pytest.mark.usefixtures("two_networks")
 def test_with_few_validation_photos_the_head_ships_and_nothing_is_fine_tuned(place, monkeypatch):
     monkeypatch.setattr("edgecnn.train.settle.FEWEST_JUDGES", 10)
-    run, report, reporter = made(place, "few", network={}, head=unsure)
+    run, report, reporter = made(place, "few judges", network={}, head=unsure)
     assert run.info.head_ships and run.info.tuning.n == 9 and run.info.tuning.epochs == 0 and not reporter.epochs
     assert run.info.input.height == 64 and run.recipe.train.head_only and report.data.test_images == 90
     assert sum("9 validation photos cannot judge" in note for note in reporter.notes) == 1
@@ -590,7 +590,7 @@ def test_with_few_validation_photos_the_head_ships_and_nothing_is_fine_tuned(pla
     assert "tuning" not in asked_for(run)["train"], "with more photos it is judged"
 
     kills = [(Rival, "verdict"), ("edgecnn.stages.folds", "of_head"), ("edgecnn.stages.folds", "fit_last_layer")]
-    killed, *_ = made(place, "few and killed", kills, network={}, head=unsure)
+    killed, *_ = made(place, "few judges, killed", kills, network={}, head=unsure)
     assert killed.info.tuning == run.info.tuning and killed.recipe == run.recipe and equal(killed, run)
 
     monkeypatch.setattr("edgecnn.train.settle.FEWEST_JUDGES", 9)
