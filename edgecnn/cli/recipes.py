@@ -140,7 +140,7 @@ def show_keys(as_json: bool) -> None:
 def show_dry_run(asked: "Recipe", dataset: "Dataset", reporter: "Reporter", as_json: bool) -> None:
     """Choose an open network for the images, time a few training steps, and print the costs and the estimated time."""
     from edgecnn.cli.progress import clock
-    from edgecnn.stages.folds import PHOTO_S, START_S
+    from edgecnn.stages.folds import fitting_seconds
     from edgecnn.stages.train import network_name
     from edgecnn.tables import to_json
     from edgecnn.train.train import dry_run, input_shape, load_splits
@@ -154,8 +154,7 @@ def show_dry_run(asked: "Recipe", dataset: "Dataset", reporter: "Reporter", as_j
     decoding_s = time.perf_counter() - started
     shape = input_shape(recipe, dataset)
     estimate = dry_run(recipe, shape, tuple(dataset.labels), images["train"])
-    fitted_s = START_S + PHOTO_S * sum(dataset.sizes.values())
-    seconds = estimate.total_s if estimate.phases else fitted_s
+    seconds = estimate.total_s if estimate.phases else fitting_seconds(sum(dataset.sizes.values()))
     if as_json:
         emit_json(
             {
