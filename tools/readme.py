@@ -27,6 +27,7 @@ NETWORKS = ROOT / "tools" / "bench" / "results" / "networks.json"
 LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
 GROUPS = ROOT / "tools" / "bench" / "results" / "groups.json"
 WAYS = ROOT / "tools" / "bench" / "results" / "ways.json"
+FEW = ROOT / "tools" / "bench" / "results" / "few_photos.json"
 QUICK = ROOT / "tools" / "bench" / "results" / "photo_sets_quick.json"
 BACKBONES = ROOT / "tools" / "bench" / "results" / "backbones.json"
 IMPORTED = ROOT / "tools" / "bench" / "results" / "imported.json"
@@ -167,6 +168,12 @@ def earlier_table() -> str:
     return markdown_table(bench.EARLIER, bench.earlier_summary(report["results"]))
 
 
+def few_table() -> str:
+    """Return a Markdown table of what the default and the simplest way make of 10 to 50 photos per class."""
+    bench, report = measured(FEW, "ways")
+    return markdown_table(bench.FEW, bench.few_summary(report["results"]))
+
+
 def quick_table() -> str:
     """Return a Markdown table of what `train --quick` says of all photos by folds, and the simplest way on the same folds."""
     bench, report = measured(QUICK, "photo_sets")
@@ -253,6 +260,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "ways": ways_table,
         "earlier": earlier_table,
         "quick": quick_table,
+        "few": few_table,
     },
     ROOT / "README.md": {"ways": ways_in_short},
     ROOT / "docs" / "networks.md": {"ladder": ladder_table, "networks": networks_table},

@@ -1,4 +1,4 @@
-"""`edgecnn train` and `train --quick` next to the simplest way, judged on the same photos, which none of them saw.
+"""`edgecnn train`, `train --quick` and `train --folds 5` next to the simplest way, judged on the same photos, which none of them saw.
 
 A quarter of each class is kept aside, or with --per-class K all photos but K of each class. The others go into a zip, on which each way
 trains. Figures are for the bundle's int8 TFLite file on the photos kept aside, and for photos from elsewhere if --other names them. The
@@ -15,6 +15,7 @@ With --earlier, the default of another version trains on the same photos. Its ro
 import json
 import random
 import shutil
+import statistics
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from edgecnn.images import SUFFIXES
 from edgecnn.runs import FEATURES, PARITY, Run
 from edgecnn.runtime import Classifier
 
-WAYS = {"quick": ("--quick",), "default": ()}
+WAYS = {"quick": ("--quick",), "default": (), "folds": ("--folds", "5")}
 
 HEADINGS = (
     "photos", "per class", "seed", "trained on", "n", "way", "network", "right", "balanced", "simplest", "gain", "95 % interval",
@@ -51,6 +52,10 @@ EARLIER = (
     "photos", "n", "default", "earlier default", "default gains, in points (95 % interval)", "bytes: default, earlier",
     "CPU minutes: quick, default, earlier",
 )  # fmt: skip
+
+PER_CLASS = (10, 20, 50)
+
+FEW = ("photos", *(f"{count} per class: default, simplest way" for count in PER_CLASS))
 
 FIRST = ("signs", "masks", "coins")
 """The sets in README."""
@@ -74,7 +79,7 @@ def main() -> None:
     made.add_argument("--data", type=Path, nargs="+", required=True, help="zips of photos, with one folder per class")
     made.add_argument("--other", type=Path, help="a zip of photos of the same classes from elsewhere")
     made.add_argument("--runs", type=Path, required=True, help="folder in which the runs are kept")
-    made.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="default: all")
+    made.add_argument("--ways", nargs="+", default=["quick", "default"], choices=WAYS, help="default: quick default")
     made.add_argument("--per-class", type=int, nargs="+", default=[0], help="photos of each class that teach")
     made.add_argument("--group-by", help="as of train")
     made.add_argument("--seeds", type=int, nargs="+", default=[1], help="default: 1")
@@ -236,6 +241,30 @@ def earlier_summary(results: Sequence[Row]) -> list[tuple[str, ...]]:
         )
         for title, quick, default, earlier in sets(results, "quick", "default", "earlier")
     ]  # fmt: skip
+
+
+def few_summary(results: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return a row for each set of photos: the median, lowest and highest of the default's draws, and the simplest way's median. They are
+    accuracies, or balanced accuracies if classes are unbalanced."""
+    rows = []
+    for data, title in TITLES.items():
+        cells = []
+        for count in PER_CLASS:
+            drawn = [one for one in results if (one["data"], one["per_class"], one["way"]) == (data, count, "default")]
+            ours, simple = ([leading(one, part) for one in drawn] for part in (0, 1))
+            cells.append(
+                f"{statistics.median(ours):.1%} ({min(ours):.1%} to {max(ours):.1%}), {statistics.median(simple):.1%}"
+                if drawn
+                else ""
+            )
+        rows.append((title, *cells))
+    return rows
+
+
+def leading(result: Row, part: int) -> float:
+    """Return the balanced accuracy of the int8 file (0) or the simplest way (1) if classes are unbalanced, else the accuracy."""
+    right: int = result[("right", "simplest_right")[part]]
+    return float(result["balanced"][part]) if result["unbalanced"] else right / result["n"]
 
 
 def sets(results: Sequence[Row], *ways: str) -> Iterator[tuple[Any, ...]]:
