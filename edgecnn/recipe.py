@@ -235,7 +235,7 @@ class TrainRecipe(Struct):
 class TeacherRecipe(Struct):
     """A trained network to learn from in the float phase, in addition to the labels."""
 
-    run: str = key(meaning="Run folder of the trained network.")
+    run: str = key(meaning="Run folder of the trained network. Its input may have another size.")
     temperature: float = key(2.0, "Divides the logits of both networks in the loss.", low=0.1, high=100.0)
     weight: float = key(0.5, "The teacher's share of the loss; the rest is the labels'.", low=0.0, high=1.0)
     views: int | None = left_open(

@@ -256,7 +256,11 @@ class Teacher(Struct):
 
 
 def open_teacher(recipe: Settled, shape: tuple[int, int, int], labels: tuple[str, ...]) -> Teacher | None:
-    """Load the float model of the run named by `teacher.run`; None without a teacher. Raises RunError if it is missing or does not fit."""
+    """Load the float model of the run named by `teacher.run`; None without a teacher. Raises RunError if it is missing or does not fit.
+
+    A teacher whose input has another height or width gets the student's images resized to it, bilinear. It computes in the precision in
+    which it was trained.
+    """
     if not recipe.teacher:
         return None
     run = open_run(Path(recipe.teacher.run))
@@ -264,19 +268,22 @@ def open_teacher(recipe: Settled, shape: tuple[int, int, int], labels: tuple[str
     info = run.info
     found = (info.input.height, info.input.width, info.input.channels)
     classes = info.data.labels
-    if found != shape or classes != labels:
+    if found[2] != shape[2] or classes != labels:
         raise RunError(
-            f"teacher.run: {run.path} has the input {found} and {len(classes)} classes, {', '.join(classes[:5])} …; "
-            f"expected {shape} and {len(labels)} classes, {', '.join(labels[:5])} …, in this order."
+            f"teacher.run: {run.path} has {found[2]}-channel images and {len(classes)} classes, {', '.join(classes[:5])} …; "
+            f"expected {shape[2]}-channel images and {len(labels)} classes, {', '.join(labels[:5])} …, in this order."
         )
     scale, zero_point = run.recipe.input_scale, run.recipe.input_zero_point
+    precision = run.recipe.train.precision
     model = model_from_bytes(data)
-    if recipe.train.precision != "float32" and not run.imported:
+    if precision != "float32" and not run.imported:
         weights, network = model.get_weights(), local_recipe(run.settled, run).network
-        model = build_at(recipe.train.precision, network, shape, len(labels))
+        model = build_at(precision, network, found, len(labels))
         model.set_weights(weights)
 
     def logits(images: Any, step: Any) -> Any:
+        if found != shape:
+            images = tf.image.resize(images, found[:2], antialias=True)
         return tf.cast(model(real_input(images, scale, zero_point), training=False), tf.float32)
 
     return Teacher(logits=logits, described=TaughtBy(name=run.name, sha256=sha256(data)))

@@ -24,7 +24,7 @@ from edgecnn.pixels import PAD
 from edgecnn.recipe import build_recipe
 from edgecnn.runs import CHECKPOINT, FLOAT_MODEL, INFO, LOCK, QAT_MODEL, Run, create_run
 from edgecnn.train.loop import Batches
-from edgecnn.train.origin import Teacher, remembered
+from edgecnn.train.origin import Teacher, open_teacher, remembered
 from edgecnn.train.phases import SAFE_RATE
 from edgecnn.train.settle import learning_rates, settle
 from edgecnn.train.train import dry_run, train
@@ -182,6 +182,21 @@ def test_views_repeat_their_epochs(views):
     assert [epochs[0] == epochs[2], epochs[1] == epochs[3]] == [bool(views), bool(views)]
 
 
+@pytest.mark.parametrize("side", [5, 16])
+def test_a_teacher_sees_the_students_images_at_its_own_size(finished_run, side):
+    recipe = build_recipe({"data": {"source": "digits"}, "teacher": {"run": str(finished_run.path)}})
+    images = np.random.default_rng(2).integers(0, 256, (3, side, side, 1), np.uint8)
+    resized = [
+        Image.fromarray(image[:, :, 0].astype(np.float32)).resize((8, 8), Image.Resampling.BILINEAR) for image in images
+    ]
+    real = (np.stack(resized)[..., np.newaxis] - 128) / 128
+    expected = model_from_bytes(finished_run.read(FLOAT_MODEL, "train"))(real)
+    logits = open_teacher(settle(recipe, open_dataset(recipe.data)), (side, side, 1), tuple("0123456789")).logits(
+        images, 0
+    )
+    assert np.allclose(logits, expected, atol=1e-4) and np.ptp(expected) > 0.1
+
+
 @pytest.mark.usefixtures("in_a_folder_of_its_own")
 @pytest.mark.parametrize("wrong", ["missing", "labels", "changed"])
 def test_an_incompatible_teacher(trained, tmp_path, finished_run, wrong):
@@ -194,7 +209,10 @@ def test_an_incompatible_teacher(trained, tmp_path, finished_run, wrong):
     if wrong == "labels":
         text = (teacher / "run.json").read_text()
         (teacher / "run.json").write_text(text.replace('"labels": [\n   "0"', '"labels": [\n   "nought"'))
-        with pytest.raises(RunError, match=r"10 classes, nought, 1.*expected \(8, 8, 1\) and 10 classes, 0, 1"):
+        with pytest.raises(
+            RunError,
+            match=r"1-channel images and 10 classes, nought, 1.*expected 1-channel images and 10 classes, 0, 1",
+        ):
             trained(tmp_path / "run", teacher={"run": str(teacher)})
         return
     run = trained(tmp_path / "run", teacher={"run": str(teacher)})
