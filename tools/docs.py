@@ -25,7 +25,7 @@ from edgecnn.cli.help import sections
 from edgecnn.device.service.config import Config
 from edgecnn.device.stream.loop import OPTIONS
 from edgecnn.networks import NETWORKS
-from edgecnn.recipe import Recipe, default, range_text
+from edgecnn.recipe import Recipe, keys, range_text
 from edgecnn.report.table import markdown_table
 from edgecnn.runtime.engines import ENGINES
 from edgecnn.stress.corruptions import CORRUPTIONS, value_text
@@ -83,32 +83,19 @@ def recipe_keys() -> str:
 
 def recipe_tables(kind: type, prefix: str) -> Iterator[str]:
     """Yield the Markdown of a recipe's dataclass, followed by its nested ones."""
-    rows: list[tuple[str, ...]] = []
-    inner = []
+    known = {key.name: key for key in keys()}
+    rows, inner = [], []
     for entry in dataclasses.fields(kind):
-        of = value_type(entry.type)
+        of, name = value_type(entry.type), f"{prefix}{entry.name}"
         if dataclasses.is_dataclass(of):
-            inner.append((typing.cast(type, of), f"{prefix}{entry.name}."))
+            inner.append((typing.cast(type, of), f"{name}."))
             continue
-        stated = default(entry)
-        rows.append(
-            (
-                f"`{prefix}{entry.name}`",
-                getattr(of, "__name__", "table of strings")
-                .replace("Mapping", "table of strings")
-                .replace("tuple", "array of numbers"),
-                "-" if stated is None else f"`{json.dumps(stated)}`",
-                recipe_limits(entry.metadata),
-                escaped(entry.metadata.get("meaning", "")),
-            )
-        )
+        key = known[name]
+        stated = "-" if key.default is None else f"`{json.dumps(key.default)}`"
+        rows.append((f"`{name}`", key.type, stated, recipe_limits(entry.metadata), escaped(key.meaning)))
     title = f"## `[{prefix.rstrip('.')}]`" if prefix else "## Top level"
-    headings = ("key", "type", "default", "allowed", "meaning")
-    columns = (
-        5 if any(row[-1] for row in rows) else 4
-    )  # if the fields have no meanings, the docstring above explains them
-    about = re.sub(r"(?m)^(\w+): ", r"- `\1`: ", inspect.getdoc(kind) or "")
-    yield f"{title}\n\n{escaped(about)}\n\n{markdown_table(headings[:columns], [row[:columns] for row in rows])}"
+    table = markdown_table(("key", "type", "default", "allowed", "meaning"), rows)
+    yield f"{title}\n\n{escaped(inspect.getdoc(kind) or '')}\n\n{table}"
     for item, path in inner:
         yield from recipe_tables(item, path)
 

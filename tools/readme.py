@@ -19,19 +19,15 @@ from edgecnn.tables import build
 from edgecnn.verify.parity_report import Report
 
 ROOT = Path(__file__).parent.parent
-SPEED = ROOT / "tools" / "bench" / "results" / "benchmark.json"
-LADDER = ROOT / "tools" / "bench" / "results" / "ladder.json"
-PLANTED = ROOT / "tools" / "bench" / "results" / "inspect_planted.json"
-GPU = ROOT / "tools" / "bench" / "results" / "gpu.json"
-NETWORKS = ROOT / "tools" / "bench" / "results" / "networks.json"
-LEAKS = ROOT / "tools" / "bench" / "results" / "leaks.json"
-GROUPS = ROOT / "tools" / "bench" / "results" / "groups.json"
-WAYS = ROOT / "tools" / "bench" / "results" / "ways.json"
-FEW = ROOT / "tools" / "bench" / "results" / "few_photos.json"
-QUICK = ROOT / "tools" / "bench" / "results" / "photo_sets_quick.json"
-BACKBONES = ROOT / "tools" / "bench" / "results" / "backbones.json"
-IMPORTED = ROOT / "tools" / "bench" / "results" / "imported.json"
-GATE = ROOT / "tools" / "bench" / "results" / "gate_draws.json"
+RESULTS = ROOT / "tools" / "bench" / "results"
+SPEED = RESULTS / "benchmark.json"
+LADDER = RESULTS / "ladder.json"
+PLANTED = RESULTS / "inspect_planted.json"
+GPU = RESULTS / "gpu.json"
+NETWORKS = RESULTS / "networks.json"
+LEAKS = RESULTS / "leaks.json"
+QUICK = RESULTS / "photo_sets_quick.json"
+IMPORTED = RESULTS / "imported.json"
 
 sys.path.append(str(ROOT / "tools" / "bench"))  # for the benches' imports of each other
 
@@ -39,6 +35,18 @@ sys.path.append(str(ROOT / "tools" / "bench"))  # for the benches' imports of ea
 def measured(path: Path, bench: str = "") -> tuple[Any, Any]:
     """Return the bench of a file of results, which has the same name if none is given, and these results."""
     return importlib.import_module(f"bench.{bench or path.stem}"), json.loads(path.read_text(encoding="utf-8"))
+
+
+def table(
+    results: str, rows: Callable[[Any, Any], Any], headings: str = "HEADINGS", bench: str = ""
+) -> Callable[[], str]:
+    """Return a generator of one Markdown table: `rows` makes its rows from a bench and its results; the bench has the headings."""
+
+    def make() -> str:
+        module, report = measured(RESULTS / f"{results}.json", bench)
+        return markdown_table(getattr(module, headings), rows(module, report))
+
+    return make
 
 
 def model_table() -> str:
@@ -150,30 +158,6 @@ def leaks_table() -> str:
     return f"{markdown_table(bench.HEADINGS, bench.rows_of(report['draws']))}\n\n{bench.sentence(report)}"
 
 
-def groups_table() -> str:
-    """Return a Markdown table of what a head's held-out accuracy says, by photo and by group, and the truth."""
-    bench, report = measured(GROUPS)
-    return markdown_table(bench.HEADINGS, bench.rows_of(report["results"]))
-
-
-def ways_table() -> str:
-    """Return a Markdown table of what `train`, `train --quick` and the simplest way give on photos that none of them saw."""
-    bench, report = measured(WAYS)
-    return markdown_table(bench.SUMMARY, bench.summary(report["results"]))
-
-
-def earlier_table() -> str:
-    """Return a Markdown table of what an earlier version's default gives on the same photos."""
-    bench, report = measured(WAYS)
-    return markdown_table(bench.EARLIER, bench.earlier_summary(report["results"]))
-
-
-def few_table() -> str:
-    """Return a Markdown table of what the default and the simplest way make of 10 to 50 photos per class."""
-    bench, report = measured(FEW, "ways")
-    return markdown_table(bench.FEW, bench.few_summary(report["results"]))
-
-
 def quick_table() -> str:
     """Return a Markdown table of what `train --quick` says of all photos by folds, and the simplest way on the same folds."""
     bench, report = measured(QUICK, "photo_sets")
@@ -181,8 +165,8 @@ def quick_table() -> str:
 
 
 def ways_in_short() -> str:
-    """Return the columns of `ways_table` that a first reader needs."""
-    bench, report = measured(WAYS)
+    """Return the columns of the table of `ways` that a first reader needs."""
+    bench, report = measured(RESULTS / "ways.json")
     chosen = [bench.SUMMARY.index(name) for name in bench.SHORT]
     results = [one for one in report["results"] if one["data"] in bench.FIRST]
     rows = [tuple(row[column] for column in chosen) for row in bench.summary(results)]
@@ -215,12 +199,6 @@ def imported_table() -> str:
     return "\n\n".join((*tables, bench.executed(report["results"]), where))
 
 
-def backbones_table() -> str:
-    """Return a Markdown table of heads on the features of Lite0, Lite1 and Lite2."""
-    bench, report = measured(BACKBONES)
-    return markdown_table(bench.HEADINGS, list(map(bench.row, report["results"])))
-
-
 def networks_table() -> str:
     """Return what `tools/bench/networks.py` measured: a table and its conditions."""
     bench, report = measured(NETWORKS)
@@ -230,18 +208,6 @@ def networks_table() -> str:
         "process that imports numpy and LiteRT, opens the file and classifies once. To measure again: `python tools/bench/networks.py`."
     )
     return f"{markdown_table(bench.HEADINGS, bench.table(report['results']))}\n\n{where}"
-
-
-def gate_table() -> str:
-    """Return a Markdown table of how often models pass the usual gate of old against new."""
-    bench, report = measured(GATE)
-    return markdown_table(bench.HEADINGS, bench.rows(report, "usual"))
-
-
-def strict_table() -> str:
-    """Return a Markdown table of the number of photos that --strict states, and of what it then refuses."""
-    bench, report = measured(GATE)
-    return markdown_table(bench.STATED, bench.stated_rows(report))
 
 
 def with_section(text: str, section: str, content: str) -> str:
@@ -257,18 +223,27 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "docs" / "figures.md": {
         "figures": model_table,
         "speed": speed_table,
-        "ways": ways_table,
-        "earlier": earlier_table,
+        "ways": table("ways", lambda bench, report: bench.summary(report["results"]), "SUMMARY"),
+        "earlier": table("ways", lambda bench, report: bench.earlier_summary(report["results"]), "EARLIER"),
         "quick": quick_table,
-        "few": few_table,
+        "few": table("few_photos", lambda bench, report: bench.few_summary(report["results"]), "FEW", "ways"),
     },
     ROOT / "README.md": {"ways": ways_in_short},
     ROOT / "docs" / "networks.md": {"ladder": ladder_table, "networks": networks_table},
     ROOT / "docs" / "boards.md": {"gpu": gpu_figures},
     ROOT / "docs" / "inspect.md": {"planted": inspect_table, "speed": inspect_speed},
-    ROOT / "docs" / "second-day.md": {"gate": gate_table, "strict": strict_table},
-    ROOT / "docs" / "your-model.md": {"imported": imported_table, "backbones": backbones_table},
-    ROOT / "docs" / "splits.md": {"leaks": leaks_table, "groups": groups_table},
+    ROOT / "docs" / "second-day.md": {
+        "gate": table("gate_draws", lambda bench, report: bench.rows(report, "usual")),
+        "strict": table("gate_draws", lambda bench, report: bench.stated_rows(report), "STATED"),
+    },
+    ROOT / "docs" / "your-model.md": {
+        "imported": imported_table,
+        "backbones": table("backbones", lambda bench, report: list(map(bench.row, report["results"]))),
+    },
+    ROOT / "docs" / "splits.md": {
+        "leaks": leaks_table,
+        "groups": table("groups", lambda bench, report: bench.rows_of(report["results"])),
+    },
 }
 """Each page's sections and their generators."""
 

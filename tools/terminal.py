@@ -13,7 +13,7 @@ from readme import ROOT, with_section
 
 README = ROOT / "README.md"
 COMMANDS = {
-    "train": "edgecnn train --data photos/ --network efficientnet_lite0_1200kb --size 96",
+    "train": "edgecnn train --data photos/ --quick",
     "export": "edgecnn export --format tflite --int8",
     "verify": "edgecnn verify --max-drop 1.0",
     "bundle": "edgecnn bundle --out photos.edgecnn",

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from edgecnn.cli.options import Model, check_choice, flag_names, load_classifier, option_name, with_flags
+from edgecnn.cli.options import Model, check_choice, flag_names, load_classifier, refuse_options, with_flags
 from edgecnn.device.stream import settings
 from edgecnn.versions import processors
 
@@ -132,11 +132,3 @@ def classify(
         # a fork does not take over an engine's threads, nor a GPU
         forks = sys.platform == "linux" and engine.num_threads == 1 and engine.provider != "cuda"
         classify_files(load(), source or (), decision, json, processors() if forks else 1)
-
-
-def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Raise a usage error that names the option, if one of these was given where it has no effect."""
-    for name in names:
-        given = context.get_parameter_source(name)
-        if given is not None and given.name != "DEFAULT":
-            raise typer.BadParameter(why, param_hint=option_name(name))

@@ -234,7 +234,7 @@ def make_live(
     from edgecnn.device.http.link import UNSURES
     from edgecnn.device.http.live import Live, make_opening
 
-    keeper = keepers[0] if settings.reaction.keep else None
+    keeper = keepers[0] if settings.reaction.keep and keepers else None
     kept = keeper.newest(UNSURES) if keeper else ()
     opening = make_opening(door, settings, classifier, choice, camera=source or "", kept=kept)
     live = Live(opening, door.listener, (classifier.name, classifier.model_sha256), classifier.region)

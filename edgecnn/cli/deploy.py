@@ -3,7 +3,7 @@
 import functools
 import json as json_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,21 +17,14 @@ if TYPE_CHECKING:
 
 SETUP = "What the boards get"
 
-Hosts = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="HOST...", help="Boards, named as for ssh: NAME, USER@NAME, ssh://USER@NAME:PORT.", show_default="none"
-    ),
-]
-HostsFile = Annotated[
-    Path | None,
-    option(..., "A file of boards, one per line; # starts a comment.", "none", None, "--hosts", metavar="FILE"),
-]
-Jobs = Annotated[int, option(..., "Boards to handle at a time.", True, min=1, max=256, metavar="N")]
-
 
 def deploy(
-    hosts: Hosts = None,
+    hosts: list[str] | None = typer.Argument(
+        None,
+        metavar="HOST...",
+        help="Boards, named as for ssh: NAME, USER@NAME, ssh://USER@NAME:PORT.",
+        show_default="none",
+    ),
     repo: Path = option(Path("releases"), "The repository's folder.", True, SETUP, "--repo", metavar="DIR"),
     channel: str | None = option(
         None, "The channel of these boards.", "the only one of the repository", SETUP, metavar="NAME"
@@ -55,8 +48,10 @@ def deploy(
     replace_root: bool = option(
         False, "Let boards that trust another repository trust this one.", "off", SETUP, "--replace-root"
     ),
-    hosts_file: HostsFile = None,
-    jobs: Jobs = 8,
+    hosts_file: Path | None = option(
+        None, "A file of boards, one per line; # starts a comment.", "none", None, "--hosts", metavar="FILE"
+    ),
+    jobs: int = option(8, "Boards to handle at a time.", True, min=1, max=256, metavar="N"),
     json: bool = option(False, "Print a JSON line for each board.", "off", None, "--json"),
 ) -> None:
     """Install edgecnn and the newest release on boards over ssh.
@@ -74,6 +69,7 @@ def deploy(
       edgecnn deploy pi@door.local pi@gate.local --from https://models.example.org/
       edgecnn deploy --hosts boards.txt --channel doors --options service.toml --jobs 20
     """
+    from edgecnn.device.service.config import valid_options
     from edgecnn.device.update.board import Options
     from edgecnn.fleet.deploy import Offer, Package, Plan, Wheels, deploy
     from edgecnn.fleet.ssh import Sessions, check_host, on_each, read_hosts
@@ -89,7 +85,7 @@ def deploy(
         software=checked("--deb", Package, deb) if deb else Wheels(),
         offer=Offer(repo, channel),
         url=source,
-        options=None if options is None else read_options(options),
+        options=None if options is None else valid_options(options).encode(),
         replace_root=replace_root,
     )
     failed = total = 0
@@ -110,18 +106,6 @@ def deploy(
                 emit_line(printable(board_outcome_text(outcome)))
     if failed:
         raise PartialFailure(f"{failed} of {total} boards failed, for the reasons above; the others are done.")
-
-
-def read_options(path: Path) -> bytes:
-    """Return the service's options, checked. ServiceError if they are not valid or the file is missing."""
-    from edgecnn.device.service import config
-    from edgecnn.errors import ServiceError
-
-    if not path.exists():
-        raise ServiceError(f"the file {path} does not exist.")
-    text = config.read_options_file(path)
-    config.parse(text, str(path))
-    return text.encode()
 
 
 def board_outcome_text(outcome: "DeployOutcome") -> str:

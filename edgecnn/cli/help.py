@@ -21,12 +21,15 @@ def sections(command: Any, context: Any, action: str = "") -> dict[str, list[tup
             continue
         usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
         heading = getattr(parameter, "rich_help_panel", None) or usual
-        if action and (
-            heading == "Arguments" or (heading.startswith("With ") and action not in re.findall(r"\w+", heading))
-        ):
+        if action and (heading == "Arguments" or of_others(heading, action)):
             continue
         groups.setdefault(heading, []).append((row[0], plain_default(row[1], parameter)))
     return {heading: groups[heading] for heading in sorted(groups, key=lambda item: item != "Arguments")}
+
+
+def of_others(heading: str, action: str) -> bool:
+    """Whether an option's heading, such as "With add and share", names actions, but not this one."""
+    return heading.startswith("With ") and action not in re.findall(r"\w+", heading)
 
 
 def plain_default(text: str, parameter: Any) -> str:

@@ -55,8 +55,8 @@ class Calibration(Group):
     )
     float_layers: int | tuple[str, ...] = setting(
         (),
-        "Layers of the int8 TFLite file that stay in float: their names, or the N that lose most of their input's accuracy by edgecnn "
-        "layers. For networks that training cannot help; bytes and milliseconds before and after are printed.",
+        "Layers of the int8 TFLite file that stay in float: their names, or the N that edgecnn layers ranks "
+        "worst. For networks that training cannot help; bytes and milliseconds before and after are printed.",
         shown="none",
         metavar="N|NAME,…",
         typed=None,

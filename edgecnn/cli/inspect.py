@@ -79,7 +79,8 @@ def inspect(
     """Find what is wrong with labelled images, before training.
 
     Reports files that cannot be read; the same image twice, in two splits or with two labels, even if compressed, cut or mirrored; labels
-    that may be wrong; images unlike the others; classes of few or too similar images. The page shows them. The data are only read.
+    that may be wrong; images unlike the others; classes with too few images, or with images that are too similar. The page shows them. The
+    data are only read.
 
     Results for each image are kept in the user's cache folder. After Ctrl-C, run the same command again to continue.
 

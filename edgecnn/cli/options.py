@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TextIO, TypeVar
 
 import typer
 
+from edgecnn.cli.help import of_others
 from edgecnn.device.stream.settings import typed_name
 from edgecnn.labels import printable_lines, utf8
 from edgecnn.tables import fields_of, to_json
@@ -85,6 +86,23 @@ def option_name(parameter: str) -> str:
 def check_choice(option: str, value: object, choices: Collection[object]) -> None:
     if value is not None and value not in choices:
         raise typer.BadParameter(f"received {value!r}, expected {', '.join(map(str, choices))}.", param_hint=option)
+
+
+def check_action(context: typer.Context, action: str, actions: Collection[str]) -> None:
+    """Raise a usage error for an unknown ACTION, or for an option that its heading gives to other actions: "With add and share"."""
+    check_choice("ACTION", action, actions)
+    for item in context.command.params:
+        heading = getattr(item, "rich_help_panel", None) or ""
+        if of_others(heading, action):
+            refuse_options(context, (item.name or "",), f"works only {heading.lower()}.")
+
+
+def refuse_options(context: typer.Context, names: Collection[str], why: str) -> None:
+    """Raise a usage error that names the option, if one of these was given where it has no effect."""
+    for item in context.command.params:
+        given = context.get_parameter_source(item.name or "")
+        if item.name in names and given is not None and given.name != "DEFAULT":
+            raise typer.BadParameter(why, param_hint=item.opts[0])
 
 
 def checked(option: str, read: Callable[[T], U], value: T) -> U:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from edgecnn.cli.options import Json, check_choice, checked, emit_json, note, note_if_shared, option, terminal_width
+from edgecnn.cli.options import (
+    Json,
+    check_action,
+    check_choice,
+    checked,
+    emit_json,
+    note,
+    note_if_shared,
+    option,
+    refuse_options,
+    terminal_width,
+)
 from edgecnn.errors import PartialFailure, ReleaseError, first_line
 from edgecnn.labels import plural, printable
 
@@ -30,6 +41,7 @@ REPOSITORY = Path("releases")
 
 
 def release(
+    context: typer.Context,
     action: str = typer.Argument(
         ..., metavar="ACTION", help="init, add, share, stop, refresh, rotate or status; required"
     ),
@@ -78,7 +90,7 @@ def release(
         2, "Number of root keys that must sign.", True, "With init", metavar="N", min=1, max=9
     ),
     hosts: Path | None = option(
-        None, "A file of boards, one per line, to ask over ssh.", "the repository's own", "With status", metavar="FILE"
+        None, "A file of boards, one per line, to ask over ssh.", "none", "With status", metavar="FILE"
     ),
     jobs: int = option(16, "Boards to ask at a time.", True, "With status", metavar="N", min=1, max=256),
     json: Json = False,
@@ -102,18 +114,14 @@ def release(
       edgecnn release status
       edgecnn release status --hosts boards.txt
     """
-    check_choice("ACTION", action, ACTIONS)
+    check_action(context, action, ACTIONS)
     given = names or []
     check_names(action, given)
-    if (action == "add") != bool(to) or (action == "add") != (share is not None):
-        raise typer.BadParameter("add needs --to and --share; no other action takes them.", param_hint="--to")
-    if action != "add" and (accept or allow_older_from):
-        raise typer.BadParameter("works only with add.", param_hint="--accept" if accept else "--allow-older-from")
-    if pilot and action not in ("add", "share"):
-        raise typer.BadParameter("works only with add and share.", param_hint="--pilot")
+    if action == "add" and not (to and share is not None):
+        raise typer.BadParameter("add needs --to and --share.", param_hint="--to")
+    if action == "init" and given:
+        refuse_options(context, ("repo",), "init takes the folder's name without it.")
     if hosts is not None:
-        if action != "status":
-            raise typer.BadParameter("works only with status.", param_hint="--hosts")
         show_boards(hosts, jobs, json)
         return
     from edgecnn.release import operations

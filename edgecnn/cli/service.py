@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from edgecnn.cli.options import Json, SlotsFolder, check_choice, emit_json, emit_line, note, note_if_shared, option
-from edgecnn.errors import OutputError, ServiceError
+from edgecnn.cli.options import SlotsFolder, check_action, emit_json, emit_line, note, note_if_shared, option
+from edgecnn.errors import OutputError
 from edgecnn.labels import printable
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ ACTIONS = dict.fromkeys(("install", "check", "status", "logs", "remove", "run"),
 
 
 def service(
+    context: typer.Context,
     action: str = typer.Argument(..., metavar="ACTION", help="install, check, status, logs, remove or run; required"),
     config: Path | None = option(
         None,
@@ -35,7 +36,7 @@ def service(
     root: SlotsFolder = Path("/var/lib/edgecnn"),
     follow: bool = option(False, "Keep printing new lines.", "off", "With logs", "--follow", "-f"),
     lines: int = option(20, "Number of lines.", True, "With logs", "--lines", "-n", min=1, metavar="N"),
-    json: Json = False,
+    json: bool = option(False, "Print one JSON document.", "off", "With status", "--json"),
 ) -> None:
     """Classify what a camera sees as a systemd service, from boot on.
 
@@ -52,7 +53,7 @@ def service(
       edgecnn service status
       edgecnn service logs --follow
     """
-    check_choice("ACTION", action, ACTIONS)
+    check_action(context, action, ACTIONS)
     from edgecnn.device.service import config as manage
     from edgecnn.device.slots.record import NO_RELEASE
     from edgecnn.device.slots.store import Store
@@ -61,9 +62,7 @@ def service(
         run(config or manage.SERVICE_CONFIG, root)
     elif action == "check":
         path = config or manage.SERVICE_CONFIG
-        if config is not None and not config.exists():
-            raise ServiceError(f"the file {config} does not exist.")
-        manage.parse(manage.read_options_file(path), str(path))
+        manage.valid_options(path, required=config is not None)
         note(f"{path}: {'valid' if path.exists() else 'does not exist, so the defaults apply'}")
     elif action == "install":
         unit = manage.install(manage.Host(), config)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from edgecnn.cli.options import Json, SlotsFolder, check_choice, emit_json, note, option
+from edgecnn.cli.options import Json, SlotsFolder, check_action, emit_json, note, option, refuse_options
 from edgecnn.labels import printable
 from edgecnn.tables import to_json
 
@@ -18,6 +18,7 @@ ACTIONS = {"add": "BUNDLE", "activate": "RELEASE", "rollback": "", "list": "", "
 
 
 def slot(
+    context: typer.Context,
     action: str = typer.Argument(..., metavar="ACTION", help="add, activate, rollback, list or prune; required"),
     name: str | None = typer.Argument(
         None,
@@ -60,11 +61,9 @@ def slot(
       edgecnn slot activate 3f2a9c
       edgecnn slot rollback
     """
-    check_choice("ACTION", action, ACTIONS)
-    if activate and action != "add":
-        raise typer.BadParameter("works only with add.", param_hint="--activate")
-    if accept and not (activate or action == "activate"):
-        raise typer.BadParameter("works only with activate and add --activate.", param_hint="--accept")
+    check_action(context, action, ACTIONS)
+    if not (activate or action == "activate"):
+        refuse_options(context, ("older", "other_classes", "accept"), "works only with activate and add --activate.")
     if (name is not None) != (action in ("add", "activate")):
         expected = {"add": "name a bundle", "activate": "name a release: edgecnn slot list"}.get(action)
         raise typer.BadParameter(f"{expected or f'{action} takes no name'}.", param_hint="[BUNDLE|RELEASE]")

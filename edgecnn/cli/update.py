@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgecnn.cli.help import missing_extra
-from edgecnn.cli.options import Json, check_choice, emit_json, note, option
+from edgecnn.cli.options import Json, check_choice, emit_json, note, option, refuse_options
 from edgecnn.errors import EdgeCNNError, UpdateError
 from edgecnn.labels import printable
 
@@ -19,6 +19,7 @@ ACTIONS = {"status": ""}
 
 
 def update(
+    context: typer.Context,
     action: str | None = typer.Argument(
         None, metavar="[ACTION]", help="status; without it, look for a release", show_default="none"
     ),
@@ -55,6 +56,7 @@ def update(
     """
     if action is not None:
         check_choice("ACTION", action, ACTIONS)
+        refuse_options(context, ("source", "channel", "root"), "is for a check, not for status.")
     from edgecnn.device.update.board import CONFIG, Board, Options, note_failure, read_options, read_status
 
     board = Board(prefix=prefix)

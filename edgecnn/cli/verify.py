@@ -1,6 +1,5 @@
 """edgecnn verify, layers and compare, and a parity report as text, for the commands that make or read one."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -175,14 +174,14 @@ def verify(
 
     model, data, out = emulated.model, emulated.data, emulated.out
     boards = boards_of(emulated) if emulated.on else None
-    if not boards and (model or emulated.engines or emulated.release):
-        raise typer.BadParameter("--engines, --release and --model need --on.")
+    if not boards and (model or emulated.engines or emulated.release or emulated.sample != EmulatedBoards.sample):
+        raise typer.BadParameter("--engines, --release, --sample and --model need --on.")
     if boards and (model or (run is None and not (RUNS / LATEST).exists())):
-        of_run = replace(limits, max_drop=shared.Limits.max_drop)
-        if run or matrix or tflite_python or of_run != shared.Limits() or target_error is not None or replacing.against:
+        of_run = (run, matrix, tflite_python, target_error, full) != (None, False, None, None, False)
+        if of_run or limits != shared.Limits() or replacing != shared.Replacing():
             raise typer.BadParameter(
-                "RUN, --matrix, --tflite-python, --confident, --min-agreement, --accept-conversion, --target-error and --against are for a "
-                "run, --model is for a bundle."
+                "a bundle on boards takes only --on, --engines, --release, --sample, --data, --out and --json; other options are for a run "
+                f"of edgecnn train{', and --model is not' if model else ', and there is none here'}."
             )
         verify_bundle(model, boards, data, out, json)
         return
@@ -222,6 +221,7 @@ def verify(
         show_report(report, json, full)
     elif json:
         emit_json({"parity": report, "against": against})
+        note_warnings(report)
     else:
         show_report(report, json, full)
         show_against(against)
@@ -317,10 +317,10 @@ def compare(
         raise typer.BadParameter(f"{bundles[0]} is a bundle, the other is not. Name two bundles, or two model files.")
     if bundles:
         limits = max_drop != shared.Limits.max_drop or min_agreement is not None
-        if limits or split != "test" or foreign != shared.Foreign():
+        if limits or full or split != "test" or foreign != shared.Foreign():
             raise typer.BadParameter(
-                "--split, --max-drop, --min-agreement, --labels and the input range are for model files: bundles record their input and "
-                "the photos that they were trained on."
+                "--split, --max-drop, --min-agreement, --full, --labels and the input range are for model files: bundles record their "
+                "input and the photos that they were trained on."
             )
         rule = shared.rule(strict, confident)
         against(reference, candidate, data, shared.renames(renamed), rule, out, json)

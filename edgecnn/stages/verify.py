@@ -26,7 +26,7 @@ from edgecnn.evaluate.answers import (
     require_held_out,
     timed,
 )
-from edgecnn.evaluate.statistics import WORTH, Interval, folds_interval, found_by_class, grouped_interval, score_figures
+from edgecnn.evaluate.statistics import WORTH, found_by_class, score_figures
 from edgecnn.export import EXPORTS, alternative, export_path
 from edgecnn.runs import PARITY, Run, write_json
 from edgecnn.runtime.decision import softmax
@@ -101,15 +101,11 @@ def verify_by_folds(
     rows = boards(run, exports, seen, progress) if boards else ()
     shipped = next(item for item in models if item.name == candidates[0].name)
     scores = cross_fitted_scores(shipped.values, held.classes, held.fold, confidence.threshold, target_error)
-    basis = Basis(tested, labels, balanced=dataset.balances(run.recipe.train.class_weights))
+    balanced = dataset.balances(run.recipe.train.class_weights)
+    basis = Basis(tested, labels, groups_of(run, held.hashes.tolist()), balanced=balanced, worth=WORTH)
     report = judged(run.name, data, gate, models, comparisons, basis)
-    groups = groups_of(run, held.hashes.tolist())
     report = replace(
         report,
-        models=tuple(
-            replace(figures, accuracy_interval=of_folds(item.values.argmax(axis=1) == held.classes, groups))
-            for figures, item in zip(report.models, models, strict=True)
-        ),
         passed=report.passed and all(row.passed for row in rows),
         boards=tuple(replace(row, accuracy=None, accuracy_here=None) for row in rows),
         folds=run.info.folds,
@@ -123,11 +119,6 @@ def verify_by_folds(
     write_predictions(run, pictured, shown, int8, (shipped, confidence.temperature))
     write_json(run.file(PARITY), report)
     return report
-
-
-def of_folds(right: np.ndarray, groups: Sequence[str] | None = None) -> Interval:
-    """Return the interval of a shipped model's accuracy on photos that it did not see, from the folds' `right` answers, bool (n,)."""
-    return grouped_interval(right, groups, WORTH) if groups else folds_interval(int(right.sum()), len(right))
 
 
 def held_out_pixels(split: Split, held: HeldOut) -> np.ndarray:

@@ -103,7 +103,11 @@ def open_subject(
         dataset = open_run_dataset(run, source=data, progress=progress, note=note)
         require_split(run, dataset, split)
         models = {
-            "float": keras_model(float_file, contract),
+            "float": (
+                engine_model("float", float_file, run.reference.rpartition(".")[2], contract)
+                if run.reference
+                else keras_model(float_file, contract)
+            ),
             "int8": engine_model("int8", exports[int8].read_bytes(), int8, contract),
         }
     height, width, channels = contract.height, contract.width, contract.channels

@@ -99,6 +99,10 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
 
     The noise at a layer includes that of all layers before it. Raises RunError if the export is missing or the model has no layers.
     """
+    if run.info.imported and run.info.imported.ships:
+        raise RunError(
+            f"{run.path} holds a finished file, which ships as it is and has no layers here. Import its float model to compare them."
+        )
     if run.frozen:
         raise RunError(
             f"{run.path} holds an imported graph, which has no layers to compare with. Import the model again with --qat-epochs 0, "

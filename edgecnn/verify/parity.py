@@ -137,7 +137,8 @@ def data_of(run: Run, split: SplitName, images: int, digest: str) -> Data:
 class Basis(NamedTuple):
     """The images that tested, the classes' names, each image's group if a user named groups, and the images of each class in all data.
 
-    `balanced` is whether every class counts the same in what is chosen.
+    `balanced` is whether every class counts the same in what is chosen. `worth` is the weight of an image in the intervals of accuracies,
+    less than 1 if folds' models answered.
     """
 
     split: Split
@@ -145,6 +146,7 @@ class Basis(NamedTuple):
     groups: Sequence[str] | None = None
     counts: Sequence[int] = ()
     balanced: bool = False
+    worth: float = 1.0
 
 
 SHARES_OFF = 0.1
@@ -166,13 +168,13 @@ def judged(
     the data's shares of the classes, and of FEW_GROUPS or more groups if a user named some.
     """
     classes, labels = tested.split.classes, tested.labels
-    models = tuple(model_figures(item, classes, tested.groups) for item in answers)
+    models = tuple(model_figures(item, tested) for item in answers)
     top, share = statistics.chance_level(classes)
     balanced = 1 / len(np.unique(classes)) if tested.balanced else None
     beaten = {
         item.name: figures.accuracy_interval[0] > share
         if balanced is None
-        else balanced_interval(item, classes, tested.groups).low > balanced
+        else balanced_interval(item, tested).low > balanced
         for item, figures in zip(answers, models, strict=True)
     }
     off = unjudged(tested)
@@ -201,8 +203,8 @@ def unjudged(tested: Basis) -> str:
     """Return why it is not judged whether a model is better than chance: few groups tested, or other shares of the classes; else ""."""
     if tested.groups and (count := len(set(tested.groups))) < FEW_GROUPS:
         return (
-            f"only {plural(count, 'group')} tested, too few to judge whether the model is better than chance. With --folds, all groups "
-            "test."
+            f"only {plural(count, 'group')} tested, too few to judge whether the model is better than chance."
+            + " With --folds, all groups test." * (tested.worth == 1)
         )
     if not sum(tested.counts):
         return ""
@@ -217,27 +219,29 @@ def unjudged(tested: Basis) -> str:
     )
 
 
-def balanced_interval(answers: Answers, classes: np.ndarray, groups: Sequence[str] | None) -> statistics.Interval:
+def balanced_interval(answers: Answers, tested: Basis) -> statistics.Interval:
     """Return the 95 % interval of the balanced accuracy, over groups if a user named some."""
-    right = np.argmax(answers.values, axis=1) == classes
-    of_classes = [classes == one for one in np.unique(classes)]
-    if groups:
-        intervals = [statistics.grouped_interval(right[of], np.array(groups)[of].tolist()) for of in of_classes]
-    else:
-        intervals = [statistics.wilson(int(right[of].sum()), int(of.sum())) for of in of_classes]
+    right = np.argmax(answers.values, axis=1) == tested.split.classes
+    of_classes = [tested.split.classes == one for one in np.unique(tested.split.classes)]
+    intervals = [interval_of(right, of, tested) for of in of_classes]
     return statistics.mean_interval([float(right[of].mean()) for of in of_classes], intervals)
 
 
-def model_figures(answers: Answers, classes: np.ndarray, groups: Sequence[str] | None = None) -> ModelFigures:
-    correct = np.argmax(answers.values, axis=1) == classes
-    right = int(np.sum(correct))
+def interval_of(right: np.ndarray, of: np.ndarray, tested: Basis) -> statistics.Interval:
+    """Return the 95 % interval of the accuracy on some images, from the `right` answers; both are bool (n,)."""
+    if tested.groups:
+        return statistics.grouped_interval(right[of], np.array(tested.groups)[of].tolist(), tested.worth)
+    return statistics.wilson(tested.worth * int(right[of].sum()), tested.worth * int(of.sum()))
+
+
+def model_figures(answers: Answers, tested: Basis) -> ModelFigures:
+    classes = tested.split.classes
+    right = np.argmax(answers.values, axis=1) == classes
     names = ("name", "format", "precision", "engine", "size_bytes", "sha256", "ms_per_image")
     return ModelFigures(
         **{name: getattr(answers, name) for name in names},
-        accuracy=right / len(classes),
-        accuracy_interval=(
-            statistics.grouped_interval(correct, groups) if groups else statistics.wilson(right, len(classes))
-        ),
+        accuracy=int(right.sum()) / len(classes),
+        accuracy_interval=interval_of(right, np.ones(len(classes), bool), tested),
         calibration_error=expected_calibration_error(answers.scores, classes),
     )
 

@@ -264,6 +264,8 @@ TYPOS = (
     (("rotate",), "rotate: expected KEY..."),
     (("status", "door"), "takes no more arguments"),
     (("stop", "door", "--pilot", "x"), "only with add and share"),
+    (("status", "--root-keys", "5"), "--root-keys: works only with init"),
+    (("init", "one", "--repo", "two"), "--repo: init takes the folder's name without it"),
 )
 
 
@@ -393,6 +395,8 @@ def test_a_typo_is_a_usage_error_of_slot(slot, bundle_slot):
     assert "name a bundle" in slot("add").err
     assert "prune takes no name" in slot("prune", bundle_slot).err
     assert "works only with activate and add --activate" in slot("add", bundle_slot, "--accept", "why").err
+    assert "works only with activate and add --activate" in slot("add", bundle_slot, "--other-classes").err
+    assert "works only with prune" in slot("list", "--keep", 1).err
     assert slot("activate", "0000").code == SlotError.exit_code
 
 

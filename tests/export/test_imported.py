@@ -502,6 +502,11 @@ def test_an_int8_file_of_another_program_ships_once_it_answers_like_its_float_mo
     assert report["models"][0]["accuracy"] == 1.0 and report["comparisons"][0]["agreement"] >= 0.97
     assert edgecnn("bundle", "--out", "out.edgecnn").code == 0
     assert reference in (tmp_path / "runs" / "int8" / "card.md").read_text()
+    stressed = edgecnn("stress", "--corruptions", "jpeg", "--json")
+    assert stressed.code == 0 and json.loads(stressed.out)["clean"]["float"]["accuracy"] == 1.0, stressed.err
+    refused = edgecnn("layers")
+    assert refused.code == RunError.exit_code and "ships as it is" in refused.err
+    assert "edgecnn layers" not in (tmp_path / "runs" / "int8" / "report.html").read_text()
     assert selftest(read_bundle(tmp_path / "out.edgecnn")).passed
     random = np.random.default_rng(1)
     classifier = Classifier.load(tmp_path / "out.edgecnn")

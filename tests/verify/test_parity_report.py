@@ -17,7 +17,7 @@ from edgecnn.bundle.file import read_bundle
 from edgecnn.data import Split
 from edgecnn.errors import EmulatorError, ParityError
 from edgecnn.evaluate.answers import Answers
-from edgecnn.evaluate.statistics import paired_interval
+from edgecnn.evaluate.statistics import WORTH, paired_interval
 from edgecnn.report.sections import comparisons_table, conversion_lines, flip_lines, gate_line, warning_lines
 from edgecnn.tables import build, to_json
 from edgecnn.verify.parity import Basis, compared, judged
@@ -232,7 +232,7 @@ def test_confident_has_no_slack():
     assert compared("quantization", *models, split, LABELS, below).failed == ("drop_interval",)
 
 
-def at_chance(classes, right, **gate):
+def at_chance(classes, right, worth=1.0, **gate):
     """A report on two models that classify the first `right` images of these classes correctly."""
     split = of_classes(classes)
     top = split.classes.copy()
@@ -240,7 +240,7 @@ def at_chance(classes, right, **gate):
     models = answers("float", top), answers("int8", top)
     models = [replace(model, ms_per_image=1.0) for model in models]
     item = compared("quantization", *models, split, LABELS, Gate(**gate))
-    return judged("run", data_of(split), Gate(**gate), models, [item], Basis(split, LABELS))
+    return judged("run", data_of(split), Gate(**gate), models, [item], Basis(split, LABELS, worth=worth))
 
 
 def test_a_model_at_chance_level_gets_a_warning():
@@ -257,6 +257,15 @@ def test_a_model_at_chance_level_gets_a_warning():
     assert not strict.passed
     with pytest.raises(ParityError, match="not shown to be better than chance"):
         require_parity(strict)
+
+
+def test_chance_is_judged_by_the_interval_that_the_report_shows():
+    """28 of 60 right, chance 33 %: Wilson's interval is above it, and that of folds, where an answer counts as less than half, is not."""
+    even = np.arange(60) % 3
+    for worth, low, below in ((1.0, 0.346, ()), (WORTH, 0.295, ("float", "int8"))):
+        report = at_chance(even, 28, worth, confident=True, max_drop=9.0)
+        assert report.models[0].accuracy_interval[0] == pytest.approx(low, abs=5e-4)
+        assert report.chance.not_better == below and report.passed == (not below)
 
 
 def test_a_model_above_chance_raises_no_alarm():

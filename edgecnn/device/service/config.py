@@ -110,6 +110,15 @@ def read_options_file(path: Path) -> str:
         raise ServiceError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
 
 
+def valid_options(path: Path, *, required: bool = True) -> str:
+    """Return the text of an options file. ServiceError if an option is invalid, or if the file is required and does not exist."""
+    if required and not path.exists():
+        raise ServiceError(f"the file {path} does not exist.")
+    text = read_options_file(path)
+    parse(text, str(path))
+    return text
+
+
 def take_options(path: Path, folder: Path, disk: disks.Disk | None = None) -> tuple[Config, str]:
     """Use a file's options if they are valid, and save a copy in `folder`; else use the copy of the last valid ones.
 
@@ -191,11 +200,7 @@ def install(host: Host, options: Path | None = None) -> Path:
     host.require_systemd()
     host.require_root()
     place = host.root / SERVICE_CONFIG.relative_to("/")
-    source = options or place
-    if options is not None and not options.exists():
-        raise ServiceError(f"{options} does not exist.")
-    text = read_options_file(source)
-    parse(text, str(source))
+    text = valid_options(options or place, required=options is not None)
     packaged = (host.root / PACKAGED / UNIT).exists()
     unit = host.root / (PACKAGED if packaged else OWN) / UNIT
     if not packaged:

@@ -318,3 +318,10 @@ def test_a_port_that_is_taken_is_a_problem_without_a_page(consume):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         made, (problem,) = consume(f'http = "{taken.getsockname()[1]}"\n')
     assert not made and "no page and no metrics: 127.0.0.1:" in problem and "Address already in use" in problem
+
+
+@pytest.mark.skipif(not is_installed("litert"), reason="LiteRT is not installed")
+def test_a_folder_that_cannot_be_read_leaves_the_page(consume, tmp_path):
+    (tmp_path / ".edgecnn-saved").write_bytes(b"\xff")
+    made, (problem,) = consume(f'http = "0"\nkeep = "{tmp_path}"\nkeep_margin = 0.5\n')
+    assert len(made) == 1 and "no frames are kept: cannot read" in problem
