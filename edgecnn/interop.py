@@ -25,7 +25,7 @@ from edgecnn.export.onnx_int8 import FEATURES
 from edgecnn.files import refuse_existing, write_atomic
 from edgecnn.labels import plural
 from edgecnn.region import WHOLE, region_text
-from edgecnn.runs import Run
+from edgecnn.runs import FRIGATE, PROGRAMS, Run
 
 LABELS = "labels.txt"
 
@@ -157,23 +157,13 @@ def with_scores(data: bytes) -> bytes:
     return packed(model)
 
 
-FRIGATE = "frigate"
-MEDIAPIPE = "mediapipe"
-PROGRAMS = (FRIGATE, MEDIAPIPE)
-
 MODEL = "model.tflite"
 LABELMAP = "labelmap.txt"
 SIDE = 224
 
-STRETCH = "stretch"
-
-
-def program_path(run: Run, program: str) -> Path:
-    return run.file(program)
-
 
 def programs_of(run: Run) -> list[str]:
-    return [program for program in PROGRAMS if (program_path(run, program) / MODEL).exists()]
+    return [program for program in PROGRAMS if (run.file(program) / MODEL).exists()]
 
 
 def check_program(run: Run, program: str) -> None:
@@ -231,7 +221,7 @@ def export_program(
 
     They go to `out`, if given, and always to the run, because verification reads them there.
     """
-    folder = out or program_path(run, program)
+    folder = out or run.file(program)
     for name in (MODEL, LABELMAP) if program == FRIGATE else (MODEL,):
         refuse_existing(folder / name, force)
     check_program(run, program)
@@ -240,15 +230,13 @@ def export_program(
         export(run, "tflite", "int8", progress=progress)
     note(f"making the files of {run.name} for {program}")
     files = program_files(run, program)
-    if run.recipe.data.fit != STRETCH:
+    if run.recipe.data.fit != "stretch":
         note(f"{program} stretches every image; this run was trained with fit = {run.recipe.data.fit}. See verify.")
-    for place in dict.fromkeys((program_path(run, program), folder)):
+    for place in dict.fromkeys((run.file(program), folder)):
         for name, data in files.items():
             write_atomic(place / name, data)
     return [folder / name for name in files]
 
-
-INPUT = (224, 224, 3)
 
 NONE = "none"
 """Frigate's class for an object that belongs to none of the others. This answer gives the object no sub label and no attribute."""
@@ -268,7 +256,7 @@ def open_frigate(path: Path, progress: Progress | None = None, lenient: bool = F
     folder = find_dataset(path)
     name = escaped_name((folder.parent if folder.name == DATASET else folder).resolve().name) or "frigate"
     listed = open_folder(folder, progress, lenient, may_be_empty=(NONE,))
-    return replace(listed, name=name, title=f"Frigate's {name}", shape=INPUT, place=None)
+    return replace(listed, name=name, title=f"Frigate's {name}", shape=(SIDE, SIDE, 3), place=None)
 
 
 def find_dataset(path: Path) -> Path:

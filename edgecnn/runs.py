@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 from edgecnn.errors import BundleError, OutputExistsError, RecipeError, RunError
 from edgecnn.files import canonical_json, is_own, output_errors, write_atomic
 from edgecnn.labels import unsafe
-from edgecnn.recipe import RANDOM, Recipe, Settled, build_recipe, load_recipe, merge, source_kind, to_toml
+from edgecnn.recipe import RANDOM, Recipe, Settled, build_recipe, load_recipe, merge, source_kind, to_tables, to_toml
 from edgecnn.run_info import RunInfo
 from edgecnn.tables import build, to_json
 
@@ -38,6 +38,7 @@ ASKED = "folds/recipe.toml"
 FOLD_INFO = "fold.json"
 HELD_OUT = "held-out.npz"
 FEATURES = "features"
+FRIGATE, MEDIAPIPE = PROGRAMS = ("frigate", "mediapipe")  # folders with files for other programs
 IMAGES = "images.csv"
 HISTORY = "history.csv"
 CURVES = "curves.png"
@@ -196,12 +197,13 @@ def create_run(recipe: Recipe, path: Path, *, force: bool = False, keep_features
             raise OutputExistsError(
                 f"{path} exists. Continue it (--resume), replace it (--force), or name another folder with --out."
             )
-        for used in (recipe.init.source, recipe.network.file):
+        for used in (recipe.init.source, recipe.network.file, recipe.teacher and recipe.teacher.run):
             if used and Path(used).resolve().is_relative_to(path.resolve()):
                 raise OutputExistsError(
                     f"{path} contains {used}, which the new run needs, so it is not replaced. {ANOTHER}."
                 )
-        for folder in (run.file(ASKED).parent, *(() if keep_features else (run.file(FEATURES),))):
+        made = [run.file(ASKED).parent, *map(run.file, PROGRAMS), *(() if keep_features else (run.file(FEATURES),))]
+        for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
         for file in path.iterdir():
             if file.name not in (LOCK, *((BACKBONE,) if keep_features else ())):
@@ -331,7 +333,10 @@ def _run_of(path: Path) -> Path:
             raise BundleError(f"{path} does not record its recipe. Name a run folder instead.") from None
     recipe = build_recipe(tables, str(path))
     run = Run(run_path(recipe.name or name))
-    if not run.file(FLOAT_MODEL).is_file() or run.public_recipe != without_folders(recipe):
+    if not (
+        run.file(FLOAT_MODEL).is_file()
+        and _agree(tables, *map(to_tables, (without_folders(recipe), run.public_recipe)))
+    ):
         network = f" --network {shlex.quote(recipe.network.name)}" if recipe.network.name else ""
         raise RunError(
             f"cannot start from {path}: {kind}, and {run.path} is not its run. Train its network first, then start from that run:\n"
@@ -339,3 +344,13 @@ def _run_of(path: Path) -> Path:
             f"then the same command with --init {RUNS}/body"
         )
     return run.path
+
+
+def _agree(given: Mapping[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two recipes' tables have the same values of the keys that a file gives."""
+    return all(
+        _agree(value, one[key], other.get(key) or {})
+        if isinstance(value, Mapping) and key in one
+        else one.get(key) == other.get(key)
+        for key, value in given.items()
+    )

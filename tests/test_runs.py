@@ -109,7 +109,7 @@ def test_damaged_info(tmp_path, text, why):
 
 def test_force_replaces_a_run_but_nothing_else(tmp_path):
     run = create_run(RECIPE, tmp_path / "run")
-    for name in ("float.h5", "folds/1/float.h5", "features/a.npy", "mine/notes.txt"):
+    for name in ("float.h5", "folds/1/float.h5", "features/a.npy", "frigate/model.tflite", "mine/notes.txt"):
         run.file(name).parent.mkdir(parents=True, exist_ok=True)
         run.file(name).write_bytes(b"old")
     with pytest.raises(
@@ -122,6 +122,9 @@ def test_force_replaces_a_run_but_nothing_else(tmp_path):
             pass
     left = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
     assert left == {".lock", "recipe.toml", "mine/notes.txt"}, "no fold of the former run, but a folder of the user's"
+    taught = build_recipe({"teacher": {"run": str(run.path)}})
+    with pytest.raises(OutputExistsError, match="which the new run needs"):
+        create_run(taught, run.path, force=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputExistsError, match="is a file"):
         create_run(RECIPE, tmp_path / "file", force=True)

@@ -99,22 +99,31 @@ def train(
     if resolved.folds and (cluster or dry_run):
         one, other = "--quick" if resolved.train.head_only else "--folds", "--workers" if cluster else "--dry-run"
         raise typer.BadParameter(f"{one} and {other} are mutually exclusive: give one.")
+    anew = None
     with ProgressReporter(full or dry_run) as reporter, ExitStack() as held:
         if run and (cluster is None or cluster.first):
             held.enter_context(locked(run.path))
-            run = beyond_quick(run, reporter)
-            resolved = run.recipe
+            anew = beyond_quick(run, reporter)
+            resolved = anew or run.recipe
         dataset = stage.open_images(resolved, run, reporter, cluster)
         if cluster is None:
             dataset = stage.placed(dataset, reporter, run, keep=not dry_run)
             if run is None:
                 resolved = with_backbone(resolved, dataset, reporter)
         elif dataset.left_to_edgecnn:
+            if resolved.data.group_by and not dataset.split_groups:
+                raise typer.BadParameter(
+                    "several machines make no list of groups. Train once without --workers, then copy the photos with their "
+                    "edgecnn-splits.csv.",
+                    param_hint="--group-by",
+                )
             dataset.check()
             reporter.note(
                 f"{dataset.name}: with several machines, there is no search for photos that show the same thing. Train once without "
                 "--workers, then copy the photos with their edgecnn-splits.csv"
             )
+        if run and anew:  # only now: without its photos, the model that is there stays
+            run = create_run(anew, run.path, force=True, keep_features=True)
         folds, choosing = resolved.folds, cluster is None and images_choose(resolved, dataset)
         require_pretrained(resolved, dataset)
         if dry_run:

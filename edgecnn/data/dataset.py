@@ -338,7 +338,10 @@ class Dataset:
                 self._decoded[shape] = decoder, loaded
         if decoder and "train" in requested:
             self.duplicates = tuple(decoder.duplicates)
-            splits.check_classes(loaded["train"].classes.tolist(), self.labels, self._recipe, self.name)
+            absent = set(range(len(self.labels))) - {
+                item.label for item in self.items["train"]
+            }  # an imported model may have more classes
+            splits.check_classes(absent | set(loaded["train"].classes.tolist()), self.labels, self._recipe, self.name)
         for split in requested:
             if self.items[split] and not len(loaded[split].classes):
                 raise DatasetError(

@@ -38,11 +38,9 @@ class Folds:
         """Return the dataset of a fold's model: the fold itself is the test split, and a part of the other images validates."""
         others = [item for item in ordered(dataset) if self.of.get(item.hash, fold) != fold]
         classes = np.array([item.label for item in others])
-        part = stratified(classes, [self.groups[item.hash] for item in others], VALIDATION_PARTS, seed)[0]
-        left = np.delete(classes, part)  # a class that is not among them would have no training image
         places = {one: "test" if own == fold else "train" for one, own in self.of.items()}
-        places |= {others[index].hash: "validation" for index in part if classes[index] in left}
-        return dataset.redivided(places)
+        part = validating(classes, [self.groups[item.hash] for item in others], seed)
+        return dataset.redivided(places | {others[index].hash: "validation" for index in part})
 
 
 def ordered(dataset: Dataset) -> list[Item]:
@@ -62,11 +60,13 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int, *
     items = ordered(dataset)
     found = {item.hash: groups.get(item.hash, item.hash) for item in items}
     classes = np.array([item.label for item in items])
-    parts = stratified(classes, [found[item.hash] for item in items], count, seed)
-    if validates and any(np.bincount(np.delete(classes, part)).max() < 2 for part in parts):
+    names = np.array([found[item.hash] for item in items])
+    parts = stratified(classes, names.tolist(), count, seed)
+    others = (np.delete(np.arange(len(items)), part) for part in parts)
+    if validates and not all(validating(classes[other], names[other].tolist(), seed) for other in others):
         raise DatasetError(
-            f"{dataset.name}: without one of {len(parts)} folds, each class has only one photo left, and validation needs another. "
-            "Add photos, or leave out --folds."
+            f"{dataset.name}: without one of {len(parts)} folds, no class has a second photo, or group of photos, for validation. Add "
+            "photos, name smaller groups with --group-by, use more folds, or leave out --folds."
         )
     of = {items[index].hash: fold for fold, part in enumerate(parts, 1) for index in part.tolist()}
     return Folds(count=len(parts), of=of, groups=found)
@@ -100,6 +100,17 @@ def stratified(classes: np.ndarray, groups: Sequence[str], count: int, seed: int
         return [part for _, part in split if len(part)]
 
 
+def validating(classes: np.ndarray, groups: Sequence[str], seed: int) -> list[int]:
+    """Return the indices of the images of a part that validates, without classes that all are in that part; [] if there is no such part."""
+    if np.bincount(classes).max() < 2 or len(set(groups)) < 2:
+        return []
+    for part in stratified(classes, groups, VALIDATION_PARTS, seed):
+        left = np.delete(classes, part)
+        if kept := [index for index in part.tolist() if classes[index] in left]:
+            return kept
+    return []
+
+
 def write_folds(run: Run, folds: Folds) -> None:
     rows = ((one, fold, folds.groups[one]) for one, fold in sorted(folds.of.items()))
     write_atomic(run.file(FOLDS), csv_text(COLUMNS, rows))
@@ -116,6 +127,11 @@ def read_folds(run: Run) -> Folds | None:
         return Folds(count=max(of.values()), of=of, groups={row["sha256"]: row["group"] for row in rows})
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged ({error}). Train again with --force, or into another folder.") from None
+
+
+def added_images(folds: Folds, dataset: Dataset) -> int:
+    """Return the number of images that are in no fold."""
+    return sum(item.hash not in folds.of for part in dataset.items.values() for item in part)
 
 
 def require_listed(run: Run, folds: Folds, dataset: Dataset) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from edgecnn import runs
 from edgecnn.data import Dataset
 from edgecnn.data.dataset import write_known
-from edgecnn.data.folds import Folds, assign, fold_infos, read_folds, require_listed, write_folds
+from edgecnn.data.folds import Folds, added_images, assign, fold_infos, read_folds, require_listed, write_folds
 from edgecnn.errors import RecipeError
 from edgecnn.evaluate.answers import HeldOut, joined_folds, read_held_out, require_held_out, write_held_out
 from edgecnn.files import write_atomic
@@ -55,8 +55,9 @@ def begun(dataset: Dataset, run: runs.Run, reporter: Reporter) -> tuple[Recipe, 
     asked = asked_recipe(run)
     folds = divided(dataset, run, run.recipe, reporter)
     run.make_latest()
-    if kept := stage.kept_split_groups(run):
-        dataset.split_groups = kept
+    dataset.split_groups = stage.kept_split_groups(run) or dataset.split_groups
+    if added := added_images(folds, dataset):
+        reporter.note(f"{dataset.name}: left out {plural(added, 'image')} added after training began")
     return asked, folds, folds.all_teach(dataset)
 
 
@@ -117,7 +118,9 @@ def train_one(path: Path, fold: int) -> FoldInfo:
     run, reporter = runs.Run(path), Silent()
     folds = read_folds(run)
     assert folds is not None
-    return train_fold(stage.open_images(asked_recipe(run), run, reporter, None), run, folds, fold, reporter)
+    dataset = stage.open_images(asked_recipe(run), run, reporter, None)
+    dataset.split_groups = stage.kept_split_groups(run) or dataset.split_groups
+    return train_fold(dataset, run, folds, fold, reporter)
 
 
 def train_fold(dataset: Dataset, run: runs.Run, folds: Folds, fold: int, reporter: Reporter) -> FoldInfo:
@@ -262,18 +265,17 @@ def train_on_all(dataset: Dataset, run: runs.Run, reporter: Reporter, jobs: int 
     return train_by_folds(dataset, run, reporter, jobs)
 
 
-def beyond_quick(run: runs.Run, reporter: Reporter) -> runs.Run:
-    """Return a run to resume: one whose last layer is trained begins anew, without --quick, unless its fine-tuning has lost; the features
-    of its photos stay."""
+def beyond_quick(run: runs.Run, reporter: Reporter) -> Recipe | None:
+    """Return the recipe with which a run to resume begins anew: without --quick, if its last layer is trained. None for other runs, and if
+    its fine-tuning has lost."""
     if not (run.recipe.train.head_only and run.file(runs.INFO).exists()) or run.info.head_ships:
-        return run
+        return None
     asked = asked_recipe(run)
     reporter.note(
         f"{run.path}: --quick is finished, so the default comes next, with fine-tuning if validation photos are enough to judge it. The "
         "network is chosen again without the test photos, and the model that is here now will be replaced"
     )
-    recipe = dataclasses.replace(asked, train=dataclasses.replace(asked.train, head_only=False, folds=None))
-    return runs.create_run(recipe, run.path, force=True, keep_features=True)
+    return dataclasses.replace(asked, train=dataclasses.replace(asked.train, head_only=False, folds=None))
 
 
 def ship_head(recipe: Settled, dataset: Dataset, run: runs.Run, info: RunInfo, reporter: Reporter) -> RunInfo:

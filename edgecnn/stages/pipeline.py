@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from edgecnn import runs
 from edgecnn.bundle.evidence import AGAINST, VALIDATION
 from edgecnn.data import Dataset, open_dataset
-from edgecnn.data.folds import read_folds
+from edgecnn.data.folds import added_images, read_folds
 from edgecnn.errors import OutputExistsError
 from edgecnn.export import USUAL, alternative, export, export_path, source_model
 from edgecnn.export.tflite import needs_representative_dataset
 from edgecnn.files import canonical_json, sha256, sha256_file, write_atomic
-from edgecnn.interop import MODEL, export_program, program_path, programs_of
+from edgecnn.interop import MODEL, export_program, programs_of
 from edgecnn.recipe import Recipe, Settled, load_recipe, merge, to_tables
 from edgecnn.report.page import write_run_page
 from edgecnn.runs import Run, create_run, locked, settle_run
@@ -176,8 +176,13 @@ def trained_on_all(
     recipe: Recipe, dataset: Dataset, path: Path, force: bool, reporter: Reporter, jobs: int = 1
 ) -> tuple[Run, Dataset, "Stages"]:
     with locked(path):
-        run = Run(path)
-        if not (run.file(runs.RECIPE).exists() and recipe in (asked_recipe(run), run.recipe)):
+        run, folds = Run(path), read_folds(Run(path))
+        begun = run.file(runs.RECIPE).exists() and recipe in (asked_recipe(run), run.recipe)
+        if begun and folds and run.file(runs.INFO).exists() and added_images(folds, dataset):
+            if not force:
+                raise OutputExistsError(DIFFERS.format(path=path, what="the images"))
+            begun = False
+        if not begun:
             run = create_run(recipe, path, force=force)
             asked_recipe(run)
         stages = Stages(run, reporter.note)
@@ -221,7 +226,7 @@ def do_exports(stages: Stages, dataset: Dataset, reporter: Reporter) -> list[Pat
         stages.do(
             f"export for {program}",
             {"model": sha256_file(export_path(run, "tflite", "int8")), "versions": library_versions()},
-            [program_path(run, program) / MODEL],
+            [run.file(program) / MODEL],
             partial(export_program, run, program, force=True),
         )
     return [export_path(run, format_, precision) for format_, precision in pairs]
@@ -280,6 +285,9 @@ def stored_recipe(run: Run) -> dict[str, Any]:
     return merge({"network": {"options": {}}}, load_recipe(run.file(runs.RECIPE)))  # TOML has no empty tables
 
 
+DIFFERS = "{path} contains a run that differs in {what}. Replace it (--force), or name another folder with --out."
+
+
 def resume_or_create(asked: Recipe, recipe: Settled, dataset: Dataset, path: Path, force: bool) -> Run:
     """Open the run at `path` if it has this recipe and these data, else create it; OutputExistsError unless `force`.
 
@@ -293,8 +301,7 @@ def resume_or_create(asked: Recipe, recipe: Settled, dataset: Dataset, path: Pat
     if not (changed := changes(recipe, dataset, run)):
         return run
     if not force:
-        differs = f"{path} contains a run that differs in {', '.join(changed[:4])}."
-        raise OutputExistsError(f"{differs} Replace it (--force), or name another folder with --out.")
+        raise OutputExistsError(DIFFERS.format(path=path, what=", ".join(changed[:4])))
     return create_run(recipe, path, force=True)
 
 

@@ -138,7 +138,7 @@ def kept_split_groups(run: Run | None) -> splits.SplitGroups:
 
 def write_split_groups(run: Run, dataset: Dataset) -> None:
     """Store the list that a run began with, and the test photos that comparisons leave out."""
-    if dataset.split_groups and not run.file(SPLITS_CSV).exists():
+    if dataset.split_groups and not (run.file(SPLITS_CSV).exists() and run.file(INFO).exists()):
         write_atomic(run.file(SPLITS_CSV), splits.split_groups_text(dataset.split_groups))
         write_atomic(run.file(LEFT_OUT), csv_text(("sha256", "with"), dataset.tied.items()))
 
@@ -265,7 +265,8 @@ def open_images(recipe: Recipe, run: Run | None, reporter: Reporter, cluster: Wo
         network_module(recipe.network.name)
     try:
         folds = bool(recipe.folds)  # they divide the images themselves
-        images = known_images(run) if run and run.file(INFO).exists() and not folds else None
+        begun = run and run.file(INFO).exists() and run.recipe == recipe
+        images = known_images(run) if run and begun and not folds else None
         dataset = open_dataset(
             recipe.data, progress=reporter.working, for_training=not folds, note=reporter.note, known=images
         )

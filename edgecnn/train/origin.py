@@ -265,7 +265,9 @@ def open_teacher(recipe: Settled, shape: tuple[int, int, int], labels: tuple[str
         return None
     run = open_run(Path(recipe.teacher.run))
     if run.reference:
-        raise RunError(f"teacher.run: {run.path} holds {run.reference}, which edgecnn cannot train with. Import its float model instead.")
+        raise RunError(
+            f"teacher.run: {run.path} holds {run.reference}, which edgecnn cannot train with. Import its float model instead."
+        )
     data = run.read(run.float_model, "train")
     info = run.info
     found = (info.input.height, info.input.width, info.input.channels)

@@ -259,7 +259,7 @@ def reasons(before: Recipe, after: Recipe, dataset: Dataset) -> list[str]:
         why = {
             BACKBONE: f"it starts from ImageNet, which suits {count:,} photos",
             FROM_NOTHING: f"{count:,} images of {size} pixels are enough to train from scratch",
-            PLAIN: "the default for named datasets",
+            PLAIN: "the default for named datasets and with --init",
         }[network.name]
         lines.append(f"network: {network.name} ({why}). Set network.name to change it.")
     if not (before.network.width and before.network.height):

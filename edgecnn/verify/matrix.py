@@ -16,9 +16,9 @@ from edgecnn.errors import EngineError, RunError
 from edgecnn.evaluate.answers import CHUNK, Answers, in_chunks, input_contract
 from edgecnn.export import export_path
 from edgecnn.files import sha256
-from edgecnn.interop import FRIGATE, MEDIAPIPE, MODEL, program_files, program_path, programs_of
+from edgecnn.interop import MODEL, program_files, programs_of
 from edgecnn.pixels import to_codes
-from edgecnn.runs import Run
+from edgecnn.runs import FRIGATE, MEDIAPIPE, Run
 from edgecnn.runtime.child import Finished
 from edgecnn.runtime.engines import engine_text, is_installed, open_engine
 from edgecnn.runtime.model import Model, dequantized
@@ -146,7 +146,7 @@ def check_programs(run: Run) -> list[str]:
         import cv2  # noqa: F401 - checks that it is installed
     for program in programs:
         for name, data in program_files(run, program).items():
-            path = program_path(run, program) / name
+            path = run.file(program) / name
             if not path.is_file() or path.read_bytes() != data:
                 raise RunError(
                     f"{path} does not match the run's current int8 file. First: edgecnn export {run.path} --for {program} --force"
@@ -200,7 +200,7 @@ def program_answers(
 
 def file_answers(run: Run, program: str, images: np.ndarray, progress: Progress) -> Answers:
     """Run a program's file over pixels. Frigate divides the codes by their sum; MediaPipe uses them directly, in 1/256."""
-    data = (program_path(run, program) / MODEL).read_bytes()
+    data = (run.file(program) / MODEL).read_bytes()
     engine = open_engine(None, data, "tflite", num_threads=1)
     codes = in_chunks(engine.run, images, program, progress)
     sums = np.maximum(codes.sum(axis=1, keepdims=True, dtype=np.int64), 1)

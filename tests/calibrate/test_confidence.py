@@ -37,11 +37,11 @@ from edgecnn.evaluate.statistics import expected_calibration_error, nll, score_f
 from edgecnn.export import convert, export, export_path
 from edgecnn.export.flatbuffer import read
 from edgecnn.export.onnx import with_features
-from edgecnn.interop import MEDIAPIPE, program_files
+from edgecnn.interop import program_files
 from edgecnn.labels import STRANGER
 from edgecnn.recipe import build_recipe
 from edgecnn.report.sections import stranger_line
-from edgecnn.runs import CARD, CONFIDENCE, KNOWN, PARITY, STRANGERS, create_run
+from edgecnn.runs import CARD, CONFIDENCE, KNOWN, MEDIAPIPE, PARITY, STRANGERS, create_run
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import Strangers, softmax
 from edgecnn.runtime.engines import open_engine

@@ -17,7 +17,6 @@ from edgecnn.export.flatbuffer import ALIGNMENT, load_schema, packed, read, unpa
 from edgecnn.interop import (
     LABELS,
     PIXELS,
-    PROGRAMS,
     SCORES,
     check_program,
     export_program,
@@ -30,6 +29,7 @@ from edgecnn.networks.keras import keras
 from edgecnn.recipe import build_recipe
 from edgecnn.region import WHOLE
 from edgecnn.run_info import InputSize
+from edgecnn.runs import PROGRAMS
 from edgecnn.runtime.decision import softmax
 
 RANDOM = np.random.default_rng(11)

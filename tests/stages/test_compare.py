@@ -1,6 +1,7 @@
 """Any two models: three made by plain TensorFlow, with softmax inside and different input types and ranges."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import jsonschema
@@ -382,6 +383,15 @@ def test_a_reference_that_does_not_fit_its_classes_gets_a_warning(edgecnn, torch
     wrong = edgecnn("compare", *two, *data, "--labels", torch / "classes.txt", "--input-range", "unit")
     assert "the input range is probably wrong" in wrong.out and "Try --input-range imagenet" in wrong.out
     assert "which is little for a model of these 3 classes (below 56%)" in wrong.out
+
+
+def test_a_model_may_have_more_classes_than_there_are_folders(edgecnn, torch, tmp_path):
+    shutil.copytree(torch / "photos", tmp_path / "photos")
+    shutil.rmtree(tmp_path / "photos" / sorted(TINTS)[0])
+    two = (torch / "torch.onnx",) * 2
+    options = ("--data", tmp_path / "photos", "--split", "all", "--labels", torch / "classes.txt", "--json")
+    result = edgecnn("compare", *two, *options)
+    assert result.code == 0 and json.loads(result.out)["comparisons"][0]["accuracy_reference"] > 0.95, result.err
 
 
 def test_labels_and_means_that_do_not_fit(edgecnn, torch, tmp_path):

@@ -22,6 +22,8 @@ pytest.importorskip("tensorflow", reason="the workstation side needs the train e
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.data import open_run_dataset
+from edgecnn.data.folds import assign
+from edgecnn.data.items import Item
 from edgecnn.errors import DatasetError, RecipeError
 from edgecnn.evaluate.answers import ANSWERS, require_held_out
 from edgecnn.evaluate.statistics import compare
@@ -314,6 +316,34 @@ def test_photos_of_a_named_group_share_a_fold_also_when_the_rule_changes(tmp_pat
     single, divided = folds_of("single")
     assert max(divided) > 1 and sorted(collections.Counter(single.of.values()).values()) == [16, 16, 16]
     assert folds_of("grouped") == (grouped, {1}) and folds_of("single", group_by=r"(.+)_\d+$") == (single, divided)
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "message"),
+    [
+        (("ab1", "ab2", "ab3"), 2, "name smaller groups"),  # one of two folds holds two of three sites
+        (("a1", "a2", "b3", "b4", "b5"), 5, ""),
+    ],
+)
+def test_each_fold_of_groups_has_images_to_validate_with_or_there_are_no_folds(names, count, message):
+    """Groups by name: the classes of their images, and a number. A part for validation that holds all of a class keeps another class's."""
+    items = [
+        Item(split="train", label="ab".index(label), hash=f"{name}{label}{number}", source="", handle=None)
+        for name in names
+        for label in name[:-1]
+        for number in range(8 if label == "a" else 4)
+    ]
+    groups = {item.hash: item.hash[:-2] for item in items}
+    dataset = SimpleNamespace(name="photos", given={"train"}, labels=("a", "b"), items={"train": items}, redivided=dict)
+    if message:
+        with pytest.raises(DatasetError, match=message):
+            assign(dataset, groups, count, 1)
+        return
+    made = assign(dataset, groups, count, 1)
+    for fold in range(1, made.count + 1):
+        places = made.without(dataset, fold, 1)
+        classes = {part: {one[-2] for one in groups if places[one] == part} for part in ("train", "validation")}
+        assert classes["validation"] and classes["validation"] <= classes["train"]
 
 
 def test_training_without_folds_ends_with_the_cost_and_benefit_of_folds(photos, finished_run, fold_info):

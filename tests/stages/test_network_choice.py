@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.bundle.file import read_bundle
 from edgecnn.data import open_dataset
-from edgecnn.errors import ExportError, NetworkError, OutputExistsError, RecipeError, RunError
+from edgecnn.errors import DatasetError, ExportError, NetworkError, OutputExistsError, RecipeError, RunError
 from edgecnn.evaluate.answers import require_held_out
 from edgecnn.files import sha256
 from edgecnn.networks import build_network
@@ -501,6 +501,13 @@ def test_quick_then_resume_goes_on_to_fine_tuning(place, edgecnn):
     out = place / "quick"
     assert edgecnn("train", recipe, "--data", place / "photos", "--quick", "--out", out).code == 0
     assert Run(out).info.folds and Run(out).recipe.train.head_only
+    (place / "photos").rename(place / "away")
+    refused = edgecnn("train", "--resume", "--out", out)
+    assert refused.code == DatasetError.exit_code and "are missing" in refused.err
+    assert Run(out).info.folds and Run(out).file(FLOAT_MODEL).exists(), (
+        "without its photos, the model that is there stays"
+    )
+    (place / "away").rename(place / "photos")
     result = edgecnn("train", "--resume", "--out", out)
     assert result.code == 0, result.err
     run = Run(out)

@@ -14,7 +14,7 @@ from edgecnn.errors import OutputExistsError, RunError
 from edgecnn.export import export_path
 from edgecnn.files import sha256_file
 from edgecnn.recipe import DataRecipe, build_recipe, load_recipe, merge
-from edgecnn.runs import CARD, CONFIDENCE, PARITY, Run
+from edgecnn.runs import CARD, CONFIDENCE, INFO, PARITY, Run
 from edgecnn.runtime import Classifier
 from edgecnn.runtime.selftest import selftest
 from edgecnn.stages import pipeline
@@ -109,16 +109,19 @@ def test_a_comparison_is_made_again_for_a_stricter_flag_another_bundle_or_other_
 def test_a_second_run_with_folds_trains_again_for_another_recipe_or_other_images(
     tmp_path, tiny_recipe, reporter, monkeypatch
 ):
-    trained = []
-    dataset = SimpleNamespace(fingerprint="a")
+    trained, images = [], {"first": 1}
+    dataset = SimpleNamespace(fingerprint="a", items={"train": [SimpleNamespace(hash="first")]})
     monkeypatch.setattr(pipeline, "open_images", lambda *_: dataset)
     monkeypatch.setattr(pipeline, "placed", lambda *_: dataset)
-    monkeypatch.setattr(pipeline, "read_folds", lambda run: SimpleNamespace(all_teach=lambda images: images))
     monkeypatch.setattr(
-        pipeline,
-        "train_on_all",
-        lambda images, run, *_: trained.append((images.fingerprint, run.recipe.train.epochs)),
+        pipeline, "read_folds", lambda run: SimpleNamespace(of=images, all_teach=lambda dataset: dataset)
     )
+
+    def train(dataset, run, *_):
+        trained.append((dataset.fingerprint, run.recipe.train.epochs))
+        run.file(INFO).write_text("{}")
+
+    monkeypatch.setattr(pipeline, "train_on_all", train)
 
     def call(epochs, force=False):
         train = {"train": {"epochs": epochs, "folds": 2}}
@@ -130,7 +133,12 @@ def test_a_second_run_with_folds_trains_again_for_another_recipe_or_other_images
         call(5)
     call(5, force=True)
     dataset.fingerprint = "b"
-    call(5), call(5)
+    dataset.items["train"].append(SimpleNamespace(hash="second"))
+    with pytest.raises(OutputExistsError, match="differs in the images"):
+        call(5)
+    call(5, force=True)
+    images["second"] = 2
+    call(5)
     assert trained == [("a", 4), ("a", 5), ("b", 5)]
 
 

@@ -196,12 +196,13 @@ def test_other_bodies_and_scales_are_refused(finished_run):
 
 
 @pytest.mark.usefixtures("in_a_folder_of_its_own")
-def test_a_source_without_weights_names_what_to_give_instead(own_run, tmp_path):
+def test_a_source_without_weights_names_what_to_give_instead(own_run, tiny_recipe, tmp_path):
     with pytest.raises(RunError, match=f"^{tmp_path} "):
         trained_run(tmp_path)
     assert trained_run(own_run.file(FLOAT_MODEL)).path == own_run.path
     # a bundle and a recipe stand for their run below runs/
     assert trained_run(bundle_path(own_run)).path == Run(own_run.path.relative_to(tmp_path)).path
+    assert trained_run(tiny_recipe).path == Run(own_run.path.relative_to(tmp_path)).path, "which leaves keys open"
     bundle = shutil.copy(bundle_path(own_run), tmp_path / "tiny.edgecnn")
     recipe = shutil.copy(own_run.file("recipe.toml"), tmp_path / "tiny.toml")
     own_run.file(FLOAT_MODEL).unlink()

@@ -44,9 +44,10 @@ def frigate_run(tmp_path_factory, frigate_media):
     """A run of that dataset with its files for Frigate and MediaPipe, shared: do not change it. Its model names the nearest colour."""
     pytest.importorskip("tensorflow", reason="the workstation side needs the train extra")
     from edgecnn.calibrate.input_range import Stated
-    from edgecnn.interop import PROGRAMS, export_program
+    from edgecnn.interop import export_program
     from edgecnn.networks.keras import keras
     from edgecnn.recipe import build_recipe
+    from edgecnn.runs import PROGRAMS
     from edgecnn.stages import Silent
     from edgecnn.stages.import_ import import_stage
 
