@@ -104,7 +104,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return Path(os.path.abspath(self.path)).name  # also of "."
 
     @property
     def frozen(self) -> bool:

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,9 @@ def test_the_last_run_of_another_user_is_not_followed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = create_run(RECIPE, free_path("pets"))
     run.make_latest()
+    monkeypatch.chdir(run.path)
+    assert open_run(Path()).name == "pets"
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.geteuid", lambda: run.path.stat().st_uid + 1)
     with pytest.raises(RunError, match=r"runs/latest belongs to another user.* name it: .*/runs/pets$"):
         open_run()

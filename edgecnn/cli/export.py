@@ -218,15 +218,20 @@ def report(
     if len(paths) > 1 and out is None:
         raise typer.BadParameter("several runs share a page: name its file.", param_hint="--out")
     from edgecnn.files import refuse_existing
-
-    if out:
-        refuse_existing(out, force)
     from edgecnn.report.page import page_figures, write_page
+    from edgecnn.runs import PAGE
 
+    if out and out.suffix == ".json":
+        raise typer.BadParameter(
+            "the page is HTML, and its figures go next to it as .json: name FILE.html.", param_hint="--out"
+        )
     shown, pages = zip(*map(show, paths), strict=True)
+    page = out or pages[0]
+    if page.name != PAGE or out:
+        for file in (page, page.with_suffix(".json")):
+            refuse_existing(file, force)
     for warning in page_figures(shown).warnings:
         note(f"WARNING: {warning}")
-    page = out or pages[0]
     write_page(shown, page, png)
     if json:
         emit_json(page_figures(shown))

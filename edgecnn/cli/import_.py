@@ -138,6 +138,11 @@ def import_(
     }
     if ships and (unused := [name for name, value in making.items() if value is not None]):
         raise typer.BadParameter(f"{model} ships as it is, so {unused[0]} has no use: leave it out.")
+    if calibration.float_layers and calibration.qat_epochs:
+        raise typer.BadParameter(
+            "layers in float are for networks that training cannot help: give --qat-epochs 0.",
+            param_hint="--float-layers",
+        )
     if reference and not ships:
         raise typer.BadParameter(f"--reference is for a quantized file, and {model} is a float model: leave it out.")
     with ProgressReporter() as reporter:

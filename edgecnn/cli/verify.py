@@ -312,6 +312,10 @@ def compare(
       edgecnn compare torch.onnx int8.onnx --data photos/ --input-range imagenet --labels classes.txt
       edgecnn compare old.edgecnn new.edgecnn --data photos/
     """
+    if out and out.suffix == ".html":
+        raise typer.BadParameter(
+            "this file is JSON, and bundles' page goes next to it as .html: name FILE.json.", param_hint="--out"
+        )
     bundles = [path for path in (reference, candidate) if path.suffix == ".edgecnn"]
     if len(bundles) == 1:
         raise typer.BadParameter(f"{bundles[0]} is a bundle, the other is not. Name two bundles, or two model files.")

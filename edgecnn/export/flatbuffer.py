@@ -187,6 +187,9 @@ def fused_end(layer: Any, activated: bool) -> Any:
         if len(followers) != 1:
             return layer
         kind = type(followers[0]).__name__
-        if not (kind == "BatchNormalization" or (activated and kind in ("ReLU", "Activation"))):
+        folded = (
+            kind == "Activation" and followers[0].get_config()["activation"] == "linear"
+        )  # a BatchNorm that was folded
+        if not (kind == "BatchNormalization" or folded or (activated and kind in ("ReLU", "Activation"))):
             return layer
         layer = followers[0]

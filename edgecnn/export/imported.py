@@ -5,6 +5,7 @@ Keras 3 reads its own files here, alongside the Keras 2 of `edgecnn.networks.ker
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ TO_ONNX = """\
 
 LOAD_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError, RecursionError),
-    tf.errors.OpError,
+    *(zipfile.BadZipFile, zlib.error, tf.errors.OpError),
 )
 
 SAME_VALUES = ("Identity", "StopGradient", "Reshape", "Squeeze")

@@ -325,7 +325,11 @@ def entry_of(
     elif size:
         fixed = "x".join(str(shape[place]) for place in places)
         raise ExportError(f"{where} reads images of {fixed}, not {size[0]}x{size[1]}. Leave --size out.")
-    if not all(0 < shape[place] <= LARGEST_SIDE for place in places):
+    if max(shape[place] for place in places) > LARGEST_SIDE:
+        raise ExportError(
+            f"{where} reads images of more than {LARGEST_SIDE:,} pixels on a side, which no board classifies in time."
+        )
+    if not all(shape[place] > 0 for place in places):
         raise ExportError(
             f"{where} leaves its image's height or width open. Give them with --size, such as --size 224."
         )

@@ -226,7 +226,7 @@ def compare_bundles(
 ) -> tuple[Against, dict[int, np.ndarray]]:
     """Compare two bundles' int8 models on the photos of `data` that neither learnt from; return what `compare_sides` does."""
     one, other = bundle_side(read_bundle(old)), bundle_side(read_bundle(new))
-    recipe = dataclasses.replace(other.recipe.data, source=data)
+    recipe = dataclasses.replace(other.recipe.data, source=data, unseen=None)
     dataset = open_dataset(recipe, progress=reporter.working, for_training=False, note=reporter.note)
     for line in dataset.left_out():
         reporter.note(line)

@@ -4,14 +4,12 @@ The classes are frozen dataclasses. `stress-SPLIT.json` is `tables.to_json` of a
 its fields.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from edgecnn.errors import RunError
 from edgecnn.runs import STRESS, Run
 from edgecnn.stress.corruptions import SizeClass
-from edgecnn.tables import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, Struct, build, described
+from edgecnn.tables import Count, Fraction, Limits, NonNegative, Points, Positive, Sha256, Struct, described
 
 Interval = tuple[Fraction, Fraction]
 StressSplit = Literal["validation", "test"]
@@ -110,16 +108,10 @@ class StressReport(Struct):
 
 
 def stress_report(run: Run, split: StressSplit) -> StressReport | None:
-    """Return a run's stress report on a split; None if it was not measured. Raises RunError if the file is unreadable."""
-    path = run.file(STRESS.format(split=split))
-    if not path.exists():
-        return None
-    try:
-        return build(StressReport, json.loads(path.read_text(encoding="utf-8")), ValueError)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not a stress report: {error}. First: {run.command('stress')}") from None
+    """Return a run's stress report on a split; None if it was not measured, or the file cannot be used."""
+    return run.stored(STRESS.format(split=split), StressReport)
 
 
 def best_report(run: Run) -> StressReport | None:
-    """Return a run's report on the test split, else on validation images, else None. Raises RunError like `stress_report`."""
+    """Return a run's report on the test split, else on validation images, else None."""
     return next((report for split in SPLITS if (report := stress_report(run, split))), None)

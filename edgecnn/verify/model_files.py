@@ -82,7 +82,10 @@ def open_model_file(path: Path) -> ModelFile:
 
 
 def _engine(path: Path) -> ModelFile:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"cannot read {path}: {first_line(error)}") from None
     engine = open_engine(None, data, path.suffix[1:])
     read, given, run = engine.input, engine.output, engine.run
     if (

@@ -428,6 +428,22 @@ def test_photos_that_the_model_has_not_seen_judge_it(edgecnn, tmp_path, photos):
     assert result.code == DatasetError.exit_code and "black" in result.err
 
 
+def test_a_tflite_file_of_open_size_and_damaged_files_are_refused(edgecnn, tmp_path, photos):
+    pixels = keras2.Input((None, None, 3))
+    x = keras2.layers.GlobalAveragePooling2D()(keras2.layers.Conv2D(4, 3, padding="same")(pixels))
+    (tmp_path / "open.tflite").write_bytes(tflite(keras2.Model(pixels, keras2.layers.Dense(3)(x)), None, None))
+    result = edgecnn("import", "open.tflite", "--calibrate", photos)
+    assert result.code == ExportError.exit_code and "expected a fixed height and width" in result.err
+    network(keras3, RANGES["-1..1"][0], softmax="").save(tmp_path / "net.keras")
+    data = bytearray((tmp_path / "net.keras").read_bytes())
+    data[80] ^= 255  # in the first file of the archive
+    (tmp_path / "net.keras").write_bytes(data)
+    result = edgecnn("import", "net.keras", "--calibrate", photos)
+    assert result.code == ExportError.exit_code and "net.keras" in result.err and "Traceback" not in result.err
+    options = ("--float-layers", 2, "--qat-epochs", 3)
+    assert edgecnn("import", "net.onnx", "--calibrate", photos, *options).code == 2
+
+
 def test_outputs_that_are_not_numbers_are_refused(edgecnn, tmp_path, photos):
     model = network(keras2, RANGES["-1..1"][0], softmax="")
     keras2.Model(model.input, tf.math.log(model.output - 1e6)).save(tmp_path / "nan.h5")

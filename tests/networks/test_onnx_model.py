@@ -287,7 +287,7 @@ def test_what_would_take_too_much_memory_is_refused():
     refused(deep, "elements")
     wide = File((1, 3, 1025, 8))
     wide.end(3)
-    refused(wide, "--size")
+    refused(wide, "more than 1,024 pixels")
     long = File()
     for _ in range(701):
         long.add("Relu")

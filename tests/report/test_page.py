@@ -288,6 +288,11 @@ def test_the_command(edgecnn, drawn_run, root, tmp_path):
     again = edgecnn("report", run.path, "--out", "both.html")
     assert again.code == 20 and "both.html" in again.err
     assert edgecnn("report", run.path, bundle).code == 2
+    assert edgecnn("report", run.path, "--out", "both.json", "--force").code == 2
+    (tmp_path / "mine.json").write_text("mine")
+    assert (
+        edgecnn("report", run.path, "--out", "mine.html").code == 20 and (tmp_path / "mine.json").read_text() == "mine"
+    )
 
 
 def test_a_foreign_file_is_refused(edgecnn, tmp_path):

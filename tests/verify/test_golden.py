@@ -22,7 +22,7 @@ from edgecnn.export import export_path, tflite
 from edgecnn.export.flatbuffer import read
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras
-from edgecnn.networks.predict import model_from_bytes
+from edgecnn.networks.predict import folded, model_from_bytes
 from edgecnn.report.sections import matrix_section
 from edgecnn.runs import QAT_MODEL
 from edgecnn.runtime.engines import open_engine
@@ -156,11 +156,13 @@ def test_fused_and_residual_layers_are_matched():
     x = layers.ReLU(name="joined")(layers.Add()([x, branch]))
     x = layers.GlobalAveragePooling2D(name="pooled")(x)
     model = keras.Model(inputs, layers.Dense(3, name="logits")(x))
-    pairs, unmatched = matched(model, read(tflite.int8(fake_quantize(model, 1 / 128, 0))))
-    assert unmatched == []
-    assert [(pair.layer, pair.operator.name) for pair in pairs] == [
-        ("first", "CONV_2D"), ("branch", "CONV_2D"), ("joined", "ADD"), ("pooled", "MEAN"), ("logits", "FULLY_CONNECTED"),
-    ]  # fmt: skip
+    file = read(tflite.int8(fake_quantize(model, 1 / 128, 0)))
+    for named in (model, folded(model)):  # a folded BatchNorm keeps its name
+        pairs, unmatched = matched(named, file)
+        assert unmatched == []
+        assert [(pair.layer, pair.operator.name) for pair in pairs] == [
+            ("first", "CONV_2D"), ("branch", "CONV_2D"), ("joined", "ADD"), ("pooled", "MEAN"), ("logits", "FULLY_CONNECTED"),
+        ]  # fmt: skip
 
 
 def test_the_command(edgecnn, own_run):

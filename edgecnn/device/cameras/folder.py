@@ -191,7 +191,8 @@ class Watch(Files):
         except OSError as error:
             raise CameraLost("io_error", f"{self.name}: {error.strerror or error}.") from None
         seen, now = _seen[self._key], time.monotonic()
-        seen.intersection_update(present.values())
+        if present:  # an empty folder may be the mount point of a disk that comes back
+            seen.intersection_update(present.values())
         growing = {}
         for name, version in sorted(present.items(), key=lambda item: (item[1].changed_ns, item[0])):
             if version in seen:

@@ -223,6 +223,8 @@ class Board:
         self.camera, self.camera_since, self.camera_message = state, ts, message
 
     def _changed(self, ts: float, state: str | None) -> None:
+        while self.hour and self.hour[-1][0] > ts:  # the clock was set back
+            self.hour.pop()
         if self.hour and ts - self.hour[-1][0] < SAME_S:
             ts = self.hour.pop()[0]
         if not self.hour or self.hour[-1][1] != state:
@@ -406,14 +408,19 @@ class Upkeep:
             files.append((self.drift.file, self.drift.dumped()))
         return files
 
-    def write(self, files: Files) -> str | None:
-        """Write files, which may be slow; return the error message, if any, at most once per COMPLAIN_EVERY_S."""
+    def store(self, files: Files) -> str | None:
+        """Write files, which may be slow; return the error message, if any."""
         problem = None
         for path, content in files:
             try:
                 write_atomic(path, content)
             except OutputError as error:
                 problem = str(error)
+        return problem
+
+    def write(self, files: Files) -> str | None:
+        """Write files like `store`, but return the message at most once per COMPLAIN_EVERY_S."""
+        problem = self.store(files)
         return problem if problem and self._complaints.count() else None
 
 

@@ -168,7 +168,13 @@ class Live(Consumer):
         if now >= self._due:
             self._due = 0.0
             self._link.close()
-            self._start()
+            try:
+                self._start()
+            except (
+                OSError
+            ) as error:  # no process, memory or file descriptor left; the ended one is found again and waited for
+                message = f"the page's server cannot start: {error.strerror}"
+                return [events.ProblemEvent(ts=time.time(), source=self._source, about="http", message=message)]
         return ()
 
     def _flush(self) -> None:
@@ -253,7 +259,7 @@ def drift_facts(classifier: "Classifier", settings: Settings, camera: str) -> di
     made = [classifier.model_sha256, classifier.region, settings.camera.rotation, decision.fit, strangers]
     return {
         "key": sha256(canonical_json(made).encode()),
-        "file": str(state_home() / "drift" / f"{sha256(camera.encode())[:16]}.json"),
+        "file": str(state_home() / "drift" / f"{sha256(os.fsencode(camera))[:16]}.json"),
         "strangers": strangers,
         "validation": shown_validation(read_validation(classifier.bundle.files), threshold, strangers),
     }

@@ -353,7 +353,8 @@ def api_routes(site: Site) -> list[Route]:
             drift.accept()
         except ValueError as error:
             return refusal(409, f"{error}.")
-        await asyncio.to_thread(site.upkeep.write, site.upkeep.due(end=True))
+        if problem := await asyncio.to_thread(site.upkeep.store, site.upkeep.due(end=True)):
+            return refusal(500, problem)
         return JSONResponse(drift.document())
 
     async def metrics(request: Request) -> Response:

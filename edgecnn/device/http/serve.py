@@ -142,7 +142,7 @@ async def serve(server: Server, listener: socket.socket, *others: Coroutine[Any,
 
 def receive(link: socket.socket, board: Board, server: Server) -> None:
     """Handle all waiting messages; an empty one means that the camera loop has ended."""
-    with contextlib.suppress(BlockingIOError):
+    with contextlib.suppress(BlockingIOError, ConnectionResetError):  # the next call sees the end
         while message := link.recv(MOST_BYTES):
             board.receive(message)
         asyncio.get_running_loop().remove_reader(link)
@@ -154,7 +154,8 @@ NICE = 10  # the camera loop comes first
 
 def main() -> None:
     link, listener, frames = map(int, sys.argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the camera loop, which then ends this process
+    for number in SIGNALS:  # they also go to the camera loop, which then ends this process
+        signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
     opening = Opening(**json.load(sys.stdin.buffer))
     to_loop = socket.socket(fileno=link)

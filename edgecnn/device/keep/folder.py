@@ -132,14 +132,15 @@ def write_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
 def append(path: Path, text: str, mode: int = PRIVATE_FILE) -> None:
     """Append whole lines to a file and wait until they are on disk. OutputError if that fails; the file is then unchanged."""
     new = not path.exists()
-    with output_errors(path), open(path, "ab+", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+    with output_errors(path), open(path, "ab+", 0, opener=lambda name, flags: os.open(name, flags, mode)) as file:
         size = file.tell()
         if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a power cut left a line unfinished
             size = os.pread(file.fileno(), size, 0).rfind(b"\n") + 1
             file.truncate(size)
         try:
-            file.write(text.encode())
-            file.flush()
+            data = text.encode()
+            while data:  # unbuffered: what a full disk did not take must not follow later
+                data = data[file.write(data) :]
             os.fsync(file.fileno())
         except OSError:
             os.ftruncate(file.fileno(), size)

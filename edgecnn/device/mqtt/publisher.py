@@ -437,7 +437,7 @@ class Publisher(Consumer):
         if self._sending is not None:
             self._waiting.appendleft(self._sending)
             self._sending = None
-            self._limit()
+        self._limit()
         if news.lost:
             self._refusals.clear()
             self._events.append(self._lost(news.reason, news.text))

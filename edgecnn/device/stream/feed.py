@@ -139,6 +139,8 @@ class Feed:
                     self._source = None
                 if lost is None:
                     break
+                if lost.reason == "ended" and self._had_frame and not source.live:
+                    raise CameraError(str(lost))  # opened again, a file would begin anew
                 self._lose(lost)
             over = Ended()
         except CameraError as error:
@@ -174,7 +176,8 @@ class Feed:
             warm_up = LIVE_WARM_UP if source.live else 0
         base = self._next_seq
         opened = last = self._clock()
-        limit = FIRST_FRAME_S
+        slow = 2 / self._camera.fps if self._camera.fps else 0.0  # two frames at a low rate
+        limit = max(FIRST_FRAME_S, slow)
         self._skipped = 0
         while not self._stop.is_set():
             try:
@@ -195,7 +198,7 @@ class Feed:
             if self._refused:
                 return CameraLost("garbage", self._refused)
             last = self._clock()
-            limit = STALL_S
+            limit = max(STALL_S, slow)
             if last - opened > HEALTHY_S:
                 self._waits = 0
             self._next_seq = base + frame.sequence + 1

@@ -228,6 +228,22 @@ def test_a_file_that_cannot_be_read_has_no_bytes_and_its_name(folder_watch, monk
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_disk_that_comes_back_brings_no_old_files(folder_watch, tmp_path):
+    """Unmounted, its mount point is an empty folder."""
+    source = open_source(f"watch:{folder_watch}", CameraSettings())
+    (folder_watch / "a.jpg").write_bytes(image(1))
+    assert source.read(10).name == str(folder_watch / "a.jpg")
+    folder_watch.rename(tmp_path / "unmounted")
+    folder_watch.mkdir()
+    with pytest.raises(Stalled):
+        source.read(0.2)
+    folder_watch.rmdir()
+    (tmp_path / "unmounted").rename(folder_watch)
+    (folder_watch / "b.jpg").write_bytes(image(2))
+    assert source.read(10).name == str(folder_watch / "b.jpg")
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_folder_that_vanishes_is_unplugged_and_a_missing_one_is_an_error(folder_watch, tmp_path):
     source = open_source(f"watch:{folder_watch}", CameraSettings())
     folder_watch.rename(tmp_path / "moved")

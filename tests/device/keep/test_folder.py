@@ -20,6 +20,7 @@ from edgecnn.device.keep.folder import (
     KeptPicture,
     KeptScore,
     Sample,
+    append,
     documents,
     field_accuracy,
     kept_pictures,
@@ -28,7 +29,7 @@ from edgecnn.device.keep.folder import (
     student,
     write_files,
 )
-from edgecnn.errors import ImageError
+from edgecnn.errors import ImageError, OutputError
 from edgecnn.evaluate.statistics import wilson
 from edgecnn.files import sha256
 
@@ -220,3 +221,12 @@ def test_the_newest_400_days_are_remembered(tmp_path):
 def test_no_pictures_a_day_plans_nothing(tmp_path):
     assert not Sample(tmp_path, 0).is_due(DAY) and not any(tmp_path.iterdir())
     assert read_counts(tmp_path) == Counts(0, 0)
+
+
+def test_lines_that_do_not_fit_leave_the_file_as_it_was(tmp_path, file_limit):
+    path = tmp_path / "index.csv"
+    append(path, "a" * 99 + "\n")
+    before = path.read_bytes()
+    with pytest.raises(OutputError), file_limit(150):
+        append(path, "".join(f"{letter * 39}\n" for letter in "bcd"))
+    assert path.read_bytes() == before

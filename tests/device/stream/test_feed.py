@@ -224,6 +224,35 @@ def test_long_silence_is_a_stall_but_short_is_not(fake):
     one.close()
 
 
+def test_at_a_low_rate_two_missing_frames_are_a_stall(fake):
+    now = [0.0]
+
+    class Slow(fake.Source):
+        def read(self, timeout):
+            now[0] += 0.25
+            return super().read(0)
+
+    stall = Stalled("fake", "no frame", 0.2, "")
+    source = Slow(b"a", *[stall] * 79, b"b", *[stall] * 90)
+    one = Feed(fake.Opener(source, fake.Source(None)), Camera(fps=0.1), clock=lambda: now[0], sleep=lambda wait: None)
+    one.start()
+    _, a, b, lost, _ = items(one)
+    assert (a.frame.image, b.frame.image) == (b"a", b"b") and "no frame for 20 s" in lost.message
+    one.close()
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_camera_whose_program_ends_is_opened_again_and_a_file_is_not(feed, fake, live):
+    broken = fake.Source(b"a", CameraLost("ended", "ffmpeg ended with 69"), live=live)
+    one = feed(fake.Opener(broken, fake.Source(b"b", None, live=live)), warm_up=0)
+    if live:
+        assert items(one)[-2].frame.image == b"b"
+        return
+    assert items(one, 2)[1].frame.image == b"a"
+    with pytest.raises(CameraError, match="ffmpeg ended with 69"):
+        one.take(10)
+
+
 def test_damaged_frames_are_counted_across_openings(feed, fake):
     opener = fake.Opener(fake.Source(b"a", 2, 5, b"b", UNPLUGGED), fake.Source(1, b"c", None))
     found = items(feed(opener))
