@@ -376,11 +376,12 @@ def own_run(finished_run, tmp_path, monkeypatch, blank_plots):
 
 
 @pytest.fixture
-def file_limit():
+def file_limit(monkeypatch):
     """Make every write beyond a file size fail, as on a full disk."""
 
     @contextlib.contextmanager
     def limited(size):
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would store a module imported here cut off
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         try:

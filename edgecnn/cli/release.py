@@ -197,10 +197,10 @@ def ask_passphrase(name: str, new: bool) -> str:
 
 
 def show_entry(repository: "Repository", entry: "Entry") -> None:
-    from edgecnn.release.repository import metadata_sizes
+    from edgecnn.release.repository import metadata_bytes
 
     terms = entry.terms
-    metadata = sum(metadata_sizes(repository.folder, repository.read()).values())
+    metadata = metadata_bytes(repository.folder, repository.read())
     pilots = f" and {count(terms.pilots)}" if terms.pilots else ""
     state = "stopped" if terms.stopped else f"for {terms.share} % of the boards{pilots}"
     note(

@@ -185,12 +185,10 @@ def require_held_out(run: Run) -> HeldOut:
     held = read_held_out(run)
     if held is None:
         raise RunError(
-            f"{run.file(HELD_OUT)}, which holds the answers of the folds, is missing or damaged. {RESUME.format(path=run.path)}"
+            f"{run.file(HELD_OUT)}, which holds the answers of the folds, is missing or damaged. Each fold still has its own answers. "
+            f"First: edgecnn train --resume --out {run.path}"
         )
     return held
-
-
-RESUME = "Each fold still has its own answers. First: edgecnn train --resume --out {path}"
 
 
 ANSWERS = "folds/answers.csv"

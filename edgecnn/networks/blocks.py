@@ -332,16 +332,8 @@ def frozen_network(family: str, channels: int) -> Callable[[Any], dict[str, Any]
     return features
 
 
-class RungCost(NamedTuple):
-    """A rung's parameters, MACs per image and estimated int8 bytes, as `describe` counts them."""
-
-    parameters: int
-    macs: int
-    int8_bytes: int
-
-
-def costs(rung: str, height: int, width: int, channels: int, num_classes: int) -> RungCost:
-    """Return a rung's cost without building it, which takes seconds."""
+def costs(rung: str, height: int, width: int, channels: int, num_classes: int) -> NetworkCost:
+    """Return a rung's cost, but not its layers', as `describe` does, without building it, which takes seconds."""
     parameters = macs = 0
     size, inputs = OPERATOR_BYTES, channels  # of the pooling
     for part in parts_of(rung):
@@ -353,7 +345,7 @@ def costs(rung: str, height: int, width: int, channels: int, num_classes: int) -
             size += weights + KERNEL_BYTES + CHANNEL_BYTES * one.filters + OPERATOR_BYTES * (2 if one.add else 1)
     weights = inputs * num_classes
     size += weights + KERNEL_BYTES + CHANNEL_BYTES * num_classes + OPERATOR_BYTES
-    return RungCost(parameters + weights + num_classes, macs + weights, size)
+    return NetworkCost((), parameters + weights + num_classes, macs + weights, size)
 
 
 efficientnet_lite0_150kb = _rung("efficientnet_lite0_150kb")

@@ -172,15 +172,10 @@ def average_pool(node: Node) -> Outputs:
     result = pool(zero_padded(tensor, one))
     if whole:
         return of_image(result, positive)
-    counts = pool(zero_padded(tf.constant(counted_pixels(node, sides)), one)).numpy()
-    return of_image(result * (1 / counts).astype(np.float32), positive)
-
-
-def counted_pixels(node: Node, sides: Sequence[int]) -> np.ndarray:
-    """Return ones for the pixels that a padded average counts, float32 (1, height, width, 1)."""
     if node.attributes.get("count_include_pad", 0):
         raise ExportError(f"AveragePool {node.name!r} counts its padding and has ceil_mode, which is not supported.")
-    return np.ones((1, *sides, 1), np.float32)
+    counts = pool(zero_padded(tf.ones((1, *sides, 1)), one)).numpy()
+    return of_image(result * (1 / counts).astype(np.float32), positive)
 
 
 def global_average_pool(node: Node) -> Outputs:

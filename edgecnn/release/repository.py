@@ -5,7 +5,7 @@ Its status is what it offers, and how long that is valid.
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -232,14 +232,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def metadata_sizes(folder: Path, state: RepositoryState) -> Mapping[str, int]:
-    """Return the bytes of the metadata files that a board downloads after a change, by role."""
-    names = {
-        "timestamp": "timestamp.json",
-        "snapshot": f"{state.snapshot.signed.version}.snapshot.json",
-        "targets": f"{state.targets.signed.version}.targets.json",
-    }
-    return {role: (folder / "metadata" / name).stat().st_size for role, name in names.items()}
+def metadata_bytes(folder: Path, state: RepositoryState) -> int:
+    """Return the bytes of the metadata files that a board downloads after a change."""
+    versions = f"{state.snapshot.signed.version}.snapshot", f"{state.targets.signed.version}.targets"
+    return sum((folder / "metadata" / f"{name}.json").stat().st_size for name in ("timestamp", *versions))
 
 
 def _only_signer(root: Root, role: str, keys: Keys) -> Any:

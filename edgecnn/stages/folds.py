@@ -6,12 +6,12 @@ so a killed training continues where it stopped.
 
 import dataclasses
 import multiprocessing
-import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -189,15 +189,15 @@ def majority_recipe(recipe: Settled, infos: Sequence[FoldInfo]) -> Settled:
     """
     voters = [one for one in infos if one.network == stage.network_name(recipe)] or list(infos)
     method = most_frequent([one.method for one in voters])
-    train = dataclasses.replace(recipe.train, epochs=median([one.epochs for one in voters]))
+    train = dataclasses.replace(recipe.train, epochs=median_low([one.epochs for one in voters]))
     qat = dataclasses.replace(recipe.qat, method=method)
     if method == "qat":
         trained = [one for one in voters if one.method == method]
-        keep = median([one.epoch or 0 for one in trained])
+        keep = median_low([one.epoch or 0 for one in trained])
         roundings = [one.rounding for one in trained if not one.epoch and one.rounding]
         qat = dataclasses.replace(
             qat,
-            epochs=max(keep, median([one.qat_epochs for one in trained])),
+            epochs=max(keep, median_low([one.qat_epochs for one in trained])),
             keep=keep,
             rounding="nearest" if keep or not roundings else most_frequent(roundings),
         )
@@ -208,10 +208,6 @@ def most_frequent(values: Sequence) -> str:
     """Return the most frequent value, and among equals the last in the alphabet: "qat" before "ptq"."""
     counts = Counter(values)
     return str(max(sorted(counts, reverse=True), key=counts.__getitem__))
-
-
-def median(values: Sequence[int]) -> int:
-    return int(statistics.median_low(values))
 
 
 def fold_line(fold: int, info: FoldInfo) -> str:

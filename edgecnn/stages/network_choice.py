@@ -356,10 +356,7 @@ def given_range(name: str) -> "PixelRange | None":
 
 def best_range(body: "keras.Model", recipe: Recipe, dataset: Dataset, reporter: Reporter) -> "PixelRange":
     """Return the usual range under which last layers, each fitted without a fold, answer that fold's photos best. It sees no test photo."""
-    import numpy as np
-
     from edgecnn.calibrate.input_range import IMAGENET, USUAL, spelled
-    from edgecnn.data.decoding import class_weights
     from edgecnn.networks.predict import predictor
     from edgecnn.train.candidates import Images, Photos, folds_of, held_out, log_losses
 
@@ -374,7 +371,7 @@ def best_range(body: "keras.Model", recipe: Recipe, dataset: Dataset, reporter: 
     for number, one in enumerate(tried, 1):
         features = predictor(body, *one.numbers, batch_size=50)(pixels)
         images = Images(features, photos.classes, weights, len(dataset.labels))
-        answers, _ = held_out(images, folds)
+        answers = held_out(images, folds)[0]
         losses.append(float(np.mean(weights * log_losses(answers, photos.classes))))
         rights.append(float(np.mean(answers.argmax(axis=1) == photos.classes)))
         reporter.working("trying input ranges", number, len(tried))

@@ -150,13 +150,9 @@ def parts(folds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
 
 
-def held_out(images: Images, folds: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return each image's logits by the layer fitted without its fold, float32 (n, num_classes), and the likeliest strength."""
-    return held_out_layers(images, folds)[:2]
-
-
-def held_out_layers(images: Images, folds: np.ndarray) -> tuple[np.ndarray, float, list[Layer]]:
-    """Do as `held_out`, and also return the layers, in the order of `parts`."""
+def held_out(images: Images, folds: np.ndarray) -> tuple[np.ndarray, float, list[Layer]]:
+    """Return each image's logits by the layer fitted without its fold, float32 (n, num_classes), the likeliest strength, and the layers
+    in the order of `parts`."""
     from threadpoolctl import threadpool_limits
 
     best: tuple[np.ndarray, float, list[Layer]] = (np.empty(0), 0.0, [])

@@ -83,7 +83,7 @@ def fit_layer(images: candidates.Images, seed: int) -> candidates.Layer:
     strength = candidates.STRENGTHS[1]
     if np.bincount(drawn.classes).max() > 1:  # otherwise no class can be divided
         folds = candidates.folds_of(drawn.classes, list(map(str, range(len(drawn.classes)))), seed)
-        _, strength = candidates.held_out(drawn, folds)
+        _, strength, _ = candidates.held_out(drawn, folds)
     return candidates.fit(images, strength)
 
 
@@ -128,7 +128,7 @@ def train_head(
 
     `features_of` returns the features of the pixels that a fake-quantized model's int8 file computes, as the values of their codes.
     """
-    float_logits, strength, of_folds = candidates.held_out_layers(images, folds)
+    float_logits, strength, of_folds = candidates.held_out(images, folds)
     layer = candidates.fit(images, strength)
     model.layers[-1].set_weights([layer.weights.astype(np.float32), layer.bias.astype(np.float32)])
     student = fake_quantize(model, recipe.input_scale, recipe.input_zero_point)

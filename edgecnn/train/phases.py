@@ -50,10 +50,6 @@ def build_at(precision: str, network: NetworkRecipe, shape: tuple[int, int, int]
         policy.set_global_policy(before)
 
 
-def accuracy_on(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray, classes: np.ndarray) -> float:
-    return float(np.mean(np.argmax(predict(images), axis=1) == classes))
-
-
 def right_answers(logits: Any, classes: Any) -> Any:
     return tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == classes, tf.float32))
 
@@ -245,7 +241,7 @@ class Qat:
             name="qat",
             epochs=recipe.qat.epochs,
             step=step,
-            validate=lambda: accuracy_on(predict, *validation),
+            validate=lambda: float(np.mean(predict(images).argmax(axis=1) == self._classes)),
             learning_rate=lambda done: self.learning_rate * schedule(done),
             variables=[*self.student.variables, *optimizer.variables, *self.best.variables, self._calibrated],
             examine=self.examine,

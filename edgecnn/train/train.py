@@ -133,11 +133,8 @@ class Training:
         self.num_classes = len(dataset.labels)
         self.splits = load_splits(recipe, dataset, data_progress)
         used = {name: len(split.classes) for name, split in self.splits.items()}
-        if not used[
-            "validation"
-        ]:  # every image trains and nothing is chosen, so the figures are from images that the network has seen
-            self.splits["validation"] = some(self.splits["train"], SEEN, recipe.seed)
-        self.validation = (self.splits["validation"].images, self.splits["validation"].classes)
+        photos = TrainingPhotos(self.splits, recipe.seed)
+        self.validation = (photos.images, photos.classes)
         self.start = open_start(recipe, run)
         own = own_file(recipe, run)
         self.recipe = local_recipe(recipe, run)
@@ -332,14 +329,8 @@ def distil(run: Run, recipe: Settled, photos: TrainingPhotos, int8: Int8, report
     teacher = model_from_bytes(run.read(FLOAT_MODEL, "import"))
     reference, logits = choosing_answers(teacher, recipe, photos, int8)
     ptq = None if logits is None else score(logits, reference, photos.classes)
-    batches = Batches(
-        images=photos.train.images,
-        classes=photos.train.classes,
-        batch_size=recipe.qat.batch_size,
-        seed=recipe.seed,
-        flip=recipe.train.flip != "no",
-        shift=recipe.train.shift,
-    )
+    images = photos.train.images
+    batches = qat_batches(recipe, training_batches(recipe, images, photos.train.classes, images.shape[1:3]), images)
     qat = Qat(recipe, teacher, (photos.images, photos.classes), reference, batches, int8)
     qat.begin()
     run_phase(qat.phase, batches, run, (), None, report)

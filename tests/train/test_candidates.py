@@ -239,12 +239,12 @@ def test_no_photo_is_answered_by_a_layer_that_saw_it():
     random = np.random.default_rng(1)
     classes, folds = np.repeat([0, 1], 50), np.arange(100) % 5
     noise = random.normal(size=(100, 400)).astype(np.float32)
-    logits, _ = held_out(made(noise, classes), folds)
+    logits, *_ = held_out(made(noise, classes), folds)
     assert 0.3 < np.mean(logits.argmax(axis=1) == classes) < 0.7, (
         "more features than photos: fitted ones would be right"
     )
     noise[:, 0] += 20 * classes
-    logits, _ = held_out(made(noise, classes), folds)
+    logits, *_ = held_out(made(noise, classes), folds)
     assert np.mean(logits.argmax(axis=1) == classes) > 0.95
     twins = made(np.tile(noise[:, 1:], (2, 1)), np.tile(classes, 2))
     apart, together = np.concatenate([folds, (folds + 1) % 5]), np.tile(folds, 2)

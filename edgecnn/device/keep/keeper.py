@@ -290,7 +290,10 @@ class Keeper(Consumer):
             self._remove_oldest()
         name = name_of(result.ts, result.seq)
         written = [Written(len(data), why, name + suffix) for suffix, data in files.items()]
-        self._append(written)  # first, so that files left by a power cut are removed in due time
+        private_folder(self._folder)
+        append(
+            self._folder / INDEX, index_text(written)
+        )  # first, so that files left by a power cut are removed in due time
         self._stale += len(written)
         write_files(self._folder, name, files)
         self._stale -= len(written)
@@ -300,10 +303,6 @@ class Keeper(Consumer):
         self._alike.remember(look)
         if why != RANDOM:
             self.on_kept(written[0].name, result)
-
-    def _append(self, files: Iterable[Written]) -> None:
-        private_folder(self._folder)
-        append(self._folder / INDEX, index_text(files))
 
     def _remove_oldest(self) -> None:
         """Remove all files of the oldest picture."""
