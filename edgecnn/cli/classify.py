@@ -25,7 +25,7 @@ def classify(
     source: list[str] | None = typer.Argument(
         None,
         metavar="[SOURCE]...",
-        help="Image files, folders, globs, or - to read paths from standard input. Or one stream: /dev/video0, "
+        help="Image files, folders, globs, or - to read paths from standard input. Or one stream: /dev/video0, csi:1, "
         "rtsp://…, clip.mp4, exec:COMMAND, watch:DIR, folder:DIR, synthetic:.",
         show_default="none",
     ),

@@ -92,7 +92,7 @@ def train(
     from edgecnn.stages import Silent
     from edgecnn.stages import train as stage
     from edgecnn.stages.folds import beyond_quick, require_pretrained, ship_head, train_on_all
-    from edgecnn.stages.network_choice import images_choose, settled, with_backbone
+    from edgecnn.stages.network_choice import images_choose, require_budget, settled, with_backbone
 
     run = open_run(out) if resume else None
     resolved = run.recipe if run else resolve(recipe, training.settings, given)
@@ -138,6 +138,8 @@ def train(
         if cluster and not cluster.first:
             run = None
         elif run is None:
+            if choosing:
+                require_budget(resolved, dataset)  # before --force removes a run
             path = out or free_path(stage.run_name(named, dataset), force)
             held.enter_context(locked(path))
             run = create_run(resolved, path, force=force)

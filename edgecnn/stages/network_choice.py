@@ -139,6 +139,11 @@ def is_kept(recipe: Recipe, dataset: Dataset, run: Run) -> bool:
     return made is not None and made.key == Choosing(recipe, dataset, Silent(), run.file(FEATURES)).key
 
 
+def require_budget(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise RecipeError if no network that these images could choose is within the recipe's budget, as far as that is known."""
+    Choosing(recipe, dataset, Silent(), Path()).inputs()
+
+
 class Choosing:
     """A choice in progress: its inputs, and where it stores features."""
 
@@ -181,13 +186,11 @@ class Choosing:
 
         recipe, rules = self.recipe, self.rules
         reading = recipe.input_scale, recipe.input_zero_point
-        inputs = [(family, size) for family in rules.SIDES for size in rules.sides_of(family, recipe.network)]
-        costed = [self.costed(family, size) for family, size in inputs]
-        self.check_budget([one for candidates in costed for one in candidates])
+        inputs = self.inputs()
         folds = rules.folds_of(photos.classes, photos.groups, recipe.seed)
         found, fits = [], []
         with ThreadPoolExecutor(1) as pool:  # layers are fitted while the next features are computed
-            for number, ((family, size), candidates) in enumerate(zip(inputs, costed, strict=True), 1):
+            for number, (family, size, candidates) in enumerate(inputs, 1):
                 if fitting := [one for one in candidates if one.fits]:
                     features_of = frozen_features(family, size, photos, reading, self.features)
                     for one in fitting:
@@ -216,6 +219,14 @@ class Choosing:
                 answers = [one for one, out in zip(answers, slow, strict=True) if not out]
                 candidates = [one for one, out in zip(candidates, slow, strict=True) if not out]
         raise RecipeError(f"no network answers in {limit:g} ms here. Allow more, or name a network with --network.")
+
+    def inputs(self) -> list[tuple[str, tuple[int, int], list[Candidate]]]:
+        """Return each family and input's (height, width) with its candidates. RecipeError if none is within the budget."""
+        rules = self.rules
+        sizes = [(family, size) for family in rules.SIDES for size in rules.sides_of(family, self.recipe.network)]
+        found = [(family, size, self.costed(family, size)) for family, size in sizes]
+        self.check_budget([one for *_, candidates in found for one in candidates])
+        return found
 
     def costed(self, family: str, size: tuple[int, int]) -> list[Candidate]:
         """Return a family's candidates at an input's (height, width) with their costs, not yet ranked."""

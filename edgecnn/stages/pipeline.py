@@ -22,7 +22,7 @@ from edgecnn.stages import Reporter, Silent
 from edgecnn.stages.against import verify_against
 from edgecnn.stages.bundle import bundle_path, bundle_stage
 from edgecnn.stages.folds import asked_recipe, require_pretrained, ship_head, train_on_all
-from edgecnn.stages.network_choice import images_choose, is_kept, of_head, settled, with_backbone
+from edgecnn.stages.network_choice import images_choose, is_kept, of_head, require_budget, settled, with_backbone
 from edgecnn.stages.train import check_network, open_images, placed, train_stage
 from edgecnn.stages.verify import verify
 from edgecnn.stress.stress_report import SPLITS
@@ -205,6 +205,8 @@ def settled_in(path: Path, recipe: Recipe, dataset: Dataset, force: bool, report
     with locked(path):
         run = Run(path)
         begun = run.file(runs.RECIPE).exists() and (run.recipe == recipe or is_kept(recipe, dataset, run))
+        if not begun:
+            require_budget(recipe, dataset)  # before --force removes a run
         run = run if begun else create_run(recipe, path, force=force)
         return settled(recipe, dataset, run, reporter)
 

@@ -17,7 +17,7 @@ from edgecnn.errors import RecipeError
 from edgecnn.recipe import NetworkRecipe, build_recipe
 from edgecnn.report.table import choice_section, chosen_text, judged_line
 from edgecnn.run_info import Candidate, NetworkChoice
-from edgecnn.runs import CHOICE, FEATURES, create_run
+from edgecnn.runs import CHOICE, FEATURES, FLOAT_MODEL, create_run
 from edgecnn.stages import network_choice
 from edgecnn.stages.network_choice import choose_network
 from edgecnn.train import candidates
@@ -201,13 +201,19 @@ def test_an_interrupted_choice_resumes_and_respects_the_budget(crops, tmp_path, 
 
 
 @pytest.mark.usefixtures("small")
-def test_an_impossible_budget_reports_what_the_smallest_takes(crops, tmp_path, reporter, monkeypatch):
+def test_an_impossible_budget_reports_what_the_smallest_takes(crops, tmp_path, reporter, monkeypatch, edgecnn):
     recipe = build_recipe({"data": {"source": str(crops)}, "network": {"height": 32, "width": 32, "max_kb": 10.0}})
     monkeypatch.setattr(candidates, "computed", None)  # the answer comes before the long part of a choice
     with pytest.raises(
         RecipeError, match=r"no network is within the budget \(10 kB\)\. The smallest, efficientnet_lite0_150kb"
     ):
         choose_network(recipe, open_dataset(recipe.data), create_run(recipe, tmp_path / "run"), reporter)
+    former = tmp_path / "run" / FLOAT_MODEL
+    former.write_bytes(b"a model")
+    (tmp_path / "open.toml").write_text("")
+    for command in (("train",), ("run", "open.toml")):
+        refused = edgecnn(*command, "--data", crops, "--max-kb", 10, "--out", tmp_path / "run", "--force")
+        assert refused.code == RecipeError.exit_code and former.exists(), refused.err
 
 
 def test_a_time_budget_is_measured_for_few_and_applies_to_all(crops, tmp_path, reporter, monkeypatch):
