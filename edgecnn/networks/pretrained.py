@@ -13,7 +13,6 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,89 +29,47 @@ if TYPE_CHECKING:
     from edgecnn.networks.keras import keras
 
 
-MAGIC = 0x1950A86A20F9469CFC6C
-PROTOCOL = 1001
 DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
-@dataclass(frozen=True)
-class Storage:
-    """A storage that the pickle refers to: its key in the file, and its elements' dtype and count."""
+class Tensor(NamedTuple):
+    """A view of a storage, named by its key in the file: dtype, first element, shape, and strides in elements along each axis."""
 
-    key: str
+    storage: str
     dtype: np.dtype
-    count: int
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A view of a storage: its first element, its shape, and its strides in elements along each axis."""
-
-    storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
-def read_state(data: bytes, where: str) -> Mapping[str, np.ndarray]:
-    """Read the state dictionary from a file's bytes: arrays by name, in PyTorch's layout. Raises NetworkError if it finds anything else."""
+def read_state(data: bytes) -> Mapping[str, np.ndarray]:
+    """Read the state dictionary from a file's bytes: arrays by name, in PyTorch's layout. The caller has checked the file's SHA-256."""
     stream = io.BytesIO(data)
-    try:
-        if (_plain(stream), _plain(stream)) != (MAGIC, PROTOCOL):
-            raise NetworkError(f"{where} is not a file of PyTorch weights in the legacy format (protocol {PROTOCOL}).")
-        _plain(stream)
-        state = _Reader(stream).load()
-        kinds = {tensor.storage.key: tensor.storage for tensor in state.values()}
-        storages = {key: _elements(stream, kinds[key]) for key in _plain(stream)}
-        return {name: _array(tensor, storages[tensor.storage.key]) for name, tensor in state.items()}
-    except NetworkError as error:
-        raise NetworkError(f"{where}: {error}") from None
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise NetworkError(f"{where} is damaged: {error or type(error).__name__}") from None
+    *_, state, order = (_Reader(stream).load() for _ in range(5))
+    dtypes = {tensor.storage: tensor.dtype for tensor in state.values()}
+    storages = {}
+    for key in order:
+        count = int.from_bytes(stream.read(8), "little")
+        storages[key] = np.frombuffer(stream.read(count * dtypes[key].itemsize), dtypes[key])
+    return {name: _array(tensor, storages[tensor.storage]) for name, tensor in state.items()}
 
 
-class _Plain(pickle.Unpickler):
-    """An unpickler for numbers, strings, lists and dictionaries. It imports no names and accepts only those in `known`."""
-
-    known: Mapping[tuple[str, str], Any] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.known:
-            raise NetworkError(f"it names {module}.{name}, but only tensors are read. Nothing in it was executed.")
-        return self.known[module, name]
-
-
-class _Reader(_Plain):
+class _Reader(pickle.Unpickler):
     known: Mapping[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _tensor(*arguments[:4]),
+        ("torch._utils", "_rebuild_tensor_v2"): lambda storage, *view: Tensor(*storage, *view[:3]),
         **{("torch", name): dtype for name, dtype in DTYPES.items()},
     }
 
-    def persistent_load(self, pid: Any) -> Storage:
-        kind, dtype, key, _, count, view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or view is not None:
-            raise NetworkError("it refers to something other than a plain storage.")
-        return Storage(str(key), dtype, int(count))
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.known:
+            raise NetworkError(
+                f"the weights name {module}.{name}, but only tensors are read. Nothing in them was executed."
+            )
+        return self.known[module, name]
 
-
-def _plain(stream: io.BytesIO) -> Any:
-    return _Plain(stream).load()
-
-
-def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if min((offset, *(size - 1 for size in shape), *strides)) < 0 or last >= storage.count:
-        raise NetworkError("a tensor reaches beyond its storage.")
-    return Tensor(storage, offset, shape, strides)
-
-
-def _elements(stream: io.BytesIO, storage: Storage) -> np.ndarray:
-    count = int.from_bytes(stream.read(8), "little")
-    data = stream.read(count * storage.dtype.itemsize)
-    if count != storage.count or len(data) != count * storage.dtype.itemsize:
-        raise NetworkError("a storage is shorter than the file declares.")
-    return np.frombuffer(data, storage.dtype)
+    def persistent_load(self, pid: Any) -> tuple[str, np.dtype]:
+        return pid[2], pid[1]  # of a storage: its key in the file, and its elements' dtype
 
 
 def _array(tensor: Tensor, elements: np.ndarray) -> np.ndarray:
@@ -314,7 +271,7 @@ def read_weights(source: Source) -> Mapping[str, np.ndarray]:
             f"{path} is not the file of {source.distribution} (SHA-256 {sha256(data)[:12]}…, expected {source.sha256[:12]}…). "
             "Nothing was read from it. Reinstall the package."
         )
-    return read_state(data, path.name)
+    return read_state(data)
 
 
 def load_weights(model: "keras.Model", state: Mapping[str, np.ndarray]) -> None:

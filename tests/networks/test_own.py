@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import zipfile
 from collections import OrderedDict
 from importlib import resources
 
@@ -190,7 +189,7 @@ class Evil:
         return (open, (str(self.path), "w"))
 
 
-def legacy_file(state, storages, header=(pretrained.MAGIC, pretrained.PROTOCOL)):
+def legacy_file(state, storages):
     """Return a file in PyTorch's legacy format: state maps names to (key, offset, shape, strides), or to anything else."""
 
     class Pickler(pickle.Pickler):
@@ -206,7 +205,7 @@ def legacy_file(state, storages, header=(pretrained.MAGIC, pretrained.PROTOCOL))
             return NotImplemented
 
     out = io.BytesIO()
-    for value in (*header, {"little_endian": True}):
+    for value in (1, 2, {"little_endian": True}):
         pickle.dump(value, out, 2)
     Pickler(out, 2).dump(OrderedDict(state))
     pickle.dump(list(storages), out, 2)
@@ -234,42 +233,16 @@ def _rebuild_tensor_v2(*arguments):
 def test_tensors_are_read_in_any_layout():
     values = np.arange(12.0)
     state = {"rows": Reference("1", 0, (3, 4), (4, 1)), "columns": Reference("1", 2, (4, 2), (1, 4))}
-    arrays = pretrained.read_state(legacy_file(state, {"1": values}), "weights")
+    arrays = pretrained.read_state(legacy_file(state, {"1": values}))
     np.testing.assert_array_equal(arrays["rows"], values.reshape(3, 4))
     np.testing.assert_array_equal(arrays["columns"], [[2, 6], [3, 7], [4, 8], [5, 9]])
 
 
 def test_a_pickle_that_names_anything_else_is_refused_before_it_runs(tmp_path):
     data = legacy_file({"weight": Evil(tmp_path / "created")}, {})
-    with pytest.raises(NetworkError, match=r"weights: it names \w+\.open, but only tensors are read"):
-        pretrained.read_state(data, "weights")
+    with pytest.raises(NetworkError, match=r"the weights name \w+\.open, but only tensors are read"):
+        pretrained.read_state(data)
     assert not (tmp_path / "created").exists()
-
-
-@pytest.mark.parametrize(
-    ("state", "storages", "message"),
-    [
-        ({"w": Reference("1", 0, (3, 5), (5, 1))}, {"1": np.zeros(12)}, "reaches beyond its storage"),
-        ({"w": Reference("1", -1, (2,), (1,))}, {"1": np.zeros(12)}, "reaches beyond its storage"),
-        ({"w": Reference("1", 0, (2,), (-1,))}, {"1": np.zeros(12)}, "reaches beyond its storage"),
-    ],
-)
-def test_a_tensor_outside_its_storage_is_refused(state, storages, message):
-    with pytest.raises(NetworkError, match=message):
-        pretrained.read_state(legacy_file(state, storages), "weights")
-
-
-def test_damaged_files_are_refused():
-    whole = legacy_file({"w": Reference("1", 0, (3, 4), (4, 1))}, {"1": np.arange(12.0)})
-    for length in range(0, len(whole), 7):
-        with pytest.raises(NetworkError):
-            pretrained.read_state(whole[:length], "weights")
-    with pytest.raises(NetworkError, match="not a file of PyTorch weights"):
-        pretrained.read_state(legacy_file({}, {}, header=(1, 2)), "weights")
-    with zipfile.ZipFile(zipped := io.BytesIO(), "w") as file:
-        file.writestr("data.pkl", b"")
-    with pytest.raises(NetworkError):
-        pretrained.read_state(zipped.getvalue(), "weights")
 
 
 def test_an_altered_package_is_refused_before_it_is_read(tmp_path, monkeypatch):
