@@ -189,10 +189,10 @@ class Reviewing:
 
     def document(self) -> dict[str, Any]:
         """Return the page's data. It does not contain the model's guess for a picture of the random sample."""
-        questions = self._questions(AHEAD)
+        questions = self._questions()
         if not questions:
             self.refresh()
-            questions = self._questions(AHEAD)
+            questions = self._questions()
         # while parts of the sample are open, the estimate would reveal after each answer whether the model had been right
         field = None if any(is_blind(group[0]) for group in questions) else self.field()
         unreadable = sum(look is None for look in self._looks.values())
@@ -279,11 +279,11 @@ class Reviewing:
         if same != label:
             raise ValueError(f"the class {same!r} already exists")
 
-    def _questions(self, count: int) -> list[list[Kept]]:
-        """Return the next questions, each a group of pictures that look alike."""
+    def _questions(self) -> list[list[Kept]]:
+        """Return the next AHEAD questions, each a group of pictures that look alike."""
         waiting = [kept for sha256, kept in self._kept.items() if sha256 not in self._store.decided]
         questions: list[list[Kept]] = []
-        while waiting and len(questions) < count:
+        while waiting and len(questions) < AHEAD:
             first, *others = waiting
             look = self._look(first)
             if look is None:

@@ -18,7 +18,7 @@ import numpy as np
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, Stalled
 from edgecnn.device.stream.sources import expand
 from edgecnn.errors import CameraError, ImageError, nearest
-from edgecnn.images import SUFFIXES, read_file
+from edgecnn.images import SUFFIXES, decode, read_file
 from edgecnn.labels import plural
 
 OPTIONS = ("fps", "loop")
@@ -314,8 +314,6 @@ def maker(pattern: str, width: int, height: int, seed: int) -> Callable[[int], n
     if pattern == "noise":
         noise = np.random.default_rng(seed).integers(0, 256, (height + NOISE_ROWS, width, 3), np.uint8)
         return lambda count: noise[count % NOISE_ROWS : count % NOISE_ROWS + height].copy()
-    from edgecnn.images import decode, read_file
-
     try:
         image = np.asarray(decode(read_file(pattern)))
     except ImageError as error:

@@ -26,7 +26,8 @@ import numpy as np
 
 from edgecnn.device.cameras.source import CameraLost, CameraSettings, Frame, MjpegSplitter, PpmSplitter, Stalled
 from edgecnn.device.system import environment, masked
-from edgecnn.errors import CameraError
+from edgecnn.errors import CameraError, ImageError
+from edgecnn.images import probe
 from edgecnn.runtime.child import how_ended
 
 CHUNK_BYTES = 1 << 16  # per read: the default capacity of a pipe
@@ -209,9 +210,6 @@ class ProcessSource:
 
 
 def size_of(image: bytes | np.ndarray) -> str:
-    from edgecnn.errors import ImageError
-    from edgecnn.images import probe
-
     try:
         height, width, _ = probe(image) if isinstance(image, bytes) else image.shape
     except ImageError:

@@ -31,10 +31,12 @@ from edgecnn.device.http.drift import Drift
 from edgecnn.device.http.link import EVENT, PICTURE, RESULT, UNSURE, UNSURES, Opening, Picture, dumps
 from edgecnn.device.stream.events import Event, FrameResult, ProblemEvent, RateLimiter, event_line, result_line
 from edgecnn.device.stream.loop import Consumer, Item
+from edgecnn.device.stream.pictures import as_jpeg
 from edgecnn.device.system import BITS, System, temperature, throttle_words, throttled
 from edgecnn.device.update import last_check
 from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import write_atomic
+from edgecnn.images import read_file
 
 EVERY_S = 5.0
 
@@ -64,12 +66,12 @@ def process_age_s(system: System, process: int) -> float | None:
         return None
 
 
-async def watch_machine(machine: dict[str, Any], with_parent: bool) -> None:
+async def watch_machine(board: "Board") -> None:
     """Keep the machine's state up to date, in a thread, because reading it may mean running a program."""
     system = System(packages={})
-    processes = (os.getpid(), os.getppid()) if with_parent else (os.getpid(),)
+    processes = (os.getpid(), *([os.getppid()] if board.camera != "none" else []))  # the camera loop is the parent
     while True:
-        machine.update(await asyncio.to_thread(machine_state, system, processes))
+        board.machine.update(await asyncio.to_thread(machine_state, system, processes))
         await asyncio.sleep(EVERY_S)
 
 
@@ -92,7 +94,6 @@ class Board:
     def __init__(self, opening: Opening, clock: Callable[[], float] = time.time) -> None:
         self.opening = opening
         self.model = opening.model
-        self.ready = False
         self.camera = "opening" if opening.camera else "none"
         self.camera_since: float | None = None
         self.camera_message: str | None = None
@@ -111,7 +112,7 @@ class Board:
         self.machine["throttled"] = []
         self.drift: Callable[[], dict[str, Any] | None] = lambda: None
         self.on_picture: Callable[[Picture], object] = bool
-        self.on_result: list[Callable[[dict[str, Any], dict[str, int]], object]] = []
+        self.on_result: list[Callable[[dict[str, Any]], object]] = []
         self._clock = clock
         self._readers: set[asyncio.Queue[str]] = set()
         for line in opening.replay:
@@ -134,9 +135,9 @@ class Board:
             self.unsure.appendleft(json.loads(rest))
 
     def is_ready(self) -> bool:
-        """Return whether a model is loaded and, with a camera, a frame was classified within FRESH_S."""
+        """Return whether, with a camera, a frame was classified within FRESH_S."""
         if self.camera == "none":
-            return self.ready
+            return True
         return self.camera == "open" and self.frame is not None and self._clock() - self.frame["ts"] < FRESH_S
 
     def document(self) -> dict[str, Any]:
@@ -157,9 +158,6 @@ class Board:
 
     def unsure_picture(self, name: str) -> bytes | None:
         """Return the JPEG of a listed unsure frame; None if it is not listed, or is gone."""
-        from edgecnn.device.stream.pictures import as_jpeg
-        from edgecnn.images import read_file
-
         if self.opening.unsure is None or all(item["name"] != name for item in self.unsure):
             return None
         try:
@@ -202,7 +200,7 @@ class Board:
             self.state, self.reason = line["state"], line["reason"]
             self.since = line["state_since"] and seconds(line["state_since"])
         for listener in self.on_result:
-            listener(line, late)
+            listener(line)
 
     def _event(self, line: dict[str, Any]) -> None:
         ts = seconds(line["ts"])
@@ -270,7 +268,7 @@ class Metrics(Collector):
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
-    def _take(self, line: Mapping[str, Any], late: Mapping[str, int]) -> None:
+    def _take(self, line: Mapping[str, Any]) -> None:
         self._inference.observe(line["latency_ms"]["infer"] / 1000)
         self._age.observe(line["age_ms"] / 1000)
         if line["top"]:
@@ -393,7 +391,7 @@ class Upkeep:
             file, labels = Path(known["file"]), opening.model["labels"]
             drift = self.drift = Drift(labels, known["key"], file, known["validation"], known["strangers"])
             board.drift = drift.document
-            board.on_result.append(lambda line, late: drift.take(line, seconds(line["ts"])))
+            board.on_result.append(lambda line: drift.take(line, seconds(line["ts"])))
         self._file = None if opening.metrics_file is None else Path(opening.metrics_file)
         self._metrics, self._drift = RateLimiter(METRICS_EVERY_S), RateLimiter(DRIFT_EVERY_S)
         self._drift.count()

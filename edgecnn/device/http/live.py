@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +26,10 @@ from edgecnn.device.stream.settings import Settings
 from edgecnn.device.system import environment
 from edgecnn.errors import ImageError
 from edgecnn.files import canonical_json, sha256, state_home
+from edgecnn.images import probe
 from edgecnn.region import WHOLE
 from edgecnn.runtime.child import how_ended
-
-if TYPE_CHECKING:
-    from edgecnn.runtime.classifier import Classifier
-
+from edgecnn.runtime.classifier import Classifier
 
 PICTURES_PER_S = 10.0
 """The highest picture rate for viewers: more would cost the camera loop copies and the board processor time."""
@@ -207,8 +205,6 @@ class Live(Consumer):
         if isinstance(image, bytes):
             if self._size is not None and now - self._sized_at < 1 / PICTURES_PER_S:
                 return self._size
-            from edgecnn.images import probe
-
             try:
                 height, width, _ = probe(image)
             except ImageError:

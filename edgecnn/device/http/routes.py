@@ -24,12 +24,13 @@ from edgecnn.device.http.access import AccessControl, Guard, body_bytes, check_s
 from edgecnn.device.http.board import Board, Upkeep
 from edgecnn.device.http.link import Picture, Shared
 from edgecnn.device.stream.events import file_line
+from edgecnn.device.stream.pictures import as_jpeg
 from edgecnn.errors import BundleError, EdgeCNNError, ImageError
+from edgecnn.runtime.classifier import Classifier
 from edgecnn.tables import Struct, build
 
 if TYPE_CHECKING:
     from edgecnn.device.review import Reviewing
-    from edgecnn.runtime.classifier import Classifier
 
 
 LINGER_S = 3.0  # how long a client that requested a single picture counts as watching
@@ -106,8 +107,6 @@ class Viewers:
                 self._fresh = asyncio.Event()
 
     def _jpeg(self, picture: Picture) -> bytes | None:
-        from edgecnn.device.stream.pictures import as_jpeg
-
         image = self._shared.read(picture) if self._shared else None
         if image is None:
             return None
@@ -165,8 +164,6 @@ class Inference(Worker["Classifier"]):
 
 def load_classifier(path: str, model_sha256: str, region: list[float] | None = None, **choice: Any) -> "Classifier":
     """Load the same classifier as the camera loop; BundleError if its bundle has changed since."""
-    from edgecnn.runtime.classifier import Classifier
-
     classifier = Classifier.load(path, region=None if region is None else (*region,), **choice)  # type: ignore[arg-type]
     if classifier.model_sha256 != model_sha256:
         raise BundleError(f"{path} has changed since the camera loop read it. Restart edgecnn.")
@@ -293,7 +290,7 @@ def _hash(part: re.Match[bytes] | None) -> str:
 
 BOUNDARY = "edgecnn-frame"
 
-PICTURE_S = 10.0  # a slow board imports Pillow for the first one
+PICTURE_S = 10.0
 
 POSTED = "http"  # the source of an image that a client sent
 

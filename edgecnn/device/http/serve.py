@@ -27,10 +27,10 @@ from edgecnn.device.http.board import Board, Upkeep, keep_files, print_problem, 
 from edgecnn.device.http.link import AWAY, LOOK, MOST_BYTES, Opening, Shared, send
 from edgecnn.device.http.routes import Inference, Site, Viewers, all_routes, load_classifier, make_app
 from edgecnn.device.stream.loop import SIGNALS, Stopped
+from edgecnn.runtime.classifier import Classifier
 
 if TYPE_CHECKING:
     from edgecnn.device.review import Reviewing
-    from edgecnn.runtime.classifier import Classifier
 
 
 class Server(uvicorn.Server):
@@ -54,16 +54,15 @@ async def serve_camera(opening: Opening, listener: socket.socket, link: socket.s
     site.board.on_picture = viewers.picture
     server = make_server(make_app(site.gate, all_routes(site)))
     asyncio.get_running_loop().add_reader(link, receive, link, site.board, server)
-    await run_server(server, listener, site, with_parent=True)
+    await run_server(server, listener, site)
 
 
 async def serve_api(opening: Opening, listener: socket.socket, classifier: "Classifier") -> None:
     """Serve without a camera until a signal arrives, which is raised as Stopped."""
     site = make_site(opening, Viewers(None, bool), Inference(lambda: classifier))
-    site.board.ready = True
     server = make_server(make_app(site.gate, all_routes(site)))
     with stopped_by_signals(server):
-        await run_server(server, listener, site, with_parent=False)
+        await run_server(server, listener, site)
 
 
 async def serve_review(gate: AccessControl, listener: socket.socket, reviewing: "Reviewing") -> None:
@@ -124,9 +123,9 @@ def make_server(app: ASGIApp) -> Server:
     )  # fmt: skip
 
 
-async def run_server(server: Server, listener: socket.socket, site: Site, *, with_parent: bool) -> None:
+async def run_server(server: Server, listener: socket.socket, site: Site) -> None:
     try:
-        await serve(server, listener, watch_machine(site.board.machine, with_parent), keep_files(site.upkeep))
+        await serve(server, listener, watch_machine(site.board), keep_files(site.upkeep))
     finally:
         print_problem(site.upkeep.write(site.upkeep.due(end=True)))
 

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,11 +44,8 @@ from edgecnn.errors import ImageError, OutputError
 from edgecnn.files import PRIVATE_FILE, output_errors, private_folder, sha256, write_atomic
 from edgecnn.images import probe, suffix_of
 from edgecnn.region import WHOLE, Region, pixel_box
+from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.decision import UNFAMILIAR, unit_rows
-
-if TYPE_CHECKING:
-    from edgecnn.runtime.classifier import Classifier
-
 
 GREY = 128
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -36,12 +36,8 @@ from edgecnn.device.system import environment
 from edgecnn.errors import CameraError, ImageError
 from edgecnn.region import WHOLE, Region
 from edgecnn.runtime.child import how_ended
-from edgecnn.runtime.classifier import Result
+from edgecnn.runtime.classifier import Classifier, Result
 from edgecnn.runtime.decision import Smoother
-
-if TYPE_CHECKING:
-    from edgecnn.runtime.classifier import Classifier
-
 
 TICK_S = 0.1  # longest wait for a frame: `Stream.ticks` returns to its caller at least this often
 
@@ -291,8 +287,6 @@ def open_stream(
         ValueError: for an invalid `smooth` or password file. Other values are checked with the first frame.
         BundleError, EngineError: if `classifier` is None and none can be loaded.
     """
-    from edgecnn.runtime.classifier import Classifier
-
     if settings is not None and options:
         raise TypeError(f"received settings as well as {', '.join(options)}; pass one or the other.")
     chosen = settings or Settings(**gather(options, *OPTIONS))
