@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,26 +51,26 @@ SHOWN = 5  # layers that the note names
 def keep_in_float(run: Run, info: RunInfo, asked: int | Sequence[str], dataset: Dataset, reporter: Reporter) -> RunInfo:
     """Return the record `info` of an imported run of layers, whose int8 TFLite file is to keep some of them in float.
 
-    `asked` names them, or is the number of those that are furthest from the float model on validation images. The run has a record only
-    meanwhile.
+    `asked` names them, or is the number of those that are furthest from the float model on validation images.
 
     Raises ExportError if a layer does not exist, or is not an operator of the file.
     """
     assert info.imported is not None
     progress = reporter.working
-    try:
-        run.write_info(info)
-        plain = export(run, "tflite", "int8", force=True, dataset=dataset, progress=progress)
-        before = plain.read_bytes()
+    with tempfile.TemporaryDirectory(dir=run.path, prefix=".") as folder:
+        trial = Run(
+            Path(folder)
+        )  # with a record, which the run itself gets last: a killed import must not look finished
+        for file in filter(Path.is_file, run.path.iterdir()):
+            trial.file(file.name).symlink_to(file.resolve())
+        trial.write_info(info)
+        before = export(trial, "tflite", "int8", force=True, dataset=dataset, progress=progress).read_bytes()
         if isinstance(asked, int):
-            asked = [error.layer for error in layer_errors(run, dataset, progress).layers[:asked]]
-        plain.unlink()
+            asked = [error.layer for error in layer_errors(trial, dataset, progress).layers[:asked]]
         info = dataclasses.replace(info, imported=dataclasses.replace(info.imported, float_layers=tuple(asked)))
-        run.write_info(info)
-        after = convert(run, "tflite", "int8", dataset=dataset, progress=progress)
-        contract = input_contract(run)
-    finally:
-        run.file(INFO).unlink()
+        trial.write_info(info)
+        after = convert(trial, "tflite", "int8", dataset=dataset, progress=progress)
+        contract = input_contract(trial)
     images = dataset.load((SPLIT,), **vars(info.input), stage="import", progress=progress)[SPLIT].images[:LAYER_IMAGES]
     calls = {name: device_model(data, "tflite", contract).logits for name, data in (("int8", before), ("mixed", after))}
     float_model = predictor(model_from_bytes(run.read(FLOAT_MODEL, "import")), contract.scale, contract.zero_point)
