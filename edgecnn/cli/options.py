@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TextIO, TypeVar
 
 import typer
 
-from edgecnn.cli.help import of_others
 from edgecnn.device.stream.settings import typed_name
 from edgecnn.labels import printable_lines, utf8
 from edgecnn.tables import fields_of, to_json
@@ -90,6 +89,8 @@ def check_choice(option: str, value: object, choices: Collection[object]) -> Non
 
 def check_action(context: typer.Context, action: str, actions: Collection[str]) -> None:
     """Raise a usage error for an unknown ACTION, or for an option that its heading gives to other actions: "With add and share"."""
+    from edgecnn.cli.help import of_others  # here, since a fast start needs no help
+
     check_choice("ACTION", action, actions)
     for item in context.command.params:
         heading = getattr(item, "rich_help_panel", None) or ""

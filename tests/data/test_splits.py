@@ -583,7 +583,7 @@ def test_every_class_keeps_a_training_image(few):
     with pytest.raises(DatasetError, match="the class '3' has fewer than two different photos"):
         assign(small, dict.fromkeys(rare, rare[0]), 5, 1)
     pairs = few.redivided(dict.fromkeys([one for label in of for one in of[label][:2]], "train"))
-    with pytest.raises(DatasetError, match="each class has only one photo left"):
+    with pytest.raises(DatasetError, match="no class has a second photo"):
         assign(pairs, {}, 2, 1)
 
 
