@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from edgecnn.bundle.file import read_bundle
 from edgecnn.device.doctor import RELEASE_YEAR
 from edgecnn.device.service.config import Config
-from edgecnn.device.slots.record import BAD, GOOD, NO_RELEASE, PENDING, Slots, without_start
+from edgecnn.device.slots.record import BAD, GOOD, NO_RELEASE, PENDING, Slots
 from edgecnn.device.slots.store import Choice, Store, approve, choose_for_start, condemn
 from edgecnn.device.stream.events import (
     CameraLostEvent,
@@ -34,7 +34,7 @@ from edgecnn.device.stream.events import (
     StateChangedEvent,
 )
 from edgecnn.device.stream.loop import Consumer, Item, open_stream
-from edgecnn.errors import EdgeCNNError, OutputError, SlotError
+from edgecnn.errors import EdgeCNNError, SlotError
 from edgecnn.runtime.classifier import Classifier
 from edgecnn.runtime.selftest import require_pass, selftest
 
@@ -151,9 +151,6 @@ WAIT_S = 0.1  # seconds between checks for a signal, while it waits for a releas
 
 START_S = 180  # seconds that a new process may take until its first frame, as in the unit
 
-AWAY = ("unavailable", "unplugged", "ended", "io_error")
-"""Why a camera is lost that is not there: a release cannot prove itself then, so the start does not count."""
-
 CHANGED, ENDED = "changed", "ended"  # a new process must load another release; the source has ended
 
 
@@ -194,16 +191,11 @@ def run_service(store: Store, config: Config, around: Surroundings) -> str:
     consumers = [judge, *around.consumers(classifier)]
     stream = open_stream(config.source or None, classifier, config.settings, consumers=consumers)
     around.tell(f"READY=1\nSTATUS=waiting for the camera{watchdog(os.environ.get('WATCHDOG_USEC'))}")
-    counted = choice.pending
     with stream:
         for item in stream.ticks():
             around.check()
             if item is not None:
                 around.report(item)
-            if counted and isinstance(item, CameraLostEvent) and item.reason in AWAY:
-                with contextlib.suppress(OutputError, SlotError):
-                    store.change(without_start)
-            counted = counted and not isinstance(item, CameraLostEvent | FrameResult)
             if look.count() and (slots := read(store)) != before and slots.current != release:
                 return change_over(around)
     return ENDED

@@ -113,11 +113,6 @@ def after_start(slots: Slots) -> Slots:
     return dataclasses.replace(slots, starts=slots.starts + 1)
 
 
-def without_start(slots: Slots) -> Slots:
-    """Return the record with one start of a pending release less."""
-    return dataclasses.replace(slots, starts=max(0, slots.starts - 1)) if slots.pending else slots
-
-
 def after_proof(slots: Slots, release: str) -> Slots:
     """Return the record with a release marked good, if it is the one in use."""
     return _judged(slots, release, GOOD, "") if slots.current == release else slots

@@ -176,17 +176,6 @@ def test_a_release_without_frames_is_rolled_back(board, variant):
     assert board.start() == [("new", BAD), ("old", GOOD)]
 
 
-def test_a_start_without_a_camera_does_not_count(board, variant, monkeypatch):
-    monkeypatch.setattr("edgecnn.device.stream.feed.BACKOFF_S", (0.05,))
-    board.activate(variant("new"))
-    away = Config(source="exec:false", good_after=3)
-    for _ in range(MAX_STARTS + 1):
-        assert board.start(away, until=lambda items: any(isinstance(item, CameraLostEvent) for item in items)) == [
-            ("new", PENDING)
-        ]
-    assert board.start() == [("new", PENDING), ("new", GOOD)]
-
-
 def test_frames_are_kept_if_configured_and_a_failing_folder_stops_nothing(board, variant, tmp_path):
     from edgecnn.cli.service import publishers
     from edgecnn.device.keep.folder import kept_pictures
