@@ -24,15 +24,7 @@ from edgecnn.device.doctor import RELEASE_YEAR
 from edgecnn.device.service.config import Config
 from edgecnn.device.slots.record import BAD, GOOD, NO_RELEASE, PENDING, Slots
 from edgecnn.device.slots.store import Choice, Store, approve, choose_for_start, condemn
-from edgecnn.device.stream.events import (
-    CameraLostEvent,
-    Event,
-    FrameResult,
-    ProblemEvent,
-    RateLimiter,
-    ReleaseEvent,
-    StateChangedEvent,
-)
+from edgecnn.device.stream.events import Event, FrameResult, ProblemEvent, RateLimiter, ReleaseEvent, StateChangedEvent
 from edgecnn.device.stream.loop import Consumer, Item, open_stream
 from edgecnn.errors import EdgeCNNError, SlotError
 from edgecnn.runtime.classifier import Classifier
