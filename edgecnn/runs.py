@@ -117,6 +117,11 @@ class Run:
         return self.frozen or (self.file(INFO).exists() and self.info.imported is not None)
 
     @property
+    def finished(self) -> bool:
+        """Whether it was imported as a finished file, which ships as it is."""
+        return self.imported and self.info.imported is not None and self.info.imported.ships
+
+    @property
     def int8_method(self) -> str:
         """How its int8 models are made: "qat" from the fake-quantized model, or "ptq", quantized after training."""
         int8 = self.info.int8 if self.file(INFO).exists() else None

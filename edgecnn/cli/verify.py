@@ -181,7 +181,7 @@ def verify(
         if of_run or limits != shared.Limits() or replacing != shared.Replacing():
             raise typer.BadParameter(
                 "a bundle on boards takes only --on, --engines, --release, --sample, --data, --out and --json; other options are for a run "
-                f"of edgecnn train{', and --model is not' if model else ', and there is none here'}."
+                f"of edgecnn train{'; leave out --model to verify one' if model else ', so train one first'}."
             )
         verify_bundle(model, boards, data, out, json)
         return

@@ -338,9 +338,8 @@ class Dataset:
                 self._decoded[shape] = decoder, loaded
         if decoder and "train" in requested:
             self.duplicates = tuple(decoder.duplicates)
-            absent = set(range(len(self.labels))) - {
-                item.label for item in self.items["train"]
-            }  # an imported model may have more classes
+            # an imported model may have more classes
+            absent = set(range(len(self.labels))) - {item.label for item in self.items["train"]}
             splits.check_classes(absent | set(loaded["train"].classes.tolist()), self.labels, self._recipe, self.name)
         for split in requested:
             if self.items[split] and not len(loaded[split].classes):

@@ -187,9 +187,8 @@ def fused_end(layer: Any, activated: bool) -> Any:
         if len(followers) != 1:
             return layer
         kind = type(followers[0]).__name__
-        folded = (
-            kind == "Activation" and followers[0].get_config()["activation"] == "linear"
-        )  # a BatchNorm that was folded
+        # a BatchNorm that was folded is a linear activation
+        folded = kind == "Activation" and followers[0].get_config()["activation"] == "linear"
         if not (kind == "BatchNormalization" or folded or (activated and kind in ("ReLU", "Activation"))):
             return layer
         layer = followers[0]

@@ -391,7 +391,7 @@ def run_figures(run: Run, predictions: Predictions | None) -> RunFigures:
         temperature = report.confidence.temperature if report.confidence and report.confidence.model == name else None
         answers = answer_figures(predictions, name, temperature, labels)
     layers, stressed = run.stored(LAYERS, LayerErrors), best_report(run)
-    if layers is None and not (run.frozen or (run.info.imported and run.info.imported.ships)):
+    if layers is None and not (run.frozen or run.finished):
         lacks("noise by layer", "it was not measured", run.command("layers"))
     if stressed is None and name is not None:
         lacks("stress", "it was not measured", run.command("stress"))

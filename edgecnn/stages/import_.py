@@ -58,9 +58,8 @@ def keep_in_float(run: Run, info: RunInfo, asked: int | Sequence[str], dataset: 
     assert info.imported is not None
     progress = reporter.working
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".") as folder:
-        trial = Run(
-            Path(folder)
-        )  # with a record, which the run itself gets last: a killed import must not look finished
+        # with a record, which the run itself gets last: a killed import must not look finished
+        trial = Run(Path(folder))
         for file in filter(Path.is_file, run.path.iterdir()):
             trial.file(file.name).symlink_to(file.resolve())
         trial.write_info(info)

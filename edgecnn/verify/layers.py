@@ -99,7 +99,7 @@ def layer_errors(run: Run, dataset: Dataset, progress: Progress = lambda what, d
 
     The noise at a layer includes that of all layers before it. Raises RunError if the export is missing or the model has no layers.
     """
-    if run.info.imported and run.info.imported.ships:
+    if run.finished:
         raise RunError(
             f"{run.path} holds a finished file, which ships as it is and has no layers here. Import its float model to compare them."
         )

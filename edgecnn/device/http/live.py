@@ -168,9 +168,7 @@ class Live(Consumer):
             self._link.close()
             try:
                 self._start()
-            except (
-                OSError
-            ) as error:  # no process, memory or file descriptor left; the ended one is found again and waited for
+            except OSError as error:  # no process or memory left; the next poll finds the ended server again, and waits
                 message = f"the page's server cannot start: {error.strerror}"
                 return [events.ProblemEvent(ts=time.time(), source=self._source, about="http", message=message)]
         return ()

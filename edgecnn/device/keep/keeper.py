@@ -288,9 +288,8 @@ class Keeper(Consumer):
         name = name_of(result.ts, result.seq)
         written = [Written(len(data), why, name + suffix) for suffix, data in files.items()]
         private_folder(self._folder)
-        append(
-            self._folder / INDEX, index_text(written)
-        )  # first, so that files left by a power cut are removed in due time
+        # first, so that files left by a power cut are removed in due time
+        append(self._folder / INDEX, index_text(written))
         self._stale += len(written)
         write_files(self._folder, name, files)
         self._stale -= len(written)

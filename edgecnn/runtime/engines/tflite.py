@@ -56,9 +56,8 @@ class TFLiteEngine(Engine):
 def _tensor(details: dict[str, Any]) -> Tensor:
     scale, zero_point = details["quantization"]
     shape = tuple(map(int, details["shape"]))
-    signature = tuple(
-        map(int, details.get("shape_signature", shape))
-    )  # -1 for a size that the file leaves open, which `shape` has as 1
+    # -1 for a size that the file leaves open, which `shape` has as 1
+    signature = tuple(map(int, details.get("shape_signature", shape)))
     if len(signature) == len(shape):
         shape = shape[:1] + signature[1:]
     return Tensor(details["name"], shape, np.dtype(details["dtype"]), float(scale), int(zero_point))
