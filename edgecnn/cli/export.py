@@ -225,11 +225,11 @@ def report(
         raise typer.BadParameter(
             "the page is HTML, and its figures go next to it as .json: name FILE.html.", param_hint="--out"
         )
-    shown, pages = zip(*map(show, paths), strict=True)
-    page = out or pages[0]
+    page = out or page_of(paths[0])
     if page.name != PAGE or out:
         for file in (page, page.with_suffix(".json")):
             refuse_existing(file, force)
+    shown = tuple(map(show, paths))
     for warning in page_figures(shown).warnings:
         note(f"WARNING: {warning}")
     write_page(shown, page, png)
@@ -240,17 +240,21 @@ def report(
         emit_line(str(page))
 
 
-def show(path: Path | None) -> "tuple[Shown, Path]":
-    """Return the content of a page about a run folder or a bundle, `runs/latest` for None, and the page's default path."""
-    from edgecnn.report.page import Shown, shown_run
+def page_of(path: Path | None) -> Path:
+    """Return the default path of the page about a run folder or a bundle, `runs/latest` for None."""
     from edgecnn.runs import PAGE
 
-    if path is not None and path.is_file():
-        from edgecnn.bundle.file import read_bundle
-        from edgecnn.report.figures import bundle_answers, bundle_figures
+    return path.with_suffix(".html") if path is not None and path.is_file() else opened_run(path).file(PAGE)
 
-        bundle = read_bundle(path)
-        shown = Shown(figures=bundle_figures(bundle), pictures={}, answers=bundle_answers(bundle))
-        return shown, path.with_suffix(".html")
-    run = opened_run(path)
-    return shown_run(run), run.file(PAGE)
+
+def show(path: Path | None) -> "Shown":
+    """Return the content of the page about a run folder or a bundle, `runs/latest` for None."""
+    from edgecnn.report.page import Shown, shown_run
+
+    if path is None or not path.is_file():
+        return shown_run(opened_run(path))
+    from edgecnn.bundle.file import read_bundle
+    from edgecnn.report.figures import bundle_answers, bundle_figures
+
+    bundle = read_bundle(path)
+    return Shown(figures=bundle_figures(bundle), pictures={}, answers=bundle_answers(bundle))

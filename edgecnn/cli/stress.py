@@ -78,6 +78,12 @@ def stress(
     with ProgressReporter() as reporter:
         measured: StressSplit = "test" if split == "test" else "validation"
         subject = open_subject(model, data, measured, reporter.working, reporter.note)
+        if subject.run and measured == "test" and corruptions is not None:
+            raise typer.BadParameter(
+                "a run counts how often its test split is measured, and a part is not kept in it. Measure all corruptions, or choose "
+                "with --split validation.",
+                param_hint="--corruptions",
+            )
         settings = Settings(names=names, limit=limit, seed=seed, at_least=at_least)
         report = measure(subject, settings, progress_of(reporter))
     places = keep_report(report, subject, out)

@@ -287,6 +287,8 @@ def test_the_command(edgecnn, drawn_run, root, tmp_path):
     assert [item["kind"] for item in json.loads(done.out)["runs"]] == ["run", "bundle"]
     again = edgecnn("report", run.path, "--out", "both.html")
     assert again.code == 20 and "both.html" in again.err
+    (tmp_path / "x.edgecnn").write_text("refused before it is read")
+    assert edgecnn("report", run.path, "x.edgecnn", "--out", "both.html").code == 20
     assert edgecnn("report", run.path, bundle).code == 2
     assert edgecnn("report", run.path, "--out", "both.json", "--force").code == 2
     (tmp_path / "mine.json").write_text("mine")

@@ -137,6 +137,9 @@ def test_the_command_writes_into_the_run_its_page_and_its_card(own_run, edgecnn,
     assert "<h3>Under stress</h3>" in html and "Each corruption and strength" in html
     card = own_run.file("card.md").read_text()
     assert "## Under stress" in card and "## Under stress" not in kept and "FAILED" in card
+    refused = edgecnn("stress", own_run.path, "--limit", 2, "--corruptions", "jpeg", "--split", "test", "--out", "here")
+    assert refused.code == 2 and "counts how often its test split" in refused.err
+    assert not (own_run.path.parent.parent / "here").exists()
     part = edgecnn("stress", own_run.path, "--limit", 2, "--corruptions", "jpeg", "--out", "here")
     assert part.code == 0 and "Some corruptions were left out" in part.out
     counted = json.loads((own_run.path.parent.parent / "here" / "stress-validation.json").read_text())["test_uses"]
