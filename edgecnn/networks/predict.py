@@ -91,59 +91,38 @@ def folded(model: "keras.Model") -> "keras.Model":
     return copy
 
 
-def fitting_biases(model: "keras.Model") -> "keras.Model":
-    """Return a model with nearly the same answers, in which every bias fits the int32 of an int8 file.
+def fit_biases(model: "keras.Model") -> None:
+    """Change a model so that every bias fits the int32 of an int8 file; its answers stay nearly the same.
 
     TensorFlow 2.21's converter truncates the bias of a constant channel, whose weights are nearly zero, and its sums overflow. Here
     BatchNorm scales such a channel's weights up to LEAST_REACH of its bias.
     """
-    gains: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for layer, before in _foldable_norms(model):
-        if not (layer.scale and layer.center):
+    for norm, before in _foldable_norms(model):
+        if not (norm.scale and norm.center):
             continue
-        kernel, bias = _folded_weights(before, layer)
+        kernel, bias = _folded_weights(before, norm)
         reach = np.abs(kernel).reshape(-1, len(bias)).max(axis=0)
         short = (reach > 0) & (reach < LEAST_REACH * np.abs(bias))
         if short.any():
-            gain = np.where(short, LEAST_REACH * np.abs(bias) / np.where(short, reach, 1), 1)
-            gains[layer.name] = gain, bias
-    if not gains:
-        return model
-    copy = _copied(model)
-    for name, (gain, bias) in gains.items():
-        norm = copy.get_layer(name)
-        norm.gamma.assign(norm.gamma * gain)
-        norm.beta.assign(norm.beta + bias - _folded_weights(_foldable(norm), norm)[1])
-    return copy
+            norm.gamma.assign(norm.gamma * np.where(short, LEAST_REACH * np.abs(bias) / np.where(short, reach, 1), 1))
+            norm.beta.assign(norm.beta + bias - _folded_weights(before, norm)[1])
 
 
-def even_depthwise(model: "keras.Model", *, in_place: bool = False) -> "keras.Model":
-    """Return a model with the same answers, in which every channel of a depthwise kernel has a largest weight of 1.
+def even_depthwise(model: "keras.Model") -> None:
+    """Change a model so that every channel of a depthwise kernel has a largest weight of 1; its answers stay the same.
 
     tensorflow-model-optimization 0.8.1 quantizes a depthwise kernel with one range for all channels, which then fits each of them. Delete
     this when the toolkit quantizes per channel.
     """
-    pairs = [pair for pair in _foldable_norms(model) if isinstance(pair[1], keras.layers.DepthwiseConv2D)]
-    if not pairs:
-        return model
-    copy = model if in_place else _copied(model)
-    for layer, before in pairs:
-        if layer.scale:
+    for norm, before in _foldable_norms(model):
+        if norm.scale and isinstance(before, keras.layers.DepthwiseConv2D):
             kernel, *rest = before.get_weights()
             factor = np.abs(kernel).max(axis=(0, 1))
             factor = np.where(factor > 0, factor, 1).astype(np.float32)
             flat = factor.reshape(-1)
-            copy.get_layer(before.name).set_weights([kernel / factor, *(bias / flat for bias in rest)])
-            norm = copy.get_layer(layer.name)
+            before.set_weights([kernel / factor, *(bias / flat for bias in rest)])
             norm.gamma.assign(norm.gamma * flat)
             norm.moving_mean.assign(norm.moving_mean / flat)
-    return copy
-
-
-def _copied(model: "keras.Model") -> "keras.Model":
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
 
 
 def _foldable_norms(model: "keras.Model") -> list[tuple[Any, Any]]:

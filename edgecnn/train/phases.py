@@ -13,7 +13,7 @@ import numpy as np
 
 from edgecnn.networks import build_network
 from edgecnn.networks.keras import keras, tf
-from edgecnn.networks.predict import even_depthwise, fitting_biases, folded, predictor, real_input
+from edgecnn.networks.predict import even_depthwise, fit_biases, folded, predictor, real_input
 from edgecnn.networks.pretrained import tuned_variables
 from edgecnn.recipe import NetworkRecipe, Settled, TrainRecipe
 from edgecnn.run_info import Rounding
@@ -186,9 +186,13 @@ def fake_quantize(model: "keras.Model", scale: float, zero_point: int) -> "keras
     """Wrap a copy of a float32 model for quantization-aware training, with BatchNorm frozen and the input range pinned to the codes'."""
     import tensorflow_model_optimization as tfmot
 
-    fitting = fitting_biases(model)
-    even = even_depthwise(fitting, in_place=fitting is not model)
-    quantized = tfmot.quantization.keras.quantize_model(even)
+    before = model.get_weights()
+    try:
+        fit_biases(model)
+        even_depthwise(model)
+        quantized = tfmot.quantization.keras.quantize_model(model)
+    finally:
+        model.set_weights(before)
     entry = quantized.layers[1]
     # The input quantizer only ever widens its range, and no pixel lies outside this one, so it stays pinned.
     entry.quantizer_vars["min_var"].assign((-128 - zero_point) * scale)

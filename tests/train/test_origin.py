@@ -22,7 +22,7 @@ from edgecnn.files import sha256
 from edgecnn.networks import build_network
 from edgecnn.networks.blocks import RUNGS
 from edgecnn.networks.keras import keras
-from edgecnn.networks.predict import even_depthwise, model_from_bytes, predictor, real_input
+from edgecnn.networks.predict import even_depthwise, model_bytes, model_from_bytes, predictor, real_input
 from edgecnn.networks.pretrained import SOURCES, load_weights, read_weights, source_of, tuned_variables
 from edgecnn.recipe import build_recipe
 from edgecnn.report.card import origin_lines
@@ -406,7 +406,8 @@ def reaches(layer):
 
 @pytest.mark.usefixtures("short")
 def test_kernels_of_even_size_answer_as_before_and_are_quantized(pretrained, tuned):
-    even = even_depthwise(pretrained)
+    even = model_from_bytes(model_bytes(pretrained))
+    even_depthwise(even)
     images = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 1), np.uint8)
     before, after = (predictor(model, 1 / 128, 0)(images) for model in (pretrained, even))
     np.testing.assert_allclose(after, before, atol=1e-4 * np.abs(before).max())
@@ -434,7 +435,9 @@ def test_ranges_from_the_float_model_are_those_that_calibration_would_find_or_na
     """The student's own activations differ from the float model's by its rounding only."""
     recipe = build_recipe({})
     images = np.random.default_rng(1).integers(0, 256, (40, 32, 32, 1), np.uint8)
+    before = pretrained.get_weights()
     found, expected = fake_quantize(pretrained, 1 / 128, 0), fake_quantize(pretrained, 1 / 128, 0)
+    assert all(map(np.array_equal, before, pretrained.get_weights())), "the float model stays as it is"
     highest = measure(found, pretrained, recipe, [images])
     calibrate(
         expected, recipe, Batches(images=images, classes=np.zeros(40, int), batch_size=40, seed=1, flip=False, shift=0)
