@@ -10,6 +10,7 @@ from edgecnn.cli.workstation_options import Full, RunArgument, opened_run
 
 if TYPE_CHECKING:
     from edgecnn.report.page import Shown
+    from edgecnn.runs import Run
 
 
 PRECISION = "Precision (one of)"
@@ -225,11 +226,12 @@ def report(
         raise typer.BadParameter(
             "the page is HTML, and its figures go next to it as .json: name FILE.html.", param_hint="--out"
         )
-    page = out or page_of(paths[0])
+    subjects = [path if path and path.is_file() else opened_run(path) for path in paths]
+    page = out or page_of(subjects[0])
     if page.name != PAGE or out:
         for file in (page, page.with_suffix(".json")):
             refuse_existing(file, force)
-    shown = tuple(map(show, paths))
+    shown = tuple(map(show, subjects))
     for warning in page_figures(shown).warnings:
         note(f"WARNING: {warning}")
     write_page(shown, page, png)
@@ -240,21 +242,21 @@ def report(
         emit_line(str(page))
 
 
-def page_of(path: Path | None) -> Path:
-    """Return the default path of the page about a run folder or a bundle, `runs/latest` for None."""
+def page_of(subject: "Run | Path") -> Path:
+    """Return the default path of the page about a run, or about a bundle."""
     from edgecnn.runs import PAGE
 
-    return path.with_suffix(".html") if path is not None and path.is_file() else opened_run(path).file(PAGE)
+    return subject.with_suffix(".html") if isinstance(subject, Path) else subject.file(PAGE)
 
 
-def show(path: Path | None) -> "Shown":
-    """Return the content of the page about a run folder or a bundle, `runs/latest` for None."""
+def show(subject: "Run | Path") -> "Shown":
+    """Return the content of the page about a run, or about a bundle."""
     from edgecnn.report.page import Shown, shown_run
 
-    if path is None or not path.is_file():
-        return shown_run(opened_run(path))
+    if not isinstance(subject, Path):
+        return shown_run(subject)
     from edgecnn.bundle.file import read_bundle
     from edgecnn.report.figures import bundle_answers, bundle_figures
 
-    bundle = read_bundle(path)
+    bundle = read_bundle(subject)
     return Shown(figures=bundle_figures(bundle), pictures={}, answers=bundle_answers(bundle))

@@ -69,6 +69,12 @@ def stress(
     from edgecnn.stress.stress_report import SPLITS
 
     check_choice("--split", split, SPLITS)
+    if corruptions is not None and split == "test" and not (model and model.is_file()):
+        raise typer.BadParameter(
+            "a run counts how often its test split is measured, and a part is not kept in it. Measure all corruptions, or choose with "
+            "--split validation.",
+            param_hint="--corruptions",
+        )
     from edgecnn.cli.progress import ProgressReporter
     from edgecnn.stress.corruptions import CORRUPTIONS
     from edgecnn.stress.measure import Settings, open_subject, require_passed
@@ -78,12 +84,6 @@ def stress(
     with ProgressReporter() as reporter:
         measured: StressSplit = "test" if split == "test" else "validation"
         subject = open_subject(model, data, measured, reporter.working, reporter.note)
-        if subject.run and measured == "test" and corruptions is not None:
-            raise typer.BadParameter(
-                "a run counts how often its test split is measured, and a part is not kept in it. Measure all corruptions, or choose "
-                "with --split validation.",
-                param_hint="--corruptions",
-            )
         settings = Settings(names=names, limit=limit, seed=seed, at_least=at_least)
         report = measure(subject, settings, progress_of(reporter))
     places = keep_report(report, subject, out)

@@ -15,6 +15,7 @@ from edgecnn.networks import NETWORKS, build_network
 from edgecnn.networks.blocks import blocks_of, describe, halvings, is_whole
 from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import LEAST_REACH, fit_biases, folded
+from edgecnn.train.phases import fake_quantize
 
 FURTHER = {
     "resnet_100kb", "resnet_300kb", "resnet_1000kb", "efficientnet_lite0_270kb", "efficientnet_lite0_1200kb",
@@ -226,6 +227,9 @@ def test_weights_of_constant_channels_are_enlarged_until_biases_fit():
     pixels = np.random.default_rng(0).uniform(-1, 1, (4, 6, 6, 2)).astype(np.float32)
     expected = model(pixels, training=False).numpy()
     fourth = folded(model).get_layer("convolution").get_weights()[0][..., 3]
+    before = model.get_weights()
+    fake_quantize(model, 1 / 128, 0)
+    assert all(map(np.array_equal, before, model.get_weights())), "quantization does not change it"
     fit_biases(model)
     np.testing.assert_allclose(model(pixels, training=False), expected, atol=2e-3 * np.abs(expected).max())
     kernel, bias = folded(model).get_layer("convolution").get_weights()

@@ -275,7 +275,7 @@ def test_runs_side_by_side(drawn_run):
 def test_the_command(edgecnn, drawn_run, root, tmp_path):
     run = drawn_run()
     done = edgecnn("report", run.path, "--png", "plots")
-    assert (done.code, done.out) == (0, f"{run.path}/report.html\n")
+    assert (done.code, done.out) == (0, f"{run.path}/report.html\n") and done.err.count(f"run {run.path}") == 1
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
         "confusion-float.png", "confusion-tflite-int8.png", "classes.png", "reliability.png", "coverage.png", "learning.png",
         "layers.png",

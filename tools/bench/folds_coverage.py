@@ -117,32 +117,23 @@ def one_draw(seen: Seen, n: int, seed: int) -> Row:
 
 def row(result: Row) -> tuple[str, ...]:
     """Return the figures for a dataset and a number of photos as text."""
-    from edgecnn.evaluate.statistics import folds_interval, wilson
+    from edgecnn.evaluate.statistics import folds_interval, mean_interval, wilson
 
     truth, said = (np.array(result[name]) for name in ("accuracy", "by_folds"))
-    folds = np.array([folds_interval(round(share * result["n"]), result["n"]) for share in said])
-    low, high = folds.T
-    judged = np.array([wilson(round(share * result["others"]), result["others"]) for share in truth])
+    folds = [folds_interval(round(share * result["n"]), result["n"]) for share in said]
+    low, high = np.array(folds).T
+    wrong = [wilson(round((1 - share) * result["others"]), result["others"]) for share in truth]
+    # they differ by chance if the interval of the mean of one's right and the other's wrong answers contains a half
+    pairs = zip(zip(said, 1 - truth, strict=True), zip(folds, wrong, strict=True), strict=True)
+    means = [mean_interval(shares, ends) for shares, ends in pairs]
     refused = np.array([share for share in result["refused"] if share is not None])
     none = len(result["refused"]) - len(refused)
     return (
         result["data"], str(result["n"]), f"{result['others']:,}", f"{truth.mean():.1%}", f"{said.mean():.1%}",
-        f"{np.mean((low <= truth) & (truth <= high)):.1%}", f"{np.mean(by_chance(said, folds, truth, judged)):.1%}",
+        f"{np.mean((low <= truth) & (truth <= high)):.1%}", f"{np.mean([one.low <= 0.5 <= one.high for one in means]):.1%}",
         f"{np.mean(truth > high):.1%}, {np.mean(truth < low):.1%}",
         str(none), *strangers(refused),
     )  # fmt: skip
-
-
-def by_chance(one: np.ndarray, ends: np.ndarray, other: np.ndarray, other_ends: np.ndarray) -> np.ndarray:
-    """Return whether the interval of the difference of two shares, (n,), whose intervals are (n, 2), contains 0: bool (n,).
-
-    Source: Newcombe 1998, "Interval estimation for the difference between independent proportions", method 10.
-    """
-    (low, high), (other_low, other_high) = ends.T, other_ends.T
-    difference = one - other
-    below, above = np.hypot(one - low, other_high - other), np.hypot(high - one, other - other_low)
-    found: np.ndarray = (difference - below <= 0) & (difference + above >= 0)
-    return found
 
 
 def strangers(refused: np.ndarray) -> Iterator[str]:
