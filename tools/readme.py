@@ -50,9 +50,9 @@ def table(
 
 
 def model_table() -> str:
-    """Return a Markdown table of the models in models/, with all figures from the parity report in each bundle."""
+    """Return a Markdown table of the models in models/, from the parity report in each bundle; the times are from the ladder's bench."""
+    ladder, timed = measured(LADDER)
     rows = []
-    measured: dict[str, list[str]] = {}
     for path in sorted((ROOT / "models").glob("*/*.edgecnn")):
         bundle = read_bundle(path)
         report = build(Report, json.loads(bundle.files["parity.json"]), ValueError)
@@ -68,18 +68,11 @@ def model_table() -> str:
                 f"{int8.accuracy:.2%}",
                 f"{against_float.agreement:.2%}",
                 f"{int8.size_bytes:,}",
-                f"{int8.ms_per_image:.3f}",
-                f"{models['tflite-float32'].ms_per_image:.3f}",
+                f"{timed['ms'][bundle.manifest.name]:.3f}",
             )
         )
-        timing = report.timing.split(";")[0]  # the rest is about TensorFlow
-        where = f"{report.machine}; LiteRT {report.versions['ai-edge-litert']}; {timing}"
-        measured.setdefault(where, []).append(f"`{bundle.manifest.name}`")
-    headings = ("model", "test split", "float", "int8", "agreement", "int8 bytes", "int8 ms", "float32 ms")
-    most, *others = sorted(measured, key=lambda where: (-len(measured[where]), where))
-    lines = [f"Times of the TFLite files: {most}."]
-    lines += [f"Those of {', '.join(measured[where])}: {where}." for where in others]
-    return "\n".join([markdown_table(headings, rows), "", *lines])
+    headings = ("model", "test split", "float", "int8", "agreement", "int8 bytes", "int8 ms")
+    return f"{markdown_table(headings, rows)}\n\n{ladder.where(timed)}"
 
 
 def speed_table() -> str:
@@ -128,7 +121,7 @@ def ladder_table() -> str:
         tables.append(
             f"{title}, n = {chosen[0]['n']:,}:\n\n{markdown_table(ladder.HEADINGS, [ladder.text_row(model) for model in chosen])}"
         )
-    return "\n\n".join(tables)
+    return "\n\n".join([*tables, ladder.where(report)])
 
 
 def inspect_table() -> str:

@@ -22,6 +22,7 @@ NETWORKS = {
     "16,950 parameters and 2.2 million MACs at 32 x 32 x 3 for ten classes.",
     "resnet_100kb": "A residual network with ten layers, 97 kB as int8: 20.4 million MACs at 32 x 32 x 3.",
     "resnet_300kb": "A residual network with twelve layers, 300 kB as int8: 20.8 million MACs at 32 x 32 x 3.",
+    "resnet_500kb": "A residual network with eleven layers, 520 kB as int8: 61 million MACs at 32 x 32 x 3.",
     "resnet_1000kb": "A residual network with ten wide layers, 1,000 kB as int8: 55 million MACs at 32 x 32 x 3.",
     "efficientnet_lite0_150kb": LITE,
     "efficientnet_lite0_270kb": LITE,

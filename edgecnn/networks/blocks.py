@@ -181,6 +181,16 @@ def resnet_100kb(height: int, width: int, channels: int, num_classes: int) -> "k
 resnet_300kb = residual_network("resnet_300kb", 32, (32, 2), (32, 1), (64, 2), (64, 1), (80, 2))
 
 
+def resnet_500kb(height: int, width: int, channels: int, num_classes: int) -> "keras.Model":
+    """Build a stem with 32 filters, then two residual blocks with 64 and one with 112, each behind max pooling, ending in logits."""
+    inputs = keras.Input((height, width, channels))
+    x = stem(inputs, 32)
+    for filters in (64, 64, 112):
+        x = keras.layers.MaxPooling2D()(convolution(x, filters))
+        x = residual(x, filters)
+    return classifier(inputs, x, num_classes, "resnet_500kb")
+
+
 # wide layers at 16 x 16 and 8 x 8, which processors multiply most efficiently, do most of its work
 resnet_1000kb = residual_network("resnet_1000kb", 32, (64, 2), (128, 2), (128, 1), (144, 2))
 

@@ -167,6 +167,7 @@ LADDER = {
     "resnet8": 96_000,
     "resnet_100kb": 100_000,
     "resnet_300kb": 300_000,
+    "resnet_500kb": 524_000,
     "resnet_1000kb": 1_000_000,
     "efficientnet_lite2_1800kb": 1_800_000,
     "efficientnet_lite2_5600kb": 5_600_000,

@@ -18,8 +18,8 @@ from edgecnn.networks.predict import LEAST_REACH, fit_biases, folded
 from edgecnn.train.phases import fake_quantize
 
 FURTHER = {
-    "resnet_100kb", "resnet_300kb", "resnet_1000kb", "efficientnet_lite0_270kb", "efficientnet_lite0_1200kb",
-    "efficientnet_lite0_4000kb", "efficientnet_lite2_1800kb", "efficientnet_lite2_5600kb",
+    "resnet_100kb", "resnet_300kb", "resnet_500kb", "resnet_1000kb", "efficientnet_lite0_270kb",
+    "efficientnet_lite0_1200kb", "efficientnet_lite0_4000kb", "efficientnet_lite2_1800kb", "efficientnet_lite2_5600kb",
 }  # fmt: skip
 """Larger networks of the same families."""
 
@@ -75,7 +75,9 @@ def test_the_stem_reduces_an_inputs_shorter_side_to_about_32():
         ("resnet_25kb", 2.2e6),
         *(
             pytest.param(name, macs, marks=pytest.mark.slow)
-            for name, macs in (("resnet_100kb", 21e6), ("resnet_300kb", 21e6), ("resnet_1000kb", 56e6))
+            for name, macs in (
+                ("resnet_100kb", 21e6), ("resnet_300kb", 21e6), ("resnet_500kb", 61e6), ("resnet_1000kb", 56e6),
+            )  # fmt: skip
         ),
     ],
 )

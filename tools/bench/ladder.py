@@ -1,7 +1,8 @@
 """Show the ladder: the accuracy of each network's int8 file for its size, from the bundles and cards in models/.
 
-Nothing is measured here. Accuracies, agreement and intervals come from each bundle's own parity report, on the test split of its data; the
-minutes come from its card. MACs are counted from the network. There is one table per dataset, and one plot of those with several models.
+Accuracies, agreement and intervals come from each bundle's own parity report, on the test split of its data; the minutes come from its card.
+MACs are counted from the network. Only the milliseconds are measured here: the median of interleaved calls of all files, with one image and
+one thread each. There is one table per dataset, and one plot of those with several models.
 
 "p worse" is McNemar's one-sided exact test that QAT is worse than PTQ.
 
@@ -12,20 +13,25 @@ import io
 import json
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, parser
+import numpy as np
+from harness import ROOT, about, parser
 
 from edgecnn.bundle.file import Bundle, read_bundle
 from edgecnn.errors import EdgeCNNError
+from edgecnn.evaluate.answers import device_model
 from edgecnn.files import canonical_json, write_atomic
 from edgecnn.labels import text_table
 from edgecnn.networks import NETWORKS
+from edgecnn.runtime.model import measure_interleaved
 
 LADDER = NETWORKS.keys() - {"article"}
 MAX_DROP, MIN_AGREEMENT, MIN_P = 0.3, 0.985, 0.05
+WARM_UP, REPEATS = 50, 500  # calls of each file
 HEADINGS = (
     "model", "float", "PTQ", "QAT", "int8", "drop", "95 % interval", "agreement", "p worse", "bytes", "MACs", "ms",
     "minutes", "goals",
@@ -53,30 +59,54 @@ def main() -> None:
     made.add_argument("folders", type=Path, nargs="*", help="with bundles and cards (default: the ladder's in models/)")
     arguments = made.parse_args()
     folders = arguments.folders or sorted(path.parent for path in ROOT.glob("models/*/*.edgecnn"))
-    models = [model_row(folder) for folder in folders]
+    bundles = {folder: the_bundle(folder) for folder in folders}
+    ms = milliseconds(bundles.values())
+    models = [model_row(folder, bundle, ms) for folder, bundle in bundles.items()]
     if not arguments.folders:
         models = [model for model in models if model["network"] in LADDER]
     models.sort(key=lambda model: (model["data"], model["bytes"]))
     for title, chosen in by_data(models).items():
         print(f"{title}, {chosen[0]['n']:,} test images")
         print(text_table(HEADINGS, [text_row(model) for model in chosen]), end="\n\n")
-    write_atomic(arguments.out, canonical_json({"bench": "ladder", "models": models}))
+    report = about("ladder", repeats=REPEATS, ms=ms, models=models)
+    print(where(report))
+    write_atomic(arguments.out, canonical_json(report))
     several = [model for chosen in by_data(models).values() if len(chosen) > 1 for model in chosen]
     if several:
         write_atomic(arguments.out.with_suffix(".png"), plot(several))
     print(arguments.out)
 
 
-def model_row(folder: Path) -> dict[str, Any]:
-    """Return the figures of the one bundle in a folder; figures missing from the bundle are None.
-
-    Raises:
-        EdgeCNNError: if the folder does not have exactly one readable bundle.
-    """
+def the_bundle(folder: Path) -> Bundle:
+    """Read the one bundle in a folder; EdgeCNNError if it does not have exactly one that can be read."""
     paths = sorted(folder.glob("*.edgecnn"))
     if len(paths) != 1:
         raise EdgeCNNError(f"{folder} has {len(paths)} bundles, expected one")
-    bundle = read_bundle(paths[0])
+    return read_bundle(paths[0])
+
+
+def milliseconds(bundles: Iterable[Bundle]) -> dict[str, float]:
+    """Return the median time of each bundle's int8 TFLite file by the bundle's name, for one grey image and one thread."""
+    calls = {}
+    for bundle in bundles:
+        read = bundle.manifest.input
+        (entry,) = (one for one in bundle.manifest.models if (one.format, one.precision) == ("tflite", "int8"))
+        image = np.full((1, read.height, read.width, read.channels), 128, np.uint8)
+        calls[bundle.manifest.name] = partial(device_model(bundle.files[entry.file], "tflite", read).logits, image)
+    taken = measure_interleaved(calls, warmup=WARM_UP, repeats=REPEATS)
+    return {name: round(timing.p50_ms, 4) for name, timing in taken.items()}
+
+
+def where(report: dict[str, Any]) -> str:
+    """Return what the times depend on, as a sentence."""
+    return (
+        f"Milliseconds of the int8 TFLite files: {report['machine']}; LiteRT {report['versions']['ai-edge-litert']}; median of "
+        f"{report['repeats']} calls with one image, one thread, all files interleaved."
+    )
+
+
+def model_row(folder: Path, bundle: Bundle, ms: dict[str, float]) -> dict[str, Any]:
+    """Return the figures of the bundle in a folder; figures missing from the bundle are None."""
     report = json.loads(bundle.files["parity.json"])
     card = folder / "card.md"
     return report_figures(report) | {
@@ -85,6 +115,7 @@ def model_row(folder: Path) -> dict[str, Any]:
         "data": bundle.manifest.title,
         "bundle_sha256": bundle.sha256,
         "macs": macs(bundle),
+        "ms": ms[bundle.manifest.name],
         "training_s": training_seconds(card.read_text(encoding="utf-8")) if card.is_file() else None,
     }
 
@@ -116,7 +147,6 @@ def report_figures(report: dict[str, Any]) -> dict[str, Any]:
         "int8": int8["accuracy"],
         "int8_interval": int8["accuracy_interval"],
         "bytes": int8["size_bytes"],
-        "ms": int8["ms_per_image"],
         "drop": against["drop"],
         "drop_interval": against["drop_interval"],
         "agreement": against["agreement"],
