@@ -61,6 +61,7 @@ NOT_RUN = {
     r"edgecnn deploy .*|edgecnn release .*--hosts .*": "needs boards with ssh servers; tests/fleet has some",
     r"edgecnn service .*": "needs systemd and its options; tests/cli/test_commands.py and tests/device/service have fakes of both",
     r"edgecnn import .*|edgecnn compare .*": "needs models of other programs; tests/export and tests/verify make them",
+    r"edgecnn .* onnx\.edgecnn.*": "follows such an import; tests/docs/test_examples.py runs the page",
 }  # fmt: skip
 """Lines that no test here runs, as regular expressions for whole lines, with the reasons."""
 

@@ -75,9 +75,12 @@ def test_the_stem_reduces_an_inputs_shorter_side_to_about_32():
         ("resnet_25kb", 2.2e6),
         *(
             pytest.param(name, macs, marks=pytest.mark.slow)
-            for name, macs in (
-                ("resnet_100kb", 21e6), ("resnet_300kb", 21e6), ("resnet_500kb", 61e6), ("resnet_1000kb", 56e6),
-            )  # fmt: skip
+            for name, macs in {
+                "resnet_100kb": 21e6,
+                "resnet_300kb": 21e6,
+                "resnet_500kb": 61e6,
+                "resnet_1000kb": 56e6,
+            }.items()
         ),
     ],
 )

@@ -1,8 +1,8 @@
 """Show the ladder: the accuracy of each network's int8 file for its size, from the bundles and cards in models/.
 
-Accuracies, agreement and intervals come from each bundle's own parity report, on the test split of its data; the minutes come from its card.
-MACs are counted from the network. Only the milliseconds are measured here: the median of interleaved calls of all files, with one image and
-one thread each. There is one table per dataset, and one plot of those with several models.
+Accuracies, agreement and intervals come from each bundle's own parity report, on the test split of its data; the minutes come from its
+card. MACs are counted from the network. Only the milliseconds are measured here: the median of interleaved calls of all files, with one
+image and one thread each. There is one table per dataset, and one plot of those with several models.
 
 "p worse" is McNemar's one-sided exact test that QAT is worse than PTQ.
 
