@@ -32,8 +32,8 @@ PATIENCE_S = 60
 AS_FORMAT = """
 import sys
 from edgecnn.cli import console_script
-from edgecnn.device.cameras import v4l2
-v4l2.READABLE = (int.from_bytes(sys.argv.pop(1).encode(), "little"),)
+from edgecnn.device.cameras import v4l2_device
+v4l2_device.READABLE = (int.from_bytes(sys.argv.pop(1).encode(), "little"),)
 console_script()
 """
 """The command line with a reader that supports only one pixel format."""
