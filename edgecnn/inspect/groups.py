@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -18,7 +18,7 @@ from edgecnn.data import Progress
 from edgecnn.data.items import Meter
 from edgecnn.data.splits import BURST, Link
 from edgecnn.inspect.findings import By
-from edgecnn.inspect.look import FEATURES_KIND, Body, Cache, Looks, chunks, near_pairs, neighbours
+from edgecnn.inspect.look import FEATURES_KIND, Body, Cache, Looks, near_pairs, neighbours
 from edgecnn.inspect.pairs import MEASURES, Measures, Pictures, frame_difference, likeness, measure_pairs
 
 KIND = f"pair-2 {MEASURES.format} {FEATURES_KIND}"  # the name of cached measures; it changes with what is measured and how it is stored
@@ -123,19 +123,20 @@ class Search:
         progress = partial(self.progress, "comparing hashes")
         pairs, self.uncompared = near_pairs(table["hash"], table["mirrored"], progress)
         first, second, mirrored = pairs.T
-        near = zip(distinct[first].tolist(), distinct[second].tolist(), (mirrored > 0).tolist(), strict=True)
-        chosen = together(count, list(near))
+        chosen = together(count, np.stack([distinct[first], distinct[second], mirrored], axis=1))
         meter = Meter(self.progress, "comparing pictures", len(chosen))
-        found, group = list[Pair](), grouped(count, ())
-        for part in (chosen[:ALL_PAIRS], *chunks(chosen[ALL_PAIRS:], CHUNK)):
+        found, group = list[Pair](), np.arange(count)
+        for part in np.split(chosen, range(ALL_PAIRS, len(chosen), CHUNK)):
             before = len(found)
-            for first, second, flipped in part:
+            apart = group[part[:, 0]] != group[part[:, 1]]
+            meter.advance(len(part) - int(apart.sum()))
+            for first, second, flipped in part[apart].tolist():
                 meter.advance()
-                if group[first] == group[second] or not thumbs_agree(thumbs[first], thumbs[second], flipped):
+                if not thumbs_agree(thumbs[first], thumbs[second], bool(flipped)):
                     continue
-                difference = frame_difference(self.pictures, first, second, flipped)
+                difference = frame_difference(self.pictures, first, second, bool(flipped))
                 if difference <= 1:
-                    found.append(Pair(first, second, "hash", 1.0 - 0.5 * difference, flipped))
+                    found.append(Pair(first, second, "hash", 1.0 - 0.5 * difference, bool(flipped)))
             if len(found) > before:
                 group = grouped(count, found)
         return found
@@ -155,7 +156,8 @@ class Search:
         }
         ordered = sorted(candidates, key=lambda pair: (-candidates[pair], pair))
         self.skipped = max(0, len(ordered) - MOST_PAIRS)
-        chosen = together(len(self.looks.items), ordered[:MOST_PAIRS])
+        nearest_first = np.array(ordered[:MOST_PAIRS], np.int64).reshape(-1, 2)
+        chosen = [(first, second) for first, second in together(len(self.looks.items), nearest_first).tolist()]
         meter = Meter(self.progress, "comparing pictures by their features", len(chosen))
         return [
             Pair(pair[0], pair[1], "features", score, measures.mirrored)
@@ -170,17 +172,21 @@ def thumbs_agree(one: np.ndarray, other: np.ndarray, mirrored: bool) -> bool:
     return bool(np.abs(levels - levels.mean(axis=(0, 1))).mean() <= THUMB_LEVELS)
 
 
-def grouped(count: int, pairs: Sequence[tuple[Any, ...]]) -> np.ndarray:
-    """Return the number of each image's group, int (count,), which pairs connect: each begins with two images."""
-    first, second = np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(first)), (first, second)), (count, count))
+def grouped(count: int, pairs: Sequence[Pair]) -> np.ndarray:
+    """Return the number of each image's group, int (count,), which pairs connect."""
+    return connected(count, np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2))
+
+
+def connected(count: int, ends: np.ndarray) -> np.ndarray:
+    """Do as `grouped` for pairs as an int array (n, 2)."""
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (count, count))
     return connected_components(graph, directed=False)[1]
 
 
-def together(count: int, pairs: Sequence[Any]) -> list[Any]:
-    """Order pairs so that those of a group follow each other: a burst's pictures are then decoded only once."""
-    group = grouped(count, pairs)
-    return sorted(pairs, key=lambda pair: (group[pair[0]], pair))
+def together(count: int, pairs: np.ndarray) -> np.ndarray:
+    """Order pairs, int (n, 2 or more), so that those of a group follow each other: a burst's pictures are then decoded only once."""
+    group = connected(count, pairs[:, :2])
+    return pairs[np.lexsort((*pairs.T[::-1], group[pairs[:, 0]]))]
 
 
 GAP_S, LONGEST_S = 15.0, 60.0

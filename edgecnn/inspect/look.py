@@ -273,7 +273,8 @@ def neighbours(features: np.ndarray, count: int, progress: Callable[[int, int], 
     for start in range(0, total, 512):
         block = features[start : start + 512] @ features.T
         np.fill_diagonal(block[:, start:], -2.0)
-        indices.append(np.argpartition(-block, range(count), axis=1)[:, :count])
+        nearest = np.argpartition(-block, range(count), axis=1)[:, :count]
+        indices.append(nearest.copy())  # a view would keep the whole block
         cosines.append(np.take_along_axis(block, indices[-1], axis=1))
         progress(min(start + 512, total), total)
     return np.concatenate(indices), np.concatenate(cosines)

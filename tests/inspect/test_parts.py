@@ -1,5 +1,6 @@
 """The parts of an inspection, checked against plain computations: hashes, positions, neighbours, labels."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -114,6 +115,16 @@ def test_neighbours_equal_those_of_a_plain_comparison():
     expected = np.argsort(-products, axis=1)[:, :3]
     assert (indices == expected).mean() > 0.999
     assert np.allclose(cosines, np.take_along_axis(products, expected, 1), atol=1e-5)
+
+
+def test_neighbours_keep_no_number_per_pair():
+    """3,000 images make nine million pairs: one index each, int64, would take 69 MiB."""
+    features = unit_rows(np.random.default_rng(3).normal(size=(3_000, 4)).astype(np.float32))
+    tracemalloc.start()
+    neighbours(features, 1, silent)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 45 * 2**20, f"{peak / 2**20:.0f} MiB"
 
 
 def labelled(count=300, classes=3, seed=4):
