@@ -7,7 +7,8 @@ SIGSEGV. Check the TensorFlow after 2.21.0: delete the workaround once `tests/ne
 
 Source: uxlfoundation/oneDNN issue 6035.
 
-AutoGraph rewrites Python's conditions on tensors. The toolkit has none, and to look for them takes as long as to build a network.
+AutoGraph rewrites Python's conditions on tensors. Neither the toolkit nor edgecnn has any, and looking for them takes as long as building a
+network.
 
 tensorflow-model-optimization 0.8.1 supports only Keras 2, which is `tf_keras`. TensorFlow uses it as `tf.keras` if TF_USE_LEGACY_KERAS is
 set before its first import. Delete that when the toolkit supports Keras 3.
@@ -45,11 +46,12 @@ def guard_conv2d_gradient() -> None:
     registered["type"] = gradient
 
 
-def pass_over_toolkit() -> None:
-    """Keep AutoGraph from converting the toolkit's functions, as it leaves those of TensorFlow and Keras."""
+def restrict_autograph() -> None:
+    """Keep AutoGraph from converting the functions of the toolkit and of edgecnn, as it leaves those of TensorFlow and Keras."""
     from tensorflow.python.autograph.core import config
 
-    config.CONVERSION_RULES = (config.DoNotConvert("tensorflow_model_optimization"), *config.CONVERSION_RULES)
+    ours = [config.DoNotConvert(package) for package in ("tensorflow_model_optimization", "edgecnn")]
+    config.CONVERSION_RULES = (*ours, *config.CONVERSION_RULES)
 
 
 def _concerned(op: Any) -> bool:
@@ -72,6 +74,6 @@ with quiet_stderr(), warnings.catch_warnings():
 
 tf.get_logger().setLevel("ERROR")
 guard_conv2d_gradient()
-pass_over_toolkit()
+restrict_autograph()
 
 __all__ = ["keras", "tf"]

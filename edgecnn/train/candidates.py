@@ -203,7 +203,7 @@ def quantize(layer: Layer, features: np.ndarray) -> Int8Layer:
 
 SMALLEST = 96  # side at which photos are first decoded, to find the readable ones
 
-BATCH = 32
+BATCH = 8
 
 HASHES = "hashes"
 
