@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -183,7 +184,7 @@ def wheels_for(platform: packages.Platform) -> Path:
         versions = packages.install_wheels(needed, platform, folder / "site")
         with gzip.GzipFile(folder / WHEELS, "wb", 6, mtime=0) as packed:
             packed.write(tar(files_below(folder / "site")))
-        subprocess.run(["rm", "-rf", str(folder / "site")], check=True)
+        shutil.rmtree(folder / "site")
         return {"versions": versions}
 
     ingredients = {"platform": str(platform), "glibc": platform.glibc, "needs": needed.needs, "alone": needed.alone}

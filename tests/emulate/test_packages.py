@@ -10,7 +10,7 @@ import tomllib
 import pytest
 
 from edgecnn import packages
-from edgecnn.errors import EmulatorError
+from edgecnn.errors import EmulatorError, OutputError
 from edgecnn.runtime.engines import ENGINES
 
 ONE_LINE = """
@@ -278,3 +278,9 @@ def test_without_pip_the_error_explains_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EmulatorError, match="-m ensurepip"):
         packages.pip_command()
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OutputError, match=r"cannot write the board's files to .*file/boards: .*set XDG_CACHE_HOME"):
+        packages.keep(tmp_path / "file" / "boards" / "root", {}, lambda folder: {})
