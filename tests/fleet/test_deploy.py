@@ -19,6 +19,7 @@ pytest.importorskip("tuf", reason="releases need the release extra")
 from edgecnn.boards import UPDATE_SCHEMA
 from edgecnn.errors import ReleaseError
 from edgecnn.files import sha256
+from edgecnn.fleet import ssh
 from edgecnn.fleet.deploy import PUT_FILES, SERVICE, File, Plan, deploy, tar
 from edgecnn.fleet.ssh import MAX_ANSWER_BYTES, BoardError, Sessions, last_line, on_each, unreachable
 from edgecnn.fleet.status import REPOSITORY, ask_status, look
@@ -449,6 +450,17 @@ def test_a_host_whose_name_is_too_long_for_a_command_line_is_a_problem_of_that_b
     with Sessions() as sessions:
         sessions.program = "/bin/true"
         assert "cannot be started" in ask_status("a" * 200_000, sessions).problem
+
+
+def test_a_connection_that_opens_late_is_used_and_one_that_never_opens_is_given_up(program, monkeypatch):
+    with Sessions() as sessions:
+        sessions.program = program("late", 'sleep 0.2; touch "$(echo "$@" | sed "s/.*-S //; s/ .*//")"; exec sleep 60')
+        with sessions.connect("late") as board:
+            assert board.host == "late"
+        monkeypatch.setattr(ssh, "OPEN_S", 0.2)
+        sessions.program = program("never", "exec sleep 60")
+        with pytest.raises(BoardError, match=r"no connection within 0\.2 s"), sessions.connect("never"):
+            raise AssertionError
 
 
 def test_each_reason_for_no_connection_has_its_own_words():

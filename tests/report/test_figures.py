@@ -227,6 +227,7 @@ def test_too_few_images_are_those_whose_interval_is_ten_points_wide(counted, int
         ({"divided_by": "photo"}, "divided by photo", []),
         ({"divided_by": "group", "groups": 45, "test_groups": 9}, "are few", ["45", "9"]),
         ({"divided_by": "group", "groups": 450, "test_groups": 10}, "over groups", ["450", "10"]),
+        ({"divided_by": "group", "groups": 450, "test_groups": 90}, "over groups", ["450", "90"]),
     ],
 )
 def test_the_summary_says_whether_photos_or_groups_were_divided(counted, divided, words, figures):
