@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from edgecnn.errors import ClusterError
+from edgecnn.run_info import StartedFrom
 from edgecnn.tables import Struct, build, key, leaves, to_json
 from edgecnn.train import TF_CONFIG, Workers, read_workers
 
@@ -116,6 +117,12 @@ def test_omitted_keys_are_not_written_and_not_required():
     camera = Camera(pixels=1)
     assert "corners" not in to_json(camera) and "colour" in to_json(camera)
     assert build(Camera, to_json(camera), ValueError, exact=True) == camera
+
+
+def test_a_licence_is_written_only_if_there_is_one():
+    started = StartedFrom(run="cats", sha256="0" * 64)
+    assert to_json(started) == {"run": "cats", "sha256": "0" * 64}
+    assert to_json(replace(started, licence="MIT"))["licence"] == "MIT"
 
 
 def test_leaves_are_dotted():

@@ -182,6 +182,10 @@ def test_which_model(bundle):
     manifest = bundle.manifest
     assert model_for(manifest, "litert").file == "models/int8.tflite"
     floats = [model for model in manifest.models if model.precision != "int8"]
+    other = replace(next(model for model in floats if model.format == "tflite"), file="models/other.tflite")
+    for default in ("models/float32.tflite", other.file):
+        without_int8 = replace(manifest, models=(other, *floats), defaults={"tflite": default})
+        assert model_for(without_int8, "litert").file == default
     assert model_for(replace(manifest, models=tuple(floats)), "litert").file == "models/float32.tflite"
     with pytest.raises(EngineError, match=r"runs \.onnx models.*edgecnn export --format onnx"):
         model_for(replace(manifest, models=tuple(item for item in floats if item.format == "tflite")), "onnxruntime")
@@ -209,6 +213,9 @@ def test_differences():
     assert found["largest_difference"] == 255 and found["rows_that_differ"] == 2
     assert found["agreement"] == pytest.approx(1 / 3)
     assert (found["accuracy"], found["accuracy_here"]) == (pytest.approx(1 / 3), 1.0)
+    assert differences(there, here, None) == found | {"accuracy": None, "accuracy_here": None}
+    for one, other in ((None, here), (there, None)):
+        assert differences(one, other, None) == dict.fromkeys(found, None) | {"images": 0}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from edgecnn.evaluate.statistics import (
     images_to_refuse,
     lsb_difference,
     mcnemar_exact,
+    mean_interval,
     paired_interval,
     per_class_drop,
     wilson,
@@ -343,6 +344,11 @@ def test_the_interval_over_groups_contains_the_accuracy_on_other_groups():
             low, high = wilson(int(right.sum()), len(right))
             wilsons += low <= 0.8 <= high
     assert min(held.values()) >= 0.9 * 300 and wilsons < 0.8 * 900
+
+
+def test_the_interval_of_a_mean_adds_the_squares_of_each_side():
+    low, high = mean_interval([0.5, 0.9], [(0.2, 0.58), (0.5, 0.96)])
+    assert (low, high) == pytest.approx((0.7 - math.hypot(0.3, 0.4) / 2, 0.7 + math.hypot(0.08, 0.06) / 2))
 
 
 def test_the_interval_over_groups_is_wilsons_for_many_single_photos_and_everything_for_one_group():

@@ -419,6 +419,7 @@ ODD = (
     {"reason": 5},
     {"age_s": 10**400},
     {"age_s": float("nan")},
+    {"age_s": 1 << 63},
     {"channel": None},
     {"in_use": "cats"},
     {"more": functools.reduce(lambda inner, _: {"in": inner}, range(900))},

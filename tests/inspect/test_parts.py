@@ -19,6 +19,8 @@ from edgecnn.inspect.pairs import (
     Measures,
     Pictures,
     best_fit,
+    correlations,
+    energy_sums,
     frame_difference,
     grey_difference,
     likeness,
@@ -93,6 +95,13 @@ def test_a_part_of_a_picture_is_located(scene, mirror):
     assert np.allclose(fine.first, (30 / 160, 10 / 120, 150 / 160, 100 / 120), atol=0.05)
     other = best_fit(*(Detail(scaled(image.convert("L"), COARSE_SIDE)) for image in (whole, scene(44))))
     assert other.score < 0.7
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (5, 5)])
+def test_a_cut_that_is_larger_than_the_picture_fits_nowhere(shape):
+    energy = energy_sums(np.ones((4, 4)))
+    assert correlations(np.ones((8, 8)), energy, shape).tolist() == [[-np.inf]]
+    assert correlations(np.ones((8, 8)), energy, (4, 4)).shape == (1, 1)
 
 
 def test_the_overlap_of_a_picture_that_lies_partly_outside():

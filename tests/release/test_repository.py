@@ -3,6 +3,7 @@
 import os
 import stat
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from tuf.api import exceptions
@@ -43,6 +44,15 @@ def test_a_new_repository_has_keys_that_only_their_owner_reads_and_two_of_three_
     valid = {role: round((part.expires - utc_now()) / timedelta(days=1)) for role, part in signed.items()}
     assert valid == {"root": 3 * 365, "targets": 365, "online": 30, "online too": 30}, "days"
     assert not any(b"PRIVATE" in path.read_bytes() for path in repository.folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("root-1", "root-1"), ("../root", "0" * 12), ("schl\u00fcssel", "0" * 12), ("", "0" * 12), ("a b", "0" * 12)],
+)
+def test_the_name_of_somebody_elses_key_is_no_path(name, file):
+    key = SimpleNamespace(unrecognized_fields={keys_module.NAME: name}, keyid="0" * 64)
+    assert keys_module.name_of(key) == file
 
 
 def test_keys_that_are_printed_do_not_show_a_passphrase(repository, held):

@@ -259,7 +259,10 @@ def test_a_server_that_ends_again_and_again_is_restarted_later_each_time_with_ev
     for decision in ("cat", "dog", "dog"):
         live.take(result(decision))
     assert [json.loads(message)["event"] for message in servers[0].messages(EVENT)] == ["camera_opened"]
-    live.kept("a/b.jpg", result("abstain", ts=5.5, top=(Score("dog", 1, 0.12345678),), reason="below_threshold"))
+    live.kept(
+        "a/b.jpg",
+        result("abstain", ts=5.5, top=(Score("dog", 1, 0.12345678), Score("cat", 0, 0.1)), reason="below_threshold"),
+    )
     kept = {"name": "a/b.jpg", "ts": 5.5, "guess": "dog", "reason": "below_threshold", "score": 0.123457}
     assert [json.loads(message) for message in servers[0].messages(UNSURE)] == [kept]
     ran_s = [0, 0, 0, 0, 60.0, 0, 60.5, 0]

@@ -138,6 +138,9 @@ def test_a_release_needs_a_verdict_against_the_one_in_use_or_a_reason_which_is_k
             assert ("edgecnn verify" in str(refused.value)) == (verdict in (None, "passed")), (
                 "nobody compared these two"
             )
+            assert ("--serial 5 " in str(refused.value)) == (verdict in (None, "passed")), (
+                "one more than the serial in use"
+            )
             assert store.read().current == old
     assert store.activate(find_release(store.read(), sha256_file(path)), Use(accept="a moved camera"))[
         1

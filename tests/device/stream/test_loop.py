@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import signal
 import threading
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ from edgecnn.device.stream.events import (
     rfc3339,
 )
 from edgecnn.device.stream.feed import Ended, Feed, Taken
-from edgecnn.device.stream.loop import MANY_DAMAGED, Consumer, Stream
+from edgecnn.device.stream.loop import MANY_DAMAGED, Consumer, Ends, Stopped, Stream
 from edgecnn.device.stream.settings import Camera, Pace, Reaction
 from edgecnn.errors import CameraError, ImageError, OutputError
 from edgecnn.region import WHOLE
@@ -461,6 +462,21 @@ def test_consumers_finish_immediately_when_the_loop_is_left(fake):
     ):
         list(stream)
     assert missing.waits == [0.0]
+
+
+def test_a_signal_ends_work_at_once_only_where_that_is_allowed():
+    """Later ones change nothing: the first is being obeyed."""
+    with Ends() as ends:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped), ends.interruptible:
+            raise AssertionError("the signal came before")
+    with Ends() as ends:
+        with pytest.raises(Stopped) as stopped, ends.interruptible:
+            signal.raise_signal(signal.SIGINT)
+        assert stopped.value.code == 128 + signal.SIGINT
+        ends.interruptible.inside = True
+        signal.raise_signal(signal.SIGTERM)
+        assert ends.signal == signal.SIGINT
 
 
 def test_the_event_of_a_signal(loop, fake, valid):
