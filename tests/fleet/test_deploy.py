@@ -455,7 +455,7 @@ def test_a_host_whose_name_is_too_long_for_a_command_line_is_a_problem_of_that_b
 
 def test_a_connection_that_opens_late_is_used_and_one_that_never_opens_is_given_up(program, monkeypatch):
     with Sessions() as sessions:
-        sessions.program = program("late", 'sleep 0.2; touch "$(echo "$@" | sed "s/.*-S //; s/ .*//")"; exec sleep 60')
+        sessions.program = program("late", 'until [ "$1" = -S ]; do shift; done; sleep 0.2; touch "$2"; exec sleep 60')
         with sessions.connect("late") as board:
             assert board.host == "late"
         monkeypatch.setattr(ssh, "OPEN_S", 0.2)
