@@ -107,10 +107,8 @@ def inspect(
             {"data": {"source": data, "region": list(seen), "group_by": group_by}}, "the command line"
         )
         dataset = open_dataset(recipe.data, progress=reporter.working, for_training=False, note=note)
-        from edgecnn.inspect.inspection import (
-            inspect_images,  # only now: a wrong folder is refused without them
-            write_inspection,
-        )
+        # only now: a wrong folder is refused without them
+        from edgecnn.inspect.inspection import inspect_images, write_inspection
 
         missing, answers = unsearched(no_features), answers_of(run, dataset) if run else None
         try:

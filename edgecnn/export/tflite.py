@@ -117,9 +117,8 @@ def _int8(converter: "tf.lite.TFLiteConverter", io: str) -> bytes:
 
 
 def _partly_int8(converter: "tf.lite.TFLiteConverter", model: "keras.Model", io: str, in_float: Sequence[str]) -> bytes:
-    from tensorflow.lite.python.convert import (
-        mlir_quantize,  # what TensorFlow's own QuantizationDebugger calls, TensorFlow 2.21
-    )
+    # what TensorFlow's own QuantizationDebugger calls, TensorFlow 2.21
+    from tensorflow.lite.python.convert import mlir_quantize
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter._experimental_calibrate_only = True
@@ -163,9 +162,8 @@ def _converter(model: FloatModel, signature: bool = True) -> "tf.lite.TFLiteConv
 
 def _convert(converter: "tf.lite.TFLiteConverter", precision: str) -> bytes:
     with quiet_stderr(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # "Statistics for quantized inputs were expected": the QAT ranges serve as these
+        # "Statistics for quantized inputs were expected": the QAT ranges serve as these
+        warnings.simplefilter("ignore")
         try:
             return converter.convert()
         except (tf.errors.OpError, ValueError, RuntimeError) as error:

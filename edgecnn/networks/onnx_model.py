@@ -30,10 +30,8 @@ MOST_NODES = 5_000
 MOST_LAYERS = 700  # nodes that depend on the image: the 39 classifiers of docs/your-model.md have up to 484
 MOST_ELEMENTS = 2**26  # of one constant in the file
 MOST_COMPUTED = 2**24  # of all constants that its nodes compute
-MOST_PIXELS = (
-    2**22,
-    2**27,
-)  # elements of one tensor that depends on the image, and of all: VGG-16 has 3.2 million at 224x224
+# elements of one tensor that depends on the image, and of all: VGG-16 has 3.2 million at 224x224
+MOST_PIXELS = (2**22, 2**27)
 MOST_MACS = 5 * 10**9  # multiply-accumulates of one image: ResNet-50 at 224x224 has 4.1 * 10**9
 LARGEST_SIDE = 1024
 

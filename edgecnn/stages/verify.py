@@ -115,17 +115,16 @@ def verify_by_folds(
         strangers=refused_strangers(run, held, strangers, shipped.name) if strangers else None,
     )
     shown = [item for item in models if item in (models[0], int8, shipped)]
-    pictured = replace(tested, images=held_out_pixels(everything, held))
-    write_predictions(run, pictured, shown, int8, (shipped, confidence.temperature))
+    pixels = held_out_pixels(everything, held)
+    write_predictions(run, tested, pixels, shown, int8, (shipped, confidence.temperature))
     write_json(run.file(PARITY), report)
     return report
 
 
-def held_out_pixels(split: Split, held: HeldOut) -> np.ndarray:
-    """Return the pixels of the held-out images, in their order."""
+def held_out_pixels(split: Split, held: HeldOut) -> Callable[[int], np.ndarray]:
+    """Return a function from the index of a held-out image to its pixels, so that not all are copied."""
     rows = {source: row for row, source in enumerate(split.sources)}
-    pixels: np.ndarray = split.images[[rows[source] for source in held.sources.tolist()]]
-    return pixels
+    return lambda index: split.images[rows[str(held.sources[index])]]
 
 
 def by_folds(own: Answers, held: HeldOut) -> Answers:
@@ -210,6 +209,6 @@ def verify(
         strangers=tested_strangers(run, strangers, shipped.name, *exports[0], test, progress) if strangers else None,
     )
     int8 = next((item for item in candidates if item.precision == "int8"), None)
-    write_predictions(run, test, models, int8, (shipped, confidence.temperature))
+    write_predictions(run, test, test.images.__getitem__, models, int8, (shipped, confidence.temperature))
     write_json(run.file(PARITY), report)
     return report

@@ -157,10 +157,8 @@ def held_out(images: Images, folds: np.ndarray) -> tuple[np.ndarray, float, list
 
     best: tuple[np.ndarray, float, list[Layer]] = (np.empty(0), 0.0, [])
     least = np.inf
-    with (
-        threadpool_limits(1),
-        ThreadPoolExecutor(processors()) as pool,
-    ):  # small matrices: BLAS's own threads would wait for each other
+    # small matrices: BLAS's own threads would wait for each other
+    with threadpool_limits(1), ThreadPoolExecutor(processors()) as pool:
         for strength in STRENGTHS:
             layers = list(pool.map(lambda part, strength=strength: fit(images.some(part[0]), strength), parts(folds)))
             logits = np.empty((len(folds), images.num_classes), np.float32)

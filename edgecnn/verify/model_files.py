@@ -88,15 +88,13 @@ def _engine(path: Path) -> ModelFile:
         raise EngineError(f"cannot read {path}: {first_line(error)}") from None
     engine = open_engine(None, data, path.suffix[1:])
     read, given, run = engine.input, engine.output, engine.run
-    if (
-        path.suffix == ".onnx"
-    ):  # ONNX Runtime does not expose scales, and only edgecnn's own files have them in their metadata
+    if path.suffix == ".onnx":
+        # ONNX Runtime does not expose scales, and only edgecnn's own files have them in their metadata
         (scale, zero_point), (output_scale, output_zero_point) = quantization(data)
         read = read._replace(scale=scale, zero_point=zero_point)
         given = given._replace(scale=output_scale, zero_point=output_zero_point)
-    if (
-        len(read.shape) == 4 and read.shape[1] in (1, 3) and read.shape[3] not in (1, 3)
-    ):  # channels first, as in PyTorch
+    channels_first = len(read.shape) == 4 and read.shape[1] in (1, 3) and read.shape[3] not in (1, 3)
+    if channels_first:  # as in PyTorch
         read = read._replace(shape=tuple(read.shape[axis] for axis in (0, 2, 3, 1)))
 
         def run(batch: np.ndarray) -> np.ndarray:

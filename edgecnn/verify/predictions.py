@@ -1,6 +1,6 @@
 """Each model's answer to each test image, and what temperature, threshold and out-of-distribution limit do with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,11 +59,16 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def write_predictions(
-    run: Run, split: Split, answers: Sequence[Answers], int8: Answers | None, tempered: tuple[Answers, float] | None
+    run: Run,
+    split: Split,
+    pixels: Callable[[int], np.ndarray],
+    answers: Sequence[Answers],
+    int8: Answers | None,
+    tempered: tuple[Answers, float] | None,
 ) -> None:
-    """Write a run's `predictions.npz`: the `answers` of "float" and other models.
+    """Write a run's `predictions.npz`: the `answers` of "float" and other models to the images of a split.
 
-    `int8` is the model whose flips and mistakes are stored as pictures, if any. `tempered` is the model used to choose a temperature, and
+    `pixels` returns those of an image by its index, uint8 (height, width, channels). `int8` is the model whose flips and mistakes are stored as pictures, if any. `tempered` is the model used to choose a temperature, and
     that temperature.
     """
     arrays: dict[str, np.ndarray] = {TRUE: split.classes.astype(np.int32), SOURCES: np.array(split.sources, np.str_)}
@@ -76,7 +81,7 @@ def write_predictions(
     if int8:
         answered, scores = arrays[ANSWER + int8.name], arrays[SCORE + int8.name]
         for chosen in gallery(arrays[TRUE], arrays[ANSWER + "float"], answered, scores):
-            arrays |= {f"{PICTURE}{index}": thumbnail(split.images[index]) for index in chosen[:GALLERY]}
+            arrays |= {f"{PICTURE}{index}": thumbnail(pixels(int(index))) for index in chosen[:GALLERY]}
     write_atomic(run.file(PREDICTIONS), npz(arrays))
 
 

@@ -296,9 +296,9 @@ def whole():
 @pytest.mark.parametrize(
     ("network", "side", "flower"),
     [
-        pytest.param("efficientnet_lite0_4000kb", 224, 985, marks=pytest.mark.slow),
-        ("efficientnet_lite2_5600kb", 260, 599),
-    ],  # daisy; honeycomb, for a dahlia
+        pytest.param("efficientnet_lite0_4000kb", 224, 985, marks=pytest.mark.slow),  # daisy
+        ("efficientnet_lite2_5600kb", 260, 599),  # honeycomb, for a dahlia
+    ],
 )
 def test_it_recognises_photos(whole, network, side, flower):
     best = whole(network, side, 3)

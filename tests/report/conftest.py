@@ -90,7 +90,7 @@ def drawn_run(tmp_path):
         )
         report = replace(report, found=found_by_class(noisy.argmax(axis=1), classes, labels))
         write_atomic(run.file(PARITY), canonical_json(to_json(report)))
-        write_predictions(run, split, (float_, fake, int8), int8, (int8, 0.8))
+        write_predictions(run, split, split.images.__getitem__, (float_, fake, int8), int8, (int8, 0.8))
         return run
 
     return make

@@ -34,10 +34,8 @@ def test_few_photos_get_the_layer_that_all_dimensions_give(monkeypatch, classes)
     )
     random = np.random.default_rng(1)
     features = (random.normal(size=(40, 9)) @ random.normal(size=(9, 80)) + 3).astype(np.float32)
-    features[5], features[:, 7] = (
-        features[4],
-        2.0,
-    )  # a copy and a constant: the photos span fewer dimensions than there are photos
+    # a copy and a constant: the photos span fewer dimensions than there are photos
+    features[5], features[:, 7] = features[4], 2.0
     images = Images(features, np.arange(40) % classes, random.uniform(0.5, 1.5, 40), classes)
     fitted = fit(images, 0.1)
     values = (features - features.mean(axis=0)).astype(np.float64)

@@ -128,9 +128,8 @@ def train(given: argparse.Namespace) -> None:
     if given.weights:
         state = torch.load(given.weights, weights_only=True, map_location="cpu")
         held = dict(zip(model.state_dict(), state.values(), strict=True))  # the same definition, with other names
-        own = {
-            key: value for key, value in model.state_dict().items() if value.shape != held[key].shape
-        }  # the last layer
+        # the last layer
+        own = {key: value for key, value in model.state_dict().items() if value.shape != held[key].shape}
         model.load_state_dict({**held, **own})
     mean, deviation = (torch.tensor(values).reshape(1, 3, 1, 1) for values in READS[reads])
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)

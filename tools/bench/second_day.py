@@ -205,9 +205,8 @@ def review(folder: Path, words: Sequence[str], labels: Mapping[str, str]) -> har
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     line = [sys.executable, "-m", "edgecnn", "review", *words, "--http", f"127.0.0.1:{port}", "--http-open", "--json"]
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # started with a shell's `&`, this process and its children would ignore it
+    # started with a shell's `&`, this process and its children would ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(line, cwd=folder, env=harness.environment(), stdout=subprocess.PIPE) as server:
         for document in questions(f"http://127.0.0.1:{port}/v1/review", server):
             for question in document["next"]:

@@ -38,9 +38,8 @@ def main() -> int:
     if missing:
         print(f"board: {missing}", file=sys.stderr)
         return 25
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # so that the board is switched off on the way out
+    # so that the board is switched off on the way out
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         image = build(Notes())
         limit = int(arguments.timeout) + 120

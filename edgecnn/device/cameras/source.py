@@ -210,9 +210,8 @@ class MjpegSplitter:
         if len(data) < at + 2:
             return False
         code = data[at + 1]
-        if data[at] != 0xFF or (
-            code < 0xC0 and code != 0x01
-        ):  # not a marker: the length of the segment before it was wrong
+        # not a marker: the length of the segment before it was wrong
+        if data[at] != 0xFF or (code < 0xC0 and code != 0x01):
             return self._damage(self._before + 2 if self._before else at)
         if code == 0xFF:  # a fill byte
             self._at = at + 1

@@ -60,9 +60,8 @@ password; another refusal; the broker closed the connection; it sent data that i
 
 LARGEST = 1 << 16  # largest message accepted from a broker, in bytes
 
-KEPT = (
-    3 * LARGEST
-)  # bytes kept of a larger packet: enough for the longest topic and a payload that still counts as too large
+# bytes kept of a larger packet: enough for the longest topic and a payload that still counts as too large
+KEPT = 3 * LARGEST
 
 MOST_NEWS = 64
 

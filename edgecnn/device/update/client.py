@@ -194,9 +194,8 @@ class HttpFetcher(Fetcher):
             if held and not goes_on:
                 file.truncate(file.seek(0))
             if not goes_on and response.status != 200:
-                response.read1(
-                    CHUNK_BYTES, decode_content=False
-                )  # reads a short answer completely, so that the connection can be reused
+                # reads a short answer completely, so that the connection can be reused
+                response.read1(CHUNK_BYTES, decode_content=False)
                 raise DownloadHTTPError(f"the server answered {response.status} for {_last(url)}", response.status)
             while chunk := response.read1(CHUNK_BYTES, decode_content=False):
                 yield chunk

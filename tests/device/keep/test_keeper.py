@@ -228,9 +228,8 @@ def test_expired_files_leave_the_index_unless_they_cannot_be_removed(keeper, tmp
     assert len(files(folder)) == 60 and max(lines) < 150, lines
 
     last, there = of_day(20), set(files(folder))
-    monkeypatch.setattr(
-        Path, "unlink", lambda path: os.open(tmp_path, os.O_WRONLY)
-    )  # as on a disk that has become read-only
+    # as on a disk that has become read-only
+    monkeypatch.setattr(Path, "unlink", lambda path: os.open(tmp_path, os.O_WRONLY))
     assert [event.message for event in last.poll()] and set(files(folder)) == there
     monkeypatch.undo()
     assert list(last.poll()) == [] and files(folder) == []

@@ -225,9 +225,8 @@ def signed(subject: Subject, keys: Path) -> Change:
 
     def sign(role: str, content: Any) -> bytes:
         signature = {"keyid": signers[role].public_key.keyid, "sig": "00" * 64}
-        with contextlib.suppress(
-            Exception, RecursionError
-        ):  # content that canonical JSON cannot represent stays unsigned
+        # content that canonical JSON cannot represent stays unsigned
+        with contextlib.suppress(Exception, RecursionError):
             signature = signers[role].sign(str(encode_canonical(content)).encode()).to_dict()
         return json.dumps({"signed": content, "signatures": [signature]}).encode(errors="surrogatepass")
 
