@@ -68,8 +68,8 @@ def write_predictions(
 ) -> None:
     """Write a run's `predictions.npz`: the `answers` of "float" and other models to the images of a split.
 
-    `pixels` returns those of an image by its index, uint8 (height, width, channels). `int8` is the model whose flips and mistakes are stored as pictures, if any. `tempered` is the model used to choose a temperature, and
-    that temperature.
+    `pixels` returns those of an image by its index, uint8 (height, width, channels). `int8` is the model whose flips and mistakes are
+    stored as pictures, if any. `tempered` is the model used to choose a temperature, and that temperature.
     """
     arrays: dict[str, np.ndarray] = {TRUE: split.classes.astype(np.int32), SOURCES: np.array(split.sources, np.str_)}
     for item in answers:
