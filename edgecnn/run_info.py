@@ -224,17 +224,20 @@ class Int8Method(Struct):
 
 
 class Tuning(Struct):
-    """The fine-tuned model and the head that it began with, both in float on validation photos, which decided between them."""
+    """The fine-tuned model and the head that it has to beat, both in float on photos that taught neither, which decided between them."""
 
     n: Positive
     balanced: bool = described("Whether every class counts the same, because the classes are unbalanced.")
-    epochs: Count = described("Epochs of fine-tuning, which ended when the log loss no longer improved.")
+    epochs: Count = described(
+        "Epochs of fine-tuning, which ended when the log loss no longer improved; by folds, the median of their models."
+    )
     head_accuracy: Fraction
     tuned_accuracy: Fraction
     head_log_loss: NonNegative = described("In nats, at the best temperature.")
     tuned_log_loss: NonNegative = described("In nats, at the best temperature.")
     decided_by: TuningFigure | None = described("The figure that differed beyond noise; null if none did.")
     ships: Literal["head", "fine-tuned"]
+    folds: bool = described("Whether these are all photos, by folds; otherwise the validation photos.", default=False)
 
 
 class FoldInfo(Struct):

@@ -36,6 +36,7 @@ FOLDS = "folds.csv"
 FOLD = "folds/{fold}"
 ASKED = "folds/recipe.toml"
 FOLD_INFO = "fold.json"
+TUNING = "folds/tuning.json"
 HELD_OUT = "held-out.npz"
 FEATURES = "features"
 FRIGATE, MEDIAPIPE = PROGRAMS = ("frigate", "mediapipe")  # folders with files for other programs

@@ -51,12 +51,11 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 def tuning_line(tuning: Tuning) -> str:
     every = ", every class counting the same" if tuning.balanced else ""
-    photos = (
-        f"{tuning.head_accuracy:.1%}, fine-tuned {tuning.tuned_accuracy:.1%} of {tuning.n:,} validation photos{every}"
-    )
+    judges = f"{tuning.n:,} {'held-out' if tuning.folds else 'validation'} photos"
+    photos = f"{tuning.head_accuracy:.1%}, fine-tuned {tuning.tuned_accuracy:.1%} of {judges}{every}"
     if not tuning.epochs:
         why = "fine-tuning cannot win" if tuning.head_accuracy == 1 else "without fine-tuning"
-        return f"head {tuning.head_accuracy:.1%} of {tuning.n:,} validation photos: head ships, {why}"
+        return f"head {tuning.head_accuracy:.1%} of {judges}: head ships, {why}"
     why = {
         "accuracy": "",
         "all photos": ", which is right on more of them",

@@ -1,7 +1,7 @@
 """The stages that train on all photos: with folds, models each tested on the part that they did not see; with --quick, only last layers.
 
 Each fold is a run of its own inside the run, and chooses everything with its own images: network, epoch, method. Finished work is kept,
-so a killed training continues where it stopped.
+so a killed training continues where it stopped. On photos, fine-tuning by folds has to beat the last layer that --quick would fit.
 """
 
 import dataclasses
@@ -19,18 +19,20 @@ import numpy as np
 from edgecnn import runs
 from edgecnn.data import Dataset
 from edgecnn.data.dataset import write_known
+from edgecnn.data.decoding import class_weights, equal_weights
 from edgecnn.data.folds import Folds, added_images, assign, fold_infos, read_folds, require_listed, write_folds
 from edgecnn.errors import RecipeError
 from edgecnn.evaluate.answers import HeldOut, joined_folds, read_held_out, require_held_out, write_held_out
 from edgecnn.files import write_atomic
 from edgecnn.labels import plural
 from edgecnn.recipe import ALWAYS, Recipe, Settled, build_recipe, load_recipe, to_toml
-from edgecnn.run_info import FoldInfo, InputSize, RunInfo
+from edgecnn.report.table import tuning_line
+from edgecnn.run_info import FoldInfo, InputSize, NetworkChoice, RunInfo, Tuning
 from edgecnn.runtime.child import end_with_parent
 from edgecnn.stages import Reporter, Silent
 from edgecnn.stages import train as stage
-from edgecnn.stages.last_layer import fit_divided, fit_last_layer, photos_of
-from edgecnn.stages.network_choice import of_head, settled
+from edgecnn.stages.last_layer import features_of, fit_divided, fit_last_layer, photos_of
+from edgecnn.stages.network_choice import of_head, settled, with_chosen
 from edgecnn.versions import library_versions
 
 
@@ -41,13 +43,94 @@ def train_by_folds(dataset: Dataset, run: runs.Run, reporter: Reporter, jobs: in
     """
     with stage.resumable(run, reporter):
         asked, folds, whole = begun(dataset, run, reporter)
-        if not run.file(runs.INFO).exists():
+        if not run.file(runs.INFO).exists() or run.info.head_ships:
+            if head := rival(asked, whole, run, reporter):
+                tuning = judged(head, dataset, run, folds, reporter, jobs)
+                reporter.note(tuning_line(tuning))
+                if tuning.ships == "head":
+                    return ship_rival(head, whole, run, folds, tuning, reporter)
+                asked = as_chosen(asked, run)
+            else:
+                train_folds(dataset, run, folds, reporter, jobs)
             recipe = settled(asked, whole, run, reporter)
-            train_folds(dataset, run, folds, reporter, jobs)
-            write_held_out(run, joined_folds([require_held_out(one) for one in fold_runs(run, folds)]))
+            write_held_out(run, answers_of(run, folds))
             run = runs.settle_run(run, majority_recipe(recipe, fold_infos(run)))
             reporter.note(voted_line(run.settled, fold_infos(run), len(folds.of)))
     return stage.train_run(run.settled, whole, run, reporter, None)
+
+
+def as_chosen(asked: Recipe, run: runs.Run) -> Recipe:
+    """Return a recipe with the network that a run chose for its last layer, if the recipe limits it: then fine-tuning trains it too."""
+    from edgecnn.train.settle import is_limited
+
+    made = run.stored(runs.CHOICE, NetworkChoice)
+    return with_chosen(asked, made) if made and not asked.network.name and is_limited(asked.network) else asked
+
+
+def rival(asked: Recipe, whole: Dataset, run: runs.Run, reporter: Reporter) -> Settled | None:
+    """Return the recipe of the last layer that fine-tuning by folds has to beat, that of --quick; None if the recipe leaves no choice."""
+    from edgecnn.train.settle import has_rival, settled_network
+
+    named = dataclasses.replace(asked, network=settled_network(asked, whole))
+    if asked.train.tuning or not has_rival(named, whole):
+        return None
+    return settled(
+        dataclasses.replace(asked, train=dataclasses.replace(asked.train, head_only=True)), whole, run, reporter
+    )
+
+
+def judged(head: Settled, dataset: Dataset, run: runs.Run, folds: Folds, reporter: Reporter, jobs: int) -> Tuning:
+    """Return which of the two ships, by their answers to all photos, and store it. If the head makes no mistake, no fold is trained."""
+    from edgecnn.train.best import verdict
+
+    if made := run.stored(runs.TUNING, Tuning):
+        return made
+    whole = folds.all_teach(dataset)
+    hashes, classes, answers = layer_answers(head, whole, run, folds, reporter)
+    unbalanced = np.ptp(class_weights(classes, head.train.class_weights)) > 0
+    weights = equal_weights(classes) if unbalanced else np.ones(len(classes))
+    tuned, epochs = answers, 0
+    if not np.all(answers.argmax(axis=1) == classes):
+        train_folds(dataset, run, folds, reporter, jobs)
+        held = answers_of(run, folds)
+        place = {one: index for index, one in enumerate(held.hashes.tolist())}
+        tuned = held.float[[place[one] for one in hashes]]
+        epochs = median_low([one.epochs for one in fold_infos(run)])
+    made = verdict(answers, tuned, classes, weights, epochs=epochs, folds=True)
+    runs.write_json(run.file(runs.TUNING), made)
+    return made
+
+
+def layer_answers(
+    head: Settled, whole: Dataset, run: runs.Run, folds: Folds, reporter: Reporter
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the photos' hashes, their classes, (n,), and the logits of last layers each fitted without the photo's fold, (n, classes)."""
+    from edgecnn.train.candidates import Images, held_out
+
+    photos = photos_of(head, whole, reporter)
+    weights = class_weights(photos.classes, head.train.class_weights)
+    features = features_of(head, whole, photos, run)
+    fold = np.array([folds.of[one] for one in photos.hashes])
+    logits, *_ = held_out(Images(features, photos.classes, weights, len(whole.labels)), fold)
+    return list(photos.hashes), photos.classes, logits
+
+
+def ship_rival(
+    head: Settled, whole: Dataset, run: runs.Run, folds: Folds, tuning: Tuning, reporter: Reporter
+) -> RunInfo:
+    """Fit the last layer that has won to all photos, and make the run one of --quick."""
+    started = time.monotonic()
+    write_known(run, whole)
+    info = fit_all_photos(head, whole, run, folds, reporter, started)
+    tuned = sum(one.seconds for one in fold_infos(run)) if tuning.epochs else 0.0
+    info = dataclasses.replace(info, tuning=tuning, seconds=round(tuned + (info.seconds or 0.0), 1))
+    run.write_info(info)
+    runs.settle_run(run, head)
+    return info
+
+
+def answers_of(run: runs.Run, folds: Folds) -> HeldOut:
+    return joined_folds([require_held_out(one) for one in fold_runs(run, folds)])
 
 
 def begun(dataset: Dataset, run: runs.Run, reporter: Reporter) -> tuple[Recipe, Folds, Dataset]:
@@ -307,7 +390,7 @@ def train_head_only(dataset: Dataset, run: runs.Run, reporter: Reporter) -> RunI
         reporter.note(
             f"the last layer of a pretrained network, fitted to {count:,} photos: about {fitting_seconds(count):.0f} s on two cores"
         )
-        recipe = run.settled if beaten else settled(asked, whole, run, reporter)
+        recipe = settled(asked, whole, run, reporter) if run.recipe == asked else run.settled
         run = runs.settle_run(run, recipe)
         write_known(run, whole)
         info = fit_all_photos(recipe, whole, run, folds, reporter, started)

@@ -281,39 +281,60 @@ class Rival:
         return bool(self._right(self._head).all()) or waited >= self._patience
 
     def verdict(self) -> Tuning:
-        """Return both models' figures and the one that ships: by accuracy, then the share of all photos, then log loss, then the head."""
-        decided_by: TuningFigure | None = None
-        ships = False
-        gained = self._right(self._last) - self._right(self._head)
-        differences = {
-            "accuracy": gained,
-            "all photos": gained / self._weights,  # a rare class has few photos, and its log loss hangs on each
-            "log loss": self._losses(self._head) - self._losses(self._last),
-        }
-        for figure, difference in differences.items():
-            gain, error = paired(difference)
-            if abs(gain) > ERRORS * error:
-                decided_by, ships = figure, gain > 0  # type: ignore[assignment]
-                break
-        return Tuning(
-            n=len(self._classes),
-            balanced=bool(np.ptp(self._weights)),
-            epochs=int(self._epoch.numpy()),
-            head_accuracy=mean(self._right(self._head)),
-            tuned_accuracy=mean(self._right(self._last)),
-            head_log_loss=mean(self._losses(self._head)),
-            tuned_log_loss=mean(self._losses(self._last)),
-            decided_by=decided_by,
-            ships="fine-tuned" if ships else "head",
-        )
+        """Return the verdict after the last epoch."""
+        head, last = self._head.numpy(), self._last.numpy()
+        return verdict(head, last, self._classes, self._weights, epochs=int(self._epoch.numpy()))
 
     def _right(self, logits: Any) -> np.ndarray:
-        right: np.ndarray = self._weights * (logits.numpy().argmax(axis=1) == self._classes)
-        return right
+        return right(logits.numpy(), self._classes, self._weights)
 
     def _losses(self, logits: Any) -> np.ndarray:
-        found = (self._weights * log_losses(logits.numpy() / value, self._classes) for value in TEMPERATURES)
-        return min(found, key=np.mean)
+        return losses(logits.numpy(), self._classes, self._weights)
+
+
+def right(logits: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the weight of each photo that is answered correctly, and 0 for the others, float64 (n,)."""
+    found: np.ndarray = weights * (logits.argmax(axis=1) == classes)
+    return found
+
+
+def losses(logits: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return each photo's log loss times its weight, at the best of TEMPERATURES for all of them, float64 (n,)."""
+    return min((weights * log_losses(logits / value, classes) for value in TEMPERATURES), key=np.mean)
+
+
+def verdict(
+    head: np.ndarray, tuned: np.ndarray, classes: np.ndarray, weights: np.ndarray, *, epochs: int, folds: bool = False
+) -> Tuning:
+    """Return both models' figures and the one that ships: by accuracy, then the share of all photos, then log loss, then the head.
+
+    `head` and `tuned` are logits, float32 (n, num_classes), for photos that taught neither: those of validation, or all by `folds`.
+    """
+    decided_by: TuningFigure | None = None
+    ships = False
+    gained = right(tuned, classes, weights) - right(head, classes, weights)
+    differences = {
+        "accuracy": gained,
+        "all photos": gained / weights,  # a rare class has few photos, and its log loss hangs on each
+        "log loss": losses(head, classes, weights) - losses(tuned, classes, weights),
+    }
+    for figure, difference in differences.items():
+        gain, error = paired(difference)
+        if abs(gain) > ERRORS * error:
+            decided_by, ships = figure, gain > 0  # type: ignore[assignment]
+            break
+    return Tuning(
+        n=len(classes),
+        balanced=bool(np.ptp(weights)),
+        epochs=epochs,
+        head_accuracy=mean(right(head, classes, weights)),
+        tuned_accuracy=mean(right(tuned, classes, weights)),
+        head_log_loss=mean(losses(head, classes, weights)),
+        tuned_log_loss=mean(losses(tuned, classes, weights)),
+        decided_by=decided_by,
+        ships="fine-tuned" if ships else "head",
+        folds=folds,
+    )
 
 
 def mean(values: np.ndarray) -> float:

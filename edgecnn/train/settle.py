@@ -144,7 +144,8 @@ def settle(recipe: Recipe, dataset: Dataset) -> Settled:
     )
     if train.head_may_ship and (source is None or recipe.folds):
         raise RecipeError(
-            f"train.tuning is {train.tuning}: it needs a network from ImageNet, and no folds. Name such a network, or use {ALWAYS}."
+            f"train.tuning is {train.tuning}: it needs a network from ImageNet, and no folds, which compare head and fine-tuning anyway. "
+            f"Name such a network and leave out folds, leave out train.tuning, or use {ALWAYS}."
         )
     qat = dataclasses.replace(recipe.qat, batch_size=recipe.qat.batch_size or suitable)
     if qat.epochs is None:
@@ -203,11 +204,15 @@ def settled_network(recipe: Recipe, dataset: Dataset) -> NetworkRecipe:
     )
 
 
+def has_rival(recipe: Recipe, dataset: Dataset) -> bool:
+    """Return whether a fitted last layer may be as good as fine-tuning: on a user's photos, and with a network from ImageNet. With
+    train.robust or a given int8 method, all of the training is what the user requested."""
+    return own_weights(recipe) is not None and dataset.own and not (recipe.train.robust or recipe.qat.method)
+
+
 def may_lose(recipe: Recipe, dataset: Dataset) -> bool:
-    """Return whether the head ships by default unless fine-tuning wins: on a user's photos, with validation photos, and with a network
-    from ImageNet. With train.robust or a given int8 method, all of the training is what the user requested."""
-    trained = own_weights(recipe) is not None and dataset.own and dataset.sizes["validation"] > 0
-    return trained and not (recipe.folds or recipe.train.robust or recipe.qat.method)
+    """Return whether the head ships by default unless fine-tuning wins on validation photos. With folds, all photos judge instead."""
+    return has_rival(recipe, dataset) and dataset.sizes["validation"] > 0 and not recipe.folds
 
 
 def tuning_for(recipe: Recipe, dataset: Dataset) -> str | None:

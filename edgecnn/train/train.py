@@ -21,7 +21,7 @@ from edgecnn.networks.keras import keras, tf
 from edgecnn.networks.predict import folded, model_bytes, model_from_bytes, predictor
 from edgecnn.recipe import NEVER, Recipe, Settled
 from edgecnn.run_info import Asked, InputSize, Int8Method, RunInfo, Tuning, Validation
-from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, ROUNDED_MODEL, Run
+from edgecnn.runs import FLOAT_MODEL, INFO, QAT_MODEL, ROUNDED_MODEL, TUNING, Run
 from edgecnn.train import Workers, distribute
 from edgecnn.train.best import Int8, Rival, Score, better_method, score
 from edgecnn.train.loop import Batches, Checkpoint, History, Phase, Report, load_checkpoint, run_phase, write_history
@@ -182,15 +182,16 @@ class Training:
             init=self.start.recorded if self.start else None,
             teacher=guide.described if guide else None,
             folds=fold_infos(run) if run and recipe.train.folds else (),
+            tuning=run.stored(TUNING, Tuning) if run and recipe.train.folds else None,
         )
 
     @property
     def tuning(self) -> Tuning | None:
-        """The verdict between fine-tuned model and head, after the float phase; None if there is no rival."""
+        """The verdict between fine-tuned model and head, after the float phase or by folds; None if there is no rival."""
         if self.rival and self.float_is_done:  # the checkpoint of the next phase does not hold their answers
             assert self.run
             return self.run.info.tuning
-        return self.rival.verdict() if self.rival else None
+        return self.rival.verdict() if self.rival else self.info.tuning
 
     @property
     def seconds(self) -> float:
