@@ -6,7 +6,6 @@ folds over them is lower than over groups that mean nothing, the accuracy by pho
 
 import contextlib
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -284,10 +283,8 @@ def right(values: np.ndarray, classes: np.ndarray, groups: np.ndarray, seeds: Se
     from edgecnn.train.candidates import regression  # edgecnn.train loads TensorFlow
 
     answers = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a head that has not converged is good enough
-        for part in (part for seed in seeds for part in stratified(classes, groups.tolist(), FOLDS, seed)):
-            kept = np.delete(np.arange(len(classes)), part)
-            fitted = regression(STRENGTH, ITERATIONS).fit(values[kept], classes[kept])
-            answers.append(fitted.predict(values[part]) == classes[part])
+    for part in (part for seed in seeds for part in stratified(classes, groups.tolist(), FOLDS, seed)):
+        kept = np.delete(np.arange(len(classes)), part)
+        fitted = regression(STRENGTH, ITERATIONS).fit(values[kept], classes[kept])
+        answers.append(fitted.predict(values[part]) == classes[part])
     return float(np.mean(np.concatenate(answers)))

