@@ -66,7 +66,7 @@ def assign(dataset: Dataset, groups: Mapping[str, str], count: int, seed: int, *
     if validates and not all(validating(classes[other], names[other].tolist(), seed) for other in others):
         raise DatasetError(
             f"{dataset.name}: without one of {len(parts)} folds, no class has a second photo, or group of photos, for validation. Add "
-            "photos, name smaller groups with --group-by, use more folds, or leave out --folds."
+            "photos, name smaller groups with --group-by, or fit only the last layer, which needs none: --quick instead of --folds."
         )
     of = {items[index].hash: fold for fold, part in enumerate(parts, 1) for index in part.tolist()}
     return Folds(count=len(parts), of=of, groups=found)

@@ -166,7 +166,8 @@ def lines(after: Dataset, listed: Listed) -> Iterator[str]:
         yield f"{plural(len(items) - len(fresh), 'photo')} kept in the split that {SPLITS_CSV} lists; {plural(len(fresh), 'new photo')}"
     yield groups_line(after)
     if off := off_shares(after):
-        yield f"{'; '.join(off[:NAMED])}{'; …' if len(off) > NAMED else ''}: {SPLITS_CSV if known else 'a group'} cannot be divided"
+        why = f"photos stay in the split that {SPLITS_CSV} lists" if known else "a class is small, or a group large"
+        yield f"{'; '.join(off[:NAMED])}{'; …' if len(off) > NAMED else ''}, since {why}"
     if after.tied:
         pairs = [f"{items[one].source} and {items[other].source}" for one, other in after.tied.items()]
         yield (

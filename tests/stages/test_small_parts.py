@@ -399,7 +399,7 @@ def test_the_lines_on_splits_say_what_groups_make_impossible_and_what_was_divide
     before = {one: SplitGroup(one, "test", "", "(.+)_") for one in "abcdefgh"}
     first, *others = train.lines(after, train.Listed(before))
     assert first == "folders are ignored"
-    (off,) = (line for line in others if "cannot be divided" in line)
+    (off,) = (line for line in others if "since photos stay" in line)
     assert off.startswith("test has 0% of class 'dog', not 70%; ") and "of the photos" in off, (
         "a class without a test goes first"
     )
