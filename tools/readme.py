@@ -219,6 +219,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "ways": table("ways", lambda bench, report: bench.summary(report["results"]), "SUMMARY"),
         "earlier": table("ways", lambda bench, report: bench.earlier_summary(report["results"]), "EARLIER"),
         "quick": quick_table,
+        "verdicts": table("verdicts", lambda bench, report: [bench.row(one) for one in report["results"]]),
         "few": table("few_photos", lambda bench, report: bench.few_summary(report["results"]), "FEW", "ways"),
     },
     ROOT / "README.md": {"ways": ways_in_short},

@@ -42,11 +42,12 @@ HEADINGS = (
 )  # fmt: skip
 
 SUMMARY = (
-    "photos", "n", "`--quick`", "default", "simplest way", "default gains, in points (95 % interval)", "ships",
-    "same answer as float: quick, default", "bytes: quick, default", "CPU minutes: quick, default",
+    "photos", "n", "`--quick`", "default", "`--folds 5`", "simplest way", "default gains, in points (95 % interval)",
+    "ships: default, folds", "same answer as float: quick, default, folds", "bytes: quick, default, folds",
+    "CPU minutes: quick, default, folds",
 )  # fmt: skip
 
-SHORT = ("photos", "n", "`--quick`", "default", "simplest way", "CPU minutes: quick, default")
+SHORT = ("photos", "n", "`--quick`", "default", "`--folds 5`", "simplest way", "CPU minutes: quick, default, folds")
 
 EARLIER = (
     "photos", "n", "default", "earlier default", "default gains, in points (95 % interval)", "bytes: default, earlier",
@@ -216,19 +217,20 @@ def row(result: Row) -> tuple[str, ...]:
 
 
 def summary(results: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return a row for each set of photos divided by photo, three quarters of which taught both ways, with the balanced accuracies of
+    """Return a row for each set of photos divided by photo, three quarters of which taught all ways, with the balanced accuracies of
     unbalanced classes."""
-    return [
-        (
-            title, f"{quick['n']:,}", shares(quick), shares(default), shares(default, 1, "simplest_right"),
-            "{:+.1f} ({:+.1f} to {:+.1f})".format(
-                100 * (default["right"] - default["simplest_right"]) / default["n"], *default["gain"]
-            ),
-            "head" if default["head_ships"] else "fine-tuned", f"{quick['agreement']:.2%}, {default['agreement']:.2%}",
-            f"{quick['bytes']:,}, {default['bytes']:,}", minutes(quick, default),
-        )
-        for title, quick, default in sets(results, "quick", "default")
-    ]  # fmt: skip
+    rows = []
+    for title, *ways in sets(results, *WAYS):
+        default = ways[1]
+        more = 100 * (default["right"] - default["simplest_right"]) / default["n"]
+        rows.append((
+            title, f"{default['n']:,}", *map(shares, ways), shares(default, 1, "simplest_right"),
+            "{:+.1f} ({:+.1f} to {:+.1f})".format(more, *default["gain"]),
+            ", ".join("head" if one["head_ships"] else "fine-tuned" for one in ways[1:]),
+            ", ".join(f"{one['agreement']:.2%}" for one in ways), ", ".join(f"{one['bytes']:,}" for one in ways),
+            minutes(*ways),
+        ))  # fmt: skip
+    return rows
 
 
 def earlier_summary(results: Sequence[Row]) -> list[tuple[str, ...]]:
